@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer autograd: records ops and runs their backward passes in reverse.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/autograd/variable.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling {
+
+/// One tensor that passed over a tape, as an observer sees it.
+struct Observation {
+  enum class Direction { forward, backward };
+
+  std::string_view name;  ///< the op that produced the value, or the parameter's name
+  std::size_t index;      ///< the op's number on the tape; for a parameter, its number
+  Direction direction;    ///< a value, or the gradient with respect to it
+  bool is_parameter;
+  /// True for the gradient entering an op that rounds it to P::matmul_gradient.
+  bool is_matmul_gradient;
+  const Shape& shape;
+  std::span<const float> elements;  ///< decoded, row-major
+};
+
+/// What a tape does with the ops it sees.
+enum class TapeMode {
+  training,   ///< keep what the backward pass needs
+  inference,  ///< keep nothing
+};
+
+/// Records ops on variables under precision policy P, then computes gradients in reverse order.
+///
+/// A tape is used again for every step: `clear`, record the forward pass, `backward`, read the
+/// gradients. All arrays of a step live in the tape's own memory and are handed out again in the
+/// next one. The backward pass is a loop, not a recursion, and frees each op's saved arrays and
+/// each intermediate gradient as soon as they have been used. A tape belongs to one thread.
+template <Precision P>
+class Tape {
+ public:
+  using Storage = typename P::storage;
+  using Compute = typename P::compute;
+  using Observer = std::function<void(const Observation&)>;
+
+  explicit Tape(TapeMode mode = TapeMode::training) : mode_(mode) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+  ~Tape() { clear(); }
+
+  /// The memory that values, saved arrays and gradients live in.
+  [[nodiscard]] RecyclingResource& memory() { return memory_; }
+  [[nodiscard]] TapeMode mode() const { return mode_; }
+
+  /// Forgets everything recorded, gradients included. Memory stays, to be used again.
+  void clear() {
+    while (!nodes_.empty()) nodes_.pop_back();
+    slots_.clear();
+    parameters_.clear();
+    ++generation_;
+  }
+
+  /// A value that no gradient is wanted for.
+  [[nodiscard]] Variable<P> constant(const Array<Storage>& value) { return leaf(value, false); }
+
+  /// A value whose gradient is wanted.
+  [[nodiscard]] Variable<P> input(const Array<Storage>& value) { return leaf(value, true); }
+
+  /// The parameter as a variable; the same one however often it is asked for between two clears,
+  /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place,
+  /// and must not be written to before `backward` is done.
+  [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
+    const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
+    if (is_new) {
+      slots_.push_back({.shape = parameter.value.shape(), .wanted = true, .kept = true});
+      if (observer_) {
+        observe(parameter.name, parameters_.size() - 1, Observation::Direction::forward, true,
+                false, parameter.value);
+      }
+    }
+    return {*this, entry->second, generation_, parameter.value};
+  }
+
+  /// Computes the op and records it; called by the op's function object.
+  /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
+  template <class Op, class... Args>
+  auto record(const Op& op, const Args&... args) {
+    return record_resolved(op, resolve(args)...);
+  }
+
+  /// Computes the gradient of `seed * loss` with respect to every parameter and input.
+  /// @param seed the gradient of the loss itself: 1, or a loss scale.
+  /// @throws std::invalid_argument if the loss is not one number, or not of this tape.
+  template <class T>
+  void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
+    check(loss);
+    if (loss.value().size() != 1) {
+      throw std::invalid_argument("backward: expected a loss of one number, got shape " +
+                                  to_string(loss.shape()));
+    }
+    accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
+    while (!nodes_.empty()) {
+      // Taken off the tape first: what the op saved is freed at the end of its turn.
+      const std::unique_ptr<Node> node = std::move(nodes_.back());
+      nodes_.pop_back();
+      node->backward(*this, nodes_.size());
+    }
+    if (observer_) {
+      std::size_t index = 0;
+      for (const auto& [parameter, slot] : ordered_parameters()) {
+        observe(parameter->name, index++, Observation::Direction::backward, true, false,
+                slots_[slot].gradient);
+      }
+    }
+  }
+
+  /// The gradient of a parameter after `backward`; empty if the loss does not depend on it.
+  [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const {
+    static const Array<Storage> none;
+    const auto entry = parameters_.find(&parameter);
+    return entry == parameters_.end() ? none : slots_[entry->second].gradient;
+  }
+
+  /// The gradient of an input after `backward`; empty if the loss does not depend on it.
+  [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const {
+    check(input);
+    return slots_[input.slot_].gradient;
+  }
+
+  /// Number of ops recorded and not yet unwound.
+  [[nodiscard]] std::size_t size() const { return nodes_.size(); }
+
+  /// Bytes that the recorded ops keep for the backward pass; an array kept by several counts once,
+  /// and parameters, which exist anyway, do not count.
+  [[nodiscard]] std::size_t saved_bytes() const {
+    std::set<const void*> seen;
+    for (const auto& [parameter, slot] : parameters_) seen.insert(parameter->value.data());
+    std::size_t bytes = 0;
+    for (const auto& node : nodes_) {
+      node->for_each_saved([&](const void* data, std::size_t size) {
+        if (seen.insert(data).second) bytes += size;
+      });
+    }
+    return bytes;
+  }
+
+  /// Calls `observer` with every value as it is recorded and every gradient as it is used, until
+  /// another, or none (`nullptr`), is set. It does not change what is computed.
+  void observe_with(Observer observer) { observer_ = std::move(observer); }
+
+ private:
+  static constexpr std::size_t no_slot = static_cast<std::size_t>(-1);
+
+  /// What is known of a variable without its value.
+  struct Slot {
+    Shape shape = {};
+    bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    bool kept = false;    ///< a leaf: its gradient outlives the backward pass
+    Array<Storage> gradient = {};
+    /// The gradient of a loss, which is one number of P::compute and no less precise than that.
+    Array<Compute> loss_gradient = {};
+  };
+
+  struct Node {
+    Node() = default;
+    Node(const Node&) = delete;
+    Node& operator=(const Node&) = delete;
+    virtual ~Node() = default;
+    virtual void backward(Tape& tape, std::size_t index) = 0;
+    virtual void for_each_saved(
+        const std::function<void(const void*, std::size_t)>& visit) const = 0;
+  };
+
+  /// One recorded op with `inputs` differentiable inputs and outputs of the given element types.
+  template <class Op, std::size_t inputs, class Saved, class... Outputs>
+  struct OpNode final : Node {
+    OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
+           const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_)
+        : op(op_),
+          scales(scales_),
+          saved(std::move(saved_)),
+          input_slots(input_slots_),
+          first_output(first_output_) {}
+
+    void backward(Tape& tape, std::size_t index) override {
+      bool any = false;
+      for (std::size_t i = 0; i < sizeof...(Outputs); ++i) {
+        any = any || tape.has_gradient(tape.slots_[first_output + i]);
+      }
+      if (!any) return;
+      auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
+        return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
+      }(std::index_sequence_for<Outputs...>{});
+      if (tape.observer_) {
+        std::apply(
+            [&](const auto&... gradient) {
+              (tape.observe(Op::name, index, Observation::Direction::backward, false,
+                            ops::rounds_gradient<Op>, gradient),
+               ...);
+            },
+            output_gradients);
+      }
+      std::array<bool, inputs> wanted{};
+      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[input_slots[i]].wanted;
+      auto input_gradients = [&] {
+        const auto& dy = unwrap(output_gradients);
+        if constexpr (requires { op.backward(P{}, scales, saved, dy, wanted); }) {
+          return op.backward(P{}, scales, saved, dy, wanted);
+        } else {
+          return op.backward(P{}, scales, saved, dy);
+        }
+      }();
+      static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
+                    "backward must return one gradient for each differentiable input");
+      std::apply(
+          [&](auto&... gradient) {
+            std::size_t i = 0;
+            (tape.add_gradient(input_slots[i++], std::move(gradient)), ...);
+          },
+          input_gradients);
+    }
+
+    void for_each_saved(
+        const std::function<void(const void*, std::size_t)>& visit) const override {
+      std::apply(
+          [&](const auto&... item) {
+            [[maybe_unused]] const auto visit_array = [&]<class T>(const T& value) {
+              if constexpr (is_array<T>) visit(value.data(), value.bytes());
+            };
+            (visit_array(item), ...);
+          },
+          saved);
+    }
+
+    /// An op with one output takes its gradient as an array, others as a tuple.
+    static const auto& unwrap(const auto& gradients) {
+      if constexpr (sizeof...(Outputs) == 1) {
+        return std::get<0>(gradients);
+      } else {
+        return gradients;
+      }
+    }
+
+    Op op;
+    Scales<inputs> scales;
+    Saved saved;
+    std::array<std::size_t, inputs> input_slots;
+    std::size_t first_output;
+  };
+
+  template <class T>
+  Variable<P, T> leaf(const Array<T>& value, bool wanted) {
+    slots_.push_back({.shape = value.shape(), .wanted = wanted, .kept = true});
+    return {*this, slots_.size() - 1, generation_, in_tape_memory(value)};
+  }
+
+  /// Ops allocate where their first argument lives, so constants move into the tape's memory.
+  template <class T>
+  Array<T> in_tape_memory(const Array<T>& value) {
+    if (value.resource() == &memory_) return value;
+    return Array<T>(value.shape(), value.span(), &memory_);
+  }
+
+  template <class T>
+  const Variable<P, T>& resolve(const Variable<P, T>& variable) {
+    check(variable);
+    return variable;
+  }
+  Variable<P, float> resolve(const Parameter& value) { return parameter(value); }
+  Array<std::int32_t> resolve(const Array<std::int32_t>& indices) {
+    return in_tape_memory(indices);
+  }
+
+  template <class T>
+  static const Array<T>& value_of(const Variable<P, T>& variable) {
+    return variable.value();
+  }
+  static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) {
+    return indices;
+  }
+
+  template <class Op, class... Args>
+  auto record_resolved(const Op& op, const Args&... args) {
+    const auto scales = op.scales(value_of(args)...);
+    auto result = op.forward(P{}, scales, value_of(args)...);
+    constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
+    static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
+                  "scales must have one backward factor for each differentiable input");
+    std::array<std::size_t, inputs> input_slots{};
+    bool wanted = false;
+    std::size_t i = 0;
+    const auto add_slot = [&]<class Arg>(const Arg& arg) {
+      if constexpr (is_variable<Arg>) {
+        wanted = wanted || slots_[arg.slot_].wanted;
+        input_slots[i++] = arg.slot_;
+      }
+    };
+    (add_slot(args), ...);
+    wanted = wanted && mode_ == TapeMode::training;
+
+    const auto finish = [&]<class... T>(const Array<T>&... outputs) {
+      const std::size_t first_output = slots_.size();
+      (slots_.push_back({.shape = outputs.shape(), .wanted = wanted}), ...);
+      if (observer_) {
+        (observe(Op::name, nodes_.size(), Observation::Direction::forward, false, false, outputs),
+         ...);
+      }
+      if (wanted) {
+        nodes_.push_back(std::make_unique<OpNode<Op, inputs, decltype(result.saved), T...>>(
+            op, scales, std::move(result.saved), input_slots, first_output));
+      }
+      return [&]<std::size_t... k>(std::index_sequence<k...>) {
+        return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
+      }(std::index_sequence_for<T...>{});
+    };
+    if constexpr (is_array<decltype(result.output)>) {
+      return std::get<0>(finish(result.output));
+    } else {
+      return std::apply(finish, result.output);
+    }
+  }
+
+  /// True for the element type of a loss, whose gradient is kept in full.
+  template <class T>
+  static constexpr bool is_loss = std::is_same_v<T, Compute> && !std::is_same_v<T, Storage>;
+
+  [[nodiscard]] static bool has_gradient(const Slot& slot) {
+    return !slot.gradient.empty() || !slot.loss_gradient.empty();
+  }
+
+  template <class T>
+  static Array<T>& gradient_of(Slot& slot) {
+    if constexpr (is_loss<T>) {
+      return slot.loss_gradient;
+    } else {
+      return slot.gradient;
+    }
+  }
+
+  template <class T>
+  Array<T> take_gradient(std::size_t index) {
+    Slot& slot = slots_[index];
+    Array<T> gradient = std::exchange(gradient_of<T>(slot), {});
+    // An output that nothing used, beside one that something did.
+    if (gradient.empty()) return Array<T>::filled(slot.shape, T{}, &memory_);
+    return gradient;
+  }
+
+  void add_gradient(std::size_t index, Array<Storage>&& gradient) {
+    if (slots_[index].wanted) accumulate(slots_[index], std::move(gradient));
+  }
+
+  template <class T>
+  void accumulate(Slot& slot, Array<T> gradient) {
+    Array<T>& sum = gradient_of<T>(slot);
+    if (sum.empty()) {
+      sum = std::move(gradient);
+    } else {
+      kernels::map_into<Compute>(
+          sum.mutable_data(), sum.size(), [](auto a, auto b) { return a + b; }, sum.data(),
+          gradient.data());
+    }
+  }
+
+  template <class T>
+  void check(const Variable<P, T>& variable) const {
+    if (variable.tape_ != this || variable.generation_ != generation_) {
+      throw std::invalid_argument(
+          "Tape: the variable belongs to another tape, or was recorded before Tape::clear");
+    }
+  }
+
+  template <class T>
+  void observe(std::string_view name, std::size_t index, Observation::Direction direction,
+               bool is_parameter, bool is_matmul_gradient, const Array<T>& array) {
+    std::vector<float> elements(array.size());
+    std::transform(array.data(), array.data() + array.size(), elements.begin(),
+                   [](T element) { return static_cast<float>(element); });
+    observer_({.name = name,
+               .index = index,
+               .direction = direction,
+               .is_parameter = is_parameter,
+               .is_matmul_gradient = is_matmul_gradient,
+               .shape = array.shape(),
+               .elements = elements});
+  }
+
+  /// Parameters in the order in which they were first used.
+  [[nodiscard]] std::vector<std::pair<const Parameter*, std::size_t>> ordered_parameters() const {
+    std::vector<std::pair<const Parameter*, std::size_t>> result(parameters_.begin(),
+                                                                 parameters_.end());
+    std::sort(result.begin(), result.end(),
+              [](const auto& a, const auto& b) { return a.second < b.second; });
+    return result;
+  }
+
+  // Declared first, hence destroyed last: every array below lives in it.
+  RecyclingResource memory_;
+  TapeMode mode_;
+  std::vector<Slot> slots_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::unordered_map<const Parameter*, std::size_t> parameters_;
+  std::uint64_t generation_ = 0;
+  Observer observer_;
+};
+
+namespace detail {
+
+/// The tape of the first variable among the arguments.
+template <class First, class... Rest>
+auto& tape_of(const First& first, const Rest&... rest) {
+  if constexpr (is_variable<First>) {
+    return first.tape();
+  } else {
+    return tape_of(rest...);
+  }
+}
+
+}  // namespace detail
+
+/// Records an op on the tape of its variables; found by argument-dependent lookup from ops::Apply.
+template <class Op, class... Args>
+  requires(is_variable<Args> || ...)
+auto record(const Op& op, const Args&... args) {
+  return detail::tape_of(args...).record(op, args...);
+}
+
+}  // namespace unit_scaling

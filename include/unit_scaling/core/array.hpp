@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: the array that every op takes and returns.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <memory_resource>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/shape.hpp"
+
+namespace unit_scaling {
+
+/// A dense row-major array with value semantics.
+///
+/// Copies share storage until one of them is written to (`mutable_data` makes its array the only
+/// owner first), so an op may keep its input for the backward pass without copying it.
+/// Storage comes from a `std::pmr::memory_resource`, by default new and delete; ops allocate their
+/// results from the resource of their first argument, so arrays recorded on a tape live in that
+/// tape's memory. An array may also borrow foreign memory (`borrow`), which it never frees.
+template <class T>
+  requires std::is_trivially_copyable_v<T>
+class Array {
+ public:
+  using value_type = T;
+
+  /// No elements: shape (0).
+  Array() : shape_{0} {}
+
+  /// An array of the given shape whose elements are not initialised.
+  explicit Array(const Shape& shape,
+                 std::pmr::memory_resource* resource = std::pmr::new_delete_resource())
+      : shape_(shape), resource_(resource) {
+    if (const std::size_t bytes = shape.size() * sizeof(T); bytes != 0) {
+      // Control block and elements are one allocation each; the block is recycled too.
+      T* elements = static_cast<T*>(resource->allocate(bytes, array_alignment));
+      storage_ = std::shared_ptr<T>(
+          elements,
+          [resource, bytes](T* p) { resource->deallocate(p, bytes, array_alignment); },
+          std::pmr::polymorphic_allocator<T>(resource));
+    }
+  }
+
+  /// An array holding `values` in row-major order.
+  /// @throws ShapeError if there are not `shape.size()` of them.
+  Array(const Shape& shape, std::span<const T> values,
+        std::pmr::memory_resource* resource = std::pmr::new_delete_resource())
+      : Array(shape, resource) {
+    if (values.size() != shape.size()) {
+      throw_shape_error("Array", "as many values as the shape has elements", shape,
+                        Shape{values.size()});
+    }
+    std::copy(values.begin(), values.end(), storage_.get());
+  }
+  Array(const Shape& shape, std::initializer_list<T> values)
+      : Array(shape, std::span<const T>(values.begin(), values.size())) {}
+
+  /// Every element equal to `value`.
+  [[nodiscard]] static Array filled(
+      const Shape& shape, T value,
+      std::pmr::memory_resource* resource = std::pmr::new_delete_resource()) {
+    Array result(shape, resource);
+    std::fill_n(result.storage_.get(), shape.size(), value);
+    return result;
+  }
+
+  /// A view of memory that someone else owns and keeps alive. Reading sees what is there; writing
+  /// through `mutable_data` writes there, as long as no copy of the array exists.
+  /// @throws ShapeError if `memory` does not have `shape.size()` elements.
+  [[nodiscard]] static Array borrow(std::span<T> memory, const Shape& shape) {
+    if (memory.size() != shape.size()) {
+      throw_shape_error("Array::borrow", "as many values as the shape has elements", shape,
+                        Shape{memory.size()});
+    }
+    Array result;
+    result.shape_ = shape;
+    result.storage_ = std::shared_ptr<T>(memory.data(), [](T*) {});
+    return result;
+  }
+
+  /// Read-only view of memory that someone else owns; writing to it makes a copy first.
+  [[nodiscard]] static Array borrow(std::span<const T> memory, const Shape& shape)
+    requires(!std::is_const_v<T>)
+  {
+    // The elements are never written through this pointer: `read_only_` forces a copy.
+    Array result = borrow(std::span<T>(const_cast<T*>(memory.data()), memory.size()), shape);
+    result.read_only_ = true;
+    return result;
+  }
+
+  [[nodiscard]] const Shape& shape() const { return shape_; }
+  [[nodiscard]] std::size_t size() const { return shape_.size(); }
+  [[nodiscard]] std::size_t rows() const { return shape_.rows(); }
+  [[nodiscard]] std::size_t columns() const { return shape_.columns(); }
+  [[nodiscard]] std::size_t bytes() const { return size() * sizeof(T); }
+  [[nodiscard]] bool empty() const { return size() == 0; }
+
+  [[nodiscard]] const T* data() const { return storage_.get(); }
+  [[nodiscard]] std::span<const T> span() const { return {data(), size()}; }
+  [[nodiscard]] const T* row(std::size_t index) const { return data() + index * columns(); }
+
+  /// Elements for writing; copies them first if another array shares them.
+  [[nodiscard]] T* mutable_data() {
+    if (storage_ != nullptr && (read_only_ || storage_.use_count() > 1)) {
+      *this = Array(shape_, span(), resource_);
+    }
+    return storage_.get();
+  }
+  [[nodiscard]] std::span<T> mutable_span() { return {mutable_data(), size()}; }
+
+  /// Where results computed from this array should be allocated.
+  [[nodiscard]] std::pmr::memory_resource* resource() const { return resource_; }
+
+  /// The same elements under another shape, sharing storage.
+  /// @throws ShapeError if the sizes differ.
+  [[nodiscard]] Array reshaped(const Shape& shape) const {
+    if (shape.size() != size()) {
+      throw_shape_error("reshaped", "two shapes of one size", shape_, shape);
+    }
+    Array result = *this;
+    result.shape_ = shape;
+    return result;
+  }
+
+  /// Equal shape and elements that compare equal, so a NaN makes arrays differ.
+  friend bool operator==(const Array& a, const Array& b) {
+    return a.shape_ == b.shape_ && std::equal(a.data(), a.data() + a.size(), b.data());
+  }
+
+ private:
+  Shape shape_;
+  std::shared_ptr<T> storage_;
+  std::pmr::memory_resource* resource_ = std::pmr::new_delete_resource();
+  bool read_only_ = false;
+};
+
+template <class>
+inline constexpr bool is_array = false;
+template <class T>
+inline constexpr bool is_array<Array<T>> = true;
+
+}  // namespace unit_scaling

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: a pool of threads that shares out independent pieces of work.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/core/check.hpp"
+
+namespace unit_scaling {
+
+namespace detail {
+
+/// The threads behind `parallel_for`. They are started by `set_thread_count` and by nothing else,
+/// and no result depends on how many there are: every piece of work is the same piece whoever
+/// takes it.
+class ThreadPool {
+ public:
+  static ThreadPool& instance() {
+    static ThreadPool pool;
+    return pool;
+  }
+
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() { resize(1); }
+
+  [[nodiscard]] std::size_t size() const { return workers_.size() + 1; }
+
+  void resize(std::size_t threads) {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+    stopping_ = false;
+    for (std::size_t i = 1; i < threads; ++i) {
+      workers_.emplace_back([this, seen = generation_] { work(seen); });
+    }
+  }
+
+  /// Calls `function(context, i)` for every i in [0, count), shared with the workers.
+  void run(std::size_t count, void (*function)(void*, std::size_t), void* context) {
+    // A piece of work may itself contain a loop; the inner one then runs on its own thread.
+    if (busy_.test_and_set()) {
+      for (std::size_t i = 0; i < count; ++i) function(context, i);
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      function_ = function;
+      context_ = context;
+      count_ = count;
+      next_ = 0;
+      active_ = workers_.size();
+      error_ = nullptr;
+      ++generation_;
+    }
+    wake_.notify_all();
+    take_work();
+    {
+      std::unique_lock lock(mutex_);
+      finished_.wait(lock, [this] { return active_ == 0; });
+    }
+    busy_.clear();
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  ThreadPool() = default;
+
+  void take_work() {
+    for (std::size_t i = next_++; i < count_; i = next_++) {
+      try {
+        function_(context_, i);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+    }
+  }
+
+  void work(std::size_t seen) {
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+        if (stopping_) return;
+        seen = generation_;
+      }
+      take_work();
+      const std::lock_guard lock(mutex_);
+      if (--active_ == 0) finished_.notify_one();
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable finished_;
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::atomic<std::size_t> next_{0};
+  void (*function_)(void*, std::size_t) = nullptr;
+  void* context_ = nullptr;
+  std::size_t count_ = 0;
+  std::size_t active_ = 0;
+  std::size_t generation_ = 0;
+  std::exception_ptr error_;
+  bool stopping_ = false;
+};
+
+}  // namespace detail
+
+/// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
+[[nodiscard]] inline std::size_t thread_count() { return detail::ThreadPool::instance().size(); }
+
+/// Sets how many threads the library uses, the calling one included. It starts none on its own.
+/// The number changes how long things take and never a bit of any result. Not to be called while
+/// another thread is inside the library.
+/// @throws DomainError if `threads` is 0.
+inline void set_thread_count(std::size_t threads) {
+  require(threads >= 1, "set_thread_count", "expected at least one thread");
+  detail::ThreadPool::instance().resize(threads);
+}
+
+/// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
+/// particular order, and returns when all are done. The first exception thrown is rethrown.
+template <class Body>
+void parallel_for(std::size_t count, const Body& body) {
+  auto& pool = detail::ThreadPool::instance();
+  if (count <= 1 || pool.size() == 1) {
+    for (std::size_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  pool.run(
+      count,
+      [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+/// `parallel_for` over [0, count) in ranges: calls `body(begin, end)` with `end - begin <= grain`.
+/// The ranges depend on `count` and `grain` alone.
+template <class Body>
+void parallel_ranges(std::size_t count, std::size_t grain, const Body& body) {
+  parallel_for((count + grain - 1) / grain, [&](std::size_t i) {
+    const std::size_t begin = i * grain;
+    body(begin, begin + grain < count ? begin + grain : count);
+  });
+}
+
+}  // namespace unit_scaling

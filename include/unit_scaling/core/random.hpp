@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: counter-based random numbers, the same on every platform and for any thread count.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numbers>
+
+namespace unit_scaling {
+
+/// Philox 4x32-10: a block of four 32-bit words as a pure function of a counter and a key.
+/// @see Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
+[[nodiscard]] constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
+                                                            std::array<std::uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t a = std::uint64_t{0xD2511F53} * counter[0];
+    const std::uint64_t b = std::uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(b),
+               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(a)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return counter;
+}
+
+/// What a stream of random numbers is for; two purposes never share a word.
+enum class RandomStream : std::uint32_t { general, initialisation, batch, masking, dropout };
+
+/// A stream of random words addressed by index, keyed by (seed, stream, step, tensor).
+/// It has no state: `word(i)` is a pure function, so any thread may draw any element.
+class Random {
+ public:
+  constexpr explicit Random(std::uint64_t seed, RandomStream stream = RandomStream::general,
+                            std::uint32_t step = 0, std::uint32_t tensor = 0)
+      : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
+        // Stream and tensor share a word of the counter: 2^4 streams, 2^28 tensors.
+        label_{static_cast<std::uint32_t>(stream) << 28 | (tensor & 0x0FFFFFFF), step} {}
+
+  /// Four words for block `index`.
+  [[nodiscard]] constexpr std::array<std::uint32_t, 4> block(std::uint64_t index) const {
+    return philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
+                   label_[0], label_[1]},
+                  key_);
+  }
+
+  /// The i-th 32-bit word.
+  [[nodiscard]] constexpr std::uint32_t word(std::uint64_t index) const {
+    return block(index / 4)[index % 4];
+  }
+
+  /// The i-th uniform number in [0, 1), a multiple of 2^-24.
+  [[nodiscard]] constexpr float uniform(std::uint64_t index) const {
+    return static_cast<float>(word(index) >> 8) * 0x1p-24f;
+  }
+
+  /// The i-th integer in [0, bound). Multiply-shift; its bias is below bound / 2^32.
+  [[nodiscard]] constexpr std::uint32_t below(std::uint32_t bound, std::uint64_t index) const {
+    return static_cast<std::uint32_t>(std::uint64_t{word(index)} * bound >> 32);
+  }
+
+  /// The i-th draw from N(0, 1), by Box and Muller in double precision.
+  [[nodiscard]] double normal(std::uint64_t index) const {
+    const std::array<std::uint32_t, 4> words = block(index / 2);
+    // (0, 1]: the logarithm stays finite.
+    const double u = (static_cast<double>(words[0]) + 1) * 0x1p-32;
+    const double angle = 2 * std::numbers::pi * static_cast<double>(words[1]) * 0x1p-32;
+    const double radius = std::sqrt(-2 * std::log(u));
+    return radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+  }
+
+ private:
+  std::array<std::uint32_t, 2> key_;
+  std::array<std::uint32_t, 2> label_;
+};
+
+}  // namespace unit_scaling

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: the extents of a row-major array.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+namespace unit_scaling {
+
+/// Extents of a row-major array of up to `max_rank` dimensions; the last one is contiguous.
+/// A default-constructed shape has rank 0 and size 1: a scalar. Any extent may be 0.
+class Shape {
+ public:
+  static constexpr std::size_t max_rank = 6;
+
+  constexpr Shape() = default;
+
+  /// @throws std::invalid_argument if there are more than `max_rank` extents.
+  constexpr Shape(std::initializer_list<std::size_t> extents)
+      : Shape(std::span<const std::size_t>(extents.begin(), extents.size())) {}
+
+  /// @throws std::invalid_argument if there are more than `max_rank` extents.
+  constexpr explicit Shape(std::span<const std::size_t> extents) : rank_(extents.size()) {
+    if (rank_ > max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
+    std::copy(extents.begin(), extents.end(), extents_.begin());
+  }
+
+  [[nodiscard]] constexpr std::size_t rank() const { return rank_; }
+
+  /// Number of elements: the product of the extents.
+  [[nodiscard]] constexpr std::size_t size() const {
+    return std::accumulate(begin(), end(), std::size_t{1}, std::multiplies<>{});
+  }
+
+  [[nodiscard]] constexpr std::size_t operator[](std::size_t dimension) const {
+    return extents_[dimension];
+  }
+
+  /// The contiguous extent; 1 for a scalar.
+  [[nodiscard]] constexpr std::size_t columns() const {
+    return rank_ == 0 ? 1 : extents_[rank_ - 1];
+  }
+
+  /// How many contiguous rows of `columns()` elements there are: the product of all other extents.
+  [[nodiscard]] constexpr std::size_t rows() const {
+    if (rank_ == 0) return 1;
+    return std::accumulate(begin(), end() - 1, std::size_t{1}, std::multiplies<>{});
+  }
+
+  /// This shape with its last extent replaced.
+  [[nodiscard]] constexpr Shape with_columns(std::size_t columns) const {
+    Shape result = *this;
+    if (result.rank_ == 0) result.rank_ = 1;
+    result.extents_[result.rank_ - 1] = columns;
+    return result;
+  }
+
+  /// This shape with one more, contiguous, extent behind the others.
+  /// @throws std::invalid_argument if the rank is `max_rank` already.
+  [[nodiscard]] constexpr Shape append(std::size_t columns) const {
+    if (rank_ == max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
+    Shape result = *this;
+    result.extents_[result.rank_++] = columns;
+    return result;
+  }
+
+  [[nodiscard]] constexpr const std::size_t* begin() const { return extents_.data(); }
+  [[nodiscard]] constexpr const std::size_t* end() const { return extents_.data() + rank_; }
+
+  friend constexpr bool operator==(const Shape& a, const Shape& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end());
+  }
+
+ private:
+  std::array<std::size_t, max_rank> extents_{};
+  std::size_t rank_ = 0;
+};
+
+/// "(2, 5, 7)", for messages.
+[[nodiscard]] inline std::string to_string(const Shape& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.rank(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return text + ")";
+}
+
+}  // namespace unit_scaling

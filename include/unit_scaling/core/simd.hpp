@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: core. Sixteen-lane vectors on compiler vector extensions.
+///
+/// Every vector has sixteen lanes whatever the instruction set, so a reduction adds its terms in
+/// the same order on every processor and gives the same bits: AVX-512 holds a vector in one
+/// register, AVX2 in two, SSE2 and NEON in four. The functions `select`, `splat` and `bit_cast_to`
+/// also take scalars, so that one generic source serves both a scalar and a vector.
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+// The warning that the calling convention of a wide vector depends on the instruction set concerns
+// calls across translation units compiled with different flags. Every function below is inlined,
+// and so should be every function that takes these vectors by value. The compilers report it where
+// a caller is expanded, therefore a push and pop around these definitions would not silence it.
+#if defined(__GNUC__) && !defined(__AVX512F__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+namespace unit_scaling {
+
+/// Number of lanes in every vector of the library, on every instruction set.
+inline constexpr std::size_t lanes = 16;
+
+/// Sixteen binary32 numbers.
+using float32x16 = float __attribute__((vector_size(64)));
+/// Sixteen 32-bit unsigned integers.
+using uint32x16 = std::uint32_t __attribute__((vector_size(64)));
+/// Sixteen 32-bit signed integers; also the type of a mask, whose lanes are 0 or -1.
+using int32x16 = std::int32_t __attribute__((vector_size(64)));
+/// Sixteen 16-bit unsigned integers.
+using uint16x16 = std::uint16_t __attribute__((vector_size(32)));
+/// Sixteen 8-bit unsigned integers.
+using uint8x16 = std::uint8_t __attribute__((vector_size(16)));
+
+static_assert(sizeof(float32x16) == lanes * sizeof(float));
+static_assert(sizeof(uint32x16) == lanes * sizeof(std::uint32_t));
+static_assert(sizeof(int32x16) == lanes * sizeof(std::int32_t));
+static_assert(sizeof(uint16x16) == lanes * sizeof(std::uint16_t));
+static_assert(sizeof(uint8x16) == lanes * sizeof(std::uint8_t));
+
+/// True for the vector types of this file.
+template <class T>
+concept SimdVector = std::same_as<T, float32x16> || std::same_as<T, uint32x16> ||
+    std::same_as<T, int32x16> || std::same_as<T, uint16x16> || std::same_as<T, uint8x16>;
+
+/// True for the vectors of integers.
+template <SimdVector V> inline constexpr bool is_integer_vector = !std::same_as<V, float32x16>;
+
+/// Type of one lane of the vector `V`, or `V` itself when `V` is a scalar.
+template <class V> struct Lane {
+  using type = V;  ///< A scalar is its own single lane.
+};
+/// @copydoc Lane
+template <SimdVector V> struct Lane<V> {
+  using type = std::remove_cvref_t<decltype(V{}[0])>;  ///< Type of an element.
+};
+/// Shorthand for `typename Lane<V>::type`.
+template <class V> using lane_t = typename Lane<V>::type;
+
+/// Reads sixteen consecutive elements; `from` needs no more alignment than an element.
+template <SimdVector V>
+[[nodiscard, gnu::always_inline]] inline V load(const lane_t<V>* from) noexcept {
+  V vector;
+  std::memcpy(&vector, from, sizeof(V));
+  return vector;
+}
+
+/// Writes sixteen consecutive elements; `to` needs no more alignment than an element.
+template <SimdVector V> [[gnu::always_inline]] inline void store(V vector, lane_t<V>* to) noexcept {
+  std::memcpy(to, &vector, sizeof(V));
+}
+
+/// A vector with every lane equal to `value`, to the bit; the value itself when `V` is a scalar.
+template <class V> [[nodiscard, gnu::always_inline]] constexpr V splat(lane_t<V> value) noexcept {
+  if constexpr (SimdVector<V>) {
+    // An initialiser rather than `V{} + value`: the sum would lose a negative zero, and a subnormal
+    // number where the processor flushes them.
+    return V{value, value, value, value, value, value, value, value,
+             value, value, value, value, value, value, value, value};
+  } else {
+    return value;
+  }
+}
+
+/// Reinterprets the bits of a scalar or of a vector as another type of the same size.
+template <class To, class From>
+requires(sizeof(To) == sizeof(From)) [[nodiscard, gnu::always_inline]] constexpr To
+    bit_cast_to(From from) noexcept {
+  if constexpr (std::same_as<To, From>) {
+    return from;
+  } else if constexpr (SimdVector<From>) {
+    return reinterpret_cast<To>(from);
+  } else {
+    return std::bit_cast<To>(from);
+  }
+}
+
+/// Converts lane by lane as a `static_cast` of each lane would. An integer converts to a narrower
+/// one modulo its range.
+template <SimdVector To, SimdVector From>
+[[nodiscard, gnu::always_inline]] inline To convert_to(From from) noexcept {
+  // GCC 12 moves some of these element by element or half by half; the branches below avoid that.
+#if defined(__AVX512F__)
+  // With a mask of ones, for GCC 12 warns of the undefined operand inside the forms without a mask.
+  constexpr __mmask16 all_lanes = 0xffff;
+  constexpr bool narrows = is_integer_vector<From> && sizeof(From) == sizeof(uint32x16);
+  if constexpr (std::same_as<From, uint8x16> && sizeof(To) == sizeof(uint32x16)) {
+    return convert_to<To>(reinterpret_cast<int32x16>(
+        _mm512_maskz_cvtepu8_epi32(all_lanes, reinterpret_cast<__m128i>(from))));
+  } else if constexpr (std::same_as<From, uint16x16> && sizeof(To) == sizeof(uint32x16)) {
+    return convert_to<To>(reinterpret_cast<int32x16>(
+        _mm512_maskz_cvtepu16_epi32(all_lanes, reinterpret_cast<__m256i>(from))));
+  } else if constexpr (narrows && std::same_as<To, uint8x16>) {
+    return reinterpret_cast<To>(
+        _mm512_maskz_cvtepi32_epi8(all_lanes, reinterpret_cast<__m512i>(from)));
+  } else if constexpr (narrows && std::same_as<To, uint16x16>) {
+    return reinterpret_cast<To>(
+        _mm512_maskz_cvtepi32_epi16(all_lanes, reinterpret_cast<__m512i>(from)));
+  } else {
+    return __builtin_convertvector(from, To);
+  }
+#else
+  if constexpr ((std::same_as<From, uint8x16> && sizeof(To) == sizeof(uint32x16)) ||
+                (is_integer_vector<From> && std::same_as<To, uint8x16> &&
+                 sizeof(From) == sizeof(uint32x16))) {
+    return __builtin_convertvector(__builtin_convertvector(from, uint16x16), To);
+  } else {
+    return __builtin_convertvector(from, To);
+  }
+#endif
+}
+
+/// `left < right`; the scalar counterpart of the comparison by lanes below.
+template <class T>
+requires std::is_arithmetic_v<T>
+[[nodiscard, gnu::always_inline]] constexpr bool is_less(T left, T right) noexcept {
+  return left < right;
+}
+
+namespace detail {
+// One register of an instruction set before AVX-512.
+#if defined(__AVX__)
+using FloatRegister = float __attribute__((vector_size(32)));
+using IntRegister = std::int32_t __attribute__((vector_size(32)));
+#else
+using FloatRegister = float __attribute__((vector_size(16)));
+using IntRegister = std::int32_t __attribute__((vector_size(16)));
+#endif
+}  // namespace detail
+
+/// `left < right` by lanes, as a mask of lanes 0 or -1. It gives what the operator gives, but GCC
+/// 12 splits the operator into scalars where a vector is wider than a register.
+template <SimdVector V>
+requires(std::same_as<V, float32x16> || std::same_as<V, int32x16>)
+    [[nodiscard, gnu::always_inline]] inline int32x16 is_less(V left, V right) noexcept {
+#if defined(__AVX512F__) || defined(__clang__)
+  return left < right;
+#else
+  using Part =
+      std::conditional_t<std::same_as<V, float32x16>, detail::FloatRegister, detail::IntRegister>;
+  int32x16 mask;
+  for (std::size_t byte = 0; byte < sizeof(V); byte += sizeof(Part)) {
+    Part left_part;
+    Part right_part;
+    std::memcpy(&left_part, reinterpret_cast<const char*>(&left) + byte, sizeof(Part));
+    std::memcpy(&right_part, reinterpret_cast<const char*>(&right) + byte, sizeof(Part));
+    const detail::IntRegister part_mask = left_part < right_part;
+    std::memcpy(reinterpret_cast<char*>(&mask) + byte, &part_mask, sizeof(Part));
+  }
+  return mask;
+#endif
+}
+
+/// `mask ? if_true : if_false`; the scalar counterpart of the selection by lanes below.
+template <class T>
+requires std::is_arithmetic_v<T>
+[[nodiscard, gnu::always_inline]] constexpr T select(bool mask, T if_true, T if_false) noexcept {
+  return mask ? if_true : if_false;
+}
+
+/// Selects by lanes. Each lane of `mask` is 0 or -1, as a comparison of vectors gives it.
+template <SimdVector V>
+requires(sizeof(V) == sizeof(int32x16)) [[nodiscard, gnu::always_inline]] inline V
+    select(int32x16 mask, V if_true, V if_false) noexcept {
+#if defined(__AVX512F__)
+  return mask ? if_true : if_false;
+#else
+  // GCC 12 splits a conditional operator wider than a register into scalars; it does not so split
+  // these operations.
+  return bit_cast_to<V>((mask & bit_cast_to<int32x16>(if_true)) |
+                        (~mask & bit_cast_to<int32x16>(if_false)));
+#endif
+}
+
+}  // namespace unit_scaling

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: formats. The number formats of the library by the names of the field, and the types in
+/// which a tensor may be stored.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+#include <type_traits>
+
+#include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/minifloat.hpp"
+
+namespace unit_scaling {
+
+/// FP8 E4M3 of the OCP 8-bit Floating Point Specification (OFP8), revision 1.0: no infinity.
+using float8_e4m3fn = Minifloat<FormatSpec::fn(4, 3)>;
+/// FP8 E5M2 of the OCP 8-bit Floating Point Specification (OFP8), revision 1.0.
+using float8_e5m2 = Minifloat<FormatSpec::ieee(5, 2)>;
+/// binary16 of IEEE 754-2019.
+using float16 = Minifloat<FormatSpec::ieee(5, 10)>;
+/// The upper half of binary32.
+using bfloat16 = Minifloat<FormatSpec::ieee(8, 7)>;
+
+static_assert(float8_e4m3fn::format.max_finite() == 448.0);
+static_assert(float8_e4m3fn::format.max_finite_code() == 0x7e);
+static_assert(float8_e4m3fn::format.min_normal() == 0x1p-6);
+static_assert(float8_e4m3fn::format.min_subnormal() == 0x1p-9);
+static_assert(float8_e4m3fn::format.nan_code() == 0x7f);
+static_assert(!float8_e4m3fn::format.has_infinity());
+
+static_assert(float8_e5m2::format.max_finite() == 57344.0);
+static_assert(float8_e5m2::format.max_finite_code() == 0x7b);
+static_assert(float8_e5m2::format.min_normal() == 0x1p-14);
+static_assert(float8_e5m2::format.min_subnormal() == 0x1p-16);
+static_assert(float8_e5m2::format.infinity_code() == 0x7c);
+static_assert(float8_e5m2::format.nan_code() == 0x7e);
+
+static_assert(float16::format.max_finite() == 65504.0);
+static_assert(float16::format.min_normal() == 0x1p-14);
+static_assert(float16::format.min_subnormal() == 0x1p-24);
+static_assert(float16::format.infinity_code() == 0x7c00);
+static_assert(float16::format.nan_code() == 0x7e00);
+
+static_assert(bfloat16::format.max_finite() == 0x1.fep127);
+static_assert(bfloat16::format.min_normal() == 0x1p-126);
+static_assert(bfloat16::format.min_subnormal() == 0x1p-133);
+static_assert(bfloat16::format.infinity_code() == 0x7f80);
+static_assert(bfloat16::format.nan_code() == 0x7fc0);
+
+static_assert(sizeof(float8_e4m3fn) == 1 && alignof(float8_e4m3fn) == 1);
+static_assert(sizeof(float8_e5m2) == 1 && sizeof(float16) == 2 && sizeof(bfloat16) == 2);
+static_assert(std::is_trivially_copyable_v<float8_e4m3fn> && std::is_trivially_copyable_v<float16>);
+static_assert(std::is_standard_layout_v<float8_e4m3fn> && std::is_standard_layout_v<float16>);
+
+// The examples of the overflow rule in rounding.hpp.
+static_assert(float8_e4m3fn(464.0F).bits() == 0x7e);
+static_assert(isnan(float8_e4m3fn(0x1.d00002p8F)));
+static_assert(isinf(float8_e5m2(61440.0F)));
+static_assert(float8_e5m2(61439.996F).bits() == 0x7b);
+
+/// A type in which the elements of a tensor may be stored.
+template <class T>
+concept Storage = std::same_as<T, float> || std::same_as<T, double> || AnyMinifloat<T>;
+
+namespace detail {
+
+/// Characters of a name built at compile time.
+struct FormatName {
+  std::array<char, 24> characters{};
+  std::size_t size = 0;
+
+  constexpr void append(std::string_view text) noexcept {
+    for (const char character : text) characters[size++] = character;
+  }
+  constexpr void append(int number) noexcept {
+    if (number >= 10) append(number / 10);
+    characters[size++] = static_cast<char>('0' + number % 10);
+  }
+};
+
+/// Name of a format by the convention of ml_dtypes, "float8_e4m3b11fnuz": width, fields, the bias
+/// where it is not the usual one, and the suffix of the special values.
+[[nodiscard]] constexpr FormatName make_format_name(FormatSpec spec) noexcept {
+  FormatName name;
+  if (spec == float16::format) {
+    name.append("float16");
+    return name;
+  }
+  if (spec == bfloat16::format) {
+    name.append("bfloat16");
+    return name;
+  }
+  name.append("float");
+  name.append(spec.bits());
+  name.append("_e");
+  name.append(spec.exponent_bits);
+  name.append("m");
+  name.append(spec.mantissa_bits);
+  const int half_range = 1 << (spec.exponent_bits - 1);
+  if (spec.bias != (spec.specials == Specials::fnuz ? half_range : half_range - 1)) {
+    name.append("b");
+    name.append(spec.bias);
+  }
+  switch (spec.specials) {
+    case Specials::ieee:
+      break;
+    case Specials::fn:
+    case Specials::finite:
+      name.append("fn");
+      break;
+    case Specials::fnuz:
+      name.append("fnuz");
+      break;
+  }
+  return name;
+}
+
+template <Storage T> struct StorageName;
+template <FormatSpec spec> struct StorageName<Minifloat<spec>> {
+  static constexpr FormatName name = make_format_name(spec);
+  static constexpr std::string_view value{name.characters.data(), name.size};
+};
+template <> struct StorageName<float> { static constexpr std::string_view value = "float32"; };
+template <> struct StorageName<double> { static constexpr std::string_view value = "float64"; };
+
+}  // namespace detail
+
+/// Name of a storage type by the convention of NumPy and ml_dtypes, such as "float8_e4m3fn".
+template <Storage T> inline constexpr std::string_view storage_name = detail::StorageName<T>::value;
+
+static_assert(storage_name<float8_e4m3fn> == "float8_e4m3fn");
+static_assert(storage_name<float8_e5m2> == "float8_e5m2");
+static_assert(storage_name<float16> == "float16");
+static_assert(storage_name<bfloat16> == "bfloat16");
+static_assert(storage_name<float> == "float32" && storage_name<double> == "float64");
+
+/// Type in which operations on elements of the storage type `T` compute: binary64 for binary64,
+/// otherwise binary32.
+template <Storage T> using compute_t = std::conditional_t<std::same_as<T, double>, double, float>;
+
+}  // namespace unit_scaling

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: formats. A description of a binary floating-point format of at most sixteen bits, from
+/// which encoding, decoding and the numerical limits all follow.
+#pragma once
+
+#include <cstdint>
+
+namespace unit_scaling {
+
+/// Which codes of a format stand for something other than a finite number. The names are the
+/// suffixes of the field's type names.
+enum class Specials {
+  /// As in IEEE 754: the largest exponent field holds infinity (zero fraction) and the NaNs.
+  ieee,
+  /// Finite with NaN: no infinity; the one NaN of either sign has all magnitude bits set.
+  fn,
+  /// Finite, NaN, unsigned zero: the code of negative zero is the only NaN; no infinity.
+  fnuz,
+  /// Finite numbers only: neither infinity nor NaN.
+  finite,
+};
+
+/// A binary floating-point format: one sign bit, an exponent field with a bias, and a fraction.
+///
+/// A magnitude code of exponent field e and fraction field f stands for
+/// (1 + f 2^-mantissa_bits) 2^(e - bias) when e > 0 and for f 2^(1 - bias - mantissa_bits)
+/// otherwise, unless `specials` says that it stands for infinity or NaN.
+struct FormatSpec {
+  int exponent_bits;  ///< Width of the exponent field, in bits.
+  int mantissa_bits;  ///< Width of the fraction field, without the implicit leading bit, in bits.
+  int bias;           ///< Subtracted from the exponent field.
+  Specials specials;  ///< Which codes are infinity and NaN.
+
+  /// Two descriptions are equal when they describe the same format.
+  friend constexpr bool operator==(const FormatSpec&, const FormatSpec&) = default;
+
+  /// A format laid out as IEEE 754 prescribes, with the bias 2^(exponent_bits - 1) - 1.
+  static constexpr FormatSpec ieee(int exponent_bits, int mantissa_bits) noexcept {
+    return {exponent_bits, mantissa_bits, (1 << (exponent_bits - 1)) - 1, Specials::ieee};
+  }
+  /// A format without infinity, with the bias of IEEE 754, 2^(exponent_bits - 1) - 1.
+  static constexpr FormatSpec fn(int exponent_bits, int mantissa_bits) noexcept {
+    return {exponent_bits, mantissa_bits, (1 << (exponent_bits - 1)) - 1, Specials::fn};
+  }
+  /// A format without infinity and negative zero, with the usual bias 2^(exponent_bits - 1).
+  static constexpr FormatSpec fnuz(int exponent_bits, int mantissa_bits) noexcept {
+    return fnuz(exponent_bits, mantissa_bits, 1 << (exponent_bits - 1));
+  }
+  /// A format without infinity and negative zero, with a bias of its own.
+  static constexpr FormatSpec fnuz(int exponent_bits, int mantissa_bits, int bias) noexcept {
+    return {exponent_bits, mantissa_bits, bias, Specials::fnuz};
+  }
+  /// A format of finite numbers only, with the bias of IEEE 754, 2^(exponent_bits - 1) - 1.
+  static constexpr FormatSpec finite(int exponent_bits, int mantissa_bits) noexcept {
+    return {exponent_bits, mantissa_bits, (1 << (exponent_bits - 1)) - 1, Specials::finite};
+  }
+
+  /// Width of a code, in bits: sign, exponent and fraction.
+  [[nodiscard]] constexpr int bits() const noexcept { return 1 + magnitude_bits(); }
+  /// Width of a code without its sign, in bits.
+  [[nodiscard]] constexpr int magnitude_bits() const noexcept {
+    return exponent_bits + mantissa_bits;
+  }
+  /// The sign bit.
+  [[nodiscard]] constexpr std::uint32_t sign_mask() const noexcept {
+    return 1U << magnitude_bits();
+  }
+  /// All bits but the sign.
+  [[nodiscard]] constexpr std::uint32_t magnitude_mask() const noexcept { return sign_mask() - 1U; }
+  /// The bits of the fraction.
+  [[nodiscard]] constexpr std::uint32_t mantissa_mask() const noexcept {
+    return (1U << mantissa_bits) - 1U;
+  }
+  /// Whether the format has infinities.
+  [[nodiscard]] constexpr bool has_infinity() const noexcept { return specials == Specials::ieee; }
+  /// Whether the format has a NaN.
+  [[nodiscard]] constexpr bool has_nan() const noexcept { return specials != Specials::finite; }
+  /// Whether the format distinguishes negative zero from positive zero.
+  [[nodiscard]] constexpr bool has_negative_zero() const noexcept {
+    return specials != Specials::fnuz;
+  }
+
+  /// Code of +infinity; of meaning only where has_infinity().
+  [[nodiscard]] constexpr std::uint32_t infinity_code() const noexcept {
+    return magnitude_mask() & ~mantissa_mask();
+  }
+  /// Code of the quiet NaN that a conversion delivers (without payload; its sign is positive where
+  /// NaN has a sign). A format without a NaN takes NaN to negative zero, as ml_dtypes does; this is
+  /// then that code.
+  [[nodiscard]] constexpr std::uint32_t nan_code() const noexcept {
+    switch (specials) {
+      case Specials::ieee:
+        return infinity_code() | (1U << (mantissa_bits - 1));
+      case Specials::fn:
+        return magnitude_mask();
+      case Specials::fnuz:
+      case Specials::finite:
+        break;
+    }
+    return sign_mask();
+  }
+  /// Code of the largest finite number.
+  [[nodiscard]] constexpr std::uint32_t max_finite_code() const noexcept {
+    switch (specials) {
+      case Specials::ieee:
+        return infinity_code() - 1U;
+      case Specials::fn:
+        return magnitude_mask() - 1U;
+      case Specials::fnuz:
+      case Specials::finite:
+        break;
+    }
+    return magnitude_mask();
+  }
+  /// Code of the smallest positive normal number.
+  [[nodiscard]] constexpr std::uint32_t min_normal_code() const noexcept {
+    return 1U << mantissa_bits;
+  }
+
+  /// Exponent of the smallest positive normal number, a power of two.
+  [[nodiscard]] constexpr int min_normal_exponent() const noexcept { return 1 - bias; }
+  /// Exponent of the smallest positive number, a power of two.
+  [[nodiscard]] constexpr int min_subnormal_exponent() const noexcept {
+    return 1 - bias - mantissa_bits;
+  }
+  /// Exponent of the largest finite number: it lies in [2^e, 2^(e+1)).
+  [[nodiscard]] constexpr int max_exponent() const noexcept {
+    return static_cast<int>(max_finite_code() >> mantissa_bits) - bias;
+  }
+
+  /// Largest finite number, exactly.
+  [[nodiscard]] constexpr double max_finite() const noexcept {
+    const std::uint32_t significand = (max_finite_code() & mantissa_mask()) + min_normal_code();
+    return static_cast<double>(significand) * power_of_two(max_exponent() - mantissa_bits);
+  }
+  /// Smallest positive normal number, exactly.
+  [[nodiscard]] constexpr double min_normal() const noexcept {
+    return power_of_two(min_normal_exponent());
+  }
+  /// Smallest positive number, exactly.
+  [[nodiscard]] constexpr double min_subnormal() const noexcept {
+    return power_of_two(min_subnormal_exponent());
+  }
+  /// Distance from 1 to the next larger number, were there no upper end of the exponent range.
+  [[nodiscard]] constexpr double epsilon() const noexcept { return power_of_two(-mantissa_bits); }
+
+  /// Whether the exponent field is that of binary32, so that the format is a binary32 number cut
+  /// short and its subnormal numbers are subnormal in binary32.
+  [[nodiscard]] constexpr bool has_binary32_exponent() const noexcept {
+    return exponent_bits == 8 && bias == 127;
+  }
+  /// Whether the library can convert to and from the format: a code has 3 to 16 bits, the exponent
+  /// and the fraction at least one bit each, every number is a binary32 number and, unless
+  /// has_binary32_exponent(), every number but zero is normal in binary32.
+  [[nodiscard]] constexpr bool is_valid() const noexcept {
+    if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 1 || bits() > 16) return false;
+    return has_binary32_exponent() || (min_subnormal_exponent() >= -126 && max_exponent() <= 127 &&
+                                       min_subnormal_exponent() + 23 <= 127);
+  }
+
+  /// 2^exponent, exactly, for an exponent of a normal binary64 number.
+  [[nodiscard]] static constexpr double power_of_two(int exponent) noexcept {
+    double power = 1.0;
+    for (; exponent > 0; --exponent) power *= 2.0;
+    for (; exponent < 0; ++exponent) power *= 0.5;
+    return power;
+  }
+};
+
+}  // namespace unit_scaling

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer formats: which number format each role in a model is stored in.
+#pragma once
+
+#include <concepts>
+#include <string_view>
+
+#include "unit_scaling/formats/catalogue.hpp"
+
+namespace unit_scaling {
+
+/// A precision policy: a type that says in which format each role is stored.
+///
+/// - `storage`: activations, and gradients between ops.
+/// - `matmul_operand`: what both operands of a matrix product are rounded to (saturating).
+/// - `matmul_gradient`: what the gradient entering a matrix product is rounded to (saturating).
+/// - `compute`: arithmetic and accumulation; one rounding to `storage` follows, where overflow
+///   becomes infinity, so that it is seen.
+///
+/// A user's own policy is one more struct of this form.
+template <class P>
+concept Precision = Storage<typename P::storage> && Storage<typename P::matmul_operand> &&
+    Storage<typename P::matmul_gradient> && std::floating_point<typename P::compute> && requires {
+  { P::name } -> std::convertible_to<std::string_view>;
+};
+
+namespace precision {
+
+/// One format for every role, arithmetic in float (in double for double).
+template <Storage T> struct uniform {
+  static constexpr std::string_view name = storage_name<T>;
+  using storage = T;
+  using matmul_operand = T;
+  using matmul_gradient = T;
+  using compute = compute_t<T>;
+};
+
+/// For checking gradients by finite differences.
+struct fp64 : uniform<double> {
+  static constexpr std::string_view name = "fp64";
+};
+
+struct fp32 : uniform<float> {
+  static constexpr std::string_view name = "fp32";
+};
+
+/// IEEE half precision throughout, accumulation in float.
+struct fp16 : uniform<float16> {
+  static constexpr std::string_view name = "fp16";
+};
+
+/// bfloat16 throughout, accumulation in float.
+struct bf16 : uniform<bfloat16> {
+  static constexpr std::string_view name = "bf16";
+};
+
+/// The paper's recipe on OCP formats: operands in E4M3, incoming gradients in E5M2, products
+/// accumulated in float, everything else in FP16. No scale is computed, kept or searched for.
+struct fp8 {
+  static constexpr std::string_view name = "fp8";
+  using storage = float16;
+  using matmul_operand = float8_e4m3fn;
+  using matmul_gradient = float8_e5m2;
+  using compute = float;
+};
+
+}  // namespace precision
+
+}  // namespace unit_scaling

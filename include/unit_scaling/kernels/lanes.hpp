@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: one way to write a loop over elements of any format.
+///
+/// Arithmetic runs on "lanes": 16 floats for every format but double, which runs one at a time.
+/// Elements are decoded on load and rounded once on store. A tail shorter than 16 elements runs
+/// through the same vector code with zeros beyond its end, so an element's bits do not depend on
+/// its position, and 16 is the number on every instruction set, so sums do not depend on that.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/formats/convert.hpp"
+
+namespace unit_scaling::kernels {
+
+/// What a loop whose arithmetic is in `Compute` (float or double) holds in a register.
+template <class Compute>
+using lane_t = std::conditional_t<std::is_same_v<Compute, double>, double, float32x16>;
+
+template <class Compute>
+inline constexpr std::size_t lane_count = std::is_same_v<Compute, double> ? 1 : lanes;
+
+/// A full register's worth of elements, as a compile-time constant.
+template <class Compute>
+using FullLanes = std::integral_constant<std::size_t, lane_count<Compute>>;
+
+/// Loads `count` elements from `p` as Compute; `count` is FullLanes or a shorter tail.
+template <class Compute, class T, class Count>
+[[nodiscard]] inline lane_t<Compute> load(const T* p, Count count) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    return static_cast<double>(*p);
+  } else if constexpr (std::is_same_v<Count, FullLanes<Compute>>) {
+    return load_float(p);
+  } else {
+    return load_float_partial(p, count);
+  }
+}
+
+/// Rounds `count` lanes to T and stores them at `p`.
+template <Overflow overflow = Overflow::infinity_or_nan, class Compute, class T, class Count>
+inline void store(lane_t<Compute> value, T* p, Count count) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    if constexpr (std::is_floating_point_v<T>) {
+      *p = static_cast<T>(value);
+    } else {
+      *p = T::from_double(value, overflow);
+    }
+  } else if constexpr (std::is_same_v<Count, FullLanes<Compute>>) {
+    store_float<overflow>(value, p);
+  } else {
+    store_float_partial<overflow>(value, p, count);
+  }
+}
+
+/// Calls `body(i, count)` over [0, size) in steps of the lane count; `count` is FullLanes but for
+/// the last, shorter, step.
+template <class Compute, class Body>
+inline void for_lanes(std::size_t size, const Body& body) {
+  constexpr std::size_t step = lane_count<Compute>;
+  std::size_t i = 0;
+  for (; i + step <= size; i += step) body(i, FullLanes<Compute>{});
+  if (i < size) body(i, size - i);
+}
+
+/// The value in every lane.
+template <class Compute>
+[[nodiscard]] inline lane_t<Compute> broadcast(Compute value) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    return value;
+  } else {
+    return splat<float32x16>(value);
+  }
+}
+
+[[nodiscard]] inline double first_lane(double value) { return value; }
+[[nodiscard]] inline float first_lane(float32x16 value) { return value[0]; }
+
+[[nodiscard]] inline double horizontal_sum(double value) { return value; }
+
+/// Sum of the lanes, pairwise: always in the same order.
+[[nodiscard]] inline float horizontal_sum(float32x16 value) {
+  float pairs[lanes];
+  for (std::size_t i = 0; i < lanes; ++i) pairs[i] = value[i];
+  for (std::size_t width = lanes / 2; width > 0; width /= 2) {
+    for (std::size_t i = 0; i < width; ++i) pairs[i] += pairs[i + width];
+  }
+  return pairs[0];
+}
+
+[[nodiscard]] inline double horizontal_max(double value) { return value; }
+
+/// Largest lane; a NaN in any lane gives an unspecified lane, so callers look for NaN themselves.
+[[nodiscard]] inline float horizontal_max(float32x16 value) {
+  float result = value[0];
+  for (std::size_t i = 1; i < lanes; ++i) result = value[i] > result ? value[i] : result;
+  return result;
+}
+
+/// Lanes beyond `count` replaced by `filler`.
+template <class Compute, class Count>
+[[nodiscard]] inline lane_t<Compute> fill_beyond(lane_t<Compute> value, Count count,
+                                                 [[maybe_unused]] Compute filler) {
+  if constexpr (!std::is_same_v<Count, FullLanes<Compute>> && !std::is_same_v<Compute, double>) {
+    for (std::size_t i = count; i < lanes; ++i) value[i] = filler;
+  }
+  return value;
+}
+
+}  // namespace unit_scaling::kernels

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: element-by-element functions of whole arrays.
+#pragma once
+
+#include <cstddef>
+#include <tuple>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+
+namespace unit_scaling::kernels {
+
+/// Elements per piece of work: large enough to hide the hand-over to a thread.
+inline constexpr std::size_t map_grain = std::size_t{1} << 14;
+
+/// `out[i] = f(in[i]...)`, computed in Compute and rounded once to Out. `f` takes and returns
+/// `lane_t<Compute>`, so it is written once with operators and kernels/elementary.hpp.
+template <class Compute, Overflow overflow = Overflow::infinity_or_nan, class F, class Out,
+          class... In>
+void map_into(Out* out, std::size_t size, const F& f, const In*... in) {
+  parallel_ranges(size, map_grain, [&](std::size_t begin, std::size_t end) {
+    for_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
+      store<overflow, Compute>(f(load<Compute>(in + begin + i, count)...), out + begin + i, count);
+    });
+  });
+}
+
+/// A new array of Out of the shape of the first argument, in its memory resource.
+/// The arrays have one shape; callers check that.
+template <class Compute, class Out, class F, class First, class... In>
+[[nodiscard]] Array<Out> map(const F& f, const Array<First>& first, const Array<In>&... in) {
+  Array<Out> out(first.shape(), first.resource());
+  map_into<Compute>(out.mutable_data(), first.size(), f, first.data(), in.data()...);
+  return out;
+}
+
+/// The array rounded to another format; the same array, shared, if it has that format already.
+template <class Out, Overflow overflow, class In>
+[[nodiscard]] Array<Out> convert(const Array<In>& array, std::pmr::memory_resource* resource) {
+  if constexpr (std::is_same_v<Out, In>) {
+    return array;
+  } else {
+    using Compute = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>,
+                                       double, float>;
+    Array<Out> out(array.shape(), resource);
+    map_into<Compute, overflow>(
+        out.mutable_data(), array.size(), [](auto v) { return v; }, array.data());
+    return out;
+  }
+}
+
+/// As above, in the array's own memory resource.
+template <class Out, Overflow overflow, class In>
+[[nodiscard]] Array<Out> convert(const Array<In>& array) {
+  return convert<Out, overflow>(array, array.resource());
+}
+
+}  // namespace unit_scaling::kernels

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: loops over the rows of a matrix, and sums down its columns.
+///
+/// Sums along a row run in 16 lanes that are added up pairwise; sums down columns run over fixed
+/// blocks of rows that are added up in order. Neither depends on the thread count.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+
+namespace unit_scaling::kernels {
+
+/// Calls `body(row)` for every row, sharing out pieces of about `map_elements` elements.
+template <class Body>
+void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
+  constexpr std::size_t piece_elements = std::size_t{1} << 14;
+  const std::size_t grain = std::max<std::size_t>(1, piece_elements / std::max<std::size_t>(columns, 1));
+  parallel_ranges(rows, grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+/// Σ_i f(i-th lanes of the row), in Compute: `f(i, count)` returns `lane_t<Compute>` with zeros (or
+/// whatever adds nothing) beyond `count`.
+template <class Compute, class F>
+[[nodiscard]] Compute sum_lanes(std::size_t columns, const F& f) {
+  auto sum = broadcast<Compute>(0);
+  for_lanes<Compute>(columns, [&](std::size_t i, auto count) { sum += f(i, count); });
+  return horizontal_sum(sum);
+}
+
+/// Sums down the columns of `rows` rows: `term(row, column, count)` returns lanes to add to the
+/// columns from `column` on; the result, `columns` values of Compute, goes to `finish(sums)`.
+template <class Compute, class Term, class Finish>
+void sum_columns(std::size_t rows, std::size_t columns, const Term& term, const Finish& finish) {
+  constexpr std::size_t block_rows = 256;
+  const std::size_t blocks = std::max<std::size_t>(1, (rows + block_rows - 1) / block_rows);
+  std::vector<Compute> sums(blocks * columns, Compute{0});
+  parallel_for(blocks, [&](std::size_t block) {
+    Compute* partial = sums.data() + block * columns;
+    const std::size_t end = std::min(rows, (block + 1) * block_rows);
+    for (std::size_t row = block * block_rows; row < end; ++row) {
+      for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        store<Overflow::infinity_or_nan, Compute>(
+            load<Compute>(partial + j, count) + term(row, j, count), partial + j, count);
+      });
+    }
+  });
+  for (std::size_t block = 1; block < blocks; ++block) {
+    for (std::size_t j = 0; j < columns; ++j) sums[j] += sums[block * columns + j];
+  }
+  finish(sums.data());
+}
+
+/// `scale` times the sums down the columns of (rows, columns) elements, as an array of Out.
+template <class Compute, class Out, class T>
+[[nodiscard]] Array<Out> column_sums(const T* elements, std::size_t rows, const Shape& out_shape,
+                                     Compute scale, std::pmr::memory_resource* resource) {
+  const std::size_t columns = out_shape.size();
+  Array<Out> out(out_shape, resource);
+  sum_columns<Compute>(
+      rows, columns,
+      [&](std::size_t row, std::size_t j, auto count) {
+        return load<Compute>(elements + row * columns + j, count);
+      },
+      [&](const Compute* sums) {
+        Out* target = out.mutable_data();
+        for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+          store<Overflow::infinity_or_nan, Compute>(load<Compute>(sums + j, count) * scale,
+                                                    target + j, count);
+        });
+      });
+  return out;
+}
+
+}  // namespace unit_scaling::kernels

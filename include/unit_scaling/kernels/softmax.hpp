@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: the maximum and the normaliser of one row of logits.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+
+namespace unit_scaling::kernels {
+
+/// max_j m·x_j and Σ_j exp(m·x_j − max): what softmax and cross-entropy need of a row.
+template <class Compute>
+struct SoftmaxRow {
+  Compute max;
+  Compute sum;
+};
+
+/// The row's SoftmaxRow, for `columns` ≥ 1. NaN for a row with a NaN or +∞, or of −∞ only.
+template <class Compute, class T>
+[[nodiscard]] SoftmaxRow<Compute> softmax_row(const T* row, std::size_t columns, Compute mult) {
+  constexpr Compute lowest = -std::numeric_limits<Compute>::infinity();
+  auto max_lanes = broadcast<Compute>(lowest);
+  for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+    const auto v = fill_beyond<Compute>(load<Compute>(row + j, count) * mult, count, lowest);
+    max_lanes = select_lane(v > max_lanes, v, max_lanes);
+  });
+  const Compute max = horizontal_max(max_lanes);
+  // −∞ − (−∞) and +∞ − (+∞) are NaN, and so is any NaN: the sum carries it to every element.
+  const Compute sum = sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+    return fill_beyond<Compute>(exp(load<Compute>(row + j, count) * mult - max), count, Compute{0});
+  });
+  return {max, sum};
+}
+
+}  // namespace unit_scaling::kernels

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the sum of two arrays, one of which may be repeated.
+#pragma once
+
+#include <cmath>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled sum: y = α (a + b), da = β_a dy and db = β_b dy, summed over the repetitions.
+/// Shapes: a and b alike, or the shape of one is the end of the other's and it is repeated along
+///         the leading extents; y and dy have the longer shape.
+/// Units:  a, b, dy ~ N(0,1) give unit std of y, da and db (without a constraint).
+/// Scales: α = 2^−½ (1 if a or b is one number), β = (times repeated)^−½; the constraint binds all
+///         three. It is the sum of two edges into the op: use constraint::none if both are
+///         cut-edges, and ops::residual_add to close a residual branch.
+/// @throws ShapeError if neither shape is the end of the other.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
+struct Add {
+  static constexpr std::string_view name = "add";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+
+  template <class A, class B>
+  [[nodiscard]] Scales<2> scales(const Array<A>& a, const Array<B>& b) const {
+    const Shape& y = longer(a.shape(), b.shape());
+    Scales<2> ideal;
+    if (scaling.rule != Rule::none && y.size() != 0) {
+      const auto factor = [&](const Shape& shape) {
+        return 1 / std::sqrt(static_cast<double>(y.size() / shape.size()));
+      };
+      const bool adds_constant = a.size() == 1 || b.size() == 1;
+      ideal = {.forward = adds_constant ? 1 : 1 / std::sqrt(2.0),
+               .backward = {factor(a.shape()), factor(b.shape())}};
+    }
+    return constrain<2>(scaling.effective_constraint(), ideal);
+  }
+
+  template <Precision P, class A, class B>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<A>& a,
+                             const Array<B>& b) const {
+    using Compute = typename P::compute;
+    const Shape& shape = longer(a.shape(), b.shape());
+    Array<typename P::storage> y(shape, a.resource());
+    auto* target = y.mutable_data();
+    const auto factor = static_cast<Compute>(s.forward);
+    // The shorter array is a row; y is as many such rows as it is repeated.
+    const std::size_t columns = std::min(a.size(), b.size());
+    if (!y.empty()) {
+      kernels::for_rows(shape.size() / columns, columns, [&](std::size_t i) {
+        const A* a_row = a.data() + (a.size() == columns ? 0 : i * columns);
+        const B* b_row = b.data() + (b.size() == columns ? 0 : i * columns);
+        kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+          kernels::store<Overflow::infinity_or_nan, Compute>(
+              factor * (kernels::load<Compute>(a_row + j, count) +
+                        kernels::load<Compute>(b_row + j, count)),
+              target + i * columns + j, count);
+        });
+      });
+    }
+    return Forward{std::move(y), std::tuple{a.shape(), b.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
+                              const std::tuple<Shape, Shape>& saved, const Array<T>& dy) const {
+    const auto& [a, b] = saved;
+    require_same_shape(name, "dy and y", dy.shape(), longer(a, b));
+    return std::tuple{reduce<P>(dy, a, s.backward[0]), reduce<P>(dy, b, s.backward[1])};
+  }
+
+ private:
+  static const Shape& longer(const Shape& a, const Shape& b) {
+    const Shape& y = a.rank() >= b.rank() ? a : b;
+    const Shape& other = a.rank() >= b.rank() ? b : a;
+    const auto offset = static_cast<std::ptrdiff_t>(y.rank() - other.rank());
+    if (!std::equal(y.begin() + offset, y.end(), other.begin(), other.end())) {
+      throw_shape_error(name, "equal shapes, or one that is the end of the other", a, b);
+    }
+    return y;
+  }
+
+  template <Precision P, class T>
+  static Array<T> reduce(const Array<T>& dy, const Shape& shape, double factor) {
+    using Compute = typename P::compute;
+    const auto scale = static_cast<Compute>(factor);
+    if (dy.size() != shape.size()) {
+      return kernels::column_sums<Compute, T>(dy.data(), dy.size() / std::max<std::size_t>(1, shape.size()), shape, scale,
+                                              dy.resource());
+    }
+    if (factor == 1) return dy.reshaped(shape);
+    return kernels::map<Compute, T>([=](auto g) { return scale * g; }, dy).reshaped(shape);
+  }
+};
+inline constexpr Apply<Add> add{};
+
+}  // namespace unit_scaling::ops

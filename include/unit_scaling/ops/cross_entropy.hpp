@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: softmax cross-entropy against class labels.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/kernels/softmax.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// How the losses of the items become one number.
+enum class Reduction { mean, sum };
+
+/// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m x_i,t(i)),
+/// dx = β dloss (softmax(m x) − onehot(t)).
+/// Shapes: logits x and dx (items, classes), labels t (items) of 32-bit integers; the loss is one
+///         number of P::compute.
+/// Units:  x ~ N(0,1) and dloss = 1 give std(dx) = 1; the loss itself has its usual value.
+/// Scales: α = 1/items for a mean, 1 for a sum. β = classes / (classes − 1)^½ whichever it is:
+///         the gradient is an item's own, not divided by their number. Rule none: the true
+///         gradient, β = α m.
+/// Values: computed in P::compute; a NaN or +∞ among the logits makes the loss NaN.
+/// @throws ShapeError if the shapes do not fit; DomainError if a label is not in [0, classes) or
+///         there are fewer than two classes.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2 ("softmax cross-entropy").
+struct CrossEntropy {
+  static constexpr std::string_view name = "cross_entropy";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+  Reduction reduction = Reduction::mean;
+  double mult = 1;  ///< m
+
+  template <class T>
+  [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
+    const Shape& x = logits.shape();
+    if (x.rank() != 2 || labels.shape() != Shape{x[0]}) {
+      throw_shape_error(name, "logits (items, classes) and labels (items)", x, labels.shape());
+    }
+    require(x[1] >= 2, name, "expected at least two classes");
+    const auto items = static_cast<double>(std::max<std::size_t>(1, x[0]));
+    const auto classes = static_cast<double>(x[1]);
+    const double forward = reduction == Reduction::mean ? 1 / items : 1;
+    if (scaling.rule == Rule::none) return {.forward = forward, .backward = {forward * mult}};
+    return {.forward = forward, .backward = {classes / std::sqrt(classes - 1)}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& logits,
+                             const Array<std::int32_t>& labels) const {
+    using Compute = typename P::compute;
+    const std::size_t classes = logits.columns();
+    for (const std::int32_t label : labels.span()) {
+      if (label < 0 || static_cast<std::size_t>(label) >= classes) {
+        throw DomainError("cross_entropy: expected labels in [0, " + std::to_string(classes) +
+                          "), got " + std::to_string(label));
+      }
+    }
+    // Row maximum and sum, so that backward need not look for them again.
+    Array<Compute> rows(Shape{logits.rows(), 2}, logits.resource());
+    Compute* row = rows.mutable_data();
+    const auto m = static_cast<Compute>(mult);
+    kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
+      const auto [max, sum] = kernels::softmax_row<Compute>(logits.row(i), classes, m);
+      row[2 * i] = max;
+      row[2 * i + 1] = sum;
+    });
+    // In double and in order: the reported loss is the same for any thread count.
+    double total = 0;
+    for (std::size_t i = 0; i < logits.rows(); ++i) {
+      const auto target =
+          m * static_cast<Compute>(logits.row(i)[static_cast<std::size_t>(labels.data()[i])]);
+      total += static_cast<double>(row[2 * i]) - static_cast<double>(target) +
+               std::log(static_cast<double>(row[2 * i + 1]));
+    }
+    auto loss = Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total),
+                                       logits.resource());
+    return Forward{std::move(loss), std::tuple{logits, labels, std::move(rows)}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(
+      P /*precision*/, const Scales<1>& s,
+      const std::tuple<Array<T>, Array<std::int32_t>, Array<typename P::compute>>& saved,
+      const Array<typename P::compute>& dloss) const {
+    using Compute = typename P::compute;
+    const Array<T>& logits = std::get<0>(saved);
+    const Array<std::int32_t>& labels = std::get<1>(saved);
+    const Array<Compute>& rows = std::get<2>(saved);
+    require_same_shape(name, "dloss and loss", dloss.shape(), Shape{});
+    Array<T> dx(logits.shape(), logits.resource());
+    T* target = dx.mutable_data();
+    const std::size_t classes = logits.columns();
+    const auto m = static_cast<Compute>(mult);
+    const Compute factor = static_cast<Compute>(s.backward[0]) * *dloss.data();
+    kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
+      const Compute max = rows.data()[2 * i];
+      const Compute per_sum = 1 / rows.data()[2 * i + 1];
+      T* out = target + i * classes;
+      kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
+        const auto p =
+            kernels::exp(kernels::load<Compute>(logits.row(i) + j, count) * m - max) * per_sum;
+        kernels::store<Overflow::infinity_or_nan, Compute>(factor * p, out + j, count);
+      });
+      const auto label = static_cast<std::size_t>(labels.data()[i]);
+      const Compute p = kernels::first_lane(kernels::exp(kernels::broadcast<Compute>(
+                            static_cast<Compute>(logits.row(i)[label]) * m - max))) *
+                        per_sum;
+      out[label] = static_cast<T>(factor * (p - 1));
+    });
+    return std::tuple{std::move(dx)};
+  }
+};
+inline constexpr Apply<CrossEntropy> cross_entropy{};
+
+}  // namespace unit_scaling::ops

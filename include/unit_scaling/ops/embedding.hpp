@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: rows of a table, picked by index.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled lookup: y[i] = table[ids[i]]; dtable[v] = β Σ_{i: ids[i] = v} dy[i].
+/// Shapes: ids any, of 32-bit integers; table (entries, size); y and dy (ids..., size).
+/// Units:  a table ~ N(0,1) gives std(y) = 1; dy ~ N(0,1) and ids uniform over the table give
+///         std(dtable) = 1.
+/// Scales: α = 1, β = (entries / number of ids)^½.
+/// Values: table entries are rounded once to P::storage; the sums run in P::compute in the order of
+///         the ids. The table may be a parameter, or activations to pick rows from.
+/// @throws DomainError if an id is not in [0, entries); ShapeError if the table is no matrix.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4 (a lookup is a product with one-hot rows).
+struct Embedding {
+  static constexpr std::string_view name = "embedding";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+
+  template <class T>
+  [[nodiscard]] Scales<1> scales(const Array<std::int32_t>& ids, const Array<T>& table) const {
+    if (table.shape().rank() < 2) {
+      throw_shape_error(name, "ids and table (entries, size)", ids.shape(), table.shape());
+    }
+    Scales<1> s;
+    if (scaling.rule != Rule::none && ids.size() != 0) {
+      s.backward[0] =
+          std::sqrt(static_cast<double>(table.rows()) / static_cast<double>(ids.size()));
+    }
+    return s;
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/,
+                             const Array<std::int32_t>& ids, const Array<T>& table) const {
+    using Compute = typename P::compute;
+    using Storage = typename P::storage;
+    const std::size_t size = table.columns();
+    for (const std::int32_t id : ids.span()) {
+      if (id < 0 || static_cast<std::size_t>(id) >= table.rows()) {
+        throw DomainError("embedding: expected ids in [0, " + std::to_string(table.rows()) +
+                          "), got " + std::to_string(id));
+      }
+    }
+    Array<Storage> y(ids.shape().append(size), ids.resource());
+    Storage* target = y.mutable_data();
+    kernels::for_rows(ids.size(), size, [&](std::size_t i) {
+      const T* entry = table.row(static_cast<std::size_t>(ids.data()[i]));
+      kernels::for_lanes<Compute>(size, [&](std::size_t j, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(kernels::load<Compute>(entry + j, count),
+                                                           target + i * size + j, count);
+      });
+    });
+    return Forward{std::move(y), std::tuple{ids, table.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s,
+                              const std::tuple<Array<std::int32_t>, Shape>& saved,
+                              const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const auto& [ids, table] = saved;
+    const std::size_t size = table.columns();
+    require_same_shape(name, "dy and y", dy.shape(), ids.shape().append(size));
+    Array<Compute> sums = Array<Compute>::filled(table, Compute{0}, dy.resource());
+    Compute* target = sums.mutable_data();
+    // Threads share out columns, so each sum adds its terms in the order of the ids.
+    parallel_ranges(size, 4 * lanes, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        Compute* entry = target + static_cast<std::size_t>(ids.data()[i]) * size + begin;
+        const T* term = dy.row(i) + begin;
+        kernels::for_lanes<Compute>(end - begin, [&](std::size_t j, auto count) {
+          kernels::store<Overflow::infinity_or_nan, Compute>(
+              kernels::load<Compute>(entry + j, count) + kernels::load<Compute>(term + j, count),
+              entry + j, count);
+        });
+      }
+    });
+    const auto factor = static_cast<Compute>(s.backward[0]);
+    return std::tuple{kernels::map<Compute, T>([=](auto v) { return factor * v; }, sums)};
+  }
+};
+inline constexpr Apply<Embedding> embedding{};
+
+}  // namespace unit_scaling::ops

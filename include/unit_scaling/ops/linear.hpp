@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the linear layer.
+#pragma once
+
+#include <array>
+#include <cmath>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled linear layer: y = α (x wᵀ + b), dx = β_x dy w, dw = β_w dyᵀ x, db = β_b Σ dy.
+/// Shapes: x (…, fan_in), w (fan_out, fan_in), b (fan_out) or absent, y and dy (…, fan_out).
+/// Units:  x, w, dy ~ N(0,1) give unit std of y, dx, dw and db (without a constraint).
+/// Scales: α = fan_in^−½, β_x = fan_out^−½, β_w = β_b = rows^−½, rows = all extents of x but the
+///         last. The constraint binds α and β_x; w and b are leaves, so their factors stay free.
+/// Values: x and w are rounded to P::matmul_operand, dy to P::matmul_gradient (both saturating),
+///         products accumulate in P::compute, y and the gradients are rounded once to P::storage;
+///         what is saved for backward is the rounded operands. db sums dy before its rounding.
+/// @throws ShapeError if the shapes do not fit.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2 and section 4.
+struct Linear {
+  static constexpr std::string_view name = "linear";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
+
+  Scaling scaling = {};
+  /// Exponents of fan_in, fan_out and rows in α, β_x and β_w = β_b. (1, ½, ½) is a u-μP read-out.
+  std::array<double, 3> power = {0.5, 0.5, 0.5};
+
+  template <class X, class W>
+  [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
+    check(x.shape(), w.shape());
+    Scales<2> ideal;
+    if (scaling.rule != Rule::none) {
+      ideal = {.forward = inverse_power(w.shape()[1], power[0]),
+               .backward = {inverse_power(w.shape()[0], power[1]),
+                            inverse_power(x.rows(), power[2])}};
+    }
+    return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  template <class X, class W, class B>
+  [[nodiscard]] Scales<3> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b) const {
+    const Scales<2> s = scales(x, w);
+    if (b.shape() != Shape{w.shape()[0]}) {
+      throw_shape_error(name, "bias (fan_out) for w (fan_out, fan_in)", b.shape(), w.shape());
+    }
+    return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
+  }
+
+  template <Precision P, class X, class W>
+  [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
+                             const Array<W>& w) const {
+    return forward(precision, s.forward, x, w, nullptr);
+  }
+
+  template <Precision P, class X, class W, class B>
+  [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<X>& x, const Array<W>& w,
+                             const Array<B>& b) const {
+    using Compute = typename P::compute;
+    const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource());
+    return forward(precision, s.forward, x, w, bias.data());
+  }
+
+  /// @returns (dx, dw), and db if `s` has three backward factors.
+  template <Precision P, std::size_t N, class Operand, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<N>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, N>& wanted = all_wanted<N>()) const {
+    using Compute = typename P::compute;
+    const auto& [x, w] = saved;
+    const std::size_t rows = x.rows();
+    const std::size_t fan_out = w.shape()[0];
+    const std::size_t fan_in = w.shape()[1];
+    require_same_shape(name, "dy and y", dy.shape(), x.shape().with_columns(fan_out));
+    const auto g =
+        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+
+    std::array<Array<T>, N> gradients;
+    if (wanted[0]) {
+      gradients[0] = Array<T>(x.shape(), x.resource());
+      kernels::matmul<Compute>({rows, fan_in, fan_out}, kernels::row_major(g.data(), fan_out),
+                               kernels::row_major(w.data(), fan_in), gradients[0].mutable_data(),
+                               fan_in, {.scale = static_cast<Compute>(s.backward[0])});
+    }
+    if (wanted[1]) {
+      gradients[1] = Array<T>(w.shape(), x.resource());
+      kernels::matmul<Compute>({fan_out, fan_in, rows},
+                               kernels::row_major(g.data(), fan_out).transposed(),
+                               kernels::row_major(x.data(), fan_in), gradients[1].mutable_data(),
+                               fan_in, {.scale = static_cast<Compute>(s.backward[1])});
+    }
+    if constexpr (N == 3) {
+      if (wanted[2]) {
+        gradients[2] =
+            kernels::column_sums<Compute, T>(dy.data(), rows, Shape{fan_out},
+                                             static_cast<Compute>(s.backward[2]), x.resource());
+      }
+    }
+    return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
+  }
+
+ private:
+  static double inverse_power(std::size_t size, double exponent) {
+    // An extent of zero has no elements to scale; any finite factor will do.
+    return size == 0 ? 1 : std::pow(static_cast<double>(size), -exponent);
+  }
+
+  static void check(const Shape& x, const Shape& w) {
+    if (w.rank() != 2 || x.rank() < 1 || x.columns() != w[1]) {
+      throw_shape_error(name, "x (..., fan_in) and w (fan_out, fan_in)", x, w);
+    }
+  }
+
+  template <Precision P, class X, class W>
+  static auto forward(P /*precision*/, double scale, const Array<X>& x, const Array<W>& w,
+                      const typename P::compute* bias) {
+    using Operand = typename P::matmul_operand;
+    using Compute = typename P::compute;
+    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
+    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
+    const std::size_t fan_in = w.shape()[1];
+    const std::size_t fan_out = w.shape()[0];
+    Array<typename P::storage> y(x.shape().with_columns(fan_out), x.resource());
+    kernels::matmul<Compute>({x.rows(), fan_out, fan_in}, kernels::row_major(x_operand.data(), fan_in),
+                             kernels::row_major(w_operand.data(), fan_in).transposed(),
+                             y.mutable_data(), fan_out,
+                             {.scale = static_cast<Compute>(scale), .bias = bias});
+    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+  }
+};
+inline constexpr Apply<Linear> linear{};
+
+}  // namespace unit_scaling::ops

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the product of two matrices of activations.
+#pragma once
+
+#include <array>
+#include <cmath>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled matrix product, one for each index of the leading extents:
+/// y = α l r, dl = β_l dy rᵀ, dr = β_r lᵀ dy.
+/// Shapes: l (…, m, k), r (…, k, n), y and dy (…, m, n), with equal leading extents.
+/// Units:  l, r, dy ~ N(0,1) give unit std of y, dl and dr (without a constraint).
+/// Scales: α = k^−½, β_l = n^−½, β_r = m^−½; the constraint binds all three.
+/// Values: l and r are rounded to P::matmul_operand, dy to P::matmul_gradient (both saturating);
+///         products accumulate in P::compute, results are rounded once to P::storage.
+/// @throws ShapeError if the shapes do not fit.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
+struct Matmul {
+  static constexpr std::string_view name = "matmul";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+
+  template <class L, class R>
+  [[nodiscard]] Scales<2> scales(const Array<L>& left, const Array<R>& right) const {
+    const Extents e = extents(left.shape(), right.shape());
+    const auto factor = [](std::size_t size) {
+      return size == 0 ? 1 : 1 / std::sqrt(static_cast<double>(size));
+    };
+    Scales<2> ideal;
+    if (scaling.rule != Rule::none) {
+      ideal = {.forward = factor(e.k), .backward = {factor(e.n), factor(e.m)}};
+    }
+    return constrain<2>(scaling.effective_constraint(), ideal);
+  }
+
+  template <Precision P, class L, class R>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<L>& left,
+                             const Array<R>& right) const {
+    using Operand = typename P::matmul_operand;
+    const Extents e = extents(left.shape(), right.shape());
+    const auto l = kernels::convert<Operand, Overflow::saturate>(left);
+    const auto r = kernels::convert<Operand, Overflow::saturate>(right, left.resource());
+    auto y = product<P>(e.batch, {e.m, e.n, e.k}, l.data(), {e.k, 1}, r.data(), {e.n, 1},
+                        left.shape().with_columns(e.n), s.forward, left.resource());
+    return Forward{std::move(y), std::tuple{l, r}};
+  }
+
+  template <Precision P, class Operand, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, 2>& wanted = all_wanted<2>()) const {
+    const auto& [l, r] = saved;
+    const Extents e = extents(l.shape(), r.shape());
+    require_same_shape(name, "dy and y", dy.shape(), l.shape().with_columns(e.n));
+    const auto g =
+        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, l.resource());
+    Array<T> dl;
+    Array<T> dr;
+    if (wanted[0]) {
+      dl = product<P>(e.batch, {e.m, e.k, e.n}, g.data(), {e.n, 1}, r.data(), {1, e.n}, l.shape(),
+                      s.backward[0], l.resource());
+    }
+    if (wanted[1]) {
+      dr = product<P>(e.batch, {e.k, e.n, e.m}, l.data(), {1, e.k}, g.data(), {e.n, 1}, r.shape(),
+                      s.backward[1], l.resource());
+    }
+    return std::tuple{std::move(dl), std::move(dr)};
+  }
+
+ private:
+  struct Extents {
+    std::size_t batch, m, k, n;
+  };
+  struct Strides {
+    std::size_t row, column;
+  };
+
+  static Extents extents(const Shape& l, const Shape& r) {
+    const std::size_t rank = l.rank();
+    if (rank < 2 || r.rank() != rank || l[rank - 1] != r[rank - 2] ||
+        !std::equal(l.begin(), l.end() - 2, r.begin())) {
+      throw_shape_error(name, "left (..., m, k) and right (..., k, n) with equal leading extents",
+                        l, r);
+    }
+    const std::size_t batch =
+        Shape(std::span<const std::size_t>(l.begin(), rank - 2)).size();
+    return {batch, l[rank - 2], l[rank - 1], r[rank - 1]};
+  }
+
+  /// One product for each index of the batch, all of the same extents and strides.
+  template <Precision P, class A, class B>
+  static Array<typename P::storage> product(std::size_t batch, const kernels::MatmulSize& size,
+                                            const A* a, Strides a_strides, const B* b,
+                                            Strides b_strides, const Shape& shape, double scale,
+                                            std::pmr::memory_resource* resource) {
+    using Compute = typename P::compute;
+    Array<typename P::storage> out(shape, resource);
+    auto* target = out.mutable_data();
+    parallel_for(batch, [&](std::size_t i) {
+      kernels::matmul<Compute>(
+          size,
+          kernels::MatrixView<A>{a + i * size.rows * size.inner, a_strides.row, a_strides.column},
+          kernels::MatrixView<B>{b + i * size.inner * size.columns, b_strides.row,
+                                 b_strides.column},
+          target + i * size.rows * size.columns, size.columns,
+          {.scale = static_cast<Compute>(scale)});
+    });
+    return out;
+  }
+};
+inline constexpr Apply<Matmul> matmul{};
+
+}  // namespace unit_scaling::ops

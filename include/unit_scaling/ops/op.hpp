@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: what every op is made of, and all that the tape knows of them.
+///
+/// An op is a struct of its attributes (scaling, epsilon, τ, …) with three member functions:
+///
+///     auto scales(x, ...) const -> Scales<N>;                      // sizes in, factors out
+///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
+///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
+///
+/// `dx, ...` are the gradients of the N differentiable arguments, in order; `wanted`, where an op
+/// takes it, is a `std::array<bool, N>` that says which of them will be used, and the others may be
+/// left empty.
+/// and `inline constexpr Apply<Op> name{}`, a function object that computes on arrays and records
+/// on variables. `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/scaling/rule.hpp"
+
+namespace unit_scaling::ops {
+
+/// The result of an op: its output (a tuple of arrays if it has several) and the arrays, as a
+/// tuple, that its backward pass reads.
+template <class Output, class... Saved>
+struct Forward {
+  Output output;
+  std::tuple<Saved...> saved;
+};
+template <class Output, class... Saved>
+Forward(Output, std::tuple<Saved...>) -> Forward<Output, Saved...>;
+
+/// A scaled op: a name for messages and reports, and the numbers of array arguments it accepts.
+template <class Op>
+concept ScaledOp = std::default_initializable<Op> && requires {
+  { Op::name } -> std::convertible_to<std::string_view>;
+  { Op::accepts(std::size_t{}) } -> std::same_as<bool>;
+};
+
+/// Every gradient wanted: the default of the backward passes that can leave some out.
+template <std::size_t N>
+[[nodiscard]] constexpr std::array<bool, N> all_wanted() {
+  std::array<bool, N> result{};
+  result.fill(true);
+  return result;
+}
+
+/// True if the gradient entering the op's backward pass is an operand of a matrix product there,
+/// so that it is rounded to `P::matmul_gradient` first.
+template <class Op>
+inline constexpr bool rounds_gradient = requires { requires Op::rounds_gradient; };
+
+/// The function object of an op. Called with arrays it computes, in the precision given by the
+/// first argument or, without one, in the format of the first array; called with a variable of a
+/// tape it records there (`record` is found by argument-dependent lookup: this layer knows of no
+/// tape). The last argument, which may be left out, holds the attributes: `gelu(x, {.mult = 2})`.
+template <ScaledOp Op>
+struct Apply {
+  template <class A>
+    requires(Op::accepts(1) && !Precision<A>)
+  [[nodiscard]] auto operator()(const A& a, const Op& op = {}) const {
+    return apply(op, a);
+  }
+  template <class A, class B>
+    requires(Op::accepts(2) && !Precision<A>)
+  [[nodiscard]] auto operator()(const A& a, const B& b, const Op& op = {}) const {
+    return apply(op, a, b);
+  }
+  template <class A, class B, class C>
+    requires(Op::accepts(3) && !Precision<A>)
+  [[nodiscard]] auto operator()(const A& a, const B& b, const C& c, const Op& op = {}) const {
+    return apply(op, a, b, c);
+  }
+  template <Precision P, class A>
+    requires(Op::accepts(1))
+  [[nodiscard]] auto operator()(P precision, const A& a, const Op& op = {}) const {
+    return compute(precision, op, a);
+  }
+  template <Precision P, class A, class B>
+    requires(Op::accepts(2))
+  [[nodiscard]] auto operator()(P precision, const A& a, const B& b, const Op& op = {}) const {
+    return compute(precision, op, a, b);
+  }
+  template <Precision P, class A, class B, class C>
+    requires(Op::accepts(3))
+  [[nodiscard]] auto operator()(P precision, const A& a, const B& b, const C& c,
+                                const Op& op = {}) const {
+    return compute(precision, op, a, b, c);
+  }
+
+ private:
+  template <class First, class... Rest>
+  static auto apply(const Op& op, const First& first, const Rest&... rest) {
+    if constexpr ((is_array<First> && ... && is_array<Rest>)) {
+      // Integer arguments (token ids) say nothing about precision; the first other one does.
+      using T = typename FirstStorage<First, Rest...>::type;
+      return compute(precision::uniform<T>{}, op, first, rest...);
+    } else {
+      return record(op, first, rest...);
+    }
+  }
+
+  template <Precision P, class... Arrays>
+  static auto compute(P precision, const Op& op, const Arrays&... arrays) {
+    return op.forward(precision, op.scales(arrays...), arrays...).output;
+  }
+
+  template <class First, class... Rest>
+  struct FirstStorage : FirstStorage<Rest...> {};
+  template <Storage T, class... Rest>
+  struct FirstStorage<Array<T>, Rest...> {
+    using type = T;
+  };
+};
+
+}  // namespace unit_scaling::ops

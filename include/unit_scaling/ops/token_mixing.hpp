@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: a linear layer across positions instead of channels.
+#pragma once
+
+#include <array>
+#include <cmath>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled mixing of positions: y_b = α w x_b for each sequence b, dx_b = β_x wᵀ dy_b,
+/// dw = β_w Σ_b dy_b x_bᵀ.
+/// Shapes: x (…, positions, channels), w (out_positions, positions), y (…, out_positions, channels).
+/// Units:  x, w, dy ~ N(0,1) give unit std of y, dx and dw (without a constraint).
+/// Scales: a linear layer's, with fan_in = positions, fan_out = out_positions and one row for each
+///         channel of each sequence: α = fan_in^−½, β_x = fan_out^−½, β_w = rows^−½. The
+///         constraint binds α and β_x.
+/// Values: as ops::Linear; the sum over b is part of the one accumulation in P::compute.
+/// @throws ShapeError if the shapes do not fit.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2; Tolstikhin et al. 2021 (MLP-Mixer),
+///      arXiv:2105.01601, section 2.
+struct TokenMixing {
+  static constexpr std::string_view name = "token_mixing";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+
+  template <class X, class W>
+  [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
+    const Extents e = extents(x.shape(), w.shape());
+    const auto factor = [](std::size_t size) {
+      return size == 0 ? 1 : 1 / std::sqrt(static_cast<double>(size));
+    };
+    Scales<2> ideal;
+    if (scaling.rule != Rule::none) {
+      ideal = {.forward = factor(e.positions),
+               .backward = {factor(e.out_positions), factor(e.batch * e.channels)}};
+    }
+    return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  template <Precision P, class X, class W>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
+                             const Array<W>& w) const {
+    using Operand = typename P::matmul_operand;
+    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
+    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
+    const Extents e = extents(x.shape(), w.shape());
+    auto y = mix<P>(e, e.positions, e.out_positions, x_operand,
+                    kernels::row_major(w_operand.data(), e.positions), s.forward);
+    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+  }
+
+  template <Precision P, class Operand, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, 2>& wanted = all_wanted<2>()) const {
+    using Compute = typename P::compute;
+    const auto& [x, w] = saved;
+    const Extents e = extents(x.shape(), w.shape());
+    require_same_shape(name, "dy and y", dy.shape(), with_positions(x.shape(), e.out_positions));
+    const auto g =
+        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+    Array<T> dx;
+    Array<T> dw;
+    if (wanted[0]) {
+      dx = mix<P>(e, e.out_positions, e.positions, g,
+                  kernels::row_major(w.data(), e.positions).transposed(), s.backward[0]);
+    }
+    if (wanted[1]) {
+      dw = Array<T>(w.shape(), x.resource());
+      kernels::matmul<Compute>(
+          {e.out_positions, e.positions, e.channels, e.batch},
+          kernels::row_major(g.data(), e.channels, e.out_positions * e.channels),
+          kernels::MatrixView<Operand>{x.data(), 1, e.channels, e.positions * e.channels},
+          dw.mutable_data(), e.positions, {.scale = static_cast<Compute>(s.backward[1])});
+    }
+    return std::tuple{std::move(dx), std::move(dw)};
+  }
+
+ private:
+  struct Extents {
+    std::size_t batch, positions, channels, out_positions;
+  };
+
+  static Extents extents(const Shape& x, const Shape& w) {
+    const std::size_t rank = x.rank();
+    if (rank < 2 || w.rank() != 2 || x[rank - 2] != w[1]) {
+      throw_shape_error(name, "x (..., positions, channels) and w (out_positions, positions)", x,
+                        w);
+    }
+    return {Shape(std::span<const std::size_t>(x.begin(), rank - 2)).size(), w[1], x[rank - 1],
+            w[0]};
+  }
+
+  static Shape with_positions(const Shape& x, std::size_t positions) {
+    std::array<std::size_t, Shape::max_rank> extents{};
+    std::copy(x.begin(), x.end(), extents.begin());
+    extents[x.rank() - 2] = positions;
+    return Shape(std::span<const std::size_t>(extents.data(), x.rank()));
+  }
+
+  /// `scale * weight * x_b` for each sequence b; weight is (to, from).
+  template <Precision P, class X, class W>
+  static Array<typename P::storage> mix(const Extents& e, std::size_t from, std::size_t to,
+                                        const Array<X>& x, const kernels::MatrixView<W>& weight,
+                                        double scale) {
+    using Compute = typename P::compute;
+    Array<typename P::storage> y(with_positions(x.shape(), to), x.resource());
+    auto* target = y.mutable_data();
+    parallel_for(e.batch, [&](std::size_t b) {
+      kernels::matmul<Compute>({to, e.channels, from}, weight,
+                               kernels::row_major(x.data() + b * from * e.channels, e.channels),
+                               target + b * to * e.channels, e.channels,
+                               {.scale = static_cast<Compute>(scale)});
+    });
+    return y;
+  }
+};
+inline constexpr Apply<TokenMixing> token_mixing{};
+
+}  // namespace unit_scaling::ops

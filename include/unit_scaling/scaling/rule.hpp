@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer scaling: which set of scale rules an op follows.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "unit_scaling/scaling/constraint.hpp"
+
+namespace unit_scaling {
+
+/// A set of scale rules.
+enum class Rule {
+  none,   ///< Every factor is one and a mean loss is a mean: the ordinary model, our baseline.
+  paper,  ///< The factors of Blake et al. 2023, arXiv:2303.11257, table A.2.
+  umup,   ///< The factors of u-μP (arXiv:2407.17465) as the reference library computes them.
+};
+
+[[nodiscard]] constexpr std::string_view to_string(Rule rule) {
+  switch (rule) {
+    case Rule::none: return "none";
+    case Rule::paper: return "paper";
+    case Rule::umup: return "umup";
+  }
+  return "?";
+}
+
+/// The rules an op follows, and the constraint on its factors.
+struct Scaling {
+  Rule rule = Rule::paper;
+  /// Empty: the rule's own, which is gmean for the paper and to_output_scale for u-μP.
+  std::optional<Constraint> constraint = std::nullopt;
+
+  /// The constraint in force.
+  [[nodiscard]] constexpr Constraint effective_constraint() const {
+    if (rule == Rule::none) return constraint::none;
+    return constraint.value_or(rule == Rule::paper ? constraint::gmean
+                                                   : constraint::to_output_scale);
+  }
+
+  /// The same rules under another constraint.
+  [[nodiscard]] constexpr Scaling with(const Constraint& other) const { return {rule, other}; }
+
+  /// The same rules for an op all of whose inputs are cut-edges, so that nothing is constrained.
+  [[nodiscard]] constexpr Scaling on_cut_edge() const { return with(constraint::none); }
+};
+
+namespace scaling {
+
+inline constexpr Scaling none{Rule::none};
+inline constexpr Scaling paper{Rule::paper};
+inline constexpr Scaling umup{Rule::umup};
+
+}  // namespace scaling
+
+}  // namespace unit_scaling

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer scaling: the factors of one op.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+namespace unit_scaling {
+
+/// The scale factors of an op f with `N` differentiable inputs: the forward pass computes
+/// `y = forward · f(x…)`, the backward pass `dx_i = backward[i] · (∂f/∂x_i)ᵀ dy`.
+/// All factors equal to one give f itself and its true gradient.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4.
+template <std::size_t N>
+struct Scales {
+  double forward = 1;
+  std::array<double, N> backward = [] {
+    std::array<double, N> ones{};
+    ones.fill(1);
+    return ones;
+  }();
+
+  friend constexpr bool operator==(const Scales&, const Scales&) = default;
+};
+
+}  // namespace unit_scaling
