@@ -104,7 +104,9 @@ class Tape {
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
   template <class Op, class... Args>
   auto record(const Op& op, const Args&... args) {
-    return record_resolved(op, resolve(args)...);
+    // In braces, left to right: parameters are numbered in the order of the arguments.
+    const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
+    return std::apply([&](const auto&... each) { return record_resolved(op, each...); }, resolved);
   }
 
   /// Computes the gradient of `seed * loss` with respect to every parameter and input.

@@ -52,10 +52,14 @@ static_assert(bfloat16::format.min_subnormal() == 0x1p-133);
 static_assert(bfloat16::format.infinity_code() == 0x7f80);
 static_assert(bfloat16::format.nan_code() == 0x7fc0);
 
-static_assert(sizeof(float8_e4m3fn) == 1 && alignof(float8_e4m3fn) == 1);
-static_assert(sizeof(float8_e5m2) == 1 && sizeof(float16) == 2 && sizeof(bfloat16) == 2);
-static_assert(std::is_trivially_copyable_v<float8_e4m3fn> && std::is_trivially_copyable_v<float16>);
-static_assert(std::is_standard_layout_v<float8_e4m3fn> && std::is_standard_layout_v<float16>);
+static_assert(sizeof(float8_e4m3fn) == 1);
+static_assert(sizeof(float8_e5m2) == 1);
+static_assert(sizeof(float16) == 2);
+static_assert(sizeof(bfloat16) == 2);
+static_assert(std::is_trivially_copyable_v<float8_e4m3fn>);
+static_assert(std::is_trivially_copyable_v<float16>);
+static_assert(std::is_standard_layout_v<float8_e4m3fn>);
+static_assert(std::is_standard_layout_v<float16>);
 
 // The examples of the overflow rule in rounding.hpp.
 static_assert(float8_e4m3fn(464.0F).bits() == 0x7e);

@@ -12,6 +12,10 @@
 #include <cstdint>
 #include <numbers>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>  // the one vector instruction that no operator spells: square root
+#endif
+
 #include "unit_scaling/core/simd.hpp"
 
 namespace unit_scaling::kernels {
@@ -59,6 +63,19 @@ namespace unit_scaling::kernels {
   const float32x16 zero = splat<float32x16>(0);
   const float32x16 infinity = splat<float32x16>(HUGE_VALF);
   return select(x < lowest, zero, select(x > highest, infinity, result));
+}
+
+[[nodiscard]] inline double sqrt(double x) { return std::sqrt(x); }
+
+/// √x, correctly rounded; NaN below zero.
+[[nodiscard]] inline float32x16 sqrt(float32x16 x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<float32x16>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(x)));
+#else
+  // std::sqrt may set errno, which keeps compilers from using the vector instruction by themselves.
+  for (std::size_t i = 0; i < lanes; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
 }
 
 /// φ and Φ of one argument: the density and the distribution function of N(0, 1).

@@ -73,7 +73,8 @@ struct Embedding {
                               const std::tuple<Array<std::int32_t>, Shape>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [ids, table] = saved;
+    const Array<std::int32_t>& ids = std::get<0>(saved);
+    const Shape& table = std::get<1>(saved);
     const std::size_t size = table.columns();
     require_same_shape(name, "dy and y", dy.shape(), ids.shape().append(size));
     Array<Compute> sums = Array<Compute>::filled(table, Compute{0}, dy.resource());

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <numbers>
+#include <type_traits>
 
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -68,7 +69,7 @@ struct Gelu {
   [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s,
                               const std::tuple<Array<T>>& saved, const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [x] = saved;
+    const Array<T>& x = std::get<0>(saved);
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     const auto m = static_cast<Compute>(mult);
     const auto b = static_cast<Compute>(s.backward[0]);
@@ -81,24 +82,31 @@ struct Gelu {
     })
                                             : function([](auto v) {
       const auto gate = tanh_gate(v);
-      return gate + v * gate * (1.0F - gate) * inner_slope(v);
+      // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
+      const auto correction = v * gate * (1.0F - gate) * inner_slope(v);
+      return gate + kernels::select_lane(v * v > 1e4F, decltype(v){}, correction);
     })};
   }
 
  private:
-  static constexpr float cubic = 0.044715F;
-  static constexpr float twice_sqrt_2_over_pi =
-      static_cast<float>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+  /// The constants of the tanh form in the precision of the lanes they meet.
+  template <class V>
+  struct Tanh {
+    using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
+    static constexpr auto cubic = static_cast<Scalar>(0.044715);
+    static constexpr auto twice_sqrt_2_over_pi =
+        static_cast<Scalar>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+  };
 
   /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
   template <class V>
   static V tanh_gate(V v) {
-    return kernels::sigmoid(twice_sqrt_2_over_pi * (v + cubic * v * v * v));
+    return kernels::sigmoid(Tanh<V>::twice_sqrt_2_over_pi * (v + Tanh<V>::cubic * v * v * v));
   }
   /// d(2u)/dv.
   template <class V>
   static V inner_slope(V v) {
-    return twice_sqrt_2_over_pi * (1.0F + 3 * cubic * v * v);
+    return Tanh<V>::twice_sqrt_2_over_pi * (1.0F + 3 * Tanh<V>::cubic * v * v);
   }
 };
 inline constexpr Apply<Gelu> gelu{};

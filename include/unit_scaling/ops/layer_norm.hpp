@@ -71,7 +71,8 @@ struct LayerNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [x, statistics] = saved;
+    const Array<T>& x = std::get<0>(saved);
+    const Array<Compute>& statistics = std::get<1>(saved);
     return std::tuple{input_gradient<Compute>(
         s.backward[0], x, statistics, dy,
         [&](std::size_t i, std::size_t j, auto count) {

@@ -114,12 +114,14 @@ struct Apply {
     return op.forward(precision, op.scales(arrays...), arrays...).output;
   }
 
+  /// @cond
   template <class First, class... Rest>
   struct FirstStorage : FirstStorage<Rest...> {};
   template <Storage T, class... Rest>
   struct FirstStorage<Array<T>, Rest...> {
     using type = T;
   };
+  /// @endcond
 };
 
 }  // namespace unit_scaling::ops

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// Trains a BERT-style masked character model in FP8 with unit scaling on real text, and compares it
+// with other precisions and with plain models. `bert_mlp --help` lists what can be asked of it.
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <stdexcept>
+#include <vector>
+
+#include "bert_mlp/corpus.hpp"
+#include "bert_mlp/experiments.hpp"
+#include "bert_mlp/machine.hpp"
+#include "bert_mlp/options.hpp"
+#include "bert_mlp/report.hpp"
+#include "bert_mlp/training.hpp"
+
+namespace bert_mlp {
+
+void run(const Options& options) {
+  us::set_thread_count(options.threads);
+  const us::train::TextCorpus corpus(corpus_bytes(options.data), options.window);
+  if (options.print_scales) {
+    const std::vector<Variant> variants =
+        options.variants.size() == 1 ? options.variants
+                                     : std::vector{Variant{"fp32", us::scaling::paper, 1},
+                                                   Variant{"fp32", us::scaling::none, 1}};
+    for (const Variant& variant : variants) std::cout << scale_table(options, variant, corpus);
+    return;
+  }
+
+  const Machine machine = measure_machine();
+  std::vector<RunResult> runs;
+  if (options.loss_scale_window) {
+    runs = loss_scale_window(options, corpus, machine);
+    write_file(options.out / "window.svg", window_svg(options, runs));
+    write_file(options.out / "window.md", window_table(runs));
+  } else {
+    for (std::size_t i = 0; i < options.variants.size(); ++i) {
+      // One checkpoint: of the only run, or of the unit-scaled FP8 one that a comparison is about.
+      const Variant& variant = options.variants[i];
+      const bool save = options.variants.size() == 1 || variant.name() == "fp8 unit";
+      runs.push_back(train(options, variant, corpus, machine, save));
+    }
+    write_file(options.out / "loss.svg", loss_svg(options, runs));
+  }
+  const std::string json = summary(options, runs, machine).dump(2) + "\n";
+  write_file(options.out / "summary.json", json);
+  write_file(options.out / "metrics.csv", metrics_csv(runs));
+  if (options.json) {
+    std::cout << json;
+  } else if (!options.quiet) {
+    std::cout << "\n"
+              << (options.loss_scale_window ? window_table(runs)
+                                            : comparison_table(runs, machine))
+              << "\nResults are in " << options.out.string() << "\n";
+  }
+}
+
+}  // namespace bert_mlp
+
+int main(int argc, char** argv) {
+  try {
+    bert_mlp::run(bert_mlp::parse_options(argc, argv));
+    return 0;
+  } catch (const std::invalid_argument& error) {
+    std::cerr << "bert_mlp: " << error.what() << "\n";
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "bert_mlp: " << error.what() << "\n";
+    return 1;
+  }
+}

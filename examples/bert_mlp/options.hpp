@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT
+// What the user asks bert_mlp to do.
+#pragma once
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "unit_scaling/nn/residual.hpp"
+#include "unit_scaling/scaling/rule.hpp"
+#include "unit_scaling/train/schedule.hpp"
+
+namespace bert_mlp {
+
+namespace us = unit_scaling;
+
+/// One model to train: a precision, the scale rules, and a factor on the loss.
+struct Variant {
+  std::string precision = "fp8";  // fp32, fp16, bf16 or fp8
+  us::Scaling scaling = us::scaling::paper;
+  double loss_scale = 1;
+
+  [[nodiscard]] bool is_unit() const { return scaling.rule != us::Rule::none; }
+
+  /// "unit", "none", "loss:1024"; the only way this is spelled.
+  [[nodiscard]] std::string scaling_name() const {
+    if (loss_scale == 1) return is_unit() ? "unit" : "none";
+    char factor[32];
+    const auto end = std::to_chars(factor, factor + sizeof(factor), loss_scale).ptr;
+    return (is_unit() ? "unit+loss:" : "loss:") + std::string(factor, end);
+  }
+  [[nodiscard]] std::string name() const { return precision + " " + scaling_name(); }
+};
+
+struct Options {
+  std::vector<std::filesystem::path> data;
+  std::vector<Variant> variants;  // to be trained, one after another
+  std::size_t hidden_size = 128;
+  std::size_t layers = 4;
+  std::size_t window = 16;
+  std::size_t batch = 64;
+  us::nn::NormPlacement norm = us::nn::NormPlacement::pre;
+  std::size_t steps = 1000;
+  std::optional<std::size_t> stop_at;
+  std::optional<double> learning_rate;
+  us::Schedule::Decay schedule = us::Schedule::Decay::linear;
+  std::string optimizer = "adamw";
+  double weight_decay = 0.01;
+  std::uint64_t seed = 1;
+  std::size_t threads = 1;
+  std::size_t eval_every = 0;
+  std::filesystem::path out;
+  std::filesystem::path resume;
+  bool quiet = false;
+  bool json = false;
+  bool print_scales = false;
+  bool loss_scale_window = false;
+  bool batch_given = false;
+  std::string command;  // as typed, for the summary
+
+  /// The learning rate of a variant: what was asked for, else the best of the sweep in
+  /// docs/results.md for its scale rules and optimiser.
+  [[nodiscard]] double rate_of(const Variant& variant) const {
+    if (learning_rate) return *learning_rate;
+    if (optimizer == "sgd") return variant.is_unit() ? 0x1p-7 : 0x1p-2;
+    return variant.is_unit() ? 0x1p-4 : 0x1p-7;
+  }
+
+  [[nodiscard]] us::Schedule rate_schedule() const {
+    return {.warmup_steps = std::min<std::size_t>(steps / 10 + 1, steps),
+            .total_steps = steps,
+            .decay = schedule};
+  }
+};
+
+/// Reads "unit", "none", "loss", "loss:FACTOR" or "unit+loss:FACTOR".
+/// @throws std::invalid_argument for anything else.
+inline Variant parse_variant(const std::string& precision, const std::string& scaling) {
+  constexpr std::array precisions{"fp32", "fp16", "bf16", "fp8"};
+  if (std::find(precisions.begin(), precisions.end(), precision) == precisions.end()) {
+    throw std::invalid_argument("precision '" + precision +
+                                "': expected fp32, fp16, bf16 or fp8");
+  }
+  if (scaling == "unit") return {precision, us::scaling::paper, 1};
+  if (scaling == "none") return {precision, us::scaling::none, 1};
+  if (scaling == "loss") return {precision, us::scaling::none, 1024};
+  const std::size_t colon = scaling.find(':');
+  const std::string rules = scaling.substr(0, colon);
+  if (colon != std::string::npos && (rules == "loss" || rules == "unit+loss")) {
+    double factor = 0;
+    const char* end = scaling.data() + scaling.size();
+    const auto [rest, error] = std::from_chars(scaling.data() + colon + 1, end, factor);
+    // The factor and its reciprocal must be floats.
+    if (error == std::errc{} && rest == end && factor >= 0x1p-64 && factor <= 0x1p64) {
+      return {precision, rules == "loss" ? us::scaling::none : us::scaling::paper, factor};
+    }
+  }
+  throw std::invalid_argument("scaling '" + scaling +
+                              "': expected unit, none, loss, loss:FACTOR or unit+loss:FACTOR, "
+                              "with a factor from 2^-64 to 2^64");
+}
+
+/// Fails now rather than after the training: makes the folder and tries to write in it.
+inline void require_writable(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error || !std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0) {
+    throw std::invalid_argument("--out '" + folder.string() + "': cannot write there");
+  }
+}
+
+/// Reads the command line. Exits with 0 after --help, with 2 and one line on a mistake.
+inline Options parse_options(int argc, char** argv) {
+  Options options;
+  options.threads = std::max(1U, std::thread::hardware_concurrency());
+  for (int i = 0; i < argc; ++i) {
+    options.command += (i == 0 ? "" : " ") + std::string(argv[i]);
+  }
+  std::string precision = "fp8";
+  std::string scaling = "unit";
+  std::string compare = "fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none";
+  std::string norm = "pre";
+  std::string schedule = "linear";
+
+  CLI::App app{
+      "Trains a BERT-style masked character model on text, in FP8 with unit scaling and in what\n"
+      "else you name, and compares them. Without arguments: five variants on the project's own\n"
+      "sources."};
+  app.get_formatter()->column_width(34);
+  app.add_option("--data", options.data,
+                 "File to train on, any bytes; may be repeated (default: the project's sources)")
+      ->allow_extra_args(false);
+  auto* precision_option =
+      app.add_option("--precision", precision, "fp32, fp16, bf16 or fp8")->capture_default_str();
+  auto* scaling_option =
+      app.add_option("--scaling", scaling,
+                     "unit (the paper's rules), none (plain), loss[:FACTOR] (plain with a loss "
+                     "scale, 1024 if not given), unit+loss:FACTOR")
+          ->capture_default_str();
+  auto* compare_option =
+      app.add_option("--compare", compare,
+                     "PRECISION:SCALING,...: train these one after another and compare; the default "
+                     "when neither --precision nor --scaling is given")
+          ->capture_default_str()
+          ->expected(0, 1);
+  app.add_option("--norm", norm, "pre or post: where residual branches are normalised")
+      ->capture_default_str();
+  app.add_option("--hidden", options.hidden_size, "Channels of the model")
+      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
+  app.add_option("--layers", options.layers, "Blocks of the model")
+      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 10));
+  app.add_option("--window", options.window, "Characters in a sequence")
+      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
+  auto* batch_option = app.add_option("--batch", options.batch, "Sequences in a step")
+      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
+  app.add_option("--steps", options.steps, "Steps to train")
+      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31));
+  app.add_option("--stop-at", options.stop_at,
+                 "Step at which to stop early; go on with --resume (default: do not)");
+  app.add_option("--lr", options.learning_rate,
+                 "Peak learning rate (default: the best of docs/results.md for the scaling and "
+                 "the optimizer)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--schedule", schedule,
+                 "constant, linear or cosine: what the rate does after a warm-up over a tenth of "
+                 "the steps")
+      ->capture_default_str();
+  app.add_option("--optimizer", options.optimizer, "adamw or sgd")
+      ->capture_default_str()->check(CLI::IsMember({"adamw", "sgd"}));
+  app.add_option("--weight-decay", options.weight_decay, "Decoupled for adamw, coupled for sgd")
+      ->capture_default_str()->check(CLI::NonNegativeNumber);
+  app.add_option("--seed", options.seed, "Of weights, batches and masks")->capture_default_str();
+  app.add_option("--threads", options.threads, "Changes the speed and nothing else")
+      ->capture_default_str()->check(CLI::Range(1, 1024));
+  app.add_option("--eval-every", options.eval_every,
+                 "Steps between validations and checkpoints (default: a fifth of the steps)");
+  app.add_option("--out", options.out, "Folder for results (default: runs/NAME in this folder)");
+  app.add_option("--resume", options.resume,
+                 "Checkpoint to go on from; for a single variant, with the same other arguments");
+  app.add_flag("--quiet", options.quiet, "No progress line and no table");
+  app.add_flag("--json", options.json, "Print summary.json instead of the table");
+  app.add_flag("--print-scales", options.print_scales,
+               "Print the scale of every weight, value and gradient at initialisation, and stop. "
+               "Takes 4 sequences unless --batch is given");
+  app.add_flag("--loss-scale-window", options.loss_scale_window,
+               "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
+               "(or in the --compare list), and draw which of them work");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    app.exit(help);
+    std::exit(0);
+  } catch (const CLI::Error& error) {
+    throw std::invalid_argument(error.what());
+  }
+
+  options.batch_given = batch_option->count() > 0;
+  if (norm != "pre" && norm != "post") {
+    throw std::invalid_argument("--norm '" + norm + "': expected pre or post");
+  }
+  options.norm = norm == "pre" ? us::nn::NormPlacement::pre : us::nn::NormPlacement::post;
+  options.schedule = us::Schedule::decay_by_name(schedule);
+  options.rate_schedule().check();
+  if (options.learning_rate && !std::isfinite(*options.learning_rate)) {
+    throw std::invalid_argument("--lr: expected a finite number");
+  }
+  const bool single = precision_option->count() + scaling_option->count() > 0;
+  if (single && compare_option->count() == 0) {
+    options.variants.push_back(parse_variant(precision, scaling));
+  } else {
+    if (options.loss_scale_window && compare_option->count() == 0) {
+      compare = "fp16:none,fp16:unit,fp8:none,fp8:unit";
+    }
+    for (const std::string& item : CLI::detail::split(compare, ',')) {
+      const std::size_t colon = item.find(':');
+      if (colon == std::string::npos) {
+        throw std::invalid_argument("--compare '" + item + "': expected PRECISION:SCALING,...");
+      }
+      options.variants.push_back(parse_variant(item.substr(0, colon), item.substr(colon + 1)));
+    }
+  }
+  if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(1, options.steps / 5);
+  if (!options.resume.empty() && options.variants.size() != 1) {
+    throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");
+  }
+  if (options.out.empty()) {
+    options.out = std::filesystem::path("runs") /
+                  (options.loss_scale_window     ? "loss-scale-window"
+                   : options.variants.size() > 1 ? "compare"
+                                                 : options.variants[0].precision + "-" +
+                                                       options.variants[0].scaling_name());
+  }
+  if (!options.print_scales) require_writable(options.out);
+  return options;
+}
+
+}  // namespace bert_mlp

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+// What bert_mlp tells of its runs: the table, summary.json, metrics.csv and loss.svg.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "machine.hpp"
+#include "options.hpp"
+#include "training.hpp"
+#include "unit_scaling/analysis/line_chart.hpp"
+
+namespace bert_mlp {
+
+/// Text by printf's rules: the only formatting that C++20 on GCC 12 has for numbers in columns.
+template <class... Arguments>
+[[nodiscard]] std::string format(const char* pattern, Arguments... arguments) {
+  char text[512];
+  std::snprintf(text, sizeof(text), pattern, arguments...);
+  return text;
+}
+
+/// Writes under a temporary name, then renames: a reader never sees half a file.
+inline void write_file(const std::filesystem::path& path, const std::string& content) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  {
+    std::ofstream file(temporary, std::ios::binary);
+    file << content;
+    if (!file.flush()) throw std::runtime_error("cannot write '" + temporary.string() + "'");
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+/// The fp32 run with the same scale rules, to compare with; null if there is none.
+inline const RunResult* float_counterpart(const std::vector<RunResult>& runs,
+                                          const RunResult& run) {
+  const auto found = std::find_if(runs.begin(), runs.end(), [&](const RunResult& other) {
+    return other.variant.precision == "fp32" && other.variant.is_unit() == run.variant.is_unit();
+  });
+  return found == runs.end() ? nullptr : &*found;
+}
+
+/// Tokens per second of the plain run in fp32 over those of the unit-scaled one; 0 if either is
+/// missing. Above 1, unit scaling costs time.
+inline double unit_over_plain(const std::vector<RunResult>& runs) {
+  double unit = 0;
+  double plain = 0;
+  for (const RunResult& run : runs) {
+    if (run.variant.precision == "fp32") (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
+  }
+  return unit > 0 && plain > 0 ? plain / unit : 0;
+}
+
+/// The comparison as a Markdown table, which also reads well in a terminal.
+inline std::string comparison_table(const std::vector<RunResult>& runs, const Machine& machine) {
+  std::vector<std::vector<std::string>> rows{{"precision", "scaling", "validation (bits/char)",
+                                              "vs fp32", "tokens/s", "saved for backward",
+                                              "non-finite / underflowed gradients"}};
+  for (const RunResult& run : runs) {
+    const RunResult* reference = float_counterpart(runs, run);
+    rows.push_back(
+        {run.variant.precision, run.variant.scaling_name(),
+         run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
+         reference == nullptr || reference == &run || !std::isfinite(run.valid_bpc)
+             ? "-"
+             : format("%+.4f", run.valid_bpc - reference->valid_bpc),
+         format("%.0f", run.tokens_per_s),
+         format("%.1f MiB", static_cast<double>(run.saved_bytes) / 0x1p20),
+         format("%.3g %% / %.3g %%", 100 * run.gradients.non_finite,
+                100 * run.gradients.underflowed)});
+  }
+  std::vector<std::size_t> width(rows[0].size());
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  }
+  std::string text;
+  const auto line = [&](const std::vector<std::string>& row) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      text += "| " + row[i] + std::string(width[i] - row[i].size() + 1, ' ');
+    }
+    text += "|\n";
+  };
+  line(rows[0]);
+  for (const std::size_t w : width) text += "|" + std::string(w + 2, '-');
+  text += "|\n";
+  for (std::size_t i = 1; i < rows.size(); ++i) line(rows[i]);
+
+  text += format("\n%s, %zu thread%s, sgemm %.0f GFLOP/s", machine.processor.c_str(),
+                 machine.threads, machine.threads == 1 ? "" : "s", machine.sgemm_gflops);
+  for (const RunResult& run : runs) {
+    if (run.variant.name() == "fp32 unit") {
+      text += format("; fp32 unit steps reach %.0f %% of it", 100 * run.sgemm_share);
+    }
+  }
+  if (const double ratio = unit_over_plain(runs); ratio > 0) {
+    text += format("; unit scaling takes %.3f x the time of plain", ratio);
+  }
+  return text + "\n";
+}
+
+/// {"command", "machine", "runs": [...]}. A figure that is not finite becomes null.
+inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
+                              const Machine& machine) {
+  nlohmann::json result{{"command", options.command},
+                        {"machine",
+                         {{"processor", machine.processor},
+                          {"threads", machine.threads},
+                          {"sgemm_gflops", machine.sgemm_gflops}}},
+                        {"unit_over_plain_time", unit_over_plain(runs)},
+                        {"runs", nlohmann::json::array()}};
+  for (const RunResult& run : runs) {
+    nlohmann::json entry{{"precision", run.variant.precision},
+                         {"scaling", run.variant.scaling_name()},
+                         {"loss_scale", run.variant.loss_scale},
+                         {"learning_rate", run.learning_rate},
+                         {"seed", options.seed},
+                         {"steps", run.steps},
+                         {"valid_bpc", run.valid_bpc},
+                         {"tokens_per_s", run.tokens_per_s},
+                         {"saved_bytes", run.saved_bytes},
+                         {"peak_rss_bytes", run.peak_rss_bytes},
+                         {"sgemm_share", run.sgemm_share},
+                         {"underflowed_gradients", run.gradients.underflowed},
+                         {"non_finite_gradients", run.gradients.non_finite}};
+    if (!run.diverged.empty()) entry["diverged"] = run.diverged;
+    result["runs"].push_back(std::move(entry));
+  }
+  return result;
+}
+
+inline std::string metrics_csv(const std::vector<RunResult>& runs) {
+  std::string text = "precision,scaling,step,training_bpc,validation_bpc\n";
+  for (const RunResult& run : runs) {
+    for (const Point& point : run.points) {
+      text += format("%s,%s,%zu,%.6f,%.6f\n", run.variant.precision.c_str(),
+                     run.variant.scaling_name().c_str(), point.step, point.training_bpc,
+                     point.validation_bpc);
+    }
+  }
+  return text;
+}
+
+inline std::string loss_svg(const Options& options, const std::vector<RunResult>& runs) {
+  us::analysis::LineChart chart;
+  chart.title = "Validation loss";
+  chart.subtitle = format("BERT-style MLP, hidden %zu, %zu layers, %zu characters a step",
+                          options.hidden_size, options.layers, options.batch * options.window);
+  chart.x_label = "step";
+  chart.y_label = "bits per character";
+  for (const RunResult& run : runs) {
+    us::analysis::LineSeries series;
+    series.name = run.variant.name();
+    for (const Point& point : run.points) {
+      series.points.emplace_back(static_cast<double>(point.step), point.validation_bpc);
+    }
+    chart.series.push_back(std::move(series));
+  }
+  return us::analysis::to_svg(chart);
+}
+
+}  // namespace bert_mlp

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: which gradients a precision loses, against float on the same step.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/formats/precision.hpp"
+
+namespace unit_scaling::analysis {
+
+/// Shares of the gradient elements of one step, over the gradient of every op's output as the op
+/// consumes it (rounded to P::matmul_gradient where it does) and of every parameter.
+struct GradientUnderflow {
+  double underflowed = 0;  ///< zero here, though not in float
+  double non_finite = 0;   ///< NaN or infinite here
+};
+
+/// Runs one step in float and one under P and compares their gradients element by element.
+/// @param record `record(tape)` records the step on a tape of any precision, with the same
+///        parameters and the same batch, and returns the loss.
+/// @param loss_scale gradient of the loss, in both.
+template <Precision P, class Record>
+[[nodiscard]] GradientUnderflow gradient_underflow(const Record& record, float loss_scale = 1) {
+  std::vector<std::vector<bool>> reference;  // for each gradient, which elements are not zero
+  Tape<precision::fp32> float_tape;
+  float_tape.observe_with([&](const Observation& seen) {
+    if (seen.direction == Observation::Direction::forward) return;
+    std::vector<bool>& nonzero = reference.emplace_back(seen.elements.size());
+    for (std::size_t i = 0; i < nonzero.size(); ++i) nonzero[i] = seen.elements[i] != 0;
+  });
+  float_tape.backward(record(float_tape), loss_scale);
+
+  std::size_t total = 0;
+  std::size_t lost = 0;
+  std::size_t non_finite = 0;
+  std::size_t next = 0;
+  Tape<P> tape;
+  tape.observe_with([&](const Observation& seen) {
+    if (seen.direction == Observation::Direction::forward) return;
+    const std::vector<bool>& nonzero = reference.at(next++);
+    for (std::size_t i = 0; i < nonzero.size(); ++i) {
+      using Gradient = typename P::matmul_gradient;
+      float element = seen.elements[i];
+      if constexpr (!std::is_floating_point_v<Gradient>) {
+        if (seen.is_matmul_gradient) {
+          element = static_cast<float>(Gradient::from_float(element, Overflow::saturate));
+        }
+      }
+      non_finite += std::isfinite(element) ? 0 : 1;
+      lost += nonzero[i] && element == 0 ? 1 : 0;
+    }
+    total += nonzero.size();
+  });
+  tape.backward(record(tape), loss_scale);
+  const auto share = [&](std::size_t count) {
+    return total == 0 ? 0 : static_cast<double>(count) / static_cast<double>(total);
+  };
+  return {share(lost), share(non_finite)};
+}
+
+}  // namespace unit_scaling::analysis

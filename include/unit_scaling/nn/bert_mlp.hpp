@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: a BERT-style masked language model that mixes positions with a matrix.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "unit_scaling/nn/embedding.hpp"
+#include "unit_scaling/nn/feed_forward.hpp"
+#include "unit_scaling/nn/layer_norm.hpp"
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/residual.hpp"
+#include "unit_scaling/nn/sequential.hpp"
+#include "unit_scaling/nn/token_mixing.hpp"
+#include "unit_scaling/ops/add.hpp"
+
+namespace unit_scaling::nn {
+
+/// Sizes of a BertMlp.
+struct BertMlpConfig {
+  std::size_t vocabulary_size = 0;
+  std::size_t window = 64;       ///< positions of a sequence
+  std::size_t hidden_size = 128;
+  std::size_t layers = 4;        ///< blocks, each of two residual branches
+  std::size_t expansion = 4;     ///< inner size of the feed-forward network over hidden_size
+  NormPlacement norm = NormPlacement::pre;
+};
+
+/// Token embedding + position embedding → blocks → layer norm → read-out over the vocabulary.
+/// A block is two residual connections: one that mixes positions (a matrix across the window; there
+/// is no attention) and BERT's feed-forward network.
+///
+/// The read-out is computed for selected positions only, and is not constrained: the edge into it
+/// is a cut-edge. So are those from the embeddings.
+class BertMlp {
+ public:
+  BertMlp(Initialiser& initialiser, const BertMlpConfig& config)
+      : config_(config),
+        tokens_(initialiser, "tokens", config.vocabulary_size, config.hidden_size),
+        positions_(initialiser, "positions", config.window, config.hidden_size),
+        add_{.scaling = initialiser.scaling().on_cut_edge()},
+        select_{.scaling = initialiser.scaling()},
+        blocks_(make_blocks(initialiser, config)),
+        norm_(initialiser, "norm", config.hidden_size),
+        readout_(initialiser, "readout", config.hidden_size, config.vocabulary_size,
+                 {.bias = false, .constraint = constraint::none}) {}
+
+  /// Logits (selected, vocabulary_size) for the positions of `ids` (batch, window) that `selected`
+  /// names by their index in row-major order.
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                       const Array<std::int32_t>& selected) const {
+    Variable<P> x = ops::add(tokens_(tape, ids), tape.parameter(positions_.table()), add_);
+    for (const Block& block : blocks_) x = block(x);
+    return readout_(norm_(ops::embedding(selected, x, select_)));
+  }
+
+  [[nodiscard]] const BertMlpConfig& config() const { return config_; }
+
+  /// Floating-point operations in the matrix products of one forward pass, per token of the input;
+  /// `selected_share` of the tokens reach the read-out. A training step takes three times as many.
+  [[nodiscard]] double matmul_flops_per_token(double selected_share) const {
+    const auto h = static_cast<double>(config_.hidden_size);
+    const double mixing = static_cast<double>(config_.window) * h;
+    const double feed_forward = 2 * static_cast<double>(config_.expansion) * h * h;
+    const double readout = selected_share * h * static_cast<double>(config_.vocabulary_size);
+    return 2 * (static_cast<double>(config_.layers) * (mixing + feed_forward) + readout);
+  }
+
+  /// Calls `visit(parameter)` for each parameter, from input to output.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    tokens_.for_each_parameter(visit);
+    positions_.for_each_parameter(visit);
+    for (Block& block : blocks_) block.for_each_parameter(visit);
+    norm_.for_each_parameter(visit);
+    readout_.for_each_parameter(visit);
+  }
+
+ private:
+  using Block = Sequential<Residual<TokenMixing>, Residual<FeedForward>>;
+
+  static std::vector<Block> make_blocks(Initialiser& initialiser, const BertMlpConfig& config) {
+    // A pre-norm skip connection sums all branches, so later ones get less weight; after a
+    // normalisation branch and skip are alike again.
+    const auto tau = [&](std::size_t branch) {
+      return config.norm == NormPlacement::pre ? running_mean_tau(branch) : 0.5;
+    };
+    std::vector<Block> blocks;
+    blocks.reserve(config.layers);
+    for (std::size_t i = 0; i < config.layers; ++i) {
+      const std::string name = "blocks." + std::to_string(i);
+      const std::size_t h = config.hidden_size;
+      Residual mixing(initialiser, name + ".mixing", h, config.norm, tau(2 * i),
+                      TokenMixing(initialiser, name + ".mixing", config.window));
+      Residual feed_forward(
+          initialiser, name + ".feed_forward", h, config.norm, tau(2 * i + 1),
+          FeedForward(initialiser, name + ".feed_forward", h, config.expansion * h));
+      blocks.emplace_back(std::move(mixing), std::move(feed_forward));
+    }
+    return blocks;
+  }
+
+  BertMlpConfig config_;
+  Embedding tokens_;
+  Embedding positions_;
+  ops::Add add_;
+  ops::Embedding select_;
+  std::vector<Block> blocks_;
+  LayerNorm norm_;
+  Linear readout_;
+};
+
+}  // namespace unit_scaling::nn

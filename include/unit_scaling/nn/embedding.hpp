@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: a lookup table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/embedding.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = ops::embedding(ids, table): ids (…) to y (…, size).
+class Embedding {
+ public:
+  Embedding(Initialiser& initialiser, const std::string& name, std::size_t entries,
+            std::size_t size)
+      : op_{.scaling = initialiser.scaling()},
+        table_(initialiser.table(name + ".table", entries, size)) {}
+
+  /// Ids carry no tape, so it is given.
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const {
+    return ops::embedding(ids, tape.parameter(table_), op_);
+  }
+
+  [[nodiscard]] const Parameter& table() const { return table_; }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    visit(table_);
+  }
+
+ private:
+  ops::Embedding op_;
+  Parameter table_;
+};
+
+}  // namespace unit_scaling::nn

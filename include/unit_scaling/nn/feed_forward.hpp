@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: the feed-forward network of BERT.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = down(gelu(up(x))): x (…, hidden_size), in between (…, inner_size).
+/// Under unit scaling the factors of all three are constrained, as they stand in a residual branch.
+/// @see Blake et al. 2023, arXiv:2303.11257, listing of the scaled FFN.
+class FeedForward {
+ public:
+  FeedForward(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
+              std::size_t inner_size)
+      : up_(initialiser, name + ".up", hidden_size, inner_size),
+        gelu_{.scaling = initialiser.scaling()},
+        down_(initialiser, name + ".down", inner_size, hidden_size) {}
+
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    return down_(ops::gelu(up_(x), gelu_));
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    up_.for_each_parameter(visit);
+    down_.for_each_parameter(visit);
+  }
+
+ private:
+  Linear up_;
+  ops::Gelu gelu_;
+  Linear down_;
+};
+
+}  // namespace unit_scaling::nn

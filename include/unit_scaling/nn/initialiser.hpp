@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: makes parameters, unit normal or with the usual scale.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/scaling/rule.hpp"
+
+namespace unit_scaling::nn {
+
+/// Makes the parameters of a model, in the order in which its modules ask for them.
+///
+/// Under unit scaling every weight is drawn from N(0,1) and the 1/√fan_in lives in the op. Under
+/// Rule::none weights have standard deviation 1/√fan_in. Lookup tables are N(0,1) under both.
+/// The n-th parameter's elements are a function of (seed, n) alone.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4, "recipe".
+class Initialiser {
+ public:
+  explicit Initialiser(std::uint64_t seed, Scaling scaling = scaling::paper)
+      : seed_(seed), scaling_(scaling) {}
+
+  /// The rules that the modules made with this initialiser follow.
+  [[nodiscard]] const Scaling& scaling() const { return scaling_; }
+
+  /// A weight matrix, (fan_out, fan_in).
+  [[nodiscard]] Parameter weight(std::string name, std::size_t fan_out, std::size_t fan_in) {
+    const double std =
+        scaling_.rule == Rule::none ? 1 / std::sqrt(static_cast<double>(fan_in)) : 1;
+    return normal(std::move(name), Shape{fan_out, fan_in}, std);
+  }
+
+  /// A lookup table, (entries, size).
+  [[nodiscard]] Parameter table(std::string name, std::size_t entries, std::size_t size) {
+    return normal(std::move(name), Shape{entries, size}, 1);
+  }
+
+  /// The bias of a linear layer: zeros.
+  [[nodiscard]] Parameter bias(std::string name, std::size_t size) {
+    return constant(std::move(name), size, 0, ParameterKind::bias);
+  }
+
+  /// The gain of a normalisation: ones.
+  [[nodiscard]] Parameter norm_gain(std::string name, std::size_t size) {
+    return constant(std::move(name), size, 1, ParameterKind::norm);
+  }
+
+  /// The shift of a normalisation: zeros.
+  [[nodiscard]] Parameter norm_bias(std::string name, std::size_t size) {
+    return constant(std::move(name), size, 0, ParameterKind::norm);
+  }
+
+ private:
+  [[nodiscard]] Parameter normal(std::string name, const Shape& shape, double std) {
+    const Random random(seed_, RandomStream::initialisation, 0, next_++);
+    Array<float> value(shape);
+    float* elements = value.mutable_data();
+    parallel_ranges(shape.size(), std::size_t{1} << 14, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) {
+        elements[i] = static_cast<float>(std * random.normal(i));
+      }
+    });
+    return {std::move(name), std::move(value), ParameterKind::weight};
+  }
+
+  [[nodiscard]] Parameter constant(std::string name, std::size_t size, float value,
+                                   ParameterKind kind) {
+    ++next_;
+    return {std::move(name), Array<float>::filled(Shape{size}, value), kind};
+  }
+
+  std::uint64_t seed_;
+  Scaling scaling_;
+  std::uint32_t next_ = 0;
+};
+
+}  // namespace unit_scaling::nn

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: layer normalisation with its gain and bias.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = ops::layer_norm(x, gain, bias) along the last extent of x (…, size).
+class LayerNorm {
+ public:
+  LayerNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
+            double epsilon = ops::LayerNorm{}.epsilon)
+      : op_{.scaling = initialiser.scaling(), .epsilon = epsilon},
+        gain_(initialiser.norm_gain(name + ".gain", size)),
+        bias_(initialiser.norm_bias(name + ".bias", size)) {}
+
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    return ops::layer_norm(x, x.tape().parameter(gain_), x.tape().parameter(bias_), op_);
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    visit(gain_);
+    visit(bias_);
+  }
+
+ private:
+  ops::LayerNorm op_;
+  Parameter gain_;
+  Parameter bias_;
+};
+
+}  // namespace unit_scaling::nn

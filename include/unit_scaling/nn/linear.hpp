@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: a linear layer with its weight and bias.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/linear.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = ops::linear(x, weight[, bias]): x (…, fan_in) to y (…, fan_out).
+class Linear {
+ public:
+  struct Options {
+    bool bias = true;
+    /// Overrides the constraint of the rules: constraint::none for a layer whose input is a
+    /// cut-edge, such as the last one.
+    std::optional<Constraint> constraint = std::nullopt;
+  };
+
+  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in,
+         std::size_t fan_out, const Options& options)
+      : op_{.scaling = initialiser.scaling()},
+        weight_(initialiser.weight(name + ".weight", fan_out, fan_in)) {
+    if (options.constraint) op_.scaling.constraint = options.constraint;
+    if (options.bias) bias_ = initialiser.bias(name + ".bias", fan_out);
+  }
+  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in,
+         std::size_t fan_out)
+      : Linear(initialiser, name, fan_in, fan_out, Options{}) {}
+
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    return bias_ ? ops::linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
+                 : ops::linear(x, x.tape().parameter(weight_), op_);
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    visit(weight_);
+    if (bias_) visit(*bias_);
+  }
+
+ private:
+  ops::Linear op_;
+  Parameter weight_;
+  std::optional<Parameter> bias_;
+};
+
+}  // namespace unit_scaling::nn

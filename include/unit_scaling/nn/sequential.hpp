@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: modules one after another.
+#pragma once
+
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/autograd/variable.hpp"
+
+namespace unit_scaling::nn {
+
+/// Applies each module to the result of the one before it. Anything callable with a variable is a
+/// module here, a lambda over an op as well; those without parameters are passed over in the walk.
+template <class... Modules>
+class Sequential {
+ public:
+  explicit Sequential(Modules... modules) : modules_(std::move(modules)...) {}
+
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    Variable<P> value = x;
+    std::apply([&](const auto&... module) { ((value = module(value)), ...); }, modules_);
+    return value;
+  }
+
+  /// Calls `visit(parameter)` for each parameter, in order.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    const auto walk = [&](auto& module) {
+      if constexpr (requires { module.for_each_parameter(visit); }) {
+        module.for_each_parameter(visit);
+      }
+    };
+    std::apply([&](auto&... module) { (walk(module), ...); }, modules_);
+  }
+
+ private:
+  std::tuple<Modules...> modules_;
+};
+
+}  // namespace unit_scaling::nn

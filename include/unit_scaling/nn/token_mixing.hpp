@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: mixing of positions, with its weight.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/token_mixing.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = ops::token_mixing(x, weight): x (…, positions, channels) to the same shape.
+class TokenMixing {
+ public:
+  TokenMixing(Initialiser& initialiser, const std::string& name, std::size_t positions)
+      : op_{.scaling = initialiser.scaling()},
+        weight_(initialiser.weight(name + ".weight", positions, positions)) {}
+
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    return ops::token_mixing(x, x.tape().parameter(weight_), op_);
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor>
+  void for_each_parameter(const Visitor& visit) {
+    visit(weight_);
+  }
+
+ private:
+  ops::TokenMixing op_;
+  Parameter weight_;
+};
+
+}  // namespace unit_scaling::nn

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer optim: Adam, and AdamW, which decays weights apart from the gradient.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/optim/learning_rate.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
+
+namespace unit_scaling::optim {
+
+/// How weight decay λ enters Adam's update at learning rate η.
+enum class WeightDecay {
+  coupled,      ///< added to the gradient, g + λ p: Adam with L2 regularisation
+  decoupled,    ///< p ← p − η λ p beside the update: AdamW as published
+  independent,  ///< p ← p − λ p, whatever η: what transfers under u-μP
+};
+
+/// Adam: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², p ← p − η m̂ / (√v̂ + ε), with the bias
+/// corrections m̂ = m / (1−β₁ᵗ), v̂ = v / (1−β₂ᵗ), in one pass over each parameter.
+/// Moments are float. Decay acts on weights and tables, not on gains and biases.
+/// @see Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101.
+class Adam {
+ public:
+  struct Options {
+    double beta1 = 0.9;
+    double beta2 = 0.999;
+    double epsilon = 1e-8;    ///< ε; gradients of a unit-scaled model are near 1
+    double weight_decay = 0;  ///< λ
+    WeightDecay decay = WeightDecay::coupled;
+    /// Rules the model follows: sets each parameter's learning_rate_factor.
+    Rule rule = Rule::none;
+  };
+
+  explicit Adam(std::vector<Parameter*> parameters) : Adam(std::move(parameters), Options{}) {}
+  Adam(std::vector<Parameter*> parameters, const Options& options)
+      : parameters_(std::move(parameters)),
+        options_(options),
+        first_moment_(detail::zeros_like(parameters_)),
+        second_moment_(detail::zeros_like(parameters_)) {}
+
+  template <Precision P>
+  void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
+    ++steps_;
+    const auto t = static_cast<double>(steps_);
+    const auto beta1 = static_cast<float>(options_.beta1);
+    const auto beta2 = static_cast<float>(options_.beta2);
+    const auto rest1 = static_cast<float>(1 - options_.beta1);
+    const auto rest2 = static_cast<float>(1 - options_.beta2);
+    const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
+    const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
+    const auto epsilon = static_cast<float>(options_.epsilon);
+    const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      const auto& gradient = tape.gradient(*parameters_[k]);
+      if (gradient.empty()) continue;
+      const double lambda = decays(*parameters_[k]) ? options_.weight_decay : 0;
+      const double parameter_rate =
+          learning_rate * learning_rate_factor(options_.rule, *parameters_[k]);
+      const auto rate = static_cast<float>(parameter_rate * first_correction);
+      const auto coupled =
+          static_cast<float>(options_.decay == WeightDecay::coupled ? lambda : 0);
+      const auto keep = static_cast<float>(
+          options_.decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
+          : options_.decay == WeightDecay::independent ? 1 - lambda
+                                                       : 1);
+      const auto* g = gradient.data();
+      float* p = parameters_[k]->value.mutable_data();
+      float* m = first_moment_[k].mutable_data();
+      float* v = second_moment_[k].mutable_data();
+      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+        const auto value = kernels::load<float>(p + i, count);
+        const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + coupled * value;
+        const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
+        const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
+        const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
+        kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+        kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+        kernels::store<Overflow::infinity_or_nan, float>(keep * value - rate * update, p + i,
+                                                         count);
+      });
+    }
+  }
+
+  [[nodiscard]] std::uint64_t steps() const { return steps_; }
+  void set_steps(std::uint64_t steps) { steps_ = steps; }
+
+  template <class Visitor>
+  void for_each_state(const Visitor& visit) {
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      visit("first_moment." + parameters_[k]->name, first_moment_[k]);
+      visit("second_moment." + parameters_[k]->name, second_moment_[k]);
+    }
+  }
+
+ private:
+  std::vector<Parameter*> parameters_;
+  Options options_;
+  std::vector<Array<float>> first_moment_;
+  std::vector<Array<float>> second_moment_;
+  std::uint64_t steps_ = 0;
+};
+
+/// Adam with decoupled weight decay, 0.01 unless said otherwise.
+class AdamW : public Adam {
+ public:
+  explicit AdamW(std::vector<Parameter*> parameters)
+      : AdamW(std::move(parameters), {.weight_decay = 0.01, .decay = WeightDecay::decoupled}) {}
+  /// @throws DomainError if `options.decay` is WeightDecay::coupled: that is Adam.
+  AdamW(std::vector<Parameter*> parameters, const Options& options)
+      : Adam(std::move(parameters), options) {
+    require(options.decay != WeightDecay::coupled, "AdamW",
+            "expected decoupled or independent weight decay");
+  }
+};
+
+}  // namespace unit_scaling::optim

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer train: batches for masked language modelling.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
+
+namespace unit_scaling::train {
+
+/// Sequences with some positions hidden, and what stood there.
+struct MaskedBatch {
+  Array<std::int32_t> ids;       ///< (batch, window): what the model sees
+  Array<std::int32_t> selected;  ///< (selected): positions to predict, as indices into ids
+  Array<std::int32_t> labels;    ///< (selected): the ids that stood there
+};
+
+/// Selects positions as BERT does: 15 % of a batch, of which 80 % are replaced by the mask, 10 % by
+/// a random symbol and 10 % left as they are.
+/// The same number is selected in every batch, so batches of one size need storage of one size.
+/// @see Devlin et al. 2018, arXiv:1810.04805, section 3.1.
+class MaskedBatches {
+ public:
+  static constexpr double selected_share = 0.15;
+
+  /// The corpus must outlive this.
+  MaskedBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
+      : corpus_(&corpus), window_(window), seed_(seed) {
+    require(window >= 1, "MaskedBatches", "expected a window of at least one position");
+  }
+
+  /// How many positions of a batch of so many windows are selected: at least one.
+  [[nodiscard]] std::size_t selected(std::size_t batch) const {
+    const double positions = selected_share * static_cast<double>(batch * window_);
+    return std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(positions)));
+  }
+
+  /// The batch of training step `step`: windows beginning anywhere in the training text. A pure
+  /// function of (seed, step), so training can be taken up again at any step.
+  [[nodiscard]] MaskedBatch training(std::size_t batch, std::uint32_t step) const {
+    const Random random(seed_, RandomStream::batch, step);
+    const auto text = corpus_->training();
+    const auto starts = static_cast<std::uint32_t>(text.size() - window_ + 1);
+    std::vector<std::size_t> offsets(batch);
+    for (std::size_t b = 0; b < batch; ++b) offsets[b] = random.below(starts, b);
+    return mask(text, offsets, Random(seed_, RandomStream::masking, step));
+  }
+
+  /// How many windows, one after another, fill the validation text.
+  [[nodiscard]] std::size_t validation_windows() const {
+    return corpus_->validation().size() / window_;
+  }
+
+  /// Validation windows [first, first + count), hidden as `draw` says; the same for every seed, so
+  /// that runs can be compared.
+  [[nodiscard]] MaskedBatch validation(std::size_t first, std::size_t count,
+                                       std::uint32_t draw) const {
+    std::vector<std::size_t> offsets(count);
+    for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b) * window_;
+    return mask(corpus_->validation(), offsets,
+                Random(0, RandomStream::masking, draw, static_cast<std::uint32_t>(first + 1)));
+  }
+
+ private:
+  [[nodiscard]] MaskedBatch mask(std::span<const std::int32_t> text,
+                                 std::span<const std::size_t> offsets,
+                                 const Random& random) const {
+    const std::size_t batch = offsets.size();
+    const std::size_t count = selected(batch);
+    MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}), Array<std::int32_t>(Shape{count}),
+                       Array<std::int32_t>(Shape{count})};
+    std::int32_t* ids = result.ids.mutable_data();
+    for (std::size_t b = 0; b < batch; ++b) {
+      std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(offsets[b]), window_,
+                  ids + b * window_);
+    }
+    std::int32_t* positions = result.selected.mutable_data();
+    std::int32_t* labels = result.labels.mutable_data();
+    const auto symbols = static_cast<std::uint32_t>(corpus_->mask_id());
+    // The first steps of a shuffle: `count` positions without repetition.
+    std::vector<std::int32_t> order(batch * window_);
+    std::iota(order.begin(), order.end(), 0);
+    for (std::size_t k = 0; k < count; ++k) {
+      const auto rest = static_cast<std::uint32_t>(order.size() - k);
+      std::swap(order[k], order[k + random.below(rest, 3 * k)]);
+      std::int32_t& id = ids[order[k]];
+      positions[k] = order[k];
+      labels[k] = id;
+      const float kind = random.uniform(3 * k + 1);
+      if (kind < 0.8F) {
+        id = corpus_->mask_id();
+      } else if (kind < 0.9F) {
+        id = static_cast<std::int32_t>(random.below(symbols, 3 * k + 2));
+      }
+    }
+    return result;
+  }
+
+  const TextCorpus* corpus_;
+  std::size_t window_;
+  std::uint64_t seed_;
+};
+
+}  // namespace unit_scaling::train

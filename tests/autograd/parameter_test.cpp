@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/autograd/parameter.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tape_support.hpp"
+
+namespace unit_scaling_test {
+namespace {
+
+using unit_scaling::Array;
+using unit_scaling::Parameter;
+using unit_scaling::ParameterKind;
+using unit_scaling::Tape;
+namespace ops = unit_scaling::ops;
+namespace precision = unit_scaling::precision;
+namespace scaling = unit_scaling::scaling;
+
+TEST(Parameter, IsAWeightUnlessSaidOtherwise) {
+  EXPECT_EQ(Parameter{}.kind, ParameterKind::weight);
+  EXPECT_TRUE(Parameter{}.value.empty());
+}
+
+TEST(Parameter, IsOneVariableHoweverOftenItIsAskedFor) {
+  Tape<precision::fp32> tape;
+  const Parameter weight = random_parameter("weight", {3, 3}, 0);
+  EXPECT_EQ(tape.parameter(weight).value().data(), tape.parameter(weight).value().data());
+  const auto x = tape.input(random_array<float>({2, 3}, 1));
+  const ops::Linear op{.scaling = scaling::none};
+  const auto once = [&](const auto& y) {
+    tape.backward(sum(y));
+    const auto gradient = tape.gradient(weight);
+    return Array<float>(gradient.shape(), gradient.span());
+  };
+  const auto single = once(ops::linear(x, weight, op));
+  tape.clear();
+  const auto again = tape.input(random_array<float>({2, 3}, 1));
+  const auto [left, right] = ops::residual_split(again, {.scaling = scaling::none});
+  const auto twice = once(ops::residual_add(
+      ops::linear(left, weight, op), ops::linear(right, weight, op), {.scaling = scaling::none}));
+  // Twice the same number, so exactly twice as much.
+  for (std::size_t i = 0; i < single.size(); ++i) {
+    EXPECT_EQ(twice.data()[i], 2 * single.data()[i]) << i;
+  }
+}
+
+TEST(Parameter, OfOneValueIsStillTwoParametersIfItIsTwoObjects) {
+  Tape<precision::fp32> tape;
+  const Parameter first = random_parameter("first", {3, 3}, 0);
+  const Parameter second = first;  // shares storage
+  const auto x = tape.input(random_array<float>({2, 3}, 1));
+  tape.backward(sum(ops::linear(ops::linear(x, first), second)));
+  EXPECT_NE(tape.gradient(first), tape.gradient(second));
+}
+
+// 1.0625 lies half-way between two numbers of E4M3 and ties to the lower. A little above it goes
+// up, unless rounding to float16 has made it 1.0625 before.
+TEST(Parameter, IsRoundedOnceStraightFromItsMasterCopy) {
+  constexpr float above_midpoint = 1.0625F + 0x1p-20F;
+  Tape<precision::fp8> tape;
+  const Parameter weight{.name = "weight", .value = Array<float>({1, 1}, {above_midpoint})};
+  const auto one = tape.input(Array<unit_scaling::float16>({1, 1}, {unit_scaling::float16(1.0F)}));
+  const auto y = ops::linear(one, weight, {.scaling = scaling::none});
+  EXPECT_EQ(static_cast<float>(*y.value().data()), 1.125F);
+}
+
+TEST(Parameter, IsNotChangedByAStep) {
+  const Model model;
+  const Array<float> before(model.shared.value.shape(), model.shared.value.span());
+  Tape<precision::fp8> tape;
+  tape.backward(
+      model.loss(tape.input(Model::input<precision::fp8>()), ModelScaling(scaling::paper)));
+  EXPECT_TRUE(same_bits(model.shared.value, before));
+}
+
+// An optimiser writes to the parameter between two steps: nothing of the old value may stay.
+TEST(Parameter, IsReadAnewAfterClear) {
+  Tape<precision::fp32> tape;
+  Parameter weight{.name = "weight", .value = Array<float>({1, 1}, {2})};
+  const auto forward = [&] {
+    const auto x = tape.input(Array<float>({1, 1}, {1}));
+    return *ops::linear(x, weight, {.scaling = scaling::none}).value().data();
+  };
+  EXPECT_EQ(forward(), 2);
+  tape.clear();
+  weight.value.mutable_data()[0] = 3;
+  EXPECT_EQ(forward(), 3);
+}
+
+}  // namespace
+}  // namespace unit_scaling_test

@@ -1,0 +1,659 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/autograd/tape.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tape_support.hpp"
+#include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/dropout.hpp"
+#include "unit_scaling/ops/embedding.hpp"
+#include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/ops/token_mixing.hpp"
+
+namespace unit_scaling_test {
+namespace {
+
+using unit_scaling::Array;
+using unit_scaling::Observation;
+using unit_scaling::Parameter;
+using unit_scaling::Scaling;
+using unit_scaling::Shape;
+using unit_scaling::ShapeError;
+using unit_scaling::Tape;
+using unit_scaling::TapeMode;
+using unit_scaling::Variable;
+using Direction = unit_scaling::Observation::Direction;
+namespace constraint = unit_scaling::constraint;
+namespace ops = unit_scaling::ops;
+namespace precision = unit_scaling::precision;
+namespace scaling = unit_scaling::scaling;
+
+// --- The tape computes what the ops compute ------------------------------------------------------
+
+template <class P> class TapeInEachPrecision : public ::testing::Test {};
+TYPED_TEST_SUITE(TapeInEachPrecision, Policies, PolicyNames);
+
+TYPED_TEST(TapeInEachPrecision, RecordsTheBitsThatTheOpsComputeOnArrays) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  const P p;
+  const Array<std::int32_t> ids({4}, {2, 0, 2, 1});
+  const Parameter table = random_parameter("table", {3, 6}, 0);
+  const Parameter weight = random_parameter("weight", {6, 6}, 1);
+  const Parameter bias = random_parameter("bias", {6}, 2);
+  const Parameter mixer = random_parameter("mixer", {4, 4}, 3);
+  const auto other = random_array<T>({6, 4}, 4);
+
+  Tape<P> tape;
+  const auto a0 = ops::embedding(p, ids, table.value);
+  const auto v0 = ops::embedding(ids, tape.parameter(table));
+  ASSERT_TRUE(same_bits(v0.value(), a0));
+  const auto a1 = ops::linear(p, a0, weight.value, bias.value);
+  const auto v1 = ops::linear(v0, weight, bias);
+  ASSERT_TRUE(same_bits(v1.value(), a1));
+  const auto a2 = ops::gelu(p, a1);
+  const auto v2 = ops::gelu(v1);
+  ASSERT_TRUE(same_bits(v2.value(), a2));
+  const auto a3 = ops::layer_norm(p, a2, bias.value, bias.value);
+  const auto v3 = ops::layer_norm(v2, bias, bias);
+  ASSERT_TRUE(same_bits(v3.value(), a3));
+  const auto a4 = ops::token_mixing(p, a3, mixer.value);
+  const auto v4 = ops::token_mixing(v3, mixer);
+  ASSERT_TRUE(same_bits(v4.value(), a4));
+  const auto a5 = ops::dropout(p, a4, {.probability = 0.25});
+  const auto v5 = ops::dropout(v4, {.probability = 0.25});
+  ASSERT_TRUE(same_bits(v5.value(), a5));
+  const auto a6 = ops::add(p, a5, a0);
+  const auto v6 = ops::add(v5, v0);
+  ASSERT_TRUE(same_bits(v6.value(), a6));
+  const auto [a7, a8] = ops::residual_split(p, a6);
+  const auto [v7, v8] = ops::residual_split(v6);
+  ASSERT_TRUE(same_bits(v7.value(), a7) && same_bits(v8.value(), a8));
+  const auto a9 = ops::residual_add(p, ops::softmax(p, a7), a8);
+  const auto v9 = ops::residual_add(ops::softmax(v7), v8);
+  ASSERT_TRUE(same_bits(v9.value(), a9));
+  const auto a10 = ops::matmul(p, a9, other);
+  const auto v10 = ops::matmul(v9, tape.constant(other));
+  ASSERT_TRUE(same_bits(v10.value(), a10));
+  const auto a11 = ops::cross_entropy(p, a10, ids);
+  const auto v11 = ops::cross_entropy(v10, ids);
+  ASSERT_TRUE(same_bits(v11.value(), a11));
+}
+
+TYPED_TEST(TapeInEachPrecision, GivesTheGradientsThatTheOpComputesOnArrays) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  const auto x = random_array<T>({7, 5}, 0);
+  const Parameter weight = random_parameter("weight", {3, 5}, 1);
+  const Parameter bias = random_parameter("bias", {3}, 2);
+  const auto dy = random_array<float>({7, 3}, 3);
+
+  const ops::Linear op;
+  const auto s = op.scales(x, weight.value, bias.value);
+  const auto forward = op.forward(P{}, s, x, weight.value, bias.value);
+  Array<T> seed(dy.shape());
+  for (std::size_t i = 0; i < dy.size(); ++i) {
+    seed.mutable_data()[i] = static_cast<T>(dy.data()[i]);
+  }
+  const auto [dx, dw, db] = op.backward(P{}, s, forward.saved, seed);
+
+  Tape<P> tape;
+  const auto input = tape.input(x);
+  const auto y = ops::linear(input, weight, bias, op);
+  tape.backward(tape.record(WeightedSum{dy}, y));
+  EXPECT_TRUE(same_bits(tape.gradient(input), dx));
+  EXPECT_TRUE(same_bits(tape.gradient(weight), dw));
+  EXPECT_TRUE(same_bits(tape.gradient(bias), db));
+}
+
+TYPED_TEST(TapeInEachPrecision, ReusesAllItsMemoryFromTheSecondStepOn) {
+  using P = TypeParam;
+  const Model model;
+  Tape<P> tape;
+  const auto step = [&](std::uint32_t number) {
+    tape.clear();
+    tape.backward(model.loss(tape.input(Model::input<P>(number)), ModelScaling(scaling::paper)));
+  };
+  step(0);
+  const std::size_t allocations = tape.memory().upstream_allocations();
+  const std::size_t held = tape.memory().bytes_held();
+  ASSERT_GT(allocations, 0U);
+  for (std::uint32_t number = 1; number < 4; ++number) {
+    step(number);
+    EXPECT_EQ(tape.memory().upstream_allocations(), allocations);
+    EXPECT_EQ(tape.memory().bytes_held(), held);
+  }
+}
+
+TYPED_TEST(TapeInEachPrecision, RepeatsAStepBitForBit) {
+  using P = TypeParam;
+  const Model model;
+  Tape<P> tape;
+  const auto gradient = [&] {
+    tape.clear();
+    tape.backward(model.loss(tape.input(Model::input<P>()), ModelScaling(scaling::paper)));
+    // A copy outside the tape's memory, which the next step uses again.
+    const auto& inside = tape.gradient(model.first);
+    return Array<typename P::storage>(inside.shape(), inside.span());
+  };
+  const auto first = gradient();
+  EXPECT_FALSE(first.empty());
+  EXPECT_TRUE(same_bits(gradient(), first));
+}
+
+// --- Gradients -----------------------------------------------------------------------------------
+
+/// Central differences of the model's loss in double with respect to every element of `values`.
+/// They are off by h²/6 times the third derivative, some 1e-7 of the gradient for h = 2^-10, and by
+/// the rounding of the loss, 1e-16 / h.
+template <class T>
+std::vector<double> difference_quotients(const Model& model, const ModelScaling& model_scaling,
+                                         const Array<double>& x, Array<T>& values) {
+  constexpr double h = 0x1p-10;
+  std::vector<double> result;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const T old = values.data()[i];
+    const auto loss_at = [&](double value) {
+      values.mutable_data()[i] = static_cast<T>(value);
+      Tape<precision::fp64> tape(TapeMode::inference);
+      return *model.loss(tape.input(x), model_scaling).value().data();
+    };
+    const double here = static_cast<double>(old);
+    // Parameters are float: the step is what the rounded values differ by.
+    const double step = static_cast<double>(static_cast<T>(here + h)) -
+                        static_cast<double>(static_cast<T>(here - h));
+    const double above = loss_at(here + h);
+    const double below = loss_at(here - h);
+    result.push_back((above - below) / step);
+    values.mutable_data()[i] = old;
+  }
+  return result;
+}
+
+/// The multiple of `reference` nearest to `gradient`, and how far `gradient` is from it in relation
+/// to its own length.
+struct Proportion {
+  double factor;
+  double deviation;
+};
+
+Proportion proportion(const Array<double>& gradient, const std::vector<double>& reference) {
+  double product = 0;
+  double reference_square = 0;
+  double square = 0;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    product += gradient.data()[i] * reference[i];
+    reference_square += reference[i] * reference[i];
+    square += gradient.data()[i] * gradient.data()[i];
+  }
+  const double factor = product / reference_square;
+  double error = 0;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    const double difference = gradient.data()[i] - factor * reference[i];
+    error += difference * difference;
+  }
+  return {factor, std::sqrt(error / square)};
+}
+
+/// Ten times what difference quotients are off by.
+constexpr double quotient_tolerance = 1e-5;
+
+TEST(TapeGradient, IsThatOfFiniteDifferencesWhereNothingIsScaled) {
+  Model model;
+  const ModelScaling unscaled(scaling::none);
+  auto x = Model::input<precision::fp64>();
+  Tape<precision::fp64> tape;
+  const auto input = tape.input(x);
+  tape.backward(model.loss(input, unscaled));
+  for (Parameter* parameter : model.parameters()) {
+    const auto expected = difference_quotients(model, unscaled, x, parameter->value);
+    const Array<double>& gradient = tape.gradient(*parameter);
+    ASSERT_EQ(gradient.shape(), parameter->value.shape());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(gradient.data()[i], expected[i], quotient_tolerance)
+          << parameter->name << " " << i;
+    }
+  }
+  // The input itself is moved here; the tape has a copy.
+  const auto expected = difference_quotients(model, unscaled, x, x);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(tape.gradient(input).data()[i], expected[i], quotient_tolerance) << "input " << i;
+  }
+}
+
+TEST(TapeGradient, OfAConstrainedGraphIsAMultipleOfTheTrueOneForEachParameter) {
+  Model model;
+  auto x = Model::input<precision::fp64>();
+  for (const Scaling& rules : {scaling::paper, scaling::umup}) {
+    for (const auto& bound : {constraint::gmean, constraint::hmean, constraint::amean,
+                              constraint::to_output_scale, constraint::to_grad_input_scale}) {
+      const ModelScaling constrained(rules.with(bound));
+      Tape<precision::fp64> tape;
+      tape.backward(model.loss(tape.input(x), constrained));
+      for (Parameter* parameter : model.parameters()) {
+        const auto truth = difference_quotients(model, constrained, x, parameter->value);
+        const Proportion found = proportion(tape.gradient(*parameter), truth);
+        EXPECT_GT(found.factor, 1.5) << parameter->name << " is scaled";
+        EXPECT_LT(found.deviation, quotient_tolerance)
+            << parameter->name << " under " << to_string(rules.rule) << ", " << bound.name;
+      }
+    }
+  }
+}
+
+// The branch then weighs differently against the skip connection in the two directions, which
+// everything before the branch feels; what comes after or lies inside does not.
+TEST(TapeGradient, OfAnUnconstrainedOpInAResidualBranchIsNoMultipleOfTheTrueOne) {
+  Model model;
+  auto x = Model::input<precision::fp64>();
+  ModelScaling unconstrained(scaling::paper);
+  unconstrained.gelu = unconstrained.gelu.with(constraint::none);
+  Tape<precision::fp64> tape;
+  tape.backward(model.loss(tape.input(x), unconstrained));
+  const auto deviation = [&](Parameter& parameter) {
+    return proportion(tape.gradient(parameter),
+                      difference_quotients(model, unconstrained, x, parameter.value))
+        .deviation;
+  };
+  // β / α of GELU is 0.87, so the branch's share of the gradient is off by 13 %.
+  EXPECT_GT(deviation(model.first), 1e-2);
+  EXPECT_LT(deviation(model.last), quotient_tolerance);
+}
+
+TEST(TapeGradient, OfAValueUsedSeveralTimesIsTheSum) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>({2}, {1, 2}));
+  const auto y = ops::add(ops::add(x, x, {scaling::none}), x, {scaling::none});
+  tape.backward(tape.record(WeightedSum{Array<float>({2}, {10, 100})}, y));
+  EXPECT_EQ(tape.gradient(x), Array<float>({2}, {30, 300}));
+}
+
+TEST(TapeGradient, ScalesExactlyWithALossScaleThatIsAPowerOfTwo) {
+  const Model model;
+  const auto gradients = [&](float seed) {
+    Tape<precision::fp32> tape;
+    const auto input = tape.input(Model::input<precision::fp32>());
+    tape.backward(model.loss(input, ModelScaling(scaling::paper)), seed);
+    std::vector<float> all;
+    const auto collect = [&](const Array<float>& gradient) {
+      all.insert(all.end(), gradient.span().begin(), gradient.span().end());
+    };
+    collect(tape.gradient(input));
+    for (const Parameter* parameter : model.parameters()) {
+      collect(tape.gradient(*parameter));
+    }
+    return all;
+  };
+  const auto unscaled = gradients(1);
+  for (const float seed : {0x1p12F, 0x1p-9F}) {
+    const auto scaled = gradients(seed);
+    ASSERT_EQ(scaled.size(), unscaled.size());
+    for (std::size_t i = 0; i < scaled.size(); ++i) EXPECT_EQ(scaled[i], seed * unscaled[i]);
+  }
+}
+
+// The loss scale is beyond the range of float16, the gradients it leads to are not.
+TEST(TapeGradient, OfALossIsKeptInThePrecisionOfTheLoss) {
+  using unit_scaling::float16;
+  constexpr float seed = 0x1p17F;
+  Tape<precision::fp16> tape;
+  const auto logits = tape.input(Array<float16>({1, 2}, {float16(8.0F), float16(-8.0F)}));
+  const Array<std::int32_t> labels({1}, {0});
+  tape.backward(ops::cross_entropy(logits, labels, {.scaling = scaling::none}), seed);
+  // The label's own gradient is (p − 1), of which single precision keeps 2^-24 or so.
+  EXPECT_NEAR(static_cast<float>(tape.gradient(logits).data()[1]), seed * std::exp(-16.0F), 1e-4F);
+}
+
+TEST(TapeGradient, OfAnUnusedOutputIsZero) {
+  const Array<float> x({2}, {1, 2});
+  const auto weights = unit_scaling::ops::residual_weights(unit_scaling::Rule::paper, 0.36);
+  Tape<precision::fp32> tape;
+  for (const bool use_skip : {false, true}) {
+    tape.clear();
+    const auto input = tape.input(x);
+    const auto [branch, skip] = ops::residual_split(input, {.tau = 0.36});
+    tape.backward(sum(use_skip ? skip : branch));
+    const auto expected = static_cast<float>(use_skip ? weights.skip : weights.branch);
+    EXPECT_EQ(tape.gradient(input), Array<float>::filled({2}, expected));
+  }
+}
+
+TEST(TapeGradient, DoesNotReachWhatTheLossDoesNotDependOn) {
+  Tape<precision::fp32> tape;
+  const Parameter unused = random_parameter("unused", {2, 2}, 0);
+  const Parameter never_seen = random_parameter("never seen", {2, 2}, 0);
+  const auto used = tape.input(Array<float>({1, 2}, {1, 2}));
+  const auto ignored = tape.input(Array<float>({1, 2}, {1, 2}));
+  const auto dead_end = ops::linear(ignored, unused);
+  bool dead_end_ran_backward = false;
+  tape.observe_with([&](const Observation& seen) {
+    dead_end_ran_backward |= seen.name == "linear" && seen.direction == Direction::backward;
+  });
+  tape.backward(sum(ops::gelu(used)));
+  EXPECT_FALSE(tape.gradient(used).empty());
+  EXPECT_TRUE(tape.gradient(ignored).empty());
+  EXPECT_TRUE(tape.gradient(unused).empty());
+  EXPECT_TRUE(tape.gradient(never_seen).empty());
+  EXPECT_FALSE(dead_end_ran_backward);
+}
+
+TEST(TapeGradient, OfAConstantIsNeitherWantedNorComputed) {
+  Tape<precision::fp32> tape;
+  const auto constant = tape.constant(random_array<float>({2, 3}, 0));
+  const Parameter weight = random_parameter("weight", {4, 3}, 1);
+  const auto activated = ops::gelu(constant);
+  EXPECT_EQ(tape.size(), 0U);  // nothing behind it wants a gradient
+  tape.backward(sum(ops::linear(activated, weight)));
+  EXPECT_TRUE(tape.gradient(constant).empty());
+  EXPECT_FALSE(tape.gradient(weight).empty());
+}
+
+// --- Memory --------------------------------------------------------------------------------------
+
+TEST(TapeMemory, KeepsTheOneByteOperandsOfALinearLayerUnderFp8) {
+  Tape<precision::fp8> tape;
+  const Parameter weight = random_parameter("weight", {4, 16}, 0);
+  const auto x = tape.input(random_array<unit_scaling::float16>({8, 16}, 1));
+  const auto y = ops::linear(x, weight);
+  EXPECT_EQ(tape.saved_bytes(), 8 * 16 + 4 * 16);
+}
+
+TEST(TapeMemory, CountsSharedInputsOnceAndParametersNotAtAllUnderFp32) {
+  Tape<precision::fp32> tape;
+  const Parameter weight = random_parameter("weight", {4, 16}, 0);
+  const auto x = tape.input(random_array<float>({8, 16}, 1));
+  const auto y = ops::linear(x, weight);
+  EXPECT_EQ(tape.saved_bytes(), 8 * 16 * sizeof(float));
+  const auto z = ops::linear(x, weight);
+  EXPECT_EQ(tape.saved_bytes(), 8 * 16 * sizeof(float));
+}
+
+TEST(TapeMemory, IsFreedByTheBackwardPass) {
+  constexpr std::size_t bytes = 64 * 1024;
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>::filled({bytes / sizeof(float)}, 0.5F));
+  {
+    auto y = x;
+    for (int i = 0; i < 10; ++i) y = ops::gelu(y);
+    const auto loss = sum(y);
+    // The input and the input of each GELU but the first; the loss keeps one array more.
+    EXPECT_GE(tape.memory().bytes_in_use(), 11 * bytes);
+    EXPECT_EQ(tape.size(), 11U);
+    tape.backward(loss);
+  }
+  EXPECT_EQ(tape.size(), 0U);
+  EXPECT_EQ(tape.saved_bytes(), 0U);
+  // The input and its gradient remain, and small change: the control blocks of the two.
+  EXPECT_LT(tape.memory().bytes_in_use(), 2 * bytes + 1024);
+}
+
+TEST(TapeMemory, DoesNotKeepEveryGradientDuringTheBackwardPass) {
+  constexpr std::size_t bytes = 64 * 1024;
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>::filled({bytes / sizeof(float)}, 0.5F));
+  std::size_t before = 0;
+  {
+    auto y = x;
+    for (int i = 0; i < 20; ++i) y = ops::gelu(y);
+    const auto loss = sum(y);
+    y = x;
+    before = tape.memory().bytes_held();
+    tape.backward(loss);
+  }
+  // What an op saved is freed as its gradient comes, so at most two arrays are new.
+  EXPECT_LE(tape.memory().bytes_held(), before + 2 * bytes + 4096);
+}
+
+TEST(TapeMemory, IsFreedByClear) {
+  Tape<precision::fp32> tape;
+  {
+    const auto x = tape.input(random_array<float>({100}, 0));
+    const auto y = ops::gelu(ops::gelu(x));
+  }
+  EXPECT_GT(tape.memory().bytes_in_use(), 0U);
+  tape.clear();
+  EXPECT_EQ(tape.size(), 0U);
+  EXPECT_EQ(tape.memory().bytes_in_use(), 0U);
+}
+
+TEST(TapeMemory, TemporariesThatNoOpKeepsAreFreedAtOnce) {
+  Tape<precision::fp32> tape(TapeMode::inference);
+  auto y = tape.input(random_array<float>({1000}, 0));
+  y = ops::gelu(y);
+  const std::size_t held = tape.memory().bytes_held();
+  for (int i = 0; i < 10; ++i) y = ops::gelu(y);
+  EXPECT_EQ(tape.memory().bytes_held(), held);
+}
+
+// --- What cannot be done -------------------------------------------------------------------------
+
+constexpr int deep = 100'000;
+
+TEST(TapeDepth, OfAHundredThousandOpsRunsBackward) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>({1}, {1.0F}));
+  auto y = x;
+  for (int i = 0; i < deep; ++i) y = ops::dropout(y, {.probability = 0});
+  EXPECT_EQ(tape.size(), std::size_t{deep});
+  tape.backward(sum(y));
+  EXPECT_EQ(tape.gradient(x), Array<float>({1}, {1.0F}));
+}
+
+TEST(TapeDepth, OfAHundredThousandOpsIsClearedAndDestroyed) {
+  const auto record = [](Tape<precision::fp32>& tape) {
+    auto y = tape.input(Array<float>({1}, {1.0F}));
+    for (int i = 0; i < deep; ++i) y = ops::gelu(y);
+  };
+  Tape<precision::fp32> tape;
+  record(tape);
+  tape.clear();
+  EXPECT_EQ(tape.size(), 0U);
+  record(tape);
+}
+
+TEST(TapeErrors, VariablesFromBeforeClearAreRefused) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>({1}, {1}));
+  const auto loss = sum(x);
+  tape.clear();
+  EXPECT_THROW(static_cast<void>(ops::gelu(x)), std::invalid_argument);
+  EXPECT_THROW(tape.backward(loss), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(tape.gradient(x)), std::invalid_argument);
+  // Also beside one that is good, and when as many values have been recorded anew.
+  const auto fresh = tape.input(Array<float>({1}, {1}));
+  EXPECT_THROW(static_cast<void>(ops::add(fresh, x)), std::invalid_argument);
+  EXPECT_EQ(tape.size(), 0U);
+}
+
+TEST(TapeErrors, VariablesOfAnotherTapeAreRefused) {
+  Tape<precision::fp32> tape;
+  Tape<precision::fp32> other;
+  const auto x = tape.input(Array<float>({1}, {1}));
+  const auto foreign = other.input(Array<float>({1}, {1}));
+  EXPECT_THROW(static_cast<void>(ops::add(x, foreign)), std::invalid_argument);
+  EXPECT_THROW(tape.backward(foreign), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(tape.gradient(foreign)), std::invalid_argument);
+}
+
+TEST(TapeErrors, ALossMustBeOneNumber) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>({2, 3}, {1, 2, 3, 4, 5, 6}));
+  try {
+    tape.backward(ops::gelu(x));
+    FAIL() << "no exception";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(), "backward: expected a loss of one number, got shape (2, 3)");
+  }
+  EXPECT_EQ(tape.size(), 1U);  // still there, for a loss that is one
+}
+
+TEST(TapeErrors, AnOpThatThrowsLeavesTheTapeAsItWas) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(random_array<float>({2, 3}, 0));
+  const Parameter wrong = random_parameter("wrong", {4, 5}, 1);
+  const Parameter right = random_parameter("right", {4, 3}, 2);
+  EXPECT_THROW(static_cast<void>(ops::linear(x, wrong)), ShapeError);
+  EXPECT_EQ(tape.size(), 0U);
+  tape.backward(sum(ops::linear(x, right)));
+  EXPECT_FALSE(tape.gradient(right).empty());
+}
+
+// --- Inference -----------------------------------------------------------------------------------
+
+TEST(TapeInference, RecordsNothingAndComputesTheSame) {
+  const Model model;
+  const auto x = Model::input<precision::fp8>();
+  Tape<precision::fp8> training;
+  Tape<precision::fp8> inference(TapeMode::inference);
+  const auto expected = model.loss(training.input(x), ModelScaling(scaling::paper));
+  const auto loss = model.loss(inference.input(x), ModelScaling(scaling::paper));
+  EXPECT_TRUE(same_bits(loss.value(), expected.value()));
+  EXPECT_GT(training.size(), 0U);
+  EXPECT_EQ(inference.size(), 0U);
+  EXPECT_EQ(inference.saved_bytes(), 0U);
+  inference.backward(loss);
+  EXPECT_TRUE(inference.gradient(model.shared).empty());
+}
+
+// --- Observation ---------------------------------------------------------------------------------
+
+struct Seen {
+  std::string name;
+  std::size_t index;
+  Direction direction;
+  bool is_parameter;
+  bool is_matmul_gradient;
+  Shape shape;
+  std::vector<float> elements;
+};
+
+std::vector<Seen> observe(Tape<precision::fp8>& tape, const auto& run) {
+  std::vector<Seen> all;
+  tape.observe_with([&](const Observation& o) {
+    all.push_back({std::string(o.name), o.index, o.direction, o.is_parameter, o.is_matmul_gradient,
+                   o.shape, std::vector<float>(o.elements.begin(), o.elements.end())});
+  });
+  run();
+  tape.observe_with(nullptr);
+  return all;
+}
+
+template <class T> std::vector<float> decoded(const Array<T>& array) {
+  std::vector<float> result;
+  for (const T element : array.span()) result.push_back(static_cast<float>(element));
+  return result;
+}
+
+TEST(TapeObserver, SeesEachValueAndEachGradientInOrder) {
+  Tape<precision::fp8> tape;
+  const Parameter weight = random_parameter("weight", {4, 3}, 0);
+  const auto x = tape.input(random_array<unit_scaling::float16>({2, 3}, 1));
+  const Array<std::int32_t> labels({2}, {3, 1});
+
+  std::vector<std::vector<float>> values;
+  const auto seen = observe(tape, [&] {
+    const auto h = ops::linear(x, weight);
+    const auto [branch, skip] = ops::residual_split(h);
+    const auto y = ops::residual_add(ops::gelu(branch), skip);
+    const auto loss = ops::cross_entropy(y, labels);
+    values = {decoded(weight.value),
+              decoded(h.value()),
+              decoded(branch.value()),
+              decoded(skip.value()),
+              decoded(ops::gelu(precision::fp8{}, branch.value())),
+              decoded(y.value()),
+              decoded(loss.value())};
+    tape.backward(loss);
+  });
+
+  struct Expected {
+    const char* name;
+    std::size_t index;
+    Direction direction;
+    bool is_parameter;
+    bool is_matmul_gradient;
+  };
+  const std::vector<Expected> expected{
+      {"weight", 0, Direction::forward, true, false},
+      {"linear", 0, Direction::forward, false, false},
+      {"residual_split", 1, Direction::forward, false, false},  // the branch
+      {"residual_split", 1, Direction::forward, false, false},  // the skip connection
+      {"gelu", 2, Direction::forward, false, false},
+      {"residual_add", 3, Direction::forward, false, false},
+      {"cross_entropy", 4, Direction::forward, false, false},
+      {"cross_entropy", 4, Direction::backward, false, false},
+      {"residual_add", 3, Direction::backward, false, false},
+      {"gelu", 2, Direction::backward, false, false},
+      {"residual_split", 1, Direction::backward, false, false},
+      {"residual_split", 1, Direction::backward, false, false},
+      {"linear", 0, Direction::backward, false, true},
+      {"weight", 0, Direction::backward, true, false},
+  };
+  ASSERT_EQ(seen.size(), expected.size());
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    EXPECT_EQ(seen[i].name, expected[i].name) << i;
+    EXPECT_EQ(seen[i].index, expected[i].index) << i;
+    EXPECT_EQ(seen[i].direction, expected[i].direction) << i;
+    EXPECT_EQ(seen[i].is_parameter, expected[i].is_parameter) << i;
+    EXPECT_EQ(seen[i].is_matmul_gradient, expected[i].is_matmul_gradient) << i;
+    EXPECT_EQ(seen[i].elements.size(), seen[i].shape.size()) << i;
+    if (i < values.size()) {
+      EXPECT_EQ(seen[i].elements, values[i]) << i;
+    }
+  }
+  EXPECT_EQ(seen[7].elements, std::vector<float>{1});
+  EXPECT_EQ(seen[8].shape, (Shape{2, 4}));
+  // The gradient of a sum's two ends is the same; the branch's then goes through GELU.
+  EXPECT_EQ(seen[9].elements, seen[8].elements);
+  EXPECT_EQ(seen[11].elements, seen[8].elements);
+  EXPECT_NE(seen[10].elements, seen[8].elements);
+  EXPECT_EQ(seen[13].elements, decoded(tape.gradient(weight)));
+}
+
+TEST(TapeObserver, DoesNotChangeWhatIsComputed) {
+  const Model model;
+  const auto x = Model::input<precision::fp8>();
+  Tape<precision::fp8> plain;
+  plain.backward(model.loss(plain.input(x), ModelScaling(scaling::paper)));
+  Tape<precision::fp8> observed;
+  const auto seen = observe(observed, [&] {
+    observed.backward(model.loss(observed.input(x), ModelScaling(scaling::paper)));
+  });
+  EXPECT_FALSE(seen.empty());
+  for (const Parameter* parameter : model.parameters()) {
+    EXPECT_FALSE(plain.gradient(*parameter).empty());
+    EXPECT_TRUE(same_bits(observed.gradient(*parameter), plain.gradient(*parameter)))
+        << parameter->name;
+  }
+}
+
+TEST(TapeObserver, SeesTheParametersInTheOrderOfTheirFirstUseAndEachOnce) {
+  const Model model;
+  Tape<precision::fp8> tape;
+  const auto seen = observe(tape, [&] {
+    tape.backward(
+        model.loss(tape.input(Model::input<precision::fp8>()), ModelScaling(scaling::paper)));
+  });
+  std::vector<std::string> forward;
+  std::vector<std::string> backward;
+  for (const Seen& one : seen) {
+    if (!one.is_parameter) continue;
+    auto& seen_so_far = one.direction == Direction::forward ? forward : backward;
+    EXPECT_EQ(one.index, seen_so_far.size()) << one.name;
+    seen_so_far.push_back(one.name);
+  }
+  const std::vector<std::string> names{"first", "shared", "gain", "bias", "last", "last_bias"};
+  EXPECT_EQ(forward, names);
+  EXPECT_EQ(backward, names);
+}
+
+}  // namespace
+}  // namespace unit_scaling_test

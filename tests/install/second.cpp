@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+// Two files include everything: a function that a header forgot to make inline does not link.
+#include <unit_scaling/unit_scaling.hpp>
+
+int second();
+int second() { return 0; }

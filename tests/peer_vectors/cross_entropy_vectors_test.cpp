@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#include "op_vectors.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+
+namespace peer_vectors {
+namespace {
+
+using unit_scaling::ops::Reduction;
+
+Reduction reduction(const std::string& name) {
+  if (name == "mean") return Reduction::mean;
+  if (name == "sum") return Reduction::sum;
+  throw std::runtime_error("reduction '" + name + "' is not known");
+}
+
+const RegisterOp cross_entropy("cross_entropy", [](auto& run) {
+  const auto logits = run.input("input");
+  const auto labels = run.indices("target");
+  run.finish(unit_scaling::ops::cross_entropy(
+      logits, labels,
+      {.scaling = run.scaling(),
+       .reduction = reduction(run.template parameter<std::string>("reduction", "mean")),
+       .mult = run.template parameter<double>("mult", 1)}));
+});
+
+}  // namespace
+}  // namespace peer_vectors

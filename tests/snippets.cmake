@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+# Every ```cpp fence in the documents is compiled as it stands; one with a main also runs, as a test.
+file(GLOB_RECURSE documents CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/docs/*.md")
+foreach(name README CONTRIBUTING)
+  if(EXISTS "${PROJECT_SOURCE_DIR}/${name}.md")
+    list(APPEND documents "${PROJECT_SOURCE_DIR}/${name}.md")
+  endif()
+endforeach()
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${documents})
+
+set(fence_open "(^|\n)[ \t]*(```+|~~~+)[ \t]*(cpp|c\\+\\+|C\\+\\+|cxx|cc)([^\n]*)\n")
+set(snippet_objects)
+
+foreach(document IN LISTS documents)
+  file(RELATIVE_PATH name "${PROJECT_SOURCE_DIR}" "${document}")
+  string(MAKE_C_IDENTIFIER "${name}" id)
+  file(READ "${document}" rest)
+  set(line 1)
+  set(count 0)
+  while(rest MATCHES "${fence_open}")
+    set(opening "${CMAKE_MATCH_0}")
+    set(extra "${CMAKE_MATCH_4}")
+    math(EXPR count "${count} + 1")
+
+    # Split the rest into what stands before the code, the code, and what follows it.
+    string(FIND "${rest}" "${opening}" start)
+    string(LENGTH "${opening}" length)
+    math(EXPR start "${start} + ${length}")
+    string(SUBSTRING "${rest}" 0 ${start} before)
+    string(SUBSTRING "${rest}" ${start} -1 rest)
+    string(REGEX REPLACE "[^\n]" "" newlines "${before}")
+    string(LENGTH "${newlines}" newlines)
+    math(EXPR line "${line} + ${newlines}")
+    if(NOT extra MATCHES "^[ \t]*$")
+      message(FATAL_ERROR "${name}:${line}: a cpp fence takes no options: all of them are compiled")
+    endif()
+    if(NOT rest MATCHES "\n[ \t]*(```|~~~)")
+      message(FATAL_ERROR "${name}:${line}: the cpp fence above is not closed")
+    endif()
+    string(FIND "${rest}" "${CMAKE_MATCH_0}" end)
+    string(SUBSTRING "${rest}" 0 ${end} code)
+    math(EXPR end "${end} + 1")  # leaves the closing fence, which can open nothing: it names no language
+    string(SUBSTRING "${rest}" ${end} -1 rest)
+
+    # Errors are reported at the document's own line.
+    set(file "${PROJECT_BINARY_DIR}/snippets/${id}_${count}.cpp")
+    write_if_changed("${file}" "#line ${line} \"${document}\"\n${code}\n")
+    if(code MATCHES "int main")
+      set(target snippet_${id}_${count})
+      add_executable(${target} "${file}")
+      target_link_libraries(${target} PRIVATE
+        unit_scaling_own_flags nlohmann_json::nlohmann_json)
+      file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
+      add_test(NAME snippet.${name}.${count} COMMAND ${target}
+               WORKING_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
+    else()
+      list(APPEND snippet_objects "${file}")
+    endif()
+    string(REGEX REPLACE "[^\n]" "" newlines "${code}\n")
+    string(LENGTH "${newlines}" newlines)
+    math(EXPR line "${line} + ${newlines}")
+  endwhile()
+endforeach()
+
+if(snippet_objects)
+  add_library(snippets OBJECT ${snippet_objects})
+  target_link_libraries(snippets PRIVATE unit_scaling_own_flags nlohmann_json::nlohmann_json)
+endif()

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: tests. Results in a storage format against references in double.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/formats/precision.hpp"
+
+namespace unit_scaling_test {
+
+/// Half the distance between neighbouring binary32 numbers in [1, 2): one rounding of the
+/// arithmetic changes a number by at most this, relatively.
+inline constexpr double float_unit = 0x1p-24;
+
+/// Distance between the neighbouring numbers of format T around `value`.
+template <unit_scaling::Storage T>
+[[nodiscard]] double ulp(double value) {
+  int mantissa_bits = 0;
+  int least_exponent = 0;
+  if constexpr (std::is_floating_point_v<T>) {
+    mantissa_bits = std::numeric_limits<T>::digits - 1;
+    least_exponent = std::numeric_limits<T>::min_exponent - 1;
+  } else {
+    mantissa_bits = T::format.mantissa_bits;
+    least_exponent = std::ilogb(T::format.min_normal());
+  }
+  const int exponent =
+      value == 0 ? least_exponent : std::max(least_exponent, std::ilogb(value));
+  return std::ldexp(1.0, exponent - mantissa_bits);
+}
+
+/// A value in exact arithmetic (well: in double) and a bound on what binary32 arithmetic may add.
+struct Reference {
+  double value;
+  double error;
+};
+
+/// Expects every element to be its reference rounded once to T: within half an ulp of a number
+/// within `error` of the reference.
+template <unit_scaling::Storage T>
+void expect_rounded(const unit_scaling::Array<T>& actual,
+                    const std::vector<Reference>& references) {
+  ASSERT_EQ(actual.size(), references.size());
+  for (std::size_t i = 0; i < references.size(); ++i) {
+    const auto [value, error] = references[i];
+    const double tolerance = ulp<T>(std::abs(value) + error) / 2 + error;
+    EXPECT_NEAR(static_cast<double>(actual.data()[i]), value, tolerance) << "element " << i;
+  }
+}
+
+/// The precisions that models are trained in.
+using StoragePrecisions =
+    testing::Types<unit_scaling::precision::fp32, unit_scaling::precision::fp16,
+                   unit_scaling::precision::bf16, unit_scaling::precision::fp8>;
+
+/// Test names with the precision's own name in them.
+struct PrecisionNames {
+  template <class P>
+  static std::string GetName(int /*index*/) {
+    return std::string(P::name);
+  }
+};
+
+}  // namespace unit_scaling_test
