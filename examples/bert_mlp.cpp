@@ -20,10 +20,10 @@ void run(const Options& options) {
   us::set_thread_count(options.threads);
   const us::train::TextCorpus corpus(corpus_bytes(options.data), options.window);
   if (options.print_scales) {
-    const std::vector<Variant> variants =
-        options.variants.size() == 1 ? options.variants
-                                     : std::vector{Variant{"fp32", us::scaling::paper, 1},
-                                                   Variant{"fp32", us::scaling::none, 1}};
+    const std::vector<Variant> variants = options.variants.size() == 1
+                                              ? options.variants
+                                              : std::vector{Variant{"fp32", us::scaling::paper, 1},
+                                                            Variant{"fp32", us::scaling::none, 1}};
     for (const Variant& variant : variants) std::cout << scale_table(options, variant, corpus);
     return;
   }
@@ -50,8 +50,7 @@ void run(const Options& options) {
     std::cout << json;
   } else if (!options.quiet) {
     std::cout << "\n"
-              << (options.loss_scale_window ? window_table(runs)
-                                            : comparison_table(runs, machine))
+              << (options.loss_scale_window ? window_table(runs) : comparison_table(runs, machine))
               << "\nResults are in " << options.out.string() << "\n";
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Saves and takes up a training: master weights, optimiser state and the number of steps done. There
-// is no other state; batches and masks are functions of the seed and the step.
+// Saves and takes up a training: master weights, optimiser state and the number of steps done.
+// There is no other state; batches and masks are functions of the seed and the step.
 #pragma once
 
 #include <cstddef>
@@ -29,20 +29,19 @@ inline std::string checkpoint_fingerprint(const Options& options, const Variant&
   std::ostringstream text;
   text << std::hexfloat << "precision=" << variant.precision
        << " scaling=" << variant.scaling_name() << " hidden=" << options.hidden_size
-       << " layers=" << options.layers << " window=" << options.window
-       << " batch=" << options.batch
+       << " layers=" << options.layers << " window=" << options.window << " batch=" << options.batch
        << " norm=" << (options.norm == us::nn::NormPlacement::pre ? "pre" : "post")
        << " steps=" << options.steps << " lr=" << options.rate_of(variant)
-       << " schedule=" << us::to_string(options.schedule) << " optimizer=" << options.optimizer
-       << " weight-decay=" << options.weight_decay << " seed=" << options.seed
-       << " text=" << std::hex << hash;
+       << " schedule=" << us::train::to_string(options.schedule)
+       << " optimizer=" << options.optimizer << " weight-decay=" << options.weight_decay
+       << " seed=" << options.seed << " text=" << std::hex << hash;
   return text.str();
 }
 
 template <class Model, class Optimiser>
 void save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, Model& model, Optimiser& optimiser) {
-  us::SafetensorsWriter writer;
+  us::train::SafetensorsWriter writer;
   writer.set_metadata("training", fingerprint);
   writer.set_metadata("step", std::to_string(step));
   model.for_each_parameter([&](const us::Parameter& parameter) {
@@ -60,7 +59,7 @@ template <class Model, class Optimiser>
 std::size_t load_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                             Model& model, Optimiser& optimiser) {
   try {
-    us::SafetensorsFile file(path);
+    us::train::SafetensorsFile file(path);
     const auto& metadata = file.metadata();
     if (!metadata.contains("training") || !metadata.contains("step")) {
       throw std::runtime_error("'" + path.string() + "' is no checkpoint of bert_mlp");
@@ -70,8 +69,7 @@ std::size_t load_checkpoint(const std::filesystem::path& path, const std::string
                                metadata.at("training") + "; asked for was " + fingerprint);
     }
     model.for_each_parameter([&](us::Parameter& parameter) {
-      parameter.value =
-          file.tensor<float>("parameter." + parameter.name, parameter.value.shape());
+      parameter.value = file.tensor<float>("parameter." + parameter.name, parameter.value.shape());
     });
     optimiser.for_each_state([&](const std::string& name, us::Array<float>& state) {
       state = file.tensor<float>("optimiser." + name, state.shape());

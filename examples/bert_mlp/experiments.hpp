@@ -2,6 +2,7 @@
 // What bert_mlp does beside one training: the scales at initialisation, and the loss-scale window.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -21,7 +22,9 @@ inline std::string scale_table(const Options& options, const Variant& variant,
                                const us::train::TextCorpus& corpus) {
   us::analysis::ScaleReport report;
   const us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
-  const std::size_t sequences = options.batch_given ? options.batch : 4;
+  // Few tokens, so that their dependence on each other does not drown the scales of the rules.
+  const std::size_t sequences =
+      options.batch_given ? options.batch : std::max<std::size_t>(1, 128 / options.window);
   const auto batch =
       us::train::MaskedBatches(corpus, options.window, options.seed).training(sequences, 0);
   with_precision(variant.precision, [&]<us::Precision P>(P) {
@@ -44,18 +47,19 @@ inline std::string scale_table(const Options& options, const Variant& variant,
     outside += counts && !inside ? 1 : 0;
     const std::string name =
         tensor.is_parameter ? tensor.name : std::to_string(tensor.index) + " " + tensor.name;
-    text += format("%-9s %-34s %-14s %9.3g %9.3g %7.2f%%%s\n",
-                   tensor.is_parameter ? (is_gradient ? "weight'" : "weight")
-                                       : (is_gradient ? "value'" : "value"),
-                   name.c_str(), us::to_string(tensor.shape).c_str(), tensor.rms,
-                   tensor.max_magnitude, 100 * tensor.zero_share,
-                   counts && !inside ? "  outside [0.5, 2]" : "");
+    text +=
+        format("%-9s %-34s %-14s %9.3g %9.3g %7.2f%%%s\n",
+               tensor.is_parameter ? (is_gradient ? "weight'" : "weight")
+                                   : (is_gradient ? "value'" : "value"),
+               name.c_str(), us::to_string(tensor.shape).c_str(), tensor.rms, tensor.max_magnitude,
+               100 * tensor.zero_share, counts && !inside ? "  outside [0.5, 2]" : "");
   }
   text += format("%zu of %zu tensors have an rms outside [0.5, 2]; ' marks a gradient\n", outside,
                  total);
   if (outside > 0 && variant.is_unit()) {
-    text += "The rules suppose independent tokens. Those of a text are not: gradients of biases and\n"
-            "norms grow towards the square root of the tokens in a step. See docs/results.md.\n";
+    text +=
+        "The rules suppose independent tokens. Those of a text are not: gradients of biases and\n"
+        "norms grow towards the square root of the tokens in a step. See docs/results.md.\n";
   }
   return text;
 }
@@ -124,7 +128,9 @@ inline std::string window_svg(const Options& options, const std::vector<RunResul
     if (chart.series.empty() || chart.series.back().name != window_series(run)) {
       chart.series.push_back({.name = window_series(run), .points = {}});
     }
-    chart.series.back().points.emplace_back(std::log2(run.variant.loss_scale), run.valid_bpc);
+    // Far above what guessing costs is off the chart: shown as diverged.
+    const double bpc = run.valid_bpc > 8 ? std::numeric_limits<double>::infinity() : run.valid_bpc;
+    chart.series.back().points.emplace_back(std::log2(run.variant.loss_scale), bpc);
   }
   return us::analysis::to_svg(chart);
 }

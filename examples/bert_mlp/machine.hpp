@@ -56,7 +56,8 @@ template <class Product>
       break;
     }
   }
-  const double eigen = sgemm_rate(machine.threads, [](const auto& a, auto& c) { c.noalias() = a * a; });
+  const double eigen =
+      sgemm_rate(machine.threads, [](const auto& a, auto& c) { c.noalias() = a * a; });
   const double ours = sgemm_rate(machine.threads, [](const auto& a, auto& c) {
     const auto n = static_cast<std::size_t>(a.rows());
     const auto view = unit_scaling::kernels::row_major(a.data(), n);

@@ -56,7 +56,7 @@ struct Options {
   std::size_t steps = 1000;
   std::optional<std::size_t> stop_at;
   std::optional<double> learning_rate;
-  us::Schedule::Decay schedule = us::Schedule::Decay::linear;
+  us::train::Schedule::Decay schedule = us::train::Schedule::Decay::linear;
   std::string optimizer = "adamw";
   double weight_decay = 0.01;
   std::uint64_t seed = 1;
@@ -75,11 +75,14 @@ struct Options {
   /// docs/results.md for its scale rules and optimiser.
   [[nodiscard]] double rate_of(const Variant& variant) const {
     if (learning_rate) return *learning_rate;
-    if (optimizer == "sgd") return variant.is_unit() ? 0x1p-7 : 0x1p-2;
-    return variant.is_unit() ? 0x1p-4 : 0x1p-7;
+    if (optimizer == "sgd") return variant.is_unit() ? 0x1p-4 : 0x1p0;
+    if (variant.is_unit()) return 0x1p-2;
+    // Plain FP8 loses most gradients and trains best at a low rate; a window has one rate a row.
+    const bool loses = variant.precision == "fp8" && variant.loss_scale == 1;
+    return loses && !loss_scale_window ? 0x1p-9 : 0x1p-7;
   }
 
-  [[nodiscard]] us::Schedule rate_schedule() const {
+  [[nodiscard]] us::train::Schedule rate_schedule() const {
     return {.warmup_steps = std::min<std::size_t>(steps / 10 + 1, steps),
             .total_steps = steps,
             .decay = schedule};
@@ -91,8 +94,7 @@ struct Options {
 inline Variant parse_variant(const std::string& precision, const std::string& scaling) {
   constexpr std::array precisions{"fp32", "fp16", "bf16", "fp8"};
   if (std::find(precisions.begin(), precisions.end(), precision) == precisions.end()) {
-    throw std::invalid_argument("precision '" + precision +
-                                "': expected fp32, fp16, bf16 or fp8");
+    throw std::invalid_argument("precision '" + precision + "': expected fp32, fp16, bf16 or fp8");
   }
   if (scaling == "unit") return {precision, us::scaling::paper, 1};
   if (scaling == "none") return {precision, us::scaling::none, 1};
@@ -151,23 +153,29 @@ inline Options parse_options(int argc, char** argv) {
                      "scale, 1024 if not given), unit+loss:FACTOR")
           ->capture_default_str();
   auto* compare_option =
-      app.add_option("--compare", compare,
-                     "PRECISION:SCALING,...: train these one after another and compare; the default "
-                     "when neither --precision nor --scaling is given")
+      app.add_option(
+             "--compare", compare,
+             "PRECISION:SCALING,...: train these one after another and compare; the default "
+             "when neither --precision nor --scaling is given")
           ->capture_default_str()
           ->expected(0, 1);
   app.add_option("--norm", norm, "pre or post: where residual branches are normalised")
       ->capture_default_str();
-  app.add_option("--hidden", options.hidden_size, "Channels of the model")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
+  auto* hidden_option = app.add_option("--hidden", options.hidden_size, "Channels of the model")
+                            ->capture_default_str()
+                            ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
   app.add_option("--layers", options.layers, "Blocks of the model")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 10));
+      ->capture_default_str()
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 10));
   app.add_option("--window", options.window, "Characters in a sequence")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
+      ->capture_default_str()
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
   auto* batch_option = app.add_option("--batch", options.batch, "Sequences in a step")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
-  app.add_option("--steps", options.steps, "Steps to train")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31));
+                           ->capture_default_str()
+                           ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
+  auto* steps_option = app.add_option("--steps", options.steps, "Steps to train")
+                           ->capture_default_str()
+                           ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31));
   app.add_option("--stop-at", options.stop_at,
                  "Step at which to stop early; go on with --resume (default: do not)");
   app.add_option("--lr", options.learning_rate,
@@ -179,12 +187,15 @@ inline Options parse_options(int argc, char** argv) {
                  "the steps")
       ->capture_default_str();
   app.add_option("--optimizer", options.optimizer, "adamw or sgd")
-      ->capture_default_str()->check(CLI::IsMember({"adamw", "sgd"}));
+      ->capture_default_str()
+      ->check(CLI::IsMember({"adamw", "sgd"}));
   app.add_option("--weight-decay", options.weight_decay, "Decoupled for adamw, coupled for sgd")
-      ->capture_default_str()->check(CLI::NonNegativeNumber);
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--seed", options.seed, "Of weights, batches and masks")->capture_default_str();
   app.add_option("--threads", options.threads, "Changes the speed and nothing else")
-      ->capture_default_str()->check(CLI::Range(1, 1024));
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
   app.add_option("--eval-every", options.eval_every,
                  "Steps between validations and checkpoints (default: a fifth of the steps)");
   app.add_option("--out", options.out, "Folder for results (default: runs/NAME in this folder)");
@@ -194,10 +205,11 @@ inline Options parse_options(int argc, char** argv) {
   app.add_flag("--json", options.json, "Print summary.json instead of the table");
   app.add_flag("--print-scales", options.print_scales,
                "Print the scale of every weight, value and gradient at initialisation, and stop. "
-               "Takes 4 sequences unless --batch is given");
+               "Takes 128 tokens unless --batch is given");
   app.add_flag("--loss-scale-window", options.loss_scale_window,
                "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
-               "(or in the --compare list), and draw which of them work");
+               "(or in the --compare list), and draw which of them work. Takes --hidden 64 and "
+               "--steps 300 unless they are given");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {
@@ -208,11 +220,15 @@ inline Options parse_options(int argc, char** argv) {
   }
 
   options.batch_given = batch_option->count() > 0;
+  if (options.loss_scale_window) {
+    if (hidden_option->count() == 0) options.hidden_size = 64;
+    if (steps_option->count() == 0) options.steps = 300;
+  }
   if (norm != "pre" && norm != "post") {
     throw std::invalid_argument("--norm '" + norm + "': expected pre or post");
   }
   options.norm = norm == "pre" ? us::nn::NormPlacement::pre : us::nn::NormPlacement::post;
-  options.schedule = us::Schedule::decay_by_name(schedule);
+  options.schedule = us::train::Schedule::decay_by_name(schedule);
   options.rate_schedule().check();
   if (options.learning_rate && !std::isfinite(*options.learning_rate)) {
     throw std::invalid_argument("--lr: expected a finite number");
@@ -238,10 +254,10 @@ inline Options parse_options(int argc, char** argv) {
   }
   if (options.out.empty()) {
     options.out = std::filesystem::path("runs") /
-                  (options.loss_scale_window     ? "loss-scale-window"
-                   : options.variants.size() > 1 ? "compare"
-                                                 : options.variants[0].precision + "-" +
-                                                       options.variants[0].scaling_name());
+                  (options.loss_scale_window ? "loss-scale-window"
+                   : options.variants.size() > 1
+                       ? "compare"
+                       : options.variants[0].precision + "-" + options.variants[0].scaling_name());
   }
   if (!options.print_scales) require_writable(options.out);
   return options;

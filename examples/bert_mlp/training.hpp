@@ -90,15 +90,16 @@ double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& ba
 
 /// Trains `variant` under precision P, with an optimiser that `make_optimiser(parameters)` makes.
 template <us::Precision P, class MakeOptimiser>
-RunResult train(const Options& options, const Variant& variant,
-                const us::train::TextCorpus& corpus, const Machine& machine,
-                const MakeOptimiser& make_optimiser, bool save) {
-  RunResult result{.variant = variant, .learning_rate = options.rate_of(variant)};
+RunResult train(const Options& options, const Variant& variant, const us::train::TextCorpus& corpus,
+                const Machine& machine, const MakeOptimiser& make_optimiser, bool save) {
+  RunResult result;
+  result.variant = variant;
+  result.learning_rate = options.rate_of(variant);
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   auto optimiser = make_optimiser(us::optim::parameters_of(model));
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
-  const us::Schedule schedule = options.rate_schedule();
+  const us::train::Schedule schedule = options.rate_schedule();
   const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
   std::size_t step = 0;
   if (!options.resume.empty()) {
@@ -109,8 +110,9 @@ RunResult train(const Options& options, const Variant& variant,
   const auto loss_scale = static_cast<float>(variant.loss_scale);
 
   us::Tape<P> tape;
-  us::Progress progress(variant.name(), options.steps, stderr,
-                        {.quiet = options.quiet, .loss_name = "bits/char", .first_step = step});
+  us::train::Progress progress(
+      variant.name(), options.steps, stderr,
+      {.quiet = options.quiet, .loss_name = "bits/char", .first_step = step});
   double training_seconds = 0;
   std::size_t trained_steps = 0;
   double loss_sum = 0;
@@ -147,26 +149,28 @@ RunResult train(const Options& options, const Variant& variant,
                                validate<P>(model, batches, options, variant.scaling, 1)});
       loss_sum = 0;
       loss_count = 0;
-      if (save) save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model, optimiser);
+      if (save)
+        save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model,
+                        optimiser);
     }
   }
   result.steps = step;
   result.peak_rss_bytes = peak_memory();
   if (training_seconds > 0) {
     result.tokens_per_s = static_cast<double>(trained_steps * tokens_per_step) / training_seconds;
-    const double selected = static_cast<double>(batches.selected(options.batch)) /
-                            static_cast<double>(tokens_per_step);
+    const double selected =
+        static_cast<double>(batches.selected(options.batch)) / static_cast<double>(tokens_per_step);
     result.sgemm_share = 3 * model.matmul_flops_per_token(selected) * result.tokens_per_s /
                          (machine.sgemm_gflops * 1e9);
   }
   progress.finish();
   if (!result.diverged.empty()) return result;
-  if (save) save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model, optimiser);
+  if (save)
+    save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model, optimiser);
   // Hidden in four ways, so that most characters of the held-out text count.
   result.valid_bpc = validate<P>(model, batches, options, variant.scaling, 4);
   if (loss_count > 0) {
-    result.points.push_back(
-        {step, loss_sum / static_cast<double>(loss_count), result.valid_bpc});
+    result.points.push_back({step, loss_sum / static_cast<double>(loss_count), result.valid_bpc});
   }
   tape.clear();
   tape.memory().release();
@@ -178,8 +182,7 @@ RunResult train(const Options& options, const Variant& variant,
 }
 
 /// Calls `body(P{})` with the policy of that name.
-template <class Body>
-auto with_precision(const std::string& name, const Body& body) {
+template <class Body> auto with_precision(const std::string& name, const Body& body) {
   if (name == "fp32") return body(us::precision::fp32{});
   if (name == "fp16") return body(us::precision::fp16{});
   if (name == "bf16") return body(us::precision::bf16{});

@@ -21,12 +21,12 @@
 namespace unit_scaling_test {
 namespace {
 
-using unit_scaling::AxisScale;
-using unit_scaling::ChartTheme;
-using unit_scaling::LineChart;
-using unit_scaling::LineSeries;
-using unit_scaling::to_svg;
-namespace detail = unit_scaling::detail;
+using unit_scaling::analysis::AxisScale;
+using unit_scaling::analysis::ChartTheme;
+using unit_scaling::analysis::LineChart;
+using unit_scaling::analysis::LineSeries;
+using unit_scaling::analysis::to_svg;
+namespace detail = unit_scaling::analysis::detail;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();

@@ -26,9 +26,7 @@ double cdf(double x) { return std::erfc(-x / std::numbers::sqrt2) / 2; }
 double pdf(double x) { return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi); }
 
 /// The tanh form and its slope by the textbook formulas.
-double tanh_inner(double x) {
-  return std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
-}
+double tanh_inner(double x) { return std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x); }
 double tanh_form(double x) { return x / 2 * (1 + std::tanh(tanh_inner(x))); }
 double tanh_form_slope(double x) {
   const double t = std::tanh(tanh_inner(x));
@@ -43,8 +41,7 @@ TEST(Gelu, BackwardIsTheScaledGradient) {
 }
 
 TEST(Gelu, BackwardIsTheScaledGradientWithAMultiplier) {
-  expect_scaled_gradients_under_all_rules(ops::Gelu{.mult = 0.7},
-                                          normal_array<double>({3, 7}, 2));
+  expect_scaled_gradients_under_all_rules(ops::Gelu{.mult = 0.7}, normal_array<double>({3, 7}, 2));
 }
 
 TEST(Gelu, BackwardOfTheTanhFormIsTheScaledGradient) {
@@ -100,10 +97,11 @@ TEST(Gelu, ConstraintOfThePaperIsTheGeometricMean) {
 }
 
 TEST(Gelu, ConstraintOfUmupIsTheForwardFactor) {
-  const Scales<1> free = ops::Gelu{.scaling = scaling::umup.with(constraint::none)}.scales(
-      Array<float>{});
+  const Scales<1> free =
+      ops::Gelu{.scaling = scaling::umup.with(constraint::none)}.scales(Array<float>{});
   // exp(0.8 ln √(2/(1−1/π)) + 0.2 ln 2) and exp(0.8 ln √2 + 0.2 ln 2) = 2^0.6.
-  EXPECT_NEAR(free.forward, std::pow(2 / (1 - 1 / std::numbers::pi), 0.4) * std::pow(2, 0.2), 1e-14);
+  EXPECT_NEAR(free.forward, std::pow(2 / (1 - 1 / std::numbers::pi), 0.4) * std::pow(2, 0.2),
+              1e-14);
   EXPECT_NEAR(free.backward[0], std::pow(2, 0.6), 1e-14);
   const Scales<1> bound = ops::Gelu{.scaling = scaling::umup}.scales(Array<float>{});
   EXPECT_EQ(bound.forward, free.forward);
@@ -133,11 +131,10 @@ TEST(Gelu, TakesEmptyArraysAndScalars) {
   }
 }
 
-template <class T>
-void expect_documented_special_values(ops::GeluForm form) {
+template <class T> void expect_documented_special_values(ops::GeluForm form) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  const Array<T> x(Shape{4}, {T(std::numeric_limits<double>::quiet_NaN()), T(infinity),
-                              T(-infinity), T(0.0)});
+  const Array<T> x(
+      Shape{4}, {T(std::numeric_limits<double>::quiet_NaN()), T(infinity), T(-infinity), T(0.0)});
   const Array<T> y = ops::gelu(x, {.form = form});
   EXPECT_TRUE(std::isnan(static_cast<double>(y.data()[0])));
   EXPECT_EQ(static_cast<double>(y.data()[1]), infinity);
@@ -172,8 +169,7 @@ TEST(Gelu, FarTailsAreFinite) {
   }
 }
 
-template <class P>
-class GeluIn : public testing::Test {};
+template <class P> class GeluIn : public testing::Test {};
 TYPED_TEST_SUITE(GeluIn, StoragePrecisions, PrecisionNames);
 
 // kernels/elementary.hpp bounds the error of Φ by 1.2e-7, that of φ by 3e-7 of φ + 6e-8 (it is
@@ -220,15 +216,16 @@ TYPED_TEST(GeluIn, TanhFormIsTheDoubleReferenceRoundedOnce) {
     // The slope is gate + v gate (1 − gate) (2u)'; its terms are below 1 and below 2 |v|³ gate.
     const double slope = tanh_form_slope(v);
     const double terms = 1 + 2 * std::abs(v) * (1 + v * v);
-    dx.push_back({beta[0] * g * slope, std::abs(beta[0] * g) * terms * (gate_error + 8 * float_unit)});
+    dx.push_back(
+        {beta[0] * g * slope, std::abs(beta[0] * g) * terms * (gate_error + 8 * float_unit)});
   }
   expect_rounded(run.y, y);
   expect_rounded(std::get<0>(run.gradients), dx);
 }
 
 TYPED_TEST(GeluIn, ThreadCountChangesNoBit) {
-  expect_thread_count_changes_no_bit(
-      TypeParam{}, ops::Gelu{}, normal_array<typename TypeParam::storage>({211, 233}, 10));
+  expect_thread_count_changes_no_bit(TypeParam{}, ops::Gelu{},
+                                     normal_array<typename TypeParam::storage>({211, 233}, 10));
 }
 
 TEST(Gelu, FunctionObjectComputesInTheFormatOfItsArgument) {

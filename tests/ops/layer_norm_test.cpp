@@ -41,10 +41,10 @@ TEST(LayerNorm, OutputAndGradientsHaveUnitScaleForGaussianInput) {
   for (const Shape& shape : {Shape{256, 384}, Shape{64, 1024}, Shape{8, 33, 769}}) {
     SCOPED_TRACE(to_string(shape));
     const Shape size{shape.columns()};
-    const auto run = run_op(precision::fp32{},
-                            ops::LayerNorm{.scaling = scaling::paper.with(constraint::none)},
-                            normal_array<float>(shape, 5), Array<float>::filled(size, 1),
-                            Array<float>::filled(size, 0));
+    const auto run =
+        run_op(precision::fp32{}, ops::LayerNorm{.scaling = scaling::paper.with(constraint::none)},
+               normal_array<float>(shape, 5), Array<float>::filled(size, 1),
+               Array<float>::filled(size, 0));
     EXPECT_NEAR(standard_deviation(run.y), 1, 0.1);
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1);
     EXPECT_NEAR(rms(std::get<1>(run.gradients)), 1, 0.1);
@@ -126,8 +126,7 @@ TEST(LayerNorm, NanAndInfinitySpoilTheirRowOnly) {
   }
 }
 
-template <class P>
-class LayerNormIn : public testing::Test {};
+template <class P> class LayerNormIn : public testing::Test {};
 TYPED_TEST_SUITE(LayerNormIn, StoragePrecisions, PrecisionNames);
 
 // With n = 45 columns, a sum in 16 lanes and then pairwise has n/16 + 4 < 7 roundings of its terms'
@@ -159,7 +158,7 @@ TYPED_TEST(LayerNormIn, ResultIsTheDoubleReferenceRoundedOnce) {
       variance += std::pow(static_cast<double>(x.row(i)[j]) - mean_x, 2) / n;
     }
     const double sigma = std::sqrt(variance + op.epsilon);
-    const double mean_units = 8 * mean_magnitude / sigma;     // of x̂, absolutely
+    const double mean_units = 8 * mean_magnitude / sigma;      // of x̂, absolutely
     const double sigma_units = (16 + 2 * mean_units) / 2 + 2;  // of 1/σ, relatively
     const auto x_hat = [&](std::size_t j) {
       return (static_cast<double>(x.row(i)[j]) - mean_x) / sigma;
@@ -175,9 +174,9 @@ TYPED_TEST(LayerNormIn, ResultIsTheDoubleReferenceRoundedOnce) {
       const auto g = static_cast<double>(gain.data()[j]);
       const auto b = static_cast<double>(bias.data()[j]);
       const auto dy = static_cast<double>(run.dy.row(i)[j]);
-      y.push_back({x_hat(j) * g + b,
-                   float_unit * (std::abs(g) * (x_hat_units(j) + 2 * std::abs(x_hat(j))) +
-                                 2 * std::abs(b))});
+      y.push_back(
+          {x_hat(j) * g + b, float_unit * (std::abs(g) * (x_hat_units(j) + 2 * std::abs(x_hat(j))) +
+                                           2 * std::abs(b))});
       mean_d += dy * g / n;
       mean_dx += dy * g * x_hat(j) / n;
       d_units += 10 * std::abs(dy * g) / n;
@@ -195,8 +194,8 @@ TYPED_TEST(LayerNormIn, ResultIsTheDoubleReferenceRoundedOnce) {
       const double inside_units = 4 * std::abs(d) + d_units + 3 * std::abs(mean_d) +
                                   std::abs(mean_dx) * x_hat_units(j) +
                                   std::abs(x_hat(j)) * (dx_units + 3 * std::abs(mean_dx));
-      dx.push_back({inside / sigma, (inside_units + std::abs(inside) * (sigma_units + 3)) / sigma *
-                                        float_unit});
+      dx.push_back({inside / sigma,
+                    (inside_units + std::abs(inside) * (sigma_units + 3)) / sigma * float_unit});
     }
   }
   expect_rounded(run.y, y);
@@ -205,9 +204,8 @@ TYPED_TEST(LayerNormIn, ResultIsTheDoubleReferenceRoundedOnce) {
   expect_rounded(std::get<2>(run.gradients), db);
   // Without gain and bias: the same bits as with ones and zeros.
   const auto plain = ops::layer_norm(TypeParam{}, x);
-  const auto identity =
-      ops::layer_norm(TypeParam{}, x, Array<T>::filled(Shape{columns}, T(1.0F)),
-                      Array<T>::filled(Shape{columns}, T(0.0F)));
+  const auto identity = ops::layer_norm(TypeParam{}, x, Array<T>::filled(Shape{columns}, T(1.0F)),
+                                        Array<T>::filled(Shape{columns}, T(0.0F)));
   EXPECT_EQ(plain, identity);
 }
 

@@ -50,10 +50,9 @@ TEST(Linear, OutputAndGradientsHaveUnitScaleForGaussianInput) {
   for (const auto [rows, fan_in, fan_out] :
        {Size{1024, 768, 1280}, Size{4096, 512, 512}, Size{1537, 2048, 511}}) {
     SCOPED_TRACE(testing::Message() << rows << " " << fan_in << " " << fan_out);
-    const auto run = run_op(precision::fp32{}, ops::Linear{.scaling = ideal},
-                            normal_array<float>({rows, fan_in}, 6),
-                            normal_array<float>({fan_out, fan_in}, 7),
-                            Array<float>::filled(Shape{fan_out}, 0));
+    const auto run = run_op(
+        precision::fp32{}, ops::Linear{.scaling = ideal}, normal_array<float>({rows, fan_in}, 6),
+        normal_array<float>({fan_out, fan_in}, 7), Array<float>::filled(Shape{fan_out}, 0));
     EXPECT_NEAR(standard_deviation(run.y), 1, 0.1);
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1);
     EXPECT_NEAR(rms(std::get<1>(run.gradients)), 1, 0.1);
@@ -86,13 +85,18 @@ TEST(Linear, ReadOutOfUmupDividesByFanIn) {
 
 TEST(Linear, RejectsShapesThatDoNotFit) {
   const auto x = normal_array<float>({4, 3}, 8);
-  expect_shape_error([&] { (void)ops::linear(x, normal_array<float>({3, 5}, 9)); },
-                     {"linear", "(4, 3)", "(3, 5)"});
+  expect_shape_error(
+      [&] {
+        (void)ops::linear(x, normal_array<float>({3, 5}, 9));
+      },
+      {"linear", "(4, 3)", "(3, 5)"});
   expect_shape_error([&] { (void)ops::linear(x, normal_array<float>({3}, 9)); },
                      {"linear", "(4, 3)", "(3)"});
-  expect_shape_error([&] { (void)ops::linear(normal_array<float>({}, 8),
-                                             normal_array<float>({5, 1}, 9)); },
-                     {"linear", "()", "(5, 1)"});
+  expect_shape_error(
+      [&] {
+        (void)ops::linear(normal_array<float>({}, 8), normal_array<float>({5, 1}, 9));
+      },
+      {"linear", "()", "(5, 1)"});
   const auto w = normal_array<float>({5, 3}, 9);
   expect_shape_error([&] { (void)ops::linear(x, w, normal_array<float>({4}, 10)); },
                      {"linear", "(4)", "(5, 3)"});
@@ -164,8 +168,7 @@ TEST(Linear, OverflowOfTheOutputIsAnInfinity) {
   EXPECT_TRUE(isinf(ops::linear(x, w, {.scaling = scaling::none}).data()[0]));
 }
 
-template <class P>
-class LinearIn : public testing::Test {};
+template <class P> class LinearIn : public testing::Test {};
 TYPED_TEST_SUITE(LinearIn, StoragePrecisions, PrecisionNames);
 
 TYPED_TEST(LinearIn, SavesTheRoundedOperands) {
@@ -174,8 +177,7 @@ TYPED_TEST(LinearIn, SavesTheRoundedOperands) {
   const auto w = normal_array<typename P::storage>({5, 3}, 20);
   const auto run = run_op(P{}, ops::Linear{}, x, w);
   using Operand = typename P::matmul_operand;
-  static_assert(
-      std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
   static_assert(std::is_same_v<decltype(run.y), Array<typename P::storage>>);
   for (std::size_t i = 0; i < x.size(); ++i) {
@@ -227,8 +229,8 @@ TEST(Linear, FunctionObjectComputesInTheFormatOfItsFirstArgument) {
   const auto x = normal_array<float16>({4, 3}, 27);
   const auto w = normal_array<float>({5, 3}, 28);
   const ops::Linear op;
-  EXPECT_TRUE(same_bits(ops::linear(x, w),
-                        op.forward(precision::fp16{}, op.scales(x, w), x, w).output));
+  EXPECT_TRUE(
+      same_bits(ops::linear(x, w), op.forward(precision::fp16{}, op.scales(x, w), x, w).output));
 }
 
 }  // namespace

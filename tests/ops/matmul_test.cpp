@@ -43,9 +43,9 @@ TEST(Matmul, OutputAndGradientsHaveUnitScaleForGaussianInput) {
   for (const auto [batch, m, k, n] :
        {Size{8, 384, 512, 640}, Size{64, 128, 64, 128}, Size{16, 257, 300, 129}}) {
     SCOPED_TRACE(testing::Message() << batch << " " << m << " " << k << " " << n);
-    const auto run = run_op(precision::fp32{}, ops::Matmul{.scaling = ideal},
-                            normal_array<float>({batch, m, k}, 5),
-                            normal_array<float>({batch, k, n}, 6));
+    const auto run =
+        run_op(precision::fp32{}, ops::Matmul{.scaling = ideal},
+               normal_array<float>({batch, m, k}, 5), normal_array<float>({batch, k, n}, 6));
     EXPECT_NEAR(standard_deviation(run.y), 1, 0.1);
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1);
     EXPECT_NEAR(rms(std::get<1>(run.gradients)), 1, 0.1);
@@ -136,8 +136,7 @@ TEST(Matmul, NanAndInfinityReachTheResultsThatDependOnThem) {
   EXPECT_EQ(static_cast<float>(y8.data()[1]), 449.0F);
 }
 
-template <class P>
-class MatmulIn : public testing::Test {};
+template <class P> class MatmulIn : public testing::Test {};
 TYPED_TEST_SUITE(MatmulIn, StoragePrecisions, PrecisionNames);
 
 TYPED_TEST(MatmulIn, SavesTheRoundedOperands) {
@@ -145,8 +144,7 @@ TYPED_TEST(MatmulIn, SavesTheRoundedOperands) {
   using Operand = typename P::matmul_operand;
   const auto l = normal_array<typename P::storage>({4, 3}, 14);
   const auto run = run_op(P{}, ops::Matmul{}, l, normal_array<typename P::storage>({3, 5}, 15));
-  static_assert(
-      std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
   for (std::size_t i = 0; i < l.size(); ++i) {
     EXPECT_EQ(static_cast<double>(std::get<0>(run.saved).data()[i]),

@@ -44,8 +44,8 @@ auto run_residual_branch(P precision, const Scaling& scaling, double tau, const 
   const auto [d_activated, d_skip] = add.backward(precision, add_scales, end.saved, dy);
   const auto [d_hidden] = gelu.backward(precision, gelu_scales, activated.saved, d_activated);
   const auto [d_branch, dw] = linear.backward(precision, linear_scales, hidden.saved, d_hidden);
-  const auto [dx] = split.backward(precision, split.scales(x), begin.saved,
-                                   std::tuple{d_branch, d_skip});
+  const auto [dx] =
+      split.backward(precision, split.scales(x), begin.saved, std::tuple{d_branch, d_skip});
   struct Result {
     Array<T> y, dx, dw, d_hidden;
     Scales<2> linear_scales;
@@ -138,8 +138,7 @@ TEST(Residual, BothEndsKeepUnitScale) {
         const auto y = ops::residual_add(a, b, {.scaling = scaling, .tau = tau});
         EXPECT_NEAR(standard_deviation(y), 1, 5 * 0.005);
         const ops::ResidualSplit split{.scaling = scaling, .tau = tau};
-        const auto [dx] =
-            split.backward(precision::fp32{}, Scales<1>{}, {}, std::tuple{a, b});
+        const auto [dx] = split.backward(precision::fp32{}, Scales<1>{}, {}, std::tuple{a, b});
         EXPECT_NEAR(rms(dx), 1, 5 * 0.005);
       }
     }
@@ -186,10 +185,10 @@ TEST(Residual, WeightGradientInsideABranchIsProportionalToTheTrueOne) {
 
 // With √τ at the branch's end in both directions it would be √0.01 = 0.1.
 TEST(Residual, GradientInsideAFaintBranchHasUnitScale) {
-  const auto run = run_residual_branch(precision::fp32{}, scaling::paper.with(constraint::none),
-                                       0.01, normal_array<float>({256, 128}, 14),
-                                       normal_array<float>({128, 128}, 15),
-                                       normal_array<float>({256, 128}, 16));
+  const auto run =
+      run_residual_branch(precision::fp32{}, scaling::paper.with(constraint::none), 0.01,
+                          normal_array<float>({256, 128}, 14), normal_array<float>({128, 128}, 15),
+                          normal_array<float>({256, 128}, 16));
   EXPECT_NEAR(rms(run.d_hidden), 1, 0.1);
   EXPECT_NEAR(rms(run.dw), 1, 0.1);
 }
@@ -197,7 +196,8 @@ TEST(Residual, GradientInsideAFaintBranchHasUnitScale) {
 TEST(Residual, ApplyIsSplitThenBranchThenAdd) {
   const auto x = normal_array<float>({3, 5}, 17);
   const ops::ResidualAdd op{.tau = 0.2};
-  const auto y = ops::residual_apply(x, [](const auto& z) { return ops::gelu(z); }, op);
+  const auto y = ops::residual_apply(
+      x, [](const auto& z) { return ops::gelu(z); }, op);
   EXPECT_EQ(y, ops::residual_add(ops::gelu(x), x, op));
 }
 
@@ -211,9 +211,7 @@ TEST(Residual, RejectsShapesThatDoNotFit) {
       },
       {"residual_split", "(2, 3)", "(3, 2)"});
   expect_shape_error(
-      [&] {
-        (void)ops::ResidualAdd{}.backward(precision::fp32{}, Scales<2>{}, {a.shape()}, b);
-      },
+      [&] { (void)ops::ResidualAdd{}.backward(precision::fp32{}, Scales<2>{}, {a.shape()}, b); },
       {"residual_add", "(3, 2)", "(2, 3)"});
 }
 
@@ -227,8 +225,7 @@ TEST(Residual, TakesEmptyArraysAndScalars) {
   }
 }
 
-template <class P>
-class ResidualIn : public testing::Test {};
+template <class P> class ResidualIn : public testing::Test {};
 TYPED_TEST_SUITE(ResidualIn, StoragePrecisions, PrecisionNames);
 
 TYPED_TEST(ResidualIn, BothEndsAreTheDoubleReferenceRoundedOnce) {
@@ -242,8 +239,8 @@ TYPED_TEST(ResidualIn, BothEndsAreTheDoubleReferenceRoundedOnce) {
     expected.push_back({u + v, 3 * float_unit * (std::abs(u) + std::abs(v))});
   }
   expect_rounded(ops::residual_add(TypeParam{}, a, b, {.tau = 0.3}), expected);
-  const auto [dx] = ops::ResidualSplit{.tau = 0.3}.backward(TypeParam{}, Scales<1>{}, {},
-                                                            std::tuple{a, b});
+  const auto [dx] =
+      ops::ResidualSplit{.tau = 0.3}.backward(TypeParam{}, Scales<1>{}, {}, std::tuple{a, b});
   expect_rounded(dx, expected);
 }
 

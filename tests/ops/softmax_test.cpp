@@ -42,9 +42,9 @@ TEST(Softmax, ScalesOfOutputAndGradientUnderThePaperTendToTheDocumentedLimits) {
   const double output_limit = std::sqrt(std::numbers::e - 1);
   const double gradient_limit = std::sqrt(std::numbers::e);
   for (const Shape& shape : {Shape{800, 128}, Shape{4, 100, 257}, Shape{150, 1024}}) {
-    const auto run = run_op(precision::fp32{},
-                            ops::Softmax{.scaling = scaling::paper.with(constraint::none)},
-                            normal_array<float>(shape, 3));
+    const auto run =
+        run_op(precision::fp32{}, ops::Softmax{.scaling = scaling::paper.with(constraint::none)},
+               normal_array<float>(shape, 3));
     EXPECT_NEAR(standard_deviation(run.y), output_limit, 5 * 0.02 * output_limit);
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), gradient_limit, 5 * 0.02 * gradient_limit);
   }
@@ -116,8 +116,7 @@ TEST(Softmax, ASingleLogitHasProbabilityOne) {
   EXPECT_EQ(std::get<0>(run.gradients), Array<float>::filled(Shape({5, 1}), 0));
 }
 
-template <class T>
-void expect_documented_special_values() {
+template <class T> void expect_documented_special_values() {
   const T nan(std::numeric_limits<double>::quiet_NaN());
   const T plus(infinity);
   const T minus(-infinity);
@@ -160,8 +159,7 @@ TEST(Softmax, MaskedLogitsReceiveNoGradient) {
   }
 }
 
-template <class P>
-class SoftmaxIn : public testing::Test {};
+template <class P> class SoftmaxIn : public testing::Test {};
 TYPED_TEST_SUITE(SoftmaxIn, StoragePrecisions, PrecisionNames);
 
 // exp(u) of a float argument u = x − max, itself rounded, is within |u| + 2.2 units; a sum of s
@@ -189,8 +187,8 @@ TYPED_TEST(SoftmaxIn, ResultIsTheDoubleReferenceRoundedOnce) {
       const double u = static_cast<double>(x.row(i)[j]) - max;
       sum += std::exp(u);
       largest = std::max(largest, -u);
-      const double term = static_cast<double>(run.y.row(i)[j]) / alpha *
-                          static_cast<double>(run.dy.row(i)[j]);
+      const double term =
+          static_cast<double>(run.y.row(i)[j]) / alpha * static_cast<double>(run.dy.row(i)[j]);
       inner += term;
       inner_magnitude += std::abs(term);
     }
@@ -211,8 +209,9 @@ TYPED_TEST(SoftmaxIn, ResultIsTheDoubleReferenceRoundedOnce) {
 }
 
 TYPED_TEST(SoftmaxIn, ThreadCountChangesNoBit) {
-  expect_thread_count_changes_no_bit(
-      TypeParam{}, ops::Softmax{}, normal_array<typename TypeParam::storage>({633, 77}, 11));
+  const ops::Softmax op;
+  expect_thread_count_changes_no_bit(TypeParam{}, ops::Softmax{},
+                                     normal_array<typename TypeParam::storage>({633, 77}, 11));
 }
 
 }  // namespace

@@ -121,8 +121,8 @@ TEST(TokenMixing, UnwantedGradientsAreLeftEmpty) {
 
 TEST(TokenMixing, NanAndInfinityStayInTheirSequenceAndChannel) {
   auto x = normal_array<float>({2, 3, 2}, 13);
-  x.mutable_data()[0] = std::numeric_limits<float>::quiet_NaN();      // sequence 0, channel 0
-  x.mutable_data()[6 + 1] = std::numeric_limits<float>::infinity();   // sequence 1, channel 1
+  x.mutable_data()[0] = std::numeric_limits<float>::quiet_NaN();     // sequence 0, channel 0
+  x.mutable_data()[6 + 1] = std::numeric_limits<float>::infinity();  // sequence 1, channel 1
   const auto y = ops::token_mixing(x, Array<float>::filled(Shape{4, 3}, 1));
   for (std::size_t i = 0; i < 4; ++i) {
     EXPECT_TRUE(std::isnan(y.data()[2 * i]));
@@ -132,8 +132,7 @@ TEST(TokenMixing, NanAndInfinityStayInTheirSequenceAndChannel) {
   }
 }
 
-template <class P>
-class TokenMixingIn : public testing::Test {};
+template <class P> class TokenMixingIn : public testing::Test {};
 TYPED_TEST_SUITE(TokenMixingIn, StoragePrecisions, PrecisionNames);
 
 TYPED_TEST(TokenMixingIn, ResultsAreTheDoubleReferenceOfTheRoundedOperandsRoundedOnce) {
@@ -145,8 +144,7 @@ TYPED_TEST(TokenMixingIn, ResultsAreTheDoubleReferenceOfTheRoundedOperandsRounde
   x.mutable_data()[3] = T(1000.0F);  // saturates in E4M3
   const auto w = normal_array<T>({out_positions, positions}, 15);
   const auto run = run_op(P{}, ops::TokenMixing{.scaling = ideal}, x, w);
-  static_assert(
-      std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
 
   const auto ws = rounded_matrix<Operand>(w);
@@ -167,7 +165,8 @@ TYPED_TEST(TokenMixingIn, ResultsAreTheDoubleReferenceOfTheRoundedOperandsRounde
     }
   };
   for (std::size_t b = 0; b < batch; ++b) {
-    const auto xs = rounded_matrix<Operand>(x.data() + b * positions * channels, positions, channels);
+    const auto xs =
+        rounded_matrix<Operand>(x.data() + b * positions * channels, positions, channels);
     const auto gs = rounded_matrix<typename P::matmul_gradient>(
         run.dy.data() + b * out_positions * channels, out_positions, channels);
     append(y, product_reference(ws, xs, run.scales.forward));

@@ -85,10 +85,8 @@ void expect_numeric_gradient(const unit_scaling::Array<double>& gradient, double
 
 namespace detail {
 
-template <class T>
-inline constexpr bool is_differentiable = false;
-template <>
-inline constexpr bool is_differentiable<unit_scaling::Array<double>> = true;
+template <class T> inline constexpr bool is_differentiable = false;
+template <> inline constexpr bool is_differentiable<unit_scaling::Array<double>> = true;
 
 /// Which gradient belongs to argument `argument`: the differentiable arguments before it.
 template <std::size_t argument, class... Arrays>
@@ -101,8 +99,9 @@ template <std::size_t argument, class... Arrays>
 
 template <std::size_t argument, class Op, class Run, class... Arrays>
 void check_argument(const Op& op, const Run& run, double slope, const Arrays&... arrays) {
-  if constexpr (std::tuple_element_t<argument, std::tuple<std::bool_constant<
-                                                   is_differentiable<Arrays>>...>>::value) {
+  if constexpr (std::tuple_element_t<
+                    argument,
+                    std::tuple<std::bool_constant<is_differentiable<Arrays>>...>>::value) {
     constexpr std::size_t index = gradient_index<argument, Arrays...>();
     const auto loss = [&](const unit_scaling::Array<double>& moved) {
       auto inputs = std::tuple{arrays...};
@@ -124,22 +123,24 @@ void check_argument(const Op& op, const Run& run, double slope, const Arrays&...
 }  // namespace detail
 
 /// Expects dx_i = backward_i / (forward · slope) × the gradient of Σ dy y with respect to every
-/// array of double among the arguments, where y is the scaled output: the definition of a scaled op.
-/// `slope` is one unless the op's backward factor is defined to include the slope of an attribute.
+/// array of double among the arguments, where y is the scaled output: the definition of a scaled
+/// op. `slope` is one unless the op's backward factor is defined to include the slope of an
+/// attribute.
 template <class Op, class... Arrays>
 void expect_scaled_gradients(const Op& op, double slope, const Arrays&... arrays) {
   const auto run = run_op(unit_scaling::precision::fp64{}, op, arrays...);
   [&]<std::size_t... argument>(std::index_sequence<argument...>) {
     (detail::check_argument<argument>(op, run, slope, arrays...), ...);
-  }(std::index_sequence_for<Arrays...>{});
+  }
+  (std::index_sequence_for<Arrays...>{});
 }
 
 /// As above under every scaling of `gradient_check_scalings`.
 template <class Op, class... Arrays>
 void expect_scaled_gradients_under_all_rules(Op op, const Arrays&... arrays) {
   for (const unit_scaling::Scaling& scaling : gradient_check_scalings) {
-    SCOPED_TRACE(testing::Message() << to_string(scaling.rule) << ", "
-                                    << scaling.effective_constraint().name);
+    SCOPED_TRACE(testing::Message()
+                 << to_string(scaling.rule) << ", " << scaling.effective_constraint().name);
     op.scaling = scaling;
     expect_scaled_gradients(op, 1, arrays...);
   }

@@ -29,8 +29,8 @@ struct Matrix {
 template <unit_scaling::Storage Operand, unit_scaling::Storage T>
 [[nodiscard]] double rounded_to(T value) {
   if constexpr (unit_scaling::AnyMinifloat<Operand>) {
-    return static_cast<double>(Operand::from_float(static_cast<float>(value),
-                                                   unit_scaling::Overflow::saturate));
+    return static_cast<double>(
+        Operand::from_float(static_cast<float>(value), unit_scaling::Overflow::saturate));
   } else {
     return static_cast<double>(static_cast<Operand>(value));
   }
@@ -74,7 +74,8 @@ template <unit_scaling::Storage Operand, unit_scaling::Storage T>
         magnitude += std::abs(a(i, p) * b(p, j));
       }
       result[i * b.columns + j] = {
-          scale * sum, std::abs(scale) * static_cast<double>(a.columns + 3) * float_unit * magnitude};
+          scale * sum,
+          std::abs(scale) * static_cast<double>(a.columns + 3) * float_unit * magnitude};
     }
   }
   return result;

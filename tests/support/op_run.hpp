@@ -17,8 +17,7 @@
 namespace unit_scaling_test {
 
 /// What one forward and one backward pass gave, and the gradient that went in.
-template <class Scales, class Y, class Saved, class DY, class Gradients>
-struct OpRun {
+template <class Scales, class Y, class Saved, class DY, class Gradients> struct OpRun {
   Scales scales;
   Y y;
   Saved saved;
@@ -50,8 +49,7 @@ template <unit_scaling::Precision P, class Op, class... Arrays>
 /// Equal shapes, and equal to the bit: NaN is equal to the same NaN, 0 differs from −0.
 template <class T>
 [[nodiscard]] bool same_bits(const unit_scaling::Array<T>& a, const unit_scaling::Array<T>& b) {
-  return a.shape() == b.shape() &&
-         (a.empty() || std::memcmp(a.data(), b.data(), a.bytes()) == 0);
+  return a.shape() == b.shape() && (a.empty() || std::memcmp(a.data(), b.data(), a.bytes()) == 0);
 }
 
 /// Expects the bits of the output and of every gradient to be the same for 1, 2 and 3 threads. The

@@ -22,8 +22,7 @@ namespace unit_scaling_test {
 inline constexpr double float_unit = 0x1p-24;
 
 /// Distance between the neighbouring numbers of format T around `value`.
-template <unit_scaling::Storage T>
-[[nodiscard]] double ulp(double value) {
+template <unit_scaling::Storage T> [[nodiscard]] double ulp(double value) {
   int mantissa_bits = 0;
   int least_exponent = 0;
   if constexpr (std::is_floating_point_v<T>) {
@@ -33,8 +32,7 @@ template <unit_scaling::Storage T>
     mantissa_bits = T::format.mantissa_bits;
     least_exponent = std::ilogb(T::format.min_normal());
   }
-  const int exponent =
-      value == 0 ? least_exponent : std::max(least_exponent, std::ilogb(value));
+  const int exponent = value == 0 ? least_exponent : std::max(least_exponent, std::ilogb(value));
   return std::ldexp(1.0, exponent - mantissa_bits);
 }
 
@@ -64,10 +62,7 @@ using StoragePrecisions =
 
 /// Test names with the precision's own name in them.
 struct PrecisionNames {
-  template <class P>
-  static std::string GetName(int /*index*/) {
-    return std::string(P::name);
-  }
+  template <class P> static std::string GetName(int /*index*/) { return std::string(P::name); }
 };
 
 }  // namespace unit_scaling_test

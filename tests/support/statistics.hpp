@@ -10,16 +10,14 @@
 
 namespace unit_scaling_test {
 
-template <class T>
-[[nodiscard]] double mean(const unit_scaling::Array<T>& array) {
+template <class T> [[nodiscard]] double mean(const unit_scaling::Array<T>& array) {
   double sum = 0;
   for (const T element : array.span()) sum += static_cast<double>(element);
   return sum / static_cast<double>(array.size());
 }
 
 /// √(mean of the squares).
-template <class T>
-[[nodiscard]] double rms(const unit_scaling::Array<T>& array) {
+template <class T> [[nodiscard]] double rms(const unit_scaling::Array<T>& array) {
   double sum = 0;
   for (const T element : array.span()) {
     sum += static_cast<double>(element) * static_cast<double>(element);
@@ -28,8 +26,7 @@ template <class T>
 }
 
 /// √(mean of the squares of the deviations from the mean).
-template <class T>
-[[nodiscard]] double standard_deviation(const unit_scaling::Array<T>& array) {
+template <class T> [[nodiscard]] double standard_deviation(const unit_scaling::Array<T>& array) {
   const double centre = mean(array);
   double sum = 0;
   for (const T element : array.span()) {

@@ -18,8 +18,8 @@
 namespace unit_scaling_test {
 namespace {
 
-using unit_scaling::Progress;
-using unit_scaling::ProgressOptions;
+using unit_scaling::train::Progress;
+using unit_scaling::train::ProgressOptions;
 
 class ProgressTest : public ::testing::Test {
  protected:

@@ -15,8 +15,8 @@
 namespace unit_scaling_test {
 namespace {
 
-using unit_scaling::Schedule;
-using Decay = unit_scaling::Schedule::Decay;
+using unit_scaling::train::Schedule;
+using Decay = unit_scaling::train::Schedule::Decay;
 
 void expect_factors(const Schedule& schedule, const std::vector<double>& expected) {
   for (std::size_t step = 0; step < expected.size(); ++step) {

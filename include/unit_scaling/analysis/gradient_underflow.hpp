@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/autograd/tape.hpp"
@@ -45,7 +46,9 @@ template <Precision P, class Record>
     for (std::size_t i = 0; i < nonzero.size(); ++i) {
       using Gradient = typename P::matmul_gradient;
       float element = seen.elements[i];
-      if constexpr (!std::is_floating_point_v<Gradient>) {
+      // An op whose gradient is in that format already takes it as it is, infinities included.
+      if constexpr (!std::is_same_v<Gradient, typename P::storage> &&
+                    !std::is_floating_point_v<Gradient>) {
         if (seen.is_matmul_gradient) {
           element = static_cast<float>(Gradient::from_float(element, Overflow::saturate));
         }

@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-namespace unit_scaling {
+namespace unit_scaling::analysis {
 
 /// How an axis of a chart runs. A number that is not positive leaves a gap on a logarithmic axis.
 enum class AxisScale {
@@ -1014,4 +1014,4 @@ class LineChartDrawing {
   return detail::LineChartDrawing(chart).draw();
 }
 
-}  // namespace unit_scaling
+}  // namespace unit_scaling::analysis

@@ -55,8 +55,7 @@ enum class TapeMode {
 /// gradients. All arrays of a step live in the tape's own memory and are handed out again in the
 /// next one. The backward pass is a loop, not a recursion, and frees each op's saved arrays and
 /// each intermediate gradient as soon as they have been used. A tape belongs to one thread.
-template <Precision P>
-class Tape {
+template <Precision P> class Tape {
  public:
   using Storage = typename P::storage;
   using Compute = typename P::compute;
@@ -102,8 +101,7 @@ class Tape {
 
   /// Computes the op and records it; called by the op's function object.
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
-  template <class Op, class... Args>
-  auto record(const Op& op, const Args&... args) {
+  template <class Op, class... Args> auto record(const Op& op, const Args&... args) {
     // In braces, left to right: parameters are numbered in the order of the arguments.
     const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
     return std::apply([&](const auto&... each) { return record_resolved(op, each...); }, resolved);
@@ -211,7 +209,8 @@ class Tape {
       if (!any) return;
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
         return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
-      }(std::index_sequence_for<Outputs...>{});
+      }
+      (std::index_sequence_for<Outputs...>{});
       if (tape.observer_) {
         std::apply(
             [&](const auto&... gradient) {
@@ -241,8 +240,7 @@ class Tape {
           input_gradients);
     }
 
-    void for_each_saved(
-        const std::function<void(const void*, std::size_t)>& visit) const override {
+    void for_each_saved(const std::function<void(const void*, std::size_t)>& visit) const override {
       std::apply(
           [&](const auto&... item) {
             [[maybe_unused]] const auto visit_array = [&]<class T>(const T& value) {
@@ -269,21 +267,18 @@ class Tape {
     std::size_t first_output;
   };
 
-  template <class T>
-  Variable<P, T> leaf(const Array<T>& value, bool wanted) {
+  template <class T> Variable<P, T> leaf(const Array<T>& value, bool wanted) {
     slots_.push_back({.shape = value.shape(), .wanted = wanted, .kept = true});
     return {*this, slots_.size() - 1, generation_, in_tape_memory(value)};
   }
 
   /// Ops allocate where their first argument lives, so constants move into the tape's memory.
-  template <class T>
-  Array<T> in_tape_memory(const Array<T>& value) {
+  template <class T> Array<T> in_tape_memory(const Array<T>& value) {
     if (value.resource() == &memory_) return value;
     return Array<T>(value.shape(), value.span(), &memory_);
   }
 
-  template <class T>
-  const Variable<P, T>& resolve(const Variable<P, T>& variable) {
+  template <class T> const Variable<P, T>& resolve(const Variable<P, T>& variable) {
     check(variable);
     return variable;
   }
@@ -292,16 +287,12 @@ class Tape {
     return in_tape_memory(indices);
   }
 
-  template <class T>
-  static const Array<T>& value_of(const Variable<P, T>& variable) {
+  template <class T> static const Array<T>& value_of(const Variable<P, T>& variable) {
     return variable.value();
   }
-  static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) {
-    return indices;
-  }
+  static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) { return indices; }
 
-  template <class Op, class... Args>
-  auto record_resolved(const Op& op, const Args&... args) {
+  template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
     auto result = op.forward(P{}, scales, value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
@@ -332,7 +323,8 @@ class Tape {
       }
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
-      }(std::index_sequence_for<T...>{});
+      }
+      (std::index_sequence_for<T...>{});
     };
     if constexpr (is_array<decltype(result.output)>) {
       return std::get<0>(finish(result.output));
@@ -349,8 +341,7 @@ class Tape {
     return !slot.gradient.empty() || !slot.loss_gradient.empty();
   }
 
-  template <class T>
-  static Array<T>& gradient_of(Slot& slot) {
+  template <class T> static Array<T>& gradient_of(Slot& slot) {
     if constexpr (is_loss<T>) {
       return slot.loss_gradient;
     } else {
@@ -358,8 +349,7 @@ class Tape {
     }
   }
 
-  template <class T>
-  Array<T> take_gradient(std::size_t index) {
+  template <class T> Array<T> take_gradient(std::size_t index) {
     Slot& slot = slots_[index];
     Array<T> gradient = std::exchange(gradient_of<T>(slot), {});
     // An output that nothing used, beside one that something did.
@@ -371,8 +361,7 @@ class Tape {
     if (slots_[index].wanted) accumulate(slots_[index], std::move(gradient));
   }
 
-  template <class T>
-  void accumulate(Slot& slot, Array<T> gradient) {
+  template <class T> void accumulate(Slot& slot, Array<T> gradient) {
     Array<T>& sum = gradient_of<T>(slot);
     if (sum.empty()) {
       sum = std::move(gradient);
@@ -383,8 +372,7 @@ class Tape {
     }
   }
 
-  template <class T>
-  void check(const Variable<P, T>& variable) const {
+  template <class T> void check(const Variable<P, T>& variable) const {
     if (variable.tape_ != this || variable.generation_ != generation_) {
       throw std::invalid_argument(
           "Tape: the variable belongs to another tape, or was recorded before Tape::clear");
@@ -428,8 +416,7 @@ class Tape {
 namespace detail {
 
 /// The tape of the first variable among the arguments.
-template <class First, class... Rest>
-auto& tape_of(const First& first, const Rest&... rest) {
+template <class First, class... Rest> auto& tape_of(const First& first, const Rest&... rest) {
   if constexpr (is_variable<First>) {
     return first.tape();
   } else {
@@ -441,8 +428,7 @@ auto& tape_of(const First& first, const Rest&... rest) {
 
 /// Records an op on the tape of its variables; found by argument-dependent lookup from ops::Apply.
 template <class Op, class... Args>
-  requires(is_variable<Args> || ...)
-auto record(const Op& op, const Args&... args) {
+requires(is_variable<Args> || ...) auto record(const Op& op, const Args&... args) {
   return detail::tape_of(args...).record(op, args...);
 }
 

@@ -12,16 +12,14 @@
 
 namespace unit_scaling {
 
-template <Precision P>
-class Tape;
+template <Precision P> class Tape;
 
 /// A value recorded on a tape, to be passed to ops: a light handle that shares the value's storage.
 /// The value is freed when its last handle goes and no op has kept it for the backward pass, so
 /// temporaries cost nothing: `gelu(linear(x, w))` keeps only what the two ops save.
 /// `T` is P::storage, float for a parameter (its master copy), P::compute for a loss.
 /// Must not outlive its tape; using it after `Tape::clear` throws.
-template <Precision P, class T = typename P::storage>
-class Variable {
+template <Precision P, class T = typename P::storage> class Variable {
  public:
   using value_type = T;
 
@@ -41,9 +39,7 @@ class Variable {
   Array<T> value_;
 };
 
-template <class>
-inline constexpr bool is_variable = false;
-template <class P, class T>
-inline constexpr bool is_variable<Variable<P, T>> = true;
+template <class> inline constexpr bool is_variable = false;
+template <class P, class T> inline constexpr bool is_variable<Variable<P, T>> = true;
 
 }  // namespace unit_scaling

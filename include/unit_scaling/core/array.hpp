@@ -26,7 +26,7 @@ namespace unit_scaling {
 /// results from the resource of their first argument, so arrays recorded on a tape live in that
 /// tape's memory. An array may also borrow foreign memory (`borrow`), which it never frees.
 template <class T>
-  requires std::is_trivially_copyable_v<T>
+requires std::is_trivially_copyable_v<T>
 class Array {
  public:
   using value_type = T;
@@ -42,8 +42,7 @@ class Array {
       // Control block and elements are one allocation each; the block is recycled too.
       T* elements = static_cast<T*>(resource->allocate(bytes, array_alignment));
       storage_ = std::shared_ptr<T>(
-          elements,
-          [resource, bytes](T* p) { resource->deallocate(p, bytes, array_alignment); },
+          elements, [resource, bytes](T* p) { resource->deallocate(p, bytes, array_alignment); },
           std::pmr::polymorphic_allocator<T>(resource));
     }
   }
@@ -86,9 +85,8 @@ class Array {
   }
 
   /// Read-only view of memory that someone else owns; writing to it makes a copy first.
-  [[nodiscard]] static Array borrow(std::span<const T> memory, const Shape& shape)
-    requires(!std::is_const_v<T>)
-  {
+  [[nodiscard]] static Array borrow(std::span<const T> memory,
+                                    const Shape& shape) requires(!std::is_const_v<T>) {
     // The elements are never written through this pointer: `read_only_` forces a copy.
     Array result = borrow(std::span<T>(const_cast<T*>(memory.data()), memory.size()), shape);
     result.read_only_ = true;
@@ -141,9 +139,7 @@ class Array {
   bool read_only_ = false;
 };
 
-template <class>
-inline constexpr bool is_array = false;
-template <class T>
-inline constexpr bool is_array<Array<T>> = true;
+template <class> inline constexpr bool is_array = false;
+template <class T> inline constexpr bool is_array<Array<T>> = true;
 
 }  // namespace unit_scaling

@@ -23,15 +23,13 @@ template <class T>
 }
 
 /// The array as an Eigen map of `rows()` by `columns()`, for writing.
-template <class T>
-[[nodiscard]] Eigen::Map<RowMajorMatrix<T>> as_mutable_matrix(Array<T>& array) {
+template <class T> [[nodiscard]] Eigen::Map<RowMajorMatrix<T>> as_mutable_matrix(Array<T>& array) {
   return {array.mutable_data(), static_cast<Eigen::Index>(array.rows()),
           static_cast<Eigen::Index>(array.columns())};
 }
 
 /// A row-major Eigen matrix as an array, without copying: it must outlive the result.
-template <class T>
-[[nodiscard]] Array<T> as_array(const RowMajorMatrix<T>& matrix) {
+template <class T> [[nodiscard]] Array<T> as_array(const RowMajorMatrix<T>& matrix) {
   return Array<T>::borrow(
       std::span<const T>(matrix.data(), static_cast<std::size_t>(matrix.size())),
       Shape{static_cast<std::size_t>(matrix.rows()), static_cast<std::size_t>(matrix.cols())});
@@ -39,7 +37,8 @@ template <class T>
 
 /// Any Eigen expression evaluated into a new array of shape (rows, columns).
 template <class Derived>
-[[nodiscard]] Array<typename Derived::Scalar> to_array(const Eigen::DenseBase<Derived>& expression) {
+[[nodiscard]] Array<typename Derived::Scalar> to_array(
+    const Eigen::DenseBase<Derived>& expression) {
   Array<typename Derived::Scalar> result(Shape{static_cast<std::size_t>(expression.rows()),
                                                static_cast<std::size_t>(expression.cols())});
   as_mutable_matrix(result) = expression;

@@ -18,8 +18,7 @@ inline constexpr std::size_t array_alignment = 64;
 /// nothing is taken from `upstream`. Not thread-safe: one resource serves one tape.
 class RecyclingResource final : public std::pmr::memory_resource {
  public:
-  explicit RecyclingResource(
-      std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())
+  explicit RecyclingResource(std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())
       : upstream_(upstream) {}
   RecyclingResource(const RecyclingResource&) = delete;
   RecyclingResource& operator=(const RecyclingResource&) = delete;

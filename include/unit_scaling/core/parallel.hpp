@@ -72,8 +72,10 @@ class ThreadPool {
       std::unique_lock lock(mutex_);
       finished_.wait(lock, [this] { return active_ == 0; });
     }
+    // Taken before another caller's loop may begin, which would clear it.
+    const std::exception_ptr error = std::exchange(error_, nullptr);
     busy_.clear();
-    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    if (error) std::rethrow_exception(error);
   }
 
  private:
@@ -135,23 +137,20 @@ inline void set_thread_count(std::size_t threads) {
 
 /// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
 /// particular order, and returns when all are done. The first exception thrown is rethrown.
-template <class Body>
-void parallel_for(std::size_t count, const Body& body) {
+template <class Body> void parallel_for(std::size_t count, const Body& body) {
   auto& pool = detail::ThreadPool::instance();
   if (count <= 1 || pool.size() == 1) {
     for (std::size_t i = 0; i < count; ++i) body(i);
     return;
   }
   pool.run(
-      count,
-      [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
+      count, [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 /// `parallel_for` over [0, count) in ranges: calls `body(begin, end)` with `end - begin <= grain`.
 /// The ranges depend on `count` and `grain` alone.
-template <class Body>
-void parallel_ranges(std::size_t count, std::size_t grain, const Body& body) {
+template <class Body> void parallel_ranges(std::size_t count, std::size_t grain, const Body& body) {
   parallel_for((count + grain - 1) / grain, [&](std::size_t i) {
     const std::size_t begin = i * grain;
     body(begin, begin + grain < count ? begin + grain : count);

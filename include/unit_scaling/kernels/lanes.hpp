@@ -24,8 +24,7 @@ template <class Compute>
 inline constexpr std::size_t lane_count = std::is_same_v<Compute, double> ? 1 : lanes;
 
 /// A full register's worth of elements, as a compile-time constant.
-template <class Compute>
-using FullLanes = std::integral_constant<std::size_t, lane_count<Compute>>;
+template <class Compute> using FullLanes = std::integral_constant<std::size_t, lane_count<Compute>>;
 
 /// Loads `count` elements from `p` as Compute; `count` is FullLanes or a shorter tail.
 template <class Compute, class T, class Count>
@@ -57,8 +56,7 @@ inline void store(lane_t<Compute> value, T* p, Count count) {
 
 /// Calls `body(i, count)` over [0, size) in steps of the lane count; `count` is FullLanes but for
 /// the last, shorter, step.
-template <class Compute, class Body>
-inline void for_lanes(std::size_t size, const Body& body) {
+template <class Compute, class Body> inline void for_lanes(std::size_t size, const Body& body) {
   constexpr std::size_t step = lane_count<Compute>;
   std::size_t i = 0;
   for (; i + step <= size; i += step) body(i, FullLanes<Compute>{});
@@ -66,8 +64,7 @@ inline void for_lanes(std::size_t size, const Body& body) {
 }
 
 /// The value in every lane.
-template <class Compute>
-[[nodiscard]] inline lane_t<Compute> broadcast(Compute value) {
+template <class Compute> [[nodiscard]] inline lane_t<Compute> broadcast(Compute value) {
   if constexpr (std::is_same_v<Compute, double>) {
     return value;
   } else {

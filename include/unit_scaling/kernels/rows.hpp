@@ -17,10 +17,10 @@
 namespace unit_scaling::kernels {
 
 /// Calls `body(row)` for every row, sharing out pieces of about `map_elements` elements.
-template <class Body>
-void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
+template <class Body> void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
   constexpr std::size_t piece_elements = std::size_t{1} << 14;
-  const std::size_t grain = std::max<std::size_t>(1, piece_elements / std::max<std::size_t>(columns, 1));
+  const std::size_t grain =
+      std::max<std::size_t>(1, piece_elements / std::max<std::size_t>(columns, 1));
   parallel_ranges(rows, grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) body(row);
   });
@@ -28,8 +28,7 @@ void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
 
 /// Σ_i f(i-th lanes of the row), in Compute: `f(i, count)` returns `lane_t<Compute>` with zeros (or
 /// whatever adds nothing) beyond `count`.
-template <class Compute, class F>
-[[nodiscard]] Compute sum_lanes(std::size_t columns, const F& f) {
+template <class Compute, class F> [[nodiscard]] Compute sum_lanes(std::size_t columns, const F& f) {
   auto sum = broadcast<Compute>(0);
   for_lanes<Compute>(columns, [&](std::size_t i, auto count) { sum += f(i, count); });
   return horizontal_sum(sum);

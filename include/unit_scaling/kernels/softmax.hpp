@@ -13,8 +13,7 @@
 namespace unit_scaling::kernels {
 
 /// max_j m·x_j and Σ_j exp(m·x_j − max): what softmax and cross-entropy need of a row.
-template <class Compute>
-struct SoftmaxRow {
+template <class Compute> struct SoftmaxRow {
   Compute max;
   Compute sum;
 };

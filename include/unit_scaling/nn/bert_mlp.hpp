@@ -22,10 +22,10 @@ namespace unit_scaling::nn {
 /// Sizes of a BertMlp.
 struct BertMlpConfig {
   std::size_t vocabulary_size = 0;
-  std::size_t window = 64;       ///< positions of a sequence
+  std::size_t window = 64;  ///< positions of a sequence
   std::size_t hidden_size = 128;
-  std::size_t layers = 4;        ///< blocks, each of two residual branches
-  std::size_t expansion = 4;     ///< inner size of the feed-forward network over hidden_size
+  std::size_t layers = 4;     ///< blocks, each of two residual branches
+  std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
   NormPlacement norm = NormPlacement::pre;
 };
 
@@ -71,8 +71,7 @@ class BertMlp {
   }
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     tokens_.for_each_parameter(visit);
     positions_.for_each_parameter(visit);
     for (Block& block : blocks_) block.for_each_parameter(visit);

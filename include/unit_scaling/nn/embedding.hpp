@@ -30,10 +30,7 @@ class Embedding {
   [[nodiscard]] const Parameter& table() const { return table_; }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
-    visit(table_);
-  }
+  template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(table_); }
 
  private:
   ops::Embedding op_;

@@ -22,14 +22,12 @@ class FeedForward {
         gelu_{.scaling = initialiser.scaling()},
         down_(initialiser, name + ".down", inner_size, hidden_size) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return down_(ops::gelu(up_(x), gelu_));
   }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     up_.for_each_parameter(visit);
     down_.for_each_parameter(visit);
   }

@@ -32,8 +32,7 @@ class Initialiser {
 
   /// A weight matrix, (fan_out, fan_in).
   [[nodiscard]] Parameter weight(std::string name, std::size_t fan_out, std::size_t fan_in) {
-    const double std =
-        scaling_.rule == Rule::none ? 1 / std::sqrt(static_cast<double>(fan_in)) : 1;
+    const double std = scaling_.rule == Rule::none ? 1 / std::sqrt(static_cast<double>(fan_in)) : 1;
     return normal(std::move(name), Shape{fan_out, fan_in}, std);
   }
 

@@ -21,14 +21,12 @@ class LayerNorm {
         gain_(initialiser.norm_gain(name + ".gain", size)),
         bias_(initialiser.norm_bias(name + ".bias", size)) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return ops::layer_norm(x, x.tape().parameter(gain_), x.tape().parameter(bias_), op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     visit(gain_);
     visit(bias_);
   }

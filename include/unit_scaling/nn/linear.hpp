@@ -23,26 +23,23 @@ class Linear {
     std::optional<Constraint> constraint = std::nullopt;
   };
 
-  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in,
-         std::size_t fan_out, const Options& options)
+  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in, std::size_t fan_out,
+         const Options& options)
       : op_{.scaling = initialiser.scaling()},
         weight_(initialiser.weight(name + ".weight", fan_out, fan_in)) {
     if (options.constraint) op_.scaling.constraint = options.constraint;
     if (options.bias) bias_ = initialiser.bias(name + ".bias", fan_out);
   }
-  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in,
-         std::size_t fan_out)
+  Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in, std::size_t fan_out)
       : Linear(initialiser, name, fan_in, fan_out, Options{}) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return bias_ ? ops::linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
                  : ops::linear(x, x.tape().parameter(weight_), op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     visit(weight_);
     if (bias_) visit(*bias_);
   }

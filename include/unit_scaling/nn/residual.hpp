@@ -19,8 +19,7 @@ enum class NormPlacement {
 };
 
 /// A residual connection round `branch`, weighted by τ under unit scaling.
-template <class Branch>
-class Residual {
+template <class Branch> class Residual {
  public:
   Residual(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
            NormPlacement placement, double tau, Branch branch)
@@ -29,15 +28,14 @@ class Residual {
         norm_(initialiser, name + ".norm", hidden_size),
         branch_(std::move(branch)) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     if (placement_ == NormPlacement::post) return norm_(ops::residual_apply(x, branch_, op_));
-    return ops::residual_apply(x, [&](const auto& h) { return branch_(norm_(h)); }, op_);
+    return ops::residual_apply(
+        x, [&](const auto& h) { return branch_(norm_(h)); }, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     norm_.for_each_parameter(visit);
     branch_.for_each_parameter(visit);
   }

@@ -12,21 +12,18 @@ namespace unit_scaling::nn {
 
 /// Applies each module to the result of the one before it. Anything callable with a variable is a
 /// module here, a lambda over an op as well; those without parameters are passed over in the walk.
-template <class... Modules>
-class Sequential {
+template <class... Modules> class Sequential {
  public:
   explicit Sequential(Modules... modules) : modules_(std::move(modules)...) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     Variable<P> value = x;
     std::apply([&](const auto&... module) { ((value = module(value)), ...); }, modules_);
     return value;
   }
 
   /// Calls `visit(parameter)` for each parameter, in order.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
     const auto walk = [&](auto& module) {
       if constexpr (requires { module.for_each_parameter(visit); }) {
         module.for_each_parameter(visit);

@@ -19,16 +19,12 @@ class TokenMixing {
       : op_{.scaling = initialiser.scaling()},
         weight_(initialiser.weight(name + ".weight", positions, positions)) {}
 
-  template <Precision P>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return ops::token_mixing(x, x.tape().parameter(weight_), op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.
-  template <class Visitor>
-  void for_each_parameter(const Visitor& visit) {
-    visit(weight_);
-  }
+  template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(weight_); }
 
  private:
   ops::TokenMixing op_;

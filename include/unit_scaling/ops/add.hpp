@@ -91,8 +91,9 @@ struct Add {
     using Compute = typename P::compute;
     const auto scale = static_cast<Compute>(factor);
     if (dy.size() != shape.size()) {
-      return kernels::column_sums<Compute, T>(dy.data(), dy.size() / std::max<std::size_t>(1, shape.size()), shape, scale,
-                                              dy.resource());
+      return kernels::column_sums<Compute, T>(dy.data(),
+                                              dy.size() / std::max<std::size_t>(1, shape.size()),
+                                              shape, scale, dy.resource());
     }
     if (factor == 1) return dy.reshaped(shape);
     return kernels::map<Compute, T>([=](auto g) { return scale * g; }, dy).reshaped(shape);

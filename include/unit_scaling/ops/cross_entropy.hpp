@@ -80,8 +80,8 @@ struct CrossEntropy {
       total += static_cast<double>(row[2 * i]) - static_cast<double>(target) +
                std::log(static_cast<double>(row[2 * i + 1]));
     }
-    auto loss = Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total),
-                                       logits.resource());
+    auto loss =
+        Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), logits.resource());
     return Forward{std::move(loss), std::tuple{logits, labels, std::move(rows)}};
   }
 

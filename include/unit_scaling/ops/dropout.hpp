@@ -27,11 +27,10 @@ struct Dropout {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
 
   Scaling scaling = {};
-  double probability = 0.5;                           ///< p
+  double probability = 0.5;                          ///< p
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
 
-  template <class T>
-  [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     require(probability >= 0 && probability < 1, name, "expected a probability in [0, 1)");
     const double factor = scaling.rule == Rule::none ? 1 : std::sqrt(1 - probability);
     return {.forward = factor, .backward = {factor}};

@@ -37,8 +37,7 @@ struct Gelu {
   double mult = 1;  ///< m; the paper's factors are for 1.
   GeluForm form = GeluForm::erf;
 
-  template <class T>
-  [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = 1 / std::sqrt(moments::gelu_variance),
@@ -60,8 +59,9 @@ struct Gelu {
     const auto function = [&](auto f) {
       return kernels::map<Compute, typename P::storage>([=](auto v) { return a * f(m * v); }, x);
     };
-    return Forward{form == GeluForm::erf ? function([](auto v) { return v * kernels::normal(v).distribution; })
-                                         : function([](auto v) { return v * tanh_gate(v); }),
+    return Forward{form == GeluForm::erf
+                       ? function([](auto v) { return v * kernels::normal(v).distribution; })
+                       : function([](auto v) { return v * tanh_gate(v); }),
                    std::tuple{x}};
   }
 
@@ -76,22 +76,24 @@ struct Gelu {
     const auto function = [&](auto slope) {
       return kernels::map<Compute, T>([=](auto g, auto v) { return b * g * slope(m * v); }, dy, x);
     };
-    return std::tuple{form == GeluForm::erf ? function([](auto v) {
-      const auto n = kernels::normal(v);
-      return n.distribution + v * n.density;
-    })
-                                            : function([](auto v) {
-      const auto gate = tanh_gate(v);
-      // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
-      const auto correction = v * gate * (1.0F - gate) * inner_slope(v);
-      return gate + kernels::select_lane(v * v > 1e4F, decltype(v){}, correction);
-    })};
+    return std::tuple{form == GeluForm::erf
+                          ? function([](auto v) {
+                              const auto n = kernels::normal(v);
+                              return n.distribution + v * n.density;
+                            })
+                          : function([](auto v) {
+                              const auto gate = tanh_gate(v);
+                              // Far out the slope of the gate is 0, but 0 · v² would be NaN where
+                              // v² overflows.
+                              const auto correction = v * gate * (1.0F - gate) * inner_slope(v);
+                              return gate +
+                                     kernels::select_lane(v * v > 1e4F, decltype(v){}, correction);
+                            })};
   }
 
  private:
   /// The constants of the tanh form in the precision of the lanes they meet.
-  template <class V>
-  struct Tanh {
+  template <class V> struct Tanh {
     using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
     static constexpr auto cubic = static_cast<Scalar>(0.044715);
     static constexpr auto twice_sqrt_2_over_pi =
@@ -99,13 +101,11 @@ struct Gelu {
   };
 
   /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
-  template <class V>
-  static V tanh_gate(V v) {
+  template <class V> static V tanh_gate(V v) {
     return kernels::sigmoid(Tanh<V>::twice_sqrt_2_over_pi * (v + Tanh<V>::cubic * v * v * v));
   }
   /// d(2u)/dv.
-  template <class V>
-  static V inner_slope(V v) {
+  template <class V> static V inner_slope(V v) {
     return Tanh<V>::twice_sqrt_2_over_pi * (1.0F + 3 * Tanh<V>::cubic * v * v);
   }
 };

@@ -27,17 +27,14 @@ struct LayerNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
-  template <class T>
-  [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    return {};
-  }
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
 
   template <class T, class G, class B>
   [[nodiscard]] Scales<3> scales(const Array<T>& x, const Array<G>& gain,
                                  const Array<B>& bias) const {
     if (const Shape expected{x.columns()}; gain.shape() != expected || bias.shape() != expected) {
-      throw_shape_error(name, "x (..., size), gain (size) and bias (size)", x.shape(),
-                        gain.shape(), bias.shape());
+      throw_shape_error(name, "x (..., size), gain (size) and bias (size)", x.shape(), gain.shape(),
+                        bias.shape());
     }
     Scales<3> s;
     if (scaling.rule != Rule::none && x.rows() != 0) {
@@ -73,26 +70,26 @@ struct LayerNorm {
     using Compute = typename P::compute;
     const Array<T>& x = std::get<0>(saved);
     const Array<Compute>& statistics = std::get<1>(saved);
-    return std::tuple{input_gradient<Compute>(
-        s.backward[0], x, statistics, dy,
-        [&](std::size_t i, std::size_t j, auto count) {
-          return kernels::load<Compute>(dy.row(i) + j, count);
-        })};
+    return std::tuple{input_gradient<Compute>(s.backward[0], x, statistics, dy,
+                                              [&](std::size_t i, std::size_t j, auto count) {
+                                                return kernels::load<Compute>(dy.row(i) + j, count);
+                                              })};
   }
 
   template <Precision P, class T, class G>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<3>& s,
-                              const std::tuple<Array<T>, Array<typename P::compute>, Array<G>>& saved,
-                              const Array<T>& dy) const {
+  [[nodiscard]] auto backward(
+      P /*precision*/, const Scales<3>& s,
+      const std::tuple<Array<T>, Array<typename P::compute>, Array<G>>& saved,
+      const Array<T>& dy) const {
     using Compute = typename P::compute;
     const Array<T>& x = std::get<0>(saved);
     const Array<Compute>& statistics = std::get<1>(saved);
     const Array<G>& gain = std::get<2>(saved);
-    auto dx = input_gradient<Compute>(
-        s.backward[0], x, statistics, dy, [&](std::size_t i, std::size_t j, auto count) {
-          return kernels::load<Compute>(dy.row(i) + j, count) *
-                 kernels::load<Compute>(gain.data() + j, count);
-        });
+    auto dx = input_gradient<Compute>(s.backward[0], x, statistics, dy,
+                                      [&](std::size_t i, std::size_t j, auto count) {
+                                        return kernels::load<Compute>(dy.row(i) + j, count) *
+                                               kernels::load<Compute>(gain.data() + j, count);
+                                      });
     auto db = kernels::column_sums<Compute, T>(dy.data(), x.rows(), gain.shape(),
                                                static_cast<Compute>(s.backward[2]), x.resource());
     Array<T> dg(gain.shape(), x.resource());

@@ -38,9 +38,9 @@ struct Linear {
     check(x.shape(), w.shape());
     Scales<2> ideal;
     if (scaling.rule != Rule::none) {
-      ideal = {.forward = inverse_power(w.shape()[1], power[0]),
-               .backward = {inverse_power(w.shape()[0], power[1]),
-                            inverse_power(x.rows(), power[2])}};
+      ideal = {
+          .forward = inverse_power(w.shape()[1], power[0]),
+          .backward = {inverse_power(w.shape()[0], power[1]), inverse_power(x.rows(), power[2])}};
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
@@ -99,9 +99,8 @@ struct Linear {
     }
     if constexpr (N == 3) {
       if (wanted[2]) {
-        gradients[2] =
-            kernels::column_sums<Compute, T>(dy.data(), rows, Shape{fan_out},
-                                             static_cast<Compute>(s.backward[2]), x.resource());
+        gradients[2] = kernels::column_sums<Compute, T>(
+            dy.data(), rows, Shape{fan_out}, static_cast<Compute>(s.backward[2]), x.resource());
       }
     }
     return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
@@ -129,10 +128,10 @@ struct Linear {
     const std::size_t fan_in = w.shape()[1];
     const std::size_t fan_out = w.shape()[0];
     Array<typename P::storage> y(x.shape().with_columns(fan_out), x.resource());
-    kernels::matmul<Compute>({x.rows(), fan_out, fan_in}, kernels::row_major(x_operand.data(), fan_in),
-                             kernels::row_major(w_operand.data(), fan_in).transposed(),
-                             y.mutable_data(), fan_out,
-                             {.scale = static_cast<Compute>(scale), .bias = bias});
+    kernels::matmul<Compute>(
+        {x.rows(), fan_out, fan_in}, kernels::row_major(x_operand.data(), fan_in),
+        kernels::row_major(w_operand.data(), fan_in).transposed(), y.mutable_data(), fan_out,
+        {.scale = static_cast<Compute>(scale), .bias = bias});
     return Forward{std::move(y), std::tuple{x_operand, w_operand}};
   }
 };

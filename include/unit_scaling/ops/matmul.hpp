@@ -93,8 +93,7 @@ struct Matmul {
       throw_shape_error(name, "left (..., m, k) and right (..., k, n) with equal leading extents",
                         l, r);
     }
-    const std::size_t batch =
-        Shape(std::span<const std::size_t>(l.begin(), rank - 2)).size();
+    const std::size_t batch = Shape(std::span<const std::size_t>(l.begin(), rank - 2)).size();
     return {batch, l[rank - 2], l[rank - 1], r[rank - 1]};
   }
 

@@ -31,8 +31,7 @@ namespace unit_scaling::ops {
 
 /// The result of an op: its output (a tuple of arrays if it has several) and the arrays, as a
 /// tuple, that its backward pass reads.
-template <class Output, class... Saved>
-struct Forward {
+template <class Output, class... Saved> struct Forward {
   Output output;
   std::tuple<Saved...> saved;
 };
@@ -47,8 +46,7 @@ concept ScaledOp = std::default_initializable<Op> && requires {
 };
 
 /// Every gradient wanted: the default of the backward passes that can leave some out.
-template <std::size_t N>
-[[nodiscard]] constexpr std::array<bool, N> all_wanted() {
+template <std::size_t N> [[nodiscard]] constexpr std::array<bool, N> all_wanted() {
   std::array<bool, N> result{};
   result.fill(true);
   return result;
@@ -56,44 +54,44 @@ template <std::size_t N>
 
 /// True if the gradient entering the op's backward pass is an operand of a matrix product there,
 /// so that it is rounded to `P::matmul_gradient` first.
-template <class Op>
-inline constexpr bool rounds_gradient = requires { requires Op::rounds_gradient; };
+template <class Op> inline constexpr bool rounds_gradient = requires {
+  requires Op::rounds_gradient;
+};
 
 /// The function object of an op. Called with arrays it computes, in the precision given by the
 /// first argument or, without one, in the format of the first array; called with a variable of a
 /// tape it records there (`record` is found by argument-dependent lookup: this layer knows of no
 /// tape). The last argument, which may be left out, holds the attributes: `gelu(x, {.mult = 2})`.
-template <ScaledOp Op>
-struct Apply {
+template <ScaledOp Op> struct Apply {
   template <class A>
-    requires(Op::accepts(1) && !Precision<A>)
-  [[nodiscard]] auto operator()(const A& a, const Op& op = {}) const {
+  requires(Op::accepts(1) && !Precision<A>) [[nodiscard]] auto operator()(const A& a,
+                                                                          const Op& op = {}) const {
     return apply(op, a);
   }
   template <class A, class B>
-    requires(Op::accepts(2) && !Precision<A>)
-  [[nodiscard]] auto operator()(const A& a, const B& b, const Op& op = {}) const {
+  requires(Op::accepts(2) && !Precision<A>) [[nodiscard]] auto operator()(const A& a, const B& b,
+                                                                          const Op& op = {}) const {
     return apply(op, a, b);
   }
   template <class A, class B, class C>
-    requires(Op::accepts(3) && !Precision<A>)
-  [[nodiscard]] auto operator()(const A& a, const B& b, const C& c, const Op& op = {}) const {
+  requires(Op::accepts(3) && !Precision<A>) [[nodiscard]] auto operator()(const A& a, const B& b,
+                                                                          const C& c,
+                                                                          const Op& op = {}) const {
     return apply(op, a, b, c);
   }
   template <Precision P, class A>
-    requires(Op::accepts(1))
-  [[nodiscard]] auto operator()(P precision, const A& a, const Op& op = {}) const {
+  requires(Op::accepts(1)) [[nodiscard]] auto operator()(P precision, const A& a,
+                                                         const Op& op = {}) const {
     return compute(precision, op, a);
   }
   template <Precision P, class A, class B>
-    requires(Op::accepts(2))
-  [[nodiscard]] auto operator()(P precision, const A& a, const B& b, const Op& op = {}) const {
+  requires(Op::accepts(2)) [[nodiscard]] auto operator()(P precision, const A& a, const B& b,
+                                                         const Op& op = {}) const {
     return compute(precision, op, a, b);
   }
   template <Precision P, class A, class B, class C>
-    requires(Op::accepts(3))
-  [[nodiscard]] auto operator()(P precision, const A& a, const B& b, const C& c,
-                                const Op& op = {}) const {
+  requires(Op::accepts(3)) [[nodiscard]] auto operator()(P precision, const A& a, const B& b,
+                                                         const C& c, const Op& op = {}) const {
     return compute(precision, op, a, b, c);
   }
 
@@ -115,12 +113,8 @@ struct Apply {
   }
 
   /// @cond
-  template <class First, class... Rest>
-  struct FirstStorage : FirstStorage<Rest...> {};
-  template <Storage T, class... Rest>
-  struct FirstStorage<Array<T>, Rest...> {
-    using type = T;
-  };
+  template <class First, class... Rest> struct FirstStorage : FirstStorage<Rest...> {};
+  template <Storage T, class... Rest> struct FirstStorage<Array<T>, Rest...> { using type = T; };
   /// @endcond
 };
 

@@ -26,11 +26,13 @@ struct ResidualWeights {
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4; u-μP, arXiv:2407.17465.
 [[nodiscard]] inline ResidualWeights residual_weights(Rule rule, double tau) {
   switch (rule) {
-    case Rule::none: return {1, 1};
+    case Rule::none:
+      return {1, 1};
     case Rule::paper:
       require(tau >= 0 && tau <= 1, "residual", "expected tau in [0, 1] under the paper's rules");
       return {std::sqrt(tau), std::sqrt(1 - tau)};
-    case Rule::umup: break;
+    case Rule::umup:
+      break;
   }
   require(tau >= 0 && std::isfinite(tau), "residual", "expected a finite tau of at least 0");
   const double denominator = std::sqrt(1 + tau * tau);
@@ -48,10 +50,7 @@ struct ResidualSplit {
   Scaling scaling = {};
   double tau = 0.5;
 
-  template <class T>
-  [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    return {};
-  }
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
 
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
@@ -59,7 +58,8 @@ struct ResidualSplit {
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/, const std::tuple<>& /*saved*/,
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                              const std::tuple<>& /*saved*/,
                               const std::tuple<Array<T>, Array<T>>& gradients) const {
     using Compute = typename P::compute;
     const auto& [branch, skip] = gradients;

@@ -31,8 +31,7 @@ struct Softmax {
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.
 
-  template <class T>
-  [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     const auto s = static_cast<double>(x.columns());
     Scales<1> ideal;
     if (x.columns() == 0) return ideal;

@@ -16,8 +16,8 @@ namespace unit_scaling::ops {
 
 /// Unit-scaled mixing of positions: y_b = α w x_b for each sequence b, dx_b = β_x wᵀ dy_b,
 /// dw = β_w Σ_b dy_b x_bᵀ.
-/// Shapes: x (…, positions, channels), w (out_positions, positions), y (…, out_positions, channels).
-/// Units:  x, w, dy ~ N(0,1) give unit std of y, dx and dw (without a constraint).
+/// Shapes: x (…, positions, channels), w (out_positions, positions), y (…, out_positions,
+/// channels). Units:  x, w, dy ~ N(0,1) give unit std of y, dx and dw (without a constraint).
 /// Scales: a linear layer's, with fan_in = positions, fan_out = out_positions and one row for each
 ///         channel of each sequence: α = fan_in^−½, β_x = fan_out^−½, β_w = rows^−½. The
 ///         constraint binds α and β_x.

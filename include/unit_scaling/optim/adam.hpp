@@ -63,12 +63,11 @@ class Adam {
       const double parameter_rate =
           learning_rate * learning_rate_factor(options_.rule, *parameters_[k]);
       const auto rate = static_cast<float>(parameter_rate * first_correction);
-      const auto coupled =
-          static_cast<float>(options_.decay == WeightDecay::coupled ? lambda : 0);
-      const auto keep = static_cast<float>(
-          options_.decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
-          : options_.decay == WeightDecay::independent ? 1 - lambda
-                                                       : 1);
+      const auto coupled = static_cast<float>(options_.decay == WeightDecay::coupled ? lambda : 0);
+      const auto keep =
+          static_cast<float>(options_.decay == WeightDecay::decoupled ? 1 - parameter_rate * lambda
+                             : options_.decay == WeightDecay::independent ? 1 - lambda
+                                                                          : 1);
       const auto* g = gradient.data();
       float* p = parameters_[k]->value.mutable_data();
       float* m = first_moment_[k].mutable_data();
@@ -90,8 +89,7 @@ class Adam {
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
   void set_steps(std::uint64_t steps) { steps_ = steps; }
 
-  template <class Visitor>
-  void for_each_state(const Visitor& visit) {
+  template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       visit("first_moment." + parameters_[k]->name, first_moment_[k]);
       visit("second_moment." + parameters_[k]->name, second_moment_[k]);

@@ -18,7 +18,6 @@
 
 namespace unit_scaling::optim {
 
-
 /// An optimiser over float master parameters.
 ///
 /// `step(tape, learning_rate, loss_scale)` reads each parameter's gradient from the tape, divides
@@ -33,8 +32,7 @@ concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
 };
 
 /// Every parameter of a module, in the order of its walk. The module must stay in place.
-template <class Module>
-[[nodiscard]] std::vector<Parameter*> parameters_of(Module& module) {
+template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Module& module) {
   std::vector<Parameter*> result;
   module.for_each_parameter([&](Parameter& parameter) { result.push_back(&parameter); });
   return result;
@@ -48,8 +46,7 @@ template <class Module>
 namespace detail {
 
 /// Calls `update(i, count)` over the lanes of [0, size), shared among threads.
-template <class Update>
-void for_each_lane(std::size_t size, const Update& update) {
+template <class Update> void for_each_lane(std::size_t size, const Update& update) {
   parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
     kernels::for_lanes<float>(end - begin,
                               [&](std::size_t i, auto count) { update(begin + i, count); });

@@ -39,8 +39,7 @@ class Sgd {
       const auto* g = gradient.data();
       float* p = parameters_[k]->value.mutable_data();
       float* b = momentum_[k].mutable_data();
-      const auto decay =
-          static_cast<float>(decays(*parameters_[k]) ? options_.weight_decay : 0);
+      const auto decay = static_cast<float>(decays(*parameters_[k]) ? options_.weight_decay : 0);
       detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
         const auto value = kernels::load<float>(p + i, count);
         const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + decay * value;
@@ -55,8 +54,7 @@ class Sgd {
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
   void set_steps(std::uint64_t steps) { steps_ = steps; }
 
-  template <class Visitor>
-  void for_each_state(const Visitor& visit) {
+  template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       visit("momentum." + parameters_[k]->name, momentum_[k]);
     }

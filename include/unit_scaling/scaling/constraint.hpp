@@ -58,10 +58,11 @@ inline double arithmetic_mean(double forward, std::span<const double> backward) 
 template <std::size_t index, std::size_t inputs>
 double select_backward(double /*forward*/, std::span<const double> backward) {
   if (backward.size() != inputs) {
-    throw std::invalid_argument("constraint: to_grad_input_scale is for ops with one constrained "
-                                "input, to_left_grad_scale and to_right_grad_scale for ops with "
-                                "two; got " +
-                                std::to_string(backward.size()));
+    throw std::invalid_argument(
+        "constraint: to_grad_input_scale is for ops with one constrained "
+        "input, to_left_grad_scale and to_right_grad_scale for ops with "
+        "two; got " +
+        std::to_string(backward.size()));
   }
   return backward[index];
 }
@@ -90,10 +91,14 @@ inline constexpr Constraint to_right_grad_scale{"to_right_grad_scale",
                                                 &detail::select_backward<1, 2>};
 
 /// All of the above, for looking one up by name.
-inline constexpr std::array all{none,            gmean,
-                                hmean,           amean,
-                                to_output_scale, to_grad_input_scale,
-                                to_left_grad_scale, to_right_grad_scale};
+inline constexpr std::array all{none,
+                                gmean,
+                                hmean,
+                                amean,
+                                to_output_scale,
+                                to_grad_input_scale,
+                                to_left_grad_scale,
+                                to_right_grad_scale};
 
 /// The constraint called `name`.
 /// @throws std::invalid_argument naming every constraint there is, if none is called so.
@@ -111,8 +116,8 @@ inline constexpr std::array all{none,            gmean,
 /// Factors under a constraint: the forward one and the backward ones of the first `Constrained`
 /// inputs take one shared value; the others (weights, gains, biases: leaves, hence cut-edges) stay.
 template <std::size_t Constrained, std::size_t N>
-  requires(Constrained <= N)
-[[nodiscard]] Scales<N> constrain(const Constraint& constraint, Scales<N> scales) {
+requires(Constrained <= N)
+    [[nodiscard]] Scales<N> constrain(const Constraint& constraint, Scales<N> scales) {
   if (constraint.combine == nullptr) return scales;
   const double shared = constraint.combine(
       scales.forward, std::span<const double>(scales.backward).template first<Constrained>());

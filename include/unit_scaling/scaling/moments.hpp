@@ -11,15 +11,15 @@ namespace unit_scaling::moments {
 /// Var[x Φ(x)] for x ~ N(0,1), Φ its distribution function: 1/3 + 1/(2√3 π) − 1/(4π).
 ///
 /// By Stein's lemma E[xΦ] = E[φ] = 1/(2√π); E[x²Φ²] follows from E[Φ²] = 1/3 by applying it twice.
-inline constexpr double gelu_variance = 1.0 / 3 +
-                                        std::numbers::inv_sqrt3 * std::numbers::inv_pi / 2 -
-                                        std::numbers::inv_pi / 4;
+inline constexpr double gelu_variance =
+    1.0 / 3 + std::numbers::inv_sqrt3 * std::numbers::inv_pi / 2 - std::numbers::inv_pi / 4;
 
 /// E[(Φ(x) + x φ(x))²], the mean square slope of GELU: 1/3 + 2/(3√3 π).
 inline constexpr double gelu_mean_square_slope =
     1.0 / 3 + std::numbers::inv_sqrt3 * std::numbers::inv_pi * 2 / 3;
 
-/// Interpolates between two positive values on a logarithmic scale: `upper^weight lower^(1−weight)`.
+/// Interpolates between two positive values on a logarithmic scale: `upper^weight
+/// lower^(1−weight)`.
 /// @see u-μP, arXiv:2407.17465, appendix on op scale factors.
 [[nodiscard]] inline double log_interpolate(double weight, double upper, double lower) {
   return std::exp(weight * std::log(upper) + (1 - weight) * std::log(lower));

@@ -19,9 +19,12 @@ enum class Rule {
 
 [[nodiscard]] constexpr std::string_view to_string(Rule rule) {
   switch (rule) {
-    case Rule::none: return "none";
-    case Rule::paper: return "paper";
-    case Rule::umup: return "umup";
+    case Rule::none:
+      return "none";
+    case Rule::paper:
+      return "paper";
+    case Rule::umup:
+      return "umup";
   }
   return "?";
 }

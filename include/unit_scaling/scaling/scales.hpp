@@ -12,8 +12,7 @@ namespace unit_scaling {
 /// `y = forward · f(x…)`, the backward pass `dx_i = backward[i] · (∂f/∂x_i)ᵀ dy`.
 /// All factors equal to one give f itself and its true gradient.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4.
-template <std::size_t N>
-struct Scales {
+template <std::size_t N> struct Scales {
   double forward = 1;
   std::array<double, N> backward = [] {
     std::array<double, N> ones{};

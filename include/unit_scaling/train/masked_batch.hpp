@@ -73,12 +73,11 @@ class MaskedBatches {
 
  private:
   [[nodiscard]] MaskedBatch mask(std::span<const std::int32_t> text,
-                                 std::span<const std::size_t> offsets,
-                                 const Random& random) const {
+                                 std::span<const std::size_t> offsets, const Random& random) const {
     const std::size_t batch = offsets.size();
     const std::size_t count = selected(batch);
-    MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}), Array<std::int32_t>(Shape{count}),
-                       Array<std::int32_t>(Shape{count})};
+    MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}),
+                       Array<std::int32_t>(Shape{count}), Array<std::int32_t>(Shape{count})};
     std::int32_t* ids = result.ids.mutable_data();
     for (std::size_t b = 0; b < batch; ++b) {
       std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(offsets[b]), window_,

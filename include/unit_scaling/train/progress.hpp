@@ -22,7 +22,7 @@
 #include <unistd.h>
 #endif
 
-namespace unit_scaling {
+namespace unit_scaling::train {
 
 /// How a `Progress` behaves. The defaults suit a program; tests set the clock and the terminal.
 struct ProgressOptions {
@@ -257,4 +257,4 @@ class Progress {
   bool finished_ = false;
 };
 
-}  // namespace unit_scaling
+}  // namespace unit_scaling::train

@@ -44,7 +44,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace unit_scaling {
+namespace unit_scaling::train {
 
 namespace detail {
 
@@ -530,4 +530,4 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace unit_scaling
+}  // namespace unit_scaling::train

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-namespace unit_scaling {
+namespace unit_scaling::train {
 
 /// The factor by which to multiply the learning rate at each step, counted from zero: it rises
 /// linearly, then decays.
@@ -95,4 +95,4 @@ struct Schedule {
   return "?";
 }
 
-}  // namespace unit_scaling
+}  // namespace unit_scaling::train

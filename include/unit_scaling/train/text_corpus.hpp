@@ -35,9 +35,10 @@ class TextCorpus {
     for (const char byte : bytes) ids_.push_back(id[static_cast<unsigned char>(byte)]);
     training_size_ = ids_.size() - ids_.size() / 10;
     if (training_size_ < shortest || ids_.size() - training_size_ < shortest) {
-      throw std::invalid_argument(
-          "text too short: " + std::to_string(bytes.size()) + " bytes; with a tenth of it held out, a window of " +
-          std::to_string(shortest) + " needs at least " + std::to_string(10 * shortest));
+      throw std::invalid_argument("text too short: " + std::to_string(bytes.size()) +
+                                  " bytes; with a tenth of it held out, a window of " +
+                                  std::to_string(shortest) + " needs at least " +
+                                  std::to_string(10 * shortest));
     }
   }
 

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/analysis/gradient_underflow.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+
+#include "autograd/tape_support.hpp"
+#include "support/random_arrays.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/linear.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using analysis::gradient_underflow;
+using analysis::GradientUnderflow;
+
+/// The shares for y = w x with w and x of ones and a gradient of y of the two given elements. Of
+/// seven gradient elements the loss has one, y two, and w has each of those two twice.
+template <Precision P>
+GradientUnderflow of_gradient(float first, float second, float loss_scale = 1) {
+  const Parameter w{"w", Array<float>::filled(Shape{2, 2}, 1)};
+  const auto record = [&]<Precision Q>(Tape<Q>& tape) {
+    using T = typename Q::storage;
+    const auto x = tape.constant(Array<T>::filled(Shape{1, 2}, T(1.0F)));
+    const auto y = ops::linear(x, tape.parameter(w), {.scaling = scaling::none});
+    return tape.record(WeightedSum{Array<float>(Shape{1, 2}, {first, second})}, y);
+  };
+  return gradient_underflow<P>(record, loss_scale);
+}
+
+TEST(GradientUnderflow, CountsElementsThatAreZeroOnlyInThePrecision) {
+  // The least fp16 number is 2^-24.
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 0x1p-30F).underflowed, 3.0 / 7);
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 0x1p-24F).underflowed, 0);
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 0x1p-24F, 0x1p-6F).underflowed, 3.0 / 7);
+  EXPECT_EQ(of_gradient<precision::fp16>(0x1p-30F, 0x1p-30F).underflowed, 6.0 / 7);
+  // Zero in float as well.
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 0).underflowed, 0);
+  EXPECT_EQ(of_gradient<precision::bf16>(1, 0x1p-30F).underflowed, 0);
+  EXPECT_EQ(of_gradient<precision::fp32>(1, 0x1p-30F, 0x1p-20F).underflowed, 0);
+}
+
+TEST(GradientUnderflow, SeesTheGradientAsTheProductConsumesIt) {
+  // In storage, fp16, 2^-20 is there; in E5M2, whose least number is 2^-16, it is not.
+  EXPECT_EQ(of_gradient<precision::fp8>(1, 0x1p-20F).underflowed, 3.0 / 7);
+  EXPECT_EQ(of_gradient<precision::fp8>(1, 0x1p-16F).underflowed, 0);
+}
+
+TEST(GradientUnderflow, CountsElementsThatAreNotFinite) {
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 1e6F).non_finite, 3.0 / 7);
+  EXPECT_EQ(of_gradient<precision::fp16>(1, 1e6F).underflowed, 0);
+  EXPECT_EQ(of_gradient<precision::fp32>(1, 1e6F).non_finite, 0);
+}
+
+template <Precision P> GradientUnderflow of_model(const Scaling& scaling, float loss_scale) {
+  nn::Initialiser initialiser(1, scaling);
+  const nn::BertMlp model(initialiser,
+                          {.vocabulary_size = 66, .window = 16, .hidden_size = 64, .layers = 2});
+  const auto ids = id_array({4, 16}, 66, 2);
+  const auto selected = id_array({10}, 64, 3);
+  const auto labels = id_array({10}, 66, 4);
+  return gradient_underflow<P>(
+      [&](auto& tape) {
+        return ops::cross_entropy(model(tape, ids, selected), labels, {.scaling = scaling});
+      },
+      loss_scale);
+}
+
+TEST(GradientUnderflow, OfAnOrdinaryModelTakesMostGradientsWithATinyLossScale) {
+  // A logit's gradient of 1 / (66 · 10), times 2^-20, is 2^-29, far below the least fp16 number;
+  // those in the sums of bias gradients and of the labels' own logits are larger.
+  const auto tiny = of_model<precision::fp16>(scaling::none, 0x1p-20F);
+  const auto one = of_model<precision::fp16>(scaling::none, 1);
+  EXPECT_GT(tiny.underflowed, 0.7);
+  EXPECT_LT(one.underflowed, 0.05);
+  EXPECT_EQ(tiny.non_finite, 0);
+  EXPECT_EQ(of_model<precision::fp32>(scaling::none, 0x1p-20F).underflowed, 0);
+}
+
+TEST(GradientUnderflow, OfAUnitScaledModelIsSmallWithoutALossScale) {
+  EXPECT_LT(of_model<precision::fp16>(scaling::paper, 1).underflowed, 0.01);
+  EXPECT_LT(of_model<precision::fp8>(scaling::paper, 1).underflowed, 0.01);
+  EXPECT_EQ(of_model<precision::fp32>(scaling::paper, 1).underflowed, 0);
+}
+
+}  // namespace

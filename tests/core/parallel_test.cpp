@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/core/parallel.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstddef>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "support/errors.hpp"
+#include "support/threads.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using unit_scaling_test::ThreadCountScope;
+
+constexpr std::size_t thread_counts[]{1, 2, 4};
+
+TEST(Parallel, VisitsEachIndexOnce) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    EXPECT_EQ(thread_count(), threads);
+    for (const std::size_t count :
+         {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{3}, std::size_t{1000}}) {
+      for (int repetition = 0; repetition < 50; ++repetition) {
+        std::vector<std::atomic<int>> visits(count);
+        parallel_for(count, [&](std::size_t i) { ++visits[i]; });
+        for (const std::atomic<int>& visit : visits) ASSERT_EQ(visit, 1);
+      }
+    }
+  }
+}
+
+TEST(Parallel, NestedLoopsVisitEachIndexOnce) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    std::vector<std::atomic<int>> visits(20 * 30);
+    parallel_for(
+        20, [&](std::size_t i) { parallel_for(30, [&](std::size_t j) { ++visits[i * 30 + j]; }); });
+    for (const std::atomic<int>& visit : visits) ASSERT_EQ(visit, 1);
+  }
+}
+
+TEST(Parallel, RethrowsAnExceptionAndWorksAfterwards) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    for (const std::size_t bad : {std::size_t{0}, std::size_t{50}, std::size_t{99}}) {
+      unit_scaling_test::expect_error<std::runtime_error>(
+          [&] {
+            parallel_for(100, [&](std::size_t i) {
+              if (i == bad) throw std::runtime_error("piece");
+            });
+          },
+          {"piece"});
+      std::atomic<int> visits = 0;
+      parallel_for(100, [&](std::size_t) { ++visits; });
+      EXPECT_EQ(visits, 100);
+    }
+  }
+}
+
+TEST(Parallel, RethrowsOneOfManyExceptionsAndThoseOfNestedLoops) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    EXPECT_THROW(parallel_for(100, [](std::size_t) { throw std::runtime_error("each"); }),
+                 std::runtime_error);
+    EXPECT_THROW(parallel_for(10,
+                              [](std::size_t) {
+                                parallel_for(
+                                    10, [](std::size_t) { throw std::runtime_error("inner"); });
+                              }),
+                 std::runtime_error);
+  }
+}
+
+TEST(Parallel, RangesCoverTheCountInPiecesOfTheGrain) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    std::mutex mutex;
+    std::set<std::pair<std::size_t, std::size_t>> ranges;
+    parallel_ranges(10, 4, [&](std::size_t begin, std::size_t end) {
+      const std::lock_guard lock(mutex);
+      ranges.emplace(begin, end);
+    });
+    EXPECT_EQ(ranges, (std::set<std::pair<std::size_t, std::size_t>>{{0, 4}, {4, 8}, {8, 10}}));
+    parallel_ranges(0, 4, [](std::size_t, std::size_t) { ADD_FAILURE(); });
+  }
+}
+
+TEST(Parallel, ThreadCountOfZeroIsAnError) {
+  const std::size_t before = thread_count();
+  unit_scaling_test::expect_domain_error([] { set_thread_count(0); }, {"set_thread_count"});
+  EXPECT_EQ(thread_count(), before);
+}
+
+TEST(Parallel, ThreadCountMayChangeAgainAndAgain) {
+  const ThreadCountScope scope(1);
+  for (int repetition = 0; repetition < 10; ++repetition) {
+    for (const std::size_t threads : {std::size_t{3}, std::size_t{1}, std::size_t{2}}) {
+      set_thread_count(threads);
+      std::atomic<int> visits = 0;
+      parallel_for(10, [&](std::size_t) { ++visits; });
+      EXPECT_EQ(visits, 10);
+    }
+  }
+}
+
+}  // namespace

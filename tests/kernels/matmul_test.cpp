@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/kernels/matmul.hpp"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "support/random_arrays.hpp"
+#include "support/threads.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using kernels::Epilogue;
+using kernels::MatmulSize;
+using kernels::MatrixView;
+
+enum class Layout { rows, columns, strided };
+
+constexpr std::array all_layouts{Layout::rows, Layout::columns, Layout::strided};
+
+/// Random elements and a view of them in which a matrix, or several, lie in the given layout.
+template <class T> struct Operand {
+  Array<T> elements;
+  MatrixView<T> view;
+
+  Operand(std::size_t rows, std::size_t columns, std::size_t segments, Layout layout,
+          std::uint64_t seed)
+      : view{nullptr, 0, 0} {
+    switch (layout) {
+      case Layout::rows:
+        view = {nullptr, columns, 1, rows * columns};
+        break;
+      case Layout::columns:
+        view = {nullptr, 1, rows, rows * columns};
+        break;
+      // Neither stride is one, and rows and segments have gaps between them.
+      case Layout::strided: {
+        const std::size_t stride = 3 * columns + 5;
+        view = {nullptr, stride, 3, rows * stride + 7};
+        break;
+      }
+    }
+    elements = Array<T>({segments * view.segment_stride + 1});
+    const Random random(seed);
+    std::array<std::uint32_t, 4> words{};
+    T* target = elements.mutable_data();
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+      if (i % 4 == 0) words = random.block(i / 4);
+      target[i] = T(static_cast<float>(words[i % 4]) * 0x1p-30F - 2.0F);  // uniform in [-2, 2]
+    }
+    view.data = elements.data();
+  }
+
+  [[nodiscard]] float operator()(std::size_t segment, std::size_t row, std::size_t column) const {
+    return static_cast<float>(view.data[segment * view.segment_stride + row * view.row_stride +
+                                        column * view.column_stride]);
+  }
+};
+
+/// Whether the compiler makes one fused instruction of a vector's product and sum: it does where
+/// the processor has one, GCC from -O2 up. The square of 1 + 2^-12 is 1 + 2^-11 + 2^-24, whose last
+/// bit only a fused addition sees.
+bool products_are_fused() {
+  using Vector [[gnu::vector_size(kernels::detail::register_bytes)]] = float;
+  const volatile float factor = 1 + 0x1p-12F;
+  const volatile float start = -(1 + 0x1p-11F);
+  const Vector b = Vector{} + factor;
+  const Vector sum = Vector{} + start;
+  const float a = factor;
+  const Vector result = sum + a * b;
+  return result[0] != 0;
+}
+
+/// sum + a b, fused or in two roundings.
+float multiply_add(float a, float b, float sum) {
+  static const bool fused = products_are_fused();
+  if (fused) return std::fma(a, b, sum);
+  const volatile float product = a * b;
+  return sum + product;
+}
+
+/// The three-line loop, with its epilogue; row-major without gaps.
+template <class A, class B>
+std::vector<float> loop(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b,
+                        const Epilogue<float>& epilogue) {
+  std::vector<float> result(size.rows * size.columns);
+  for (std::size_t i = 0; i < size.rows; ++i) {
+    for (std::size_t j = 0; j < size.columns; ++j) {
+      float sum = 0;
+      for (std::size_t s = 0; s < size.segments; ++s) {
+        for (std::size_t p = 0; p < size.inner; ++p)
+          sum = multiply_add(a(s, i, p), b(s, p, j), sum);
+      }
+      if (epilogue.bias != nullptr) sum += epilogue.bias[j];
+      result[i * size.columns + j] = sum * epilogue.scale;
+    }
+  }
+  return result;
+}
+
+constexpr float sentinel = -12345;
+
+/// The product as the library computes it, with rows `gap` elements further apart than they need.
+template <class Out, class A, class B>
+std::vector<Out> product(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b,
+                         const Epilogue<float>& epilogue, std::size_t gap) {
+  const std::size_t stride = size.columns + gap;
+  std::vector<Out> out(size.rows * stride, Out(sentinel));
+  kernels::matmul<float>(size, a.view, b.view, out.data(), stride, epilogue);
+  return out;
+}
+
+/// Expects the product to be the loop's results, rounded once to Out, and the gaps between the rows
+/// of the result untouched. Equal means equal to the bit.
+template <class Out, class A, class B>
+void expect_loop(const MatmulSize& size, Layout a_layout, Layout b_layout,
+                 const Epilogue<float>& epilogue = {}) {
+  SCOPED_TRACE(testing::Message() << size.rows << "x" << size.inner << "x" << size.columns << ", "
+                                  << size.segments << " segments, layouts "
+                                  << static_cast<int>(a_layout) << " and "
+                                  << static_cast<int>(b_layout));
+  const Operand<A> a(size.rows, size.inner, size.segments, a_layout, 1);
+  const Operand<B> b(size.inner, size.columns, size.segments, b_layout, 2);
+  const std::vector<float> expected = loop(size, a, b, epilogue);
+  constexpr std::size_t gap = 3;
+  const std::vector<Out> actual = product<Out>(size, a, b, epilogue, gap);
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < size.rows; ++i) {
+    for (std::size_t j = 0; j < size.columns + gap; ++j) {
+      const Out element = j < size.columns ? Out(expected[i * size.columns + j]) : Out(sentinel);
+      wrong += std::memcmp(&actual[i * (size.columns + gap) + j], &element, sizeof(Out)) != 0;
+    }
+  }
+  EXPECT_EQ(wrong, 0U);
+}
+
+template <class Out, class A, class B>
+void expect_loop_in_every_layout(const MatmulSize& size, const Epilogue<float>& epilogue = {}) {
+  for (const Layout a : all_layouts) {
+    for (const Layout b : all_layouts) expect_loop<Out, A, B>(size, a, b, epilogue);
+  }
+}
+
+TEST(Matmul, EqualsTheThreeLineLoopBitForBit) {
+  expect_loop_in_every_layout<float, float, float>({1, 1, 1});
+  expect_loop_in_every_layout<float, float, float>({5, 9, 7});
+  expect_loop_in_every_layout<float, float, float>({1, 40, 3});
+  expect_loop_in_every_layout<float, float, float>({40, 1, 3});
+  // 300 and 513 are more than one and more than two inner blocks, the last of 44 and of 1.
+  expect_loop_in_every_layout<float, float, float>({17, 33, 300});
+  expect_loop_in_every_layout<float, float, float>({100, 70, 513});
+}
+
+TEST(Matmul, EqualsTheLoopAtEveryRemainderOfATile) {
+  for (std::size_t rows = 1; rows <= 2 * kernels::detail::tile_rows + 1; ++rows) {
+    expect_loop<float, float, float>({rows, 5, 9}, Layout::rows, Layout::rows);
+    expect_loop<float, float, float>({rows, 5, 9}, Layout::columns, Layout::rows);
+  }
+  for (std::size_t columns = 1; columns <= 2 * kernels::detail::tile_columns + 1; ++columns) {
+    expect_loop<float, float, float>({5, columns, 9}, Layout::rows, Layout::rows);
+    expect_loop<float, float, float>({5, columns, 9}, Layout::rows, Layout::columns);
+  }
+  for (std::size_t inner = 250; inner <= 275; ++inner) {
+    expect_loop<float, float, float>({5, 9, inner}, Layout::rows, Layout::columns);
+    expect_loop<float, float, float>({5, 9, inner}, Layout::columns, Layout::rows);
+  }
+}
+
+// 2^20 packed floats of B are one pass; an inner dimension of 16384 leaves 4 tiles of columns a
+// pass.
+TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
+  const MatmulSize size{3, 4 * kernels::detail::tile_columns + 2, 16384};
+  expect_loop<float, float, float>(size, Layout::rows, Layout::rows);
+  expect_loop<float, float, float>(size, Layout::rows, Layout::columns);
+}
+
+TEST(Matmul, EmptyResultsWriteNothing) {
+  expect_loop_in_every_layout<float, float, float>({0, 5, 7});
+  expect_loop_in_every_layout<float, float, float>({5, 0, 7});
+  expect_loop_in_every_layout<float, float, float>({0, 0, 0});
+}
+
+TEST(Matmul, EmptyInnerDimensionGivesTheEpilogueOfZero) {
+  const std::vector<float> bias{1, -2, 3, 0.5F, 7};
+  expect_loop_in_every_layout<float, float, float>({17, 5, 0});
+  expect_loop_in_every_layout<float, float, float>({17, 5, 0}, {.scale = 3, .bias = bias.data()});
+}
+
+TEST(Matmul, SegmentsAreOneLongInnerDimension) {
+  expect_loop_in_every_layout<float, float, float>({5, 9, 7, 3});
+  expect_loop_in_every_layout<float, float, float>({17, 33, 300, 2});
+  expect_loop_in_every_layout<float, float, float>({15, 34, 1, 20});
+  expect_loop_in_every_layout<float, float, float>({5, 9, 7, 0});
+}
+
+TEST(Matmul, EpilogueAddsTheBiasThenScales) {
+  const Array<float> bias = normal_array<float>({70}, 3);
+  for (const MatmulSize& size : {MatmulSize{5, 9, 7}, MatmulSize{100, 70, 513}}) {
+    expect_loop_in_every_layout<float, float, float>(size, {.scale = 0.3F});
+    expect_loop_in_every_layout<float, float, float>(size, {.scale = 1, .bias = bias.data()});
+    expect_loop_in_every_layout<float16, float, float>(size, {.scale = 0.3F, .bias = bias.data()});
+  }
+}
+
+template <class A, class B> void expect_loop_in_mixed_formats() {
+  for (const MatmulSize& size : {MatmulSize{5, 9, 7}, MatmulSize{17, 33, 300}}) {
+    expect_loop_in_every_layout<float, A, B>(size);
+    expect_loop_in_every_layout<float16, A, B>(size, {.scale = 0.3F});
+  }
+}
+
+template <class A> void expect_loop_with_every_right_operand() {
+  expect_loop_in_mixed_formats<A, float>();
+  expect_loop_in_mixed_formats<A, float16>();
+  expect_loop_in_mixed_formats<A, bfloat16>();
+  expect_loop_in_mixed_formats<A, float8_e4m3fn>();
+  expect_loop_in_mixed_formats<A, float8_e5m2>();
+}
+
+// Decoding is exact, so the loop multiplies the decoded floats.
+TEST(Matmul, EqualsTheLoopForEveryPairOfFormats) {
+  expect_loop_with_every_right_operand<float>();
+  expect_loop_with_every_right_operand<float16>();
+  expect_loop_with_every_right_operand<bfloat16>();
+  expect_loop_with_every_right_operand<float8_e4m3fn>();
+  expect_loop_with_every_right_operand<float8_e5m2>();
+}
+
+TEST(Matmul, TransposedViewSwapsRowsAndColumns) {
+  const std::array<float, 6> elements{1, 2, 3, 4, 5, 6};
+  const auto view = kernels::row_major(elements.data(), 3, 6).transposed();
+  EXPECT_EQ(view.row_stride, 1U);
+  EXPECT_EQ(view.column_stride, 3U);
+  EXPECT_EQ(view.segment_stride, 6U);
+  const auto identity = std::array<float, 4>{1, 0, 0, 1};
+  std::array<float, 6> out{};
+  kernels::matmul<float>({3, 2, 2}, view, kernels::row_major(identity.data(), 2), out.data(), 2);
+  EXPECT_EQ(out, (std::array<float, 6>{1, 4, 2, 5, 3, 6}));
+}
+
+TEST(Matmul, OverflowGoesToInfinityAndNanSpreadsAlongItsRow) {
+  const std::array<float, 4> a{300, 0, NAN, 1};
+  const std::array<float, 4> b{300, 1, 1, 2};
+  std::array<float16, 4> out{};
+  kernels::matmul<float>({2, 2, 2}, kernels::row_major(a.data(), 2),
+                         kernels::row_major(b.data(), 2), out.data(), 2);
+  EXPECT_EQ(static_cast<float>(out[0]), HUGE_VALF);  // 90000 > 65504
+  EXPECT_EQ(static_cast<float>(out[1]), 300);
+  EXPECT_TRUE(std::isnan(static_cast<float>(out[2])));
+  EXPECT_TRUE(std::isnan(static_cast<float>(out[3])));
+}
+
+// Small integers, so that every sum is exact in any order.
+TEST(Matmul, DoubleProductIsExactForIntegers) {
+  const Array<std::int32_t> ids_a = id_array({2, 5, 7}, 100, 4);
+  const Array<std::int32_t> ids_b = id_array({2, 7, 3}, 100, 5);
+  const std::vector<double> a(ids_a.span().begin(), ids_a.span().end());
+  const std::vector<double> b(ids_b.span().begin(), ids_b.span().end());
+  const std::vector<double> bias{1, 2, 3};
+  std::vector<double> out(15);
+  kernels::matmul<double>({5, 3, 7, 2}, kernels::row_major(a.data(), 7, 35),
+                          kernels::row_major(b.data(), 3, 21), out.data(), 3,
+                          {.scale = 2, .bias = bias.data()});
+  for (std::size_t i = 0; i < 5; ++i) {
+    for (std::size_t j = 0; j < 3; ++j) {
+      int sum = static_cast<int>(j) + 1;
+      for (std::size_t p = 0; p < 7; ++p) {
+        sum += ids_a.data()[i * 7 + p] * ids_b.data()[p * 3 + j];
+        sum += ids_a.data()[35 + i * 7 + p] * ids_b.data()[21 + p * 3 + j];
+      }
+      EXPECT_EQ(out[i * 3 + j], 2 * sum);
+    }
+  }
+}
+
+TEST(Matmul, ThreadCountChangesNoBit) {
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}, std::size_t{3}}) {
+    const ThreadCountScope scope(threads);
+    SCOPED_TRACE(testing::Message() << threads << " threads");
+    expect_loop_in_every_layout<float, float, float>({1, 1, 1});
+    expect_loop_in_every_layout<float, float, float>({100, 70, 513});
+    expect_loop_in_every_layout<float16, float8_e4m3fn, float8_e5m2>({90, 40, 300, 2});
+  }
+}
+
+TEST(Matmul, RunsInsideALoopOverSeveralThreadsWhateverTheThreadCount) {
+  const ThreadCountScope scope(3);
+  const MatmulSize size{17, 33, 300};
+  const Operand<float> a(17, 300, 1, Layout::rows, 6);
+  const Operand<float> b(300, 33, 1, Layout::rows, 7);
+  const std::vector<float> expected = loop(size, a, b, {});
+  std::array<std::vector<float>, 8> results;
+  parallel_for(results.size(),
+               [&](std::size_t i) { results[i] = product<float>(size, a, b, {}, 0); });
+  for (const std::vector<float>& result : results) EXPECT_EQ(result, expected);
+}
+
+}  // namespace

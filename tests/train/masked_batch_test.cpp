@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/train/masked_batch.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "support/errors.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using train::MaskedBatch;
+using train::MaskedBatches;
+using train::TextCorpus;
+
+constexpr std::size_t window = 16;
+
+/// 20000 bytes of 50 symbols.
+std::string text() {
+  std::string bytes;
+  for (std::size_t i = 0; i < 20000; ++i) {
+    bytes.push_back(static_cast<char>('0' + (i + (i / 50) * (i % 7)) % 50));
+  }
+  return bytes;
+}
+
+/// The batch with the labels back where they stood.
+std::vector<std::int32_t> restored(const MaskedBatch& batch) {
+  std::vector<std::int32_t> ids(batch.ids.span().begin(), batch.ids.span().end());
+  for (std::size_t k = 0; k < batch.selected.size(); ++k) {
+    ids[static_cast<std::size_t>(batch.selected.data()[k])] = batch.labels.data()[k];
+  }
+  return ids;
+}
+
+bool occurs_in(std::span<const std::int32_t> part, std::span<const std::int32_t> text) {
+  return !std::ranges::search(text, part).empty();
+}
+
+TEST(MaskedBatches, SelectFifteenPercentRoundedButAtLeastOne) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 1);
+  EXPECT_EQ(batches.selected(16), 38U);    // 38.4
+  EXPECT_EQ(batches.selected(1), 2U);      // 2.4
+  EXPECT_EQ(batches.selected(100), 240U);  // exactly
+  EXPECT_EQ(MaskedBatches(corpus, 1, 1).selected(1), 1U);
+  for (std::uint32_t step = 0; step < 20; ++step) {
+    const MaskedBatch batch = batches.training(16, step);
+    EXPECT_EQ(batch.ids.shape(), (Shape{16, window}));
+    EXPECT_EQ(batch.selected.shape(), Shape{38});
+    EXPECT_EQ(batch.labels.shape(), Shape{38});
+  }
+}
+
+TEST(MaskedBatches, SelectNoPositionTwice) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 2);
+  for (std::uint32_t step = 0; step < 50; ++step) {
+    const MaskedBatch batch = batches.training(4, step);
+    const std::set<std::int32_t> distinct(batch.selected.span().begin(),
+                                          batch.selected.span().end());
+    EXPECT_EQ(distinct.size(), batch.selected.size());
+    EXPECT_GE(*distinct.begin(), 0);
+    EXPECT_LT(*distinct.rbegin(), 4 * 16);
+  }
+}
+
+// With the labels put back, each row must be a piece of the training text.
+TEST(MaskedBatches, LabelsAreTheOriginalIdsOfWindowsOfTheTrainingText) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 3);
+  for (std::uint32_t step = 0; step < 10; ++step) {
+    const auto ids = restored(batches.training(16, step));
+    for (std::size_t b = 0; b < 16; ++b) {
+      EXPECT_TRUE(occurs_in(std::span(ids).subspan(b * window, window), corpus.training()));
+    }
+  }
+}
+
+// 900 letters a, then 100 letters b: a window that left the training part would hold a b.
+TEST(MaskedBatches, TrainingWindowsEndWhereTheValidationTextBegins) {
+  const TextCorpus corpus(std::string(900, 'a') + std::string(100, 'b'), 100);
+  // As large as the training text: one window is possible. Otherwise the last start is also drawn.
+  for (const std::size_t size : {std::size_t{900}, std::size_t{899}, std::size_t{16}}) {
+    const MaskedBatches batches(corpus, size, 4);
+    for (std::uint32_t step = 0; step < 20; ++step) {
+      const auto ids = restored(batches.training(8, step));
+      EXPECT_TRUE(std::ranges::all_of(ids, [](auto id) { return id == 0; }));
+    }
+  }
+}
+
+TEST(MaskedBatches, TrainingWindowsBeginAnywhere) {
+  // Each place of the training text, 0 to 89, is another symbol.
+  std::string bytes;
+  for (int i = 0; i < 100; ++i) bytes.push_back(static_cast<char>(i));
+  const TextCorpus corpus(bytes, 10);
+  const MaskedBatches batches(corpus, 10, 5);
+  std::set<std::int32_t> starts;
+  // 81 starts; each is missed by 4000 draws with probability e^-49.
+  for (std::uint32_t step = 0; step < 40; ++step) {
+    const auto ids = restored(batches.training(100, step));
+    for (std::size_t b = 0; b < 100; ++b) starts.insert(ids[b * 10]);
+  }
+  EXPECT_EQ(starts.size(), 81U);
+  EXPECT_EQ(*starts.rbegin(), 80);
+}
+
+// A random symbol is the original one in 1 of 50 cases, so that 9.8 % stand changed and 10.2 % as
+// they were. Counts are within 5 standard errors of n p.
+TEST(MaskedBatches, ReplaceEightyPercentByTheMaskAndTenByARandomSymbol) {
+  const TextCorpus corpus(text(), window);
+  ASSERT_EQ(corpus.mask_id(), 50);
+  const MaskedBatches batches(corpus, window, 6);
+  double masked = 0, random = 0, kept = 0, total = 0;
+  for (std::uint32_t step = 0; step < 100; ++step) {
+    const MaskedBatch batch = batches.training(100, step);
+    for (std::size_t k = 0; k < batch.selected.size(); ++k) {
+      const std::int32_t id = batch.ids.data()[batch.selected.data()[k]];
+      const std::int32_t label = batch.labels.data()[k];
+      EXPECT_GE(label, 0);
+      EXPECT_LT(label, 50);
+      (id == corpus.mask_id() ? masked : id == label ? kept : random) += 1;
+      ++total;
+    }
+  }
+  ASSERT_EQ(total, 24000);
+  const auto expect_share = [&](double count, double share) {
+    EXPECT_NEAR(count, total * share, 5 * std::sqrt(total * share * (1 - share)));
+  };
+  expect_share(masked, 0.8);
+  expect_share(random, 0.1 * 49 / 50);
+  expect_share(kept, 0.1 + 0.1 / 50);
+}
+
+TEST(MaskedBatches, AreAPureFunctionOfSeedAndStep) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 7);
+  const MaskedBatch first = batches.training(8, 3);
+  (void)batches.training(8, 4);
+  const auto same = [&](const MaskedBatch& other) {
+    return first.ids == other.ids && first.selected == other.selected &&
+           first.labels == other.labels;
+  };
+  EXPECT_TRUE(same(batches.training(8, 3)));
+  EXPECT_TRUE(same(MaskedBatches(corpus, window, 7).training(8, 3)));
+  EXPECT_FALSE(same(batches.training(8, 4)));
+  EXPECT_FALSE(same(MaskedBatches(corpus, window, 8).training(8, 3)));
+}
+
+TEST(MaskedBatches, ValidationWindowsFollowOneAnotherAndAreTheSameForEverySeed) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 9);
+  ASSERT_EQ(batches.validation_windows(), 125U);  // 2000 symbols
+  const MaskedBatch batch = batches.validation(120, 5, 0);
+  const auto tail = corpus.validation().last(5 * window);
+  EXPECT_EQ(restored(batch), std::vector<std::int32_t>(tail.begin(), tail.end()));
+  EXPECT_EQ(batch.ids, MaskedBatches(corpus, window, 10).validation(120, 5, 0).ids);
+  EXPECT_NE(batch.selected, batches.validation(120, 5, 1).selected);
+}
+
+TEST(MaskedBatches, RejectAWindowOfNoPositions) {
+  const TextCorpus corpus(text(), window);
+  unit_scaling_test::expect_domain_error([&] { const MaskedBatches batches(corpus, 0, 1); },
+                                         {"MaskedBatches", "window"});
+}
+
+}  // namespace
