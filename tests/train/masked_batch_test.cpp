@@ -172,4 +172,12 @@ TEST(MaskedBatches, RejectAWindowOfNoPositions) {
                                          {"MaskedBatches", "window"});
 }
 
+TEST(MaskedBatches, RefusesAWindowThatTheTextCannotFill) {
+  const TextCorpus corpus(std::string(1000, 'a') + "b", 10);
+  EXPECT_NO_THROW(MaskedBatches(corpus, 100, 1));
+  EXPECT_THROW(MaskedBatches(corpus, 101, 1), std::invalid_argument);
+  EXPECT_THROW(MaskedBatches(corpus, 5000, 1), std::invalid_argument);
+  EXPECT_THROW(MaskedBatches(corpus, 0, 1), std::invalid_argument);
+}
+
 }  // namespace

@@ -32,9 +32,9 @@ using unit_scaling::bfloat16;
 using unit_scaling::float16;
 using unit_scaling::float8_e4m3fn;
 using unit_scaling::float8_e5m2;
+using unit_scaling::Shape;
 using unit_scaling::train::SafetensorsFile;
 using unit_scaling::train::SafetensorsWriter;
-using unit_scaling::Shape;
 using namespace std::string_literals;
 
 /// A folder of its own for each test, removed after it.

@@ -6,8 +6,8 @@
 /// memory traffic of a float one and nothing else. Every element of the result is one chain of
 /// fused multiply-adds over the inner dimension in ascending order, started at zero; blocking,
 /// vector width and thread count only change which chain runs when. So the bits of a result are
-/// those of the three-line loop in the tests, for any thread count, and the same on any machine with
-/// FMA where the compiler uses it: GCC fuses from -O2 up and rounds twice below.
+/// those of the three-line loop in the tests, for any thread count, and the same on any machine
+/// with FMA where the compiler uses it: GCC fuses from -O2 up and rounds twice below.
 #pragma once
 
 #include <algorithm>

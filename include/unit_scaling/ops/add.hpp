@@ -33,7 +33,8 @@ struct Add {
     Scales<2> ideal;
     if (scaling.rule != Rule::none && y.size() != 0) {
       const auto factor = [&](const Shape& shape) {
-        return 1 / std::sqrt(static_cast<double>(y.size() / shape.size()));
+        const std::size_t repetitions = y.size() / shape.size();
+        return 1 / std::sqrt(static_cast<double>(repetitions));
       };
       const bool adds_constant = a.size() == 1 || b.size() == 1;
       ideal = {.forward = adds_constant ? 1 : 1 / std::sqrt(2.0),

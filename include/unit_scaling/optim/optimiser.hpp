@@ -56,6 +56,7 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
 /// One array of zeros for each parameter.
 inline std::vector<Array<float>> zeros_like(const std::vector<Parameter*>& parameters) {
   std::vector<Array<float>> result;
+  result.reserve(parameters.size());
   for (const Parameter* parameter : parameters) {
     result.push_back(Array<float>::filled(parameter->value.shape(), 0));
   }
