@@ -53,7 +53,7 @@ struct Options {
   std::size_t window = 16;
   std::size_t batch = 64;
   us::nn::NormPlacement norm = us::nn::NormPlacement::pre;
-  std::size_t steps = 1000;
+  std::size_t steps = 700;
   std::optional<std::size_t> stop_at;
   std::optional<double> learning_rate;
   us::train::Schedule::Decay schedule = us::train::Schedule::Decay::linear;

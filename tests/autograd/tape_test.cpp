@@ -12,6 +12,7 @@
 
 #include "tape_support.hpp"
 #include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/dropout.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/matmul.hpp"
@@ -653,6 +654,28 @@ TEST(TapeObserver, SeesTheParametersInTheOrderOfTheirFirstUseAndEachOnce) {
   const std::vector<std::string> names{"first", "shared", "gain", "bias", "last", "last_bias"};
   EXPECT_EQ(forward, names);
   EXPECT_EQ(backward, names);
+}
+
+TYPED_TEST(TapeInEachPrecision, ALossThatGoesOnIntoAnotherOpKeepsItsGradient) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  const Array<T> logits = random_array<T>({3, 4}, 1);
+  const Array<std::int32_t> labels({3}, {0, 3, 1});
+  Tape<P> tape;
+  const auto x = tape.input(logits);
+  const ops::CrossEntropy loss{.scaling = scaling::none};
+  // Twice the same loss, added: its gradient is exactly twice that of one.
+  tape.backward(ops::add(ops::cross_entropy(x, labels, loss), ops::cross_entropy(x, labels, loss),
+                         {.scaling = scaling::none}));
+  const Array<T> both = tape.gradient(x);
+  Tape<P> single;
+  const auto y = single.input(logits);
+  single.backward(ops::cross_entropy(y, labels, loss));
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    EXPECT_EQ(static_cast<double>(both.data()[i]),
+              2 * static_cast<double>(single.gradient(y).data()[i]));
+    EXPECT_NE(static_cast<double>(both.data()[i]), 0);
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "support/errors.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 
 namespace {
@@ -79,6 +80,16 @@ TEST(Check, ErrorsNameTheOperationAndTheShapes) {
   expect_domain_error([] { require(false, "dropout", "no probability"); },
                       {"dropout: no probability"});
   EXPECT_NO_THROW(require(true, "dropout", "no probability"));
+}
+
+TEST(Shape, RefusesMoreElementsThanCanBeCounted) {
+  constexpr std::size_t big = std::size_t{1} << 33;
+  EXPECT_THROW((Shape{big, big}), std::invalid_argument);
+  EXPECT_THROW((Shape{big, big / 4, 2}), std::invalid_argument);
+  EXPECT_THROW((Shape{0, big, big}), std::invalid_argument);
+  EXPECT_THROW((void)(Shape{big}.append(big)), std::invalid_argument);
+  EXPECT_THROW((void)(Shape{big, 1}.with_columns(big)), std::invalid_argument);
+  EXPECT_THROW((unit_scaling::Array<float>(Shape{std::size_t{1} << 62})), std::invalid_argument);
 }
 
 }  // namespace

@@ -180,4 +180,13 @@ TEST(MaskedBatches, RefusesAWindowThatTheTextCannotFill) {
   EXPECT_THROW(MaskedBatches(corpus, 0, 1), std::invalid_argument);
 }
 
+TEST(MaskedBatches, RefusesBatchesThatTheTextDoesNotHave) {
+  const TextCorpus corpus(std::string(1000, 'a') + "b", 10);
+  const MaskedBatches batches(corpus, 10, 1);
+  EXPECT_THROW((void)batches.training(0, 0), std::invalid_argument);
+  EXPECT_THROW((void)batches.validation(0, 0, 0), std::invalid_argument);
+  EXPECT_NO_THROW((void)batches.validation(0, batches.validation_windows(), 0));
+  EXPECT_THROW((void)batches.validation(1, batches.validation_windows(), 0), std::invalid_argument);
+}
+
 }  // namespace

@@ -109,6 +109,8 @@ template <Precision P> class Tape {
 
   /// Computes the gradient of `seed * loss` with respect to every parameter and input.
   /// @param seed the gradient of the loss itself: 1, or a loss scale.
+  /// Unwinds the tape, so it runs once for each forward pass. If an op or an observer throws, the
+  /// tape is cleared.
   /// @throws std::invalid_argument if the loss is not one number, or not of this tape.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
@@ -122,7 +124,12 @@ template <Precision P> class Tape {
       // Taken off the tape first: what the op saved is freed at the end of its turn.
       const std::unique_ptr<Node> node = std::move(nodes_.back());
       nodes_.pop_back();
-      node->backward(*this, nodes_.size());
+      try {
+        node->backward(*this, nodes_.size());
+      } catch (...) {
+        clear();  // half a backward pass must not be taken for a whole one
+        throw;
+      }
     }
     if (observer_) {
       std::size_t index = 0;
@@ -133,14 +140,16 @@ template <Precision P> class Tape {
     }
   }
 
-  /// The gradient of a parameter after `backward`; empty if the loss does not depend on it.
+  /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
+  /// lives in the tape's memory: a copy shares that and must not outlive the tape.
   [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const {
     static const Array<Storage> none;
     const auto entry = parameters_.find(&parameter);
     return entry == parameters_.end() ? none : slots_[entry->second].gradient;
   }
 
-  /// The gradient of an input after `backward`; empty if the loss does not depend on it.
+  /// The gradient of an input after `backward`; empty if the loss does not depend on it, and for
+  /// what is no input: gradients in between are freed as they are used.
   [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const {
     check(input);
     return slots_[input.slot_].gradient;
@@ -351,6 +360,13 @@ template <Precision P> class Tape {
 
   template <class T> Array<T> take_gradient(std::size_t index) {
     Slot& slot = slots_[index];
+    if constexpr (is_loss<T>) {
+      // A loss that went on into another op: that op's gradient is in P::storage like any other.
+      if (!slot.gradient.empty()) {
+        accumulate(slot, kernels::convert<Compute, Overflow::infinity_or_nan>(
+                             std::exchange(slot.gradient, {}), &memory_));
+      }
+    }
     Array<T> gradient = std::exchange(gradient_of<T>(slot), {});
     // An output that nothing used, beside one that something did.
     if (gradient.empty()) return Array<T>::filled(slot.shape, T{}, &memory_);

@@ -38,6 +38,9 @@ class Array {
   explicit Array(const Shape& shape,
                  std::pmr::memory_resource* resource = std::pmr::new_delete_resource())
       : shape_(shape), resource_(resource) {
+    if (shape.size() > static_cast<std::size_t>(-1) / 2 / sizeof(T)) {
+      throw_shape_error("Array", "no more elements than memory can be addressed for", shape);
+    }
     if (const std::size_t bytes = shape.size() * sizeof(T); bytes != 0) {
       // Control block and elements are one allocation each; the block is recycled too.
       T* elements = static_cast<T*>(resource->allocate(bytes, array_alignment));

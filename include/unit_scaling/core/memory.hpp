@@ -50,15 +50,16 @@ class RecyclingResource final : public std::pmr::memory_resource {
   void* do_allocate(std::size_t bytes, std::size_t /*alignment*/) override {
     const std::size_t size = rounded(bytes);
     auto& blocks = free_[size];
-    in_use_ += size;
+    void* block = nullptr;
     if (!blocks.empty()) {
-      void* block = blocks.back();
+      block = blocks.back();
       blocks.pop_back();
-      return block;
+    } else {
+      block = upstream_->allocate(size, array_alignment);
+      ++upstream_allocations_;
+      held_ += size;
     }
-    void* block = upstream_->allocate(size, array_alignment);
-    ++upstream_allocations_;
-    held_ += size;
+    in_use_ += size;
     return block;
   }
 

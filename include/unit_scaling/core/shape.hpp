@@ -23,14 +23,17 @@ class Shape {
 
   constexpr Shape() = default;
 
-  /// @throws std::invalid_argument if there are more than `max_rank` extents.
+  /// @throws std::invalid_argument if there are more than `max_rank` extents, or more elements than
+  /// std::size_t can count.
   constexpr Shape(std::initializer_list<std::size_t> extents)
       : Shape(std::span<const std::size_t>(extents.begin(), extents.size())) {}
 
-  /// @throws std::invalid_argument if there are more than `max_rank` extents.
+  /// @throws std::invalid_argument if there are more than `max_rank` extents, or more elements than
+  /// std::size_t can count.
   constexpr explicit Shape(std::span<const std::size_t> extents) : rank_(extents.size()) {
     if (rank_ > max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
     std::copy(extents.begin(), extents.end(), extents_.begin());
+    check_size();
   }
 
   [[nodiscard]] constexpr std::size_t rank() const { return rank_; }
@@ -60,6 +63,7 @@ class Shape {
     Shape result = *this;
     if (result.rank_ == 0) result.rank_ = 1;
     result.extents_[result.rank_ - 1] = columns;
+    result.check_size();
     return result;
   }
 
@@ -69,6 +73,7 @@ class Shape {
     if (rank_ == max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
     Shape result = *this;
     result.extents_[result.rank_++] = columns;
+    result.check_size();
     return result;
   }
 
@@ -80,6 +85,18 @@ class Shape {
   }
 
  private:
+  /// No product of extents may leave std::size_t; an extent of 0 must not hide that of the others.
+  constexpr void check_size() const {
+    std::size_t product = 1;
+    for (const std::size_t extent : *this) {
+      if (extent == 0) continue;
+      if (product > static_cast<std::size_t>(-1) / extent) {
+        throw std::invalid_argument("Shape: more elements than std::size_t can count");
+      }
+      product *= extent;
+    }
+  }
+
   std::array<std::size_t, max_rank> extents_{};
   std::size_t rank_ = 0;
 };

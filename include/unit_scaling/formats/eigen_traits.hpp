@@ -12,10 +12,11 @@
 
 #include "unit_scaling/formats/minifloat.hpp"
 
+namespace Eigen {
+
 /// Traits of a `Minifloat` for Eigen, on its numerical limits.
 template <unit_scaling::FormatSpec spec>
-struct Eigen::NumTraits<unit_scaling::Minifloat<spec>>
-    : Eigen::GenericNumTraits<unit_scaling::Minifloat<spec>> {
+struct NumTraits<unit_scaling::Minifloat<spec>> : GenericNumTraits<unit_scaling::Minifloat<spec>> {
   /// Type of the real part.
   using Real = unit_scaling::Minifloat<spec>;
   /// Type for results that are not integers.
@@ -55,3 +56,5 @@ struct Eigen::NumTraits<unit_scaling::Minifloat<spec>>
   /// Decimal digits that survive a conversion to the format and back.
   static constexpr int digits10() { return std::numeric_limits<Real>::digits10; }
 };
+
+}  // namespace Eigen

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/nn/embedding.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
@@ -34,7 +35,7 @@ struct BertMlpConfig {
 /// is no attention) and BERT's feed-forward network.
 ///
 /// The read-out is computed for selected positions only, and is not constrained: the edge into it
-/// is a cut-edge. So are those from the embeddings.
+/// is a cut-edge. So are those from the embeddings. Follows the paper's rules or none, not u-μP's.
 class BertMlp {
  public:
   BertMlp(Initialiser& initialiser, const BertMlpConfig& config)
@@ -46,7 +47,10 @@ class BertMlp {
         blocks_(make_blocks(initialiser, config)),
         norm_(initialiser, "norm", config.hidden_size),
         readout_(initialiser, "readout", config.hidden_size, config.vocabulary_size,
-                 {.bias = false, .constraint = constraint::none}) {}
+                 {.bias = false, .constraint = constraint::none}) {
+    require(initialiser.scaling().rule != Rule::umup, "BertMlp",
+            "its residual weights and read-out follow the paper: expected Rule::paper or none");
+  }
 
   /// Logits (selected, vocabulary_size) for the positions of `ids` (batch, window) that `selected`
   /// names by their index in row-major order.

@@ -44,6 +44,7 @@ struct CrossEntropy {
     if (x.rank() != 2 || labels.shape() != Shape{x[0]}) {
       throw_shape_error(name, "logits (items, classes) and labels (items)", x, labels.shape());
     }
+    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
     require(x[1] >= 2, name, "expected at least two classes");
     const auto items = static_cast<double>(std::max<std::size_t>(1, x[0]));
     const auto classes = static_cast<double>(x[1]);

@@ -7,6 +7,7 @@
 #include <numbers>
 #include <type_traits>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
@@ -27,7 +28,7 @@ enum class GeluForm {
 ///         multiplied by nothing else; u-μP: α from 2 to √(2/(1−1/π)), β from 2 to √2,
 ///         interpolated logarithmically with weight 1/(1 + 1/(4 m²)) on the second.
 /// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Computed in P::compute, rounded once on store.
-/// @throws ShapeError if dy and x differ in shape.
+/// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see Blake et al. 2023, arXiv:2303.11257; Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu {
   static constexpr std::string_view name = "gelu";
@@ -38,6 +39,7 @@ struct Gelu {
   GeluForm form = GeluForm::erf;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = 1 / std::sqrt(moments::gelu_variance),

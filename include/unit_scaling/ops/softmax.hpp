@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
@@ -22,7 +23,7 @@ namespace unit_scaling::ops {
 ///         β from s/m to √(s/m), interpolated logarithmically with weight 1/(1 + 4/m²).
 /// Values: a row with a NaN or +∞, or of −∞ only, is NaN throughout; a −∞ among finite values
 ///         gives 0. p is recovered from the stored y for backward.
-/// @throws ShapeError if dy and x differ in shape.
+/// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
 struct Softmax {
   static constexpr std::string_view name = "softmax";
@@ -32,6 +33,7 @@ struct Softmax {
   double mult = 1;  ///< m; the paper's factors are for 1.
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
     const auto s = static_cast<double>(x.columns());
     Scales<1> ideal;
     if (x.columns() == 0) return ideal;

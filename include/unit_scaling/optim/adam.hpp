@@ -23,6 +23,7 @@ enum class WeightDecay {
 
 /// Adam: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², p ← p − η m̂ / (√v̂ + ε), with the bias
 /// corrections m̂ = m / (1−β₁ᵗ), v̂ = v / (1−β₂ᵗ), in one pass over each parameter.
+/// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float. Decay acts on weights and tables, not on gains and biases.
 /// @see Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101.
 class Adam {
@@ -42,7 +43,13 @@ class Adam {
       : parameters_(std::move(parameters)),
         options_(options),
         first_moment_(detail::zeros_like(parameters_)),
-        second_moment_(detail::zeros_like(parameters_)) {}
+        second_moment_(detail::zeros_like(parameters_)) {
+    const auto is_share = [](double beta) { return beta >= 0 && beta < 1; };
+    require(is_share(options.beta1) && is_share(options.beta2), "Adam",
+            "expected beta1 and beta2 in [0, 1)");
+    require(static_cast<float>(options.epsilon) > 0, "Adam",
+            "expected an epsilon that is above 0 as a float");
+  }
 
   template <Precision P>
   void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {

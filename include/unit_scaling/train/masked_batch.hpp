@@ -55,6 +55,7 @@ class MaskedBatches {
   [[nodiscard]] MaskedBatch training(std::size_t batch, std::uint32_t step) const {
     const Random random(seed_, RandomStream::batch, step);
     const auto text = corpus_->training();
+    require(text.size() <= 0xFFFFFFFF, "MaskedBatches", "expected a text of less than 4 GiB");
     const auto starts = static_cast<std::uint32_t>(text.size() - window_ + 1);
     std::vector<std::size_t> offsets(batch);
     for (std::size_t b = 0; b < batch; ++b) offsets[b] = random.below(starts, b);
@@ -70,6 +71,8 @@ class MaskedBatches {
   /// that runs can be compared.
   [[nodiscard]] MaskedBatch validation(std::size_t first, std::size_t count,
                                        std::uint32_t draw) const {
+    require(first <= validation_windows() && count <= validation_windows() - first, "MaskedBatches",
+            "expected windows of the validation text");
     std::vector<std::size_t> offsets(count);
     for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b) * window_;
     return mask(corpus_->validation(), offsets,
@@ -80,6 +83,8 @@ class MaskedBatches {
   [[nodiscard]] MaskedBatch mask(std::span<const std::int32_t> text,
                                  std::span<const std::size_t> offsets, const Random& random) const {
     const std::size_t batch = offsets.size();
+    require(batch >= 1 && batch <= 0x7FFFFFFF / window_, "MaskedBatches",
+            "expected at least one window and fewer than 2^31 positions in a batch");
     const std::size_t count = selected(batch);
     MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}),
                        Array<std::int32_t>(Shape{count}), Array<std::int32_t>(Shape{count})};
