@@ -174,8 +174,8 @@ TEST(MaskedBatches, RejectAWindowOfNoPositions) {
 
 TEST(MaskedBatches, RefusesAWindowThatTheTextCannotFill) {
   const TextCorpus corpus(std::string(1000, 'a') + "b", 10);
-  EXPECT_NO_THROW(MaskedBatches(corpus, 100, 1));
-  EXPECT_THROW(MaskedBatches(corpus, 101, 1), std::invalid_argument);
+  EXPECT_NO_THROW(MaskedBatches(corpus, 901, 1));
+  EXPECT_THROW(MaskedBatches(corpus, 902, 1), std::invalid_argument);
   EXPECT_THROW(MaskedBatches(corpus, 5000, 1), std::invalid_argument);
   EXPECT_THROW(MaskedBatches(corpus, 0, 1), std::invalid_argument);
 }

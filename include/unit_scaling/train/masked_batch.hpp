@@ -35,13 +35,13 @@ class MaskedBatches {
   static constexpr double selected_share = 0.15;
 
   /// The corpus must outlive this.
-  /// @throws DomainError if the window is empty or longer than a part of the text.
+  /// @throws DomainError if the window is empty or longer than the training text.
   MaskedBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
       : corpus_(&corpus), window_(window), seed_(seed) {
-    const std::size_t longest = std::min(corpus.training().size(), corpus.validation().size());
+    const std::size_t longest = corpus.training().size();
     require(window >= 1 && window <= longest, "MaskedBatches",
             "expected a window of 1 to " + std::to_string(longest) +
-                " positions, the shorter part of the text, got " + std::to_string(window));
+                " positions, as many as the training text has, got " + std::to_string(window));
   }
 
   /// How many positions of a batch of so many windows are selected: at least one.
