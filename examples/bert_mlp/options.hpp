@@ -71,11 +71,11 @@ struct Options {
   bool batch_given = false;
   std::string command;  // as typed, for the summary
 
-  /// The learning rate of a variant: what was asked for, else the best of the sweep in
-  /// docs/results.md for its scale rules and optimiser.
+  /// The learning rate of a variant: what was asked for, else for adamw the best of the sweep in
+  /// docs/results.md, and for sgd one that trains but was not swept.
   [[nodiscard]] double rate_of(const Variant& variant) const {
     if (learning_rate) return *learning_rate;
-    if (optimizer == "sgd") return variant.is_unit() ? 0x1p-4 : 0x1p0;
+    if (optimizer == "sgd") return variant.is_unit() ? 0x1p-8 : 0x1p-2;
     if (variant.is_unit()) return 0x1p-2;
     // Plain FP8 loses most gradients and trains best at a low rate; a window has one rate a row.
     const bool loses = variant.precision == "fp8" && variant.loss_scale == 1;
@@ -179,8 +179,7 @@ inline Options parse_options(int argc, char** argv) {
   app.add_option("--stop-at", options.stop_at,
                  "Step at which to stop early; go on with --resume (default: do not)");
   app.add_option("--lr", options.learning_rate,
-                 "Peak learning rate (default: the best of docs/results.md for the scaling and "
-                 "the optimizer)")
+                 "Peak learning rate (default: by scaling and optimizer; see docs/results.md)")
       ->check(CLI::PositiveNumber);
   app.add_option("--schedule", schedule,
                  "constant, linear or cosine: what the rate does after a warm-up over a tenth of "
