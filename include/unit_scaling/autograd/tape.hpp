@@ -90,7 +90,7 @@ template <Precision P> class Tape {
   [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
     const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
     if (is_new) {
-      slots_.push_back({.shape = parameter.value.shape(), .wanted = true, .kept = true});
+      slots_.push_back({.shape = parameter.value.shape(), .wanted = true});
       if (observer_) {
         observe(parameter.name, parameters_.size() - 1, Observation::Direction::forward, true,
                 false, parameter.value);
@@ -177,13 +177,10 @@ template <Precision P> class Tape {
   void observe_with(Observer observer) { observer_ = std::move(observer); }
 
  private:
-  static constexpr std::size_t no_slot = static_cast<std::size_t>(-1);
-
   /// What is known of a variable without its value.
   struct Slot {
     Shape shape = {};
     bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
-    bool kept = false;    ///< a leaf: its gradient outlives the backward pass
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
@@ -277,7 +274,7 @@ template <Precision P> class Tape {
   };
 
   template <class T> Variable<P, T> leaf(const Array<T>& value, bool wanted) {
-    slots_.push_back({.shape = value.shape(), .wanted = wanted, .kept = true});
+    slots_.push_back({.shape = value.shape(), .wanted = wanted});
     return {*this, slots_.size() - 1, generation_, in_tape_memory(value)};
   }
 
