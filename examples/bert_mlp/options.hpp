@@ -204,7 +204,7 @@ inline Options parse_options(int argc, char** argv) {
   app.add_flag("--json", options.json, "Print summary.json instead of the table");
   app.add_flag("--print-scales", options.print_scales,
                "Print the scale of every weight, value and gradient at initialisation, and stop. "
-               "Takes 128 tokens unless --batch is given");
+               "Takes 64 tokens unless --batch is given");
   app.add_flag("--loss-scale-window", options.loss_scale_window,
                "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
                "(or in the --compare list), and draw which of them work. Takes --hidden 64 and "

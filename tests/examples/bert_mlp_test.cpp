@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 
 namespace {
@@ -177,12 +178,25 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
   }
 }
 
+// Of bytes that are independent of each other, as the rules suppose: of a text, some gradients of
+// biases lie outside, how many depending on the text.
 TEST_F(BertMlp, PrintsUnitScalesAtInitialisation) {
-  for (const std::string shape : {"--hidden 64 --norm pre", "--hidden 256 --norm post"}) {
-    const Outcome outcome = run("--print-scales --precision fp8 " + shape);
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-    EXPECT_NE(outcome.output.find("\n0 of "), std::string::npos) << outcome.output;
+  {
+    std::ofstream file(folder_ / "independent.bin", std::ios::binary);
+    std::mt19937 random(1);
+    for (int i = 0; i < 20000; ++i) file.put(static_cast<char>(random() % 128));
   }
+  const std::string command =
+      "--print-scales --precision fp8 --data " + out("independent.bin") + " ";
+  for (const std::string shape :
+       {"--hidden 64 --norm pre", "--hidden 256 --norm post --batch 64"}) {
+    const Outcome outcome = run(command + shape);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_NE(outcome.output.find("\n0 of 171 tensors"), std::string::npos) << outcome.output;
+  }
+  const Outcome plain = run(command + "--scaling none --batch 64");
+  EXPECT_EQ(plain.exit_code, 0) << plain.output;
+  EXPECT_EQ(plain.output.find("\n0 of 171 tensors"), std::string::npos) << plain.output;
 }
 
 }  // namespace
