@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "support/errors.hpp"
 #include "tape_support.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -520,8 +521,24 @@ TEST(TapeInference, RecordsNothingAndComputesTheSame) {
   EXPECT_GT(training.size(), 0U);
   EXPECT_EQ(inference.size(), 0U);
   EXPECT_EQ(inference.saved_bytes(), 0U);
-  inference.backward(loss);
+  expect_error<std::invalid_argument>([&] { inference.backward(loss); }, {"for inference"});
   EXPECT_TRUE(inference.gradient(model.shared).empty());
+}
+
+TEST(Tape, RefusesToRunBackwardTwice) {
+  Tape<precision::fp32> tape;
+  const auto loss = sum(tape.input(random_array<float>({4}, 1)));
+  tape.backward(loss);
+  expect_error<std::invalid_argument>([&] { tape.backward(loss); }, {"clear"});
+  tape.clear();
+  tape.backward(sum(tape.input(random_array<float>({4}, 1))));
+}
+
+TEST(Tape, RefusesALossThatDependsOnNothing) {
+  Tape<precision::fp32> tape;
+  const auto loss = sum(tape.constant(random_array<float>({4}, 1)));
+  expect_error<std::invalid_argument>([&] { tape.backward(loss); },
+                                      {"depends on a parameter or an input"});
 }
 
 // --- Observation ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 namespace {
@@ -59,6 +60,15 @@ TEST(Random, StreamsDiffer) {
 
 // The mean of n uniform numbers has standard error 1 / √(12 n); five of them is one failure in
 // millions of seeds, and this seed is fixed.
+TEST(Random, RefusesATensorThatWouldShareAnothersNumbers) {
+  constexpr std::uint32_t end = std::uint32_t{1} << 28;
+  const auto draw = [](std::uint32_t tensor) {
+    return Random(1, RandomStream::general, 0, tensor).word(0);
+  };
+  EXPECT_NE(draw(end - 1), draw(0));
+  EXPECT_THROW(static_cast<void>(draw(end)), std::invalid_argument);
+}
+
 TEST(Random, UniformIsInTheUnitIntervalWithMeanOneHalf) {
   constexpr int n = 100000;
   const Random random(3);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -53,6 +54,19 @@ TEST(Dropout, FactorsAreTheRootOfTheKeptShare) {
               (Scales<1>{.forward = 0.5, .backward = {0.5}}));
   }
   EXPECT_EQ((ops::Dropout{.scaling = scaling::none, .probability = 0.75}.scales(x)), Scales<1>{});
+}
+
+TEST(Dropout, OutputIsOfTheStorageFormatWhateverTheInputIs) {
+  const auto x = normal_array<float>({7}, 3);
+  for (const double p : {0.0, 0.5}) {
+    const auto y = ops::dropout(precision::fp16{}, x, {.probability = p});
+    static_assert(std::is_same_v<decltype(y), const Array<float16>>);
+    const auto wide = ops::dropout(precision::fp32{}, x, {.probability = p});
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      EXPECT_EQ(static_cast<float>(y.data()[i]),
+                static_cast<float>(static_cast<float16>(wide.data()[i])));
+    }
+  }
 }
 
 // The count is binomial: n(1−p) with standard deviation √(n p (1−p)).

@@ -75,6 +75,7 @@ template <Precision P> class Tape {
     while (!nodes_.empty()) nodes_.pop_back();
     slots_.clear();
     parameters_.clear();
+    unwound_ = false;
     ++generation_;
   }
 
@@ -109,9 +110,10 @@ template <Precision P> class Tape {
 
   /// Computes the gradient of `seed * loss` with respect to every parameter and input.
   /// @param seed the gradient of the loss itself: 1, or a loss scale.
-  /// Unwinds the tape, so it runs once for each forward pass. If an op or an observer throws, the
+  /// Unwinds the tape, so it runs once between two clears. If an op or an observer throws, the
   /// tape is cleared.
-  /// @throws std::invalid_argument if the loss is not one number, or not of this tape.
+  /// @throws std::invalid_argument if the loss is not one number, not of this tape or depends on no
+  ///         parameter or input; if the tape is for inference, or already unwound.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
     check(loss);
@@ -119,6 +121,13 @@ template <Precision P> class Tape {
       throw std::invalid_argument("backward: expected a loss of one number, got shape " +
                                   to_string(loss.shape()));
     }
+    const auto refuse = [](const char* why) {
+      throw std::invalid_argument(std::string("backward: expected ") + why);
+    };
+    if (mode_ == TapeMode::inference) refuse("a tape for training, got one for inference");
+    if (unwound_) refuse("a Tape::clear since the last backward, which unwound the tape");
+    if (!slots_[loss.slot_].wanted) refuse("a loss that depends on a parameter or an input");
+    unwound_ = true;
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
     while (!nodes_.empty()) {
       // Taken off the tape first: what the op saved is freed at the end of its turn.
@@ -423,6 +432,7 @@ template <Precision P> class Tape {
   std::vector<std::unique_ptr<Node>> nodes_;
   std::unordered_map<const Parameter*, std::size_t> parameters_;
   std::uint64_t generation_ = 0;
+  bool unwound_ = false;
   Observer observer_;
 };
 

@@ -3,7 +3,6 @@
 /// Layer nn: makes parameters, unit normal or with the usual scale.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -32,7 +31,7 @@ class Initialiser {
 
   /// A weight matrix, (fan_out, fan_in).
   [[nodiscard]] Parameter weight(std::string name, std::size_t fan_out, std::size_t fan_in) {
-    const double std = scaling_.rule == Rule::none ? 1 / std::sqrt(static_cast<double>(fan_in)) : 1;
+    const double std = scaling_.rule == Rule::none ? inverse_power(fan_in) : 1;
     return normal(std::move(name), Shape{fan_out, fan_in}, std);
   }
 

@@ -8,7 +8,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/core/random.hpp"
-#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
 namespace unit_scaling::ops {
@@ -19,7 +19,8 @@ namespace unit_scaling::ops {
 /// Units:  x, dy ~ N(0,1) give unit std of y and dx.
 /// Scales: α = β = (1−p)^½.
 /// Values: k_i is a function of `random` and i alone, so backward draws it again and nothing is
-///         saved. p = 0 returns x itself. A dropped infinity or NaN becomes zero.
+///         saved. p = 0 returns x itself, rounded to P::storage. A dropped infinity or NaN becomes
+///         zero.
 /// @throws DomainError unless 0 ≤ p < 1; ShapeError if dy and x differ in shape.
 /// @see Blake et al. 2023, arXiv:2303.11257; Srivastava et al. 2014.
 struct Dropout {
@@ -38,21 +39,21 @@ struct Dropout {
 
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
-    return Forward{drop<P>(x, s.forward), std::tuple{x.shape()}};
+    return Forward{drop<P, typename P::storage>(x, s.forward), std::tuple{x.shape()}};
   }
 
   template <Precision P, class T>
   [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s, const std::tuple<Shape>& saved,
                               const Array<T>& dy) const {
     require_same_shape(name, "dy and x", dy.shape(), std::get<0>(saved));
-    return std::tuple{drop<P>(dy, s.backward[0])};
+    return std::tuple{drop<P, T>(dy, s.backward[0])};
   }
 
  private:
-  template <Precision P, class T>
-  [[nodiscard]] Array<T> drop(const Array<T>& x, double scale) const {
+  template <Precision P, class T, class X>
+  [[nodiscard]] Array<T> drop(const Array<X>& x, double scale) const {
     using Compute = typename P::compute;
-    if (probability == 0) return x;
+    if (probability == 0) return kernels::convert<T, Overflow::infinity_or_nan>(x);
     Array<T> y(x.shape(), x.resource());
     T* target = y.mutable_data();
     const auto factor = static_cast<Compute>(scale / (1 - probability));

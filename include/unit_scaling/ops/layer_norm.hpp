@@ -38,7 +38,7 @@ struct LayerNorm {
     }
     Scales<3> s;
     if (scaling.rule != Rule::none && x.rows() != 0) {
-      s.backward[1] = s.backward[2] = 1 / std::sqrt(static_cast<double>(x.rows()));
+      s.backward[1] = s.backward[2] = inverse_power(x.rows());
     }
     return s;
   }

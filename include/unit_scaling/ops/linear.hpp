@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -107,11 +106,6 @@ struct Linear {
   }
 
  private:
-  static double inverse_power(std::size_t size, double exponent) {
-    // An extent of zero has no elements to scale; any finite factor will do.
-    return size == 0 ? 1 : std::pow(static_cast<double>(size), -exponent);
-  }
-
   static void check(const Shape& x, const Shape& w) {
     if (w.rank() != 2 || x.rank() < 1 || x.columns() != w[1]) {
       throw_shape_error(name, "x (..., fan_in) and w (fan_out, fan_in)", x, w);

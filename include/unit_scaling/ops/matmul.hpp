@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel.hpp"
@@ -33,12 +32,9 @@ struct Matmul {
   template <class L, class R>
   [[nodiscard]] Scales<2> scales(const Array<L>& left, const Array<R>& right) const {
     const Extents e = extents(left.shape(), right.shape());
-    const auto factor = [](std::size_t size) {
-      return size == 0 ? 1 : 1 / std::sqrt(static_cast<double>(size));
-    };
     Scales<2> ideal;
     if (scaling.rule != Rule::none) {
-      ideal = {.forward = factor(e.k), .backward = {factor(e.n), factor(e.m)}};
+      ideal = {.forward = inverse_power(e.k), .backward = {inverse_power(e.n), inverse_power(e.m)}};
     }
     return constrain<2>(scaling.effective_constraint(), ideal);
   }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel.hpp"
@@ -35,13 +34,10 @@ struct TokenMixing {
   template <class X, class W>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
     const Extents e = extents(x.shape(), w.shape());
-    const auto factor = [](std::size_t size) {
-      return size == 0 ? 1 : 1 / std::sqrt(static_cast<double>(size));
-    };
     Scales<2> ideal;
     if (scaling.rule != Rule::none) {
-      ideal = {.forward = factor(e.positions),
-               .backward = {factor(e.out_positions), factor(e.batch * e.channels)}};
+      ideal = {.forward = inverse_power(e.positions),
+               .backward = {inverse_power(e.out_positions), inverse_power(e.batch * e.channels)}};
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
   }

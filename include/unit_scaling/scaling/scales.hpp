@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 
 namespace unit_scaling {
@@ -22,5 +23,13 @@ template <std::size_t N> struct Scales {
 
   friend constexpr bool operator==(const Scales&, const Scales&) = default;
 };
+
+/// `size^-exponent`, the factor that gives a sum of `size` independent unit-variance terms unit
+/// variance if the exponent is ½; 1 for an empty sum, which needs none.
+[[nodiscard]] inline double inverse_power(std::size_t size, double exponent = 0.5) {
+  if (size == 0) return 1;
+  const auto base = static_cast<double>(size);
+  return exponent == 0.5 ? 1 / std::sqrt(base) : std::pow(base, -exponent);
+}
 
 }  // namespace unit_scaling
