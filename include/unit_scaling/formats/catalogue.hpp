@@ -21,10 +21,32 @@ namespace unit_scaling {
 using float8_e4m3fn = Minifloat<FormatSpec::fn(4, 3)>;
 /// FP8 E5M2 of the OCP 8-bit Floating Point Specification (OFP8), revision 1.0.
 using float8_e5m2 = Minifloat<FormatSpec::ieee(5, 2)>;
+/// FP8 E4M3 of Noune et al. 2022 (arXiv:2206.02915), Graphcore, AMD and Qualcomm: largest 240.
+using float8_e4m3fnuz = Minifloat<FormatSpec::fnuz(4, 3)>;
+/// FP8 E5M2 of Noune et al. 2022 (arXiv:2206.02915), Graphcore, AMD and Qualcomm: largest 57344.
+using float8_e5m2fnuz = Minifloat<FormatSpec::fnuz(5, 2)>;
+/// FP8 E4M3 laid out as IEEE 754 prescribes, with infinity: largest 240.
+using float8_e4m3 = Minifloat<FormatSpec::ieee(4, 3)>;
+/// FP8 E3M4 laid out as IEEE 754 prescribes: largest 15.5.
+using float8_e3m4 = Minifloat<FormatSpec::ieee(3, 4)>;
+/// FP8 E4M3 with the bias 11, of Google's TPUs: largest 30.
+using float8_e4m3b11fnuz = Minifloat<FormatSpec::fnuz(4, 3, 11)>;
+/// FP6 E2M3 of the OCP Microscaling Formats (MX) Specification, revision 1.0: finite numbers only.
+using float6_e2m3fn = Minifloat<FormatSpec::finite(2, 3)>;
+/// FP6 E3M2 of the OCP Microscaling Formats (MX) Specification, revision 1.0: finite numbers only.
+using float6_e3m2fn = Minifloat<FormatSpec::finite(3, 2)>;
+/// FP4 E2M1 of the OCP Microscaling Formats (MX) Specification, revision 1.0: finite numbers only.
+using float4_e2m1fn = Minifloat<FormatSpec::finite(2, 1)>;
 /// binary16 of IEEE 754-2019.
 using float16 = Minifloat<FormatSpec::ieee(5, 10)>;
 /// The upper half of binary32.
 using bfloat16 = Minifloat<FormatSpec::ieee(8, 7)>;
+
+/// The E4 in which the unit-scaling paper kept weights and activations: largest 240.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 2 (after Noune et al.).
+using paper_e4 = float8_e4m3fnuz;
+/// The E5 in which the unit-scaling paper kept gradients: largest 57344.
+using paper_e5 = float8_e5m2fnuz;
 
 static_assert(float8_e4m3fn::format.max_finite() == 448.0);
 static_assert(float8_e4m3fn::format.max_finite_code() == 0x7e);
