@@ -10,9 +10,6 @@
 
 namespace unit_scaling_test {
 
-using unit_scaling::FormatSpec;
-using unit_scaling::Minifloat;
-
 /// A format under test: the type and its layout.
 struct E4m3fn {
   using type = unit_scaling::float8_e4m3fn;
@@ -30,39 +27,38 @@ struct Bfloat16 {
   using type = unit_scaling::bfloat16;
   static Layout layout() { return {"bfloat16", 8, 7, 127, UpperEnd::infinity_and_nan}; }
 };
-// Formats outside the catalogue: the generic code must serve them too.
 struct E4m3 {
-  using type = Minifloat<FormatSpec::ieee(4, 3)>;
+  using type = unit_scaling::float8_e4m3;
   static Layout layout() { return {"float8_e4m3", 4, 3, 7, UpperEnd::infinity_and_nan}; }
 };
 struct E3m4 {
-  using type = Minifloat<FormatSpec::ieee(3, 4)>;
+  using type = unit_scaling::float8_e3m4;
   static Layout layout() { return {"float8_e3m4", 3, 4, 3, UpperEnd::infinity_and_nan}; }
 };
 struct E4m3fnuz {
-  using type = Minifloat<FormatSpec::fnuz(4, 3)>;
+  using type = unit_scaling::float8_e4m3fnuz;
   static Layout layout() { return {"float8_e4m3fnuz", 4, 3, 8, UpperEnd::nan_at_negative_zero}; }
 };
 struct E5m2fnuz {
-  using type = Minifloat<FormatSpec::fnuz(5, 2)>;
+  using type = unit_scaling::float8_e5m2fnuz;
   static Layout layout() { return {"float8_e5m2fnuz", 5, 2, 16, UpperEnd::nan_at_negative_zero}; }
 };
 struct E4m3b11fnuz {
-  using type = Minifloat<FormatSpec::fnuz(4, 3, 11)>;
+  using type = unit_scaling::float8_e4m3b11fnuz;
   static Layout layout() {
     return {"float8_e4m3b11fnuz", 4, 3, 11, UpperEnd::nan_at_negative_zero};
   }
 };
 struct E2m3fn {
-  using type = Minifloat<FormatSpec::finite(2, 3)>;
+  using type = unit_scaling::float6_e2m3fn;
   static Layout layout() { return {"float6_e2m3fn", 2, 3, 1, UpperEnd::finite}; }
 };
 struct E3m2fn {
-  using type = Minifloat<FormatSpec::finite(3, 2)>;
+  using type = unit_scaling::float6_e3m2fn;
   static Layout layout() { return {"float6_e3m2fn", 3, 2, 3, UpperEnd::finite}; }
 };
 struct E2m1fn {
-  using type = Minifloat<FormatSpec::finite(2, 1)>;
+  using type = unit_scaling::float4_e2m1fn;
   static Layout layout() { return {"float4_e2m1fn", 2, 1, 1, UpperEnd::finite}; }
 };
 

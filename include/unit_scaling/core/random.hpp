@@ -10,26 +10,20 @@
 #include <numbers>
 #include <stdexcept>
 
+#include "unit_scaling/core/philox.hpp"
+#include "unit_scaling/core/simd.hpp"
+
 namespace unit_scaling {
 
-/// Philox 4x32-10: a block of four 32-bit words as a pure function of a counter and a key.
-/// @see Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
-[[nodiscard]] constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                                            std::array<std::uint32_t, 2> key) {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t a = std::uint64_t{0xD2511F53} * counter[0];
-    const std::uint64_t b = std::uint64_t{0xCD9E8D57} * counter[2];
-    counter = {
-        static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
-        static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(a)};
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
-  }
-  return counter;
-}
-
 /// What a stream of random numbers is for; two purposes never share a word.
-enum class RandomStream : std::uint32_t { general, initialisation, batch, masking, dropout };
+enum class RandomStream : std::uint32_t {
+  general,
+  initialisation,
+  batch,
+  masking,
+  dropout,
+  rounding
+};
 
 /// A stream of random words addressed by index, keyed by (seed, stream, step, tensor).
 /// It has no state: `word(i)` is a pure function, so any thread may draw any element.
@@ -49,6 +43,12 @@ class Random {
     return philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
                    label_[0], label_[1]},
                   key_);
+  }
+
+  /// Sixteen blocks from block `first`, a multiple of sixteen: lane l of word j is
+  /// `block(first + l)[j]`.
+  [[nodiscard]] std::array<uint32x16, 4> blocks(std::uint64_t first) const {
+    return philox_lanes(first, label_, key_);
   }
 
   /// The i-th 32-bit word.

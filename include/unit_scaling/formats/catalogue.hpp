@@ -37,6 +37,9 @@ using float6_e2m3fn = Minifloat<FormatSpec::finite(2, 3)>;
 using float6_e3m2fn = Minifloat<FormatSpec::finite(3, 2)>;
 /// FP4 E2M1 of the OCP Microscaling Formats (MX) Specification, revision 1.0: finite numbers only.
 using float4_e2m1fn = Minifloat<FormatSpec::finite(2, 1)>;
+/// E8M0 of the OCP Microscaling Formats (MX) Specification, revision 1.0: the powers of two from
+/// 2^-127 to 2^127, and NaN. It scales blocks of other numbers.
+using float8_e8m0fnu = Minifloat<FormatSpec::fnu(8)>;
 /// binary16 of IEEE 754-2019.
 using float16 = Minifloat<FormatSpec::ieee(5, 10)>;
 /// The upper half of binary32.
@@ -73,6 +76,19 @@ static_assert(bfloat16::format.min_normal() == 0x1p-126);
 static_assert(bfloat16::format.min_subnormal() == 0x1p-133);
 static_assert(bfloat16::format.infinity_code() == 0x7f80);
 static_assert(bfloat16::format.nan_code() == 0x7fc0);
+
+static_assert(float8_e4m3fnuz::format.max_finite() == 240.0);
+static_assert(float8_e4m3fnuz::format.min_subnormal() == 0x1p-10);
+static_assert(float8_e5m2fnuz::format.max_finite() == 57344.0);
+static_assert(float8_e5m2fnuz::format.min_subnormal() == 0x1p-17);
+static_assert(float8_e4m3::format.max_finite() == 240.0);
+static_assert(float8_e3m4::format.max_finite() == 15.5);
+static_assert(float8_e4m3b11fnuz::format.max_finite() == 30.0);
+static_assert(float6_e2m3fn::format.max_finite() == 7.5);
+static_assert(float6_e3m2fn::format.max_finite() == 28.0);
+static_assert(float4_e2m1fn::format.max_finite() == 6.0);
+static_assert(float8_e8m0fnu::format.max_finite() == 0x1p127);
+static_assert(float8_e8m0fnu::format.min_normal() == 0x1p-127);
 
 static_assert(sizeof(float8_e4m3fn) == 1);
 static_assert(sizeof(float8_e5m2) == 1);
@@ -142,6 +158,9 @@ struct FormatName {
     case Specials::fnuz:
       name.append("fnuz");
       break;
+    case Specials::fnu:
+      name.append("fnu");
+      break;
   }
   return name;
 }
@@ -161,6 +180,8 @@ template <Storage T> inline constexpr std::string_view storage_name = detail::St
 
 static_assert(storage_name<float8_e4m3fn> == "float8_e4m3fn");
 static_assert(storage_name<float8_e5m2> == "float8_e5m2");
+static_assert(storage_name<float8_e4m3b11fnuz> == "float8_e4m3b11fnuz");
+static_assert(storage_name<float8_e8m0fnu> == "float8_e8m0fnu");
 static_assert(storage_name<float16> == "float16");
 static_assert(storage_name<bfloat16> == "bfloat16");
 static_assert(storage_name<float> == "float32" && storage_name<double> == "float64");

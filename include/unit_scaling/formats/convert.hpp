@@ -91,7 +91,7 @@ template <AnyMinifloat T>
 #if defined(__F16C__)
   if constexpr (has_native_conversion<T>) return decode_float16(codes);
 #endif
-  return bit_cast_to<float32x16>(decode_lanes<T::format>(convert_to<uint32x16>(codes)));
+  return bit_cast_to<float32x16>(decode_lanes(T::format, convert_to<uint32x16>(codes)));
 }
 
 /// Codes of sixteen binary32 numbers.
@@ -114,7 +114,8 @@ template <AnyMinifloat T, Overflow overflow>
     return encode_float16(values);
   }
 #endif
-  return convert_to<codes_t<T>>(encode_lanes<T::format, overflow>(bit_cast_to<uint32x16>(values)));
+  return convert_to<codes_t<T>>(
+      encode_lanes(T::format, overflow, Rounding::nearest_even, bit_cast_to<uint32x16>(values)));
 }
 
 [[noreturn]] inline void throw_size_mismatch(std::string_view function, std::size_t in,

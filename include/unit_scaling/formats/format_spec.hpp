@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: formats. A description of a binary floating-point format of at most sixteen bits, from
-/// which encoding, decoding and the numerical limits all follow.
+/// Layer: formats. A description of a binary floating-point format, from which encoding, decoding
+/// and the numerical limits all follow.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,18 @@ enum class Specials {
   fnuz,
   /// Finite numbers only: neither infinity nor NaN.
   finite,
+  /// Finite with NaN, unsigned: no sign bit and no zero; the one NaN has all bits set. Such a
+  /// format has powers of two only, no fraction, and scales blocks of other numbers.
+  fnu,
 };
 
-/// A binary floating-point format: one sign bit, an exponent field with a bias, and a fraction.
+/// A binary floating-point format: a sign bit (unless `specials` is fnu), an exponent field with a
+/// bias, and a fraction.
 ///
 /// A magnitude code of exponent field e and fraction field f stands for
 /// (1 + f 2^-mantissa_bits) 2^(e - bias) when e > 0 and for f 2^(1 - bias - mantissa_bits)
-/// otherwise, unless `specials` says that it stands for infinity or NaN.
+/// otherwise, unless `specials` says that it stands for infinity or NaN. Under fnu, the code e
+/// stands for 2^(e - bias) also when e = 0.
 struct FormatSpec {
   int exponent_bits;  ///< Width of the exponent field, in bits.
   int mantissa_bits;  ///< Width of the fraction field, without the implicit leading bit, in bits.
@@ -56,29 +61,42 @@ struct FormatSpec {
     return {exponent_bits, mantissa_bits, (1 << (exponent_bits - 1)) - 1, Specials::finite};
   }
 
+  /// An unsigned format of powers of two, with the bias of IEEE 754, 2^(exponent_bits - 1) - 1.
+  static constexpr FormatSpec fnu(int exponent_bits) noexcept {
+    return {exponent_bits, 0, (1 << (exponent_bits - 1)) - 1, Specials::fnu};
+  }
+
   /// Width of a code, in bits: sign, exponent and fraction.
-  [[nodiscard]] constexpr int bits() const noexcept { return 1 + magnitude_bits(); }
+  [[nodiscard]] constexpr int bits() const noexcept {
+    return (has_sign() ? 1 : 0) + magnitude_bits();
+  }
   /// Width of a code without its sign, in bits.
   [[nodiscard]] constexpr int magnitude_bits() const noexcept {
     return exponent_bits + mantissa_bits;
   }
-  /// The sign bit.
+  /// The sign bit, or none.
   [[nodiscard]] constexpr std::uint32_t sign_mask() const noexcept {
-    return 1U << magnitude_bits();
+    return has_sign() ? 1U << magnitude_bits() : 0U;
   }
   /// All bits but the sign.
-  [[nodiscard]] constexpr std::uint32_t magnitude_mask() const noexcept { return sign_mask() - 1U; }
+  [[nodiscard]] constexpr std::uint32_t magnitude_mask() const noexcept {
+    return (1U << magnitude_bits()) - 1U;
+  }
   /// The bits of the fraction.
   [[nodiscard]] constexpr std::uint32_t mantissa_mask() const noexcept {
     return (1U << mantissa_bits) - 1U;
   }
+  /// Whether the format has negative numbers.
+  [[nodiscard]] constexpr bool has_sign() const noexcept { return specials != Specials::fnu; }
+  /// Whether the format has a zero, and subnormal numbers if it has a fraction.
+  [[nodiscard]] constexpr bool has_zero() const noexcept { return specials != Specials::fnu; }
   /// Whether the format has infinities.
   [[nodiscard]] constexpr bool has_infinity() const noexcept { return specials == Specials::ieee; }
   /// Whether the format has a NaN.
   [[nodiscard]] constexpr bool has_nan() const noexcept { return specials != Specials::finite; }
   /// Whether the format distinguishes negative zero from positive zero.
   [[nodiscard]] constexpr bool has_negative_zero() const noexcept {
-    return specials != Specials::fnuz;
+    return specials != Specials::fnuz && specials != Specials::fnu;
   }
 
   /// Code of +infinity; of meaning only where has_infinity().
@@ -93,6 +111,7 @@ struct FormatSpec {
       case Specials::ieee:
         return infinity_code() | (1U << (mantissa_bits - 1));
       case Specials::fn:
+      case Specials::fnu:
         return magnitude_mask();
       case Specials::fnuz:
       case Specials::finite:
@@ -106,6 +125,7 @@ struct FormatSpec {
       case Specials::ieee:
         return infinity_code() - 1U;
       case Specials::fn:
+      case Specials::fnu:
         return magnitude_mask() - 1U;
       case Specials::fnuz:
       case Specials::finite:
@@ -115,14 +135,20 @@ struct FormatSpec {
   }
   /// Code of the smallest positive normal number.
   [[nodiscard]] constexpr std::uint32_t min_normal_code() const noexcept {
-    return 1U << mantissa_bits;
+    return has_zero() ? 1U << mantissa_bits : 0U;
+  }
+  /// Code of the smallest positive number.
+  [[nodiscard]] constexpr std::uint32_t min_positive_code() const noexcept {
+    return has_zero() ? 1U : 0U;
   }
 
   /// Exponent of the smallest positive normal number, a power of two.
-  [[nodiscard]] constexpr int min_normal_exponent() const noexcept { return 1 - bias; }
+  [[nodiscard]] constexpr int min_normal_exponent() const noexcept {
+    return (has_zero() ? 1 : 0) - bias;
+  }
   /// Exponent of the smallest positive number, a power of two.
   [[nodiscard]] constexpr int min_subnormal_exponent() const noexcept {
-    return 1 - bias - mantissa_bits;
+    return min_normal_exponent() - mantissa_bits;
   }
   /// Exponent of the largest finite number: it lies in [2^e, 2^(e+1)).
   [[nodiscard]] constexpr int max_exponent() const noexcept {
@@ -131,7 +157,7 @@ struct FormatSpec {
 
   /// Largest finite number, exactly.
   [[nodiscard]] constexpr double max_finite() const noexcept {
-    const std::uint32_t significand = (max_finite_code() & mantissa_mask()) + min_normal_code();
+    const std::uint32_t significand = (max_finite_code() & mantissa_mask()) + mantissa_mask() + 1U;
     return static_cast<double>(significand) * power_of_two(max_exponent() - mantissa_bits);
   }
   /// Smallest positive normal number, exactly.
@@ -150,13 +176,23 @@ struct FormatSpec {
   [[nodiscard]] constexpr bool has_binary32_exponent() const noexcept {
     return exponent_bits == 8 && bias == 127;
   }
-  /// Whether the library can convert to and from the format: a code has 3 to 16 bits, the exponent
-  /// and the fraction at least one bit each, every number is a binary32 number and, unless
-  /// has_binary32_exponent(), every number but zero is normal in binary32.
+  /// Whether binary32 holds every number of the format, and the conversions serve it: every number
+  /// but zero is normal in binary32, or the exponent field is that of binary32.
+  [[nodiscard]] constexpr bool is_within_binary32() const noexcept {
+    if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
+      return false;
+    }
+    if (specials == Specials::fnu) return mantissa_bits == 0 && bias == 127;
+    // Without a fraction, infinity and NaN would share a code.
+    if (mantissa_bits == 0 && specials == Specials::ieee) return false;
+    if (has_binary32_exponent()) return specials != Specials::fnuz && max_exponent() <= 127;
+    return min_subnormal_exponent() >= -126 && max_exponent() <= 127 &&
+           min_subnormal_exponent() + 23 <= 127;
+  }
+  /// Whether a code fits the storage of a `Minifloat`: 3 to 16 bits, of which the fraction, in a
+  /// format with a sign, has at least one.
   [[nodiscard]] constexpr bool is_valid() const noexcept {
-    if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 1 || bits() > 16) return false;
-    return has_binary32_exponent() || (min_subnormal_exponent() >= -126 && max_exponent() <= 127 &&
-                                       min_subnormal_exponent() + 23 <= 127);
+    return is_within_binary32() && bits() <= 16 && (mantissa_bits >= 1 || !has_sign());
   }
 
   /// 2^exponent, exactly, for an exponent of a normal binary64 number.

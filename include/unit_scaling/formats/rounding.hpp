@@ -2,10 +2,10 @@
 /// @file
 /// Layer: formats. How a conversion to a narrower number format rounds and overflows.
 ///
-/// Every conversion rounds to nearest with ties to even (roundTiesToEven of IEEE 754-2019, section
-/// 4.3.1) as though the exponent range had no upper end, and then looks whether the result lies
-/// beyond the largest finite number of the format. So 464, which lies half-way between 448 and
-/// 480, becomes 448 in float8_e4m3fn, and the next binary32 number above 464 overflows.
+/// Every conversion rounds as though the exponent range had no upper end, and then looks whether
+/// the result lies beyond the largest finite number of the format. So 464, which lies half-way
+/// between 448 and 480, becomes 448 in float8_e4m3fn under nearest_even, and the next binary32
+/// number above 464 overflows.
 #pragma once
 
 namespace unit_scaling {
@@ -19,8 +19,23 @@ enum class Overflow {
   /// infinity too.
   saturate,
   /// The non-saturating mode: infinity where the format has one, otherwise NaN. In a format with
-  /// neither, the largest finite number.
+  /// neither, the largest finite number. A rounding that never leads away from zero keeps a finite
+  /// number finite (IEEE 754-2019, section 7.4).
   infinity_or_nan,
+};
+
+/// Which of its two neighbours in the format a number becomes that lies between them. A number of
+/// the format remains what it is under every mode.
+/// Source: IEEE 754-2019, section 4.3, for all but the last.
+enum class Rounding {
+  nearest_even,     ///< The nearer one; half-way the one whose code is even.
+  nearest_away,     ///< The nearer one; half-way the one further from zero.
+  toward_zero,      ///< The one nearer to zero.
+  toward_positive,  ///< The upper one.
+  toward_negative,  ///< The lower one.
+  /// Either one at random, the probability of each being how near the number is to it, so that the
+  /// mean over draws is the number itself. Takes random bits: see stochastic_rounding.hpp.
+  stochastic,
 };
 
 }  // namespace unit_scaling

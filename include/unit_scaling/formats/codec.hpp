@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: formats. Encoding and decoding of lanes: each written once, without branches, for a lane
+/// that may be a scalar or a vector of sixteen, and for a format known to the compiler or only at
+/// run time. So scalar, bulk and simulated conversions agree to the bit.
+///
+/// They classify by integer comparisons and keep every floating-point operand and result that
+/// matters normal in binary32; they are therefore right whether or not the processor flushes
+/// subnormal numbers (FTZ, DAZ) and under -ffast-math. Rounding to nearest even supposes the
+/// rounding direction that the processor starts with, to nearest; the other modes are integer
+/// arithmetic.
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+
+namespace unit_scaling::detail {
+
+inline constexpr std::uint32_t float_sign_mask = 0x8000'0000U;
+inline constexpr std::uint32_t float_magnitude_mask = 0x7fff'ffffU;
+inline constexpr std::uint32_t float_infinity_bits = 0x7f80'0000U;
+inline constexpr std::uint32_t float_quiet_bit = 0x0040'0000U;
+inline constexpr std::uint32_t float_fraction_mask = 0x007f'ffffU;
+inline constexpr std::uint32_t float_hidden_bit = 0x0080'0000U;
+inline constexpr int float_mantissa_bits = 23;
+inline constexpr int float_bias = 127;
+
+/// The floating-point, signed and unsigned types that share the lanes of `U`.
+template <class U> struct LaneTypes;
+template <> struct LaneTypes<std::uint32_t> {
+  using floating = float;
+  using integer = std::int32_t;
+};
+template <> struct LaneTypes<uint32x16> {
+  using floating = float32x16;
+  using integer = int32x16;
+};
+
+/// Whether lanes, which are all below 2^31, are below a bound, which is so too. The comparison is
+/// signed, for instruction sets before AVX-512 compare signed integers only.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr auto is_below(U value, std::uint32_t bound) noexcept {
+  using I = typename LaneTypes<U>::integer;
+  return is_less(bit_cast_to<I>(value), splat<I>(static_cast<std::int32_t>(bound)));
+}
+
+/// Whether lanes, which are all below 2^31, are above a bound, which is so too.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr auto is_above(U value, std::uint32_t bound) noexcept {
+  using I = typename LaneTypes<U>::integer;
+  return is_less(splat<I>(static_cast<std::int32_t>(bound)), bit_cast_to<I>(value));
+}
+
+/// The lesser of lanes, which are all below 2^31, and a number, which is so too.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U lesser(U value, std::uint32_t bound) noexcept {
+#if defined(__AVX512F__)
+  // GCC 12 makes two instructions of the selection.
+  if constexpr (SimdVector<U>) {
+    return reinterpret_cast<U>(_mm512_maskz_min_epu32(0xffff, reinterpret_cast<__m512i>(value),
+                                                      reinterpret_cast<__m512i>(splat<U>(bound))));
+  }
+#endif
+  return select(is_below(value, bound), value, splat<U>(bound));
+}
+
+/// The greater of lanes, which are all below 2^31, and a number, which is so too.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U greater(U value, std::uint32_t bound) noexcept {
+#if defined(__AVX512F__)
+  if constexpr (SimdVector<U>) {
+    return reinterpret_cast<U>(_mm512_maskz_max_epu32(0xffff, reinterpret_cast<__m512i>(value),
+                                                      reinterpret_cast<__m512i>(splat<U>(bound))));
+  }
+#endif
+  return select(is_above(value, bound), value, splat<U>(bound));
+}
+
+/// Whether the sign bit of lanes is set.
+template <class U> [[nodiscard, gnu::always_inline]] constexpr auto is_negative(U bits) noexcept {
+  using I = typename LaneTypes<U>::integer;
+  return is_less(bit_cast_to<I>(bits), splat<I>(0));
+}
+
+/// Bits of the binary32 number 2^exponent, for the exponent of a normal number.
+[[nodiscard]] constexpr std::uint32_t float_power_bits(int exponent) noexcept {
+  return static_cast<std::uint32_t>(exponent + float_bias) << float_mantissa_bits;
+}
+
+/// The power of two whose last place in binary32 is the smallest number of the format. A sum with
+/// it rounds a smaller number to a multiple of that last place, and its fraction counts them.
+[[nodiscard]] constexpr std::uint32_t magic_bits(FormatSpec spec) noexcept {
+  return float_power_bits(spec.min_subnormal_exponent() + float_mantissa_bits);
+}
+
+/// What to subtract from a rounded magnitude, shifted to the width of the format, to replace the
+/// bias of binary32 by that of the format.
+[[nodiscard]] constexpr std::uint32_t code_rebias(FormatSpec spec) noexcept {
+  return static_cast<std::uint32_t>(float_bias - spec.bias) << spec.mantissa_bits;
+}
+
+/// Magnitude codes of magnitudes, rounded to nearest, ties to even, as though the exponent field
+/// had no upper end.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U round_to_nearest_even(FormatSpec spec,
+                                                                    U magnitude) noexcept {
+  using F = typename LaneTypes<U>::floating;
+  const int shift = float_mantissa_bits - spec.mantissa_bits;
+
+  // Normal results: round in place, then replace one exponent bias by the other. A carry out of the
+  // fraction moves to the next power of two by itself.
+  U code = magnitude;
+  if (shift > 0) {
+    const std::uint32_t below_half = (1U << (shift - 1)) - 1U;
+    code = (magnitude + below_half + ((magnitude >> shift) & 1U)) >> shift;
+  }
+  code = code - code_rebias(spec);
+
+  // Subnormal results. The sum is normal, hence exempt from flushing; an operand that is flushed to
+  // zero before the sum is below half the smallest number of the format and becomes zero anyhow.
+  if (!spec.has_binary32_exponent()) {
+    const std::uint32_t magic = magic_bits(spec);
+    const F sum = bit_cast_to<F>(magnitude) + std::bit_cast<float>(magic);
+    const U counted = bit_cast_to<U>(sum) - magic;
+    code = select(is_below(magnitude, float_power_bits(spec.min_normal_exponent())), counted, code);
+  }
+  return code;
+}
+
+/// What to add to significands of which the last `discard` bits will be cut off, 1 to 31 of them,
+/// so that cutting rounds in the given mode. `random` is uniform over 32 bits.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U rounding_addend(Rounding rounding, U bits, U discard,
+                                                              U random) noexcept {
+  const U one = splat<U>(1U);
+  const U all_below = (one << discard) - one;
+  switch (rounding) {
+    case Rounding::nearest_away:
+      return one << (discard - one);
+    case Rounding::toward_positive:
+      return select(is_negative(bits), U{}, all_below);
+    case Rounding::toward_negative:
+      return select(is_negative(bits), all_below, U{});
+    case Rounding::stochastic:
+      return random >> (splat<U>(32U) - discard);
+    case Rounding::nearest_even:
+    case Rounding::toward_zero:
+      break;
+  }
+  return U{};
+}
+
+/// Magnitude codes in any mode but nearest_even, as though the exponent field had no upper end.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U round_by_addend(FormatSpec spec, Rounding rounding,
+                                                              U bits, U random) noexcept {
+  // One more than there are, so that there is always something to cut off.
+  const auto shift = static_cast<std::uint32_t>(float_mantissa_bits - spec.mantissa_bits) + 1U;
+  const auto min_normal_field = static_cast<std::uint32_t>(spec.min_normal_exponent() + float_bias);
+  const U magnitude = bits & float_magnitude_mask;
+  const U field = magnitude >> float_mantissa_bits;
+  // The leading bit becomes explicit. A subnormal number, whose exponent field is 0 but should be
+  // 1, is doubled instead.
+  U significand = ((magnitude & float_fraction_mask) + lesser(magnitude, float_hidden_bit)) << 1;
+  // Subnormal results lose more bits: one for each power of two below the normal numbers.
+  const U result_field = greater(field, min_normal_field);
+  const U lost = (result_field - field) + shift;
+  const U discard = lesser(lost, 31U);
+  if (rounding == Rounding::stochastic) {
+    // Probabilities go down to 2^-31; the other modes ask only whether there is something.
+    significand = significand >> lesser(lost - discard, 31U);
+  }
+  const U rounded = (significand + rounding_addend(rounding, bits, discard, random)) >> discard;
+  return rounded + (result_field << spec.mantissa_bits) - (min_normal_field << spec.mantissa_bits);
+}
+
+/// Codes in a format of powers of two, as though the exponent field had no upper end. To nearest, a
+/// tie goes to the greater one: a significand of one bit is always odd. A magnitude below the
+/// smallest power, 2^-127, becomes that. One between it and 2^-126, which are subnormal in
+/// binary32, becomes the greater, as in ml_dtypes.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U round_to_power(Rounding rounding, U magnitude,
+                                                             U random) noexcept {
+  constexpr std::uint32_t half = float_hidden_bit >> 1;
+  U addend = U{};
+  U addend_below = U{};
+  switch (rounding) {
+    case Rounding::nearest_even:
+    case Rounding::nearest_away:
+      addend = splat<U>(half);
+      addend_below = splat<U>(float_fraction_mask);
+      break;
+    case Rounding::toward_positive:
+      addend = addend_below = splat<U>(float_fraction_mask);
+      break;
+    case Rounding::stochastic:
+      addend = addend_below = random >> (32 - float_mantissa_bits);
+      break;
+    case Rounding::toward_zero:
+    case Rounding::toward_negative:
+      break;
+  }
+  // 2^-127 is half the hidden bit. Twice what lies above it reaches the hidden bit at 2^-126.
+  const U excess = (greater(magnitude, half) - half) << 1;
+  return select(is_above(magnitude, float_fraction_mask), magnitude + addend,
+                excess + addend_below) >>
+         float_mantissa_bits;
+}
+
+/// Magnitude codes in any mode, as though the exponent field had no upper end: what lies beyond the
+/// largest finite number has a code above max_finite_code(). Of infinity and NaN it says nothing
+/// but that, too.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U round_lanes(FormatSpec spec, Rounding rounding,
+                                                          U bits, U random) noexcept {
+  const U magnitude = bits & float_magnitude_mask;
+  if (!spec.has_zero()) return round_to_power(rounding, magnitude, random);
+  if (rounding == Rounding::nearest_even) return round_to_nearest_even(spec, magnitude);
+  return round_by_addend(spec, rounding, bits, random);
+}
+
+/// What numbers beyond the largest finite one become, without their sign.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U beyond_lanes(FormatSpec spec, Overflow overflow,
+                                                           Rounding rounding, U bits) noexcept {
+  const U largest = splat<U>(spec.max_finite_code());
+  if (overflow == Overflow::saturate || !spec.has_nan()) return largest;
+  const U special = splat<U>(spec.has_infinity() ? spec.infinity_code() : spec.nan_code());
+  const auto is_infinite = is_above(bits & float_magnitude_mask, float_infinity_bits - 1U);
+  switch (rounding) {
+    case Rounding::toward_zero:
+      return select(is_infinite, special, largest);
+    case Rounding::toward_positive:
+      return select(is_infinite, special, select(is_negative(bits), largest, special));
+    case Rounding::toward_negative:
+      return select(is_infinite, special, select(is_negative(bits), special, largest));
+    case Rounding::nearest_even:
+    case Rounding::nearest_away:
+    case Rounding::stochastic:
+      break;
+  }
+  return special;
+}
+
+/// Codes of binary32 numbers, of which `bits` are the bits and `code` the result of round_lanes().
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U finish_lanes(FormatSpec spec, Overflow overflow,
+                                                           Rounding rounding, U bits,
+                                                           U code) noexcept {
+  const U magnitude = bits & float_magnitude_mask;
+  code = select(is_above(code, spec.max_finite_code()),
+                beyond_lanes(spec, overflow, rounding, bits), code);
+
+  const auto is_nan = is_above(magnitude, float_infinity_bits);
+  const U nan = splat<U>(spec.nan_code());
+  if (spec.specials == Specials::ieee) {
+    // The leading bits of the payload survive, as in the conversions of the processor.
+    const int shift = float_mantissa_bits - spec.mantissa_bits;
+    code = select(is_nan, ((magnitude >> shift) & spec.mantissa_mask()) | nan, code);
+  } else {
+    code = select(is_nan, nan, code);
+  }
+
+  if (!spec.has_zero()) {
+    code = select(is_below(magnitude, 1U), nan, code);
+    return select(is_negative(bits), nan, code);
+  }
+  const U sign = (bits >> (31 - spec.magnitude_bits())) & spec.sign_mask();
+  if (spec.has_negative_zero()) return code | sign;
+  // Zero has no sign, and the NaN is the code that consists of the sign bit alone.
+  return select((code & spec.magnitude_mask()) == U{}, code, code | sign);
+}
+
+/// Codes of binary32 numbers. `U` holds the bits of the numbers; the codes come in its low bits,
+/// the other bits are zero. `random` matters to Rounding::stochastic alone, and is then uniform
+/// over 32 bits. In a format without sign and zero, negative numbers and zero become NaN.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U encode_lanes(FormatSpec spec, Overflow overflow,
+                                                           Rounding rounding, U bits,
+                                                           U random = U{}) noexcept {
+  return finish_lanes(spec, overflow, rounding, bits, round_lanes(spec, rounding, bits, random));
+}
+
+/// Bits of the binary32 numbers that codes stand for, exactly. The bits of `code` above the width
+/// of the format must be zero.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U decode_lanes(FormatSpec spec, U code) noexcept {
+  using F = typename LaneTypes<U>::floating;
+  const int shift = float_mantissa_bits - spec.mantissa_bits;
+  const U nan = splat<U>(float_infinity_bits | float_quiet_bit);
+  const U magnitude = code & spec.magnitude_mask();
+  if (!spec.has_zero()) {
+    const U power = select(magnitude == U{}, splat<U>(float_hidden_bit >> 1), magnitude << shift);
+    return select(is_above(magnitude, spec.max_finite_code()), nan, power);
+  }
+  U bits = (magnitude << shift) +
+           (static_cast<std::uint32_t>(float_bias - spec.bias) << float_mantissa_bits);
+
+  // Subnormal codes: the code counts last places of the magic power of two. Both the operands and
+  // the difference, unless it is zero, are normal.
+  if (!spec.has_binary32_exponent()) {
+    const std::uint32_t magic = magic_bits(spec);
+    const F counted =
+        bit_cast_to<F>(static_cast<U>(magnitude + magic)) - std::bit_cast<float>(magic);
+    bits = select(is_below(magnitude, spec.min_normal_code()), bit_cast_to<U>(counted), bits);
+  }
+
+  if (spec.specials == Specials::ieee) {
+    const std::uint32_t infinity = spec.infinity_code();
+    bits = select(is_above(magnitude, infinity - 1U), (magnitude << shift) | float_infinity_bits,
+                  bits);
+    bits = select(is_above(magnitude, infinity), bits | float_quiet_bit, bits);
+  } else if (spec.specials == Specials::fn) {
+    bits = select(is_above(magnitude, spec.max_finite_code()), nan, bits);
+  }
+
+  bits = bits | ((code & spec.sign_mask()) << (31 - spec.magnitude_bits()));
+  return spec.specials == Specials::fnuz ? select(code == splat<U>(spec.nan_code()), nan, bits)
+                                         : bits;
+}
+
+/// Binary32 number nearest to a binary64 number in the sense of rounding to odd: a number that is
+/// not a binary32 number goes to the one of its two neighbours whose last bit is set. Rounding the
+/// result to nearest in a format that is narrower by two bits or more gives what rounding the
+/// binary64 number directly would (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+/// sums: proved algorithms using rounding to odd", IEEE Transactions on Computers 57(4), 2008).
+/// A finite number never becomes an infinity. A NaN keeps its sign and the leading bits of its
+/// payload and becomes quiet.
+[[nodiscard]] constexpr std::uint32_t round_to_odd_float_bits(double value) noexcept {
+  constexpr int dropped_bits = 52 - float_mantissa_bits;
+  constexpr std::uint64_t infinity = 0x7ff0'0000'0000'0000U;
+  constexpr std::uint64_t min_normal_float = static_cast<std::uint64_t>(1023 - 126) << 52;
+  constexpr std::uint64_t beyond_float = static_cast<std::uint64_t>(1023 + 128) << 52;
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits >> 32) & float_sign_mask;
+  const std::uint64_t magnitude = bits & ~(std::uint64_t{1} << 63);
+  if (magnitude >= infinity) {
+    const auto payload = static_cast<std::uint32_t>((magnitude - infinity) >> dropped_bits);
+    return sign | float_infinity_bits | payload | (magnitude > infinity ? float_quiet_bit : 0U);
+  }
+  if (magnitude >= beyond_float) return sign | (float_infinity_bits - 1U);
+  std::uint64_t significand = magnitude;
+  int shift = dropped_bits;
+  if (magnitude < min_normal_float) {
+    // The result is subnormal: the significand, its leading bit now explicit, moves further right.
+    const int exponent = static_cast<int>(magnitude >> 52);
+    constexpr int last_place_exponent = 1023 - 149;
+    if (exponent < last_place_exponent) return sign | (magnitude != 0U ? 1U : 0U);
+    significand = (magnitude & ((std::uint64_t{1} << 52) - 1U)) | (std::uint64_t{1} << 52);
+    shift = 52 - (exponent - last_place_exponent);
+  } else {
+    significand -= static_cast<std::uint64_t>(1023 - float_bias) << 52;
+  }
+  const bool is_inexact = (significand & ((std::uint64_t{1} << shift) - 1U)) != 0U;
+  return sign | static_cast<std::uint32_t>(significand >> shift) | (is_inexact ? 1U : 0U);
+}
+
+/// Binary64 number of an integer, rounded to odd if binary64 does not hold it, so that rounding the
+/// result to a narrower format rounds once.
+template <std::integral Integer>
+[[nodiscard]] constexpr double round_to_odd_double(Integer value) noexcept {
+  if constexpr (sizeof(Integer) < 8) {
+    return static_cast<double>(value);
+  } else {
+    using Unsigned = std::make_unsigned_t<Integer>;
+    const bool is_negative = value < 0;
+    auto magnitude = static_cast<Unsigned>(value);
+    if (is_negative) magnitude = Unsigned{0} - magnitude;
+    double unit = is_negative ? -1.0 : 1.0;
+    for (; magnitude >> 53 != 0; unit *= 2.0) magnitude = (magnitude >> 1) | (magnitude & 1U);
+    return static_cast<double>(magnitude) * unit;
+  }
+}
+
+}  // namespace unit_scaling::detail

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: formats. Conversions of whole spans with a choice of rounding, a factor, and an account
+/// of what they did to the numbers.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <type_traits>
+
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/codec.hpp"
+#include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/formats/stochastic_rounding.hpp"
+
+namespace unit_scaling {
+
+/// How a span is encoded.
+struct EncodeOptions {
+  Overflow overflow = Overflow::saturate;
+  Rounding rounding = Rounding::nearest_even;
+  /// Multiplies each number, in binary32, before it is rounded.
+  float scale = 1;
+  /// The random bits of Rounding::stochastic, which cannot do without.
+  std::optional<StochasticRounding> random = std::nullopt;
+  /// Which element of its tensor the first of the span is, for the random bits.
+  std::uint64_t first_element = 0;
+};
+
+/// What a conversion did to the numbers, each counted after the multiplication by the scale.
+struct EncodeStatistics {
+  std::uint64_t count = 0;       ///< Elements.
+  std::uint64_t non_finite = 0;  ///< Infinities and NaNs among the inputs.
+  std::uint64_t overflowed =
+      0;  ///< Finite numbers beyond the range: saturated, or no longer finite.
+  std::uint64_t underflowed = 0;  ///< Numbers other than zero that became zero.
+  float max_magnitude = 0;        ///< Largest magnitude of a finite input; amax.
+
+  friend bool operator==(const EncodeStatistics&, const EncodeStatistics&) = default;
+
+  /// Counts the elements of both.
+  EncodeStatistics& operator+=(const EncodeStatistics& other) {
+    count += other.count;
+    non_finite += other.non_finite;
+    overflowed += other.overflowed;
+    underflowed += other.underflowed;
+    max_magnitude = std::max(max_magnitude, other.max_magnitude);
+    return *this;
+  }
+};
+
+namespace detail {
+
+/// Elements of a piece of work for a thread; a multiple of every StochasticRounding::group_size().
+inline constexpr std::size_t encode_grain = std::size_t{1} << 16;
+
+/// The modes of a conversion, for the compiler.
+template <Overflow overflow_, Rounding rounding_> struct EncodeModes {
+  static constexpr Overflow overflow = overflow_;
+  static constexpr Rounding rounding = rounding_;
+};
+
+/// Calls `body` with the EncodeModes that are asked for at run time.
+template <class Body>
+void with_encode_modes(Overflow overflow, Rounding rounding, const Body& body) {
+  const auto with = [&]<Rounding mode>(std::integral_constant<Rounding, mode>) {
+    if (overflow == Overflow::saturate) {
+      body(EncodeModes<Overflow::saturate, mode>{});
+    } else {
+      body(EncodeModes<Overflow::infinity_or_nan, mode>{});
+    }
+  };
+  switch (rounding) {
+    case Rounding::nearest_even:
+      return with(std::integral_constant<Rounding, Rounding::nearest_even>{});
+    case Rounding::nearest_away:
+      return with(std::integral_constant<Rounding, Rounding::nearest_away>{});
+    case Rounding::toward_zero:
+      return with(std::integral_constant<Rounding, Rounding::toward_zero>{});
+    case Rounding::toward_positive:
+      return with(std::integral_constant<Rounding, Rounding::toward_positive>{});
+    case Rounding::toward_negative:
+      return with(std::integral_constant<Rounding, Rounding::toward_negative>{});
+    case Rounding::stochastic:
+      return with(std::integral_constant<Rounding, Rounding::stochastic>{});
+  }
+  throw std::invalid_argument("unit_scaling::encode: no such rounding mode");
+}
+
+/// Statistics of lanes in the making. The counts are held as lanes of 0 and -1 added up.
+struct LaneStatistics {
+  int32x16 non_finite{};
+  int32x16 overflowed{};
+  int32x16 underflowed{};
+  int32x16 max_magnitude{};
+
+  /// @param bits the inputs; @param rounded their magnitude codes before the range is looked at.
+  [[gnu::always_inline]] void add(FormatSpec spec, uint32x16 bits, uint32x16 rounded) {
+    const uint32x16 magnitude = bits & float_magnitude_mask;
+    const int32x16 is_finite = is_below(magnitude, float_infinity_bits);
+    const int32x16 finite_magnitude = is_finite & bit_cast_to<int32x16>(magnitude);
+    non_finite += ~is_finite;
+    overflowed += is_finite & is_above(rounded, spec.max_finite_code());
+    if (spec.has_zero()) underflowed += is_above(magnitude, 0U) & is_below(rounded, 1U);
+    max_magnitude =
+        select(is_less(max_magnitude, finite_magnitude), finite_magnitude, max_magnitude);
+  }
+
+  [[nodiscard]] EncodeStatistics total(std::size_t count) const {
+    EncodeStatistics result{.count = count};
+    std::int32_t largest = 0;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      result.non_finite -= static_cast<std::uint64_t>(std::int64_t{non_finite[lane]});
+      result.overflowed -= static_cast<std::uint64_t>(std::int64_t{overflowed[lane]});
+      result.underflowed -= static_cast<std::uint64_t>(std::int64_t{underflowed[lane]});
+      largest = std::max(largest, static_cast<std::int32_t>(max_magnitude[lane]));
+    }
+    result.max_magnitude = std::bit_cast<float>(largest);
+    return result;
+  }
+};
+
+/// `out[i] = encode_vector(bits of scale * in[i], random bits)`, sixteen elements at a time;
+/// element `first` of the tensor comes first. What is missing from the last sixteen is positive
+/// zeros.
+template <bool is_stochastic, class T, class EncodeVector>
+void for_encoded_vectors(const float* in, T* out, std::size_t size, const EncodeOptions& options,
+                         std::uint64_t first, const EncodeVector& encode_vector) {
+  const float scale = options.scale;
+  const auto encode_at = [&](const float* from, T* to, uint32x16 random) {
+    const float32x16 value = load<float32x16>(from) * scale;
+    const auto codes = encode_vector(bit_cast_to<uint32x16>(value), random);
+    static_assert(sizeof(codes) == lanes * sizeof(T));
+    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
+  };
+  const auto encode_partial = [&](std::size_t i, std::size_t count, uint32x16 random) {
+    float padded[lanes] = {};
+    T codes[lanes];
+    std::copy_n(in + i, count, padded);
+    encode_at(padded, codes, random);
+    std::copy_n(codes, count, out + i);
+  };
+  std::size_t i = 0;
+  if constexpr (is_stochastic) {
+    const StochasticRounding random = *options.random;
+    const std::size_t group = random.group_size();
+    while (i < size) {
+      if ((first + i) % group == 0 && size - i >= group) {
+        random.for_group(first + i, [&](std::size_t vector, uint32x16 words) {
+          encode_at(in + i + vector * lanes, out + i + vector * lanes, words);
+        });
+        i += group;
+      } else {
+        encode_partial(i, 1, splat<uint32x16>(random.word(first + i)));
+        ++i;
+      }
+    }
+  } else {
+    for (; i + lanes <= size; i += lanes) encode_at(in + i, out + i, uint32x16{});
+    if (i < size) encode_partial(i, size - i, uint32x16{});
+  }
+}
+
+/// Encodes at most `encode_grain` elements, of which the first is element `first` of the tensor.
+template <class Modes, bool counts, AnyMinifloat T>
+EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
+                              const EncodeOptions& options, std::uint64_t first) {
+  constexpr FormatSpec spec = T::format;
+  LaneStatistics statistics;
+  for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
+      in, out, size, options, first, [&](uint32x16 bits, uint32x16 random) {
+        if constexpr (!counts && Modes::rounding == Rounding::nearest_even) {
+          return encode_codes<T, Modes::overflow>(bit_cast_to<float32x16>(bits));
+        } else {
+          const uint32x16 rounded = round_lanes(spec, Modes::rounding, bits, random);
+          if constexpr (counts) statistics.add(spec, bits, rounded);
+          return convert_to<codes_t<T>>(
+              finish_lanes(spec, Modes::overflow, Modes::rounding, bits, rounded));
+        }
+      });
+  return statistics.total(size);
+}
+
+inline void check_options(const EncodeOptions& options) {
+  if (options.rounding == Rounding::stochastic && !options.random) {
+    throw std::invalid_argument(
+        "unit_scaling::encode: stochastic rounding, expected EncodeOptions::random");
+  }
+}
+
+template <bool counts, AnyMinifloat T>
+EncodeStatistics encode_with(std::span<const float> in, std::span<T> out,
+                             const EncodeOptions& options) {
+  check_sizes("unit_scaling::encode", in.size(), out.size());
+  check_options(options);
+  EncodeStatistics statistics;
+  with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
+    std::mutex mutex;
+    parallel_ranges(in.size(), encode_grain, [&](std::size_t begin, std::size_t end) {
+      const EncodeStatistics part = encode_range<Modes, counts>(
+          &in[begin], &out[begin], end - begin, options, options.first_element + begin);
+      if constexpr (counts) {
+        // Sums and maxima: the order of the parts changes nothing.
+        const std::lock_guard lock(mutex);
+        statistics += part;
+      }
+    });
+  });
+  return statistics;
+}
+
+}  // namespace detail
+
+/// Rounds every element, times the scale, to the format. The spans must not overlap.
+/// @throws std::invalid_argument if the sizes differ, or for stochastic rounding without its bits.
+template <AnyMinifloat T>
+void encode(std::span<const float> in, std::span<T> out, const EncodeOptions& options) {
+  detail::encode_with<false>(in, out, options);
+}
+
+/// As encode(), and tells what became of the numbers, in the same pass.
+/// @throws std::invalid_argument as encode() does.
+template <AnyMinifloat T>
+EncodeStatistics encode_with_statistics(std::span<const float> in, std::span<T> out,
+                                        const EncodeOptions& options = {}) {
+  return detail::encode_with<true>(in, out, options);
+}
+
+}  // namespace unit_scaling
