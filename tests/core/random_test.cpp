@@ -35,6 +35,18 @@ TEST(Random, WordsAreThoseOfTheBlocks) {
 }
 
 // Two independent streams of 4096 words agree in a place with probability 2^-20.
+TEST(Random, SixteenBlocksAtOnceAreThoseBlocks) {
+  const Random random(0x0123456789abcdef, RandomStream::rounding, 0x89abcdef, 0x0654321);
+  for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{160}, std::uint64_t{0xfffffff0},
+                                    std::uint64_t{1} << 32, ~std::uint64_t{15}}) {
+    const auto words = random.blocks(first);
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      const Block block = random.block(first + lane);
+      for (std::size_t j = 0; j < block.size(); ++j) EXPECT_EQ(words[j][lane], block[j]);
+    }
+  }
+}
+
 TEST(Random, StreamsDiffer) {
   const std::vector<Random> streams{
       Random(1),

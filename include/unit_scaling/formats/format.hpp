@@ -57,6 +57,7 @@ class Format {
       if (!rest.starts_with(prefix)) return false;
       const char* begin = rest.data() + prefix.size();
       const char* end = rest.data() + rest.size();
+      if (begin == end || *begin == '-') return false;
       const auto [after, error] = std::from_chars(begin, end, number);
       if (error != std::errc{}) return false;
       rest.remove_prefix(static_cast<std::size_t>(after - rest.data()));

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/formats/encode.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "format_cases.hpp"
+#include "support/errors.hpp"
+#include "support/threads.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+
+constexpr Rounding all_modes[] = {Rounding::nearest_even,    Rounding::nearest_away,
+                                  Rounding::toward_zero,     Rounding::toward_positive,
+                                  Rounding::toward_negative, Rounding::stochastic};
+
+EncodeOptions options_of(Rounding rounding, Overflow overflow, float scale) {
+  return {.overflow = overflow,
+          .rounding = rounding,
+          .scale = scale,
+          .random = StochasticRounding(Random(3, RandomStream::rounding)),
+          .first_element = 9};
+}
+
+/// Numbers that are finite, and some that are not, and a length that fills no vector.
+std::vector<float> mixed_numbers(const FormatOracle& oracle) {
+  std::vector<float> numbers = critical_floats(oracle);
+  for (const std::uint32_t bits : nan_bits()) numbers.push_back(std::bit_cast<float>(bits));
+  while (numbers.size() % 16 != 13) numbers.push_back(0.3F);
+  return numbers;
+}
+
+template <class Case> class Encode : public testing::Test {};
+TYPED_TEST_SUITE(Encode, AllFormats, FormatNames);
+
+// The statistics again, by counting over single conversions. A number has overflowed if the format
+// without an upper end has a number further out for it: without an infinity to go to, which the
+// result shows, it is one that differs between the two overflow modes, or in a finite format one
+// that the format of one more exponent bit would place beyond the largest number.
+TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
+  using T = typename TypeParam::type;
+  const FormatOracle oracle(TypeParam::layout());
+  const std::vector<float> numbers = mixed_numbers(oracle);
+  const double largest = oracle.max_finite();
+  const double next = oracle.value(oracle.max_code() + 1U);
+  for (const Rounding rounding : all_modes) {
+    for (const float scale : {1.0F, 0x1p-3F}) {
+      const EncodeOptions options = options_of(rounding, Overflow::saturate, scale);
+      std::vector<T> codes(numbers.size());
+      const EncodeStatistics statistics =
+          encode_with_statistics(std::span<const float>(numbers), std::span<T>(codes), options);
+      EncodeStatistics expected{.count = numbers.size()};
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        const float value = numbers[i] * scale;
+        const std::uint32_t word = options.random->word(options.first_element + i);
+        ASSERT_EQ(codes[i].bits(), T::from_float(value, Overflow::saturate, rounding, word).bits());
+        if (!std::isfinite(value)) {
+          ++expected.non_finite;
+          continue;
+        }
+        const double magnitude = std::fabs(static_cast<double>(value));
+        expected.max_magnitude = std::max(expected.max_magnitude, std::fabs(value));
+        const bool away =
+            rounding == (value < 0 ? Rounding::toward_negative : Rounding::toward_positive);
+        double limit = next;  // of truncation
+        if (away) limit = std::nextafter(largest, next);
+        const double middle = largest / 2 + next / 2;
+        const bool max_is_even = oracle.max_code() % 2U == 0U;
+        if (rounding == Rounding::nearest_away) limit = middle;
+        if (rounding == Rounding::nearest_even) {
+          limit = max_is_even ? std::nextafter(middle, next) : middle;
+        }
+        if (rounding == Rounding::stochastic) {
+          const double up = std::floor((magnitude - largest) / (next - largest) * 65536 + 0.5);
+          limit = magnitude < next && magnitude > largest && 65536 - up <= (word >> 16) ? magnitude
+                                                                                        : next;
+        }
+        expected.overflowed += magnitude >= limit ? 1U : 0U;
+        const bool is_zero = static_cast<double>(codes[i]) == 0;
+        expected.underflowed += is_zero && value != 0 ? 1U : 0U;
+      }
+      EXPECT_EQ(statistics, expected) << static_cast<int>(rounding);
+    }
+  }
+}
+
+TYPED_TEST(Encode, MultipliesByTheScaleFirst) {
+  using T = typename TypeParam::type;
+  const std::vector<float> numbers = mixed_numbers(FormatOracle(TypeParam::layout()));
+  for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
+    std::vector<T> codes(numbers.size());
+    encode(std::span<const float>(numbers), std::span<T>(codes),
+           options_of(Rounding::nearest_even, overflow, 0.7F));
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      ASSERT_EQ(codes[i].bits(), T::from_float(numbers[i] * 0.7F, overflow).bits()) << numbers[i];
+    }
+  }
+}
+
+TEST(EncodeThreads, CountChangesNoBitAndNoStatistic) {
+  std::vector<float> numbers(200'003);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = 300 * static_cast<float>(Random(1).normal(i));
+  }
+  for (const Rounding rounding : all_modes) {
+    std::vector<float8_e4m3fn> one(numbers.size());
+    std::vector<float8_e4m3fn> two(numbers.size());
+    const EncodeOptions options = options_of(rounding, Overflow::saturate, 1);
+    const EncodeStatistics expected =
+        encode_with_statistics(std::span<const float>(numbers), std::span(one), options);
+    const ThreadCountScope threads(2);
+    EXPECT_EQ(encode_with_statistics(std::span<const float>(numbers), std::span(two), options),
+              expected);
+    EXPECT_TRUE(std::equal(one.begin(), one.end(), two.begin()));
+  }
+}
+
+TEST(EncodeOfNothing, CountsNothing) {
+  const std::span<const float> none;
+  EXPECT_EQ(encode_with_statistics(none, std::span<float8_e4m3fn>()), EncodeStatistics{});
+}
+
+TEST(EncodeErrors, NameTheSizes) {
+  const std::vector<float> numbers(3);
+  std::vector<float8_e4m3fn> codes(4);
+  expect_error<std::invalid_argument>(
+      [&] { encode(std::span<const float>(numbers), std::span(codes), EncodeOptions{}); },
+      {"encode", "3", "4"});
+}
+
+}  // namespace

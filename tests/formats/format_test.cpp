@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/formats/format.hpp"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "format_cases.hpp"
+#include "support/errors.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+
+constexpr Rounding all_modes[] = {Rounding::nearest_even,    Rounding::nearest_away,
+                                  Rounding::toward_zero,     Rounding::toward_positive,
+                                  Rounding::toward_negative, Rounding::stochastic};
+
+bool same_bits(float a, float b) {
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
+
+template <class Case> class FormatOf : public testing::Test {};
+TYPED_TEST_SUITE(FormatOf, AllFormats, FormatNames);
+
+TYPED_TEST(FormatOf, GivesTheBitsOfTheStorageType) {
+  using T = typename TypeParam::type;
+  const Format format = Format::parse(TypeParam::layout().name);
+  EXPECT_EQ(format.spec(), T::format);
+  std::vector<float> numbers = critical_floats(FormatOracle(TypeParam::layout()));
+  for (const std::uint32_t bits : nan_bits()) numbers.push_back(std::bit_cast<float>(bits));
+  std::vector<float> quantised(numbers.size());
+  const StochasticRounding random(Random(5, RandomStream::rounding), 20);
+  for (const Rounding rounding : all_modes) {
+    for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
+      format.quantise(numbers, quantised,
+                      {.overflow = overflow, .rounding = rounding, .random = random});
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        const auto expected =
+            static_cast<float>(T::from_float(numbers[i], overflow, rounding, random.word(i)));
+        ASSERT_TRUE(same_bits(quantised[i], expected)) << numbers[i];
+        ASSERT_TRUE(
+            same_bits(format.quantise(numbers[i], overflow, rounding, random.word(i)), expected))
+            << numbers[i];
+      }
+    }
+  }
+}
+
+/// Nearest even, toward zero and upward by the rounding of binary64 to integers: exact, since the
+/// number divided by a power of two is a binary64 number.
+double expected_value(const FormatSpec& spec, double number, Rounding rounding) {
+  if (number == 0 || !std::isfinite(number)) return number;
+  const int exponent = std::max(std::ilogb(number), 1 - spec.bias);
+  const double unit = std::ldexp(1.0, exponent - spec.mantissa_bits);
+  double rounded = 0;
+  switch (rounding) {
+    case Rounding::toward_zero:
+      rounded = std::trunc(number / unit);
+      break;
+    case Rounding::toward_positive:
+      rounded = std::ceil(number / unit);
+      break;
+    case Rounding::nearest_away:
+      rounded = std::round(number / unit);
+      break;
+    default:
+      rounded = std::nearbyint(number / unit);
+  }
+  const double value = rounded * unit;
+  return std::fabs(value) > spec.max_finite() ? std::copysign(spec.max_finite(), number) : value;
+}
+
+TEST(Format, RoundsToAnyNumberOfBits) {
+  std::vector<float> numbers;
+  for (std::uint32_t bits = 0; bits < 0x7f80'0000U; bits += 40961U) {
+    for (const std::uint32_t near : {bits, bits & 0xffff'f000U, bits | 0xfffU}) {
+      numbers.push_back(std::bit_cast<float>(near & 0x7f7f'ffffU));
+      numbers.push_back(-numbers.back());
+    }
+  }
+  std::vector<float> quantised(numbers.size());
+  for (int exponent_bits = 2; exponent_bits <= 8; ++exponent_bits) {
+    for (int mantissa_bits = 1; mantissa_bits <= 23; ++mantissa_bits) {
+      const FormatSpec spec = FormatSpec::ieee(exponent_bits, mantissa_bits);
+      if (!spec.is_within_binary32()) continue;
+      const Format format(spec);
+      for (const Rounding rounding : {Rounding::nearest_even, Rounding::nearest_away,
+                                      Rounding::toward_zero, Rounding::toward_positive}) {
+        format.quantise(numbers, quantised, {.rounding = rounding});
+        for (std::size_t i = 0; i < numbers.size(); i += 7) {
+          const double expected = expected_value(spec, static_cast<double>(numbers[i]), rounding);
+          ASSERT_EQ(static_cast<double>(quantised[i]), expected)
+              << numbers[i] << " in e" << exponent_bits << "m" << mantissa_bits;
+          ASSERT_EQ(std::signbit(quantised[i]), std::signbit(numbers[i]));
+        }
+      }
+    }
+  }
+}
+
+TEST(Format, OfBinary32ChangesNothing) {
+  const Format format = Format::parse("float32");
+  for (const float number : {0.0F, -0.0F, 1.1F, 0x1p-149F, std::numeric_limits<float>::max(),
+                             std::numeric_limits<float>::infinity()}) {
+    for (const Rounding rounding : all_modes) {
+      EXPECT_TRUE(same_bits(format.quantise(number, Overflow::infinity_or_nan, rounding), number));
+    }
+  }
+}
+
+TEST(Format, IsKnownByTheNamesOfTheField) {
+  EXPECT_EQ(Format::parse("e4m3fn").spec(), float8_e4m3fn::format);
+  EXPECT_EQ(Format::parse("float8_e4m3b11fnuz").spec(), float8_e4m3b11fnuz::format);
+  EXPECT_EQ(Format::parse("e8m0fnu").spec(), float8_e8m0fnu::format);
+  EXPECT_EQ(Format::parse("float4_e2m1fn").spec(), float4_e2m1fn::format);
+  EXPECT_EQ(Format::parse("e3m12").spec(), FormatSpec::ieee(3, 12));
+  for (const char* name : {"", "e4", "m3", "e4m3x", "float9_e4m3", "e9m3", "e4m24", "float8e4m3",
+                           "e0m3", "e8m0", "e4m3fnu", "e4m3b200fn", "e4m3b-9"}) {
+    expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); }, {"ormat"});
+  }
+}
+
+TEST(Format, RefusesWhatBinary32DoesNotHold) {
+  for (const FormatSpec& spec : {FormatSpec::ieee(9, 3), FormatSpec::ieee(5, 24),
+                                 FormatSpec::fn(8, 3), FormatSpec{8, 7, 200, Specials::ieee}}) {
+    expect_error<std::invalid_argument>([&] { static_cast<void>(Format(spec)); }, {"binary32"});
+  }
+}
+
+}  // namespace
