@@ -92,9 +92,12 @@ TEST(Parallel, RangesCoverTheCountInPiecesOfTheGrain) {
   }
 }
 
-TEST(Parallel, ThreadCountOfZeroIsAnError) {
+TEST(Parallel, ThreadCountOfZeroOrOfAnUnsignedMinusOneIsAnError) {
   const std::size_t before = thread_count();
-  unit_scaling_test::expect_domain_error([] { set_thread_count(0); }, {"set_thread_count"});
+  for (const std::size_t threads : {std::size_t{0}, std::size_t{4097}, ~std::size_t{0}}) {
+    unit_scaling_test::expect_domain_error([=] { set_thread_count(threads); },
+                                           {"set_thread_count", "1 to 4096"});
+  }
   EXPECT_EQ(thread_count(), before);
 }
 

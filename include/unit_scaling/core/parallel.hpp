@@ -44,8 +44,14 @@ class ThreadPool {
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
     stopping_ = false;
-    for (std::size_t i = 1; i < threads; ++i) {
-      workers_.emplace_back([this, seen = generation_] { work(seen); });
+    try {
+      workers_.reserve(threads - 1);
+      for (std::size_t i = 1; i < threads; ++i) {
+        workers_.emplace_back([this, seen = generation_] { work(seen); });
+      }
+    } catch (...) {
+      resize(1);  // a system that has no more threads to give is not left with idle ones
+      throw;
     }
   }
 
@@ -129,9 +135,11 @@ class ThreadPool {
 /// Sets how many threads the library uses, the calling one included. It starts none on its own.
 /// The number changes how long things take and never a bit of any result. Not to be called while
 /// another thread is inside the library.
-/// @throws DomainError if `threads` is 0.
+/// @throws DomainError unless there are 1 to 4096 of them; std::system_error if the system refuses,
+/// and
+///         there is one thread then.
 inline void set_thread_count(std::size_t threads) {
-  require(threads >= 1, "set_thread_count", "expected at least one thread");
+  require(threads >= 1 && threads <= 4096, "set_thread_count", "expected 1 to 4096 threads");
   detail::ThreadPool::instance().resize(threads);
 }
 

@@ -40,7 +40,7 @@ class Adam {
 
   explicit Adam(std::vector<Parameter*> parameters) : Adam(std::move(parameters), Options{}) {}
   Adam(std::vector<Parameter*> parameters, const Options& options)
-      : parameters_(std::move(parameters)),
+      : parameters_(detail::checked_parameters("Adam", std::move(parameters))),
         options_(options),
         first_moment_(detail::zeros_like(parameters_)),
         second_moment_(detail::zeros_like(parameters_)) {
@@ -53,6 +53,7 @@ class Adam {
 
   template <Precision P>
   void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Adam", parameters_, tape, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);

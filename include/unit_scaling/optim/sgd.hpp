@@ -23,12 +23,13 @@ class Sgd {
 
   explicit Sgd(std::vector<Parameter*> parameters) : Sgd(std::move(parameters), Options{}) {}
   Sgd(std::vector<Parameter*> parameters, const Options& options)
-      : parameters_(std::move(parameters)),
+      : parameters_(detail::checked_parameters("Sgd", std::move(parameters))),
         options_(options),
         momentum_(detail::zeros_like(parameters_)) {}
 
   template <Precision P>
   void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Sgd", parameters_, tape, learning_rate, loss_scale);
     ++steps_;
     const auto rate = static_cast<float>(learning_rate);
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
