@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: benchmarks. Bulk conversions between binary32 and the number formats, on one thread.
+/// Layer: benchmarks. Conversions between binary32 and every number format, on one thread: of whole
+/// arrays, and of one number at a time as user code does it.
 
 #include <benchmark/benchmark.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
+#include <string>
+#include <type_traits>
 
+#include "all_formats.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/convert.hpp"
 
 namespace {
 
+using unit_scaling::Array;
 using unit_scaling::Overflow;
 
 /// Numbers of about unit scale, some of them subnormal or beyond the range of the narrow formats.
-std::vector<float> unit_scale_numbers(std::size_t count) {
-  std::vector<float> result(count);
+Array<float> unit_scale_numbers(std::size_t count) {
+  Array<float> result({count});
   std::uint32_t state = 1;
-  for (float& number : result) {
+  for (float& number : std::span<float>(result.mutable_data(), count)) {
     state = state * 1664525U + 1013904223U;
     const float uniform = static_cast<float>(state >> 8) * 0x1p-23F - 1.0F;
     number = uniform * uniform * uniform * 500.0F;
@@ -28,55 +34,104 @@ std::vector<float> unit_scale_numbers(std::size_t count) {
   return result;
 }
 
-void count_elements(benchmark::State& state) {
-  state.SetItemsProcessed(state.iterations() * state.range(0));
+void count_elements(benchmark::State& state, std::size_t per_iteration) {
+  state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(per_iteration));
 }
 
 template <class T, Overflow overflow> void encode(benchmark::State& state) {
-  const std::vector<float> in = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
-  std::vector<T> out(in.size());
+  const auto count = static_cast<std::size_t>(state.range(0));
+  const Array<float> in = unit_scale_numbers(count);
+  Array<T> out({count});
+  const std::span<T> target(out.mutable_data(), count);
   for (auto _ : state) {
-    unit_scaling::encode(std::span<const float>(in), std::span<T>(out), overflow);
-    benchmark::DoNotOptimize(out.data());
+    unit_scaling::encode(std::span<const float>(in.data(), count), target, overflow);
+    benchmark::DoNotOptimize(target.data());
     benchmark::ClobberMemory();
   }
-  count_elements(state);
+  count_elements(state, count);
 }
 
 template <class T> void decode(benchmark::State& state) {
-  const std::vector<float> numbers = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
-  std::vector<T> in(numbers.size());
-  unit_scaling::encode(std::span<const float>(numbers), std::span<T>(in), Overflow::saturate);
-  std::vector<float> out(in.size());
+  const auto count = static_cast<std::size_t>(state.range(0));
+  Array<float> numbers = unit_scale_numbers(count);
+  Array<T> codes({count});
+  const std::span<float> target(numbers.mutable_data(), count);
+  unit_scaling::encode(std::span<const float>(target), std::span<T>(codes.mutable_data(), count),
+                       Overflow::saturate);
   for (auto _ : state) {
-    unit_scaling::decode(std::span<const T>(in), std::span<float>(out));
-    benchmark::DoNotOptimize(out.data());
+    unit_scaling::decode(std::span<const T>(codes.data(), count), target);
+    benchmark::DoNotOptimize(target.data());
     benchmark::ClobberMemory();
   }
-  count_elements(state);
+  count_elements(state, count);
 }
 
-/// Within the first-level cache, within the second-level cache, and beyond.
-void sizes(benchmark::internal::Benchmark* benchmark) {
-  for (const std::int64_t size : {1 << 12, 1 << 16, 1 << 24}) benchmark->Arg(size);
+/// Conversions that do not wait for one another, with a result that the compiler must have in a
+/// register each time: their throughput. What the compiler would make of a loop over an array is
+/// not asked here.
+template <class T> void encode_scalar(benchmark::State& state) {
+  constexpr std::size_t count = 4096;
+  const Array<float> in = unit_scale_numbers(count);
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < count; ++i) {
+      benchmark::DoNotOptimize(T::from_float(in.data()[i], Overflow::saturate).bits());
+    }
+  }
+  count_elements(state, count);
 }
 
-using unit_scaling::bfloat16;
-using unit_scaling::float16;
-using unit_scaling::float8_e4m3fn;
-using unit_scaling::float8_e5m2;
+/// Conversions each of which needs the code of the one before, for one bit of its operand: their
+/// latency, and that of an exclusive or of integers.
+template <class T> void encode_scalar_chain(benchmark::State& state) {
+  constexpr std::size_t count = 4096;
+  const Array<float> in = unit_scale_numbers(count);
+  std::uint32_t code = 0;
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const float operand = std::bit_cast<float>(std::bit_cast<std::uint32_t>(in.data()[i]) ^ code);
+      code = T::from_float(operand, Overflow::saturate).bits();
+    }
+    benchmark::DoNotOptimize(code);
+  }
+  count_elements(state, count);
+}
 
-BENCHMARK(encode<float8_e4m3fn, Overflow::saturate>)->Apply(sizes);
-BENCHMARK(encode<float8_e4m3fn, Overflow::infinity_or_nan>)->Apply(sizes);
-BENCHMARK(encode<float8_e5m2, Overflow::saturate>)->Apply(sizes);
-BENCHMARK(encode<float8_e5m2, Overflow::infinity_or_nan>)->Apply(sizes);
-BENCHMARK(encode<float16, Overflow::saturate>)->Apply(sizes);
-BENCHMARK(encode<float16, Overflow::infinity_or_nan>)->Apply(sizes);
-BENCHMARK(encode<bfloat16, Overflow::saturate>)->Apply(sizes);
-BENCHMARK(encode<bfloat16, Overflow::infinity_or_nan>)->Apply(sizes);
-BENCHMARK(decode<float8_e4m3fn>)->Apply(sizes);
-BENCHMARK(decode<float8_e5m2>)->Apply(sizes);
-BENCHMARK(decode<float16>)->Apply(sizes);
-BENCHMARK(decode<bfloat16>)->Apply(sizes);
+/// As encode_scalar().
+template <class T> void decode_scalar(benchmark::State& state) {
+  using Code = typename T::storage_type;
+  for (auto _ : state) {
+    for (std::uint32_t code = 0; code < 256; ++code) {
+      benchmark::DoNotOptimize(static_cast<float>(T::from_bits(static_cast<Code>(code))));
+    }
+  }
+  count_elements(state, 256);
+}
+
+constexpr std::int64_t in_first_level_cache = 4 << 10;
+constexpr std::int64_t in_second_level_cache = 64 << 10;
+constexpr std::int64_t in_memory = 32 << 20;
+
+[[maybe_unused]] const bool added = [] {
+  using benchmark::RegisterBenchmark;
+  unit_scaling_benchmarks::for_each_format([]<class T>(std::type_identity<T>) {
+    const std::string format(unit_scaling::storage_name<T>);
+    RegisterBenchmark(("encode_" + format).c_str(), encode<T, Overflow::saturate>)
+        ->Arg(in_first_level_cache)
+        ->Arg(in_second_level_cache)
+        ->Arg(in_memory);
+    RegisterBenchmark(("encode_" + format + "_infinity_or_nan").c_str(),
+                      encode<T, Overflow::infinity_or_nan>)
+        ->Arg(in_second_level_cache);
+    RegisterBenchmark(("decode_" + format).c_str(), decode<T>)
+        ->Arg(in_first_level_cache)
+        ->Arg(in_second_level_cache)
+        ->Arg(in_memory);
+  });
+  using T = unit_scaling::float8_e4m3fn;
+  RegisterBenchmark("encode_scalar_float8_e4m3fn", encode_scalar<T>);
+  RegisterBenchmark("encode_scalar_chain_float8_e4m3fn", encode_scalar_chain<T>);
+  RegisterBenchmark("decode_scalar_float8_e4m3fn", decode_scalar<T>);
+  return true;
+}();
 
 }  // namespace

@@ -7,8 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <sstream>
 #include <vector>
 
@@ -22,6 +25,9 @@ namespace {
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
 using unit_scaling::float8_e4m3fn;
+using unit_scaling::float8_e8m0fnu;
+
+template <class T> using MatrixOf = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
 
 template <class Case> class EigenScalar : public ::testing::Test {};
 TYPED_TEST_SUITE(EigenScalar, AllFormats, FormatNames);
@@ -49,6 +55,159 @@ TYPED_TEST(EigenScalar, StatesItsTraits) {
   EXPECT_EQ(Traits::epsilon(), std::numeric_limits<T>::epsilon());
   EXPECT_GT(Traits::dummy_precision(), Traits::epsilon());
   EXPECT_EQ(Traits::digits10(), std::numeric_limits<T>::digits10);
+  EXPECT_EQ(Traits::digits(), std::numeric_limits<T>::digits);
+  EXPECT_EQ(bool{Traits::IsSigned}, std::numeric_limits<T>::is_signed);
+}
+
+TYPED_TEST(EigenScalar, DrawsRandomNumbersThroughoutTheRange) {
+  using T = typename TypeParam::type;
+  const MatrixOf<T> matrix = MatrixOf<T>::Random(20, 20);
+  EXPECT_TRUE(matrix.allFinite());
+  double sum = 0;
+  double low = 0;
+  double high = 0;
+  for (Eigen::Index i = 0; i < matrix.size(); ++i) {
+    const auto number = static_cast<double>(matrix(i));
+    sum += number;
+    low = std::min(low, number);
+    high = std::max(high, number);
+  }
+  EXPECT_GE(low, -1.0);
+  EXPECT_LE(low, -0.75);
+  EXPECT_GE(high, 0.75);
+  EXPECT_LE(high, 1.0);
+  // The mean of 400 uniform numbers has the standard deviation 3^-1/2 / 20 = 0.029.
+  EXPECT_NEAR(sum / 400, 0.0, 0.15);
+  for (int i = 0; i < 100; ++i) {
+    const T drawn = Eigen::internal::random<T>(T(1.0F), T(2.0F));
+    EXPECT_GE(drawn, T(1.0F));
+    EXPECT_LE(drawn, T(2.0F));
+  }
+}
+
+// The expressions are templates enough; a narrow and a wide format show that they compile.
+template <class Case> class EigenExpression : public ::testing::Test {};
+using ExpressionFormats = ::testing::Types<E4m3fn, Bfloat16>;
+TYPED_TEST_SUITE(EigenExpression, ExpressionFormats, FormatNames);
+
+TYPED_TEST(EigenExpression, ComputesExpressionsElementByElementRoundingEachTime) {
+  using T = typename TypeParam::type;
+  const MatrixOf<T> a = MatrixOf<T>::Random(5, 4);
+  const MatrixOf<T> b = MatrixOf<T>::Random(5, 4);
+  const T two(2.0F);
+  const auto expect = [&](const MatrixOf<T>& result, auto&& scalar) {
+    for (Eigen::Index i = 0; i < a.size(); ++i) {
+      const T expected = scalar(a(i), b(i));
+      if (isnan(expected)) {
+        EXPECT_TRUE(isnan(result(i)));
+      } else {
+        EXPECT_EQ(result(i).bits(), expected.bits()) << a(i) << ' ' << b(i);
+      }
+    }
+  };
+  const auto x = a.array();
+  const auto y = b.array();
+  expect(a + b, [](T v, T w) { return v + w; });
+  expect(a - b, [](T v, T w) { return v - w; });
+  expect(-a, [](T v, T) { return -v; });
+  expect(two * a, [&](T v, T) { return two * v; });
+  expect(a / two, [&](T v, T) { return v / two; });
+  expect(a.cwiseProduct(b), [](T v, T w) { return v * w; });
+  expect(a.cwiseQuotient(b), [](T v, T w) { return v / w; });
+  expect(a.cwiseAbs(), [](T v, T) { return abs(v); });
+  expect(a.cwiseAbs2(), [](T v, T) { return v * v; });
+  expect(a.cwiseMax(b), [](T v, T w) { return v < w ? w : v; });
+  expect(a.cwiseMin(b), [](T v, T w) { return w < v ? w : v; });
+  expect((x + two).matrix(), [&](T v, T) { return v + two; });
+  expect(x.abs().sqrt().matrix(), [](T v, T) { return sqrt(abs(v)); });
+  expect(x.exp().matrix(), [](T v, T) { return exp(v); });
+  expect(x.log().matrix(), [](T v, T) { return log(v); });
+  expect(x.log2().matrix(), [](T v, T) { return log2(v); });
+  expect(x.tanh().matrix(), [](T v, T) { return tanh(v); });
+  expect(x.sin().matrix(), [](T v, T) { return sin(v); });
+  expect(x.round().matrix(), [](T v, T) { return round(v); });
+  expect(x.floor().matrix(), [](T v, T) { return floor(v); });
+  expect(x.pow(y).matrix(), [](T v, T w) { return pow(v, w); });
+  expect(x.arg().matrix(), [](T v, T) { return T(v < T(0) ? std::acos(-1.0) : 0.0); });
+  expect((x < y).select(a, b), [](T v, T w) { return v < w ? v : w; });
+}
+
+TYPED_TEST(EigenExpression, MultipliesMatricesOfSmallIntegersExactly) {
+  using T = typename TypeParam::type;
+  // Sums of at most two products of 0, 1 and -1: every format holds them and no sum rounds.
+  constexpr int size = 24;
+  MatrixOf<T> left = MatrixOf<T>::Zero(size, size);
+  MatrixOf<T> right = MatrixOf<T>::Zero(size, size);
+  for (int i = 0; i < size; ++i) {
+    left(i, (5 * i + 1) % size) = T(1.0F);
+    left(i, (7 * i + 4) % size) = T(-1.0F);
+    for (int j = 0; j < size; ++j) right(i, j) = T(static_cast<float>((i + 2 * j) % 3 - 1));
+  }
+  const Eigen::MatrixXf expected = left.template cast<float>() * right.template cast<float>();
+  EXPECT_EQ(MatrixOf<T>(left * right).template cast<float>(), expected);
+  EXPECT_EQ(MatrixOf<T>(left.lazyProduct(right)).template cast<float>(), expected);
+  MatrixOf<T> sum = MatrixOf<T>::Zero(size, size);
+  sum.noalias() += left * right;
+  EXPECT_EQ(sum.template cast<float>(), expected);
+  const Eigen::Matrix<T, Eigen::Dynamic, 1> vector = left * right.col(0);
+  EXPECT_EQ(vector.template cast<float>(), expected.col(0));
+}
+
+TYPED_TEST(EigenExpression, ReducesAndCompares) {
+  using T = typename TypeParam::type;
+  MatrixOf<T> matrix(2, 2);
+  matrix << T(1.0F), T(-2.0F), T(0.0F), T(4.0F);
+  Eigen::Index row = 0;
+  Eigen::Index column = 0;
+  EXPECT_EQ(matrix.maxCoeff(&row, &column), T(4.0F));
+  EXPECT_EQ(row, 1);
+  EXPECT_EQ(column, 1);
+  EXPECT_EQ(matrix.minCoeff(), T(-2.0F));
+  EXPECT_EQ(matrix.cwiseAbs().maxCoeff(), T(4.0F));
+  EXPECT_EQ(matrix.template lpNorm<Eigen::Infinity>(), T(4.0F));
+  EXPECT_EQ(matrix.trace(), T(5.0F));
+  EXPECT_EQ(matrix.row(0).sum(), T(-1.0F));
+  EXPECT_EQ(matrix.row(0).prod(), T(-2.0F));
+  EXPECT_EQ((matrix.colwise().sum()(0)), T(1.0F));
+  EXPECT_EQ(matrix.row(0).template lpNorm<1>(), T(3.0F));
+  EXPECT_EQ(matrix.col(0).norm(), T(1.0F));
+  EXPECT_EQ(matrix.col(0).stableNorm(), T(1.0F));
+  EXPECT_EQ(matrix.col(0).dot(matrix.col(1)), T(-2.0F));
+  EXPECT_EQ((matrix.array() > T(0.0F)).count(), 2);
+  EXPECT_TRUE((matrix.array() == matrix.array()).all());
+  EXPECT_FALSE((matrix.array() < T(-2.0F)).any());
+  EXPECT_TRUE(matrix.isApprox(matrix));
+  EXPECT_FALSE(matrix.isApprox(-matrix));
+  EXPECT_FALSE(matrix.hasNaN());
+  EXPECT_TRUE(matrix.allFinite());
+  if (std::numeric_limits<T>::has_quiet_NaN) {
+    matrix(1, 0) = std::numeric_limits<T>::quiet_NaN();
+    EXPECT_TRUE(matrix.hasNaN());
+    EXPECT_FALSE(matrix.allFinite());
+    EXPECT_TRUE(isnan(matrix.template maxCoeff<Eigen::PropagateNaN>()));
+    EXPECT_EQ(matrix.template maxCoeff<Eigen::PropagateNumbers>(), T(4.0F));
+  }
+}
+
+TEST(EigenScalar, StopsSummingWhereATermIsHalfAPlace) {
+  // 16 + 1 is a tie between 16 and 18 and goes to the even one, 16.
+  const auto ones = MatrixOf<float8_e4m3fn>::Ones(10, 10);
+  EXPECT_EQ(ones.col(0).sum(), float8_e4m3fn(10.0F));
+  float8_e4m3fn sum(0.0F);
+  for (int i = 0; i < 100; ++i) sum += float8_e4m3fn(1.0F);
+  EXPECT_EQ(sum, float8_e4m3fn(16.0F));
+  EXPECT_EQ(ones.cast<float>().sum(), 100.0F);
+}
+
+TEST(EigenScalar, ServesAFormatOfPowersOfTwo) {
+  using T = float8_e8m0fnu;
+  const MatrixOf<T> drawn = MatrixOf<T>::Random(4, 4);
+  EXPECT_FALSE(drawn.hasNaN()) << drawn;
+  EXPECT_LE(drawn.maxCoeff(), T(1.0F));
+  const MatrixOf<T> twos = MatrixOf<T>::Constant(3, 2, T(2.0F));
+  EXPECT_EQ(MatrixOf<T>(twos.cwiseProduct(twos)).cast<float>(), Eigen::MatrixXf::Constant(3, 2, 4));
+  EXPECT_EQ(twos.maxCoeff(), T(2.0F));
+  EXPECT_FALSE(bool{Eigen::NumTraits<T>::IsSigned});
 }
 
 TEST(EigenScalar, PrintsAsTheEqualFloatMatrix) {
@@ -76,6 +235,33 @@ TEST(EigenScalar, RoundsAfterEveryOperation) {
   EXPECT_EQ((terms + terms)(0), float16(4096.0F));
   EXPECT_EQ((-terms)(1), float16(-1.0F));
   EXPECT_EQ(terms.cwiseProduct(terms)(0), std::numeric_limits<float16>::infinity());
+}
+
+template <class Number, class EigenNumber> void expect_code_for_code() {
+  using Codes = Eigen::Array<std::uint16_t, Eigen::Dynamic, 1>;
+  Eigen::Array<Number, Eigen::Dynamic, 1> numbers(65536);
+  for (std::uint32_t code = 0; code < 65536; ++code) {
+    const auto bits = static_cast<std::uint16_t>(code);
+    const Number number = Number::from_bits(bits);
+    const EigenNumber other = unit_scaling::to_eigen(number);
+    ASSERT_EQ(Eigen::numext::bit_cast<std::uint16_t>(other), bits);
+    ASSERT_EQ(unit_scaling::from_eigen(other).bits(), bits);
+    numbers(static_cast<Eigen::Index>(code)) = number;
+  }
+  // Whole expressions too, NaNs with their payloads.
+  const auto others = numbers.template cast<EigenNumber>().eval();
+  const Codes codes = others.unaryExpr(
+      [](const EigenNumber& v) { return Eigen::numext::bit_cast<std::uint16_t>(v); });
+  EXPECT_TRUE((codes == Codes::LinSpaced(65536, 0, 65535)).all());
+  const auto back = others.template cast<Number>().eval();
+  const Codes codes_back = back.unaryExpr([](const Number& v) { return v.bits(); });
+  EXPECT_TRUE((codes_back == codes).all());
+}
+
+TEST(Float16, BecomesEigenHalfCodeForCode) { expect_code_for_code<float16, Eigen::half>(); }
+
+TEST(Bfloat16, BecomesEigenBfloat16CodeForCode) {
+  expect_code_for_code<bfloat16, Eigen::bfloat16>();
 }
 
 TEST(Float16, AgreesWithEigenHalf) {

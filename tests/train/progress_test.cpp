@@ -154,6 +154,61 @@ TEST_F(ProgressTest, NamesTheLossAndShowsOneThatDiverged) {
   EXPECT_EQ(printed(), "train: step 50/100 (50%), bits/char nan, ETA 0:05\n");
 }
 
+TEST_F(ProgressTest, ShowsNoSignOfANan) {
+  Progress progress("train", 100, stream, options(false));
+  now += 5;
+  progress.update(50, -std::numeric_limits<double>::quiet_NaN());
+  EXPECT_EQ(printed(), "train: step 50/100 (50%), loss nan, ETA 0:05\n");
+}
+
+TEST_F(ProgressTest, CountsOnlyTheSecondsThatTokensTookForTheRate) {
+  Progress progress("train", 100, stream, options(false));
+  now += 10;
+  progress.update(50, std::nullopt, 8000, 4.0);
+  EXPECT_EQ(printed(), "train: step 50/100 (50%), 2k tokens/s, ETA 0:10\n")
+      << "the time left counts everything";
+  now += 10;
+  progress.finish();
+  EXPECT_EQ(printed(), "train: step 50/100 (50%), 2k tokens/s, took 0:20\n");
+}
+
+TEST_F(ProgressTest, ShowsAtOnceOnATerminalThatTheRunDoesSomethingElse) {
+  ProgressOptions terminal = options(true);
+  terminal.width = 120;
+  Progress progress("train", 10, stream, terminal);
+  progress.show("loading");
+  EXPECT_EQ(printed(), "") << "no step was done yet";
+  now += 1;
+  progress.update(5);
+  printed();
+  progress.show("validating 0%");
+  EXPECT_EQ(printed(), "\rtrain: step 5/10 (50%), validating 0%\x1b[K");
+  progress.show("validating 1%");
+  EXPECT_EQ(printed(), "") << "sooner than a tenth of a second";
+  now += 1;
+  progress.show("validating 50%");
+  EXPECT_EQ(printed(), "\rtrain: step 5/10 (50%), validating 50%\x1b[K");
+  now += 1;
+  progress.update(6);
+  EXPECT_EQ(printed(), "\rtrain: step 6/10 (60%), ETA 0:02\x1b[K");
+}
+
+TEST_F(ProgressTest, ShowsALongActivityInPlainLinesToo) {
+  Progress progress("train", 10, stream, options(false));
+  now += 5;
+  progress.update(10, 1.0);
+  printed();
+  now += 3;
+  progress.show("validating 40%");
+  EXPECT_EQ(printed(), "");
+  now += 3;
+  progress.show("validating 80%");
+  EXPECT_EQ(printed(), "train: step 10/10 (100%), loss 1.000, validating 80%\n");
+  now += 1;
+  progress.finish();
+  EXPECT_EQ(printed(), "train: step 10/10 (100%), loss 1.000, took 0:12\n");
+}
+
 TEST_F(ProgressTest, CountsTimeFromTheFirstStepOfAContinuedRun) {
   ProgressOptions plain = options(false);
   plain.first_step = 80;

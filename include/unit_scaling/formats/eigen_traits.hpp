@@ -2,15 +2,43 @@
 /// @file
 /// Layer: formats. Makes every `Minifloat` a scalar type of Eigen.
 ///
-/// Matrices and maps of a `Minifloat` can be filled, assigned, compared, printed and converted with
-/// `.cast<float>()`, and `.cast<float8_e4m3fn>()` converts back. Their arithmetic rounds after
-/// every operation; compute in binary32 instead.
+/// Matrices and maps of a `Minifloat` can be filled, assigned, compared, printed, drawn at random
+/// and converted with `.cast<float>()`, and `.cast<float8_e4m3fn>()` converts back. Casts between
+/// `float16` and Eigen::half, and between `bfloat16` and Eigen::bfloat16, copy codes.
+///
+/// Expressions, reductions and matrix products work too, but round after every operation: a sum of
+/// ones in float8_e4m3fn stops at 16. Where that matters, compute in binary32:
+/// `matrix.cast<float>().sum()`. It also matters to norm() and isApprox(), which add up squares.
 #pragma once
 
 #include <Eigen/Core>
+#include <cstdint>
 #include <limits>
 
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/math.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
+
+namespace unit_scaling {
+
+/// The same number, code for code, as the type of Eigen. A NaN keeps its payload.
+[[nodiscard]] inline Eigen::half to_eigen(float16 value) noexcept {
+  return Eigen::numext::bit_cast<Eigen::half>(value.bits());
+}
+/// @copydoc to_eigen(float16)
+[[nodiscard]] inline Eigen::bfloat16 to_eigen(bfloat16 value) noexcept {
+  return Eigen::numext::bit_cast<Eigen::bfloat16>(value.bits());
+}
+/// The same number, code for code. A NaN keeps its payload.
+[[nodiscard]] inline float16 from_eigen(Eigen::half value) noexcept {
+  return float16::from_bits(Eigen::numext::bit_cast<std::uint16_t>(value));
+}
+/// @copydoc from_eigen(Eigen::half)
+[[nodiscard]] inline bfloat16 from_eigen(Eigen::bfloat16 value) noexcept {
+  return bfloat16::from_bits(Eigen::numext::bit_cast<std::uint16_t>(value));
+}
+
+}  // namespace unit_scaling
 
 namespace Eigen {
 
@@ -30,8 +58,8 @@ struct NumTraits<unit_scaling::Minifloat<spec>> : GenericNumTraits<unit_scaling:
   enum {
     IsComplex = 0,
     IsInteger = 0,
-    IsSigned = 1,
-    // The constructor without arguments makes a zero; leaving it out costs nothing.
+    IsSigned = spec.has_sign() ? 1 : 0,
+    // The constructor without arguments makes the number of code 0; leaving it out costs nothing.
     RequireInitialization = 0,
     ReadCost = 1,
     // Two conversions to binary32, the operation and a conversion back.
@@ -55,6 +83,60 @@ struct NumTraits<unit_scaling::Minifloat<spec>> : GenericNumTraits<unit_scaling:
   static constexpr Real quiet_NaN() { return std::numeric_limits<Real>::quiet_NaN(); }
   /// Decimal digits that survive a conversion to the format and back.
   static constexpr int digits10() { return std::numeric_limits<Real>::digits10; }
+  /// Significant bits.
+  static constexpr int digits() { return std::numeric_limits<Real>::digits; }
 };
+
+namespace internal {
+
+/// Random numbers of a `Minifloat`. Eigen's own go through RAND_MAX, which is beyond most formats.
+template <unit_scaling::FormatSpec spec> struct random_impl<unit_scaling::Minifloat<spec>> {
+  /// Type of the numbers.
+  using Number = unit_scaling::Minifloat<spec>;
+
+  /// Uniform between the two, drawn in binary64 and rounded once.
+  static Number run(const Number& low, const Number& high) {
+    return Number(random<double>(static_cast<double>(low), static_cast<double>(high)));
+  }
+  /// Uniform between -1, or 0 in a format without a sign, and 1.
+  static Number run() { return Number(random<double>(spec.has_sign() ? -1.0 : 0.0, 1.0)); }
+};
+
+/// The logarithm to base 2, rounded once; Eigen's own is a product of two rounded numbers.
+template <unit_scaling::FormatSpec spec> struct scalar_log2_op<unit_scaling::Minifloat<spec>> {
+  /// The logarithm of `value`.
+  unit_scaling::Minifloat<spec> operator()(const unit_scaling::Minifloat<spec>& value) const {
+    return log2(value);
+  }
+};
+
+/// The angle of a real number in the complex plane, 0 or π. Eigen's own takes π in long double.
+template <unit_scaling::FormatSpec spec> struct arg_impl<unit_scaling::Minifloat<spec>> {
+  /// The angle of `value`.
+  static unit_scaling::Minifloat<spec> run(const unit_scaling::Minifloat<spec>& value) {
+    return unit_scaling::Minifloat<spec>(arg_impl<double>::run(static_cast<double>(value)));
+  }
+};
+
+/// Copies the code.
+template <> struct cast_impl<unit_scaling::float16, half> {
+  static half run(const unit_scaling::float16& value) { return unit_scaling::to_eigen(value); }
+};
+/// Copies the code.
+template <> struct cast_impl<half, unit_scaling::float16> {
+  static unit_scaling::float16 run(const half& value) { return unit_scaling::from_eigen(value); }
+};
+/// Copies the code.
+template <> struct cast_impl<unit_scaling::bfloat16, bfloat16> {
+  static bfloat16 run(const unit_scaling::bfloat16& value) { return unit_scaling::to_eigen(value); }
+};
+/// Copies the code.
+template <> struct cast_impl<bfloat16, unit_scaling::bfloat16> {
+  static unit_scaling::bfloat16 run(const bfloat16& value) {
+    return unit_scaling::from_eigen(value);
+  }
+};
+
+}  // namespace internal
 
 }  // namespace Eigen

@@ -53,7 +53,8 @@ struct ProgressOptions {
 /// an error message printed after that starts its own line. A run that never calls `update` prints
 /// nothing.
 ///
-/// Rates are means since the construction, for those of single steps jump too much to be read.
+/// Rates are means over the run, for those of single steps jump too much to be read. Of a run that
+/// does more than its steps, say how long these took, and `show` what else it does: "validating".
 /// Failures of the stream are ignored: a full disk under a log must not end a training run.
 /// Not safe for use by several threads at once.
 class Progress {
@@ -96,19 +97,37 @@ class Progress {
   /// @param loss    Loss of the last step; may be infinite or NaN. Empty: none is shown.
   /// @param tokens  Tokens processed since the start of the run, or since `first_step`. 0: no rate
   ///                is shown.
-  void update(std::size_t step, std::optional<double> loss = std::nullopt, std::size_t tokens = 0) {
+  /// @param seconds What those tokens took. Empty: all the time since the construction.
+  void update(std::size_t step, std::optional<double> loss = std::nullopt, std::size_t tokens = 0,
+              std::optional<double> seconds = std::nullopt) {
     if (options_.quiet || finished_) return;
-    state_ = {.step = step, .loss = loss, .tokens = tokens, .time = options_.clock()};
+    const double now = options_.clock();
+    state_ = {.step = step,
+              .loss = loss,
+              .tokens = tokens,
+              .elapsed = now - start_time_,
+              .seconds = seconds.value_or(now - start_time_)};
+    activity_.clear();
     pending_ = true;
-    const double interval = terminal_ ? options_.terminal_interval : options_.plain_interval;
-    if ((terminal_ && !started_) || state_.time - printed_at_ >= interval) print(false);
+    print_if_due(now, terminal_ && !started_);
   }
 
-  /// Prints the last state, with the time taken in place of the time left, and a newline. Further
-  /// calls, of `update` as well, do nothing.
+  /// Tells what the run does until the next `update`, such as "validating 40%", which stands in
+  /// place of the time left. On a terminal its beginning is printed at once. Before the first
+  /// `update` this does nothing.
+  void show(std::string activity) {
+    if (options_.quiet || finished_ || !(pending_ || started_)) return;
+    const bool begins = activity_.empty();
+    activity_ = std::move(activity);
+    pending_ = true;
+    print_if_due(options_.clock(), terminal_ && begins);
+  }
+
+  /// Prints the last state, with the time from the construction until now in place of the time
+  /// left, and a newline. Further calls, of `update` as well, do nothing.
   void finish() {
     if (std::exchange(finished_, true) || !(pending_ || started_)) return;
-    print(true);
+    print(options_.clock(), true);
   }
 
  private:
@@ -116,7 +135,8 @@ class Progress {
     std::size_t step = 0;
     std::optional<double> loss;
     std::size_t tokens = 0;
-    double time = 0;
+    double elapsed = 0;  ///< Seconds since the construction.
+    double seconds = 0;  ///< Seconds that the tokens took.
   };
 
   static constexpr std::size_t default_width = 80;
@@ -162,8 +182,13 @@ class Progress {
     return default_width;
   }
 
-  void print(bool last) {
-    std::string line = describe(last);
+  void print_if_due(double now, bool at_once) {
+    const double interval = terminal_ ? options_.terminal_interval : options_.plain_interval;
+    if (at_once || now - printed_at_ >= interval) print(now, false);
+  }
+
+  void print(double now, bool last) {
+    std::string line = describe(now, last);
     if (terminal_) {
       // The last column stays free: writing there makes some terminals go to the next line.
       const std::size_t columns =
@@ -176,10 +201,10 @@ class Progress {
     write_(line);
     started_ = true;
     pending_ = false;
-    printed_at_ = state_.time;
+    printed_at_ = now;
   }
 
-  [[nodiscard]] std::string describe(bool last) const {
+  [[nodiscard]] std::string describe(double now, bool last) const {
     std::string line = label_ + (label_.empty() ? "" : ": ");
     line += "step " + std::to_string(state_.step) + "/" + std::to_string(total_);
     if (total_ != 0) {
@@ -187,21 +212,23 @@ class Progress {
       line += " (" + formatted("%.0f", std::floor(100 * share)) + "%)";
     }
     if (state_.loss) line += ", " + options_.loss_name + " " + formatted("%#.4g", *state_.loss);
-    const double elapsed = state_.time - start_time_;
-    if (state_.tokens != 0 && elapsed > 0) {
-      line += ", " + with_prefix(static_cast<double>(state_.tokens) / elapsed) + " tokens/s";
+    if (state_.tokens != 0 && state_.seconds > 0) {
+      line += ", " + with_prefix(static_cast<double>(state_.tokens) / state_.seconds) + " tokens/s";
     }
     if (last) {
-      line += ", took " + duration(elapsed);
-    } else if (elapsed > 0 && state_.step > options_.first_step) {
+      line += ", took " + duration(now - start_time_);
+    } else if (!activity_.empty()) {
+      line += ", " + activity_;
+    } else if (state_.elapsed > 0 && state_.step > options_.first_step) {
       const std::size_t left = total_ > state_.step ? total_ - state_.step : 0;
-      line += ", ETA " + duration(elapsed * static_cast<double>(left) /
+      line += ", ETA " + duration(state_.elapsed * static_cast<double>(left) /
                                   static_cast<double>(state_.step - options_.first_step));
     }
     return line;
   }
 
   static std::string formatted(const char* format, double value) {
+    if (std::isnan(value)) return "nan";  // printf tells the sign of a NaN, which means nothing
     std::array<char, 64> buffer{};
     const int size = std::snprintf(buffer.data(), buffer.size(), format, value);
     return {buffer.data(),
@@ -252,6 +279,7 @@ class Progress {
   double start_time_ = 0;
   double printed_at_ = 0;
   State state_;
+  std::string activity_;  ///< Empty during steps.
   bool started_ = false;
   bool pending_ = false;
   bool finished_ = false;
