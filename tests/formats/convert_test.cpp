@@ -18,6 +18,8 @@
 
 #include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "support/threads.hpp"
+#include "unit_scaling/core/random.hpp"
 
 namespace unit_scaling_test {
 namespace {
@@ -159,6 +161,23 @@ TYPED_TEST(Conversion, EncodesDoublesAsTheScalarDoes) {
       EXPECT_EQ(out[i].bits(), T::from_double(in[i], overflow).bits());
     }
   }
+}
+
+TEST(Conversion, ThreadCountChangesNoBit) {
+  std::vector<float> numbers(200'003);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = 300 * static_cast<float>(unit_scaling::Random(1).normal(i));
+  }
+  const auto convert = [&] {
+    std::vector<unit_scaling::float8_e4m3fn> codes(numbers.size());
+    unit_scaling::encode(std::span<const float>(numbers), std::span(codes), Overflow::saturate);
+    std::vector<float> decoded(numbers.size());
+    unit_scaling::decode(std::span<const unit_scaling::float8_e4m3fn>(codes), std::span(decoded));
+    return decoded;
+  };
+  const std::vector<float> expected = convert();
+  const ThreadCountScope two(2);
+  EXPECT_EQ(convert(), expected);
 }
 
 TEST(Conversion, RefusesSpansOfDifferentSizes) {

@@ -22,6 +22,7 @@
 #include <immintrin.h>
 #endif
 
+#include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
@@ -176,47 +177,59 @@ template <Overflow overflow, VectorStorage T>
   for (std::size_t lane = 0; lane < count; ++lane) to[lane] = buffer[lane];
 }
 
+namespace detail {
+
+/// Elements of a piece of work for a thread; a multiple of every StochasticRounding::group_size().
+inline constexpr std::size_t convert_grain = std::size_t{1} << 16;
+
+}  // namespace detail
+
 /// Converts every element to binary32: exactly, save that binary64 rounds to nearest, ties to even.
 /// The spans must not overlap.
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
   detail::check_sizes("unit_scaling::decode", in.size(), out.size());
-  if constexpr (std::same_as<T, double>) {
-    for (std::size_t i = 0; i < in.size(); ++i) out[i] = static_cast<float>(in[i]);
-  } else {
-    std::size_t i = 0;
-    for (; i + lanes <= in.size(); i += lanes) store(load_float(&in[i]), &out[i]);
-    if (i < in.size()) {
-      const std::size_t rest = in.size() - i;
-      store_float_partial<Overflow::infinity_or_nan>(load_float_partial(&in[i], rest), &out[i],
-                                                     rest);
+  parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+    std::size_t i = begin;
+    if constexpr (std::same_as<T, double>) {
+      for (; i < end; ++i) out[i] = static_cast<float>(in[i]);
+    } else {
+      for (; i + lanes <= end; i += lanes) store(load_float(&in[i]), &out[i]);
+      if (i < end) {
+        store_float_partial<Overflow::infinity_or_nan>(load_float_partial(&in[i], end - i), &out[i],
+                                                       end - i);
+      }
     }
-  }
+  });
 }
 
 /// Converts every element to binary64, exactly.
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void decode(std::span<const T> in, std::span<double> out) {
   detail::check_sizes("unit_scaling::decode", in.size(), out.size());
-  for (std::size_t i = 0; i < in.size(); ++i) out[i] = static_cast<double>(in[i]);
+  parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) out[i] = static_cast<double>(in[i]);
+  });
 }
 
 namespace detail {
 
 template <Overflow overflow, VectorStorage T>
-void encode_span(std::span<const float> in, std::span<T> out) noexcept {
-  std::size_t i = 0;
-  for (; i + lanes <= in.size(); i += lanes) store_float<overflow>(load_float(&in[i]), &out[i]);
-  if (i < in.size()) {
-    const std::size_t rest = in.size() - i;
-    store_float_partial<overflow>(load_float_partial(&in[i], rest), &out[i], rest);
-  }
+void encode_span(std::span<const float> in, std::span<T> out) {
+  parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
+    std::size_t i = begin;
+    for (; i + lanes <= end; i += lanes) store_float<overflow>(load_float(&in[i]), &out[i]);
+    if (i < end) {
+      store_float_partial<overflow>(load_float_partial(&in[i], end - i), &out[i], end - i);
+    }
+  });
 }
 
 }  // namespace detail
 
-/// Rounds every element to the storage type, to nearest, ties to even. Binary32 and binary64
-/// storage take the numbers unchanged, whatever `overflow` says. The spans must not overlap.
+/// Rounds every element to the storage type, to nearest, ties to even; encode.hpp has the other
+/// modes. Binary32 and binary64 storage take the numbers unchanged, whatever `overflow` says. The
+/// spans must not overlap.
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void encode(std::span<const float> in, std::span<T> out, Overflow overflow) {
   detail::check_sizes("unit_scaling::encode", in.size(), out.size());
@@ -235,13 +248,15 @@ template <Storage T> void encode(std::span<const float> in, std::span<T> out, Ov
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void encode(std::span<const double> in, std::span<T> out, Overflow overflow) {
   detail::check_sizes("unit_scaling::encode", in.size(), out.size());
-  for (std::size_t i = 0; i < in.size(); ++i) {
-    if constexpr (AnyMinifloat<T>) {
-      out[i] = T::from_double(in[i], overflow);
-    } else {
-      out[i] = static_cast<T>(in[i]);
+  parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      if constexpr (AnyMinifloat<T>) {
+        out[i] = T::from_double(in[i], overflow);
+      } else {
+        out[i] = static_cast<T>(in[i]);
+      }
     }
-  }
+  });
 }
 
 }  // namespace unit_scaling

@@ -62,9 +62,6 @@ struct EncodeStatistics {
 
 namespace detail {
 
-/// Elements of a piece of work for a thread; a multiple of every StochasticRounding::group_size().
-inline constexpr std::size_t encode_grain = std::size_t{1} << 16;
-
 /// The modes of a conversion, for the compiler.
 template <Overflow overflow_, Rounding rounding_> struct EncodeModes {
   static constexpr Overflow overflow = overflow_;
@@ -172,7 +169,7 @@ void for_encoded_vectors(const float* in, T* out, std::size_t size, const Encode
   }
 }
 
-/// Encodes at most `encode_grain` elements, of which the first is element `first` of the tensor.
+/// Encodes at most `convert_grain` elements, of which the first is element `first` of the tensor.
 template <class Modes, bool counts, AnyMinifloat T>
 EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
                               const EncodeOptions& options, std::uint64_t first) {
@@ -207,7 +204,7 @@ EncodeStatistics encode_with(std::span<const float> in, std::span<T> out,
   EncodeStatistics statistics;
   with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
     std::mutex mutex;
-    parallel_ranges(in.size(), encode_grain, [&](std::size_t begin, std::size_t end) {
+    parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
       const EncodeStatistics part = encode_range<Modes, counts>(
           &in[begin], &out[begin], end - begin, options, options.first_element + begin);
       if constexpr (counts) {

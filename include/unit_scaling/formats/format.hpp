@@ -118,7 +118,7 @@ class Format {
     detail::check_sizes("unit_scaling::Format::quantise", in.size(), out.size());
     detail::check_options(options);
     detail::with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
-      parallel_ranges(in.size(), detail::encode_grain, [&](std::size_t begin, std::size_t end) {
+      parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
         detail::for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
             &in[begin], &out[begin], end - begin, options, options.first_element + begin,
             [&](uint32x16 bits, uint32x16 random) {
