@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: benchmarks. Matrix products over several storage types, on one thread.
+///
+/// All operands are row-major. A shape is named rows x inner x columns, or by one number if all
+/// three are equal. Decoding the operands counts as part of our time; nobody else reads our
+/// formats, so the peer of every format is the best product of float operands of the same shape,
+/// and for two of them also Eigen's product in the same format.
+
+#include <Eigen/Core>
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "comparison.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+
+#if defined(UNIT_SCALING_HAVE_ONEDNN)
+#include <oneapi/dnnl/dnnl.h>
+#endif
+
+namespace {
+
+using unit_scaling::Array;
+using unit_scaling::bfloat16;
+using unit_scaling::float16;
+using unit_scaling::float8_e4m3fn;
+using unit_scaling_benchmarks::keep;
+
+struct Shape {
+  const char* name;
+  std::size_t rows;
+  std::size_t inner;
+  std::size_t columns;
+};
+
+/// Two square ones, and the products of two FFN blocks: tokens x hidden size x inner size.
+constexpr std::array shapes{Shape{"256", 256, 256, 256}, Shape{"1024", 1024, 1024, 1024},
+                            Shape{"2048x768x3072", 2048, 768, 3072},
+                            Shape{"2048x128x512", 2048, 128, 512}};
+
+template <class T> void fill_unit_normal(T* target, std::size_t count, std::uint32_t tensor) {
+  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
+  for (std::size_t i = 0; i < count; ++i) target[i] = T(random.normal(i));
+}
+
+template <class T> Array<T> unit_normal(std::size_t count, std::uint32_t tensor) {
+  Array<T> result({count});
+  fill_unit_normal(result.mutable_data(), count, tensor);
+  return result;
+}
+
+/// Our product, of operands in T.
+template <class T, class Out> struct Ours {
+  Shape shape;
+  Array<T> a = unit_normal<T>(shape.rows * shape.inner, 0);
+  Array<T> b = unit_normal<T>(shape.inner * shape.columns, 1);
+  Array<Out> c = Array<Out>({shape.rows * shape.columns});
+
+  void operator()() {
+    using unit_scaling::kernels::row_major;
+    unit_scaling::kernels::matmul<float>(
+        {shape.rows, shape.columns, shape.inner}, row_major(a.data(), shape.inner),
+        row_major(b.data(), shape.columns), c.mutable_data(), shape.columns);
+    keep(c.mutable_data());
+  }
+};
+
+/// Eigen's product of row-major matrices of T.
+template <class T> struct EigenProduct {
+  using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  Matrix a;
+  Matrix b;
+  Matrix c;
+
+  explicit EigenProduct(const Shape& shape)
+      : a(shape.rows, shape.inner), b(shape.inner, shape.columns), c(shape.rows, shape.columns) {
+    fill_unit_normal(a.data(), shape.rows * shape.inner, 0);
+    fill_unit_normal(b.data(), shape.inner * shape.columns, 1);
+  }
+  void operator()() {
+    c.noalias() = a * b;
+    keep(c.data());
+  }
+};
+
+#if defined(UNIT_SCALING_HAVE_ONEDNN)
+/// oneDNN's product of float matrices.
+struct OneDnnProduct {
+  Shape shape;
+  Array<float> a = unit_normal<float>(shape.rows * shape.inner, 0);
+  Array<float> b = unit_normal<float>(shape.inner * shape.columns, 1);
+  Array<float> c = Array<float>({shape.rows * shape.columns});
+
+  void operator()() {
+    const auto rows = static_cast<dnnl_dim_t>(shape.rows);
+    const auto inner = static_cast<dnnl_dim_t>(shape.inner);
+    const auto columns = static_cast<dnnl_dim_t>(shape.columns);
+    dnnl_sgemm('N', 'N', rows, columns, inner, 1.0F, a.data(), inner, b.data(), columns, 0.0F,
+               c.mutable_data(), columns);
+    keep(c.mutable_data());
+  }
+};
+#endif
+
+/// Adds `matmul_FORMAT_SHAPE` with one peer: two types of which an object computes the product of
+/// the shape that it was made with.
+template <class OurProduct, class PeerProduct>
+void add(const std::string& format, const Shape& shape, const std::string& peer_name) {
+  unit_scaling_benchmarks::add_comparison(
+      {.name = "matmul_" + format + "_" + shape.name,
+       .peer_name = peer_name,
+       .unit = "GFLOP/s",
+       .work_per_call = 2e-9 * static_cast<double>(shape.rows) * static_cast<double>(shape.inner) *
+                        static_cast<double>(shape.columns),
+       .prepare = [shape] {
+         // Shared, for std::function copies what it holds.
+         const auto ours = std::make_shared<OurProduct>(OurProduct{shape});
+         const auto peer = std::make_shared<PeerProduct>(PeerProduct{shape});
+         return unit_scaling_benchmarks::Sides{[ours] { (*ours)(); }, [peer] { (*peer)(); }};
+       }});
+}
+
+template <class T> void add_against_onednn([[maybe_unused]] const std::string& format) {
+#if defined(UNIT_SCALING_HAVE_ONEDNN)
+  for (const Shape& shape : shapes) {
+    add<Ours<T, float>, OneDnnProduct>(format, shape, "oneDNN sgemm");
+  }
+#endif
+}
+
+[[maybe_unused]] const bool added = [] {
+  add_against_onednn<float>("fp32");
+  add_against_onednn<float8_e4m3fn>("fp8");
+  add_against_onednn<float16>("fp16");
+  add_against_onednn<bfloat16>("bf16");
+  for (const Shape& shape : shapes) {
+    add<Ours<float, float>, EigenProduct<float>>("fp32", shape, "Eigen float");
+  }
+  // Only the two smaller ones: Eigen would take minutes over the others.
+  for (const Shape& shape : {shapes[0], shapes[3]}) {
+    add<Ours<float16, float16>, EigenProduct<Eigen::half>>("fp16", shape, "Eigen half");
+    add<Ours<bfloat16, bfloat16>, EigenProduct<Eigen::bfloat16>>("bf16", shape, "Eigen bfloat16");
+  }
+  return true;
+}();
+
+}  // namespace
