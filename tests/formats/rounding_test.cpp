@@ -175,6 +175,22 @@ TYPED_TEST(RoundingModes, RoundAnIntegerOnce) {
   }
 }
 
+TYPED_TEST(RoundingModes, RoundALongDoubleOnce) {
+  using T = typename TypeParam::type;
+  const FormatOracle oracle(TypeParam::layout());
+  const std::uint32_t step = oracle.max_code() > 4096 ? 97 : 1;
+  for (std::uint32_t code = 0; code < oracle.max_code(); code += step) {
+    const long double middle = static_cast<long double>(oracle.value(code)) / 2 +
+                               static_cast<long double>(oracle.value(code + 1)) / 2;
+    for (const long double value :
+         {std::nextafter(middle, 0.0L), middle, std::nextafter(middle, 2 * middle), 2 * middle}) {
+      ASSERT_EQ(T(value).bits(), expected_code(oracle, value, Rounding::nearest_even, false));
+      ASSERT_EQ(T(-value).bits(), expected_code(oracle, -value, Rounding::nearest_even, false));
+    }
+  }
+  EXPECT_EQ(isinf(T(std::numeric_limits<long double>::infinity())), T::format.has_infinity());
+}
+
 TYPED_TEST(RoundingModes, KeepANanAndTheNumbersOfTheFormat) {
   using T = typename TypeParam::type;
   const FormatOracle oracle(TypeParam::layout());

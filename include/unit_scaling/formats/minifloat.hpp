@@ -16,6 +16,7 @@
 
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
 namespace unit_scaling {
@@ -44,6 +45,11 @@ template <FormatSpec spec> class Minifloat {
   /// As from binary32, rounding once.
   constexpr explicit Minifloat(double value) noexcept
       : Minifloat(from_double(value, Overflow::infinity_or_nan)) {}
+  /// As from binary64, rounding once.
+  constexpr explicit Minifloat(long double value) noexcept
+      : Minifloat(detail::round_to_odd(
+            static_cast<double>(value),
+            static_cast<double>(value - static_cast<long double>(static_cast<double>(value))))) {}
   /// As from binary64, rounding once.
   template <std::integral Integer>
   constexpr explicit Minifloat(Integer value) noexcept
