@@ -11,27 +11,16 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/analysis/chart_axis.hpp"
+#include "unit_scaling/analysis/chart_palette.hpp"
+#include "unit_scaling/analysis/chart_text.hpp"
+
 namespace unit_scaling::analysis {
-
-/// How an axis of a chart runs. A number that is not positive leaves a gap on a logarithmic axis.
-enum class AxisScale {
-  linear,  ///< Ticks at 1, 2 or 5 times powers of ten.
-  log2,    ///< Ticks at powers of two.
-  log10,   ///< Ticks at powers of ten, and between them where there is room.
-};
-
-/// The colours of a chart.
-enum class ChartTheme {
-  automatic,  ///< Dark where the reader prefers dark, otherwise light.
-  light,      ///< Dark lines on white.
-  dark,       ///< Light lines on near black.
-};
 
 /// One line of a `LineChart`.
 struct LineSeries {
@@ -71,257 +60,6 @@ struct LineChart {
 };
 
 namespace detail {
-
-/// A number for an SVG attribute: at most two decimals.
-[[nodiscard]] inline std::string svg_number(double value) {
-  std::array<char, 400> buffer{};
-  // Unlike printf, this writes a point in every locale.
-  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                    std::chars_format::fixed, 2);
-  std::string text(buffer.data(), result.ptr);
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.ends_with('.')) text.pop_back();
-  return text == "-0" ? "0" : text;
-}
-
-/// The code points of a text; U+FFFD for what is not UTF-8 or must not stand in XML.
-[[nodiscard]] inline std::vector<char32_t> code_points(std::string_view text) {
-  constexpr char32_t replacement = 0xfffd;
-  std::vector<char32_t> result;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto first = static_cast<unsigned char>(text[i++]);
-    int more = -1;  // bytes that belong to the first; −1: none can begin so
-    if (first < 0x80) more = 0;
-    if (first >= 0xc2 && first < 0xe0) more = 1;
-    if (first >= 0xe0 && first < 0xf0) more = 2;
-    if (first >= 0xf0 && first < 0xf5) more = 3;
-    char32_t point = more <= 0 ? first : first & (0x3fU >> more);
-    bool good = more >= 0;
-    for (int k = 0; good && k < more; ++k) {
-      good = i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0U) == 0x80U;
-      if (good) point = (point << 6U) | (static_cast<unsigned char>(text[i++]) & 0x3fU);
-    }
-    constexpr std::array<char32_t, 4> smallest{0, 0x80, 0x800, 0x10000};
-    good = good && point >= smallest[static_cast<std::size_t>(more)] && point <= 0x10ffff &&
-           !(point >= 0xd800 && point < 0xe000) && point != 0xfffe && point != 0xffff &&
-           (point >= 0x20 || point == '\t' || point == '\n' || point == '\r');
-    result.push_back(good ? point : replacement);
-  }
-  return result;
-}
-
-/// A text for XML, in an element or between either kind of quotes.
-[[nodiscard]] inline std::string xml_text(const std::vector<char32_t>& points) {
-  std::string result;
-  for (const char32_t point : points) {
-    switch (point) {
-      case U'&':
-        result += "&amp;";
-        continue;
-      case U'<':
-        result += "&lt;";
-        continue;
-      case U'>':
-        result += "&gt;";
-        continue;
-      case U'"':
-        result += "&quot;";
-        continue;
-      case U'\'':
-        result += "&#39;";
-        continue;
-      default:
-        break;
-    }
-    const auto append = [&](char32_t byte) { result += static_cast<char>(byte); };
-    if (point < 0x80) {
-      append(point);
-    } else if (point < 0x800) {
-      append(0xc0U | (point >> 6U));
-      append(0x80U | (point & 0x3fU));
-    } else if (point < 0x10000) {
-      append(0xe0U | (point >> 12U));
-      append(0x80U | ((point >> 6U) & 0x3fU));
-      append(0x80U | (point & 0x3fU));
-    } else {
-      append(0xf0U | (point >> 18U));
-      append(0x80U | ((point >> 12U) & 0x3fU));
-      append(0x80U | ((point >> 6U) & 0x3fU));
-      append(0x80U | (point & 0x3fU));
-    }
-  }
-  return result;
-}
-[[nodiscard]] inline std::string xml_text(std::string_view text) {
-  return xml_text(code_points(text));
-}
-
-/// About how wide a text is, for a font of size 1. The reader's font is not known, so this leans to
-/// the wide side.
-[[nodiscard]] inline double text_width(const std::vector<char32_t>& points) {
-  constexpr std::u32string_view narrow = U" iljtfrI.,:;'|!()[]/\u2009";
-  constexpr std::u32string_view wide = U"mwMW@%\u2014";
-  double width = 0;
-  for (const char32_t point : points) {
-    if (narrow.find(point) != std::u32string_view::npos) {
-      width += 0.34;
-    } else if (wide.find(point) != std::u32string_view::npos || point >= 0x2e80) {
-      width += 0.95;
-    } else {
-      width += point >= U'A' && point <= U'Z' ? 0.7 : 0.59;
-    }
-  }
-  return width;
-}
-
-/// A text in lines of at most that width, broken at spaces. A longer word stays whole.
-[[nodiscard]] inline std::vector<std::vector<char32_t>> wrap_text(std::string_view text,
-                                                                  double max_width) {
-  std::vector<std::vector<char32_t>> lines;
-  std::vector<char32_t> line;
-  std::vector<char32_t> word;
-  const auto end_word = [&] {
-    if (word.empty()) return;
-    if (!line.empty() && text_width(line) + 0.34 + text_width(word) > max_width) {
-      lines.push_back(std::exchange(line, {}));
-    }
-    if (!line.empty()) line.push_back(U' ');
-    line.insert(line.end(), word.begin(), word.end());
-    word.clear();
-  };
-  for (const char32_t point : code_points(text)) {
-    if (point == U' ' || point == U'\t' || point == U'\n' || point == U'\r') {
-      end_word();
-    } else {
-      word.push_back(point);
-    }
-  }
-  end_word();
-  if (!line.empty()) lines.push_back(std::move(line));
-  return lines;
-}
-
-/// A place on an axis, and its label if it has one: `text`, and `power` raised behind it.
-struct ChartTick {
-  double position = 0;  ///< In axis coordinates: the number or its logarithm.
-  std::string text;
-  std::string power;
-
-  [[nodiscard]] double width() const {
-    return text_width(code_points(text)) + 0.75 * text_width(code_points(power));
-  }
-};
-
-/// "−12", with the sign that is as wide as a digit.
-[[nodiscard]] inline std::string minus_sign(std::string text) {
-  if (text.starts_with('-')) text.replace(0, 1, "\u2212");
-  return text;
-}
-
-/// A number with that many decimals, and thin spaces between thousands if it has five digits or
-/// more.
-[[nodiscard]] inline std::string tick_number(double value, int decimals) {
-  std::array<char, 400> buffer{};
-  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                    std::chars_format::fixed, decimals);
-  std::string text(buffer.data(), result.ptr);
-  const std::size_t first = text.starts_with('-') ? 1 : 0;
-  const std::size_t point = std::min(text.find('.'), text.size());
-  if (point - first >= 5) {
-    for (std::size_t i = point; i > first + 3;) text.insert(i -= 3, "\u2009");
-  }
-  return minus_sign(text);
-}
-
-/// Ticks at 1, 2 or 5 times a power of ten, about `target` of them. `lo` < `hi`, and both differ by
-/// at least a billionth of their size.
-[[nodiscard]] inline std::vector<ChartTick> linear_ticks(double lo, double hi, double target) {
-  const double rough = (hi - lo) / target;
-  if (!(rough > 1e-300)) return {};  // between subnormal numbers on a logarithmic axis
-  int exponent = static_cast<int>(std::floor(std::log10(rough)));
-  const double lead = rough / std::pow(10.0, exponent);
-  // The nearest by ratio: between 1, 2, 5 and 10 lie the roots of 2, 10 and 50.
-  int digit = 1;
-  if (lead > 7.07) {
-    ++exponent;
-  } else if (lead > 3.16) {
-    digit = 5;
-  } else if (lead > 1.41) {
-    digit = 2;
-  }
-  // Dividing by a power of ten is exact more often than multiplying by its reciprocal: 3 / 10 is
-  // 0.3, but 3 * 0.1 is not.
-  const double power = std::pow(10.0, std::abs(exponent));
-  const auto multiple = [&](double count) {
-    return exponent < 0 ? count * digit / power : count * digit * power;
-  };
-  const double largest = std::max(std::abs(lo), std::abs(hi));
-  const int magnitude = static_cast<int>(std::floor(std::log10(largest)));
-  const bool scientific = magnitude >= 6 || magnitude < -4;
-
-  std::vector<ChartTick> ticks;
-  const double step = multiple(1);
-  const double last = std::floor(hi / step + 1e-9);
-  for (double count = std::ceil(lo / step - 1e-9); count <= last; ++count) {
-    const double value = multiple(count) + 0.0;  // ceil gives −0; adding 0 removes its sign
-    ChartTick tick{value, "", ""};
-    if (scientific && value != 0) {
-      tick.text =
-          tick_number(value / std::pow(10.0, magnitude), std::max(0, magnitude - exponent)) +
-          "\u00d710";
-      tick.power = minus_sign(std::to_string(magnitude));
-    } else {
-      tick.text = tick_number(value, scientific ? 0 : std::max(0, -exponent));
-    }
-    ticks.push_back(std::move(tick));
-  }
-  return ticks;
-}
-
-/// Ticks at powers of `base`, or, where less than two of these fall between the ends, at numbers
-/// that are round otherwise. `lo` and `hi` are logarithms to that base.
-[[nodiscard]] inline std::vector<ChartTick> logarithmic_ticks(int base, double lo, double hi,
-                                                              double target) {
-  const double first = std::ceil(lo - 1e-9);
-  const double last = std::floor(hi + 1e-9);
-  std::vector<ChartTick> ticks;
-  if (last - first < 1) {
-    for (ChartTick& tick : linear_ticks(std::pow(base, lo), std::pow(base, hi), 0.6 * target)) {
-      tick.position = std::log(tick.position) / std::log(base);
-      if (std::isfinite(tick.position)) ticks.push_back(std::move(tick));
-    }
-    return ticks;
-  }
-  double stride = 1;
-  while ((last - first) / stride > target) stride *= 2;
-  // 1024 reads better than a power, but 16777216 does not.
-  const double largest_plain = base == 2 ? 14 : 5;
-  const double smallest_plain = base == 2 ? 0 : -3;
-  const bool plain = first >= smallest_plain && last <= largest_plain;
-  for (double exponent = std::ceil(first / stride) * stride; exponent <= last; exponent += stride) {
-    ChartTick tick{exponent, "", ""};
-    if (plain) {
-      tick.text = tick_number(std::pow(base, exponent), static_cast<int>(std::max(0.0, -exponent)));
-    } else {
-      tick.text = std::to_string(base);
-      tick.power = tick_number(exponent, 0);
-    }
-    ticks.push_back(std::move(tick));
-    if (base == 10 && stride == 1 && last - first <= 2) {
-      for (const int digit : {2, 5}) {
-        const double position = exponent + std::log10(digit);
-        if (position > hi) break;
-        ChartTick between{position, "", ""};
-        if (plain) {
-          between.text = tick_number(digit * std::pow(10.0, exponent),
-                                     static_cast<int>(std::max(0.0, -exponent)));
-        }
-        ticks.push_back(std::move(between));
-      }
-    }
-  }
-  return ticks;
-}
 
 /// Where to put labels that want to be at `wanted`, which ascends, so that they are `distance`
 /// apart and lie within [lo, hi], and are moved as little as can be (in squares).
@@ -385,76 +123,12 @@ class LineChartDrawing {
   }
 
  private:
-  struct Axis {
-    std::string_view name;
-    AxisScale scale = AxisScale::linear;
-    std::optional<double> fixed_lo;  ///< In axis coordinates, as the next three.
-    std::optional<double> fixed_hi;
-    double lo = 0;
-    double hi = 1;
-    double pixel_lo = 0;
-    double pixel_hi = 1;
-    std::vector<ChartTick> ticks;
-
-    /// Whether the axis can show that number.
-    [[nodiscard]] bool shows(double value) const {
-      return std::abs(value) <= largest && (scale == AxisScale::linear || value > 0);
-    }
-    /// The number in axis coordinates.
-    [[nodiscard]] double coordinate(double value) const {
-      switch (scale) {
-        case AxisScale::linear:
-          return value;
-        case AxisScale::log2:
-          return std::log2(value);
-        case AxisScale::log10:
-          return std::log10(value);
-      }
-      return value;
-    }
-    [[nodiscard]] double pixel_of(double position) const {
-      return pixel_lo + (position - lo) / (hi - lo) * (pixel_hi - pixel_lo);
-    }
-    [[nodiscard]] double pixel(double value) const { return pixel_of(coordinate(value)); }
-    void make_ticks(double target) {
-      ticks = scale == AxisScale::linear
-                  ? linear_ticks(lo, hi, target)
-                  : logarithmic_ticks(scale == AxisScale::log2 ? 2 : 10, lo, hi, target);
-    }
-  };
-
   /// A point in pixels.
   struct Pixel {
     double x;
     double y;
   };
 
-  struct Palette {
-    std::string_view surface;  ///< Behind everything.
-    std::string_view ink;      ///< Title and labels.
-    std::string_view muted;    ///< Subtitle and numbers.
-    std::string_view grid;
-    std::string_view axis;
-    std::array<std::string_view, 7> series;
-  };
-
-  // After Okabe and Ito ("Color universal design", 2008): blue, vermilion, green, purple, orange,
-  // black and sky blue. Lightness was changed until each has a contrast of 3:1 at least with the
-  // surface, and any two differ for readers with protanopia, deuteranopia and tritanopia (by 0.08
-  // at least in OKLab, as simulated by Machado et al. 2009).
-  static constexpr Palette light_{
-      "#ffffff", "#1f2328",
-      "#59636e", "#e6e9ec",
-      "#9aa3ad", {"#0554a5", "#c44300", "#02a780", "#951271", "#cf8300", "#37392f", "#4380b3"}};
-  static constexpr Palette dark_{
-      "#14171c", "#e9edf1",
-      "#a3adb8", "#2a2f36",
-      "#59626d", {"#1fa0ff", "#ef4402", "#02966a", "#f263b2", "#e6db48", "#e4f4f1", "#83d0ff"}};
-  static constexpr std::array<std::string_view, 7> dashes_{
-      "", "8 3.5", "2.5 2.5", "9 3 2.5 3", "15 4", "5 3 2 3 2 3", "1.5 4"};
-
-  static constexpr double largest = 1e300;    ///< Differences of such numbers are finite.
-  static constexpr double smallest = 1e-280;  ///< What is smaller is drawn as zero.
   static constexpr double width_ = 880;
   static constexpr double height_ = 480;
   static constexpr double margin_ = 24;
@@ -467,37 +141,13 @@ class LineChartDrawing {
   static constexpr double label_gap_ = 7;   ///< Between that piece and the label.
   static constexpr double padding_ = 8;     ///< Between the ends of the x axis and the lines.
 
-  [[nodiscard]] static bool is_diverging(double y) { return !(std::abs(y) <= largest); }
+  [[nodiscard]] static bool is_diverging(double y) { return !(std::abs(y) <= chart_largest); }
 
   [[nodiscard]] bool is_diverged(const std::pair<double, double>& point) const {
     return x_.shows(point.first) && is_diverging(point.second);
   }
   [[nodiscard]] bool is_shown(const std::pair<double, double>& point) const {
     return x_.shows(point.first) && y_.shows(point.second);
-  }
-
-  [[nodiscard]] static Axis make_axis(std::string_view name, AxisScale scale,
-                                      std::optional<double> lo, std::optional<double> hi) {
-    Axis axis;
-    axis.name = name;
-    axis.scale = scale;
-    const auto fix = [&](const std::optional<double>& end) -> std::optional<double> {
-      if (!end) return std::nullopt;
-      if (!axis.shows(*end)) {
-        throw std::invalid_argument("LineChart: an end of the " + std::string(name) + " axis is " +
-                                    std::to_string(*end) + ", expected a finite number" +
-                                    (scale == AxisScale::linear ? "" : " above 0"));
-      }
-      return axis.coordinate(*end);
-    };
-    axis.fixed_lo = fix(lo);
-    axis.fixed_hi = fix(hi);
-    if (lo && hi && !(*lo < *hi)) {
-      throw std::invalid_argument("LineChart: the " + std::string(name) + " axis goes from " +
-                                  std::to_string(*lo) + " to " + std::to_string(*hi) +
-                                  ", expected a larger number at the end");
-    }
-    return axis;
   }
 
   /// Makes the axes as long as their data.
@@ -522,28 +172,6 @@ class LineChartDrawing {
     }
     set_range(x_, x_lo, x_hi, 0);
     set_range(y_, y_lo, y_hi, 0.05);
-  }
-
-  static void set_range(Axis& axis, double lo, double hi, double margin) {
-    if (lo > hi) {  // no data
-      lo = axis.fixed_lo.value_or(axis.fixed_hi.value_or(1) - 1);
-      hi = lo + 1;
-    }
-    lo = axis.fixed_lo.value_or(lo);
-    hi = axis.fixed_hi.value_or(hi);
-    // One point, one value, or a fixed end that leaves no data in between. Numbers closer than this
-    // would need ticks of ten digits.
-    const bool is_linear = axis.scale == AxisScale::linear;
-    const double size = std::max({std::abs(lo), std::abs(hi), is_linear ? smallest : 1.0});
-    if (!(hi - lo > 1e-9 * size)) {
-      const double half = !is_linear || size == smallest ? 1 : 0.05 * size;
-      const double centre = axis.fixed_lo ? lo + half : axis.fixed_hi ? hi - half : lo;
-      lo = centre - half;
-      hi = centre + half;
-    }
-    const double extra = margin * (hi - lo);
-    axis.lo = axis.fixed_lo ? lo : lo - extra;
-    axis.hi = axis.fixed_hi ? hi : hi + extra;
   }
 
   /// Decides where everything goes.
@@ -593,7 +221,7 @@ class LineChartDrawing {
     x_.make_ticks((right_ - left_) / (x_.scale == AxisScale::linear ? 96 : 54));
   }
 
-  static std::string variables(const Palette& palette) {
+  static std::string variables(const ChartPalette& palette) {
     std::string result = "{--us-surface:" + std::string(palette.surface);
     const auto add = [&](const std::string& name, std::string_view colour) {
       result += ";--us-" + name + ":" + std::string(colour);
@@ -609,7 +237,7 @@ class LineChartDrawing {
   }
 
   void begin_document() {
-    const Palette& palette = chart_.theme == ChartTheme::dark ? dark_ : light_;
+    const ChartPalette& palette = chart_.theme == ChartTheme::dark ? dark_palette : light_palette;
     std::string description = chart_.description.empty() ? describe() : chart_.description;
     // Several charts may stand in one page, where their names must differ.
     std::uint64_t hash = 0xcbf29ce484222325U;  // FNV-1a
@@ -631,7 +259,7 @@ class LineChartDrawing {
 
     out_ += "<style>\n.us-chart" + variables(palette);
     if (chart_.theme == ChartTheme::automatic) {
-      out_ += "@media (prefers-color-scheme:dark){.us-chart" + variables(dark_) + "}\n";
+      out_ += "@media (prefers-color-scheme:dark){.us-chart" + variables(dark_palette) + "}\n";
     }
     // Each colour stands twice: programs that do not know variables (librsvg, Inkscape) skip the
     // second.
@@ -799,12 +427,12 @@ class LineChartDrawing {
   [[nodiscard]] std::string dash_attribute(const LineSeries& series, std::size_t index) const {
     const std::size_t colour = series.colour.value_or(index);
     const std::size_t dash =
-        series.dash.value_or(colour + colour / dashes_.size()) % dashes_.size();
+        series.dash.value_or(colour + colour / chart_dashes.size()) % chart_dashes.size();
     if (dash == 0) return "";
-    return " stroke-dasharray=\"" + std::string(dashes_[dash]) + "\"";
+    return " stroke-dasharray=\"" + std::string(chart_dashes[dash]) + "\"";
   }
   void begin_group(const LineSeries& series, std::size_t index) {
-    const std::size_t colour = series.colour.value_or(index) % light_.series.size();
+    const std::size_t colour = series.colour.value_or(index) % light_palette.series.size();
     out_ += "<g class=\"us-s" + std::to_string(colour) + "\">";
     if (!series.name.empty()) out_ += "<title>" + xml_text(series.name) + "</title>";
     out_ += "\n";
@@ -982,8 +610,8 @@ class LineChartDrawing {
   }
 
   const LineChart& chart_;
-  Axis x_;
-  Axis y_;
+  ChartAxis x_;
+  ChartAxis y_;
   bool has_points_ = false;
   std::vector<std::optional<std::size_t>> strip_row_;  ///< Of each series, if it diverges.
   std::size_t strip_rows_ = 0;

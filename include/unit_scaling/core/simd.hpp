@@ -43,19 +43,35 @@ using uint16x16 = std::uint16_t __attribute__((vector_size(32)));
 /// Sixteen 8-bit unsigned integers.
 using uint8x16 = std::uint8_t __attribute__((vector_size(16)));
 
+/// Eight lanes of 32 bits, a register of AVX2. GCC 12 keeps wider vectors in memory there, so loops
+/// whose results do not depend on the order of their elements may take these instead.
+using float32x8 = float __attribute__((vector_size(32)));
+/// Eight 32-bit unsigned integers.
+using uint32x8 = std::uint32_t __attribute__((vector_size(32)));
+/// Eight 32-bit signed integers; also the type of a mask.
+using int32x8 = std::int32_t __attribute__((vector_size(32)));
+
 static_assert(sizeof(float32x16) == lanes * sizeof(float));
 static_assert(sizeof(uint32x16) == lanes * sizeof(std::uint32_t));
 static_assert(sizeof(int32x16) == lanes * sizeof(std::int32_t));
 static_assert(sizeof(uint16x16) == lanes * sizeof(std::uint16_t));
 static_assert(sizeof(uint8x16) == lanes * sizeof(std::uint8_t));
 
+/// True for the vector types of this file that have eight lanes.
+template <class T>
+concept HalfSimdVector =
+    std::same_as<T, float32x8> || std::same_as<T, uint32x8> || std::same_as<T, int32x8>;
+
 /// True for the vector types of this file.
 template <class T>
-concept SimdVector = std::same_as<T, float32x16> || std::same_as<T, uint32x16> ||
-    std::same_as<T, int32x16> || std::same_as<T, uint16x16> || std::same_as<T, uint8x16>;
+concept SimdVector =
+    std::same_as<T, float32x16> || std::same_as<T, uint32x16> || std::same_as<T, int32x16> ||
+    std::same_as<T, uint16x16> || std::same_as<T, uint8x16> || HalfSimdVector<T>;
 
 /// True for the vectors of integers.
-template <SimdVector V> inline constexpr bool is_integer_vector = !std::same_as<V, float32x16>;
+template <SimdVector V>
+inline constexpr bool is_integer_vector =
+    !std::same_as<V, float32x16> && !std::same_as<V, float32x8>;
 
 /// Type of one lane of the vector `V`, or `V` itself when `V` is a scalar.
 template <class V> struct Lane {
@@ -83,7 +99,9 @@ template <SimdVector V> [[gnu::always_inline]] inline void store(V vector, lane_
 
 /// A vector with every lane equal to `value`, to the bit; the value itself when `V` is a scalar.
 template <class V> [[nodiscard, gnu::always_inline]] constexpr V splat(lane_t<V> value) noexcept {
-  if constexpr (SimdVector<V>) {
+  if constexpr (HalfSimdVector<V>) {
+    return V{value, value, value, value, value, value, value, value};
+  } else if constexpr (SimdVector<V>) {
     // An initialiser rather than `V{} + value`: the sum would lose a negative zero, and a subnormal
     // number where the processor flushes them.
     return V{value, value, value, value, value, value, value, value,
@@ -182,6 +200,13 @@ requires(std::same_as<V, float32x16> || std::same_as<V, int32x16>)
 #endif
 }
 
+/// As above, for eight lanes.
+template <HalfSimdVector V>
+requires(!std::same_as<V, uint32x8>) [[nodiscard, gnu::always_inline]] inline int32x8
+    is_less(V left, V right) noexcept {
+  return left < right;
+}
+
 /// `mask ? if_true : if_false`; the scalar counterpart of the selection by lanes below.
 template <class T>
 requires std::is_arithmetic_v<T>
@@ -201,6 +226,12 @@ requires(sizeof(V) == sizeof(int32x16)) [[nodiscard, gnu::always_inline]] inline
   return bit_cast_to<V>((mask & bit_cast_to<int32x16>(if_true)) |
                         (~mask & bit_cast_to<int32x16>(if_false)));
 #endif
+}
+
+/// As above, for eight lanes.
+template <HalfSimdVector V>
+[[nodiscard, gnu::always_inline]] inline V select(int32x8 mask, V if_true, V if_false) noexcept {
+  return mask ? if_true : if_false;
 }
 
 }  // namespace unit_scaling

@@ -41,6 +41,10 @@ template <> struct LaneTypes<std::uint32_t> {
   using floating = float;
   using integer = std::int32_t;
 };
+template <> struct LaneTypes<uint32x8> {
+  using floating = float32x8;
+  using integer = int32x8;
+};
 template <> struct LaneTypes<uint32x16> {
   using floating = float32x16;
   using integer = int32x16;
@@ -66,7 +70,7 @@ template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U lesser(U value, std::uint32_t bound) noexcept {
 #if defined(__AVX512F__)
   // GCC 12 makes two instructions of the selection.
-  if constexpr (SimdVector<U>) {
+  if constexpr (std::same_as<U, uint32x16>) {
     return reinterpret_cast<U>(_mm512_maskz_min_epu32(0xffff, reinterpret_cast<__m512i>(value),
                                                       reinterpret_cast<__m512i>(splat<U>(bound))));
   }
@@ -78,7 +82,7 @@ template <class U>
 template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U greater(U value, std::uint32_t bound) noexcept {
 #if defined(__AVX512F__)
-  if constexpr (SimdVector<U>) {
+  if constexpr (std::same_as<U, uint32x16>) {
     return reinterpret_cast<U>(_mm512_maskz_max_epu32(0xffff, reinterpret_cast<__m512i>(value),
                                                       reinterpret_cast<__m512i>(splat<U>(bound))));
   }
@@ -133,6 +137,71 @@ template <class U>
     const F sum = bit_cast_to<F>(magnitude) + std::bit_cast<float>(magic);
     const U counted = bit_cast_to<U>(sum) - magic;
     code = select(is_below(magnitude, float_power_bits(spec.min_normal_exponent())), counted, code);
+  }
+  return code;
+}
+
+/// Whether round_sum_lanes() serves a format: the powers of two that it adds must be binary32
+/// numbers, and normal.
+[[nodiscard]] constexpr bool has_rounding_sum(FormatSpec spec) noexcept {
+  return spec.has_zero() && spec.mantissa_bits > 0 && spec.mantissa_bits < float_mantissa_bits &&
+         !spec.has_binary32_exponent() &&
+         spec.max_exponent() + 1 + float_mantissa_bits - spec.mantissa_bits <= 127;
+}
+
+/// Codes of binary32 numbers, rounded to nearest, ties to even: what encode_lanes() gives, by fewer
+/// vector instructions, though for a scalar by more of them in a row.
+///
+/// One sum rounds normal and subnormal results alike: with a power of two whose last place in
+/// binary32 is the last place of the result. Its fraction then counts last places.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U encode_by_sum(FormatSpec spec, Overflow overflow,
+                                                            U bits) noexcept {
+  using F = typename LaneTypes<U>::floating;
+  const int shift = float_mantissa_bits - spec.mantissa_bits;
+  const std::uint32_t code_mask = 2U * spec.sign_mask() - 1U;
+  const std::uint32_t min_normal = float_power_bits(spec.min_normal_exponent());
+  // The number after the largest has the code of infinity or NaN, if the format has either.
+  const bool saturates = overflow == Overflow::saturate || !spec.has_nan();
+  const std::uint32_t largest =
+      ((spec.max_finite_code() << shift) +
+       (static_cast<std::uint32_t>(float_bias - spec.bias) << float_mantissa_bits)) +
+      (saturates ? 0U : 1U << shift);
+
+  const U magnitude = bits & float_magnitude_mask;
+  const U in_range = lesser(magnitude, largest);
+  const U power = greater(in_range, min_normal) & float_infinity_bits;
+  // What the exponent of the result is counted from goes into the fraction of the sum. It is even,
+  // and so leaves ties where they are.
+  const std::uint32_t offset = (0U - (min_normal >> shift)) & code_mask;
+  const U magic = power + ((static_cast<std::uint32_t>(shift) << float_mantissa_bits) + offset);
+  const F sum = bit_cast_to<F>(in_range) + bit_cast_to<F>(magic);
+  U code = (bit_cast_to<U>(sum) + (power >> shift)) & code_mask;
+
+  const U sign = (bits >> (31 - spec.magnitude_bits())) & spec.sign_mask();
+  const auto is_nan = is_above(magnitude, float_infinity_bits);
+  if (spec.specials == Specials::ieee) {
+    const U payload = (magnitude >> shift) & spec.mantissa_mask();
+    return select(is_nan, payload | spec.nan_code(), code) | sign;
+  }
+  if (saturates) code = select(is_nan, splat<U>(spec.nan_code()), code);
+  if (spec.has_negative_zero()) return code | sign;
+  return select(is_below(code & spec.magnitude_mask(), 1U), code, code | sign);
+}
+
+/// Upper halves of binary32 numbers, rounded to nearest, ties to even. A NaN becomes quiet.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U encode_upper_half(Overflow overflow,
+                                                                U bits) noexcept {
+  constexpr std::uint32_t infinity = float_infinity_bits >> 16;
+  const U rounded = bits + ((bits >> 16) & 1U) + 0x7fffU;
+  const auto is_nan = is_above(bits & float_magnitude_mask, float_infinity_bits);
+  U code = select(is_nan, bits | float_quiet_bit, rounded) >> 16;
+  if (overflow == Overflow::saturate) {
+    // Infinity is the code after that of the largest number.
+    using I = typename LaneTypes<U>::integer;
+    const U distance = (code & (float_magnitude_mask >> 16)) ^ infinity;
+    code = code - select(is_less(bit_cast_to<I>(distance), splat<I>(1)), splat<U>(1U), U{});
   }
   return code;
 }
@@ -278,7 +347,7 @@ template <class U>
   const U sign = (bits >> (31 - spec.magnitude_bits())) & spec.sign_mask();
   if (spec.has_negative_zero()) return code | sign;
   // Zero has no sign, and the NaN is the code that consists of the sign bit alone.
-  return select((code & spec.magnitude_mask()) == U{}, code, code | sign);
+  return select(is_below(code & spec.magnitude_mask(), 1U), code, code | sign);
 }
 
 /// Codes of binary32 numbers. `U` holds the bits of the numbers; the codes come in its low bits,
@@ -288,6 +357,12 @@ template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U encode_lanes(FormatSpec spec, Overflow overflow,
                                                            Rounding rounding, U bits,
                                                            U random = U{}) noexcept {
+  if constexpr (SimdVector<U>) {
+    if (rounding == Rounding::nearest_even) {
+      if (spec == FormatSpec::ieee(8, 7)) return encode_upper_half(overflow, bits);
+      if (has_rounding_sum(spec)) return encode_by_sum(spec, overflow, bits);
+    }
+  }
   return finish_lanes(spec, overflow, rounding, bits, round_lanes(spec, rounding, bits, random));
 }
 
@@ -298,9 +373,15 @@ template <class U>
   using F = typename LaneTypes<U>::floating;
   const int shift = float_mantissa_bits - spec.mantissa_bits;
   const U nan = splat<U>(float_infinity_bits | float_quiet_bit);
+  if (spec == FormatSpec::ieee(8, 7)) {
+    const U bits = code << 16;
+    return select(is_above(bits & float_magnitude_mask, float_infinity_bits),
+                  bits | float_quiet_bit, bits);
+  }
   const U magnitude = code & spec.magnitude_mask();
   if (!spec.has_zero()) {
-    const U power = select(magnitude == U{}, splat<U>(float_hidden_bit >> 1), magnitude << shift);
+    const U power =
+        select(is_below(magnitude, 1U), splat<U>(float_hidden_bit >> 1), magnitude << shift);
     return select(is_above(magnitude, spec.max_finite_code()), nan, power);
   }
   U bits = (magnitude << shift) +
@@ -325,7 +406,8 @@ template <class U>
   }
 
   bits = bits | ((code & spec.sign_mask()) << (31 - spec.magnitude_bits()));
-  return spec.specials == Specials::fnuz ? select(code == splat<U>(spec.nan_code()), nan, bits)
+  // Without an equality, which GCC 12 splits into scalars where a vector is wider than a register.
+  return spec.specials == Specials::fnuz ? select(is_below(code ^ spec.nan_code(), 1U), nan, bits)
                                          : bits;
 }
 

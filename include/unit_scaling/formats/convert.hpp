@@ -7,7 +7,7 @@
 /// also for the elements of a tail shorter than sixteen and for the instructions of the processor.
 #pragma once
 
-#include <bit>
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,7 @@
 #include <string_view>
 #include <type_traits>
 
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -36,87 +36,128 @@ concept VectorStorage = std::same_as<T, float> || AnyMinifloat<T>;
 
 namespace detail {
 
-/// Vector of sixteen codes of one or two bytes.
-template <AnyMinifloat T> using codes_t = std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16>;
+/// Number of 32-bit lanes in a vector.
+template <SimdVector U> inline constexpr std::size_t lane_count = sizeof(U) / sizeof(std::uint32_t);
 
-template <class T>
-inline constexpr bool has_native_conversion =
-#if defined(__F16C__)
-    std::same_as<T, float16>;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/// Vector of the bits of binary32 numbers for loops over spans.
+using BulkLanes = uint32x8;
 #else
-    false;
+/// Vector of the bits of binary32 numbers for loops over spans.
+using BulkLanes = uint32x16;
 #endif
 
-#if defined(__F16C__)
-#if defined(__AVX512F__)
-inline constexpr __mmask16 all_lanes = 0xffff;
+/// Codes of one or two bytes, each in a lane.
+template <SimdVector U, AnyMinifloat T>
+[[nodiscard, gnu::always_inline]] inline U load_codes(const T* from) noexcept {
+  if constexpr (std::same_as<U, uint32x16>) {
+    std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16> codes;
+    std::memcpy(&codes, from, sizeof(codes));
+    return convert_to<U>(codes);
+  } else {
+#if defined(__AVX2__)
+    __m128i codes{};
+    std::memcpy(&codes, from, lane_count<U> * sizeof(T));
+    return reinterpret_cast<U>(sizeof(T) == 1 ? _mm256_cvtepu8_epi32(codes)
+                                              : _mm256_cvtepu16_epi32(codes));
 #endif
-
-/// Binary32 numbers of sixteen binary16 codes, by the instruction, which ignores DAZ.
-[[nodiscard, gnu::always_inline]] inline float32x16 decode_float16(uint16x16 codes) noexcept {
-#if defined(__AVX512F__)
-  // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without a mask.
-  return reinterpret_cast<float32x16>(
-      _mm512_maskz_cvtph_ps(all_lanes, reinterpret_cast<__m256i>(codes)));
-#else
-  float32x16 result;
-  __m128i halves[2];
-  std::memcpy(halves, &codes, sizeof(codes));
-  const __m256 floats[2] = {_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])};
-  std::memcpy(&result, floats, sizeof(result));
-  return result;
-#endif
+  }
 }
 
-/// Binary16 codes of sixteen binary32 numbers, by the instruction, which ignores FTZ. Infinity lies
-/// beyond the largest finite number.
-[[nodiscard, gnu::always_inline]] inline uint16x16 encode_float16(float32x16 values) noexcept {
+/// Writes codes, of which each is in a lane, in one or two bytes.
+template <SimdVector U, AnyMinifloat T>
+[[gnu::always_inline]] inline void store_codes(U lanes_of_codes, T* to) noexcept {
+  // Through void: a class with a constructor is still trivially copyable.
+  if constexpr (std::same_as<U, uint32x16>) {
+    const auto codes =
+        convert_to<std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16>>(lanes_of_codes);
+    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
+  } else {
+#if defined(__AVX2__)
+    // Packing works on each half of a register; the permutation brings the halves together.
+    const auto wide = reinterpret_cast<__m256i>(lanes_of_codes);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
+    __m128i codes = _mm256_castsi256_si128(packed);
+    if constexpr (sizeof(T) == 1) codes = _mm_packus_epi16(codes, codes);
+    std::memcpy(static_cast<void*>(to), &codes, lane_count<U> * sizeof(T));
+#endif
+  }
+}
+
+#if defined(__F16C__)
+// The instructions ignore FTZ and DAZ.
+
+/// Bits of binary32 numbers of binary16 codes.
+template <SimdVector U>
+[[nodiscard, gnu::always_inline]] inline U decode_float16(const float16* from) noexcept {
 #if defined(__AVX512F__)
-  return reinterpret_cast<uint16x16>(_mm512_maskz_cvtps_ph(
-      all_lanes, reinterpret_cast<__m512>(values), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-  uint16x16 result;
-  __m256 floats[2];
-  std::memcpy(floats, &values, sizeof(values));
-  const __m128i halves[2] = {_mm256_cvtps_ph(floats[0], _MM_FROUND_TO_NEAREST_INT),
-                             _mm256_cvtps_ph(floats[1], _MM_FROUND_TO_NEAREST_INT)};
-  std::memcpy(&result, halves, sizeof(result));
-  return result;
-#endif
-}
-#endif
-
-/// Binary32 numbers of sixteen codes.
-template <AnyMinifloat T>
-[[nodiscard, gnu::always_inline]] inline float32x16 decode_codes(codes_t<T> codes) noexcept {
-#if defined(__F16C__)
-  if constexpr (has_native_conversion<T>) return decode_float16(codes);
-#endif
-  return bit_cast_to<float32x16>(decode_lanes(T::format, convert_to<uint32x16>(codes)));
-}
-
-/// Codes of sixteen binary32 numbers.
-template <AnyMinifloat T, Overflow overflow>
-[[nodiscard, gnu::always_inline]] inline codes_t<T> encode_codes(float32x16 values) noexcept {
-#if defined(__F16C__)
-  if constexpr (has_native_conversion<T>) {
-    if constexpr (overflow == Overflow::saturate) {
-      // Clamping the magnitude beforehand rounds nothing that the instruction would not round the
-      // same: what lies beyond the largest finite number and is no NaN becomes that number.
-      constexpr std::uint32_t max_bits =
-          std::bit_cast<std::uint32_t>(static_cast<float>(T::format.max_finite()));
-      const uint32x16 bits = bit_cast_to<uint32x16>(values);
-      const uint32x16 magnitude = bits & float_magnitude_mask;
-      const int32x16 is_beyond =
-          is_above(magnitude, max_bits) & is_below(magnitude, float_infinity_bits + 1U);
-      values =
-          bit_cast_to<float32x16>(select(is_beyond, (bits & float_sign_mask) | max_bits, bits));
-    }
-    return encode_float16(values);
+  if constexpr (std::same_as<U, uint32x16>) {
+    __m256i codes;
+    std::memcpy(&codes, from, sizeof(codes));
+    // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without a
+    // mask.
+    return reinterpret_cast<U>(_mm512_maskz_cvtph_ps(0xffff, codes));
   }
 #endif
-  return convert_to<codes_t<T>>(
-      encode_lanes(T::format, overflow, Rounding::nearest_even, bit_cast_to<uint32x16>(values)));
+  U result;
+  for (std::size_t i = 0; i < lane_count<U>; i += 8) {
+    __m128i codes;
+    std::memcpy(&codes, from + i, sizeof(codes));
+    const __m256 floats = _mm256_cvtph_ps(codes);
+    std::memcpy(reinterpret_cast<std::uint32_t*>(&result) + i, &floats, sizeof(floats));
+  }
+  return result;
+}
+
+/// One less where a binary16 code is that of an infinity: the code of the largest number.
+[[nodiscard, gnu::always_inline]] inline __m128i saturate_float16(__m128i codes) noexcept {
+  const __m128i magnitude = _mm_and_si128(codes, _mm_set1_epi16(0x7fff));
+  return _mm_add_epi16(codes, _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7c00)));
+}
+
+/// Writes the binary16 codes of binary32 numbers. The instruction makes an infinity of what lies
+/// beyond the largest finite number.
+template <Overflow overflow, SimdVector U>
+[[gnu::always_inline]] inline void encode_float16(U bits, float16* to) noexcept {
+  constexpr bool saturates = overflow == Overflow::saturate;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (std::same_as<U, uint32x16>) {
+    __m256i codes = _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(bits),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if constexpr (saturates) {
+      const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7fff));
+      codes = _mm256_add_epi16(codes, _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7c00)));
+    }
+    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
+    return;
+  }
+#endif
+  for (std::size_t i = 0; i < lane_count<U>; i += 8) {
+    __m256 floats;
+    std::memcpy(&floats, reinterpret_cast<const std::uint32_t*>(&bits) + i, sizeof(floats));
+    __m128i codes = _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
+    if constexpr (saturates) codes = saturate_float16(codes);
+    std::memcpy(static_cast<void*>(to + i), &codes, sizeof(codes));
+  }
+}
+#endif
+
+/// Bits of the binary32 numbers that consecutive codes stand for.
+template <SimdVector U, AnyMinifloat T>
+[[nodiscard, gnu::always_inline]] inline U decode_vector(const T* from) noexcept {
+#if defined(__F16C__)
+  if constexpr (std::same_as<T, float16>) return decode_float16<U>(from);
+#endif
+  return decode_lanes(T::format, load_codes<U>(from));
+}
+
+/// Writes the codes of binary32 numbers, rounded to nearest, ties to even.
+template <Overflow overflow, SimdVector U, AnyMinifloat T>
+[[gnu::always_inline]] inline void encode_vector(U bits, T* to) noexcept {
+#if defined(__F16C__)
+  if constexpr (std::same_as<T, float16>) return encode_float16<overflow>(bits, to);
+#endif
+  store_codes(encode_lanes(T::format, overflow, Rounding::nearest_even, bits), to);
 }
 
 [[noreturn]] inline void throw_size_mismatch(std::string_view function, std::size_t in,
@@ -137,9 +178,7 @@ template <VectorStorage T>
   if constexpr (std::same_as<T, float>) {
     return load<float32x16>(from);
   } else {
-    detail::codes_t<T> codes;
-    std::memcpy(&codes, from, sizeof(codes));
-    return detail::decode_codes<T>(codes);
+    return bit_cast_to<float32x16>(detail::decode_vector<uint32x16>(from));
   }
 }
 
@@ -150,9 +189,7 @@ template <Overflow overflow, VectorStorage T>
   if constexpr (std::same_as<T, float>) {
     store(values, to);
   } else {
-    const detail::codes_t<T> codes = detail::encode_codes<T, overflow>(values);
-    // Through void: a class with a constructor is still trivially copyable.
-    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
+    detail::encode_vector<overflow>(bit_cast_to<uint32x16>(values), to);
   }
 }
 
@@ -190,16 +227,18 @@ inline constexpr std::size_t convert_grain = std::size_t{1} << 16;
 template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
   detail::check_sizes("unit_scaling::decode", in.size(), out.size());
   parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+    // Of its own: what the spans hold might change with every store, for all the compiler knows.
+    const T* const from = in.data();
+    float* const to = out.data();
     std::size_t i = begin;
-    if constexpr (std::same_as<T, double>) {
-      for (; i < end; ++i) out[i] = static_cast<float>(in[i]);
-    } else {
-      for (; i + lanes <= end; i += lanes) store(load_float(&in[i]), &out[i]);
-      if (i < end) {
-        store_float_partial<Overflow::infinity_or_nan>(load_float_partial(&in[i], end - i), &out[i],
-                                                       end - i);
+    if constexpr (AnyMinifloat<T>) {
+      using U = detail::BulkLanes;
+      for (; i + detail::lane_count<U> <= end; i += detail::lane_count<U>) {
+        const U bits = detail::decode_vector<U>(from + i);
+        std::memcpy(to + i, &bits, sizeof(bits));
       }
     }
+    for (; i < end; ++i) to[i] = static_cast<float>(from[i]);
   });
 }
 
@@ -217,10 +256,18 @@ namespace detail {
 template <Overflow overflow, VectorStorage T>
 void encode_span(std::span<const float> in, std::span<T> out) {
   parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
+    const float* const from = in.data();
+    T* const to = out.data();
     std::size_t i = begin;
-    for (; i + lanes <= end; i += lanes) store_float<overflow>(load_float(&in[i]), &out[i]);
-    if (i < end) {
-      store_float_partial<overflow>(load_float_partial(&in[i], end - i), &out[i], end - i);
+    if constexpr (AnyMinifloat<T>) {
+      for (; i + lane_count<BulkLanes> <= end; i += lane_count<BulkLanes>) {
+        BulkLanes bits;
+        std::memcpy(&bits, from + i, sizeof(bits));
+        encode_vector<overflow>(bits, to + i);
+      }
+      for (; i < end; ++i) to[i] = T::from_float(from[i], overflow);
+    } else {
+      std::copy(from + i, from + end, to + i);
     }
   });
 }

@@ -128,18 +128,17 @@ struct LaneStatistics {
   }
 };
 
-/// `out[i] = encode_vector(bits of scale * in[i], random bits)`, sixteen elements at a time;
+/// Calls `encode_sixteen(bits of scale * in[i], random bits, out + i)` for every sixteen elements;
 /// element `first` of the tensor comes first. What is missing from the last sixteen is positive
 /// zeros.
-template <bool is_stochastic, class T, class EncodeVector>
+template <bool is_stochastic, class T, class EncodeSixteen>
 void for_encoded_vectors(const float* in, T* out, std::size_t size, const EncodeOptions& options,
-                         std::uint64_t first, const EncodeVector& encode_vector) {
+                         std::uint64_t first, const EncodeSixteen& encode_sixteen) {
   const float scale = options.scale;
-  const auto encode_at = [&](const float* from, T* to, uint32x16 random) {
+  const auto encode_at = [&](const float* from, T* to, uint32x16 random)
+      __attribute__((always_inline)) {
     const float32x16 value = load<float32x16>(from) * scale;
-    const auto codes = encode_vector(bit_cast_to<uint32x16>(value), random);
-    static_assert(sizeof(codes) == lanes * sizeof(T));
-    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
+    encode_sixteen(bit_cast_to<uint32x16>(value), random, to);
   };
   const auto encode_partial = [&](std::size_t i, std::size_t count, uint32x16 random) {
     float padded[lanes] = {};
@@ -173,17 +172,30 @@ void for_encoded_vectors(const float* in, T* out, std::size_t size, const Encode
 template <class Modes, bool counts, AnyMinifloat T>
 EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
                               const EncodeOptions& options, std::uint64_t first) {
-  constexpr FormatSpec spec = T::format;
   LaneStatistics statistics;
   for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
-      in, out, size, options, first, [&](uint32x16 bits, uint32x16 random) {
+      in, out, size, options,
+      first, [&](uint32x16 bits, uint32x16 random, T * to) __attribute__((always_inline)) {
+        // In here: captured, Clang 14 would read it from memory.
+        constexpr FormatSpec spec = T::format;
         if constexpr (!counts && Modes::rounding == Rounding::nearest_even) {
-          return encode_codes<T, Modes::overflow>(bit_cast_to<float32x16>(bits));
+          encode_vector<Modes::overflow>(bits, to);
+        } else if constexpr (!counts) {
+          // As wide as a register: one or two of them.
+          constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
+          BulkLanes bits_of[parts];
+          BulkLanes random_of[parts];
+          std::memcpy(bits_of, &bits, sizeof(bits));
+          std::memcpy(random_of, &random, sizeof(random));
+          for (std::size_t part = 0; part < parts; ++part) {
+            store_codes(encode_lanes(spec, Modes::overflow, Modes::rounding, bits_of[part],
+                                     random_of[part]),
+                        to + part * lane_count<BulkLanes>);
+          }
         } else {
           const uint32x16 rounded = round_lanes(spec, Modes::rounding, bits, random);
-          if constexpr (counts) statistics.add(spec, bits, rounded);
-          return convert_to<codes_t<T>>(
-              finish_lanes(spec, Modes::overflow, Modes::rounding, bits, rounded));
+          statistics.add(spec, bits, rounded);
+          store_codes(finish_lanes(spec, Modes::overflow, Modes::rounding, bits, rounded), to);
         }
       });
   return statistics.total(size);

@@ -121,9 +121,10 @@ class Format {
       parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
         detail::for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
             &in[begin], &out[begin], end - begin, options, options.first_element + begin,
-            [&](uint32x16 bits, uint32x16 random) {
-              return bit_cast_to<float32x16>(
-                  quantise_lanes(Modes::overflow, Modes::rounding, bits, random));
+            [&](uint32x16 bits, uint32x16 random, float* to) __attribute__((always_inline)) {
+              store(bit_cast_to<float32x16>(
+                        quantise_lanes(Modes::overflow, Modes::rounding, bits, random)),
+                    to);
             });
       });
     });

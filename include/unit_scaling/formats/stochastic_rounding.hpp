@@ -48,7 +48,10 @@ class StochasticRounding {
     const std::uint64_t within = element % group_size();
     const std::uint64_t vector = within / lanes;
     const std::uint64_t block = element / group_size() * lanes + within % lanes;
-    return part(random_.block(block)[vector / elements_per_word()], vector % elements_per_word());
+    const std::uint32_t word = random_.block(block)[vector / elements_per_word()];
+    const std::uint64_t index = vector % elements_per_word();
+    const auto shift = static_cast<int>(32 - 32 / elements_per_word() * (index + 1));
+    return ((word << shift) & mask_) | half_;
   }
 
   /// Elements that share a group of sixteen blocks of random words.
@@ -62,26 +65,34 @@ class StochasticRounding {
   template <class Body>
   [[gnu::always_inline]] void for_group(std::uint64_t first, const Body& body) const {
     const std::array<uint32x16, 4> words = random_.blocks(first / group_size() * lanes);
-    std::size_t vector = 0;
-    for (const uint32x16& word : words) {
-      for (std::size_t index = 0; index < elements_per_word(); ++index) {
-        body(vector++, part(word, index));
-      }
+    switch (elements_per_word()) {
+      case 4:
+        return for_parts<4>(words, body);
+      case 2:
+        return for_parts<2>(words, body);
+      default:
+        return for_parts<1>(words, body);
     }
   }
 
  private:
+  /// The vectors of a group, `parts` from each word: a number known to the compiler.
+  template <std::size_t parts, class Body>
+  [[gnu::always_inline]] void for_parts(const std::array<uint32x16, 4>& words,
+                                        const Body& body) const {
+    const std::uint32_t mask = mask_;
+    const std::uint32_t half = half_;
+    for (std::size_t j = 0; j < words.size(); ++j) {
+      for (std::size_t index = 0; index < parts; ++index) {
+        const int shift = 32 - static_cast<int>(32 / parts * (index + 1));
+        body(parts * j + index, ((words[j] << shift) & mask) | half);
+      }
+    }
+  }
+
   /// How many elements one random word serves.
   [[nodiscard]] constexpr std::size_t elements_per_word() const noexcept {
     return bits_ <= 8 ? 4 : (bits_ <= 16 ? 2 : 1);
-  }
-
-  /// The bits for one of the elements that words serve, uppermost, and the half after them.
-  template <class U>
-  [[nodiscard, gnu::always_inline]] constexpr U part(U words, std::size_t index) const noexcept {
-    const int width = 32 / static_cast<int>(elements_per_word());
-    const int shift = 32 - width * (static_cast<int>(index) + 1);
-    return ((words << shift) & mask_) | half_;
   }
 
   Random random_;

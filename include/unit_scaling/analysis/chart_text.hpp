@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: texts and numbers of a chart, as SVG wants them.
+#pragma once
+
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace unit_scaling::analysis {
+
+namespace detail {
+
+/// A number for an SVG attribute: at most two decimals.
+[[nodiscard]] inline std::string svg_number(double value) {
+  std::array<char, 400> buffer{};
+  // Unlike printf, this writes a point in every locale.
+  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
+                                    std::chars_format::fixed, 2);
+  std::string text(buffer.data(), result.ptr);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.ends_with('.')) text.pop_back();
+  return text == "-0" ? "0" : text;
+}
+
+/// The code points of a text; U+FFFD for what is not UTF-8 or must not stand in XML.
+[[nodiscard]] inline std::vector<char32_t> code_points(std::string_view text) {
+  constexpr char32_t replacement = 0xfffd;
+  std::vector<char32_t> result;
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i++]);
+    int more = -1;  // bytes that belong to the first; −1: none can begin so
+    if (first < 0x80) more = 0;
+    if (first >= 0xc2 && first < 0xe0) more = 1;
+    if (first >= 0xe0 && first < 0xf0) more = 2;
+    if (first >= 0xf0 && first < 0xf5) more = 3;
+    char32_t point = more <= 0 ? first : first & (0x3fU >> more);
+    bool good = more >= 0;
+    for (int k = 0; good && k < more; ++k) {
+      good = i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0U) == 0x80U;
+      if (good) point = (point << 6U) | (static_cast<unsigned char>(text[i++]) & 0x3fU);
+    }
+    constexpr std::array<char32_t, 4> smallest{0, 0x80, 0x800, 0x10000};
+    good = good && point >= smallest[static_cast<std::size_t>(more)] && point <= 0x10ffff &&
+           !(point >= 0xd800 && point < 0xe000) && point != 0xfffe && point != 0xffff &&
+           (point >= 0x20 || point == '\t' || point == '\n' || point == '\r');
+    result.push_back(good ? point : replacement);
+  }
+  return result;
+}
+
+/// A text for XML, in an element or between either kind of quotes.
+[[nodiscard]] inline std::string xml_text(const std::vector<char32_t>& points) {
+  std::string result;
+  for (const char32_t point : points) {
+    switch (point) {
+      case U'&':
+        result += "&amp;";
+        continue;
+      case U'<':
+        result += "&lt;";
+        continue;
+      case U'>':
+        result += "&gt;";
+        continue;
+      case U'"':
+        result += "&quot;";
+        continue;
+      case U'\'':
+        result += "&#39;";
+        continue;
+      default:
+        break;
+    }
+    const auto append = [&](char32_t byte) { result += static_cast<char>(byte); };
+    if (point < 0x80) {
+      append(point);
+    } else if (point < 0x800) {
+      append(0xc0U | (point >> 6U));
+      append(0x80U | (point & 0x3fU));
+    } else if (point < 0x10000) {
+      append(0xe0U | (point >> 12U));
+      append(0x80U | ((point >> 6U) & 0x3fU));
+      append(0x80U | (point & 0x3fU));
+    } else {
+      append(0xf0U | (point >> 18U));
+      append(0x80U | ((point >> 12U) & 0x3fU));
+      append(0x80U | ((point >> 6U) & 0x3fU));
+      append(0x80U | (point & 0x3fU));
+    }
+  }
+  return result;
+}
+[[nodiscard]] inline std::string xml_text(std::string_view text) {
+  return xml_text(code_points(text));
+}
+
+/// About how wide a text is, for a font of size 1. The reader's font is not known, so this leans to
+/// the wide side.
+[[nodiscard]] inline double text_width(const std::vector<char32_t>& points) {
+  constexpr std::u32string_view narrow = U" iljtfrI.,:;'|!()[]/\u2009";
+  constexpr std::u32string_view wide = U"mwMW@%\u2014";
+  double width = 0;
+  for (const char32_t point : points) {
+    if (narrow.find(point) != std::u32string_view::npos) {
+      width += 0.34;
+    } else if (wide.find(point) != std::u32string_view::npos || point >= 0x2e80) {
+      width += 0.95;
+    } else {
+      width += point >= U'A' && point <= U'Z' ? 0.7 : 0.59;
+    }
+  }
+  return width;
+}
+
+/// A text in lines of at most that width, broken at spaces. A longer word stays whole.
+[[nodiscard]] inline std::vector<std::vector<char32_t>> wrap_text(std::string_view text,
+                                                                  double max_width) {
+  std::vector<std::vector<char32_t>> lines;
+  std::vector<char32_t> line;
+  std::vector<char32_t> word;
+  const auto end_word = [&] {
+    if (word.empty()) return;
+    if (!line.empty() && text_width(line) + 0.34 + text_width(word) > max_width) {
+      lines.push_back(std::exchange(line, {}));
+    }
+    if (!line.empty()) line.push_back(U' ');
+    line.insert(line.end(), word.begin(), word.end());
+    word.clear();
+  };
+  for (const char32_t point : code_points(text)) {
+    if (point == U' ' || point == U'\t' || point == U'\n' || point == U'\r') {
+      end_word();
+    } else {
+      word.push_back(point);
+    }
+  }
+  end_word();
+  if (!line.empty()) lines.push_back(std::move(line));
+  return lines;
+}
+
+}  // namespace detail
+
+}  // namespace unit_scaling::analysis
