@@ -163,6 +163,35 @@ TYPED_TEST(Conversion, EncodesDoublesAsTheScalarDoes) {
   }
 }
 
+// So large that results go past the caches, a line at a time, from wherever a line begins.
+template <class T> void expect_large_arrays_convert(std::size_t offset) {
+  std::vector<float> numbers((std::size_t{1} << 23) + 37);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = static_cast<float>(static_cast<int>(i * 2654435761U)) * 0x1p-22F;
+  }
+  const std::size_t size = numbers.size() - offset;
+  std::vector<T> codes(numbers.size());
+  std::vector<float> decoded(numbers.size());
+  unit_scaling::encode(std::span<const float>(numbers).last(size),
+                       std::span<T>(codes).subspan(offset), Overflow::saturate);
+  unit_scaling::decode(std::span<const T>(codes).last(size),
+                       std::span<float>(decoded).subspan(offset));
+  for (std::size_t i = offset; i < numbers.size(); ++i) {
+    const T expected = T::from_float(numbers[i], Overflow::saturate);
+    ASSERT_EQ(codes[i].bits(), expected.bits()) << i;
+    ASSERT_EQ(decoded[i], static_cast<float>(expected)) << i;
+  }
+}
+
+TEST(Conversion, OfLargeArraysIsTheSameToTheBit) {
+  for (const std::size_t offset : {0U, 1U, 17U}) {
+    expect_large_arrays_convert<unit_scaling::float8_e4m3fn>(offset);
+    expect_large_arrays_convert<unit_scaling::float16>(offset);
+    const ThreadCountScope two(2);
+    expect_large_arrays_convert<unit_scaling::bfloat16>(offset);
+  }
+}
+
 TEST(Conversion, ThreadCountChangesNoBit) {
   std::vector<float> numbers(200'003);
   for (std::size_t i = 0; i < numbers.size(); ++i) {

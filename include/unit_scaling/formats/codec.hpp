@@ -141,10 +141,10 @@ template <class U>
   return code;
 }
 
-/// Whether round_sum_lanes() serves a format: the powers of two that it adds must be binary32
-/// numbers, and normal.
+/// Whether encode_by_sum() serves a format: the powers of two that it adds must be normal binary32
+/// numbers, with room for a code in their fraction.
 [[nodiscard]] constexpr bool has_rounding_sum(FormatSpec spec) noexcept {
-  return spec.has_zero() && spec.mantissa_bits > 0 && spec.mantissa_bits < float_mantissa_bits &&
+  return spec.has_zero() && spec.mantissa_bits > 0 && spec.bits() <= 16 &&
          !spec.has_binary32_exponent() &&
          spec.max_exponent() + 1 + float_mantissa_bits - spec.mantissa_bits <= 127;
 }

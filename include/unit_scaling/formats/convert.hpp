@@ -219,6 +219,60 @@ namespace detail {
 /// Elements of a piece of work for a thread; a multiple of every StochasticRounding::group_size().
 inline constexpr std::size_t convert_grain = std::size_t{1} << 16;
 
+/// From so many bytes on, read and written, results go straight to memory: no cache would keep
+/// them, and a line that is written whole need not be read first.
+inline constexpr std::size_t streaming_bytes = std::size_t{1} << 25;
+/// Bytes of a line of the caches.
+inline constexpr std::size_t line_bytes = 64;
+
+/// Writes a line past the caches. Call finish_streaming() before another thread reads it.
+/// @pre `to` is a multiple of line_bytes.
+[[gnu::always_inline]] inline void stream_line(const void* from, void* to) noexcept {
+#if defined(__AVX512F__)
+  __m512i line;
+  std::memcpy(&line, from, sizeof(line));
+  _mm512_stream_si512(static_cast<__m512i*>(to), line);
+#elif defined(__AVX2__)
+  __m256i halves[2];
+  std::memcpy(halves, from, sizeof(halves));
+  _mm256_stream_si256(static_cast<__m256i*>(to), halves[0]);
+  _mm256_stream_si256(static_cast<__m256i*>(to) + 1, halves[1]);
+#else
+  std::memcpy(to, from, line_bytes);
+#endif
+}
+
+/// Makes lines written past the caches visible to other threads.
+inline void finish_streaming() noexcept {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+/// Calls `convert(i, to)` for every BulkLanes of elements, which is to write those from i on at
+/// `to`, and `convert_one(i)` for what is left over.
+template <class Out, class Convert, class ConvertOne>
+[[gnu::always_inline]] inline void for_bulk(std::size_t begin, std::size_t end, Out* out,
+                                            bool streams, const Convert& convert,
+                                            const ConvertOne& convert_one) {
+  constexpr std::size_t step = lane_count<BulkLanes>;
+  std::size_t i = begin;
+  if (streams) {
+    constexpr std::size_t line = line_bytes / sizeof(Out);
+    for (; i < end && reinterpret_cast<std::uintptr_t>(out + i) % line_bytes != 0; ++i) {
+      convert_one(i);
+    }
+    for (; i + line <= end; i += line) {
+      alignas(line_bytes) Out buffer[line];
+      for (std::size_t j = 0; j < line; j += step) convert(i + j, buffer + j);
+      stream_line(buffer, out + i);
+    }
+    finish_streaming();
+  }
+  for (; i + step <= end; i += step) convert(i, out + i);
+  for (; i < end; ++i) convert_one(i);
+}
+
 }  // namespace detail
 
 /// Converts every element to binary32: exactly, save that binary64 rounds to nearest, ties to even.
@@ -226,19 +280,22 @@ inline constexpr std::size_t convert_grain = std::size_t{1} << 16;
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
   detail::check_sizes("unit_scaling::decode", in.size(), out.size());
+  const bool streams = in.size_bytes() + out.size_bytes() >= detail::streaming_bytes;
   parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
     // Of its own: what the spans hold might change with every store, for all the compiler knows.
     const T* const from = in.data();
     float* const to = out.data();
-    std::size_t i = begin;
     if constexpr (AnyMinifloat<T>) {
-      using U = detail::BulkLanes;
-      for (; i + detail::lane_count<U> <= end; i += detail::lane_count<U>) {
-        const U bits = detail::decode_vector<U>(from + i);
-        std::memcpy(to + i, &bits, sizeof(bits));
-      }
+      detail::for_bulk(
+          begin, end, to, streams,
+          [=](std::size_t i, float* target) {
+            const auto bits = detail::decode_vector<detail::BulkLanes>(from + i);
+            std::memcpy(target, &bits, sizeof(bits));
+          },
+          [=](std::size_t i) { to[i] = static_cast<float>(from[i]); });
+    } else {
+      for (std::size_t i = begin; i < end; ++i) to[i] = static_cast<float>(from[i]);
     }
-    for (; i < end; ++i) to[i] = static_cast<float>(from[i]);
   });
 }
 
@@ -255,19 +312,21 @@ namespace detail {
 
 template <Overflow overflow, VectorStorage T>
 void encode_span(std::span<const float> in, std::span<T> out) {
+  const bool streams = in.size_bytes() + out.size_bytes() >= streaming_bytes;
   parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
     const float* const from = in.data();
     T* const to = out.data();
-    std::size_t i = begin;
     if constexpr (AnyMinifloat<T>) {
-      for (; i + lane_count<BulkLanes> <= end; i += lane_count<BulkLanes>) {
-        BulkLanes bits;
-        std::memcpy(&bits, from + i, sizeof(bits));
-        encode_vector<overflow>(bits, to + i);
-      }
-      for (; i < end; ++i) to[i] = T::from_float(from[i], overflow);
+      for_bulk(
+          begin, end, to, streams,
+          [=](std::size_t i, T* target) {
+            BulkLanes bits;
+            std::memcpy(&bits, from + i, sizeof(bits));
+            encode_vector<overflow>(bits, target);
+          },
+          [=](std::size_t i) { to[i] = T::from_float(from[i], overflow); });
     } else {
-      std::copy(from + i, from + end, to + i);
+      std::copy(from + begin, from + end, to + begin);
     }
   });
 }
