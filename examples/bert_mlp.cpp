@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Trains a BERT-style masked character model in FP8 with unit scaling on real text, and compares it
 // with other precisions and with plain models. `bert_mlp --help` lists what can be asked of it.
-#include <cstdio>
+#include <algorithm>
+#include <cstddef>
 #include <exception>
 #include <iostream>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -16,16 +18,15 @@
 
 namespace bert_mlp {
 
-void run(const Options& options) {
+/// @returns the exit code.
+int run(const Options& options) {
   us::set_thread_count(options.threads);
   const us::train::TextCorpus corpus(corpus_bytes(options.data), options.window);
   if (options.print_scales) {
-    const std::vector<Variant> variants = options.variants.size() == 1
-                                              ? options.variants
-                                              : std::vector{Variant{"fp32", us::scaling::paper, 1},
-                                                            Variant{"fp32", us::scaling::none, 1}};
-    for (const Variant& variant : variants) std::cout << scale_table(options, variant, corpus);
-    return;
+    for (const Variant& variant : options.variants) {
+      std::cout << scale_table(options, variant, corpus);
+    }
+    return 0;
   }
 
   const Machine machine = measure_machine();
@@ -50,17 +51,24 @@ void run(const Options& options) {
     std::cout << json;
   } else if (!options.quiet) {
     std::cout << "\n"
-              << (options.loss_scale_window ? window_table(runs) : comparison_table(runs, machine))
+              << (options.loss_scale_window ? window_table(runs)
+                                            : comparison_table(options, runs, machine))
               << "\nResults are in " << options.out.string() << "\n";
   }
+  const bool all_diverged = std::all_of(
+      runs.begin(), runs.end(), [](const RunResult& result) { return !result.diverged.empty(); });
+  return all_diverged ? 3 : 0;
 }
 
 }  // namespace bert_mlp
 
 int main(int argc, char** argv) {
   try {
-    bert_mlp::run(bert_mlp::parse_options(argc, argv));
-    return 0;
+    const auto options = bert_mlp::parse_options(argc, argv);
+    const int code = options ? bert_mlp::run(*options) : 0;
+    // Only now may a full disk or a closed pipe show.
+    if (!std::cout.flush()) throw std::runtime_error("cannot write to standard output");
+    return code;
   } catch (const std::invalid_argument& error) {
     std::cerr << "bert_mlp: " << error.what() << "\n";
     return 2;

@@ -58,7 +58,7 @@ int main() {
     const auto sl = loss.scales(logits, labels);
     const auto [value, saved_loss] = loss.forward(fp8, sl, logits, labels);
 
-    // Backward: gradients near 1 throughout, so no loss scale.
+    // Backward: gradients are near 1 at the start, so no loss scale.
     const auto one = us::Array<float>::filled({}, 1);
     const auto [dlogits] = loss.backward(fp8, sl, saved_loss, one);
     const auto [da, dw2] = linear.backward(fp8, s2, saved2, dlogits);

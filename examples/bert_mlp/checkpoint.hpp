@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: MIT
-// Saves and takes up a training: master weights, optimiser state and the number of steps done.
-// There is no other state; batches and masks are functions of the seed and the step.
+// Saves and takes up a training: master weights, optimiser state, the number of steps done and the
+// curves so far. There is no other state; batches and masks are functions of the seed and the step.
 #pragma once
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "options.hpp"
+#include "record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 namespace bert_mlp {
 
-/// Everything that must be the same for a resumed run to be the run that was stopped.
+/// Everything that must be the same for a resumed run to be the run that was stopped: "key=value",
+/// with spaces between.
 inline std::string checkpoint_fingerprint(const Options& options, const Variant& variant,
                                           const us::train::TextCorpus& corpus) {
   std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the ids of the text
@@ -26,24 +32,68 @@ inline std::string checkpoint_fingerprint(const Options& options, const Variant&
       hash = (hash ^ static_cast<std::uint64_t>(id)) * 0x100000001b3;
     }
   }
+  // The shortest decimals that tell a number from every other.
+  const auto exact = [](double value) {
+    char digits[32];
+    return std::string(digits, std::to_chars(digits, digits + sizeof(digits), value).ptr);
+  };
   std::ostringstream text;
-  text << std::hexfloat << "precision=" << variant.precision
-       << " scaling=" << variant.scaling_name() << " hidden=" << options.hidden_size
-       << " layers=" << options.layers << " window=" << options.window << " batch=" << options.batch
+  text << "precision=" << variant.precision << " scaling=" << variant.scaling_name()
+       << " hidden=" << options.hidden_size << " layers=" << options.layers
+       << " window=" << options.window << " batch=" << options.batch
        << " norm=" << (options.norm == us::nn::NormPlacement::pre ? "pre" : "post")
-       << " steps=" << options.steps << " lr=" << options.rate_of(variant)
+       << " steps=" << options.steps << " lr=" << exact(options.rate_of(variant))
        << " schedule=" << us::train::to_string(options.schedule)
-       << " optimizer=" << options.optimizer << " weight-decay=" << options.weight_decay
+       << " optimizer=" << options.optimizer << " weight-decay=" << exact(options.weight_decay)
        << " seed=" << options.seed << " text=" << std::hex << hash;
   return text.str();
 }
 
+/// What two fingerprints differ in: "steps is 12 there and 40 here, ...".
+inline std::string fingerprint_difference(const std::string& there, const std::string& here) {
+  const auto read = [](const std::string& fingerprint) {
+    std::map<std::string, std::string> values;
+    std::istringstream words(fingerprint);
+    for (std::string word; words >> word;) {
+      const std::size_t equals = std::min(word.find('='), word.size() - 1);
+      values[word.substr(0, equals)] = word.substr(equals + 1);
+    }
+    return values;
+  };
+  auto there_values = read(there);
+  auto here_values = read(here);
+  for (const auto& [key, value] : there_values) here_values.try_emplace(key, "not set");
+  std::string text;
+  for (const auto& [key, value] : here_values) {
+    const std::string& other = there_values.try_emplace(key, "not set").first->second;
+    if (other == value) continue;
+    text += text.empty() ? "" : ", ";
+    text += key == "text" ? "the text is another"
+                          : key + " is " + other + " there and " + value + " here";
+  }
+  return text;
+}
+
+/// Whether every parameter is finite.
+template <class Model> [[nodiscard]] bool is_finite(Model& model) {
+  bool finite = true;
+  model.for_each_parameter([&](const us::Parameter& parameter) {
+    const auto elements = parameter.value.span();
+    finite = finite && std::all_of(elements.begin(), elements.end(),
+                                   [](float element) { return std::isfinite(element); });
+  });
+  return finite;
+}
+
+/// Writes a checkpoint, unless the model is lost: one that can be gone on with is worth more.
 template <class Model, class Optimiser>
 void save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
-                     std::size_t step, Model& model, Optimiser& optimiser) {
+                     std::size_t step, const Record& record, Model& model, Optimiser& optimiser) {
+  if (!is_finite(model)) return;
   us::train::SafetensorsWriter writer;
   writer.set_metadata("training", fingerprint);
   writer.set_metadata("step", std::to_string(step));
+  writer.set_metadata("record", to_text(record));
   model.for_each_parameter([&](const us::Parameter& parameter) {
     writer.add("parameter." + parameter.name, parameter.value);
   });
@@ -53,21 +103,42 @@ void save_checkpoint(const std::filesystem::path& path, const std::string& finge
   writer.write(path);
 }
 
+/// Opens a safetensors file.
+/// @throws std::invalid_argument if it is none.
+inline us::train::SafetensorsFile open_safetensors(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  if (!std::filesystem::exists(path)) {
+    throw std::invalid_argument("--resume: there is no file " + name);
+  }
+  try {
+    return us::train::SafetensorsFile(path);
+  } catch (const std::runtime_error& error) {
+    std::string reason = error.what();
+    const std::string prefix = "'" + name + "': ";
+    if (reason.starts_with(prefix)) reason.erase(0, prefix.size());
+    throw std::invalid_argument(name + " is no safetensors file: " + reason);
+  }
+}
+
+/// @param record set to the curves up to the checkpoint.
 /// @returns the step to go on with.
 /// @throws std::invalid_argument if the checkpoint is of another training, or none.
 template <class Model, class Optimiser>
 std::size_t load_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
-                            Model& model, Optimiser& optimiser) {
+                            Record& record, Model& model, Optimiser& optimiser) {
+  us::train::SafetensorsFile file = open_safetensors(path);
   try {
-    us::train::SafetensorsFile file(path);
     const auto& metadata = file.metadata();
-    if (!metadata.contains("training") || !metadata.contains("step")) {
-      throw std::runtime_error("'" + path.string() + "' is no checkpoint of bert_mlp");
+    for (const char* key : {"training", "step", "record"}) {
+      if (!metadata.contains(key)) {
+        throw std::runtime_error(path.string() + " is no checkpoint of bert_mlp");
+      }
     }
     if (metadata.at("training") != fingerprint) {
-      throw std::runtime_error("'" + path.string() + "' is of another training: it has " +
-                               metadata.at("training") + "; asked for was " + fingerprint);
+      throw std::runtime_error(path.string() + " is of another training: " +
+                               fingerprint_difference(metadata.at("training"), fingerprint));
     }
+    record = record_of(metadata.at("record"));
     model.for_each_parameter([&](us::Parameter& parameter) {
       parameter.value = file.tensor<float>("parameter." + parameter.name, parameter.value.shape());
     });

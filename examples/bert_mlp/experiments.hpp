@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "machine.hpp"
@@ -33,6 +35,14 @@ inline std::string scale_table(const Options& options, const Variant& variant,
     const auto loss = record_loss(tape, model, batch, variant.scaling);
     tape.backward(loss, static_cast<float>(variant.loss_scale));
   });
+  // An op with several outputs numbers them: "2.0", "2.1".
+  using Key = std::tuple<bool, us::Observation::Direction, std::size_t>;
+  const auto key = [](const us::analysis::TensorScale& tensor) {
+    return Key{tensor.is_parameter, tensor.direction, tensor.index};
+  };
+  std::map<Key, std::size_t> outputs;
+  std::map<Key, std::size_t> seen;
+  for (const us::analysis::TensorScale& tensor : report.tensors()) ++outputs[key(tensor)];
   std::string text = format("%s at initialisation, %zu tokens\n%-9s %-34s %-14s %9s %9s %8s\n",
                             variant.name().c_str(), sequences * options.window, "kind", "tensor",
                             "shape", "rms", "max", "zeros");
@@ -45,8 +55,9 @@ inline std::string scale_table(const Options& options, const Variant& variant,
     const bool inside = tensor.rms >= 0.5 && tensor.rms <= 2;
     total += counts ? 1 : 0;
     outside += counts && !inside ? 1 : 0;
-    const std::string name =
-        tensor.is_parameter ? tensor.name : std::to_string(tensor.index) + " " + tensor.name;
+    std::string number = std::to_string(tensor.index);
+    if (outputs[key(tensor)] > 1) number += "." + std::to_string(seen[key(tensor)]++);
+    const std::string name = tensor.is_parameter ? tensor.name : number + " " + tensor.name;
     text +=
         format("%-9s %-34s %-14s %9.3g %9.3g %7.2f%%%s\n",
                tensor.is_parameter ? (is_gradient ? "weight'" : "weight")
@@ -122,7 +133,8 @@ inline std::string window_svg(const Options& options, const std::vector<RunResul
   chart.title = "Which loss scales work";
   chart.subtitle = format("Validation loss after %zu steps of %zu characters", options.steps,
                           options.batch * options.window);
-  chart.x_label = "log2 of the loss scale";
+  chart.x_label = "loss scale";
+  chart.x_scale = us::analysis::AxisScale::log2;
   chart.y_label = "bits per character";
   for (const RunResult& run : runs) {
     if (chart.series.empty() || chart.series.back().name != window_series(run)) {
@@ -130,7 +142,7 @@ inline std::string window_svg(const Options& options, const std::vector<RunResul
     }
     // Far above what guessing costs is off the chart: shown as diverged.
     const double bpc = run.valid_bpc > 8 ? std::numeric_limits<double>::infinity() : run.valid_bpc;
-    chart.series.back().points.emplace_back(std::log2(run.variant.loss_scale), bpc);
+    chart.series.back().points.emplace_back(run.variant.loss_scale, bpc);
   }
   return us::analysis::to_svg(chart);
 }

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -61,7 +62,7 @@ struct Options {
   double weight_decay = 0.01;
   std::uint64_t seed = 1;
   std::size_t threads = 1;
-  std::size_t eval_every = 0;
+  std::size_t eval_every = 0;  // 0 until the steps are known
   std::filesystem::path out;
   std::filesystem::path resume;
   bool quiet = false;
@@ -124,8 +125,53 @@ inline void require_writable(const std::filesystem::path& folder) {
   }
 }
 
-/// Reads the command line. Exits with 0 after --help, with 2 and one line on a mistake.
-inline Options parse_options(int argc, char** argv) {
+/// Whether all of `text` is a number, which is then in `value`.
+template <class Number> [[nodiscard]] bool read_number(const std::string& text, Number& value) {
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc{} && rest == end;
+}
+
+/// CLI11 reads -1 as 2^64 - 1 and answers a number out of range with up to 309 digits, so numbers
+/// are checked as texts, before it sees them.
+/// @param accepts `accepts(text)` tells whether the text is such a number.
+template <class Accepts>
+CLI::Option* require(CLI::Option* option, const std::string& expected, const Accepts& accepts) {
+  const std::string name = option->get_name();
+  // An error of another type than CLI11's own passes through it as it is.
+  return option->check([=](const std::string& text) -> std::string {
+    if (accepts(text)) return {};
+    throw std::invalid_argument(name + " " + text + ": expected " + expected);
+  });
+}
+
+inline CLI::Option* require_whole(CLI::Option* option, std::uint64_t lowest,
+                                  std::uint64_t highest) {
+  return require(option,
+                 "a whole number from " + std::to_string(lowest) + " to " + std::to_string(highest),
+                 [=](const std::string& text) {
+                   std::uint64_t value = 0;
+                   return read_number(text, value) && value >= lowest && value <= highest;
+                 });
+}
+
+/// @param zero whether 0 will do.
+inline CLI::Option* require_finite(CLI::Option* option, bool zero) {
+  return require(option,
+                 zero ? "a finite number of at least 0, in the range of float"
+                      : "a finite number above 0, in the range of float",
+                 [=](const std::string& text) {
+                   double value = 0;
+                   constexpr double smallest = std::numeric_limits<float>::min();
+                   constexpr double largest = std::numeric_limits<float>::max();
+                   return read_number(text, value) && value <= largest &&
+                          (value >= smallest || (zero && value == 0));
+                 });
+}
+
+/// Reads the command line. Empty after --help and --version, which it answers itself.
+/// @throws std::invalid_argument with one line on a mistake.
+inline std::optional<Options> parse_options(int argc, char** argv) {
   Options options;
   options.threads = std::max(1U, std::thread::hardware_concurrency());
   for (int i = 0; i < argc; ++i) {
@@ -142,6 +188,10 @@ inline Options parse_options(int argc, char** argv) {
       "else you name, and compares them. Without arguments: five variants on the project's own\n"
       "sources."};
   app.get_formatter()->column_width(34);
+  app.footer(
+      "Tokens per second count training steps only, not validation.\n"
+      "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments, 3 every variant diverged.");
+  app.set_version_flag("--version", "bert_mlp (unit_scaling) " UNIT_SCALING_VERSION);
   app.add_option("--data", options.data,
                  "File to train on, any bytes; may be repeated (default: the project's sources)")
       ->allow_extra_args(false);
@@ -162,25 +212,28 @@ inline Options parse_options(int argc, char** argv) {
   app.add_option("--norm", norm, "pre or post: where residual branches are normalised")
       ->capture_default_str();
   auto* hidden_option = app.add_option("--hidden", options.hidden_size, "Channels of the model")
-                            ->capture_default_str()
-                            ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
-  app.add_option("--layers", options.layers, "Blocks of the model")
-      ->capture_default_str()
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 10));
-  app.add_option("--window", options.window, "Characters in a sequence")
-      ->capture_default_str()
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 16));
-  auto* batch_option = app.add_option("--batch", options.batch, "Sequences in a step")
-                           ->capture_default_str()
-                           ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));
-  auto* steps_option = app.add_option("--steps", options.steps, "Steps to train")
-                           ->capture_default_str()
-                           ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31));
-  app.add_option("--stop-at", options.stop_at,
-                 "Step at which to stop early; go on with --resume (default: do not)");
-  app.add_option("--lr", options.learning_rate,
-                 "Peak learning rate (default: by scaling and optimizer; see docs/results.md)")
-      ->check(CLI::PositiveNumber);
+                            ->capture_default_str();
+  require_whole(hidden_option, 1, std::uint64_t{1} << 16);
+  require_whole(
+      app.add_option("--layers", options.layers, "Blocks of the model")->capture_default_str(), 1,
+      std::uint64_t{1} << 10);
+  require_whole(
+      app.add_option("--window", options.window, "Characters in a sequence")->capture_default_str(),
+      1, std::uint64_t{1} << 16);
+  auto* batch_option =
+      app.add_option("--batch", options.batch, "Sequences in a step")->capture_default_str();
+  require_whole(batch_option, 1, std::uint64_t{1} << 20);
+  auto* steps_option =
+      app.add_option("--steps", options.steps, "Steps to train")->capture_default_str();
+  require_whole(steps_option, 1, std::uint64_t{1} << 31);
+  auto* stop_option =
+      app.add_option("--stop-at", options.stop_at,
+                     "Step at which to stop early; go on with --resume (default: do not)");
+  require_whole(stop_option, 1, std::uint64_t{1} << 31);
+  require_finite(
+      app.add_option("--lr", options.learning_rate,
+                     "Peak learning rate (default: by scaling and optimizer; see docs/results.md)"),
+      false);
   app.add_option("--schedule", schedule,
                  "constant, linear or cosine: what the rate does after a warm-up over a tenth of "
                  "the steps")
@@ -188,32 +241,51 @@ inline Options parse_options(int argc, char** argv) {
   app.add_option("--optimizer", options.optimizer, "adamw or sgd")
       ->capture_default_str()
       ->check(CLI::IsMember({"adamw", "sgd"}));
-  app.add_option("--weight-decay", options.weight_decay, "Decoupled for adamw, coupled for sgd")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--seed", options.seed, "Of weights, batches and masks")->capture_default_str();
-  app.add_option("--threads", options.threads, "Changes the speed and nothing else")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--eval-every", options.eval_every,
-                 "Steps between validations and checkpoints (default: a fifth of the steps)");
-  app.add_option("--out", options.out, "Folder for results (default: runs/NAME in this folder)");
-  app.add_option("--resume", options.resume,
-                 "Checkpoint to go on from; for a single variant, with the same other arguments");
+  require_finite(
+      app.add_option("--weight-decay", options.weight_decay, "Decoupled for adamw, coupled for sgd")
+          ->capture_default_str(),
+      true);
+  require_whole(app.add_option("--seed", options.seed, "Of weights, batches and masks")
+                    ->capture_default_str(),
+                0, std::numeric_limits<std::uint64_t>::max());
+  require_whole(app.add_option("--threads", options.threads, "Changes the speed and nothing else")
+                    ->capture_default_str(),
+                1, 1024);
+  require_whole(
+      app.add_option("--eval-every", options.eval_every,
+                     "Steps between checkpoints and validations on a sample of the held-out text, "
+                     "small enough to take about a twentieth of the time; all of it is for the end "
+                     "(default: a twentieth of the steps, at least 8)"),
+      1, std::uint64_t{1} << 31);
+  auto* out_option = app.add_option("--out", options.out,
+                                    "Folder for results (default: runs/NAME in this folder)");
+  auto* resume_option = app.add_option(
+      "--resume", options.resume,
+      "Checkpoint to go on from; for a single variant, with the same other arguments");
   app.add_flag("--quiet", options.quiet, "No progress line and no table");
-  app.add_flag("--json", options.json, "Print summary.json instead of the table");
-  app.add_flag("--print-scales", options.print_scales,
-               "Print the scale of every weight, value and gradient at initialisation, and stop. "
-               "Takes 64 tokens unless --batch is given");
-  app.add_flag("--loss-scale-window", options.loss_scale_window,
-               "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
-               "(or in the --compare list), and draw which of them work. Takes --hidden 64 and "
-               "--steps 300 unless they are given");
+  auto* json_option =
+      app.add_flag("--json", options.json, "Print summary.json instead of the table");
+  auto* scales_option =
+      app.add_flag("--print-scales", options.print_scales,
+                   "Print the scale of every weight, value and gradient at initialisation, and "
+                   "stop. Takes 64 tokens unless --batch is given, and plain and unit-scaled fp32 "
+                   "unless a variant is");
+  auto* window_option = app.add_flag(
+      "--loss-scale-window", options.loss_scale_window,
+      "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
+      "(or in the --compare list), and draw which of them work. Takes --hidden 64 and "
+      "--steps 300 unless they are given");
+  // Whatever one of a pair would drop without a word.
+  compare_option->excludes(precision_option)->excludes(scaling_option);
+  for (CLI::Option* option : {window_option, json_option, resume_option, stop_option, out_option}) {
+    scales_option->excludes(option);
+  }
+  for (CLI::Option* option : {resume_option, stop_option}) window_option->excludes(option);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    std::exit(0);
+  } catch (const CLI::Success& answer) {
+    app.exit(answer);
+    return std::nullopt;
   } catch (const CLI::Error& error) {
     throw std::invalid_argument(error.what());
   }
@@ -229,12 +301,14 @@ inline Options parse_options(int argc, char** argv) {
   options.norm = norm == "pre" ? us::nn::NormPlacement::pre : us::nn::NormPlacement::post;
   options.schedule = us::train::Schedule::decay_by_name(schedule);
   options.rate_schedule().check();
-  if (options.learning_rate && !std::isfinite(*options.learning_rate)) {
-    throw std::invalid_argument("--lr: expected a finite number");
+  if (options.stop_at && *options.stop_at > options.steps) {
+    throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
+                                ": expected a step up to --steps " + std::to_string(options.steps));
   }
-  const bool single = precision_option->count() + scaling_option->count() > 0;
-  if (single && compare_option->count() == 0) {
+  if (precision_option->count() + scaling_option->count() > 0) {
     options.variants.push_back(parse_variant(precision, scaling));
+  } else if (options.print_scales && compare_option->count() == 0) {
+    options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {
     if (options.loss_scale_window && compare_option->count() == 0) {
       compare = "fp16:none,fp16:unit,fp8:none,fp8:unit";
@@ -247,7 +321,14 @@ inline Options parse_options(int argc, char** argv) {
       options.variants.push_back(parse_variant(item.substr(0, colon), item.substr(colon + 1)));
     }
   }
-  if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(1, options.steps / 5);
+  if (options.loss_scale_window) {
+    for (const Variant& variant : options.variants) {
+      if (variant.loss_scale == 1) continue;
+      throw std::invalid_argument("--loss-scale-window sets the loss scale: '" +
+                                  variant.scaling_name() + "' cannot be had with it");
+    }
+  }
+  if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
   if (!options.resume.empty() && options.variants.size() != 1) {
     throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");
   }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -50,34 +51,46 @@ inline const RunResult* float_counterpart(const std::vector<RunResult>& runs,
   return found == runs.end() ? nullptr : &*found;
 }
 
-/// Tokens per second of the plain run in fp32 over those of the unit-scaled one; 0 if either is
-/// missing. Above 1, unit scaling costs time.
-inline double unit_over_plain(const std::vector<RunResult>& runs) {
-  double unit = 0;
-  double plain = 0;
+/// Time of the plain run in fp32 over that of the unit-scaled one: above 1, unit scaling costs
+/// time. Empty if either is missing, diverged or too short to be timed.
+inline std::optional<double> unit_over_plain(const std::vector<RunResult>& runs) {
+  constexpr std::size_t fewest_steps = 100;
+  std::optional<double> unit;
+  std::optional<double> plain;
   for (const RunResult& run : runs) {
-    if (run.variant.precision == "fp32") (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
+    if (run.variant.precision != "fp32" || run.variant.loss_scale != 1) continue;
+    if (!run.diverged.empty() || run.measured_steps < fewest_steps) continue;
+    (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
   }
-  return unit > 0 && plain > 0 ? plain / unit : 0;
+  if (!unit || !plain) return std::nullopt;
+  return std::round(100 * *plain / *unit) / 100;
+}
+
+/// What a table or a chart of so few steps may be taken for.
+inline std::string few_steps_warning(const Options& options, const std::vector<RunResult>& runs) {
+  if (runs.size() < 2 || options.stop_at.value_or(options.steps) >= 300) return {};
+  return "So few steps compare nothing: differences between recipes show from about 300 steps.\n";
 }
 
 /// The comparison as a Markdown table, which also reads well in a terminal.
-inline std::string comparison_table(const std::vector<RunResult>& runs, const Machine& machine) {
-  std::vector<std::vector<std::string>> rows{{"precision", "scaling", "validation (bits/char)",
-                                              "vs fp32", "tokens/s", "saved for backward",
-                                              "non-finite / underflowed gradients"}};
+inline std::string comparison_table(const Options& options, const std::vector<RunResult>& runs,
+                                    const Machine& machine) {
+  std::vector<std::vector<std::string>> rows{
+      {"precision", "scaling", "validation (bits/char)", "vs fp32, same scaling",
+       "training tokens/s", "saved for backward", "non-finite / underflowed gradients"}};
   for (const RunResult& run : runs) {
     const RunResult* reference = float_counterpart(runs, run);
+    const bool compares = reference != nullptr && reference != &run &&
+                          std::isfinite(run.valid_bpc - reference->valid_bpc);
     rows.push_back(
         {run.variant.precision, run.variant.scaling_name(),
          run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
-         reference == nullptr || reference == &run || !std::isfinite(run.valid_bpc)
-             ? "-"
-             : format("%+.4f", run.valid_bpc - reference->valid_bpc),
-         format("%.0f", run.tokens_per_s),
-         format("%.1f MiB", static_cast<double>(run.saved_bytes) / 0x1p20),
-         format("%.3g %% / %.3g %%", 100 * run.gradients.non_finite,
-                100 * run.gradients.underflowed)});
+         compares ? format("%+.4f", run.valid_bpc - reference->valid_bpc) : "-",
+         run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-",
+         run.saved_bytes ? format("%.1f MiB", static_cast<double>(*run.saved_bytes) / 0x1p20) : "-",
+         run.gradients ? format("%.3g %% / %.3g %%", 100 * run.gradients->non_finite,
+                                100 * run.gradients->underflowed)
+                       : "-"});
   }
   std::vector<std::size_t> width(rows[0].size());
   for (const auto& row : rows) {
@@ -98,17 +111,22 @@ inline std::string comparison_table(const std::vector<RunResult>& runs, const Ma
   text += format("\n%s, %zu thread%s, sgemm %.0f GFLOP/s", machine.processor.c_str(),
                  machine.threads, machine.threads == 1 ? "" : "s", machine.sgemm_gflops);
   for (const RunResult& run : runs) {
-    if (run.variant.name() == "fp32 unit") {
-      text += format("; fp32 unit steps reach %.0f %% of it", 100 * run.sgemm_share);
+    if (run.variant.name() == "fp32 unit" && run.sgemm_share) {
+      text += format("; fp32 unit steps reach %.0f %% of it", 100 * *run.sgemm_share);
     }
   }
-  if (const double ratio = unit_over_plain(runs); ratio > 0) {
-    text += format("; unit scaling takes %.3f x the time of plain", ratio);
+  if (const auto ratio = unit_over_plain(runs)) {
+    text += format("; unit scaling takes %.2f x the time of plain", *ratio);
   }
-  return text + "\n";
+  return text + "\n" + few_steps_warning(options, runs);
 }
 
-/// {"command", "machine", "runs": [...]}. A figure that is not finite becomes null.
+/// A number, or null for what was not measured or is not finite.
+template <class Number> [[nodiscard]] nlohmann::json json_number(std::optional<Number> value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+/// {"command", "machine", "runs": [...]}. What was not measured or is not finite is null.
 inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
                               const Machine& machine) {
   nlohmann::json result{{"command", options.command},
@@ -116,7 +134,7 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
                          {{"processor", machine.processor},
                           {"threads", machine.threads},
                           {"sgemm_gflops", machine.sgemm_gflops}}},
-                        {"unit_over_plain_time", unit_over_plain(runs)},
+                        {"unit_over_plain_time", json_number(unit_over_plain(runs))},
                         {"runs", nlohmann::json::array()}};
   for (const RunResult& run : runs) {
     nlohmann::json entry{{"precision", run.variant.precision},
@@ -126,25 +144,34 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
                          {"seed", options.seed},
                          {"steps", run.steps},
                          {"valid_bpc", run.valid_bpc},
-                         {"tokens_per_s", run.tokens_per_s},
-                         {"saved_bytes", run.saved_bytes},
-                         {"peak_rss_bytes", run.peak_rss_bytes},
-                         {"sgemm_share", run.sgemm_share},
-                         {"underflowed_gradients", run.gradients.underflowed},
-                         {"non_finite_gradients", run.gradients.non_finite}};
+                         {"measured_steps", run.measured_steps},
+                         {"tokens_per_s", json_number(run.tokens_per_s)},
+                         {"saved_bytes", json_number(run.saved_bytes)},
+                         {"peak_rss_bytes", json_number(run.peak_rss_bytes)},
+                         {"sgemm_share", json_number(run.sgemm_share)},
+                         {"underflowed_gradients", nullptr},
+                         {"non_finite_gradients", nullptr}};
+    if (run.gradients) {
+      entry["underflowed_gradients"] = run.gradients->underflowed;
+      entry["non_finite_gradients"] = run.gradients->non_finite;
+    }
     if (!run.diverged.empty()) entry["diverged"] = run.diverged;
     result["runs"].push_back(std::move(entry));
   }
   return result;
 }
 
+/// A row for each point of each run; an empty cell for what was not measured or is not finite.
 inline std::string metrics_csv(const std::vector<RunResult>& runs) {
   std::string text = "precision,scaling,step,training_bpc,validation_bpc\n";
+  const auto cell = [](double value) {
+    return std::isfinite(value) ? format(",%.6f", value) : std::string(",");
+  };
   for (const RunResult& run : runs) {
     for (const Point& point : run.points) {
-      text += format("%s,%s,%zu,%.6f,%.6f\n", run.variant.precision.c_str(),
-                     run.variant.scaling_name().c_str(), point.step, point.training_bpc,
-                     point.validation_bpc);
+      text += run.variant.precision + "," + run.variant.scaling_name() + "," +
+              std::to_string(point.step) + cell(point.training_bpc) + cell(point.validation_bpc) +
+              "\n";
     }
   }
   return text;
@@ -153,8 +180,10 @@ inline std::string metrics_csv(const std::vector<RunResult>& runs) {
 inline std::string loss_svg(const Options& options, const std::vector<RunResult>& runs) {
   us::analysis::LineChart chart;
   chart.title = "Validation loss";
-  chart.subtitle = format("BERT-style MLP, hidden %zu, %zu layers, %zu characters a step",
-                          options.hidden_size, options.layers, options.batch * options.window);
+  chart.subtitle = format(
+      "BERT-style MLP, hidden %zu, %zu layers, %zu characters a step. On a sample of the held-out "
+      "text, and on all of it at the end.",
+      options.hidden_size, options.layers, options.batch * options.window);
   chart.x_label = "step";
   chart.y_label = "bits per character";
   for (const RunResult& run : runs) {

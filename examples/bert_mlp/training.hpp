@@ -2,20 +2,24 @@
 // Trains one variant.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
 #include <numbers>
+#include <optional>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "checkpoint.hpp"
 #include "machine.hpp"
 #include "options.hpp"
+#include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/autograd/tape.hpp"
@@ -29,24 +33,19 @@
 
 namespace bert_mlp {
 
-/// A point of the curves.
-struct Point {
-  std::size_t step;
-  double training_bpc;  // mean since the point before
-  double validation_bpc;
-};
-
+/// What became of a variant. Empty: not measured.
 struct RunResult {
   Variant variant;
   double learning_rate = 0;
   std::size_t steps = 0;
+  std::size_t measured_steps = 0;  // those of this process, not of the one it continues
   std::vector<Point> points;
-  double valid_bpc = std::numeric_limits<double>::quiet_NaN();
-  double tokens_per_s = 0;
-  double sgemm_share = 0;  // share of the machine's sgemm rate, over whole steps
-  std::size_t saved_bytes = 0;
-  std::size_t peak_rss_bytes = 0;
-  us::analysis::GradientUnderflow gradients;
+  double valid_bpc = std::numeric_limits<double>::quiet_NaN();  // NaN also if it diverged
+  std::optional<double> tokens_per_s;                           // over training steps alone
+  std::optional<double> sgemm_share;  // share of the machine's sgemm rate, over whole steps
+  std::optional<std::size_t> saved_bytes;
+  std::optional<std::size_t> peak_rss_bytes;
+  std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
 };
 
@@ -68,22 +67,53 @@ auto record_loss(us::Tape<P>& tape, const us::nn::BertMlp& model,
                                 {.scaling = scaling});
 }
 
-/// Bits per character over the validation text, each window hidden in `draws` ways.
+/// A batch of the held-out text: its first window, and how characters are hidden.
+struct ValidationBatch {
+  std::size_t first;
+  std::uint32_t draw;
+};
+
+/// Each window hidden in four ways, so that most characters of the held-out text count.
+inline std::vector<ValidationBatch> whole_validation(const Options& options,
+                                                     const us::train::MaskedBatches& batches) {
+  std::vector<ValidationBatch> parts;
+  for (std::uint32_t draw = 0; draw < 4; ++draw) {
+    for (std::size_t first = 0; first < batches.validation_windows(); first += options.batch) {
+      parts.push_back({first, draw});
+    }
+  }
+  return parts;
+}
+
+/// Batches from all over the held-out text, hidden in one way. A batch without a backward pass
+/// takes about a third of a step, so one for eight steps takes about a twentieth of the time.
+inline std::vector<ValidationBatch> validation_sample(const Options& options,
+                                                      const us::train::MaskedBatches& batches) {
+  const std::size_t all = (batches.validation_windows() + options.batch - 1) / options.batch;
+  const std::size_t count = std::clamp<std::size_t>(options.eval_every / 8, 1, all);
+  std::vector<ValidationBatch> parts;
+  for (std::size_t i = 0; i < count; ++i) parts.push_back({i * all / count * options.batch, 0});
+  return parts;
+}
+
+/// Bits per character over those batches.
+/// @param progress shows how far it is.
 template <us::Precision P>
 double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& batches,
-                const Options& options, const us::Scaling& scaling, std::uint32_t draws) {
+                const std::vector<ValidationBatch>& parts, const Options& options,
+                const us::Scaling& scaling, us::train::Progress& progress) {
   us::Tape<P> tape(us::TapeMode::inference);
   double sum = 0;
   std::size_t items = 0;
-  for (std::uint32_t draw = 0; draw < draws; ++draw) {
-    for (std::size_t first = 0; first < batches.validation_windows(); first += options.batch) {
-      const std::size_t count = std::min(options.batch, batches.validation_windows() - first);
-      const auto batch = batches.validation(first, count, draw);
-      tape.clear();
-      const auto loss = record_loss(tape, model, batch, scaling);
-      sum += static_cast<double>(*loss.value().data()) * static_cast<double>(batch.labels.size());
-      items += batch.labels.size();
-    }
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    progress.show("validating " + std::to_string(100 * i / parts.size()) + "%");
+    const auto [first, draw] = parts[i];
+    const std::size_t count = std::min(options.batch, batches.validation_windows() - first);
+    const auto batch = batches.validation(first, count, draw);
+    tape.clear();
+    const auto loss = record_loss(tape, model, batch, scaling);
+    sum += static_cast<double>(*loss.value().data()) * static_cast<double>(batch.labels.size());
+    items += batch.labels.size();
   }
   return sum / static_cast<double>(items) / std::numbers::ln2;
 }
@@ -101,22 +131,30 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
   const us::train::Schedule schedule = options.rate_schedule();
   const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
+  const std::size_t end = options.stop_at.value_or(options.steps);
   std::size_t step = 0;
+  Record record;
   if (!options.resume.empty()) {
-    step = load_checkpoint(options.resume, fingerprint, model, optimiser);
+    step = load_checkpoint(options.resume, fingerprint, record, model, optimiser);
+    if (step > end) {
+      throw std::invalid_argument("--stop-at " + std::to_string(end) +
+                                  ": the checkpoint is of step " + std::to_string(step));
+    }
   }
-  const std::size_t end = std::min(options.steps, options.stop_at.value_or(options.steps));
   const std::size_t tokens_per_step = options.batch * options.window;
   const auto loss_scale = static_cast<float>(variant.loss_scale);
+  const auto sample = validation_sample(options, batches);
+  const auto save_if_wanted = [&] {
+    if (!save) return;
+    save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record, model,
+                    optimiser);
+  };
 
   us::Tape<P> tape;
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "bits/char", .first_step = step});
   double training_seconds = 0;
-  std::size_t trained_steps = 0;
-  double loss_sum = 0;
-  std::size_t loss_count = 0;
   while (step < end) {
     const auto start = std::chrono::steady_clock::now();
     const auto batch = batches.training(options.batch, static_cast<std::uint32_t>(step));
@@ -125,7 +163,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     {
       const auto loss = record_loss(tape, model, batch, variant.scaling);
       loss_value = static_cast<double>(*loss.value().data()) / std::numbers::ln2;
-      if (result.saved_bytes == 0) result.saved_bytes = tape.saved_bytes();
+      if (!result.saved_bytes) result.saved_bytes = tape.saved_bytes();
       tape.backward(loss, loss_scale);
     }
     if (!std::isfinite(loss_value)) {
@@ -139,45 +177,55 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     optimiser.step(tape, result.learning_rate * schedule(step), variant.loss_scale);
     ++step;
     training_seconds += seconds_since(start);
-    ++trained_steps;
-    loss_sum += loss_value;
-    ++loss_count;
-    progress.update(step, loss_value, trained_steps * tokens_per_step);
+    ++result.measured_steps;
+    record.loss_sum += loss_value;
+    ++record.loss_count;
+    progress.update(step, loss_value, result.measured_steps * tokens_per_step, training_seconds);
 
-    if (step % options.eval_every == 0 && step < end) {
-      result.points.push_back({step, loss_sum / static_cast<double>(loss_count),
-                               validate<P>(model, batches, options, variant.scaling, 1)});
-      loss_sum = 0;
-      loss_count = 0;
-      if (save)
-        save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model,
-                        optimiser);
+    // Also where the run stops early, for the one that continues it has the point as well.
+    if (step % options.eval_every == 0 && step < options.steps) {
+      const double bpc = validate<P>(model, batches, sample, options, variant.scaling, progress);
+      record.add(step, bpc);
+      if (std::isfinite(bpc) && step < end) save_if_wanted();
     }
   }
   result.steps = step;
-  result.peak_rss_bytes = peak_memory();
+  if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;
   if (training_seconds > 0) {
-    result.tokens_per_s = static_cast<double>(trained_steps * tokens_per_step) / training_seconds;
+    const double rate =
+        static_cast<double>(result.measured_steps * tokens_per_step) / training_seconds;
     const double selected =
         static_cast<double>(batches.selected(options.batch)) / static_cast<double>(tokens_per_step);
-    result.sgemm_share = 3 * model.matmul_flops_per_token(selected) * result.tokens_per_s /
-                         (machine.sgemm_gflops * 1e9);
+    result.tokens_per_s = rate;
+    result.sgemm_share =
+        3 * model.matmul_flops_per_token(selected) * rate / (machine.sgemm_gflops * 1e9);
+  }
+  if (result.diverged.empty()) {
+    const auto whole = whole_validation(options, batches);
+    result.valid_bpc = validate<P>(model, batches, whole, options, variant.scaling, progress);
+    if (std::isfinite(result.valid_bpc)) {
+      save_if_wanted();
+    } else {
+      result.valid_bpc = std::numeric_limits<double>::quiet_NaN();
+      result.diverged = "step " + std::to_string(step) + ", in validation";
+    }
   }
   progress.finish();
-  if (!result.diverged.empty()) return result;
-  if (save)
-    save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, model, optimiser);
-  // Hidden in four ways, so that most characters of the held-out text count.
-  result.valid_bpc = validate<P>(model, batches, options, variant.scaling, 4);
-  if (loss_count > 0) {
-    result.points.push_back({step, loss_sum / static_cast<double>(loss_count), result.valid_bpc});
+  if (record.points.empty() || record.points.back().step != step) {
+    record.add(step, result.valid_bpc);
+  } else if (result.diverged.empty()) {
+    record.points.back().validation_bpc = result.valid_bpc;
   }
-  tape.clear();
-  tape.memory().release();
-  const auto batch = batches.training(options.batch, static_cast<std::uint32_t>(step));
-  result.gradients = us::analysis::gradient_underflow<P>(
-      [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
-      loss_scale);
+  result.points = std::move(record.points);
+  if constexpr (!std::is_same_v<P, us::precision::fp32>) {
+    if (!result.diverged.empty()) return result;
+    tape.clear();
+    tape.memory().release();
+    const auto batch = batches.training(options.batch, static_cast<std::uint32_t>(step));
+    result.gradients = us::analysis::gradient_underflow<P>(
+        [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
+        loss_scale);
+  }
   return result;
 }
 

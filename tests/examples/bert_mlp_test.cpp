@@ -11,7 +11,9 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -22,8 +24,9 @@ struct Outcome {
   std::string output;  // stdout and stderr together
 };
 
-Outcome run(const std::string& arguments) {
-  const std::string command = std::string(UNIT_SCALING_BERT_MLP) + " " + arguments + " 2>&1";
+/// @param errors where stderr goes.
+Outcome run(const std::string& arguments, const std::string& errors = "2>&1") {
+  const std::string command = std::string(UNIT_SCALING_BERT_MLP) + " " + arguments + " " + errors;
   Outcome outcome;
   std::FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return outcome;
@@ -41,6 +44,15 @@ std::string content(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+/// 30000 bytes of words, which the project's own text, the default, would change with every commit.
+std::string words() {
+  std::mt19937 random(1);
+  constexpr const char* list[] = {"unit", "scale", "tensor", "of", "the", "a", "gradient", "\n"};
+  std::string text;
+  while (text.size() < 30000) text += std::string(list[random() % std::size(list)]) + " ";
+  return text;
+}
+
 class BertMlp : public testing::Test {
  protected:
   BertMlp() {
@@ -49,6 +61,7 @@ class BertMlp : public testing::Test {
         (std::string("bert_mlp.") + testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::remove_all(folder_);
     fs::create_directories(folder_);
+    std::ofstream(folder_ / "words.txt") << words();
   }
   ~BertMlp() override { fs::remove_all(folder_); }
 
@@ -56,7 +69,14 @@ class BertMlp : public testing::Test {
 
   /// Arguments of a small model, quick to train.
   [[nodiscard]] std::string small(const std::string& name) const {
-    return "--hidden 32 --layers 2 --batch 8 --steps 12 --eval-every 4 --quiet --out " + out(name);
+    return tiny(name) + " --hidden 32 --layers 2 --steps 12 --eval-every 4 --quiet";
+  }
+  /// Arguments of the smallest model, into which others go.
+  [[nodiscard]] std::string tiny(const std::string& name) const {
+    return "--batch 8 --data " + out("words.txt") + " --out " + out(name);
+  }
+  [[nodiscard]] nlohmann::json summary(const std::string& name) const {
+    return nlohmann::json::parse(content(folder_ / name / "summary.json"));
   }
 
   fs::path folder_;
@@ -88,12 +108,120 @@ TEST_F(BertMlp, ResumesBitIdenticallyToARunThatWasNeverStopped) {
   }
 }
 
-TEST_F(BertMlp, RefusesACheckpointOfAnotherTraining) {
+// Steps 5 and 7 lie between two validations; after 8 there is one.
+TEST_F(BertMlp, KeepsTheCurvesOfARunThatIsResumedInItsOwnFolder) {
+  const std::string what = " --precision fp8";
+  ASSERT_EQ(run(small("whole") + what).exit_code, 0);
+  const std::string metrics = content(folder_ / "whole/metrics.csv");
+  ASSERT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 4) << metrics;
+  const std::string again = " --resume " + out("part/checkpoint.safetensors");
+  for (const std::string stops : {"5", "8", "12"}) {
+    ASSERT_EQ(run(small("part") + what + " --stop-at " + stops).exit_code, 0);
+    if (stops == "5") {
+      ASSERT_EQ(run(small("part") + what + again + " --stop-at 7").exit_code, 0);
+    }
+    ASSERT_EQ(run(small("part") + what + again).exit_code, 0);
+    EXPECT_EQ(content(folder_ / "part/metrics.csv"), metrics) << stops;
+    EXPECT_EQ(content(folder_ / "part/loss.svg"), content(folder_ / "whole/loss.svg")) << stops;
+  }
+}
+
+TEST_F(BertMlp, RefusesACheckpointOfAnotherTrainingAndSaysWhatDiffers) {
   ASSERT_EQ(run(small("part") + " --precision fp8 --stop-at 2").exit_code, 0);
-  const Outcome other =
-      run(small("rest") + " --precision fp16 --resume " + out("part/checkpoint.safetensors"));
+  const std::string checkpoint = out("part/checkpoint.safetensors");
+  const Outcome other = run(small("rest") + " --precision fp16 --lr 0.1 --resume " + checkpoint);
   EXPECT_EQ(other.exit_code, 2);
-  EXPECT_NE(other.output.find("another training"), std::string::npos) << other.output;
+  EXPECT_EQ(other.output, "bert_mlp: --resume: " + checkpoint +
+                              " is of another training: lr is 0.25 there and 0.1 here, precision "
+                              "is fp8 there and fp16 here\n");
+}
+
+TEST_F(BertMlp, ValidatesTwentyTimesOnItsOwnAccord) {
+  ASSERT_EQ(run(tiny("default") + " --hidden 16 --layers 1 --steps 160 --quiet --precision fp8")
+                .exit_code,
+            0);
+  const std::string metrics = content(folder_ / "default/metrics.csv");
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 1 + 20) << metrics;
+}
+
+TEST_F(BertMlp, WritesNullForWhatItDidNotMeasure) {
+  ASSERT_EQ(run(small("one") + " --precision fp32").exit_code, 0);
+  const auto one = summary("one");
+  EXPECT_TRUE(one.at("unit_over_plain_time").is_null()) << "a single variant";
+  EXPECT_TRUE(one.at("runs").at(0).at("underflowed_gradients").is_null()) << "against itself";
+
+  const Outcome finished =
+      run(small("one") + " --precision fp32 --json --resume " + out("one/checkpoint.safetensors"));
+  ASSERT_EQ(finished.exit_code, 0) << finished.output;
+  const auto resumed = summary("one").at("runs").at(0);
+  for (const char* key : {"tokens_per_s", "sgemm_share", "saved_bytes"}) {
+    EXPECT_TRUE(resumed.at(key).is_null()) << key << ", of no step";
+  }
+  EXPECT_EQ(resumed.at("valid_bpc"), one.at("runs").at(0).at("valid_bpc"));
+}
+
+TEST_F(BertMlp, ComparesTheTimesOfLongEnoughRunsOnly) {
+  const std::string what =
+      " --hidden 16 --layers 1 --compare fp32:unit,fp32:none --out " + out("time");
+  const std::string data = "--batch 8 --data " + out("words.txt");
+  const Outcome few = run(data + what + " --steps 99");
+  ASSERT_EQ(few.exit_code, 0) << few.output;
+  EXPECT_EQ(few.output.find("the time of plain"), std::string::npos) << few.output;
+  EXPECT_NE(few.output.find("So few steps compare nothing"), std::string::npos) << few.output;
+  EXPECT_NE(few.output.find("vs fp32, same scaling"), std::string::npos) << few.output;
+  EXPECT_TRUE(summary("time").at("unit_over_plain_time").is_null());
+
+  const Outcome enough = run(data + what + " --steps 300");
+  ASSERT_EQ(enough.exit_code, 0) << enough.output;
+  EXPECT_NE(enough.output.find("the time of plain"), std::string::npos) << enough.output;
+  EXPECT_EQ(enough.output.find("So few steps"), std::string::npos) << enough.output;
+  EXPECT_GT(summary("time").at("unit_over_plain_time").get<double>(), 0);
+}
+
+TEST_F(BertMlp, KeepsTheCheckpointThatADivergingRunWouldReplace) {
+  ASSERT_EQ(run(small("lost") + " --precision fp8").exit_code, 0);
+  const std::string checkpoint = content(folder_ / "lost/checkpoint.safetensors");
+  // Diverges in the second step; and with the only step, where nothing but a validation can tell.
+  for (const std::string steps : {"12", "1"}) {
+    const Outcome outcome = run("--hidden 32 --layers 2 --lr 1e30 --precision fp8 --steps " +
+                                steps + " " + tiny("lost"));
+    EXPECT_EQ(outcome.exit_code, 3) << outcome.output;
+    EXPECT_NE(outcome.output.find("diverged"), std::string::npos) << outcome.output;
+    EXPECT_EQ(outcome.output.find("0 % / 0 %"), std::string::npos) << outcome.output;
+    EXPECT_EQ(content(folder_ / "lost/checkpoint.safetensors"), checkpoint);
+    const auto entry = summary("lost").at("runs").at(0);
+    for (const char* key : {"valid_bpc", "underflowed_gradients", "non_finite_gradients"}) {
+      EXPECT_TRUE(entry.at(key).is_null()) << key;
+    }
+    EXPECT_EQ(content(folder_ / "lost/metrics.csv").find("nan"), std::string::npos);
+  }
+}
+
+TEST_F(BertMlp, ExitsWithZeroIfAnyVariantConverged) {
+  // A loss scale of 2^40 is more than FP16 holds; plain FP32 does not mind.
+  const Outcome some = run(small("some") + " --compare fp16:loss:1099511627776,fp32:none --json");
+  EXPECT_EQ(some.exit_code, 0) << some.output;
+  EXPECT_TRUE(summary("some").at("runs").at(0).contains("diverged"));
+  EXPECT_FALSE(summary("some").at("runs").at(1).contains("diverged"));
+}
+
+TEST_F(BertMlp, TellsThatItsOutputCouldNotBeWritten) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full here";
+  for (const std::string& arguments :
+       {std::string("--help"), small("full") + " --precision fp8 --json"}) {
+    const Outcome outcome = run(arguments, "2>&1 >/dev/full");
+    EXPECT_EQ(outcome.exit_code, 1) << arguments;
+    EXPECT_EQ(outcome.output, "bert_mlp: cannot write to standard output\n");
+  }
+}
+
+TEST_F(BertMlp, TellsItsVersion) {
+  const Outcome outcome = run("--version");
+  EXPECT_EQ(outcome.exit_code, 0);
+  const std::string project = content(fs::path(UNIT_SCALING_SOURCE_DIR) / "CMakeLists.txt");
+  std::smatch version;
+  ASSERT_TRUE(std::regex_search(project, version, std::regex("unit_scaling VERSION ([0-9.]+)")));
+  EXPECT_EQ(outcome.output, "bert_mlp (unit_scaling) " + version.str(1) + "\n");
 }
 
 TEST_F(BertMlp, WritesASummaryOfEveryRunOfAComparison) {
@@ -155,25 +283,83 @@ TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
   }
 }
 
+TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
+  std::ofstream(folder_ / "s.txt") << "no checkpoint";
+  const std::string text = out("s.txt");
+  const std::string rate = "expected a finite number above 0, in the range of float";
+  const std::pair<std::string, std::string> mistakes[] = {
+      {"--seed -1", "--seed -1: expected a whole number from 0 to 18446744073709551615"},
+      {"--steps 1e3", "--steps 1e3: expected a whole number from 1 to 2147483648"},
+      {"--stop-at -1", "--stop-at -1: expected a whole number from 1 to 2147483648"},
+      {"--eval-every 0", "--eval-every 0: expected a whole number from 1 to 2147483648"},
+      {"--threads -1", "--threads -1: expected a whole number from 1 to 1024"},
+      {"--lr 0", "--lr 0: " + rate},
+      {"--lr inf", "--lr inf: " + rate},
+      {"--lr 1e-320", "--lr 1e-320: " + rate},
+      {"--lr 1e999", "--lr 1e999: " + rate},
+      {"--lr 2x", "--lr 2x: " + rate},
+      {"--weight-decay -1",
+       "--weight-decay -1: expected a finite number of at least 0, in the range of float"},
+      {"--steps 2 --stop-at 3", "--stop-at 3: expected a step up to --steps 2"},
+      {"--precision fp16 --compare fp8:unit", "--precision excludes --compare"},
+      {"--scaling unit --compare fp8:unit", "--scaling excludes --compare"},
+      {"--print-scales --loss-scale-window", "--print-scales excludes --loss-scale-window"},
+      {"--print-scales --json", "--json excludes --print-scales"},
+      {"--print-scales --stop-at 1", "--stop-at excludes --print-scales"},
+      {"--loss-scale-window --scaling loss:8",
+       "--loss-scale-window sets the loss scale: 'loss:8' cannot be had with it"},
+      {"--precision fp8 --resume " + text,
+       text + " is no safetensors file: says that its header has 7738140083766718318 bytes, "
+              "expected at most 100000000; it is no safetensors file"},
+      {"--precision fp8 --resume " + out("none"), "--resume: there is no file " + out("none")},
+  };
+  for (const auto& [arguments, line] : mistakes) {
+    const bool has_results = arguments.find("--resume") != std::string::npos;
+    const Outcome outcome = run(arguments + (has_results ? " --out " + out("never") : ""));
+    EXPECT_EQ(outcome.exit_code, 2) << arguments;
+    EXPECT_EQ(outcome.output, "bert_mlp: " + line + "\n");
+  }
+}
+
 TEST_F(BertMlp, TrainsOnAnyBytes) {
   {
     std::ofstream file(folder_ / "bytes.bin", std::ios::binary);
     for (int i = 0; i < 4000; ++i) file.put(static_cast<char>(i * 37 % 256));
   }
-  const Outcome outcome = run(small("bytes") + " --precision fp8 --data " + out("bytes.bin"));
+  const Outcome outcome = run("--steps 4 --hidden 16 --quiet --precision fp8 --data " +
+                              out("bytes.bin") + " --out " + out("bytes"));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
 }
 
 TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
   const Outcome outcome = run("--help");
   EXPECT_EQ(outcome.exit_code, 0);
-  for (const char* option :
-       {"--data",         "--precision",    "--scaling",          "--norm",
-        "--hidden",       "--layers",       "--window",           "--batch",
-        "--steps",        "--lr",           "--schedule",         "--optimizer",
-        "--weight-decay", "--seed",         "--threads",          "--eval-every",
-        "--out",          "--compare",      "--resume",           "--quiet",
-        "--json",         "--print-scales", "--loss-scale-window"}) {
+  for (const char* option : {"--data",
+                             "--precision",
+                             "--scaling",
+                             "--norm",
+                             "--hidden",
+                             "--layers",
+                             "--window",
+                             "--batch",
+                             "--steps",
+                             "--lr",
+                             "--schedule",
+                             "--optimizer",
+                             "--weight-decay",
+                             "--seed",
+                             "--threads",
+                             "--eval-every",
+                             "--out",
+                             "--compare",
+                             "--resume",
+                             "--quiet",
+                             "--json",
+                             "--print-scales",
+                             "--loss-scale-window",
+                             "--stop-at",
+                             "--version",
+                             "Exit codes"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }
@@ -193,6 +379,11 @@ TEST_F(BertMlp, PrintsUnitScalesAtInitialisation) {
     const Outcome outcome = run(command + shape);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_NE(outcome.output.find("\n0 of 171 tensors"), std::string::npos) << outcome.output;
+  }
+  // Which of the tensors of an op with several is meant.
+  const Outcome outputs = run(command);
+  for (const char* number : {" 2.0 residual_split", " 2.1 residual_split", " 1 "}) {
+    EXPECT_NE(outputs.output.find(number), std::string::npos) << outputs.output;
   }
   const Outcome plain = run(command + "--scaling none --batch 64");
   EXPECT_EQ(plain.exit_code, 0) << plain.output;

@@ -288,7 +288,7 @@ template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
     if constexpr (AnyMinifloat<T>) {
       detail::for_bulk(
           begin, end, to, streams,
-          [=](std::size_t i, float* target) {
+          [=](std::size_t i, float* target) __attribute__((always_inline)) {
             const auto bits = detail::decode_vector<detail::BulkLanes>(from + i);
             std::memcpy(target, &bits, sizeof(bits));
           },
@@ -319,7 +319,7 @@ void encode_span(std::span<const float> in, std::span<T> out) {
     if constexpr (AnyMinifloat<T>) {
       for_bulk(
           begin, end, to, streams,
-          [=](std::size_t i, T* target) {
+          [=](std::size_t i, T * target) __attribute__((always_inline)) {
             BulkLanes bits;
             std::memcpy(&bits, from + i, sizeof(bits));
             encode_vector<overflow>(bits, target);
