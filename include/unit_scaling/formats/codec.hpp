@@ -97,19 +97,19 @@ template <class U> [[nodiscard, gnu::always_inline]] constexpr auto is_negative(
 }
 
 /// Bits of the binary32 number 2^exponent, for the exponent of a normal number.
-[[nodiscard]] constexpr std::uint32_t float_power_bits(int exponent) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t float_power_bits(int exponent) noexcept {
   return static_cast<std::uint32_t>(exponent + float_bias) << float_mantissa_bits;
 }
 
 /// The power of two whose last place in binary32 is the smallest number of the format. A sum with
 /// it rounds a smaller number to a multiple of that last place, and its fraction counts them.
-[[nodiscard]] constexpr std::uint32_t magic_bits(FormatSpec spec) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t magic_bits(FormatSpec spec) noexcept {
   return float_power_bits(spec.min_subnormal_exponent() + float_mantissa_bits);
 }
 
 /// What to subtract from a rounded magnitude, shifted to the width of the format, to replace the
 /// bias of binary32 by that of the format.
-[[nodiscard]] constexpr std::uint32_t code_rebias(FormatSpec spec) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t code_rebias(FormatSpec spec) noexcept {
   return static_cast<std::uint32_t>(float_bias - spec.bias) << spec.mantissa_bits;
 }
 
@@ -143,7 +143,7 @@ template <class U>
 
 /// Whether encode_by_sum() serves a format: the powers of two that it adds must be normal binary32
 /// numbers, with room for a code in their fraction.
-[[nodiscard]] constexpr bool has_rounding_sum(FormatSpec spec) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr bool has_rounding_sum(FormatSpec spec) noexcept {
   return spec.has_zero() && spec.mantissa_bits > 0 && spec.bits() <= 16 &&
          !spec.has_binary32_exponent() &&
          spec.max_exponent() + 1 + float_mantissa_bits - spec.mantissa_bits <= 127;
@@ -359,7 +359,7 @@ template <class U>
                                                            U random = U{}) noexcept {
   if constexpr (SimdVector<U>) {
     if (rounding == Rounding::nearest_even) {
-      if (spec == FormatSpec::ieee(8, 7)) return encode_upper_half(overflow, bits);
+      if (spec.is_upper_half_of_binary32()) return encode_upper_half(overflow, bits);
       if (has_rounding_sum(spec)) return encode_by_sum(spec, overflow, bits);
     }
   }
@@ -373,7 +373,7 @@ template <class U>
   using F = typename LaneTypes<U>::floating;
   const int shift = float_mantissa_bits - spec.mantissa_bits;
   const U nan = splat<U>(float_infinity_bits | float_quiet_bit);
-  if (spec == FormatSpec::ieee(8, 7)) {
+  if (spec.is_upper_half_of_binary32()) {
     const U bits = code << 16;
     return select(is_above(bits & float_magnitude_mask, float_infinity_bits),
                   bits | float_quiet_bit, bits);

@@ -31,6 +31,9 @@ enum class Specials {
 /// (1 + f 2^-mantissa_bits) 2^(e - bias) when e > 0 and for f 2^(1 - bias - mantissa_bits)
 /// otherwise, unless `specials` says that it stands for infinity or NaN. Under fnu, the code e
 /// stands for 2^(e - bias) also when e = 0.
+///
+/// Its functions are inlined always: of a description that the compiler knows they are constants,
+/// and in the loops of conversions they must be.
 struct FormatSpec {
   int exponent_bits;  ///< Width of the exponent field, in bits.
   int mantissa_bits;  ///< Width of the fraction field, without the implicit leading bit, in bits.
@@ -67,46 +70,54 @@ struct FormatSpec {
   }
 
   /// Width of a code, in bits: sign, exponent and fraction.
-  [[nodiscard]] constexpr int bits() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr int bits() const noexcept {
     return (has_sign() ? 1 : 0) + magnitude_bits();
   }
   /// Width of a code without its sign, in bits.
-  [[nodiscard]] constexpr int magnitude_bits() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr int magnitude_bits() const noexcept {
     return exponent_bits + mantissa_bits;
   }
   /// The sign bit, or none.
-  [[nodiscard]] constexpr std::uint32_t sign_mask() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t sign_mask() const noexcept {
     return has_sign() ? 1U << magnitude_bits() : 0U;
   }
   /// All bits but the sign.
-  [[nodiscard]] constexpr std::uint32_t magnitude_mask() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t magnitude_mask() const noexcept {
     return (1U << magnitude_bits()) - 1U;
   }
   /// The bits of the fraction.
-  [[nodiscard]] constexpr std::uint32_t mantissa_mask() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t mantissa_mask() const noexcept {
     return (1U << mantissa_bits) - 1U;
   }
   /// Whether the format has negative numbers.
-  [[nodiscard]] constexpr bool has_sign() const noexcept { return specials != Specials::fnu; }
+  [[nodiscard, gnu::always_inline]] constexpr bool has_sign() const noexcept {
+    return specials != Specials::fnu;
+  }
   /// Whether the format has a zero, and subnormal numbers if it has a fraction.
-  [[nodiscard]] constexpr bool has_zero() const noexcept { return specials != Specials::fnu; }
+  [[nodiscard, gnu::always_inline]] constexpr bool has_zero() const noexcept {
+    return specials != Specials::fnu;
+  }
   /// Whether the format has infinities.
-  [[nodiscard]] constexpr bool has_infinity() const noexcept { return specials == Specials::ieee; }
+  [[nodiscard, gnu::always_inline]] constexpr bool has_infinity() const noexcept {
+    return specials == Specials::ieee;
+  }
   /// Whether the format has a NaN.
-  [[nodiscard]] constexpr bool has_nan() const noexcept { return specials != Specials::finite; }
+  [[nodiscard, gnu::always_inline]] constexpr bool has_nan() const noexcept {
+    return specials != Specials::finite;
+  }
   /// Whether the format distinguishes negative zero from positive zero.
-  [[nodiscard]] constexpr bool has_negative_zero() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr bool has_negative_zero() const noexcept {
     return specials != Specials::fnuz && specials != Specials::fnu;
   }
 
   /// Code of +infinity; of meaning only where has_infinity().
-  [[nodiscard]] constexpr std::uint32_t infinity_code() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t infinity_code() const noexcept {
     return magnitude_mask() & ~mantissa_mask();
   }
   /// Code of the quiet NaN that a conversion delivers (without payload; its sign is positive where
   /// NaN has a sign). A format without a NaN takes NaN to negative zero, as ml_dtypes does; this is
   /// then that code.
-  [[nodiscard]] constexpr std::uint32_t nan_code() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t nan_code() const noexcept {
     switch (specials) {
       case Specials::ieee:
         return infinity_code() | (1U << (mantissa_bits - 1));
@@ -120,7 +131,7 @@ struct FormatSpec {
     return sign_mask();
   }
   /// Code of the largest finite number.
-  [[nodiscard]] constexpr std::uint32_t max_finite_code() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t max_finite_code() const noexcept {
     switch (specials) {
       case Specials::ieee:
         return infinity_code() - 1U;
@@ -134,24 +145,24 @@ struct FormatSpec {
     return magnitude_mask();
   }
   /// Code of the smallest positive normal number.
-  [[nodiscard]] constexpr std::uint32_t min_normal_code() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t min_normal_code() const noexcept {
     return has_zero() ? 1U << mantissa_bits : 0U;
   }
   /// Code of the smallest positive number.
-  [[nodiscard]] constexpr std::uint32_t min_positive_code() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr std::uint32_t min_positive_code() const noexcept {
     return has_zero() ? 1U : 0U;
   }
 
   /// Exponent of the smallest positive normal number, a power of two.
-  [[nodiscard]] constexpr int min_normal_exponent() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr int min_normal_exponent() const noexcept {
     return (has_zero() ? 1 : 0) - bias;
   }
   /// Exponent of the smallest positive number, a power of two.
-  [[nodiscard]] constexpr int min_subnormal_exponent() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr int min_subnormal_exponent() const noexcept {
     return min_normal_exponent() - mantissa_bits;
   }
   /// Exponent of the largest finite number: it lies in [2^e, 2^(e+1)).
-  [[nodiscard]] constexpr int max_exponent() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr int max_exponent() const noexcept {
     return static_cast<int>(max_finite_code() >> mantissa_bits) - bias;
   }
 
@@ -173,12 +184,16 @@ struct FormatSpec {
 
   /// Whether the exponent field is that of binary32, so that the format is a binary32 number cut
   /// short and its subnormal numbers are subnormal in binary32.
-  [[nodiscard]] constexpr bool has_binary32_exponent() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr bool has_binary32_exponent() const noexcept {
     return exponent_bits == 8 && bias == 127;
+  }
+  /// Whether a code is the upper half of a binary32 number, as that of bfloat16 is.
+  [[nodiscard, gnu::always_inline]] constexpr bool is_upper_half_of_binary32() const noexcept {
+    return has_binary32_exponent() && mantissa_bits == 7 && specials == Specials::ieee;
   }
   /// Whether binary32 holds every number of the format, and the conversions serve it: every number
   /// but zero is normal in binary32, or the exponent field is that of binary32.
-  [[nodiscard]] constexpr bool is_within_binary32() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr bool is_within_binary32() const noexcept {
     if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
       return false;
     }
@@ -191,7 +206,7 @@ struct FormatSpec {
   }
   /// Whether a code fits the storage of a `Minifloat`: 3 to 16 bits, of which the fraction, in a
   /// format with a sign, has at least one.
-  [[nodiscard]] constexpr bool is_valid() const noexcept {
+  [[nodiscard, gnu::always_inline]] constexpr bool is_valid() const noexcept {
     return is_within_binary32() && bits() <= 16 && (mantissa_bits >= 1 || !has_sign());
   }
 
