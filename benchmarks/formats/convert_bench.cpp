@@ -16,6 +16,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/formats/encode.hpp"
 
 namespace {
 
@@ -49,6 +50,34 @@ template <class T, Overflow overflow> void encode(benchmark::State& state) {
     benchmark::ClobberMemory();
   }
   count_elements(state, count);
+}
+
+/// Stochastic rounding with the number of random bits that is the second argument.
+template <class T> void encode_stochastic(benchmark::State& state) {
+  const std::vector<float> in = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
+  std::vector<T> out(in.size());
+  const unit_scaling::Random random(1, unit_scaling::RandomStream::rounding);
+  const unit_scaling::EncodeOptions options{
+      .rounding = unit_scaling::Rounding::stochastic,
+      .random = unit_scaling::StochasticRounding(random, static_cast<int>(state.range(1)))};
+  for (auto _ : state) {
+    unit_scaling::encode(std::span<const float>(in), std::span<T>(out), options);
+    benchmark::DoNotOptimize(out.data());
+    benchmark::ClobberMemory();
+  }
+  count_elements(state);
+}
+
+/// Rounding to nearest with statistics in the same pass.
+template <class T> void encode_with_statistics(benchmark::State& state) {
+  const std::vector<float> in = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
+  std::vector<T> out(in.size());
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        unit_scaling::encode_with_statistics(std::span<const float>(in), std::span<T>(out)));
+    benchmark::ClobberMemory();
+  }
+  count_elements(state);
 }
 
 template <class T> void decode(benchmark::State& state) {
@@ -128,6 +157,12 @@ constexpr std::int64_t in_memory = 32 << 20;
         ->Arg(in_memory);
   });
   using T = unit_scaling::float8_e4m3fn;
+  for (const std::int64_t bits : {8, 16, 32}) {
+    RegisterBenchmark("encode_stochastic_float8_e4m3fn", encode_stochastic<T>)
+        ->Args({in_second_level_cache, bits});
+  }
+  RegisterBenchmark("encode_with_statistics_float8_e4m3fn", encode_with_statistics<T>)
+      ->Arg(in_second_level_cache);
   RegisterBenchmark("encode_scalar_float8_e4m3fn", encode_scalar<T>);
   RegisterBenchmark("encode_scalar_chain_float8_e4m3fn", encode_scalar_chain<T>);
   RegisterBenchmark("decode_scalar_float8_e4m3fn", decode_scalar<T>);

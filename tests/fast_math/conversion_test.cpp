@@ -65,6 +65,9 @@ TYPED_TEST(FastMath, ChangesNoConversion) {
   std::vector<T> codes(bits.size());
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
     encode(std::span<const float>(numbers), std::span<T>(codes), overflow);
+    std::vector<T> counted(bits.size());
+    encode_with_statistics(std::span<const float>(numbers), std::span<T>(counted),
+                           {.overflow = overflow});
     for (std::size_t i = 0; i < bits.size(); ++i) {
       const std::uint32_t sign = bits[i] >> 31 << (T::format.bits() - 1);
       std::uint32_t expected =
@@ -73,6 +76,7 @@ TYPED_TEST(FastMath, ChangesNoConversion) {
           !T::format.has_negative_zero() && (expected == 0 || expected == oracle.sign());
       if (!is_unsigned) expected |= sign;
       ASSERT_EQ(codes[i].bits(), expected) << std::hex << bits[i];
+      ASSERT_EQ(counted[i].bits(), expected) << std::hex << bits[i];
       ASSERT_EQ(T::from_float(numbers[i], overflow).bits(), expected) << std::hex << bits[i];
     }
   }

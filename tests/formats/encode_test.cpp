@@ -55,7 +55,7 @@ TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
   const double largest = oracle.max_finite();
   const double next = oracle.value(oracle.max_code() + 1U);
   for (const Rounding rounding : all_modes) {
-    for (const float scale : {1.0F, 0x1p-3F}) {
+    for (const float scale : {1.0F, 0x1p-3F, 0x1p40F, 0x1p-120F}) {
       const EncodeOptions options = options_of(rounding, Overflow::saturate, scale);
       std::vector<T> codes(numbers.size());
       const EncodeStatistics statistics =
@@ -65,12 +65,12 @@ TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
         const float value = numbers[i] * scale;
         const std::uint32_t word = options.random->word(options.first_element + i);
         ASSERT_EQ(codes[i].bits(), T::from_float(value, Overflow::saturate, rounding, word).bits());
-        if (!std::isfinite(value)) {
+        if (!std::isfinite(numbers[i])) {
           ++expected.non_finite;
           continue;
         }
         const double magnitude = std::fabs(static_cast<double>(value));
-        expected.max_magnitude = std::max(expected.max_magnitude, std::fabs(value));
+        expected.max_magnitude = std::max(expected.max_magnitude, std::fabs(numbers[i]));
         const bool away =
             rounding == (value < 0 ? Rounding::toward_negative : Rounding::toward_positive);
         double limit = next;  // of truncation
@@ -88,7 +88,7 @@ TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
         }
         expected.overflowed += magnitude >= limit ? 1U : 0U;
         const bool is_zero = static_cast<double>(codes[i]) == 0;
-        expected.underflowed += is_zero && value != 0 ? 1U : 0U;
+        expected.underflowed += is_zero && numbers[i] != 0 ? 1U : 0U;
       }
       EXPECT_EQ(statistics, expected) << static_cast<int>(rounding);
     }
@@ -106,6 +106,30 @@ TYPED_TEST(Encode, MultipliesByTheScaleFirst) {
       ASSERT_EQ(codes[i].bits(), T::from_float(numbers[i] * 0.7F, overflow).bits()) << numbers[i];
     }
   }
+}
+
+TEST(EncodeScale, ThatTakesANumberBeyondBinary32Overflows) {
+  const std::vector<float> numbers{3e38F, 1e-30F, -3e38F, 1};
+  std::vector<float8_e5m2> codes(numbers.size());
+  const EncodeStatistics above =
+      encode_with_statistics(std::span<const float>(numbers), std::span(codes), {.scale = 4});
+  EXPECT_EQ(
+      above,
+      (EncodeStatistics{
+          .count = 4, .non_finite = 0, .overflowed = 2, .underflowed = 1, .max_magnitude = 3e38F}));
+  const EncodeStatistics below =
+      encode_with_statistics(std::span<const float>(numbers), std::span(codes), {.scale = 1e-20F});
+  EXPECT_EQ(below.underflowed, 2U);
+}
+
+TEST(EncodeStatistics, SeeSubnormalNumbersWhereTheProcessorDoesNot) {
+  const std::vector<float> numbers(35, 0x1p-127F);
+  std::vector<float8_e4m3fn> codes(numbers.size());
+  const FlushSubnormals flush;
+  const EncodeStatistics statistics =
+      encode_with_statistics(std::span<const float>(numbers), std::span(codes));
+  EXPECT_EQ(statistics.underflowed, numbers.size());
+  EXPECT_EQ(std::bit_cast<std::uint32_t>(statistics.max_magnitude), 0x0040'0000U);
 }
 
 TEST(EncodeThreads, CountChangesNoBitAndNoStatistic) {

@@ -87,10 +87,10 @@ TEST(E8m0, IsTheSameInBulkAndWhereSubnormalNumbersAreFlushed) {
   for (const Rounding rounding :
        {Rounding::nearest_even, Rounding::toward_zero, Rounding::toward_positive}) {
     std::vector<float8_e8m0fnu> bulk(numbers.size());
+    const FlushSubnormals flush;
     const EncodeStatistics statistics =
         encode_with_statistics(std::span<const float>(numbers), std::span(bulk),
                                {.overflow = Overflow::saturate, .rounding = rounding});
-    const FlushSubnormals flush;
     std::uint64_t beyond = 0;
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       ASSERT_EQ(bulk[i].bits(),
@@ -101,6 +101,24 @@ TEST(E8m0, IsTheSameInBulkAndWhereSubnormalNumbersAreFlushed) {
     EXPECT_EQ(statistics.overflowed, rounding == Rounding::toward_zero ? 0U : beyond);
     EXPECT_EQ(statistics.underflowed, 0U);
   }
+}
+
+TEST(E8m0, ComputesWithItsSmallestNumberWhereSubnormalNumbersAreFlushed) {
+  const FlushSubnormals flush;
+  EXPECT_EQ((from_code(0) + from_code(0)).bits(), 1);
+  EXPECT_EQ((from_code(0) * from_code(127)).bits(), 0);
+  EXPECT_EQ(float8_e8m0fnu(1e-4000L).bits(), 0);
+}
+
+TEST(E8m0, NegativeNumbersCountAsBeyondTheRange) {
+  const std::vector<float> numbers{-1, 0, 2, std::numeric_limits<float>::quiet_NaN(), -0.0F};
+  std::vector<float8_e8m0fnu> codes(numbers.size());
+  const EncodeStatistics statistics =
+      encode_with_statistics(std::span<const float>(numbers), std::span(codes));
+  EXPECT_EQ(statistics.overflowed, 1U);
+  EXPECT_EQ(statistics.non_finite, 1U);
+  EXPECT_EQ(statistics.underflowed, 0U);
+  EXPECT_EQ(statistics.max_magnitude, 2);
 }
 
 TEST(E8m0, LimitsAreThoseOfAnUnsignedFormat) {

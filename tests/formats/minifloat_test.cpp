@@ -398,4 +398,22 @@ TEST(Minifloat, IgnoresBitsAboveTheWidthOfTheFormat) {
 }
 
 }  // namespace
+TEST(Bfloat16, ComputesWithSubnormalNumbersWhereTheProcessorFlushesThem) {
+  const bfloat16 tiny = bfloat16::from_bits(0x40);
+  const FlushSubnormals flush;
+  EXPECT_EQ((tiny + tiny).bits(), 0x80);
+  EXPECT_EQ((tiny - bfloat16::from_bits(1)).bits(), 0x3f);
+  EXPECT_EQ((tiny * bfloat16(0.5F)).bits(), 0x20);
+  std::ostringstream text;
+  text << tiny;
+  EXPECT_EQ(text.str(), "5.87747e-39");
+}
+
+TEST(Minifloat, ConvertsToIntegersAndLongDouble) {
+  const float8_e4m3fn number(-2.75F);
+  EXPECT_EQ(static_cast<int>(number), -2);
+  EXPECT_EQ(static_cast<long double>(number), -2.75L);
+  EXPECT_TRUE(static_cast<bool>(number));
+}
+
 }  // namespace unit_scaling_test

@@ -114,21 +114,27 @@ TYPED_TEST(RoundingModes, AreRightWhereTheProcessorFlushesSubnormalNumbers) {
   using T = typename TypeParam::type;
   const FormatOracle oracle(TypeParam::layout());
   const std::vector<float> numbers = critical_floats(oracle);
+  std::vector<std::uint32_t> expected(numbers.size());
+  std::vector<T> scalar(numbers.size());
+  std::vector<T> bulk(numbers.size());
+  std::vector<T> counted(numbers.size());
   for (const Rounding rounding : deterministic_modes) {
-    std::vector<T> expected(numbers.size());
-    std::vector<T> codes(numbers.size());
-    // A scale would flush; without one the numbers arrive as they are.
     for (std::size_t i = 0; i < numbers.size(); ++i) {
-      expected[i] = T::from_float(numbers[i], Overflow::saturate, rounding);
+      expected[i] = expected_code(oracle, numbers[i], rounding, true);
     }
+    const EncodeOptions options{.rounding = rounding};
     {
       const FlushSubnormals flush;
       for (std::size_t i = 0; i < numbers.size(); ++i) {
-        codes[i] = T::from_float(numbers[i], Overflow::saturate, rounding);
+        scalar[i] = T::from_float(numbers[i], Overflow::saturate, rounding);
       }
+      encode(std::span<const float>(numbers), std::span<T>(bulk), options);
+      encode_with_statistics(std::span<const float>(numbers), std::span<T>(counted), options);
     }
     for (std::size_t i = 0; i < numbers.size(); ++i) {
-      ASSERT_EQ(codes[i].bits(), expected[i].bits()) << name_of(rounding) << " of " << numbers[i];
+      ASSERT_EQ(scalar[i].bits(), expected[i]) << name_of(rounding) << " of " << numbers[i];
+      ASSERT_EQ(bulk[i].bits(), expected[i]) << name_of(rounding) << " of " << numbers[i];
+      ASSERT_EQ(counted[i].bits(), expected[i]) << name_of(rounding) << " of " << numbers[i];
     }
   }
 }

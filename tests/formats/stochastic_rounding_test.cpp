@@ -86,6 +86,47 @@ TYPED_TEST(StochasticRoundingOf, IsTheSameInBulkAndElementByElement) {
   }
 }
 
+// Of binary64 numbers, also those that binary32 does not hold: away from zero if the fraction of
+// the way, in units of 2^-32 rounded down, and the random word make up a whole.
+TYPED_TEST(StochasticRoundingOf, ABinary64NumberGoesByItsOwnFraction) {
+  using T = typename TypeParam::type;
+  const FormatOracle oracle(TypeParam::layout());
+  const std::uint32_t step = oracle.max_code() > 4096 ? 1021 : 1;
+  for (std::uint32_t code = 0; code < oracle.max_code(); code += step) {
+    const double below = oracle.value(code);
+    const double gap = oracle.value(code + 1) - below;
+    for (const double fraction : {0.0, 0x1p-40, 0x1p-31, 0x1.8p-20, 0.3, 0.5, 1 - 0x1p-30}) {
+      const double number = below + fraction * gap;
+      if (number >= oracle.value(code + 1)) continue;
+      const double units = std::floor(std::ldexp((number - below) / gap, 32));
+      for (const std::uint32_t random : {0U, 1U, 2U, 0x7fff'ffffU, 0x8000'0000U, 0xb333'3333U,
+                                         0xffff'fffdU, 0xffff'fffeU, 0xffff'ffffU}) {
+        const bool goes_up = units + random >= 0x1p32;
+        ASSERT_EQ(T::from_double(number, Overflow::saturate, Rounding::stochastic, random).bits(),
+                  code + (goes_up ? 1U : 0U))
+            << number << ", " << random;
+      }
+    }
+  }
+}
+
+TYPED_TEST(StochasticRoundingOf, ABinary32NumberGoesTheSameWayAsBinary64) {
+  using T = typename TypeParam::type;
+  const std::vector<float> numbers = critical_floats(FormatOracle(TypeParam::layout()));
+  for (const float number : numbers) {
+    // Below, binary32 gives up: so small a fraction has no random bits to meet.
+    if (std::fabs(number) < std::ldexp(1.0F, T::format.min_subnormal_exponent() - 7)) continue;
+    for (const std::uint32_t random : {0U, 0x1234'5678U, 0x8000'0000U, 0xffff'ffffU}) {
+      ASSERT_EQ(
+          T::from_double(static_cast<double>(number), Overflow::infinity_or_nan,
+                         Rounding::stochastic, random)
+              .bits(),
+          T::from_float(number, Overflow::infinity_or_nan, Rounding::stochastic, random).bits())
+          << number << ", " << random;
+    }
+  }
+}
+
 TYPED_TEST(StochasticRoundingOf, KeepsTheNumbersOfTheFormat) {
   using T = typename TypeParam::type;
   const FormatOracle oracle(TypeParam::layout());

@@ -29,13 +29,17 @@ enum class RandomStream : std::uint32_t {
 /// It has no state: `word(i)` is a pure function, so any thread may draw any element.
 class Random {
  public:
-  /// @throws std::invalid_argument if `tensor` is 2^28 or above: two tensors would share numbers.
+  /// @throws std::invalid_argument if `tensor` is 2^28 or above, or `step` 2^32 or above: two
+  /// tensors
+  ///         or two steps would share numbers.
   constexpr explicit Random(std::uint64_t seed, RandomStream stream = RandomStream::general,
-                            std::uint32_t step = 0, std::uint32_t tensor = 0)
+                            std::uint64_t step = 0, std::uint32_t tensor = 0)
       : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
         // Stream and tensor share a word of the counter: 2^4 streams, 2^28 tensors.
-        label_{static_cast<std::uint32_t>(stream) << 28 | tensor, step} {
+        label_{static_cast<std::uint32_t>(stream) << 28 | tensor,
+               static_cast<std::uint32_t>(step)} {
     if (tensor >> 28 != 0) throw std::invalid_argument("Random: expected a tensor below 2^28");
+    if (step >> 32 != 0) throw std::invalid_argument("Random: expected a step below 2^32");
   }
 
   /// Four words for block `index`.

@@ -14,6 +14,7 @@
 #include <bit>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #if defined(__AVX512F__)
@@ -22,6 +23,7 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
 namespace unit_scaling::detail {
@@ -126,7 +128,10 @@ template <class U>
   U code = magnitude;
   if (shift > 0) {
     const std::uint32_t below_half = (1U << (shift - 1)) - 1U;
-    code = (magnitude + below_half + ((magnitude >> shift) & 1U)) >> shift;
+    // Without a fraction, the bias decides which codes are even.
+    const U last =
+        spec.mantissa_bits == 0 ? (magnitude >> shift) - code_rebias(spec) : magnitude >> shift;
+    code = (magnitude + below_half + (last & 1U)) >> shift;
   }
   code = code - code_rebias(spec);
 
@@ -447,6 +452,40 @@ template <class U>
   return sign | static_cast<std::uint32_t>(significand >> shift) | (is_inexact ? 1U : 0U);
 }
 
+/// How far a binary64 number is on the way from the number of the format next nearer to zero to the
+/// one after that, in units of 2^-32, rounded down. Of no meaning for infinity and NaN.
+[[nodiscard]] constexpr std::uint32_t fraction_beyond(FormatSpec spec, double value) noexcept {
+  constexpr int binary64_mantissa_bits = 52;
+  constexpr int binary64_bias = 1023;
+  const std::uint64_t magnitude = std::bit_cast<std::uint64_t>(value) & ~(std::uint64_t{1} << 63);
+  const int exponent = static_cast<int>(magnitude >> binary64_mantissa_bits) - binary64_bias;
+  const bool is_below_normal = exponent < spec.min_normal_exponent();
+  // Subnormal numbers of binary64, and what lies below the smallest power of two where there is no
+  // zero, do not count.
+  if (exponent == -binary64_bias || (is_below_normal && !spec.has_zero())) return 0;
+  constexpr std::uint64_t hidden = std::uint64_t{1} << binary64_mantissa_bits;
+  const std::uint64_t significand = (magnitude & (hidden - 1U)) | hidden;
+  const int result_exponent = is_below_normal ? spec.min_normal_exponent() : exponent;
+  // So many bits of the significand lie below the last place of the result: more than 32.
+  const int below = binary64_mantissa_bits - spec.mantissa_bits + (result_exponent - exponent);
+  if (below >= 32 + 53) return 0;
+  const std::uint64_t part =
+      below < 64 ? significand & ((std::uint64_t{1} << below) - 1U) : significand;
+  return static_cast<std::uint32_t>(part >> (below - 32));
+}
+
+/// Code of a binary64 number, rounded once. `random` is as in encode_lanes().
+[[nodiscard]] constexpr std::uint32_t encode_double(FormatSpec spec, Overflow overflow,
+                                                    Rounding rounding, double value,
+                                                    std::uint32_t random) noexcept {
+  const std::uint32_t bits = round_to_odd_float_bits(value);
+  if (rounding != Rounding::stochastic) return encode_lanes(spec, overflow, rounding, bits);
+  // The last bit of rounding to odd says only that there is something; here, how much counts.
+  const bool goes_up = fraction_beyond(spec, value) > 0xffff'ffffU - random;
+  const std::uint32_t toward_zero = round_lanes(spec, Rounding::toward_zero, bits, 0U);
+  return finish_lanes(spec, overflow, rounding, bits, toward_zero + (goes_up ? 1U : 0U));
+}
+
 /// Binary64 number of an integer, rounded to odd if binary64 does not hold it, so that rounding the
 /// result to a narrower format rounds once.
 template <std::integral Integer>
@@ -462,6 +501,16 @@ template <std::integral Integer>
     for (; magnitude >> 53 != 0; unit *= 2.0) magnitude = (magnitude >> 1) | (magnitude & 1U);
     return static_cast<double>(magnitude) * unit;
   }
+}
+
+/// Binary64 number of a long double, rounded to odd if binary64 does not hold it.
+[[nodiscard]] constexpr double round_to_odd_double(long double value) noexcept {
+  const auto nearest = static_cast<double>(value);
+  if (nearest == 0.0 && value != 0.0L) {
+    constexpr double smallest = std::numeric_limits<double>::denorm_min();
+    return value < 0.0L ? -smallest : smallest;
+  }
+  return round_to_odd(nearest, static_cast<double>(value - static_cast<long double>(nearest)));
 }
 
 }  // namespace unit_scaling::detail

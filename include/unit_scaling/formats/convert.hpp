@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -299,6 +300,11 @@ template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
   });
 }
 
+/// As above, of a span of codes that may be changed.
+template <AnyMinifloat T> void decode(std::span<T> in, std::span<float> out) {
+  decode(std::span<const T>(in), out);
+}
+
 /// Converts every element to binary64, exactly.
 /// @throws std::invalid_argument if the sizes differ.
 template <Storage T> void decode(std::span<const T> in, std::span<double> out) {
@@ -346,6 +352,22 @@ template <Storage T> void encode(std::span<const float> in, std::span<T> out, Ov
   } else {
     detail::encode_span<Overflow::infinity_or_nan>(in, out);
   }
+}
+
+/// Rounds every number of another format once, to nearest, ties to even.
+/// @throws std::invalid_argument if the sizes differ.
+template <AnyMinifloat From, AnyMinifloat T>
+void encode(std::span<const From> in, std::span<T> out, Overflow overflow) {
+  detail::check_sizes("unit_scaling::encode", in.size(), out.size());
+  parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+    float numbers[4 * lanes];
+    for (std::size_t i = begin; i < end; i += std::size(numbers)) {
+      const std::size_t count = std::min(end - i, std::size(numbers));
+      const std::span<float> part(numbers, count);
+      decode(in.subspan(i, count), part);
+      encode(std::span<const float>(part), out.subspan(i, count), overflow);
+    }
+  });
 }
 
 /// Rounds every binary64 number to the storage type once, to nearest, ties to even; element by

@@ -30,7 +30,9 @@ namespace unit_scaling {
 struct EncodeOptions {
   Overflow overflow = Overflow::saturate;
   Rounding rounding = Rounding::nearest_even;
-  /// Multiplies each number, in binary32, before it is rounded.
+  /// Multiplies each number before it is rounded: in binary32, so unless it is a power of two the
+  /// product is a rounding of its own, and the processor flushes it if told so. At 1 nothing is
+  /// multiplied.
   float scale = 1;
   /// The random bits of Rounding::stochastic, which cannot do without.
   std::optional<StochasticRounding> random = std::nullopt;
@@ -38,14 +40,15 @@ struct EncodeOptions {
   std::uint64_t first_element = 0;
 };
 
-/// What a conversion did to the numbers, each counted after the multiplication by the scale.
+/// What a conversion did to the numbers.
 struct EncodeStatistics {
   std::uint64_t count = 0;       ///< Elements.
   std::uint64_t non_finite = 0;  ///< Infinities and NaNs among the inputs.
-  std::uint64_t overflowed =
-      0;  ///< Finite numbers beyond the range: saturated, or no longer finite.
+  /// Finite numbers that the scale or the rounding took beyond the range: saturated, or no longer
+  /// finite. In a format without a sign, negative numbers too.
+  std::uint64_t overflowed = 0;
   std::uint64_t underflowed = 0;  ///< Numbers other than zero that became zero.
-  float max_magnitude = 0;        ///< Largest magnitude of a finite input; amax.
+  float max_magnitude = 0;        ///< Largest magnitude of a finite input, before the scale; amax.
 
   friend bool operator==(const EncodeStatistics&, const EncodeStatistics&) = default;
 
@@ -55,7 +58,10 @@ struct EncodeStatistics {
     non_finite += other.non_finite;
     overflowed += other.overflowed;
     underflowed += other.underflowed;
-    max_magnitude = std::max(max_magnitude, other.max_magnitude);
+    // By their bits: the processor may take a subnormal number for zero.
+    max_magnitude =
+        std::bit_cast<float>(std::max(std::bit_cast<std::uint32_t>(max_magnitude),
+                                      std::bit_cast<std::uint32_t>(other.max_magnitude)));
     return *this;
   }
 };
@@ -102,14 +108,20 @@ struct LaneStatistics {
   int32x16 underflowed{};
   int32x16 max_magnitude{};
 
-  /// @param bits the inputs; @param rounded their magnitude codes before the range is looked at.
-  [[gnu::always_inline]] void add(FormatSpec spec, uint32x16 bits, uint32x16 rounded) {
-    const uint32x16 magnitude = bits & float_magnitude_mask;
+  /// @param in the bits of the inputs.
+  /// @param rounded the magnitude codes of their products with the scale, before the range is
+  /// looked
+  ///        at.
+  [[gnu::always_inline]] void add(FormatSpec spec, uint32x16 in, uint32x16 rounded) {
+    const uint32x16 magnitude = in & float_magnitude_mask;
     const int32x16 is_finite = is_below(magnitude, float_infinity_bits);
     const int32x16 finite_magnitude = is_finite & bit_cast_to<int32x16>(magnitude);
+    const int32x16 is_not_zero = is_above(magnitude, 0U);
     non_finite += ~is_finite;
-    overflowed += is_finite & is_above(rounded, spec.max_finite_code());
-    if (spec.has_zero()) underflowed += is_above(magnitude, 0U) & is_below(rounded, 1U);
+    int32x16 is_beyond = is_above(rounded, spec.max_finite_code());
+    if (!spec.has_sign()) is_beyond |= is_negative(in) & is_not_zero;
+    overflowed += is_finite & is_beyond;
+    if (spec.has_zero()) underflowed += is_not_zero & is_below(rounded, 1U);
     max_magnitude =
         select(is_less(max_magnitude, finite_magnitude), finite_magnitude, max_magnitude);
   }
@@ -128,17 +140,21 @@ struct LaneStatistics {
   }
 };
 
-/// Calls `encode_sixteen(bits of scale * in[i], random bits, out + i)` for every sixteen elements;
-/// element `first` of the tensor comes first. What is missing from the last sixteen is positive
-/// zeros.
+/// Calls `encode_sixteen(bits of in[i], bits of scale * in[i], random bits, out + i)` for every
+/// sixteen elements; element `first` of the tensor comes first. What is missing from the last
+/// sixteen is positive zeros.
 template <bool is_stochastic, class T, class EncodeSixteen>
 void for_encoded_vectors(const float* in, T* out, std::size_t size, const EncodeOptions& options,
                          std::uint64_t first, const EncodeSixteen& encode_sixteen) {
   const float scale = options.scale;
+  // A product with 1 would still be flushed where it is subnormal.
+  const auto is_unscaled = splat<int32x16>(scale == 1.0F ? -1 : 0);
   const auto encode_at = [&](const float* from, T* to, uint32x16 random)
       __attribute__((always_inline)) {
-    const float32x16 value = load<float32x16>(from) * scale;
-    encode_sixteen(bit_cast_to<uint32x16>(value), random, to);
+    const auto value = load<float32x16>(from);
+    const auto bits = bit_cast_to<uint32x16>(value);
+    encode_sixteen(bits, select(is_unscaled, bits, bit_cast_to<uint32x16>(value * scale)), random,
+                   to);
   };
   const auto encode_partial = [&](std::size_t i, std::size_t count, uint32x16 random) {
     float padded[lanes] = {};
@@ -174,30 +190,31 @@ EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
                               const EncodeOptions& options, std::uint64_t first) {
   LaneStatistics statistics;
   for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
-      in, out, size, options,
-      first, [&](uint32x16 bits, uint32x16 random, T * to) __attribute__((always_inline)) {
-        // In here: captured, Clang 14 would read it from memory.
-        constexpr FormatSpec spec = T::format;
-        if constexpr (!counts && Modes::rounding == Rounding::nearest_even) {
-          encode_vector<Modes::overflow>(bits, to);
-        } else if constexpr (!counts) {
-          // As wide as a register: one or two of them.
-          constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
-          BulkLanes bits_of[parts];
-          BulkLanes random_of[parts];
-          std::memcpy(bits_of, &bits, sizeof(bits));
-          std::memcpy(random_of, &random, sizeof(random));
-          for (std::size_t part = 0; part < parts; ++part) {
-            store_codes(encode_lanes(spec, Modes::overflow, Modes::rounding, bits_of[part],
-                                     random_of[part]),
-                        to + part * lane_count<BulkLanes>);
-          }
-        } else {
-          const uint32x16 rounded = round_lanes(spec, Modes::rounding, bits, random);
-          statistics.add(spec, bits, rounded);
-          store_codes(finish_lanes(spec, Modes::overflow, Modes::rounding, bits, rounded), to);
-        }
-      });
+      in, out, size, options, first,
+      [&](uint32x16 values, uint32x16 bits, uint32x16 random, T * to)
+          __attribute__((always_inline)) {
+            // In here: captured, Clang 14 would read it from memory.
+            constexpr FormatSpec spec = T::format;
+            if constexpr (!counts && Modes::rounding == Rounding::nearest_even) {
+              encode_vector<Modes::overflow>(bits, to);
+            } else if constexpr (!counts) {
+              // As wide as a register: one or two of them.
+              constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
+              BulkLanes bits_of[parts];
+              BulkLanes random_of[parts];
+              std::memcpy(bits_of, &bits, sizeof(bits));
+              std::memcpy(random_of, &random, sizeof(random));
+              for (std::size_t part = 0; part < parts; ++part) {
+                store_codes(encode_lanes(spec, Modes::overflow, Modes::rounding, bits_of[part],
+                                         random_of[part]),
+                            to + part * lane_count<BulkLanes>);
+              }
+            } else {
+              const uint32x16 rounded = round_lanes(spec, Modes::rounding, bits, random);
+              statistics.add(spec, values, rounded);
+              store_codes(finish_lanes(spec, Modes::overflow, Modes::rounding, bits, rounded), to);
+            }
+          });
   return statistics.total(size);
 }
 

@@ -57,13 +57,17 @@ class Format {
       if (!rest.starts_with(prefix)) return false;
       const char* begin = rest.data() + prefix.size();
       const char* end = rest.data() + rest.size();
-      if (begin == end || *begin == '-') return false;
+      // A sign or a leading zero is in no name.
+      if (begin == end || *begin == '-' ||
+          (*begin == '0' && begin + 1 != end && begin[1] >= '0' && begin[1] <= '9'))
+        return false;
       const auto [after, error] = std::from_chars(begin, end, number);
       if (error != std::errc{}) return false;
       rest.remove_prefix(static_cast<std::size_t>(after - rest.data()));
       return true;
     };
     if (number_after("float", declared_bits)) {
+      if (declared_bits == 0) fail("as many bits as it declares");
       if (!rest.starts_with('_')) fail("float8_e4m3fn or the like");
       rest.remove_prefix(1);
     }
@@ -121,11 +125,12 @@ class Format {
       parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
         detail::for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
             &in[begin], &out[begin], end - begin, options, options.first_element + begin,
-            [&](uint32x16 bits, uint32x16 random, float* to) __attribute__((always_inline)) {
-              store(bit_cast_to<float32x16>(
-                        quantise_lanes(Modes::overflow, Modes::rounding, bits, random)),
-                    to);
-            });
+            [&](uint32x16, uint32x16 bits, uint32x16 random, float* to)
+                __attribute__((always_inline)) {
+                  store(bit_cast_to<float32x16>(
+                            quantise_lanes(Modes::overflow, Modes::rounding, bits, random)),
+                        to);
+                });
       });
     });
   }

@@ -197,17 +197,21 @@ struct FormatSpec {
     if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
       return false;
     }
+    if (bias < -127 || bias > 127 + 128) return false;
     if (specials == Specials::fnu) return mantissa_bits == 0 && bias == 127;
-    // Without a fraction, infinity and NaN would share a code.
-    if (mantissa_bits == 0 && specials == Specials::ieee) return false;
+    // Without a fraction, infinity and NaN would share a code; with one exponent bit, they would
+    // leave no normal number.
+    if (specials == Specials::ieee && (mantissa_bits == 0 || exponent_bits == 1)) return false;
     if (has_binary32_exponent()) return specials != Specials::fnuz && max_exponent() <= 127;
-    return min_subnormal_exponent() >= -126 && max_exponent() <= 127 &&
+    // Half the smallest number must be normal, too, or the processor might flush it.
+    return min_subnormal_exponent() >= -125 && max_exponent() <= 127 &&
            min_subnormal_exponent() + 23 <= 127;
   }
-  /// Whether a code fits the storage of a `Minifloat`: 3 to 16 bits, of which the fraction, in a
-  /// format with a sign, has at least one.
+  /// Whether there is a `Minifloat` of the format: a code has 3 to 16 bits, of which the fraction,
+  /// in a format with a sign, has 1 to 10, so that arithmetic in binary32 rounds once.
   [[nodiscard, gnu::always_inline]] constexpr bool is_valid() const noexcept {
-    return is_within_binary32() && bits() <= 16 && (mantissa_bits >= 1 || !has_sign());
+    return is_within_binary32() && bits() <= 16 && mantissa_bits <= 10 &&
+           (mantissa_bits >= 1 || !has_sign());
   }
 
   /// 2^exponent, exactly, for an exponent of a normal binary64 number.

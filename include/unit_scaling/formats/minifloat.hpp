@@ -16,7 +16,6 @@
 
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
-#include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
 namespace unit_scaling {
@@ -47,9 +46,7 @@ template <FormatSpec spec> class Minifloat {
       : Minifloat(from_double(value, Overflow::infinity_or_nan)) {}
   /// As from binary64, rounding once.
   constexpr explicit Minifloat(long double value) noexcept
-      : Minifloat(detail::round_to_odd(
-            static_cast<double>(value),
-            static_cast<double>(value - static_cast<long double>(static_cast<double>(value))))) {}
+      : Minifloat(detail::round_to_odd_double(value)) {}
   /// As from binary64, rounding once.
   template <std::integral Integer>
   constexpr explicit Minifloat(Integer value) noexcept
@@ -72,13 +69,14 @@ template <FormatSpec spec> class Minifloat {
   [[nodiscard]] static constexpr Minifloat from_float(float value, Overflow overflow,
                                                       Rounding rounding = Rounding::nearest_even,
                                                       std::uint32_t random = 0) noexcept {
-    return from_float_bits(std::bit_cast<std::uint32_t>(value), overflow, rounding, random);
+    return from_code(detail::encode_lanes(spec, overflow, rounding,
+                                          std::bit_cast<std::uint32_t>(value), random));
   }
   /// As from binary32, rounding once.
   [[nodiscard]] static constexpr Minifloat from_double(double value, Overflow overflow,
                                                        Rounding rounding = Rounding::nearest_even,
                                                        std::uint32_t random = 0) noexcept {
-    return from_float_bits(detail::round_to_odd_float_bits(value), overflow, rounding, random);
+    return from_code(detail::encode_double(spec, overflow, rounding, value, random));
   }
 
   /// The code.
@@ -100,6 +98,16 @@ template <FormatSpec spec> class Minifloat {
       }
     }
     return static_cast<double>(static_cast<float>(*this));
+  }
+
+  /// The number in a long double, exactly. A NaN becomes quiet.
+  [[nodiscard]] constexpr explicit operator long double() const noexcept {
+    return static_cast<double>(*this);
+  }
+  /// The number without its fraction, as the language converts a binary64 number.
+  template <std::integral Integer>
+  [[nodiscard]] constexpr explicit operator Integer() const noexcept {
+    return static_cast<Integer>(static_cast<double>(*this));
   }
 
   /// Whether the number is a NaN.
@@ -158,25 +166,25 @@ template <FormatSpec spec> class Minifloat {
     return left.order() <=> right.order();
   }
 
-  /// The sum, computed in binary32 and rounded to the format; a result beyond the largest finite
-  /// number becomes infinity or NaN. So do the other three operations. For these formats, rounding
-  /// first to binary32 and then to the format gives the correctly rounded result (S. A. Figueroa,
-  /// "When is double rounding innocuous?", SIGNUM Newsletter 30(3), 1995): binary32 has at least
-  /// twice as many significant bits and two more.
+  /// The sum, computed in binary32 (binary64 for bfloat16) and rounded to the format; a result
+  /// beyond the largest finite number becomes infinity or NaN. So do the other three operations.
+  /// For these formats, rounding first to binary32 and then to the format gives the correctly
+  /// rounded result (S. A. Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30(3),
+  /// 1995): binary32 has at least twice as many significant bits and two more.
   [[nodiscard]] friend constexpr Minifloat operator+(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<float>(left) + static_cast<float>(right));
+    return Minifloat(static_cast<Compute>(left) + static_cast<Compute>(right));
   }
   /// The difference; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator-(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<float>(left) - static_cast<float>(right));
+    return Minifloat(static_cast<Compute>(left) - static_cast<Compute>(right));
   }
   /// The product; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator*(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<float>(left) * static_cast<float>(right));
+    return Minifloat(static_cast<Compute>(left) * static_cast<Compute>(right));
   }
   /// The quotient; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator/(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<float>(left) / static_cast<float>(right));
+    return Minifloat(static_cast<Compute>(left) / static_cast<Compute>(right));
   }
   /// Adds in place.
   constexpr Minifloat& operator+=(Minifloat other) noexcept { return *this = *this + other; }
@@ -187,23 +195,25 @@ template <FormatSpec spec> class Minifloat {
   /// Divides in place.
   constexpr Minifloat& operator/=(Minifloat other) noexcept { return *this = *this / other; }
 
-  /// Writes the number as the stream writes the equal binary32 number.
+  /// Writes the number as the stream writes the equal binary64 number.
   friend std::ostream& operator<<(std::ostream& stream, Minifloat value) {
-    return stream << static_cast<float>(value);
+    return stream << static_cast<double>(value);
   }
 
  private:
   static_assert(2 * (spec.mantissa_bits + 1) + 2 <= std::numeric_limits<float>::digits,
                 "Arithmetic in binary32 would round twice.");
 
-  [[nodiscard]] static constexpr Minifloat from_float_bits(std::uint32_t bits, Overflow overflow,
-                                                           Rounding rounding,
-                                                           std::uint32_t random) noexcept {
+  [[nodiscard]] static constexpr Minifloat from_code(std::uint32_t code) noexcept {
     Minifloat result;
-    result.bits_ =
-        static_cast<storage_type>(detail::encode_lanes(spec, overflow, rounding, bits, random));
+    result.bits_ = static_cast<storage_type>(code);
     return result;
   }
+
+  /// Where arithmetic computes: in binary32, unless that has numbers of the format among those that
+  /// the processor may flush.
+  using Compute =
+      std::conditional_t<spec.has_binary32_exponent() || !spec.has_zero(), double, float>;
 
   [[nodiscard]] constexpr std::uint32_t magnitude() const noexcept {
     return bits_ & spec.magnitude_mask();

@@ -337,7 +337,9 @@ std::from_chars_result from_chars(const char* first, const char* last, T& value,
                                   Overflow overflow = Overflow::infinity_or_nan) noexcept {
   const detail::ScannedNumber number = detail::scan_number(first, last);
   const bool is_absent = number.end == nullptr;
-  if (is_absent || (std::isnan(number.value) && !T::format.has_nan())) {
+  // By the bits: -ffast-math would answer that there is no NaN.
+  const bool is_nan = std::bit_cast<std::uint64_t>(number.value) << 1 > 0xffe0'0000'0000'0000U;
+  if (is_absent || (is_nan && !T::format.has_nan())) {
     return {first, std::errc::invalid_argument};
   }
   value = T::from_double(number.value, overflow);
