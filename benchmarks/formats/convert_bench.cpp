@@ -54,30 +54,34 @@ template <class T, Overflow overflow> void encode(benchmark::State& state) {
 
 /// Stochastic rounding with the number of random bits that is the second argument.
 template <class T> void encode_stochastic(benchmark::State& state) {
-  const std::vector<float> in = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
-  std::vector<T> out(in.size());
+  const auto count = static_cast<std::size_t>(state.range(0));
+  const Array<float> in = unit_scale_numbers(count);
+  Array<T> out({count});
+  const std::span<T> target(out.mutable_data(), count);
   const unit_scaling::Random random(1, unit_scaling::RandomStream::rounding);
   const unit_scaling::EncodeOptions options{
       .rounding = unit_scaling::Rounding::stochastic,
       .random = unit_scaling::StochasticRounding(random, static_cast<int>(state.range(1)))};
   for (auto _ : state) {
-    unit_scaling::encode(std::span<const float>(in), std::span<T>(out), options);
-    benchmark::DoNotOptimize(out.data());
+    unit_scaling::encode(in.span(), target, options);
+    benchmark::DoNotOptimize(target.data());
     benchmark::ClobberMemory();
   }
-  count_elements(state);
+  count_elements(state, count);
 }
 
 /// Rounding to nearest with statistics in the same pass.
 template <class T> void encode_with_statistics(benchmark::State& state) {
-  const std::vector<float> in = unit_scale_numbers(static_cast<std::size_t>(state.range(0)));
-  std::vector<T> out(in.size());
+  const auto count = static_cast<std::size_t>(state.range(0));
+  const Array<float> in = unit_scale_numbers(count);
+  Array<T> out({count});
+  const std::span<T> target(out.mutable_data(), count);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(
-        unit_scaling::encode_with_statistics(std::span<const float>(in), std::span<T>(out)));
+    auto statistics = unit_scaling::encode_with_statistics(in.span(), target);
+    benchmark::DoNotOptimize(statistics);
     benchmark::ClobberMemory();
   }
-  count_elements(state);
+  count_elements(state, count);
 }
 
 template <class T> void decode(benchmark::State& state) {
