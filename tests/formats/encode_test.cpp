@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "format_cases.hpp"
+#include "rounding_modes.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"
 
@@ -20,10 +21,6 @@ namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
-
-constexpr Rounding all_modes[] = {Rounding::nearest_even,    Rounding::nearest_away,
-                                  Rounding::toward_zero,     Rounding::toward_positive,
-                                  Rounding::toward_negative, Rounding::stochastic};
 
 EncodeOptions options_of(Rounding rounding, Overflow overflow, float scale) {
   return {.overflow = overflow,

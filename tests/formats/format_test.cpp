@@ -13,16 +13,13 @@
 #include <vector>
 
 #include "format_cases.hpp"
+#include "rounding_modes.hpp"
 #include "support/errors.hpp"
 
 namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
-
-constexpr Rounding all_modes[] = {Rounding::nearest_even,    Rounding::nearest_away,
-                                  Rounding::toward_zero,     Rounding::toward_positive,
-                                  Rounding::toward_negative, Rounding::stochastic};
 
 bool same_bits(float a, float b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);

@@ -13,16 +13,13 @@
 #include <vector>
 
 #include "format_cases.hpp"
+#include "rounding_modes.hpp"
 #include "unit_scaling/formats/encode.hpp"
 
 namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
-
-constexpr Rounding deterministic_modes[] = {Rounding::nearest_even, Rounding::nearest_away,
-                                            Rounding::toward_zero, Rounding::toward_positive,
-                                            Rounding::toward_negative};
 
 const char* name_of(Rounding rounding) {
   switch (rounding) {
