@@ -18,6 +18,13 @@ inline constexpr double gelu_variance =
 inline constexpr double gelu_mean_square_slope =
     1.0 / 3 + std::numbers::inv_sqrt3 * std::numbers::inv_pi * 2 / 3;
 
+/// Var[x σ(x)] for x ~ N(0,1), σ the logistic sigmoid. It has no closed form; by quadrature, which
+/// the tests repeat.
+inline constexpr double silu_variance = 0.313083296994421;
+
+/// E[(σ(x) + x σ'(x))²], the mean square slope of SiLU, by quadrature.
+inline constexpr double silu_mean_square_slope = 0.37948235163282934;
+
 /// Interpolates between two positive values on a logarithmic scale: `upper^weight
 /// lower^(1−weight)`.
 /// @see u-μP, arXiv:2407.17465, appendix on op scale factors.

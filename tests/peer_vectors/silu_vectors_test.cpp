@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+#include "op_vectors.hpp"
+#include "unit_scaling/ops/silu.hpp"
+
+namespace peer_vectors {
+namespace {
+
+const RegisterOp silu("silu", [](auto& run) {
+  const auto input = run.input("input");
+  run.finish(unit_scaling::ops::silu(
+      input, {.scaling = run.scaling(), .mult = run.template parameter<double>("mult", 1)}));
+});
+
+}  // namespace
+}  // namespace peer_vectors
