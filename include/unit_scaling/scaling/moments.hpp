@@ -22,6 +22,9 @@ inline constexpr double gelu_mean_square_slope =
 /// the tests repeat.
 inline constexpr double silu_variance = 0.313083296994421;
 
+/// E[(x σ(x))²], the mean square of SiLU, by quadrature.
+inline constexpr double silu_mean_square = 0.3557755198173522;
+
 /// E[(σ(x) + x σ'(x))²], the mean square slope of SiLU, by quadrature.
 inline constexpr double silu_mean_square_slope = 0.37948235163282934;
 

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the gated linear unit with a SiLU gate.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <numbers>
+#include <tuple>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/moments.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled gated linear unit: y = α x f(g), dx = β_x dy f(g), dg = β_g dy x f'(g), with
+/// f(g) = g σ(m g), σ the logistic sigmoid.
+/// Shapes: x, g, y, dy, dx and dg alike, any.
+/// Units:  x, g, dy ~ N(0,1), independent, give unit std of y, dx and dg (without a constraint).
+/// Scales: paper, which does not list it, by its principle (m = 1): α⁻² = β_x⁻² = E[f²], β_g⁻² =
+///         E[f'²], so α = β_x ≈ 1.6765, β_g ≈ 1.6233, and the constraint binds all three; u-μP: one
+///         factor for all, from 2 to √2 with weight 1/(1 + 1/m²) on the second, interpolated
+///         logarithmically, whatever the constraint.
+/// Values: computed in P::compute, rounded once on store. A gate of −∞ gives NaN.
+/// @throws ShapeError if x, g and dy differ in shape; DomainError unless mult is finite and above
+///         0.
+/// @see u-μP, arXiv:2407.17465, appendix on op scale factors; Shazeer 2020, arXiv:2002.05202.
+struct SiluGlu {
+  static constexpr std::string_view name = "silu_glu";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+  double mult = 1;  ///< m; the paper's factors are for 1.
+
+  template <class X, class G>
+  [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<G>& gate) const {
+    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require_same_shape(name, "x and gate", x.shape(), gate.shape());
+    if (scaling.rule == Rule::none) return {};
+    if (scaling.rule == Rule::umup) {
+      const double factor =
+          moments::log_interpolate(1 / (1 + 1 / (mult * mult)), std::numbers::sqrt2, 2);
+      return {.forward = factor, .backward = {factor, factor}};
+    }
+    const double linear = 1 / std::sqrt(moments::silu_mean_square);
+    const double gated = 1 / std::sqrt(moments::silu_mean_square_slope);
+    return constrain<2>(scaling.effective_constraint(),
+                        Scales<2>{.forward = linear, .backward = {linear, gated}});
+  }
+
+  template <Precision P, class X, class G>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
+                             const Array<G>& gate) const {
+    using Compute = typename P::compute;
+    const auto m = static_cast<Compute>(mult);
+    const auto a = static_cast<Compute>(s.forward);
+    const auto f = [=](auto v, auto g) { return a * v * (g * kernels::sigmoid(m * g)); };
+    return Forward{kernels::map<Compute, typename P::storage>(f, x, gate), std::tuple{x, gate}};
+  }
+
+  template <Precision P, class X, class G, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
+                              const std::tuple<Array<X>, Array<G>>& saved,
+                              const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const auto& [x, gate] = saved;
+    require_same_shape(name, "dy and x", dy.shape(), x.shape());
+    const auto m = static_cast<Compute>(mult);
+    const auto b_x = static_cast<Compute>(s.backward[0]);
+    const auto b_gate = static_cast<Compute>(s.backward[1]);
+    auto dx = kernels::map<Compute, T>(
+        [=](auto d, auto g) { return b_x * d * (g * kernels::sigmoid(m * g)); }, dy, gate);
+    auto dgate = kernels::map<Compute, T>(
+        [=](auto d, auto v, auto g) {
+          const auto open = kernels::sigmoid(m * g);
+          return b_gate * d * v * (open * (1.0F + m * g * (1.0F - open)));
+        },
+        dy, x, gate);
+    return std::tuple{std::move(dx), std::move(dgate)};
+  }
+};
+inline constexpr Apply<SiluGlu> silu_glu{};
+
+}  // namespace unit_scaling::ops
