@@ -5,14 +5,6 @@
 namespace peer_vectors {
 namespace {
 
-using unit_scaling::ops::Reduction;
-
-Reduction reduction(const std::string& name) {
-  if (name == "mean") return Reduction::mean;
-  if (name == "sum") return Reduction::sum;
-  throw std::runtime_error("reduction '" + name + "' is not known");
-}
-
 const RegisterOp cross_entropy("cross_entropy", [](auto& run) {
   const auto logits = run.input("input");
   const auto labels = run.indices("target");

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <map>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -23,6 +24,7 @@
 #include "peer_vectors.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/reduction.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
 namespace peer_vectors {
@@ -192,5 +194,13 @@ struct RegisterOp {
     });
   }
 };
+
+/// The reduction of a loss by its name in the vectors.
+inline unit_scaling::ops::Reduction reduction(const std::string& name) {
+  using unit_scaling::ops::Reduction;
+  if (name == "mean") return Reduction::mean;
+  if (name == "sum") return Reduction::sum;
+  throw std::runtime_error("reduction '" + name + "' is not known");
+}
 
 }  // namespace peer_vectors

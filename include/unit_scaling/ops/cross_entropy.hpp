@@ -12,11 +12,9 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/reduction.hpp"
 
 namespace unit_scaling::ops {
-
-/// How the losses of the items become one number.
-enum class Reduction { mean, sum };
 
 /// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m x_i,t(i)),
 /// dx = β dloss (softmax(m x) − onehot(t)).

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the squared error.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/reduction.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled squared error: loss = α Σ_i (x_i − t_i)², dx = 2 β dloss (x − t), dt = −dx.
+/// Shapes: x, t, dx and dt alike, any; the loss is one number of P::compute.
+/// Units:  x, t ~ N(0,1), independent, and dloss = 1 give std(dx) = 1; the loss itself has its
+///         usual value.
+/// Scales: α = 1/size for a mean, 1 for a sum. β = 8^−½ whichever it is: the gradient is an
+///         element's own, not divided by their number. Rule none: the true gradient, β = α.
+/// Values: computed in P::compute; a NaN or infinity among x and t makes the loss NaN or infinite.
+/// @throws ShapeError if x and t differ in shape.
+/// @see u-μP, arXiv:2407.17465; E[(2 (x − t))²] = 8.
+struct MseLoss {
+  static constexpr std::string_view name = "mse_loss";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+
+  Scaling scaling = {};
+  Reduction reduction = Reduction::mean;
+
+  template <class X, class T>
+  [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<T>& target) const {
+    require_same_shape(name, "x and target", x.shape(), target.shape());
+    const auto size = static_cast<double>(std::max<std::size_t>(1, x.size()));
+    const double forward = reduction == Reduction::mean ? 1 / size : 1;
+    const double backward = scaling.rule == Rule::none ? forward : 1 / std::sqrt(8.0);
+    return {.forward = forward, .backward = {backward, backward}};
+  }
+
+  template <Precision P, class X, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
+                             const Array<T>& target) const {
+    using Compute = typename P::compute;
+    // Sums of a piece of fixed size, added up in order: the same for any thread count.
+    constexpr std::size_t piece = std::size_t{1} << 14;
+    std::vector<double> sums((x.size() + piece - 1) / piece);
+    parallel_ranges(x.size(), piece, [&](std::size_t begin, std::size_t end) {
+      sums[begin / piece] = static_cast<double>(
+          kernels::sum_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
+            const auto difference = kernels::load<Compute>(x.data() + begin + i, count) -
+                                    kernels::load<Compute>(target.data() + begin + i, count);
+            return difference * difference;
+          }));
+    });
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    auto loss =
+        Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), x.resource());
+    return Forward{std::move(loss), std::tuple{x, target}};
+  }
+
+  template <Precision P, class X, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
+                              const std::tuple<Array<X>, Array<T>>& saved,
+                              const Array<typename P::compute>& dloss) const {
+    using Compute = typename P::compute;
+    using Gradient = typename P::storage;
+    const auto& [x, target] = saved;
+    require_same_shape(name, "dloss and loss", dloss.shape(), Shape{});
+    const auto gradient = [&](double factor) {
+      const Compute scale = 2 * static_cast<Compute>(factor) * *dloss.data();
+      return [=](auto a, auto b) { return scale * (a - b); };
+    };
+    return std::tuple{kernels::map<Compute, Gradient>(gradient(s.backward[0]), x, target),
+                      kernels::map<Compute, Gradient>(gradient(-s.backward[1]), x, target)};
+  }
+};
+inline constexpr Apply<MseLoss> mse_loss{};
+
+}  // namespace unit_scaling::ops
