@@ -11,9 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace unit_scaling::analysis {
-
-namespace detail {
+namespace unit_scaling::analysis::detail {
 
 /// A number for an SVG attribute: at most two decimals.
 [[nodiscard]] inline std::string svg_number(double value) {
@@ -144,6 +142,4 @@ namespace detail {
   return lines;
 }
 
-}  // namespace detail
-
-}  // namespace unit_scaling::analysis
+}  // namespace unit_scaling::analysis::detail

@@ -81,13 +81,12 @@ constexpr const char* skip_exponent(const char* first, const char* last, char le
 
 /// A decimal number without a sign, in text: its significant digits and where they stand.
 struct DecimalDigits {
-  const char* first;      ///< The first digit that is not zero, or `last`.
-  const char* last;       ///< Behind the last digit; a point may stand between.
-  std::int64_t exponent;  ///< The first digit counts multiples of 10^exponent.
+  const char* first;          ///< The first digit that is not zero, or `last`.
+  const char* last;           ///< Behind the last digit; a point may stand between.
+  std::int64_t exponent = 0;  ///< The first digit counts multiples of 10^exponent.
 
   /// Takes a text that is known to be a number.
-  constexpr DecimalDigits(const char* begin, const char* end) noexcept
-      : first(end), last(end), exponent(0) {
+  constexpr DecimalDigits(const char* begin, const char* end) noexcept : first(end), last(end) {
     std::int64_t places = 0;  // from the first significant digit to the units
     bool is_behind_point = false;
     const char* at = begin;
