@@ -25,7 +25,7 @@ namespace unit_scaling {
 [[nodiscard]] inline Eigen::half to_eigen(float16 value) noexcept {
   return Eigen::numext::bit_cast<Eigen::half>(value.bits());
 }
-/// @copydoc to_eigen(float16)
+/// As above.
 [[nodiscard]] inline Eigen::bfloat16 to_eigen(bfloat16 value) noexcept {
   return Eigen::numext::bit_cast<Eigen::bfloat16>(value.bits());
 }
@@ -33,7 +33,7 @@ namespace unit_scaling {
 [[nodiscard]] inline float16 from_eigen(Eigen::half value) noexcept {
   return float16::from_bits(Eigen::numext::bit_cast<std::uint16_t>(value));
 }
-/// @copydoc from_eigen(Eigen::half)
+/// As above.
 [[nodiscard]] inline bfloat16 from_eigen(Eigen::bfloat16 value) noexcept {
   return bfloat16::from_bits(Eigen::numext::bit_cast<std::uint16_t>(value));
 }

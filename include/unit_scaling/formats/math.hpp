@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: formats. The functions of <cmath> for every `Minifloat`, found by argument-dependent
+/// Layer: formats. The functions of `cmath` for every `Minifloat`, found by argument-dependent
 /// lookup: `using std::sqrt; sqrt(x)` serves float and `float16` alike.
 ///
 /// A function computes in binary64 and rounds once to the format, to nearest, ties to even; what
@@ -296,7 +296,7 @@ template <AnyMinifloat T> [[nodiscard]] constexpr bool isnormal(T x) noexcept {
   return isfinite(x) && abs(x) >= std::numeric_limits<T>::min();
 }
 
-/// FP_NAN, FP_INFINITE, FP_ZERO, FP_SUBNORMAL or FP_NORMAL of <cmath>.
+/// FP_NAN, FP_INFINITE, FP_ZERO, FP_SUBNORMAL or FP_NORMAL of `cmath`.
 template <AnyMinifloat T> [[nodiscard]] constexpr int fpclassify(T x) noexcept {
   if (isnan(x)) return FP_NAN;
   if (isinf(x)) return FP_INFINITE;

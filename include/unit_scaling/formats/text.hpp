@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// Layer: formats. Numbers of a `Minifloat` as text: parsing that rounds once, the shortest decimal
-/// that parses back, the stream extractor and, where the library has <format>, the formatter.
+/// that parses back, the stream extractor and, where the library has `std::formatter`, the
+/// formatter.
 ///
 /// The grammar is that of std::from_chars, independent of any locale, and takes hexadecimal numbers
 /// with their prefix too: `1.5`, `-3e-2`, `.5`, `inf`, `nan`, `0x1.8p-3`. Letters may be of either

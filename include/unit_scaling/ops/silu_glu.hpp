@@ -45,10 +45,10 @@ struct SiluGlu {
           moments::log_interpolate(1 / (1 + 1 / (mult * mult)), std::numbers::sqrt2, 2);
       return {.forward = factor, .backward = {factor, factor}};
     }
-    const double linear = 1 / std::sqrt(moments::silu_mean_square);
-    const double gated = 1 / std::sqrt(moments::silu_mean_square_slope);
+    const double of_gate = 1 / std::sqrt(moments::silu_mean_square);
+    const double of_slope = 1 / std::sqrt(moments::silu_mean_square_slope);
     return constrain<2>(scaling.effective_constraint(),
-                        Scales<2>{.forward = linear, .backward = {linear, gated}});
+                        Scales<2>{.forward = of_gate, .backward = {of_gate, of_slope}});
   }
 
   template <Precision P, class X, class G>
