@@ -25,7 +25,7 @@ template <class From, class T> void convert_all(const FormatOracle& from, const 
     numbers[code] = From::from_bits(static_cast<std::uint16_t>(code));
   }
   std::vector<float> floats(numbers.size());
-  decode(std::span<const From>(numbers), std::span<float>(floats));
+  decode(std::span<From>(numbers), std::span<float>(floats));
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
     std::vector<T> codes(numbers.size());
     encode(std::span<const float>(floats), std::span<T>(codes), overflow);
@@ -40,10 +40,14 @@ template <class From, class T> void convert_all(const FormatOracle& from, const 
       ASSERT_EQ(codes[code].bits(), to.encode(value, overflow == Overflow::saturate)) << value;
     }
   }
+  // Straight from one format to the other, alone and in bulk.
+  std::vector<T> codes(numbers.size());
+  encode(std::span<const From>(numbers), std::span<T>(codes), Overflow::infinity_or_nan);
   for (std::uint32_t code = 0; code < numbers.size(); ++code) {
     const double value = from.decode(code);
     if (!std::isnan(value)) {
       ASSERT_EQ(T(numbers[code]).bits(), to.encode(value, false)) << value;
+      ASSERT_EQ(codes[code].bits(), to.encode(value, false)) << value;
     }
   }
 }
