@@ -17,7 +17,8 @@ namespace precision = unit_scaling::precision;
 namespace scaling = unit_scaling::scaling;
 
 TEST(Parameter, IsAWeightUnlessSaidOtherwise) {
-  EXPECT_EQ(Parameter{}.kind, ParameterKind::weight);
+  EXPECT_EQ(Parameter{}.kind, ParameterKind::untagged);
+  EXPECT_EQ(Parameter{}.depth, std::nullopt);
   EXPECT_TRUE(Parameter{}.value.empty());
 }
 

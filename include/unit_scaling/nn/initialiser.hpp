@@ -3,6 +3,7 @@
 /// Layer nn: makes parameters, unit normal or with the usual scale.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -29,15 +30,18 @@ class Initialiser {
   /// The rules that the modules made with this initialiser follow.
   [[nodiscard]] const Scaling& scaling() const { return scaling_; }
 
-  /// A weight matrix, (fan_out, fan_in).
-  [[nodiscard]] Parameter weight(std::string name, std::size_t fan_out, std::size_t fan_in) {
+  /// A weight, (fan_out, fan_in) or, of a convolution, (fan_out, channels, kernel_size): what is
+  /// summed over counts as fan-in.
+  [[nodiscard]] Parameter weight(std::string name, const Shape& shape,
+                                 ParameterKind kind = ParameterKind::weight) {
+    const std::size_t fan_in = shape.size() / std::max<std::size_t>(1, shape[0]);
     const double std = scaling_.rule == Rule::none ? inverse_power(fan_in) : 1;
-    return normal(std::move(name), Shape{fan_out, fan_in}, std);
+    return normal(std::move(name), shape, std, kind);
   }
 
   /// A lookup table, (entries, size).
   [[nodiscard]] Parameter table(std::string name, std::size_t entries, std::size_t size) {
-    return normal(std::move(name), Shape{entries, size}, 1);
+    return normal(std::move(name), Shape{entries, size}, 1, ParameterKind::weight);
   }
 
   /// The bias of a linear layer: zeros.
@@ -56,7 +60,8 @@ class Initialiser {
   }
 
  private:
-  [[nodiscard]] Parameter normal(std::string name, const Shape& shape, double std) {
+  [[nodiscard]] Parameter normal(std::string name, const Shape& shape, double std,
+                                 ParameterKind kind) {
     const Random random(seed_, RandomStream::initialisation, 0, next_++);
     Array<float> value(shape);
     float* elements = value.mutable_data();
@@ -65,7 +70,7 @@ class Initialiser {
         elements[i] = static_cast<float>(std * random.normal(i));
       }
     });
-    return {std::move(name), std::move(value), ParameterKind::weight};
+    return {std::move(name), std::move(value), kind};
   }
 
   [[nodiscard]] Parameter constant(std::string name, std::size_t size, float value,

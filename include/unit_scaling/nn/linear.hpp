@@ -26,7 +26,7 @@ class Linear {
   Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in, std::size_t fan_out,
          const Options& options)
       : op_{.scaling = initialiser.scaling()},
-        weight_(initialiser.weight(name + ".weight", fan_out, fan_in)) {
+        weight_(initialiser.weight(name + ".weight", {fan_out, fan_in})) {
     if (options.constraint) op_.scaling.constraint = options.constraint;
     if (options.bias) bias_ = initialiser.bias(name + ".bias", fan_out);
   }

@@ -17,7 +17,7 @@ class TokenMixing {
  public:
   TokenMixing(Initialiser& initialiser, const std::string& name, std::size_t positions)
       : op_{.scaling = initialiser.scaling()},
-        weight_(initialiser.weight(name + ".weight", positions, positions)) {}
+        weight_(initialiser.weight(name + ".weight", {positions, positions})) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return ops::token_mixing(x, x.tape().parameter(weight_), op_);

@@ -79,6 +79,12 @@ template <ScaledOp Op> struct Apply {
                                                                           const Op& op = {}) const {
     return apply(op, a, b, c);
   }
+  template <class A, class B, class C, class D>
+  requires(Op::accepts(4) && !Precision<A>) [[nodiscard]] auto operator()(const A& a, const B& b,
+                                                                          const C& c, const D& d,
+                                                                          const Op& op = {}) const {
+    return apply(op, a, b, c, d);
+  }
   template <Precision P, class A>
   requires(Op::accepts(1)) [[nodiscard]] auto operator()(P precision, const A& a,
                                                          const Op& op = {}) const {
@@ -93,6 +99,12 @@ template <ScaledOp Op> struct Apply {
   requires(Op::accepts(3)) [[nodiscard]] auto operator()(P precision, const A& a, const B& b,
                                                          const C& c, const Op& op = {}) const {
     return compute(precision, op, a, b, c);
+  }
+  template <Precision P, class A, class B, class C, class D>
+  requires(Op::accepts(4)) [[nodiscard]] auto operator()(P precision, const A& a, const B& b,
+                                                         const C& c, const D& d,
+                                                         const Op& op = {}) const {
+    return compute(precision, op, a, b, c, d);
   }
 
  private:

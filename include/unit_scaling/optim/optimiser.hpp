@@ -43,7 +43,7 @@ template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Modu
 
 /// Whether weight decay acts on a parameter: on matrices and tables, not on gains and biases.
 [[nodiscard]] inline bool decays(const Parameter& parameter) {
-  return parameter.kind == ParameterKind::weight || parameter.kind == ParameterKind::output;
+  return parameter.kind != ParameterKind::bias && parameter.kind != ParameterKind::norm;
 }
 
 namespace detail {
