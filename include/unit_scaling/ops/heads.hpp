@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: between the layout of linear layers and the layout of attention heads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+namespace detail {
+
+/// One part of x (…, positions, parts · heads · head_dim), or all of such an array, against the
+/// heads (…, heads, positions, head_dim): the sizes, and a walk over the rows of head_dim elements.
+struct HeadLayout {
+  std::size_t sequences, positions, parts, heads, head_dim;
+
+  /// Calls `copy(in_rows, in_heads)` for the offsets of every row of `part` in the two layouts.
+  template <class Copy> void for_each_row(std::size_t part, const Copy& copy) const {
+    kernels::for_rows(sequences * heads * positions, head_dim, [&](std::size_t row) {
+      const std::size_t position = row % positions;
+      const std::size_t head = row / positions % heads;
+      const std::size_t sequence = row / positions / heads;
+      copy(((sequence * positions + position) * parts + part) * heads * head_dim + head * head_dim,
+           row * head_dim);
+    });
+  }
+};
+
+/// The shape with its last `dropped` extents replaced by the given ones.
+[[nodiscard]] inline Shape with_last_extents(const Shape& shape, std::size_t dropped,
+                                             std::initializer_list<std::size_t> extents) {
+  std::array<std::size_t, Shape::max_rank> result{};
+  const std::size_t leading = shape.rank() - dropped;
+  std::copy_n(shape.begin(), leading, result.begin());
+  std::copy(extents.begin(), extents.end(), result.begin() + static_cast<std::ptrdiff_t>(leading));
+  return Shape(std::span<const std::size_t>(result.data(), leading + extents.size()));
+}
+
+template <class Compute, class From, class To>
+void copy_row(const From* from, To* to, std::size_t size) {
+  kernels::for_lanes<Compute>(size, [&](std::size_t j, auto count) {
+    kernels::store<Overflow::infinity_or_nan, Compute>(kernels::load<Compute>(from + j, count),
+                                                       to + j, count);
+  });
+}
+
+}  // namespace detail
+
+/// Takes apart what one linear layer made for all heads: x, whose last extent is three parts
+/// (query, key, value) of heads of head_dim, becomes (query, key, value).
+/// Shapes: x and dx (…, positions, 3 · heads · head_dim), of rank 2 to 5; each output and its
+///         gradient (…, heads, positions, head_dim).
+/// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
+/// @throws DomainError if `heads` is 0; ShapeError if 3 · heads does not divide the last extent.
+/// @see Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+struct SplitHeads {
+  static constexpr std::string_view name = "split_heads";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  std::size_t heads = 1;
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    (void)layout(x.shape());
+    return {};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+    using Storage = typename P::storage;
+    const detail::HeadLayout of = layout(x.shape());
+    const Shape shape =
+        detail::with_last_extents(x.shape(), 2, {of.heads, of.positions, of.head_dim});
+    const auto part = [&](std::size_t index) {
+      Array<Storage> y(shape, x.resource());
+      Storage* target = y.mutable_data();
+      of.for_each_row(index, [&](std::size_t in_x, std::size_t in_y) {
+        detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
+      });
+      return y;
+    };
+    return Forward{std::tuple{part(0), part(1), part(2)}, std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                              const std::tuple<Shape>& saved,
+                              const std::tuple<Array<T>, Array<T>, Array<T>>& gradients) const {
+    const Shape& x = std::get<0>(saved);
+    const detail::HeadLayout of = layout(x);
+    const Shape shape = detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
+    Array<T> dx(x, std::get<0>(gradients).resource());
+    T* target = dx.mutable_data();
+    const auto put = [&](std::size_t index, const Array<T>& dy) {
+      require_same_shape(name, "dy and y", dy.shape(), shape);
+      of.for_each_row(index, [&](std::size_t in_x, std::size_t in_y) {
+        std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
+      });
+    };
+    put(0, std::get<0>(gradients));
+    put(1, std::get<1>(gradients));
+    put(2, std::get<2>(gradients));
+    return std::tuple{std::move(dx)};
+  }
+
+ private:
+  [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
+    constexpr std::size_t parts = 3;
+    require(heads > 0, name, "expected at least one head");
+    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % (parts * heads) != 0) {
+      throw_shape_error(
+          name, "x (..., positions, 3 * heads * head_dim) with " + std::to_string(heads) + " heads",
+          x);
+    }
+    const std::size_t positions = x[x.rank() - 2];
+    return {x.rows() / std::max<std::size_t>(1, positions), positions, parts, heads,
+            x.columns() / (parts * heads)};
+  }
+};
+inline constexpr Apply<SplitHeads> split_heads{};
+
+/// Lays the heads side by side again: the opposite of one part of SplitHeads.
+/// Shapes: x and dx (…, heads, positions, head_dim), of rank 3 and above; y and dy (…, positions,
+///         heads · head_dim).
+/// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
+/// @throws ShapeError if x has fewer than three extents, or dy and y differ in shape.
+struct MergeHeads {
+  static constexpr std::string_view name = "merge_heads";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    (void)layout(x.shape());
+    return {};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+    using Storage = typename P::storage;
+    const detail::HeadLayout of = layout(x.shape());
+    Array<Storage> y(merged(x.shape()), x.resource());
+    Storage* target = y.mutable_data();
+    of.for_each_row(0, [&](std::size_t in_y, std::size_t in_x) {
+      detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
+    });
+    return Forward{std::move(y), std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                              const std::tuple<Shape>& saved, const Array<T>& dy) const {
+    const Shape& x = std::get<0>(saved);
+    const detail::HeadLayout of = layout(x);
+    require_same_shape(name, "dy and y", dy.shape(), merged(x));
+    Array<T> dx(x, dy.resource());
+    T* target = dx.mutable_data();
+    of.for_each_row(0, [&](std::size_t in_y, std::size_t in_x) {
+      std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
+    });
+    return std::tuple{std::move(dx)};
+  }
+
+ private:
+  [[nodiscard]] static detail::HeadLayout layout(const Shape& x) {
+    const std::size_t rank = x.rank();
+    if (rank < 3) throw_shape_error(name, "x (..., heads, positions, head_dim)", x);
+    const std::size_t positions = x[rank - 2];
+    const std::size_t heads = x[rank - 3];
+    return {x.rows() / std::max<std::size_t>(1, positions * heads), positions, 1, heads,
+            x[rank - 1]};
+  }
+
+  [[nodiscard]] static Shape merged(const Shape& x) {
+    const std::size_t rank = x.rank();
+    return detail::with_last_extents(x, 3, {x[rank - 2], x[rank - 3] * x[rank - 1]});
+  }
+};
+inline constexpr Apply<MergeHeads> merge_heads{};
+
+}  // namespace unit_scaling::ops

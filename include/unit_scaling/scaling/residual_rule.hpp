@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer scaling: how much each residual branch of a stack weighs against what came before it.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/scaling/rule.hpp"
+
+namespace unit_scaling {
+
+/// τ of branch `index` of a stack of `branches`, counted from the input, in the convention of the
+/// rules it is used under (see ops::residual_weights).
+using ResidualRule = std::function<double(std::size_t index, std::size_t branches)>;
+
+/// The u-μP rule for a stack in which attention (even indices) and feed-forward branches alternate:
+/// τ = a / √(branches/2 + n_attention a_attention² + n_mlp a_mlp²), where a is that of the branch
+/// and the n count the earlier branches of each kind. So every attention branch contributes the
+/// same variance to the stack's output, every feed-forward branch the same, and
+///   a_mlp = mult √(2 / (1 + ratio²)), a_attention = ratio a_mlp.
+/// @param mult  variance of all branches together over that of the stack's input, as a ratio of
+///              standard deviations; 1 makes embedding, attention and feed-forward contribute
+///              alike.
+/// @param ratio attention's contribution over the feed-forward one's.
+/// @throws DomainError unless both are finite, `mult` above 0 and `ratio` at least 0; from the rule
+///         itself unless index < branches.
+/// @see u-μP, arXiv:2407.17465, appendix G.
+[[nodiscard]] inline ResidualRule transformer_residual_scaling_rule(double mult = 1,
+                                                                    double ratio = 1) {
+  constexpr std::string_view name = "transformer_residual_scaling_rule";
+  require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+  require(std::isfinite(ratio) && ratio >= 0, name, "expected a finite ratio of at least 0");
+  const double mlp = mult * std::sqrt(2 / (1 + ratio * ratio));
+  const double attention = ratio * mlp;
+  return [=](std::size_t index, std::size_t branches) {
+    require(index < branches, name,
+            "expected an index below the " + std::to_string(branches) + " branches, got " +
+                std::to_string(index));
+    const auto earlier_attention = static_cast<double>((index + 1) / 2);
+    const auto earlier_mlp = static_cast<double>(index / 2);
+    const double variance = static_cast<double>(branches) / 2 +
+                            earlier_attention * attention * attention + earlier_mlp * mlp * mlp;
+    return (index % 2 == 0 ? attention : mlp) / std::sqrt(variance);
+  };
+}
+
+/// The paper's rule for a stack whose skip connection is a sum (pre-norm): τ = 1 / (index + 2), so
+/// that the input and every branch end up with equal weight.
+/// @see Blake et al. 2023, arXiv:2303.11257, listing of the scaled FFN ("running mean").
+[[nodiscard]] inline ResidualRule running_mean_residual_rule() {
+  return [](std::size_t index, std::size_t /*branches*/) {
+    return 1 / static_cast<double>(index + 2);
+  };
+}
+
+/// The same τ for every branch: right where each sum is normalised (post-norm).
+[[nodiscard]] inline ResidualRule fixed_residual_rule(double tau) {
+  return [tau](std::size_t /*index*/, std::size_t /*branches*/) { return tau; };
+}
+
+}  // namespace unit_scaling
