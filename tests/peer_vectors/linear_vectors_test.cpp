@@ -21,11 +21,5 @@ const RegisterOp linear("linear", [](auto& run) {
   run_linear(run, {.scaling = run.scaling(), .power = run.parameter("scale_power", power)});
 });
 
-// The peer's read-out is a linear layer with 1 / fan_in and, as the last layer, no constraint.
-const RegisterOp linear_readout("linear_readout", [](auto& run) {
-  run_linear(run, {.scaling = run.scaling(unit_scaling::scaling::umup.on_cut_edge()),
-                   .power = {1, 0.5, 0.5}});
-});
-
 }  // namespace
 }  // namespace peer_vectors

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the last linear layer of a model.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include "unit_scaling/ops/linear.hpp"
+
+namespace unit_scaling::ops {
+
+/// A linear layer that makes logits: as Linear, but the edge into it is a cut-edge and nothing is
+/// constrained unless `scaling` says so; and under u-μP logits shrink with the width.
+/// Shapes: as Linear.
+/// Units:  x, w, dy ~ N(0,1) give unit std of dx, dw and db, and of y except under u-μP, where its
+///         std is fan_in^−½: the logits of a wide model start small.
+/// Scales: β_x = fan_out^−½, β_w = β_b = rows^−½; paper: α = fan_in^−½, u-μP: α = fan_in^−1.
+/// Values: as Linear.
+/// @throws as Linear.
+/// @see u-μP, arXiv:2407.17465, table 2; Blake et al. 2023, arXiv:2303.11257, section 5.
+struct LinearReadout {
+  static constexpr std::string_view name = "linear_readout";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
+
+  Scaling scaling = {};
+
+  template <class... Arrays> [[nodiscard]] auto scales(const Arrays&... arrays) const {
+    return as_linear().scales(arrays...);
+  }
+
+  template <Precision P, std::size_t N, class... Arrays>
+  [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Arrays&... arrays) const {
+    return as_linear().forward(precision, s, arrays...);
+  }
+
+  template <Precision P, std::size_t N, class Saved, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<N>& s, const Saved& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, N>& wanted = all_wanted<N>()) const {
+    return as_linear().backward(precision, s, saved, dy, wanted);
+  }
+
+ private:
+  [[nodiscard]] Linear as_linear() const {
+    Linear layer{.scaling = scaling.constraint ? scaling : scaling.on_cut_edge()};
+    if (scaling.rule == Rule::umup) layer.power = {1, 0.5, 0.5};
+    return layer;
+  }
+};
+inline constexpr Apply<LinearReadout> linear_readout{};
+
+}  // namespace unit_scaling::ops

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: root-mean-square normalisation along the last extent.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled RMS normalisation: y = x̂ g, x̂ = x / √(mean(x²) + ε) along the last extent; dx = the
+/// true gradient, dg = β Σ dy x̂.
+/// Shapes: x, y, dx, dy (…, size); gain g (size) or absent.
+/// Units:  any x of one scale gives rms(y) = 1 for g = 1; dx has std 1 / rms(x).
+/// Scales: α = β_x = 1, β_g = rows^−½, rows = all extents of x but the last.
+/// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once.
+/// @throws ShapeError if g is not (size), or dy and x differ in shape.
+/// @see Zhang & Sennrich 2019, arXiv:1910.07467; u-μP, arXiv:2407.17465.
+struct RmsNorm {
+  static constexpr std::string_view name = "rms_norm";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1 || arguments == 2; }
+
+  Scaling scaling = {};
+  double epsilon = 1e-5;  ///< ε
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
+
+  template <class T, class G>
+  [[nodiscard]] Scales<2> scales(const Array<T>& x, const Array<G>& gain) const {
+    if (gain.shape() != Shape{x.columns()}) {
+      throw_shape_error(name, "x (..., size) and gain (size)", x.shape(), gain.shape());
+    }
+    Scales<2> s;
+    if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
+    return s;
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+    using Compute = typename P::compute;
+    auto inverse = inverse_rms<Compute>(x);
+    auto y = normalise<P>(x, inverse, [](std::size_t, auto, auto x_hat) { return x_hat; });
+    return Forward{std::move(y), std::tuple{x, std::move(inverse)}};
+  }
+
+  template <Precision P, class T, class G>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& /*s*/, const Array<T>& x,
+                             const Array<G>& gain) const {
+    using Compute = typename P::compute;
+    auto inverse = inverse_rms<Compute>(x);
+    auto y = normalise<P>(x, inverse, [&](std::size_t j, auto count, auto x_hat) {
+      return x_hat * kernels::load<Compute>(gain.data() + j, count);
+    });
+    return Forward{std::move(y), std::tuple{x, std::move(inverse), gain}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s,
+                              const std::tuple<Array<T>, Array<typename P::compute>>& saved,
+                              const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
+                                              dy, [](std::size_t, auto, auto d) { return d; })};
+  }
+
+  template <Precision P, class T, class G>
+  [[nodiscard]] auto backward(
+      P /*precision*/, const Scales<2>& s,
+      const std::tuple<Array<T>, Array<typename P::compute>, Array<G>>& saved,
+      const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const Array<T>& x = std::get<0>(saved);
+    const Array<Compute>& inverse = std::get<1>(saved);
+    const Array<G>& gain = std::get<2>(saved);
+    auto dx = input_gradient<Compute>(s.backward[0], x, inverse, dy,
+                                      [&](std::size_t j, auto count, auto d) {
+                                        return d * kernels::load<Compute>(gain.data() + j, count);
+                                      });
+    Array<T> dg(gain.shape(), x.resource());
+    kernels::sum_columns<Compute>(
+        x.rows(), x.columns(),
+        [&](std::size_t i, std::size_t j, auto count) {
+          return kernels::load<Compute>(dy.row(i) + j, count) *
+                 (kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i]);
+        },
+        [&](const Compute* sums) {
+          const auto factor = static_cast<Compute>(s.backward[1]);
+          kernels::map_into<Compute>(
+              dg.mutable_data(), dg.size(), [=](auto v) { return factor * v; }, sums);
+        });
+    return std::tuple{std::move(dx), std::move(dg)};
+  }
+
+ private:
+  /// 1 / √(mean(x²) + ε) of each row: shape (rows).
+  template <class Compute, class T>
+  [[nodiscard]] Array<Compute> inverse_rms(const Array<T>& x) const {
+    const std::size_t columns = x.columns();
+    Array<Compute> result(Shape{x.rows()}, x.resource());
+    if (x.empty()) return result;
+    Compute* target = result.mutable_data();
+    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+      const Compute squares = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        const auto v = kernels::load<Compute>(x.row(i) + j, count);
+        return v * v;
+      });
+      target[i] =
+          1 / std::sqrt(squares / static_cast<Compute>(columns) + static_cast<Compute>(epsilon));
+    });
+    return result;
+  }
+
+  template <Precision P, class T, class F>
+  static Array<typename P::storage> normalise(const Array<T>& x,
+                                              const Array<typename P::compute>& inverse,
+                                              const F& affine) {
+    using Compute = typename P::compute;
+    Array<typename P::storage> y(x.shape(), x.resource());
+    if (x.empty()) return y;
+    auto* target = y.mutable_data();
+    const std::size_t columns = x.columns();
+    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(
+            affine(j, count, kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i]),
+            target + i * columns + j, count);
+      });
+    });
+    return y;
+  }
+
+  /// dx = factor / rms (d − x̂ mean(d x̂)) with d = `x_hat_gradient(j, count, dy)`.
+  template <class Compute, class T, class D>
+  static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& inverse,
+                                 const Array<T>& dy, const D& x_hat_gradient) {
+    require_same_shape(name, "dy and x", dy.shape(), x.shape());
+    Array<T> dx(x.shape(), x.resource());
+    if (x.empty()) return dx;
+    T* target = dx.mutable_data();
+    const std::size_t columns = x.columns();
+    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+      const Compute per_rms = inverse.data()[i];
+      const auto d = [&](std::size_t j, auto count) {
+        return x_hat_gradient(j, count, kernels::load<Compute>(dy.row(i) + j, count));
+      };
+      const auto x_hat = [&](std::size_t j, auto count) {
+        return kernels::load<Compute>(x.row(i) + j, count) * per_rms;
+      };
+      const Compute inner =
+          kernels::sum_lanes<Compute>(
+              columns, [&](std::size_t j, auto count) { return d(j, count) * x_hat(j, count); }) /
+          static_cast<Compute>(columns);
+      const Compute scale = static_cast<Compute>(factor) * per_rms;
+      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(
+            scale * (d(j, count) - x_hat(j, count) * inner), target + i * columns + j, count);
+      });
+    });
+    return dx;
+  }
+};
+inline constexpr Apply<RmsNorm> rms_norm{};
+
+}  // namespace unit_scaling::ops
