@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: the hyperbolic tangent on lanes.
+#pragma once
+
+#include <cmath>
+
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
+
+namespace unit_scaling::kernels {
+
+[[nodiscard]] inline double tanh(double x) { return std::tanh(x); }
+
+/// tanh x, odd to the bit, within 3 units in the last place; NaN → NaN, ±∞ → ±1, ±0 → ±0.
+///
+/// Up to 5/8 an odd polynomial, as 1 − 2 / (e^2x + 1) would cancel there; its coefficients minimise
+/// the largest relative error over that range (S. Moshier, Cephes, tanhf).
+[[nodiscard]] inline float32x16 tanh(float32x16 x) {
+  const float32x16 magnitude = select_lane(x < 0, -x, x);
+  const float32x16 square = x * x;
+  const float32x16 tail =
+      ((((-5.70498872745e-3F * square + 2.06390887954e-2F) * square - 5.37397155531e-2F) * square +
+        1.33314422036e-1F) *
+           square -
+       3.33332819422e-1F) *
+      square;
+  const float32x16 near_zero = x * (1.0F + tail);  // not x + x tail: −0 would lose its sign
+  // From 9.1 on the result is 1; the bound keeps e^2x finite. NaN compares as not above it.
+  const float32x16 bounded = select_lane(magnitude > 10.0F, splat<float32x16>(10.0F), magnitude);
+  const float32x16 far = 1.0F - 2.0F / (exp(bounded + bounded) + 1.0F);
+  return select_lane(magnitude < 0.625F, near_zero, select_lane(x < 0, -far, far));
+}
+
+}  // namespace unit_scaling::kernels

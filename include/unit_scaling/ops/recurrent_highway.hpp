@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: a recurrent highway network of one layer, over a whole sequence.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/hyperbolic.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Recurrent highway cell, run over the positions of x: with h the state, h_{-1} = initial,
+///   (t, u) = α ([x_p, h_{p−1}] wᵀ + b),   g = σ(u − rebias),   h_p = (1 − g) h_{p−1} + g tanh(t),
+/// and y_p = h_p. The update gate starts at σ(−rebias), so that a state lives for some e^rebias
+/// positions.
+/// Shapes: x (batch, positions, input_size), w (2 hidden_size, input_size + hidden_size), b (2
+///         hidden_size), initial (hidden_size); y and dy (batch, positions, hidden_size).
+/// Units:  x, w ~ N(0,1) give gates of unit std. The state is a moving average of values within ±1,
+///         as in any gated network: its scale is what the gate makes of it (0.3 to 0.6 for rebias 1
+///         to 0) and is not put right, and neither is the gradient through it.
+/// Scales: a linear layer's: α = (input_size + hidden_size)^−½, β_x = (2 hidden_size)^−½, bound by
+///         the constraint; β_w = β_b = (batch · positions)^−½: the weights are used at every
+///         position. Gradients pass from position to position under α, as no edge in there is a
+///         cut-edge. Of dx, dw and db the factor is β/α of the true gradient; of dinitial it is
+///         batch^−½.
+/// Values: x, h and w are rounded to P::matmul_operand, the gradients of the gates to
+///         P::matmul_gradient (both saturating); products accumulate in P::compute; y, and gates
+///         saved for backward, are rounded once to P::storage, and the next position reads that y.
+/// @throws ShapeError if the shapes do not fit; DomainError unless rebias is finite.
+/// @see Zilly et al. 2017, arXiv:1607.03474; Blake et al. 2023, arXiv:2303.11257, section 6.1 (its
+///      character-level RNN, whose gates have one factor for both directions).
+struct RecurrentHighway {
+  static constexpr std::string_view name = "recurrent_highway";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 4; }
+
+  Scaling scaling = {};
+  double rebias = 1;
+
+  template <class X, class W, class B, class H>
+  [[nodiscard]] Scales<4> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b,
+                                 const Array<H>& initial) const {
+    const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
+    require(std::isfinite(rebias), name, "expected a finite rebias");
+    if (scaling.rule == Rule::none) return {};
+    Scales<4> s = constrain<1>(
+        scaling.effective_constraint(),
+        Scales<4>{.forward = inverse_power(e.input + e.hidden),
+                  .backward = {inverse_power(2 * e.hidden), inverse_power(e.batch * e.positions),
+                               inverse_power(e.batch * e.positions), 1}});
+    s.backward[3] = s.forward * inverse_power(e.batch);
+    return s;
+  }
+
+  template <Precision P, class X, class W, class B, class H>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<4>& s, const Array<X>& x,
+                             const Array<W>& w, const Array<B>& b, const Array<H>& initial) const {
+    using Operand = typename P::matmul_operand;
+    using Storage = typename P::storage;
+    using Compute = typename P::compute;
+    const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
+    const std::size_t rows = e.batch * e.positions;
+    auto* const resource = x.resource();
+    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
+    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, resource);
+    const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, resource);
+    const kernels::MatrixView<Operand> w_view = kernels::row_major(w_operand.data(), e.fan_in());
+
+    // The part of the gates that does not wait for the state: one product for all positions.
+    Array<Compute> from_x(Shape{rows, 2 * e.hidden}, resource);
+    kernels::matmul<Compute>({rows, 2 * e.hidden, e.input},
+                             kernels::row_major(x_operand.data(), e.input), w_view.transposed(),
+                             from_x.mutable_data(), 2 * e.hidden, {.bias = bias.data()});
+
+    // States before each position; the last of them is not an operand of anything.
+    Array<Operand> states(Shape{e.batch, e.positions, e.hidden}, resource);
+    Array<Storage> gates(Shape{e.batch, e.positions, 2 * e.hidden}, resource);
+    Array<Storage> y(Shape{e.batch, e.positions, e.hidden}, resource);
+    Array<Storage> before(Shape{e.batch, e.hidden}, resource);
+    for (std::size_t i = 0; i < e.batch; ++i) {
+      kernels::map_into<Compute>(
+          before.mutable_data() + i * e.hidden, e.hidden, [](auto v) { return v; }, initial.data());
+    }
+    Array<Compute> from_state(Shape{e.batch, 2 * e.hidden}, resource);
+    const auto a = static_cast<Compute>(s.forward);
+    const auto shift = static_cast<Compute>(rebias);
+    for (std::size_t p = 0; p < e.positions; ++p) {
+      const auto operand = kernels::convert<Operand, Overflow::saturate>(before);
+      kernels::matmul<Compute>(
+          {e.batch, 2 * e.hidden, e.hidden}, kernels::row_major(operand.data(), e.hidden),
+          state_columns(w_view, e).transposed(), from_state.mutable_data(), 2 * e.hidden);
+      Storage* gates_target = gates.mutable_data();
+      Storage* y_target = y.mutable_data();
+      Storage* before_target = before.mutable_data();
+      Operand* states_target = states.mutable_data();
+      kernels::for_rows(e.batch, 2 * e.hidden, [&](std::size_t i) {
+        const std::size_t row = i * e.positions + p;
+        std::copy_n(operand.row(i), e.hidden, states_target + row * e.hidden);
+        Storage* gate = gates_target + row * 2 * e.hidden;
+        kernels::for_lanes<Compute>(2 * e.hidden, [&](std::size_t j, auto count) {
+          kernels::store<Overflow::infinity_or_nan, Compute>(
+              a * (kernels::load<Compute>(from_x.row(row) + j, count) +
+                   kernels::load<Compute>(from_state.row(i) + j, count)),
+              gate + j, count);
+        });
+        kernels::for_lanes<Compute>(e.hidden, [&](std::size_t j, auto count) {
+          const auto h = kernels::load<Compute>(before_target + i * e.hidden + j, count);
+          const auto t = kernels::tanh(kernels::load<Compute>(gate + j, count));
+          const auto g =
+              kernels::sigmoid(kernels::load<Compute>(gate + e.hidden + j, count) - shift);
+          kernels::store<Overflow::infinity_or_nan, Compute>(h + g * (t - h),
+                                                             y_target + row * e.hidden + j, count);
+        });
+        std::copy_n(y_target + row * e.hidden, e.hidden, before_target + i * e.hidden);
+      });
+    }
+    return Forward{
+        y, std::tuple{x_operand, w_operand, std::move(states), std::move(gates), y,
+                      kernels::convert<Storage, Overflow::infinity_or_nan>(initial, resource)}};
+  }
+
+  template <Precision P, class Operand, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<4>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>, Array<Operand>,
+                                               Array<T>, Array<T>, Array<T>>& saved,
+                              const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    using Gradient = typename P::matmul_gradient;
+    const auto& [x, w, states, gates, y, initial] = saved;
+    require_same_shape(name, "dy and y", dy.shape(), y.shape());
+    const Extents e{x.shape()[0], x.shape()[1], x.shape()[2], y.columns()};
+    const std::size_t rows = e.batch * e.positions;
+    auto* const resource = dy.resource();
+    const kernels::MatrixView<Operand> w_view = kernels::row_major(w.data(), e.fan_in());
+    const auto a = static_cast<Compute>(s.forward);
+    const auto shift = static_cast<Compute>(rebias);
+
+    Array<Gradient> dgates(Shape{rows, 2 * e.hidden}, resource);
+    Array<Gradient> step_gradient(Shape{e.batch, 2 * e.hidden}, resource);
+    Array<Compute> dbias = Array<Compute>::filled(Shape{2 * e.hidden}, 0, resource);
+    Array<Compute> dgate(Shape{e.batch, 2 * e.hidden}, resource);
+    Array<Compute> dstate = Array<Compute>::filled(Shape{e.batch, e.hidden}, 0, resource);
+    Array<Compute> through_gates(Shape{e.batch, e.hidden}, resource);
+    for (std::size_t p = e.positions; p-- > 0;) {
+      Compute* dgate_target = dgate.mutable_data();
+      Compute* dstate_target = dstate.mutable_data();
+      Gradient* step_target = step_gradient.mutable_data();
+      Gradient* dgates_target = dgates.mutable_data();
+      kernels::for_rows(e.batch, 2 * e.hidden, [&](std::size_t i) {
+        const std::size_t row = i * e.positions + p;
+        const T* gate = gates.data() + row * 2 * e.hidden;
+        const T* before = p == 0 ? initial.data() : y.row(row - 1);
+        Compute* dt = dgate_target + i * 2 * e.hidden;
+        Compute* dh = dstate_target + i * e.hidden;
+        kernels::for_lanes<Compute>(e.hidden, [&](std::size_t j, auto count) {
+          const auto d = kernels::load<Compute>(dh + j, count) +
+                         kernels::load<Compute>(dy.row(row) + j, count);
+          const auto h = kernels::load<Compute>(before + j, count);
+          const auto t = kernels::tanh(kernels::load<Compute>(gate + j, count));
+          const auto g =
+              kernels::sigmoid(kernels::load<Compute>(gate + e.hidden + j, count) - shift);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (1.0F - t * t), dt + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * (t - h) * g * (1.0F - g),
+                                                             dt + e.hidden + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * (1.0F - g), dh + j, count);
+        });
+        kernels::for_lanes<Compute>(2 * e.hidden, [&](std::size_t j, auto count) {
+          const auto d = kernels::load<Compute>(dt + j, count);
+          kernels::store<Overflow::saturate, Compute>(d, step_target + i * 2 * e.hidden + j, count);
+          kernels::store<Overflow::saturate, Compute>(d, dgates_target + row * 2 * e.hidden + j,
+                                                      count);
+        });
+      });
+      // In the order of the rows, one position after the other: not a matter of threads.
+      Compute* dbias_target = dbias.mutable_data();
+      for (std::size_t i = 0; i < e.batch; ++i) {
+        for (std::size_t j = 0; j < 2 * e.hidden; ++j) dbias_target[j] += dgate.row(i)[j];
+      }
+      kernels::matmul<Compute>(
+          {e.batch, e.hidden, 2 * e.hidden}, kernels::row_major(step_gradient.data(), 2 * e.hidden),
+          state_columns(w_view, e), through_gates.mutable_data(), e.hidden, {.scale = a});
+      kernels::map_into<Compute>(
+          dstate.mutable_data(), dstate.size(), [](auto u, auto v) { return u + v; }, dstate.data(),
+          through_gates.data());
+    }
+
+    Array<T> dx(x.shape(), resource);
+    kernels::matmul<Compute>(
+        {rows, e.input, 2 * e.hidden}, kernels::row_major(dgates.data(), 2 * e.hidden), w_view,
+        dx.mutable_data(), e.input, {.scale = static_cast<Compute>(s.backward[0])});
+    // The two halves of dw lie side by side in its rows.
+    Array<T> dw(w.shape(), resource);
+    const auto weight_gradient = [&](const Array<Operand>& operand, std::size_t first) {
+      kernels::matmul<Compute>({2 * e.hidden, operand.columns(), rows},
+                               kernels::row_major(dgates.data(), 2 * e.hidden).transposed(),
+                               kernels::row_major(operand.data(), operand.columns()),
+                               dw.mutable_data() + first, e.fan_in(),
+                               {.scale = static_cast<Compute>(s.backward[1])});
+    };
+    weight_gradient(x, 0);
+    weight_gradient(states, e.input);
+    const auto b_factor = static_cast<Compute>(s.backward[2]);
+    auto db = kernels::map<Compute, T>([=](auto v) { return b_factor * v; }, dbias);
+    // Of the true gradient, not of one that went through the gates' factor.
+    const auto initial_factor = static_cast<Compute>(s.backward[3] / s.forward);
+    auto dinitial = kernels::column_sums<Compute, T>(dstate.data(), e.batch, Shape{e.hidden},
+                                                     initial_factor, resource);
+    return std::tuple{std::move(dx), std::move(dw), std::move(db), std::move(dinitial)};
+  }
+
+ private:
+  struct Extents {
+    std::size_t batch, positions, input, hidden;
+    [[nodiscard]] std::size_t fan_in() const { return input + hidden; }
+  };
+
+  static Extents extents(const Shape& x, const Shape& w, const Shape& b, const Shape& initial) {
+    if (x.rank() != 3 || initial.rank() != 1 || w != Shape{2 * initial[0], x[2] + initial[0]} ||
+        b != Shape{2 * initial[0]}) {
+      throw_shape_error(name,
+                        "x (batch, positions, input_size), w (2 hidden_size, input_size + "
+                        "hidden_size), b (2 hidden_size) and initial (hidden_size)",
+                        x, w, b, initial);
+    }
+    return {x[0], x[1], x[2], initial[0]};
+  }
+
+  /// The columns of w that act on the state.
+  template <class T>
+  static kernels::MatrixView<T> state_columns(kernels::MatrixView<T> w, const Extents& e) {
+    w.data += e.input;
+    return w;
+  }
+};
+inline constexpr Apply<RecurrentHighway> recurrent_highway{};
+
+}  // namespace unit_scaling::ops
