@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the logistic sigmoid.
+#pragma once
+
+#include <cmath>
+#include <string_view>
+#include <tuple>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled sigmoid: y = α σ(x), dx = β dy σ(x) (1 − σ(x)), σ(x) = 1 / (1 + e^−x).
+/// Shapes: y, dy and dx have the shape of x, which may be any.
+/// Units:  x ~ N(0,1) gives std(y) = 1, about a mean of α/2; dy ~ N(0,1) independent of x gives
+///         std(dx) = 1.
+/// Scales: α⁻² = Var[σ(x)], β⁻² = E[σ'(x)²]: α ≈ 4.8013, β ≈ 4.7226; the same under u-μP, which
+///         does not list it.
+/// Values: NaN → NaN, +∞ → α, −∞ → 0. Computed in P::compute, rounded once on store.
+/// @throws ShapeError if dy and x differ in shape.
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
+struct Sigmoid {
+  static constexpr std::string_view name = "sigmoid";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  /// By quadrature, which the tests repeat.
+  static constexpr double variance = 0.043379035858093;
+  static constexpr double mean_square_slope = 0.044836241350194;
+
+  Scaling scaling = {};
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    if (scaling.rule == Rule::none) return {};
+    return constrain<1>(scaling.effective_constraint(),
+                        Scales<1>{.forward = 1 / std::sqrt(variance),
+                                  .backward = {1 / std::sqrt(mean_square_slope)}});
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
+    using Compute = typename P::compute;
+    const auto a = static_cast<Compute>(s.forward);
+    return Forward{kernels::map<Compute, typename P::storage>(
+                       [=](auto v) { return a * kernels::sigmoid(v); }, x),
+                   std::tuple{x}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s,
+                              const std::tuple<Array<T>>& saved, const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const auto& [x] = saved;
+    require_same_shape(name, "dy and x", dy.shape(), x.shape());
+    const auto b = static_cast<Compute>(s.backward[0]);
+    // σ(x) σ(−x), not σ(x) (1 − σ(x)), which would lose the slope of the upper tail.
+    return std::tuple{kernels::map<Compute, T>(
+        [=](auto g, auto v) { return b * g * (kernels::sigmoid(v) * kernels::sigmoid(-v)); }, dy,
+        x)};
+  }
+};
+inline constexpr Apply<Sigmoid> sigmoid{};
+
+}  // namespace unit_scaling::ops
