@@ -7,6 +7,7 @@
 ///     });
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "peer_vectors.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
@@ -96,6 +98,28 @@ template <unit_scaling::Precision P> class Run {
     return {values.shape, std::span<const std::int32_t>(integers)};
   }
 
+  /// Gives every parameter of a module the value that the case has for it. `rename(name)` is the
+  /// name there of the parameter that is called `name` here. The module must stay in place.
+  template <class Module, class Rename> void load(Module& module, const Rename& rename) {
+    module.for_each_parameter([&](unit_scaling::Parameter& target) {
+      const std::string name = "param:" + rename(target.name);
+      const Tensor values = tensor(take("inputs", name));
+      if (values.shape != target.value.shape()) {
+        throw std::runtime_error("'" + name + "' has shape " + to_string(values.shape) +
+                                 ", expected " + to_string(target.value.shape()));
+      }
+      std::transform(values.data.begin(), values.data.end(), target.value.mutable_data(),
+                     [](double written) { return static_cast<float>(exact_input(written)); });
+      parameters_.emplace(name, &target);
+    });
+  }
+
+  /// Says that the peer itself computed parts of these cases in single precision, so that no more
+  /// than a few of its roundings can be asked of double: 2e-6 of the root mean square.
+  void peer_rounds_to_single() { tolerance_.of_rms = std::max(tolerance_.of_rms, 2e-6); }
+
+  [[nodiscard]] unit_scaling::Tape<P>& tape() { return tape_; }
+
   /// A parameter of the case, or `fallback` where it has none.
   template <class V> [[nodiscard]] V parameter(const std::string& name, const V& fallback) {
     if (!case_.at("params").contains(name)) return fallback;
@@ -130,6 +154,10 @@ template <unit_scaling::Precision P> class Run {
     (compare_output(outputs), ...);
     tape_.backward(tape_.record(seed, outputs...));
     for (const auto& [name, gradient] : case_.at("grads").items()) {
+      if (const auto parameter = parameters_.find(name); parameter != parameters_.end()) {
+        compare("gradient of " + name, gradient, tape_.gradient(*parameter->second));
+        continue;
+      }
       const auto variable = variables_.find(name);
       if (variable == variables_.end()) {
         throw std::runtime_error("the op has no input '" + name + "' to compare the gradient of");
@@ -170,14 +198,16 @@ template <unit_scaling::Precision P> class Run {
   void compare(const std::string& what, const Json& expected,
                const unit_scaling::Array<T>& actual) {
     const std::string text =
-        difference(tensor(expected), actual.shape(), actual.span(), tolerance<P>);
+        difference(tensor(expected), actual.shape(), actual.span(), tolerance_);
     if (!text.empty()) failures_.push_back(std::string(P::name) + ", " + what + ": " + text);
   }
 
   const Json& case_;
   Failures& failures_;
+  Tolerance tolerance_ = tolerance<P>;
   unit_scaling::Tape<P> tape_;
   std::map<std::string, Variable> variables_;
+  std::map<std::string, const unit_scaling::Parameter*> parameters_;
   std::set<std::string> taken_;
 };
 

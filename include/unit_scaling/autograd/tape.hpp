@@ -70,13 +70,21 @@ template <Precision P> class Tape {
   [[nodiscard]] RecyclingResource& memory() { return memory_; }
   [[nodiscard]] TapeMode mode() const { return mode_; }
 
-  /// Forgets everything recorded, gradients included. Memory stays, to be used again.
+  /// The number of this step: how often the tape was cleared, or counted on from `set_step`. Layers
+  /// that draw random numbers draw those of the step.
+  [[nodiscard]] std::uint64_t step() const { return step_; }
+  /// Sets it, to resume a run exactly.
+  void set_step(std::uint64_t step) { step_ = step; }
+
+  /// Forgets everything recorded, gradients included, and begins the next step. Memory stays, to be
+  /// used again.
   void clear() {
     while (!nodes_.empty()) nodes_.pop_back();
     slots_.clear();
     parameters_.clear();
     unwound_ = false;
     ++generation_;
+    ++step_;
   }
 
   /// A value that no gradient is wanted for.
@@ -432,6 +440,7 @@ template <Precision P> class Tape {
   std::vector<std::unique_ptr<Node>> nodes_;
   std::unordered_map<const Parameter*, std::size_t> parameters_;
   std::uint64_t generation_ = 0;
+  std::uint64_t step_ = 0;
   bool unwound_ = false;
   Observer observer_;
 };

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/embedding.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
-#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/nn/sequential.hpp"
 #include "unit_scaling/nn/token_mixing.hpp"
@@ -35,7 +35,8 @@ struct BertMlpConfig {
 /// is no attention) and BERT's feed-forward network.
 ///
 /// The read-out is computed for selected positions only, and is not constrained: the edge into it
-/// is a cut-edge. So are those from the embeddings. Follows the paper's rules or none, not u-μP's.
+/// is a cut-edge. So are those from the embeddings. Under u-μP the residual weights follow the
+/// transformer's rule, mixing standing where attention does.
 class BertMlp {
  public:
   BertMlp(Initialiser& initialiser, const BertMlpConfig& config)
@@ -47,18 +48,15 @@ class BertMlp {
         blocks_(make_blocks(initialiser, config)),
         norm_(initialiser, "norm", config.hidden_size),
         readout_(initialiser, "readout", config.hidden_size, config.vocabulary_size,
-                 {.bias = false, .constraint = constraint::none}) {
-    require(initialiser.scaling().rule != Rule::umup, "BertMlp",
-            "its residual weights and read-out follow the paper: expected Rule::paper or none");
-  }
+                 {.bias = false}) {}
 
   /// Logits (selected, vocabulary_size) for the positions of `ids` (batch, window) that `selected`
   /// names by their index in row-major order.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& selected) const {
-    Variable<P> x = ops::add(tokens_(tape, ids), tape.parameter(positions_.table()), add_);
-    for (const Block& block : blocks_) x = block(x);
+    const Variable<P> x =
+        blocks_(ops::add(tokens_(tape, ids), tape.parameter(positions_.table()), add_));
     return readout_(norm_(ops::embedding(selected, x, select_)));
   }
 
@@ -78,7 +76,7 @@ class BertMlp {
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
     tokens_.for_each_parameter(visit);
     positions_.for_each_parameter(visit);
-    for (Block& block : blocks_) block.for_each_parameter(visit);
+    blocks_.for_each_parameter(visit);
     norm_.for_each_parameter(visit);
     readout_.for_each_parameter(visit);
   }
@@ -86,25 +84,25 @@ class BertMlp {
  private:
   using Block = Sequential<Residual<TokenMixing>, Residual<FeedForward>>;
 
-  static std::vector<Block> make_blocks(Initialiser& initialiser, const BertMlpConfig& config) {
-    // A pre-norm skip connection sums all branches, so later ones get less weight; after a
-    // normalisation branch and skip are alike again.
-    const auto tau = [&](std::size_t branch) {
-      return config.norm == NormPlacement::pre ? running_mean_tau(branch) : 0.5;
-    };
+  static DepthModuleList<Block> make_blocks(Initialiser& initialiser, const BertMlpConfig& config) {
+    const ResidualRule tau = default_residual_rule(initialiser.scaling().rule, config.norm);
+    const std::size_t branches = 2 * config.layers;
+    const std::size_t h = config.hidden_size;
     std::vector<Block> blocks;
     blocks.reserve(config.layers);
     for (std::size_t i = 0; i < config.layers; ++i) {
-      const std::string name = "blocks." + std::to_string(i);
-      const std::size_t h = config.hidden_size;
-      Residual mixing(initialiser, name + ".mixing", h, config.norm, tau(2 * i),
-                      TokenMixing(initialiser, name + ".mixing", config.window));
-      Residual feed_forward(
-          initialiser, name + ".feed_forward", h, config.norm, tau(2 * i + 1),
-          FeedForward(initialiser, name + ".feed_forward", h, config.expansion * h));
-      blocks.emplace_back(std::move(mixing), std::move(feed_forward));
+      const std::string mixing_name = "blocks." + std::to_string(i) + ".mixing";
+      TokenMixing mixing(initialiser, mixing_name, config.window);
+      LayerNorm mixing_norm(initialiser, mixing_name + ".norm", h);
+      const std::string feed_forward_name = "blocks." + std::to_string(i) + ".feed_forward";
+      FeedForward feed_forward(initialiser, feed_forward_name, h, config.expansion * h);
+      LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h);
+      blocks.emplace_back(Residual(initialiser, config.norm, tau(2 * i, branches),
+                                   std::move(mixing), std::move(mixing_norm)),
+                          Residual(initialiser, config.norm, tau(2 * i + 1, branches),
+                                   std::move(feed_forward), std::move(feed_forward_norm)));
     }
-    return blocks;
+    return DepthModuleList(std::move(blocks));
   }
 
   BertMlpConfig config_;
@@ -112,9 +110,9 @@ class BertMlp {
   Embedding positions_;
   ops::Add add_;
   ops::Embedding select_;
-  std::vector<Block> blocks_;
+  DepthModuleList<Block> blocks_;
   LayerNorm norm_;
-  Linear readout_;
+  LinearReadout readout_;
 };
 
 }  // namespace unit_scaling::nn

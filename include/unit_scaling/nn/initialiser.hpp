@@ -30,6 +30,11 @@ class Initialiser {
   /// The rules that the modules made with this initialiser follow.
   [[nodiscard]] const Scaling& scaling() const { return scaling_; }
 
+  [[nodiscard]] std::uint64_t seed() const { return seed_; }
+
+  /// A number for each layer that draws random numbers while training, in the order of asking.
+  [[nodiscard]] std::uint32_t next_layer() { return next_layer_++; }
+
   /// A weight, (fan_out, fan_in) or, of a convolution, (fan_out, channels, kernel_size): what is
   /// summed over counts as fan-in.
   [[nodiscard]] Parameter weight(std::string name, const Shape& shape,
@@ -82,6 +87,7 @@ class Initialiser {
   std::uint64_t seed_;
   Scaling scaling_;
   std::uint32_t next_ = 0;
+  std::uint32_t next_layer_ = 0;
 };
 
 }  // namespace unit_scaling::nn

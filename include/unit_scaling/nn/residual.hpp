@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer nn: a residual branch with its layer normalisation, before the branch or after the sum.
+/// Layer nn: a residual branch with its normalisation, before the branch or after the sum.
 #pragma once
 
-#include <cstddef>
-#include <string>
 #include <utility>
 
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/scaling/residual_rule.hpp"
 
 namespace unit_scaling::nn {
 
@@ -18,20 +17,33 @@ enum class NormPlacement {
   post,  ///< norm(x + branch(x))
 };
 
-/// A residual connection round `branch`, weighted by τ under unit scaling.
-template <class Branch> class Residual {
+/// The residual rule that a model of these scale rules takes unless told another: u-μP's for a
+/// transformer; the paper's running mean before a pre-norm sum, which grows, and equal weights
+/// where each sum is normalised again.
+[[nodiscard]] inline ResidualRule default_residual_rule(Rule rule, NormPlacement placement) {
+  if (rule == Rule::umup) return transformer_residual_scaling_rule();
+  return placement == NormPlacement::pre ? running_mean_residual_rule() : fixed_residual_rule(0.5);
+}
+
+/// A residual connection round `branch`, weighted by τ under unit scaling, with its normalisation.
+/// Whatever else it is called with, such as a mask, goes on to the branch.
+template <class Branch, class Norm = LayerNorm> class Residual {
  public:
-  Residual(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
-           NormPlacement placement, double tau, Branch branch)
+  Residual(const Initialiser& initialiser, NormPlacement placement, double tau, Branch branch,
+           Norm norm)
       : op_{.scaling = initialiser.scaling(), .tau = tau},
         placement_(placement),
-        norm_(initialiser, name + ".norm", hidden_size),
+        norm_(std::move(norm)),
         branch_(std::move(branch)) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    if (placement_ == NormPlacement::post) return norm_(ops::residual_apply(x, branch_, op_));
+  template <Precision P, class... More>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x, const More&... more) const {
+    if (placement_ == NormPlacement::post) {
+      return norm_(ops::residual_apply(
+          x, [&](const auto& h) { return branch_(h, more...); }, op_));
+    }
     return ops::residual_apply(
-        x, [&](const auto& h) { return branch_(norm_(h)); }, op_);
+        x, [&](const auto& h) { return branch_(norm_(h), more...); }, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.
@@ -43,15 +55,8 @@ template <class Branch> class Residual {
  private:
   ops::ResidualAdd op_;
   NormPlacement placement_;
-  LayerNorm norm_;
+  Norm norm_;
   Branch branch_;
 };
-
-/// τ of the `index`-th residual branch of a model for which the skip connection after each branch
-/// is the mean of everything before it: 1 / (index + 2).
-/// @see Blake et al. 2023, arXiv:2303.11257, "running mean" residual.
-[[nodiscard]] constexpr double running_mean_tau(std::size_t index) {
-  return 1.0 / static_cast<double>(index + 2);
-}
 
 }  // namespace unit_scaling::nn

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: BERT and its heads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/linear_readout.hpp"
+#include "unit_scaling/nn/norm.hpp"
+#include "unit_scaling/nn/transformer_encoder.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/reshape.hpp"
+#include "unit_scaling/ops/tanh.hpp"
+
+namespace unit_scaling::nn {
+
+/// Sizes of a Bert; the defaults of `transformer` that differ from BERT's are set by `bert_config`.
+struct BertConfig {
+  std::size_t vocabulary_size = 0;
+  std::size_t max_positions = 512;
+  std::size_t segments = 2;
+  TransformerConfig transformer = {};
+  /// The masked-token head multiplies with the table of tokens instead of a weight of its own.
+  bool tied_readout = true;
+};
+
+/// A configuration with BERT's layers: layer norm, GELU, biases. The paper trains it post-norm.
+[[nodiscard]] inline BertConfig bert_config(std::size_t vocabulary_size, std::size_t hidden_size,
+                                            std::size_t layers, std::size_t heads) {
+  return {.vocabulary_size = vocabulary_size,
+          .transformer = {.hidden_size = hidden_size,
+                          .layers = layers,
+                          .heads = heads,
+                          .norm_placement = NormPlacement::post,
+                          .norm = NormKind::layer_norm,
+                          .mlp = MlpKind::gelu,
+                          .attention_bias = true}};
+}
+
+/// Hidden states from ids with learned positions and segments, and the masked-token head.
+/// Heads on top of the hidden states (pooler, next sentence, classification, spans) are modules of
+/// their own below, so that a model has those it trains.
+/// @see Devlin et al. 2018, arXiv:1810.04805; Blake et al. 2023, arXiv:2303.11257, section 6.2.
+class Bert {
+ public:
+  Bert(Initialiser& initialiser, const BertConfig& config)
+      : scaling_(initialiser.scaling()),
+        encoder_(initialiser, config.vocabulary_size, config.transformer,
+                 {.positions = PositionKind::learned,
+                  .max_positions = config.max_positions,
+                  .segments = config.segments}),
+        transform_(initialiser, "mlm.transform", config.transformer.hidden_size,
+                   config.transformer.hidden_size),
+        norm_(initialiser, "mlm.norm", config.transformer.hidden_size, NormKind::layer_norm) {
+    if (config.tied_readout) {
+      tied_bias_ = initialiser.bias("mlm.readout.bias", config.vocabulary_size);
+    } else {
+      readout_.emplace(initialiser, "mlm.readout", config.transformer.hidden_size,
+                       config.vocabulary_size);
+    }
+  }
+
+  /// Hidden states (batch, positions, hidden_size) of ids (batch, positions).
+  /// @param mask zero where a position is padding; empty: none is.
+  /// @param segments the segment of each position.
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                       const Array<std::int32_t>& mask,
+                                       const Array<std::int32_t>& segments) const {
+    return encoder_(tape, ids, mask, segments);
+  }
+
+  /// Logits (selected, vocabulary_size) of the tokens at the positions that `selected` names by
+  /// their index in row-major order.
+  template <Precision P>
+  [[nodiscard]] Variable<P> masked_token_logits(const Variable<P>& hidden,
+                                                const Array<std::int32_t>& selected) const {
+    const ops::Embedding select{.scaling = scaling_};
+    const Variable<P> x = norm_(
+        ops::gelu(transform_(ops::embedding(selected, hidden, select)), {.scaling = scaling_}));
+    if (readout_) return (*readout_)(x);
+    Tape<P>& tape = x.tape();
+    return ops::linear_readout(x, tape.parameter(encoder_.embedding().table()),
+                               tape.parameter(*tied_bias_), {.scaling = {scaling_.rule}});
+  }
+
+  /// Calls `visit(parameter)` for each parameter, from input to output.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    encoder_.for_each_parameter(visit);
+    transform_.for_each_parameter(visit);
+    norm_.for_each_parameter(visit);
+    if (readout_) readout_->for_each_parameter(visit);
+    if (tied_bias_) visit(*tied_bias_);
+  }
+
+ private:
+  Scaling scaling_;
+  TransformerEncoder encoder_;
+  Linear transform_;
+  Norm norm_;
+  std::optional<LinearReadout> readout_;
+  std::optional<Parameter> tied_bias_;
+};
+
+/// One vector for a sequence: tanh(dense(first position)); hidden (batch, positions, hidden_size)
+/// to y (batch, hidden_size).
+class BertPooler {
+ public:
+  BertPooler(Initialiser& initialiser, const std::string& name, std::size_t hidden_size)
+      : scaling_(initialiser.scaling()),
+        dense_(initialiser, name + ".dense", hidden_size, hidden_size) {}
+
+  /// @throws ShapeError unless hidden has three extents and a first position.
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const {
+    const Shape& shape = hidden.shape();
+    if (shape.rank() != 3 || shape[1] == 0) {
+      throw_shape_error("BertPooler", "hidden (batch, positions, hidden_size)", shape);
+    }
+    Array<std::int32_t> first(Shape{shape[0]});
+    for (std::size_t i = 0; i < shape[0]; ++i) {
+      first.mutable_data()[i] = static_cast<std::int32_t>(i * shape[1]);
+    }
+    const ops::Embedding select{.scaling = scaling_};
+    return ops::tanh(dense_(ops::embedding(first, hidden, select)), {.scaling = scaling_});
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    dense_.for_each_parameter(visit);
+  }
+
+ private:
+  Scaling scaling_;
+  Linear dense_;
+};
+
+/// A pooler and a read-out: hidden (batch, positions, hidden_size) to logits (batch, classes). With
+/// two classes it is BERT's next-sentence head.
+class BertClassifier {
+ public:
+  BertClassifier(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
+                 std::size_t classes)
+      : pooler_(initialiser, name + ".pooler", hidden_size),
+        readout_(initialiser, name + ".readout", hidden_size, classes) {}
+
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const {
+    return readout_(pooler_(hidden));
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    pooler_.for_each_parameter(visit);
+    readout_.for_each_parameter(visit);
+  }
+
+ private:
+  BertPooler pooler_;
+  LinearReadout readout_;
+};
+
+/// Where an answer begins and ends: hidden (batch, positions, hidden_size) to the logits (batch,
+/// positions) of being its first and its last position.
+/// @see Devlin et al. 2018, arXiv:1810.04805, section 4.2.
+class BertSpan {
+ public:
+  BertSpan(Initialiser& initialiser, const std::string& name, std::size_t hidden_size)
+      : begin_(initialiser, name + ".begin", hidden_size, 1),
+        end_(initialiser, name + ".end", hidden_size, 1) {}
+
+  template <Precision P> struct Logits {
+    Variable<P> begin;
+    Variable<P> end;
+  };
+
+  /// @throws ShapeError unless hidden has three extents.
+  template <Precision P> [[nodiscard]] Logits<P> operator()(const Variable<P>& hidden) const {
+    const Shape& shape = hidden.shape();
+    if (shape.rank() != 3) {
+      throw_shape_error("BertSpan", "hidden (batch, positions, hidden_size)", shape);
+    }
+    const ops::Reshape to{.shape = Shape{shape[0], shape[1]}};
+    return {ops::reshape(begin_(hidden), to), ops::reshape(end_(hidden), to)};
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    begin_.for_each_parameter(visit);
+    end_.for_each_parameter(visit);
+  }
+
+ private:
+  LinearReadout begin_;
+  LinearReadout end_;
+};
+
+}  // namespace unit_scaling::nn

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: a normalisation chosen at run time.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "unit_scaling/nn/layer_norm.hpp"
+#include "unit_scaling/nn/rms_norm.hpp"
+
+namespace unit_scaling::nn {
+
+/// Which normalisation.
+enum class NormKind {
+  layer_norm,  ///< with gain and bias, as in BERT
+  rms_norm,    ///< without gain, as in the reference library's transformer
+};
+
+/// One of them.
+class Norm {
+ public:
+  Norm(Initialiser& initialiser, const std::string& name, std::size_t size, NormKind kind)
+      : norm_(make(initialiser, name, size, kind)) {}
+
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    return std::visit([&](const auto& norm) { return norm(x); }, norm_);
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    std::visit([&](auto& norm) { norm.for_each_parameter(visit); }, norm_);
+  }
+
+ private:
+  using Either = std::variant<LayerNorm, RmsNorm>;
+
+  static Either make(Initialiser& initialiser, const std::string& name, std::size_t size,
+                     NormKind kind) {
+    if (kind == NormKind::layer_norm) return LayerNorm(initialiser, name, size);
+    return RmsNorm(initialiser, name, size);
+  }
+
+  Either norm_;
+};
+
+}  // namespace unit_scaling::nn

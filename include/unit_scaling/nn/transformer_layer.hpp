@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: one layer of a transformer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "unit_scaling/nn/dropout.hpp"
+#include "unit_scaling/nn/feed_forward.hpp"
+#include "unit_scaling/nn/multi_head_attention.hpp"
+#include "unit_scaling/nn/norm.hpp"
+#include "unit_scaling/nn/residual.hpp"
+#include "unit_scaling/nn/swiglu.hpp"
+
+namespace unit_scaling::nn {
+
+/// Which feed-forward network.
+enum class MlpKind {
+  gelu,    ///< FeedForward, as in BERT
+  swiglu,  ///< SwiGlu, as in the reference library's transformer
+};
+
+/// What a transformer's layers are like.
+struct TransformerConfig {
+  std::size_t hidden_size = 0;
+  std::size_t layers = 2;
+  std::size_t heads = 1;
+  std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
+  bool is_causal = false;     ///< no position attends to a later one
+  NormPlacement norm_placement = NormPlacement::pre;
+  NormKind norm = NormKind::rms_norm;
+  MlpKind mlp = MlpKind::swiglu;
+  bool attention_bias = false;
+  double dropout = 0;         ///< probability, at the end of each branch and on attention's weights
+  double attention_mult = 1;  ///< on the logits of attention's softmax
+  std::optional<double> rotary_base = std::nullopt;  ///< see MultiHeadAttention::Options
+  /// τ of each branch, attention's and the feed-forward's by turns; empty: default_residual_rule.
+  ResidualRule residual_rule = {};
+};
+
+/// Two residual connections, round attention and round a feed-forward network, each with its norm.
+/// x and y (batch, positions, hidden_size).
+/// @see Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+class TransformerLayer {
+ public:
+  /// τ of the two branches is in the convention of the initialiser's rule.
+  TransformerLayer(Initialiser& initialiser, const std::string& name,
+                   const TransformerConfig& config, double attention_tau, double mlp_tau)
+      : attention_(make_attention(initialiser, name, config, attention_tau)),
+        mlp_(make_mlp(initialiser, name, config, mlp_tau)) {}
+
+  /// @param mask as in MultiHeadAttention.
+  template <Precision P>
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
+                                       const Array<std::int32_t>& mask = {}) const {
+    return mlp_(attention_(x, mask));
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    attention_.for_each_parameter(visit);
+    mlp_.for_each_parameter(visit);
+  }
+
+ private:
+  struct AttentionBranch {
+    MultiHeadAttention attention;
+    Dropout dropout;
+
+    template <Precision P>
+    [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
+                                         const Array<std::int32_t>& mask) const {
+      return dropout(attention(x, mask));
+    }
+    template <class Visitor> void for_each_parameter(const Visitor& visit) {
+      attention.for_each_parameter(visit);
+    }
+  };
+
+  struct MlpBranch {
+    std::variant<FeedForward, SwiGlu> mlp;
+    Dropout dropout;
+
+    template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+      return dropout(std::visit([&](const auto& each) { return each(x); }, mlp));
+    }
+    template <class Visitor> void for_each_parameter(const Visitor& visit) {
+      std::visit([&](auto& each) { each.for_each_parameter(visit); }, mlp);
+    }
+  };
+
+  // Each function makes its parts in a written order: it decides which random numbers they get.
+  static Residual<AttentionBranch, Norm> make_attention(Initialiser& initialiser,
+                                                        const std::string& name,
+                                                        const TransformerConfig& config,
+                                                        double tau) {
+    MultiHeadAttention attention(initialiser, name + ".mhsa", config.hidden_size, config.heads,
+                                 {.is_causal = config.is_causal,
+                                  .bias = config.attention_bias,
+                                  .mult = config.attention_mult,
+                                  .dropout = config.dropout,
+                                  .rotary_base = config.rotary_base});
+    Dropout dropout(initialiser, config.dropout);
+    Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm);
+    return {initialiser, config.norm_placement, tau,
+            AttentionBranch{std::move(attention), std::move(dropout)}, std::move(norm)};
+  }
+
+  static Residual<MlpBranch, Norm> make_mlp(Initialiser& initialiser, const std::string& name,
+                                            const TransformerConfig& config, double tau) {
+    const std::size_t inner_size = config.expansion * config.hidden_size;
+    const auto make = [&]() -> std::variant<FeedForward, SwiGlu> {
+      if (config.mlp == MlpKind::gelu) {
+        return FeedForward(initialiser, name + ".mlp", config.hidden_size, inner_size);
+      }
+      return SwiGlu(initialiser, name + ".mlp", config.hidden_size, inner_size);
+    };
+    auto mlp = make();
+    Dropout dropout(initialiser, config.dropout);
+    Norm norm(initialiser, name + ".mlp_norm", config.hidden_size, config.norm);
+    return {initialiser, config.norm_placement, tau, MlpBranch{std::move(mlp), std::move(dropout)},
+            std::move(norm)};
+  }
+
+  Residual<AttentionBranch, Norm> attention_;
+  Residual<MlpBranch, Norm> mlp_;
+};
+
+}  // namespace unit_scaling::nn

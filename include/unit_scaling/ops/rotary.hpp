@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: rotary position embedding.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Which elements of a row are turned together.
+enum class RotaryPairs {
+  halves,    ///< i and i + head_dim/2, as in GPT-NeoX and LLaMA
+  adjacent,  ///< 2i and 2i + 1, as published
+};
+
+/// Rotary position embedding: the i-th pair (a, b) of the row at position p becomes
+/// (a cos θ − b sin θ, a sin θ + b cos θ) with θ = p base^(−2i/head_dim); the gradient is turned
+/// back. The inner product of two such rows depends on the distance of their positions alone.
+/// Shapes: x, y, dy and dx (…, positions, head_dim), head_dim even.
+/// Units:  a rotation: whatever the scale of x, it is kept, and so is the gradient's.
+/// Scales: α = β = 1 under all rules.
+/// Values: angles in double, reduced by the library's own sine; the rest in P::compute, rounded
+/// once
+///         on store.
+/// @throws ShapeError if x has fewer than two extents, head_dim is odd, or dy and x differ in
+/// shape;
+///         DomainError unless base is finite and at least 1.
+/// @see Su et al. 2021, arXiv:2104.09864.
+struct Rotary {
+  static constexpr std::string_view name = "rotary";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  double base = 10000;
+  RotaryPairs pairs = RotaryPairs::halves;
+  std::size_t first_position = 0;  ///< of the first row of x
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    if (x.shape().rank() < 2 || x.columns() % 2 != 0) {
+      throw_shape_error(name, "x (..., positions, head_dim), head_dim even", x.shape());
+    }
+    require(std::isfinite(base) && base >= 1, name, "expected a finite base of at least 1");
+    return {};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+    return Forward{turn<P, typename P::storage>(x, 1), std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                              const std::tuple<Shape>& saved, const Array<T>& dy) const {
+    require_same_shape(name, "dy and x", dy.shape(), std::get<0>(saved));
+    return std::tuple{turn<P, T>(dy, -1)};
+  }
+
+ private:
+  template <Precision P, class Out, class T>
+  [[nodiscard]] Array<Out> turn(const Array<T>& x, int direction) const {
+    using Compute = typename P::compute;
+    Array<Out> y(x.shape(), x.resource());
+    if (x.empty()) return y;
+    Out* target = y.mutable_data();
+    const std::size_t half = x.columns() / 2;
+    const std::size_t positions = x.shape()[x.shape().rank() - 2];
+    // Every sequence and head turns by the same angles: (cos, sin) of each position and pair.
+    Array<Compute> turns(Shape{positions, 2 * half}, x.resource());
+    Compute* turns_target = turns.mutable_data();
+    kernels::for_rows(positions, 2 * half, [&](std::size_t p) {
+      for (std::size_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(first_position + p) *
+                             std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
+        turns_target[p * 2 * half + i] = static_cast<Compute>(std::cos(angle));
+        turns_target[p * 2 * half + half + i] = static_cast<Compute>(direction * std::sin(angle));
+      }
+    });
+    const std::size_t stride = pairs == RotaryPairs::halves ? 1 : 2;
+    const std::size_t to_second = pairs == RotaryPairs::halves ? half : 1;
+    kernels::for_rows(x.rows(), 2 * half, [&](std::size_t row) {
+      const T* from = x.row(row);
+      Out* to = target + row * 2 * half;
+      const Compute* cosine = turns.row(row % positions);
+      const Compute* sine = cosine + half;
+      for (std::size_t i = 0; i < half; ++i) {
+        const auto a = static_cast<Compute>(from[i * stride]);
+        const auto b = static_cast<Compute>(from[i * stride + to_second]);
+        to[i * stride] = static_cast<Out>(a * cosine[i] - b * sine[i]);
+        to[i * stride + to_second] = static_cast<Out>(a * sine[i] + b * cosine[i]);
+      }
+    });
+    return y;
+  }
+};
+inline constexpr Apply<Rotary> rotary{};
+
+}  // namespace unit_scaling::ops

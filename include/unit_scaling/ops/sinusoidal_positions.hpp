@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: sines and cosines that tell positions apart.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <numbers>
+#include <string_view>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/formats/precision.hpp"
+
+namespace unit_scaling::ops {
+
+/// A table (positions, size): row p holds √2 sin(p ω_i) in its first half and √2 cos(p ω_i) in its
+/// second, ω_i = max_period^(−2i/size). The √2 gives every row an RMS of 1.
+/// @throws ShapeError if size is odd; DomainError unless max_period is finite and at least 1.
+/// @see Vaswani et al. 2017, arXiv:1706.03762, section 3.5; the √2 is that of the code of Blake et
+///      al. 2023, arXiv:2303.11257.
+template <Storage T>
+[[nodiscard]] Array<T> sinusoidal_positions(std::size_t positions, std::size_t size,
+                                            double max_period = 10000) {
+  constexpr std::string_view name = "sinusoidal_positions";
+  if (size % 2 != 0) {
+    throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});
+  }
+  require(std::isfinite(max_period) && max_period >= 1, name,
+          "expected a finite max_period of at least 1");
+  Array<T> table(Shape{positions, size});
+  T* target = table.mutable_data();
+  const std::size_t half = size / 2;
+  for (std::size_t p = 0; p < positions; ++p) {
+    for (std::size_t i = 0; i < half; ++i) {
+      const double angle =
+          static_cast<double>(p) *
+          std::pow(max_period, -static_cast<double>(i) / static_cast<double>(half));
+      target[p * size + i] = static_cast<T>(std::numbers::sqrt2 * std::sin(angle));
+      target[p * size + half + i] = static_cast<T>(std::numbers::sqrt2 * std::cos(angle));
+    }
+  }
+  return table;
+}
+
+}  // namespace unit_scaling::ops
