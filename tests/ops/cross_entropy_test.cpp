@@ -65,6 +65,79 @@ TEST(CrossEntropy, WithoutScalingTheGradientIsTheTrueOne) {
   });
 }
 
+/// Σ over items that count of −Σ_j t_j log softmax(x)_j, in double.
+double smoothed_loss(const Array<double>& x, const Labels& labels, std::int32_t ignored,
+                     double smoothing) {
+  double total = 0;
+  for (std::size_t i = 0; i < x.rows(); ++i) {
+    if (labels.data()[i] == ignored) continue;
+    double normaliser = 0;
+    for (std::size_t j = 0; j < x.columns(); ++j) normaliser += std::exp(x.row(i)[j]);
+    for (std::size_t j = 0; j < x.columns(); ++j) {
+      const double target = (static_cast<std::size_t>(labels.data()[i]) == j ? 1 - smoothing : 0) +
+                            smoothing / static_cast<double>(x.columns());
+      total -= target * (x.row(i)[j] - std::log(normaliser));
+    }
+  }
+  return total;
+}
+
+TEST(CrossEntropy, SmoothedAndIgnoredLabelsFollowTheDefinition) {
+  const auto x = normal_array<double>({6, 7}, 1);
+  const Labels labels(Shape{6}, {3, -100, 0, 6, -100, 2});
+  for (const double smoothing : {0.0, 0.3}) {
+    const double expected = smoothed_loss(x, labels, -100, smoothing);
+    const auto loss = [&](const Scaling& scaling, ops::Reduction reduction) {
+      return *ops::cross_entropy(x, labels,
+                                 {.scaling = scaling,
+                                  .reduction = reduction,
+                                  .ignore_index = -100,
+                                  .label_smoothing = smoothing})
+                  .data();
+    };
+    EXPECT_NEAR(loss(scaling::paper, ops::Reduction::sum), expected, 1e-12);
+    EXPECT_NEAR(loss(scaling::paper, ops::Reduction::mean), expected / 6, 1e-12);
+    EXPECT_NEAR(loss(scaling::none, ops::Reduction::mean), expected / 4, 1e-12);
+    expect_scaled_gradients_under_all_rules(
+        ops::CrossEntropy{.ignore_index = -100, .label_smoothing = smoothing}, x, labels);
+  }
+}
+
+TEST(CrossEntropy, IgnoredItemsGiveNothingWhateverTheirLogits) {
+  auto x = normal_array<float>({3, 5}, 1);
+  x.mutable_data()[7] = std::numeric_limits<float>::quiet_NaN();
+  const Labels labels(Shape{3}, {1, 9, 4});
+  const auto run =
+      run_training_step(precision::fp32{}, ops::CrossEntropy{.ignore_index = 9}, x, labels);
+  EXPECT_TRUE(std::isfinite(*run.y.data()));
+  for (std::size_t j = 0; j < 5; ++j) {
+    EXPECT_EQ(std::get<0>(run.gradients).row(1)[j], 0);
+    EXPECT_NE(std::get<0>(run.gradients).row(0)[j], 0);
+  }
+  const Labels none = Labels::filled({3}, 9);
+  for (const Scaling& rule : {scaling::none, scaling::paper}) {
+    EXPECT_EQ(*ops::cross_entropy(x, none, {.scaling = rule, .ignore_index = 9}).data(), 0);
+  }
+}
+
+TEST(CrossEntropy, SmoothedLabelsKeepUnitScale) {
+  for (const std::uint32_t classes : {65, 1000}) {
+    const auto run =
+        run_training_step(precision::fp32{}, ops::CrossEntropy{.label_smoothing = 0.2},
+                          normal_array<float>({1024, classes}, 5), id_array({1024}, classes, 6));
+    EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1) << classes;
+  }
+}
+
+TEST(CrossEntropy, RefusesImpossibleSmoothing) {
+  const auto x = normal_array<float>({2, 3}, 1);
+  for (const double smoothing : {-0.1, 1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    expect_domain_error(
+        [&] { (void)ops::cross_entropy(x, id_array({2}, 3, 1), {.label_smoothing = smoothing}); },
+        {"cross_entropy", "label_smoothing"});
+  }
+}
+
 // The paper's claim of unit scale, to the ±0.1 of its own tests. The element of the label carries
 // nearly all of a row's mean square, (1 − p)²: the standard error over 1000 rows is below 0.01.
 TEST(CrossEntropy, GradientHasUnitScaleForGaussianLogits) {

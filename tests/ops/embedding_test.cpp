@@ -142,6 +142,24 @@ TEST(Embedding, NanAndInfinityAreCopied) {
   EXPECT_TRUE(isnan(y.data()[3]));
 }
 
+TEST(Embedding, TheRowOfThePaddingLearnsNothing) {
+  const Array<std::int32_t> ids(Shape{4}, {2, 0, 2, 1});
+  const auto table = normal_array<float>({3, 5}, 1);
+  const auto run = run_op(precision::fp32{}, ops::Embedding{.padding_idx = 2}, ids, table);
+  const auto without = run_op(precision::fp32{}, ops::Embedding{}, ids, table);
+  EXPECT_TRUE(same_bits(run.y, without.y));
+  for (std::size_t j = 0; j < 5; ++j) {
+    EXPECT_EQ(std::get<0>(run.gradients).row(2)[j], 0);
+    for (const std::size_t row : {0, 1}) {
+      EXPECT_EQ(std::get<0>(run.gradients).row(row)[j], std::get<0>(without.gradients).row(row)[j]);
+    }
+  }
+  for (const std::int32_t padding : {-1, 3}) {
+    expect_domain_error([&] { (void)ops::embedding(ids, table, {.padding_idx = padding}); },
+                        {"embedding", "padding_idx", "[0, 3)"});
+  }
+}
+
 template <class P> class EmbeddingIn : public testing::Test {};
 TYPED_TEST_SUITE(EmbeddingIn, StoragePrecisions, PrecisionNames);
 

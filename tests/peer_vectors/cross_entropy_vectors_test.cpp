@@ -12,7 +12,10 @@ const RegisterOp cross_entropy("cross_entropy", [](auto& run) {
       logits, labels,
       {.scaling = run.scaling(),
        .reduction = reduction(run.template parameter<std::string>("reduction", "mean")),
-       .mult = run.template parameter<double>("mult", 1)}));
+       .mult = run.template parameter<double>("mult", 1),
+       // The peer's own, when nothing is said.
+       .ignore_index = run.template parameter<std::int32_t>("ignore_index", -100),
+       .label_smoothing = run.template parameter<double>("label_smoothing", 0)}));
 });
 
 }  // namespace

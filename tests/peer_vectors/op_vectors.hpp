@@ -120,10 +120,11 @@ template <unit_scaling::Precision P> class Run {
 
   [[nodiscard]] unit_scaling::Tape<P>& tape() { return tape_; }
 
-  /// A parameter of the case, or `fallback` where it has none.
+  /// A parameter of the case, or `fallback` where it has none or null.
   template <class V> [[nodiscard]] V parameter(const std::string& name, const V& fallback) {
     if (!case_.at("params").contains(name)) return fallback;
-    return take("params", name).template get<V>();
+    const Json& value = take("params", name);
+    return value.is_null() ? fallback : value.template get<V>();
   }
 
   /// u-μP's rules under the constraint of the case: null is none, an absent one is the default.

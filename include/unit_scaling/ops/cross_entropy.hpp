@@ -3,9 +3,15 @@
 /// Layer ops: softmax cross-entropy against class labels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
@@ -16,18 +22,25 @@
 
 namespace unit_scaling::ops {
 
-/// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m x_i,t(i)),
-/// dx = β dloss (softmax(m x) − onehot(t)).
-/// Shapes: logits x and dx (items, classes), labels t (items) of 32-bit integers; the loss is one
+/// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m Σ_j t_ij x_ij),
+/// dx = β dloss (softmax(m x) − t), with t_i = (1 − ε) onehot(label_i) + ε / classes.
+/// Shapes: logits x and dx (items, classes), labels (items) of 32-bit integers; the loss is one
 ///         number of P::compute.
-/// Units:  x ~ N(0,1) and dloss = 1 give std(dx) = 1; the loss itself has its usual value.
-/// Scales: α = 1/items for a mean, 1 for a sum. β = classes / (classes − 1)^½ whichever it is:
-///         the gradient is an item's own, not divided by their number. Rule none: the true
+/// Units:  x ~ N(0,1) and dloss = 1 give std(dx) = 1 (of items that are not ignored); the loss
+///         itself has its usual value.
+/// Scales: α = 1/items for a mean, 1 for a sum. β = classes / ((1 − ε) (classes − 1)^½) whichever
+/// it
+///         is: the gradient is an item's own, not divided by their number. Rule none: the true
 ///         gradient, β = α m.
-/// Values: computed in P::compute; a NaN or +∞ among the logits makes the loss NaN.
-/// @throws ShapeError if the shapes do not fit; DomainError if a label is not in [0, classes) or
-///         there are fewer than two classes.
-/// @see Blake et al. 2023, arXiv:2303.11257, table A.2 ("softmax cross-entropy").
+/// Values: computed in P::compute; a NaN or +∞ among the logits makes the loss NaN. Items of label
+///         `ignore_index` give neither loss nor gradient, whatever their logits. A mean is over all
+///         items as in the reference library, but under rule none over those not ignored, as in
+///         PyTorch; of no items it is 0.
+/// @throws ShapeError if the shapes do not fit; DomainError if a label is neither in [0, classes)
+/// nor
+///         ignore_index, there are fewer than two classes, or ε is not in [0, 1).
+/// @see Blake et al. 2023, arXiv:2303.11257, table A.2 ("softmax cross-entropy"); Szegedy et al.
+///      2015, arXiv:1512.00567, section 7 (label smoothing).
 struct CrossEntropy {
   static constexpr std::string_view name = "cross_entropy";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
@@ -35,6 +48,8 @@ struct CrossEntropy {
   Scaling scaling = {};
   Reduction reduction = Reduction::mean;
   double mult = 1;  ///< m
+  std::optional<std::int32_t> ignore_index = std::nullopt;
+  double label_smoothing = 0;  ///< ε
 
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
@@ -43,12 +58,20 @@ struct CrossEntropy {
       throw_shape_error(name, "logits (items, classes) and labels (items)", x, labels.shape());
     }
     require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require(label_smoothing >= 0 && label_smoothing < 1, name,
+            "expected a label_smoothing in [0, 1)");
     require(x[1] >= 2, name, "expected at least two classes");
-    const auto items = static_cast<double>(std::max<std::size_t>(1, x[0]));
+    const auto counted = [&] {
+      if (scaling.rule != Rule::none || !ignore_index) return x[0];
+      return x[0] - static_cast<std::size_t>(
+                        std::count(labels.span().begin(), labels.span().end(), *ignore_index));
+    };
+    const auto items = static_cast<double>(std::max<std::size_t>(1, counted()));
     const auto classes = static_cast<double>(x[1]);
     const double forward = reduction == Reduction::mean ? 1 / items : 1;
     if (scaling.rule == Rule::none) return {.forward = forward, .backward = {forward * mult}};
-    return {.forward = forward, .backward = {classes / std::sqrt(classes - 1)}};
+    return {.forward = forward,
+            .backward = {classes / ((1 - label_smoothing) * std::sqrt(classes - 1))}};
   }
 
   template <Precision P, class T>
@@ -57,6 +80,7 @@ struct CrossEntropy {
     using Compute = typename P::compute;
     const std::size_t classes = logits.columns();
     for (const std::int32_t label : labels.span()) {
+      if (label == ignore_index) continue;
       if (label < 0 || static_cast<std::size_t>(label) >= classes) {
         throw DomainError("cross_entropy: expected labels in [0, " + std::to_string(classes) +
                           "), got " + std::to_string(label));
@@ -74,10 +98,20 @@ struct CrossEntropy {
     // In double and in order: the reported loss is the same for any thread count.
     double total = 0;
     for (std::size_t i = 0; i < logits.rows(); ++i) {
-      const auto target =
-          m * static_cast<Compute>(logits.row(i)[static_cast<std::size_t>(labels.data()[i])]);
-      total += static_cast<double>(row[2 * i]) - static_cast<double>(target) +
-               std::log(static_cast<double>(row[2 * i + 1]));
+      const std::int32_t label = labels.data()[i];
+      if (label == ignore_index) continue;
+      auto target = static_cast<double>(
+          m * static_cast<Compute>(logits.row(i)[static_cast<std::size_t>(label)]));
+      if (label_smoothing != 0) {
+        double all = 0;
+        for (std::size_t j = 0; j < classes; ++j) {
+          all += static_cast<double>(m * static_cast<Compute>(logits.row(i)[j]));
+        }
+        target =
+            (1 - label_smoothing) * target + label_smoothing / static_cast<double>(classes) * all;
+      }
+      total +=
+          static_cast<double>(row[2 * i]) - target + std::log(static_cast<double>(row[2 * i + 1]));
     }
     auto loss =
         Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), logits.resource());
@@ -99,20 +133,28 @@ struct CrossEntropy {
     const std::size_t classes = logits.columns();
     const auto m = static_cast<Compute>(mult);
     const Compute factor = static_cast<Compute>(s.backward[0]) * *dloss.data();
+    const auto everywhere = static_cast<Compute>(label_smoothing / static_cast<double>(classes));
+    const auto at_label =
+        static_cast<Compute>(1 - label_smoothing + label_smoothing / static_cast<double>(classes));
     kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
+      T* out = target + i * classes;
+      if (labels.data()[i] == ignore_index) {
+        std::fill_n(out, classes, T{});
+        return;
+      }
       const Compute max = rows.data()[2 * i];
       const Compute per_sum = 1 / rows.data()[2 * i + 1];
-      T* out = target + i * classes;
       kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
         const auto p =
             kernels::exp(kernels::load<Compute>(logits.row(i) + j, count) * m - max) * per_sum;
-        kernels::store<Overflow::infinity_or_nan, Compute>(factor * p, out + j, count);
+        kernels::store<Overflow::infinity_or_nan, Compute>(factor * (p - everywhere), out + j,
+                                                           count);
       });
       const auto label = static_cast<std::size_t>(labels.data()[i]);
       const Compute p = kernels::first_lane(kernels::exp(kernels::broadcast<Compute>(
                             static_cast<Compute>(logits.row(i)[label]) * m - max))) *
                         per_sum;
-      out[label] = static_cast<T>(factor * (p - 1));
+      out[label] = static_cast<T>(factor * (p - at_label));
     });
     return std::tuple{std::move(dx)};
   }

@@ -5,9 +5,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
+#include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -22,8 +24,10 @@ namespace unit_scaling::ops {
 ///         std(dtable) = 1.
 /// Scales: α = 1, β = (entries / number of ids)^½.
 /// Values: table entries are rounded once to P::storage; the sums run in P::compute in the order of
-///         the ids. The table may be a parameter, or activations to pick rows from.
-/// @throws DomainError if an id is not in [0, entries); ShapeError if the table's rank is
+///         the ids. The table may be a parameter, or activations to pick rows from. The row of
+///         `padding_idx` is looked up like any other and has gradient 0.
+/// @throws DomainError if an id, or padding_idx, is not in [0, entries); ShapeError if the table's
+/// rank is
 ///         below 2. Of a table of higher rank, rows along the last extent are the entries.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4 (a lookup is a product with one-hot rows).
 struct Embedding {
@@ -31,12 +35,15 @@ struct Embedding {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
 
   Scaling scaling = {};
+  /// The id that stands for no token at all: it learns nothing.
+  std::optional<std::int32_t> padding_idx = std::nullopt;
 
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<std::int32_t>& ids, const Array<T>& table) const {
     if (table.shape().rank() < 2) {
       throw_shape_error(name, "ids and table (entries, size)", ids.shape(), table.shape());
     }
+    if (padding_idx) require_entry(*padding_idx, table.rows(), "a padding_idx");
     Scales<1> s;
     if (scaling.rule != Rule::none && ids.size() != 0) {
       s.backward[0] =
@@ -51,12 +58,7 @@ struct Embedding {
     using Compute = typename P::compute;
     using Storage = typename P::storage;
     const std::size_t size = table.columns();
-    for (const std::int32_t id : ids.span()) {
-      if (id < 0 || static_cast<std::size_t>(id) >= table.rows()) {
-        throw DomainError("embedding: expected ids in [0, " + std::to_string(table.rows()) +
-                          "), got " + std::to_string(id));
-      }
-    }
+    for (const std::int32_t id : ids.span()) require_entry(id, table.rows(), "ids");
     Array<Storage> y(ids.shape().append(size), ids.resource());
     Storage* target = y.mutable_data();
     kernels::for_rows(ids.size(), size, [&](std::size_t i) {
@@ -83,6 +85,7 @@ struct Embedding {
     // Threads share out columns, so each sum adds its terms in the order of the ids.
     parallel_ranges(size, 4 * lanes, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = 0; i < ids.size(); ++i) {
+        if (ids.data()[i] == padding_idx) continue;
         Compute* entry = target + static_cast<std::size_t>(ids.data()[i]) * size + begin;
         const T* term = dy.row(i) + begin;
         kernels::for_lanes<Compute>(end - begin, [&](std::size_t j, auto count) {
@@ -94,6 +97,13 @@ struct Embedding {
     });
     const auto factor = static_cast<Compute>(s.backward[0]);
     return std::tuple{kernels::map<Compute, T>([=](auto v) { return factor * v; }, sums)};
+  }
+
+ private:
+  static void require_entry(std::int32_t id, std::size_t entries, const char* what) {
+    if (id >= 0 && static_cast<std::size_t>(id) < entries) return;
+    throw DomainError("embedding: expected " + std::string(what) + " in [0, " +
+                      std::to_string(entries) + "), got " + std::to_string(id));
   }
 };
 inline constexpr Apply<Embedding> embedding{};

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: one-dimensional convolution.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <memory_resource>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled convolution along the last extent (cross-correlation, as everywhere in the field):
+/// y[o, l] = α (b[o] + Σ_c Σ_t w[o, c, t] x[c, l stride + t dilation − padding]), zeros beyond the
+/// ends; output channel o sees the channels of its group.
+/// Shapes: x (…, channels, length), w (fan_out, channels/groups, kernel_size), b (fan_out) or
+///         absent, y and dy (…, fan_out, out_length), out_length = (length + both paddings −
+///         dilation (kernel_size − 1) − 1) / stride + 1, rounded down.
+/// Units:  x, w, dy ~ N(0,1) give unit std of y, dx, dw and db (without a constraint), but for the
+///         ends, where padding adds zeros to y and dx has fewer terms.
+/// Scales: α = (channels/groups · kernel_size)^−½, β_x = (stride groups / (fan_out kernel_size))^½,
+///         β_w = β_b = (out_length · all leading extents)^−½. The constraint binds α and β_x.
+/// Values: x and w are rounded to P::matmul_operand, dy to P::matmul_gradient (both saturating),
+///         products accumulate in P::compute, y and the gradients are rounded once to P::storage;
+///         what is saved for backward is the rounded operands. db sums dy before its rounding.
+/// @throws ShapeError if the shapes do not fit or the kernel is longer than the padded input;
+///         DomainError if stride, dilation or groups is 0, or causal and padding are both asked
+///         for.
+/// @see the reference library's conv1d; Blake et al. 2023, arXiv:2303.11257, section 6.1.
+struct Conv1d {
+  static constexpr std::string_view name = "conv1d";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
+
+  Scaling scaling = {};
+  std::size_t stride = 1;
+  std::size_t padding = 0;  ///< zeros at either end
+  std::size_t dilation = 1;
+  std::size_t groups = 1;
+  /// Pads the beginning only, with dilation (kernel_size − 1) zeros: no output sees a later input.
+  bool causal = false;
+  /// Exponents of the sizes in α, β_x and β_w = β_b.
+  std::array<double, 3> power = {0.5, 0.5, 0.5};
+
+  template <class X, class W>
+  [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
+    const Extents e = extents(x.shape(), w.shape());
+    Scales<2> ideal;
+    if (scaling.rule != Rule::none) {
+      const double of_input = e.fan_out == 0 ? 1
+                                             : static_cast<double>(stride * groups) /
+                                                   static_cast<double>(e.fan_out * e.kernel_size);
+      ideal = {.forward = inverse_power(e.inner(), power[0]),
+               .backward = {std::pow(of_input, power[1]),
+                            inverse_power(e.out_length * e.batch, power[2])}};
+    }
+    return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  template <class X, class W, class B>
+  [[nodiscard]] Scales<3> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b) const {
+    const Scales<2> s = scales(x, w);
+    if (b.shape() != Shape{w.shape()[0]}) {
+      throw_shape_error(name, "bias (fan_out) for w (fan_out, channels / groups, kernel_size)",
+                        b.shape(), w.shape());
+    }
+    return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
+  }
+
+  template <Precision P, class X, class W>
+  [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
+                             const Array<W>& w) const {
+    return convolve(precision, s.forward, x, w, nullptr);
+  }
+
+  template <Precision P, class X, class W, class B>
+  [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<X>& x, const Array<W>& w,
+                             const Array<B>& b) const {
+    using Compute = typename P::compute;
+    const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource());
+    return convolve(precision, s.forward, x, w, bias.data());
+  }
+
+  /// @returns (dx, dw), and db if `s` has three backward factors.
+  template <Precision P, std::size_t N, class Operand, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<N>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, N>& wanted = all_wanted<N>()) const {
+    using Compute = typename P::compute;
+    const auto& [x, w] = saved;
+    const Extents e = extents(x.shape(), w.shape());
+    require_same_shape(name, "dy and y", dy.shape(), output_shape(x.shape(), e));
+    const auto g =
+        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+
+    std::array<Array<T>, N> gradients;
+    if (wanted[0]) {
+      gradients[0] = input_gradient<Compute, T>(e, static_cast<Compute>(s.backward[0]), x.shape(),
+                                                w, g, x.resource());
+    }
+    if (wanted[1]) {
+      gradients[1] =
+          weight_gradient<Compute, T>(e, static_cast<Compute>(s.backward[1]), x, w.shape(), g);
+    }
+    if constexpr (N == 3) {
+      if (wanted[2]) {
+        gradients[2] = bias_gradient<Compute>(e, static_cast<Compute>(s.backward[2]), dy);
+      }
+    }
+    return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
+  }
+
+ private:
+  struct Extents {
+    std::size_t batch, channels, length, fan_out, channels_per_group, kernel_size, before,
+        out_length, groups;
+
+    /// Terms of one output: the rows of an unfolded input.
+    [[nodiscard]] std::size_t inner() const { return channels_per_group * kernel_size; }
+    [[nodiscard]] std::size_t outputs_per_group() const { return fan_out / groups; }
+  };
+
+  [[nodiscard]] Extents extents(const Shape& x, const Shape& w) const {
+    require(stride > 0 && dilation > 0 && groups > 0, name,
+            "expected stride, dilation and groups of at least 1");
+    require(!causal || padding == 0, name, "expected no padding besides that of causal");
+    const std::size_t rank = x.rank();
+    if (rank < 2 || w.rank() != 3 || w[0] % groups != 0 || w[1] * groups != x[rank - 2] ||
+        w[2] == 0) {
+      throw_shape_error(name,
+                        "x (..., channels, length) and w (fan_out, channels / groups, kernel_size) "
+                        "with " +
+                            std::to_string(groups) + " groups",
+                        x, w);
+    }
+    const std::size_t span = dilation * (w[2] - 1);
+    const std::size_t padded = x[rank - 1] + (causal ? span : 2 * padding);
+    if (padded < span + 1) {
+      throw_shape_error(name, "a padded length of at least " + std::to_string(span + 1), x, w);
+    }
+    std::size_t batch = 1;
+    for (std::size_t i = 0; i + 2 < rank; ++i) batch *= x[i];
+    return {batch,
+            x[rank - 2],
+            x[rank - 1],
+            w[0],
+            w[1],
+            w[2],
+            causal ? span : padding,
+            (padded - span - 1) / stride + 1,
+            groups};
+  }
+
+  static Shape output_shape(const Shape& x, const Extents& e) {
+    std::array<std::size_t, Shape::max_rank> result{};
+    std::copy(x.begin(), x.end(), result.begin());
+    result[x.rank() - 2] = e.fan_out;
+    result[x.rank() - 1] = e.out_length;
+    return Shape(std::span<const std::size_t>(result.data(), x.rank()));
+  }
+
+  /// Calls `visit(l_begin, l_end, first)` for the outputs [l_begin, l_end) that tap `t` of the
+  /// kernel has an input for; that of l is first + (l − l_begin) stride.
+  template <class Visit>
+  void for_inputs_of_tap(const Extents& e, std::size_t t, const Visit& visit) const {
+    const std::size_t offset = t * dilation;
+    const std::size_t begin = offset >= e.before ? 0 : (e.before - offset + stride - 1) / stride;
+    // The last input is at l stride + offset − before ≤ length − 1.
+    const std::size_t end =
+        e.length + e.before <= offset
+            ? 0
+            : std::min(e.out_length, (e.length + e.before - offset - 1) / stride + 1);
+    if (begin < end) visit(begin, end, begin * stride + offset - e.before);
+  }
+
+  /// The unfolded input of one group of one batch entry, (inner, out_length): row (c, t) is what
+  /// tap t sees of channel c.
+  template <class T> void unfold(const Extents& e, const T* x, T* unfolded) const {
+    for (std::size_t c = 0; c < e.channels_per_group; ++c) {
+      for (std::size_t t = 0; t < e.kernel_size; ++t) {
+        T* row = unfolded + (c * e.kernel_size + t) * e.out_length;
+        std::fill_n(row, e.out_length, T{});
+        for_inputs_of_tap(e, t, [&](std::size_t begin, std::size_t end, std::size_t first) {
+          const T* from = x + c * e.length + first;
+          for (std::size_t l = begin; l < end; ++l) row[l] = from[(l - begin) * stride];
+        });
+      }
+    }
+  }
+
+  template <class T>
+  static const T* group_input(const Extents& e, const T* x, std::size_t b, std::size_t group) {
+    return x + (b * e.channels + group * e.channels_per_group) * e.length;
+  }
+
+  template <Precision P, class X, class W>
+  [[nodiscard]] auto convolve(P /*precision*/, double scale, const Array<X>& x, const Array<W>& w,
+                              const typename P::compute* bias) const {
+    using Operand = typename P::matmul_operand;
+    using Compute = typename P::compute;
+    const Extents e = extents(x.shape(), w.shape());
+    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
+    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
+    Array<typename P::storage> y(output_shape(x.shape(), e), x.resource());
+    auto* target = y.mutable_data();
+    const std::size_t outputs = e.outputs_per_group();
+    Array<Operand> unfolded(Shape{e.batch * groups, e.inner(), e.out_length}, x.resource());
+    Array<Compute> sums(Shape{e.batch * groups, outputs, e.out_length}, x.resource());
+    Operand* unfolded_target = unfolded.mutable_data();
+    Compute* sums_target = sums.mutable_data();
+    const auto factor = static_cast<Compute>(scale);
+    parallel_for(e.batch * groups, [&](std::size_t task) {
+      const std::size_t group = task % groups;
+      Operand* columns = unfolded_target + task * e.inner() * e.out_length;
+      unfold(e, group_input(e, x_operand.data(), task / groups, group), columns);
+      Compute* products = sums_target + task * outputs * e.out_length;
+      kernels::matmul<Compute>(
+          {outputs, e.out_length, e.inner()},
+          kernels::row_major(w_operand.data() + group * outputs * e.inner(), e.inner()),
+          kernels::row_major(static_cast<const Operand*>(columns), e.out_length), products,
+          e.out_length);
+      for (std::size_t o = 0; o < outputs; ++o) {
+        const std::size_t channel = group * outputs + o;
+        const Compute shift = bias == nullptr ? Compute{0} : bias[channel];
+        const Compute* from = products + o * e.out_length;
+        auto* to = target + (task / groups * e.fan_out + channel) * e.out_length;
+        kernels::for_lanes<Compute>(e.out_length, [&](std::size_t l, auto count) {
+          kernels::store<Overflow::infinity_or_nan, Compute>(
+              factor * (kernels::load<Compute>(from + l, count) + shift), to + l, count);
+        });
+      }
+    });
+    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+  }
+
+  template <class Compute, class T, class Operand, class G>
+  [[nodiscard]] Array<T> input_gradient(const Extents& e, Compute factor, const Shape& shape,
+                                        const Array<Operand>& w, const Array<G>& g,
+                                        std::pmr::memory_resource* resource) const {
+    Array<T> dx(shape, resource);
+    T* target = dx.mutable_data();
+    const std::size_t outputs = e.outputs_per_group();
+    const std::size_t group_size = e.channels_per_group * e.length;
+    Array<Compute> unfolded(Shape{e.batch * groups, e.inner(), e.out_length}, resource);
+    Array<Compute> sums =
+        Array<Compute>::filled(Shape{e.batch * groups, group_size}, Compute{0}, resource);
+    Compute* unfolded_target = unfolded.mutable_data();
+    Compute* sums_target = sums.mutable_data();
+    parallel_for(e.batch * groups, [&](std::size_t task) {
+      const std::size_t group = task % groups;
+      const std::size_t b = task / groups;
+      Compute* columns = unfolded_target + task * e.inner() * e.out_length;
+      kernels::matmul<Compute>(
+          {e.inner(), e.out_length, outputs},
+          kernels::row_major(w.data() + group * outputs * e.inner(), e.inner()).transposed(),
+          kernels::row_major(g.data() + (b * e.fan_out + group * outputs) * e.out_length,
+                             e.out_length),
+          columns, e.out_length);
+      Compute* folded = sums_target + task * group_size;
+      for (std::size_t c = 0; c < e.channels_per_group; ++c) {
+        for (std::size_t t = 0; t < e.kernel_size; ++t) {
+          const Compute* row = columns + (c * e.kernel_size + t) * e.out_length;
+          for_inputs_of_tap(e, t, [&](std::size_t begin, std::size_t end, std::size_t first) {
+            Compute* to = folded + c * e.length + first;
+            for (std::size_t l = begin; l < end; ++l) to[(l - begin) * stride] += row[l];
+          });
+        }
+      }
+      kernels::for_lanes<Compute>(group_size, [&](std::size_t i, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(
+            factor * kernels::load<Compute>(folded + i, count), target + task * group_size + i,
+            count);
+      });
+    });
+    return dx;
+  }
+
+  template <class Compute, class T, class Operand, class G>
+  [[nodiscard]] Array<T> weight_gradient(const Extents& e, Compute factor, const Array<Operand>& x,
+                                         const Shape& shape, const Array<G>& g) const {
+    Array<T> dw(shape, x.resource());
+    T* target = dw.mutable_data();
+    const std::size_t outputs = e.outputs_per_group();
+    Array<Operand> unfolded(Shape{e.batch, e.inner(), e.out_length}, x.resource());
+    Operand* unfolded_target = unfolded.mutable_data();
+    for (std::size_t group = 0; group < groups; ++group) {
+      parallel_for(e.batch, [&](std::size_t b) {
+        unfold(e, group_input(e, x.data(), b, group),
+               unfolded_target + b * e.inner() * e.out_length);
+      });
+      // One sum over the batch and all positions, the batch entries laid end to end.
+      kernels::matmul<Compute>(
+          {outputs, e.inner(), e.out_length, e.batch},
+          kernels::row_major(g.data() + group * outputs * e.out_length, e.out_length,
+                             e.fan_out * e.out_length),
+          kernels::MatrixView<Operand>{unfolded.data(), 1, e.out_length, e.inner() * e.out_length},
+          target + group * outputs * e.inner(), e.inner(), {.scale = factor});
+    }
+    return dw;
+  }
+
+  template <class Compute, class T>
+  [[nodiscard]] static Array<T> bias_gradient(const Extents& e, Compute factor,
+                                              const Array<T>& dy) {
+    Array<T> db(Shape{e.fan_out}, dy.resource());
+    T* target = db.mutable_data();
+    kernels::for_rows(e.fan_out, e.batch * e.out_length, [&](std::size_t o) {
+      Compute total = 0;
+      for (std::size_t b = 0; b < e.batch; ++b) {
+        total += kernels::sum_lanes<Compute>(e.out_length, [&](std::size_t l, auto count) {
+          return kernels::load<Compute>(dy.row(b * e.fan_out + o) + l, count);
+        });
+      }
+      target[o] = static_cast<T>(factor * total);
+    });
+    return db;
+  }
+};
+inline constexpr Apply<Conv1d> conv1d{};
+
+}  // namespace unit_scaling::ops
