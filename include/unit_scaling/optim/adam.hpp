@@ -4,8 +4,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "unit_scaling/kernels/elementary.hpp"
@@ -36,14 +37,22 @@ class Adam {
     WeightDecay decay = WeightDecay::coupled;
     /// Rules the model follows: sets each parameter's learning_rate_factor.
     Rule rule = Rule::none;
+    bool allow_untagged = false;  ///< see SettingOptions
   };
 
-  explicit Adam(std::vector<Parameter*> parameters) : Adam(std::move(parameters), Options{}) {}
-  Adam(std::vector<Parameter*> parameters, const Options& options)
-      : parameters_(detail::checked_parameters("Adam", std::move(parameters))),
+  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) and ε is above 0.
+  explicit Adam(const ParameterGroups& groups) : Adam(groups, Options{}) {}
+  Adam(const ParameterGroups& groups, const Options& options)
+      : settings_(settings_of("Adam", groups,
+                              {.weight_decay = options.weight_decay,
+                               .rule = options.rule,
+                               .allow_untagged = options.allow_untagged},
+                              [&](const Parameter& parameter) {
+                                return learning_rate_factor(options.rule, parameter);
+                              })),
         options_(options),
-        first_moment_(detail::zeros_like(parameters_)),
-        second_moment_(detail::zeros_like(parameters_)) {
+        first_moment_(detail::zeros_like(settings_)),
+        second_moment_(detail::zeros_like(settings_)) {
     const auto is_share = [](double beta) { return beta >= 0 && beta < 1; };
     require(is_share(options.beta1) && is_share(options.beta2), "Adam",
             "expected beta1 and beta2 in [0, 1)");
@@ -53,7 +62,7 @@ class Adam {
 
   template <Precision P>
   void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Adam", parameters_, tape, learning_rate, loss_scale);
+    detail::check_step("Adam", settings_, tape, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);
@@ -64,12 +73,12 @@ class Adam {
     const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
     const auto epsilon = static_cast<float>(options_.epsilon);
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      const auto& gradient = tape.gradient(*parameters_[k]);
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      Parameter& parameter = *settings_[k].parameter;
+      const auto& gradient = tape.gradient(parameter);
       if (gradient.empty()) continue;
-      const double lambda = decays(*parameters_[k]) ? options_.weight_decay : 0;
-      const double parameter_rate =
-          learning_rate * learning_rate_factor(options_.rule, *parameters_[k]);
+      const double lambda = settings_[k].weight_decay;
+      const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
       const auto rate = static_cast<float>(parameter_rate * first_correction);
       const auto coupled = static_cast<float>(options_.decay == WeightDecay::coupled ? lambda : 0);
       const auto keep =
@@ -77,7 +86,7 @@ class Adam {
                              : options_.decay == WeightDecay::independent ? 1 - lambda
                                                                           : 1);
       const auto* g = gradient.data();
-      float* p = parameters_[k]->value.mutable_data();
+      float* p = parameter.value.mutable_data();
       float* m = first_moment_[k].mutable_data();
       float* v = second_moment_[k].mutable_data();
       detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
@@ -94,32 +103,35 @@ class Adam {
     }
   }
 
+  [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
   void set_steps(std::uint64_t steps) { steps_ = steps; }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      visit("first_moment." + parameters_[k]->name, first_moment_[k]);
-      visit("second_moment." + parameters_[k]->name, second_moment_[k]);
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      visit("first_moment." + settings_[k].parameter->name, first_moment_[k]);
+      visit("second_moment." + settings_[k].parameter->name, second_moment_[k]);
     }
   }
 
  private:
-  std::vector<Parameter*> parameters_;
+  std::vector<ParameterSetting> settings_;
   Options options_;
   std::vector<Array<float>> first_moment_;
   std::vector<Array<float>> second_moment_;
   std::uint64_t steps_ = 0;
 };
 
-/// Adam with decoupled weight decay, 0.01 unless said otherwise.
+/// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a
+/// step unless said otherwise, as u-μP trains; `WeightDecay::decoupled` is AdamW as published. The
+/// reference library's independent decay goes with the schedule (λ η/η_peak); ours is λ in every
+/// step.
 class AdamW : public Adam {
  public:
-  explicit AdamW(std::vector<Parameter*> parameters)
-      : AdamW(std::move(parameters), {.weight_decay = 0.01, .decay = WeightDecay::decoupled}) {}
-  /// @throws DomainError if `options.decay` is WeightDecay::coupled: that is Adam.
-  AdamW(std::vector<Parameter*> parameters, const Options& options)
-      : Adam(std::move(parameters), options) {
+  explicit AdamW(const ParameterGroups& groups)
+      : AdamW(groups, {.weight_decay = 0x1p-13, .decay = WeightDecay::independent}) {}
+  /// @throws DomainError as Adam; or if `options.decay` is WeightDecay::coupled: that is Adam.
+  AdamW(const ParameterGroups& groups, const Options& options) : Adam(groups, options) {
     require(options.decay != WeightDecay::coupled, "AdamW",
             "expected decoupled or independent weight decay");
   }

@@ -3,14 +3,13 @@
 /// Layer optim: what every optimiser is, and the loop over the elements of a parameter.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <set>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
@@ -18,6 +17,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 
 namespace unit_scaling::optim {
 
@@ -26,25 +26,15 @@ namespace unit_scaling::optim {
 /// `step(tape, learning_rate, loss_scale)` reads each parameter's gradient from the tape, divides
 /// it by `loss_scale` in float and updates the master copy. A step without any gradient is an
 /// error. `for_each_state(visit)` calls `visit(name, array)` for everything that must be saved to
-/// go on exactly from here; together with `steps()` it is the whole state.
+/// go on exactly from here; together with `steps()` it is the whole state. `settings()` says how it
+/// treats each parameter.
 template <class T>
 concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
   optimiser.step(tape, 0.1, 1.0);
   { optimiser.steps() } -> std::convertible_to<std::uint64_t>;
+  { optimiser.settings() } -> std::convertible_to<std::vector<ParameterSetting>>;
   optimiser.for_each_state([](const std::string&, Array<float>&) {});
 };
-
-/// Every parameter of a module, in the order of its walk. The module must stay in place.
-template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Module& module) {
-  std::vector<Parameter*> result;
-  module.for_each_parameter([&](Parameter& parameter) { result.push_back(&parameter); });
-  return result;
-}
-
-/// Whether weight decay acts on a parameter: on matrices and tables, not on gains and biases.
-[[nodiscard]] inline bool decays(const Parameter& parameter) {
-  return parameter.kind != ParameterKind::bias && parameter.kind != ParameterKind::norm;
-}
 
 namespace detail {
 
@@ -56,45 +46,50 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
   });
 }
 
-/// The parameters themselves, of an optimiser called `name`.
-/// @throws DomainError if one is null or named twice.
-inline std::vector<Parameter*> checked_parameters(std::string_view name,
-                                                  std::vector<Parameter*> parameters) {
-  std::set<const Parameter*> seen;
-  for (const Parameter* parameter : parameters) {
-    require(parameter != nullptr, name, "expected parameters, got a null pointer");
-    require(seen.insert(parameter).second, name,
-            "expected each parameter once, got twice: " + parameter->name);
-  }
-  return parameters;
-}
-
 /// What a step must be given.
 /// @throws DomainError unless both numbers are finite, the loss scale is above 0, and the tape has
 /// a
 ///         gradient of some parameter: without one, `backward` has not run, or not for these.
 template <Precision P>
-void check_step(std::string_view name, const std::vector<Parameter*>& parameters,
+void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
                 const Tape<P>& tape, double learning_rate, double loss_scale) {
   require(std::isfinite(learning_rate), name, "step: expected a finite learning rate");
   require(std::isfinite(loss_scale) && loss_scale > 0, name,
           "step: expected a finite loss scale above 0");
   bool any_expected = false;
-  for (const Parameter* parameter : parameters) {
-    if (!tape.gradient(*parameter).empty()) return;
-    any_expected = any_expected || parameter->value.size() != 0;
+  for (const ParameterSetting& setting : settings) {
+    if (!tape.gradient(*setting.parameter).empty()) return;
+    any_expected = any_expected || setting.parameter->value.size() != 0;
   }
   require(!any_expected, name,
           "step: expected gradients on the tape, got none for any parameter; call backward first, "
           "on parameters that have stayed in place");
 }
 
+/// Σ x², in double, over fixed pieces that are added up in order.
+template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::size_t size) {
+  const std::size_t pieces = (size + kernels::map_grain - 1) / kernels::map_grain;
+  std::vector<double> sums(pieces);
+  parallel_for(pieces, [&](std::size_t piece) {
+    const std::size_t end = std::min(size, (piece + 1) * kernels::map_grain);
+    double sum = 0;
+    for (std::size_t i = piece * kernels::map_grain; i < end; ++i) {
+      const auto element = static_cast<double>(elements[i]);
+      sum += element * element;
+    }
+    sums[piece] = sum;
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
 /// One array of zeros for each parameter.
-inline std::vector<Array<float>> zeros_like(const std::vector<Parameter*>& parameters) {
+inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>& settings) {
   std::vector<Array<float>> result;
-  result.reserve(parameters.size());
-  for (const Parameter* parameter : parameters) {
-    result.push_back(Array<float>::filled(parameter->value.shape(), 0));
+  result.reserve(settings.size());
+  for (const ParameterSetting& setting : settings) {
+    result.push_back(Array<float>::filled(setting.parameter->value.shape(), 0));
   }
   return result;
 }

@@ -3,10 +3,12 @@
 /// Layer optim: stochastic gradient descent with momentum.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
 namespace unit_scaling::optim {
@@ -19,28 +21,43 @@ class Sgd {
     double momentum = 0.9;    ///< μ
     double weight_decay = 0;  ///< λ
     bool nesterov = false;
+    /// Rules the model follows: sets each parameter's sgd_learning_rate_factor.
+    Rule rule = Rule::none;
+    bool readout_is_constrained = false;  ///< see sgd_learning_rate_factor
+    bool allow_untagged = false;          ///< see SettingOptions
   };
 
-  explicit Sgd(std::vector<Parameter*> parameters) : Sgd(std::move(parameters), Options{}) {}
-  Sgd(std::vector<Parameter*> parameters, const Options& options)
-      : parameters_(detail::checked_parameters("Sgd", std::move(parameters))),
+  /// @throws DomainError as settings_of; or unless momentum is in [0, 1).
+  explicit Sgd(const ParameterGroups& groups) : Sgd(groups, Options{}) {}
+  Sgd(const ParameterGroups& groups, const Options& options)
+      : settings_(settings_of("Sgd", groups,
+                              {.weight_decay = options.weight_decay,
+                               .rule = options.rule,
+                               .allow_untagged = options.allow_untagged},
+                              [&](const Parameter& parameter) {
+                                return sgd_learning_rate_factor(options.rule, parameter,
+                                                                options.readout_is_constrained);
+                              })),
         options_(options),
-        momentum_(detail::zeros_like(parameters_)) {}
+        momentum_(detail::zeros_like(settings_)) {
+    require(options.momentum >= 0 && options.momentum < 1, "Sgd", "expected a momentum in [0, 1)");
+  }
 
   template <Precision P>
   void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Sgd", parameters_, tape, learning_rate, loss_scale);
+    detail::check_step("Sgd", settings_, tape, learning_rate, loss_scale);
     ++steps_;
-    const auto rate = static_cast<float>(learning_rate);
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     const auto mu = static_cast<float>(options_.momentum);
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      const auto& gradient = tape.gradient(*parameters_[k]);
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      Parameter& parameter = *settings_[k].parameter;
+      const auto& gradient = tape.gradient(parameter);
       if (gradient.empty()) continue;
+      const auto rate = static_cast<float>(learning_rate * settings_[k].learning_rate_factor);
       const auto* g = gradient.data();
-      float* p = parameters_[k]->value.mutable_data();
+      float* p = parameter.value.mutable_data();
       float* b = momentum_[k].mutable_data();
-      const auto decay = static_cast<float>(decays(*parameters_[k]) ? options_.weight_decay : 0);
+      const auto decay = static_cast<float>(settings_[k].weight_decay);
       detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
         const auto value = kernels::load<float>(p + i, count);
         const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + decay * value;
@@ -52,17 +69,18 @@ class Sgd {
     }
   }
 
+  [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
   void set_steps(std::uint64_t steps) { steps_ = steps; }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      visit("momentum." + parameters_[k]->name, momentum_[k]);
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      visit("momentum." + settings_[k].parameter->name, momentum_[k]);
     }
   }
 
  private:
-  std::vector<Parameter*> parameters_;
+  std::vector<ParameterSetting> settings_;
   Options options_;
   std::vector<Array<float>> momentum_;
   std::uint64_t steps_ = 0;

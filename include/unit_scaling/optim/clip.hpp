@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer optim: gradient clipping by the norm of all gradients together.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
+
+namespace unit_scaling::optim {
+
+/// √(Σ g²) over the gradients of all parameters on the tape, divided by `loss_scale`; a parameter
+/// without a gradient adds nothing. Summed in double, in one order whatever the number of threads.
+/// Not finite if any gradient is not.
+/// @throws DomainError unless loss_scale is finite and above 0.
+template <Precision P>
+[[nodiscard]] double gradient_norm(const Tape<P>& tape, const std::vector<Parameter*>& parameters,
+                                   double loss_scale = 1) {
+  require(std::isfinite(loss_scale) && loss_scale > 0, "gradient_norm",
+          "expected a finite loss scale above 0");
+  double squares = 0;
+  for (const Parameter* parameter : parameters) {
+    const auto& gradient = tape.gradient(*parameter);
+    squares += detail::sum_of_squares(gradient.data(), gradient.size());
+  }
+  return std::sqrt(squares) / loss_scale;
+}
+
+/// What gradients of norm `norm` are to be multiplied with so that it is at most `max_norm`: 1, or
+/// max_norm / norm. An optimiser divides by its loss scale in float anyway, so clipping costs
+/// nothing more:
+///
+///     const double norm = optim::gradient_norm(tape, parameters, loss_scale);
+///     optimiser.step(tape, rate, loss_scale / optim::clip_factor(norm, 1));
+///
+/// Adam's update hardly changes with the scale of all its gradients, so there clipping bounds what
+/// one step can do to the moments, not the step itself.
+/// @throws DomainError unless max_norm is above 0 and norm is finite: a step on a norm that is not
+///         would write NaN into every parameter, so skip it.
+/// @see Pascanu et al. 2012, arXiv:1211.5063.
+[[nodiscard]] inline double clip_factor(double norm, double max_norm) {
+  require(max_norm > 0, "clip_factor", "expected a max_norm above 0");
+  require(std::isfinite(norm), "clip_factor", "expected a finite norm; skip this step");
+  return norm > max_norm ? max_norm / norm : 1;
+}
+
+}  // namespace unit_scaling::optim

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer optim: LAMB, which trains BERT with large batches.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/optim/learning_rate.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
+
+namespace unit_scaling::optim {
+
+/// LAMB: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², u = m̂ / (√v̂ + ε) + λ p with the bias
+/// corrections of Adam, p ← p − η (‖p‖ / ‖u‖) u. The trust ratio ‖p‖ / ‖u‖ is that of the whole
+/// parameter, 1 if either norm is 0, and at most `max_trust_ratio`.
+/// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
+/// Moments are float; norms are summed in double, in one order whatever the number of threads.
+/// @see You et al. 2019, arXiv:1904.00962, algorithm 2; the paper trains BERT with it.
+class Lamb {
+ public:
+  struct Options {
+    double beta1 = 0.9;
+    double beta2 = 0.999;
+    double epsilon = 1e-6;       ///< ε
+    double weight_decay = 0.01;  ///< λ
+    double max_trust_ratio = std::numeric_limits<double>::infinity();
+    /// Rules the model follows: sets each parameter's learning_rate_factor.
+    Rule rule = Rule::none;
+    bool allow_untagged = false;  ///< see SettingOptions
+  };
+
+  /// @throws DomainError as settings_of; or unless the betas are in [0, 1), ε is above 0 and the
+  ///         largest trust ratio is above 0.
+  explicit Lamb(const ParameterGroups& groups) : Lamb(groups, Options{}) {}
+  Lamb(const ParameterGroups& groups, const Options& options)
+      : settings_(settings_of("Lamb", groups,
+                              {.weight_decay = options.weight_decay,
+                               .rule = options.rule,
+                               .allow_untagged = options.allow_untagged},
+                              [&](const Parameter& parameter) {
+                                return learning_rate_factor(options.rule, parameter);
+                              })),
+        options_(options),
+        first_moment_(detail::zeros_like(settings_)),
+        second_moment_(detail::zeros_like(settings_)) {
+    const auto is_share = [](double beta) { return beta >= 0 && beta < 1; };
+    require(is_share(options.beta1) && is_share(options.beta2), "Lamb",
+            "expected beta1 and beta2 in [0, 1)");
+    require(static_cast<float>(options.epsilon) > 0, "Lamb",
+            "expected an epsilon that is above 0 as a float");
+    require(options.max_trust_ratio > 0, "Lamb", "expected a max_trust_ratio above 0");
+  }
+
+  template <Precision P>
+  void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Lamb", settings_, tape, learning_rate, loss_scale);
+    ++steps_;
+    const auto t = static_cast<double>(steps_);
+    const auto beta1 = static_cast<float>(options_.beta1);
+    const auto beta2 = static_cast<float>(options_.beta2);
+    const auto rest1 = static_cast<float>(1 - options_.beta1);
+    const auto rest2 = static_cast<float>(1 - options_.beta2);
+    const auto first_correction = static_cast<float>(1 / (1 - std::pow(options_.beta1, t)));
+    const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
+    const auto epsilon = static_cast<float>(options_.epsilon);
+    const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+    std::vector<float> update;
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      Parameter& parameter = *settings_[k].parameter;
+      const auto& gradient = tape.gradient(parameter);
+      if (gradient.empty()) continue;
+      const auto lambda = static_cast<float>(settings_[k].weight_decay);
+      update.resize(gradient.size());
+      const auto* g = gradient.data();
+      float* p = parameter.value.mutable_data();
+      float* m = first_moment_[k].mutable_data();
+      float* v = second_moment_[k].mutable_data();
+      float* u = update.data();
+      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+        const auto slope = kernels::load<float>(g + i, count) * per_loss_scale;
+        const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
+        const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
+        kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+        kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+        kernels::store<Overflow::infinity_or_nan, float>(
+            first_correction * first / (kernels::sqrt(second * second_correction) + epsilon) +
+                lambda * kernels::load<float>(p + i, count),
+            u + i, count);
+      });
+      const double of_value = detail::sum_of_squares(p, update.size());
+      const double of_update = detail::sum_of_squares(u, update.size());
+      const double ratio =
+          of_value == 0 || of_update == 0
+              ? 1
+              : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
+      const auto rate =
+          static_cast<float>(learning_rate * settings_[k].learning_rate_factor * ratio);
+      detail::for_each_lane(update.size(), [&](std::size_t i, auto count) {
+        kernels::store<Overflow::infinity_or_nan, float>(
+            kernels::load<float>(p + i, count) - rate * kernels::load<float>(u + i, count), p + i,
+            count);
+      });
+    }
+  }
+
+  [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
+  [[nodiscard]] std::uint64_t steps() const { return steps_; }
+  void set_steps(std::uint64_t steps) { steps_ = steps; }
+
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      visit("first_moment." + settings_[k].parameter->name, first_moment_[k]);
+      visit("second_moment." + settings_[k].parameter->name, second_moment_[k]);
+    }
+  }
+
+ private:
+  std::vector<ParameterSetting> settings_;
+  Options options_;
+  std::vector<Array<float>> first_moment_;
+  std::vector<Array<float>> second_moment_;
+  std::uint64_t steps_ = 0;
+};
+
+}  // namespace unit_scaling::optim
