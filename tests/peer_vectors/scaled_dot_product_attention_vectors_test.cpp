@@ -7,9 +7,14 @@ namespace {
 
 const RegisterOp attention("scaled_dot_product_attention", [](auto& run) {
   const std::string layout = "batch, heads, seq, head_dim";
-  if (run.parameter("layout", layout) != layout) throw std::runtime_error("unknown layout");
+  if (run.template parameter<std::string>("layout", layout) != layout) {
+    throw std::runtime_error("expected the layout '" + layout + "'");
+  }
+  const auto query = run.input("query");
+  const auto key = run.input("key");
+  const auto value = run.input("value");
   run.finish(unit_scaling::ops::scaled_dot_product_attention(
-      run.input("query"), run.input("key"), run.input("value"),
+      query, key, value,
       {.scaling = run.scaling(),
        .mult = run.template parameter<double>("mult", 1),
        .is_causal = run.template parameter<bool>("is_causal", false)}));
