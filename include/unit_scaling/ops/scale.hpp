@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: a factor of your own on one direction only.
+#pragma once
+
+#include <cmath>
+#include <string_view>
+#include <tuple>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+namespace detail {
+
+/// The array times a factor, rounded once to Out; for a factor of one the same array, shared, if
+/// it has that format already.
+template <class Compute, class Out, class In>
+[[nodiscard]] Array<Out> times(double factor, const Array<In>& array) {
+  if (factor == 1) return kernels::convert<Out, Overflow::infinity_or_nan>(array);
+  const auto a = static_cast<Compute>(factor);
+  return kernels::map<Compute, Out>([=](auto v) { return a * v; }, array);
+}
+
+}  // namespace detail
+
+/// A factor on the forward pass only: y = factor x, dx = dy.
+/// Shapes: y, dy and dx have the shape of x, which may be any.
+/// Units:  none are promised: this op and `ScaleBackward` are what scaled ops are made of.
+/// Scales: α = factor, β = 1; it takes no rule. Gradients before it are proportional to the true
+///         ones only if x is a cut-edge, or `scale_bwd` by the same factor follows.
+/// Values: dx shares the storage of dy, and y that of x if the factor is 1 and x is in P::storage
+///         already. A factor of 0 keeps NaN and turns infinities into it.
+/// @throws DomainError unless the factor is finite; ShapeError if dy and x differ in shape.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4.
+struct ScaleForward {
+  static constexpr std::string_view name = "scale_fwd";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  double factor = 1;
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require(std::isfinite(factor), name, "expected a finite factor");
+    return {.forward = factor, .backward = {1}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
+    return Forward{detail::times<typename P::compute, typename P::storage>(s.forward, x),
+                   std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s, const std::tuple<Shape>& saved,
+                              const Array<T>& dy) const {
+    require_same_shape(name, "dy and x", dy.shape(), std::get<0>(saved));
+    return std::tuple{detail::times<typename P::compute, T>(s.backward[0], dy)};
+  }
+};
+inline constexpr Apply<ScaleForward> scale_fwd{};
+
+/// A factor on the backward pass only: y = x, dx = factor dy.
+/// Shapes: y, dy and dx have the shape of x, which may be any.
+/// Units:  none are promised; see `ScaleForward`.
+/// Scales: α = 1, β = factor; it takes no rule. 0 stops a finite gradient, −1 reverses it.
+/// Values: y shares the storage of x if that is in P::storage already, else it is rounded once; dx
+///         shares that of dy if the factor is 1.
+/// @throws DomainError unless the factor is finite; ShapeError if dy and x differ in shape.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4.
+struct ScaleBackward {
+  static constexpr std::string_view name = "scale_bwd";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  double factor = 1;
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require(std::isfinite(factor), name, "expected a finite factor");
+    return {.forward = 1, .backward = {factor}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
+    return Forward{detail::times<typename P::compute, typename P::storage>(s.forward, x),
+                   std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s, const std::tuple<Shape>& saved,
+                              const Array<T>& dy) const {
+    require_same_shape(name, "dy and x", dy.shape(), std::get<0>(saved));
+    return std::tuple{detail::times<typename P::compute, T>(s.backward[0], dy)};
+  }
+};
+inline constexpr Apply<ScaleBackward> scale_bwd{};
+
+}  // namespace unit_scaling::ops

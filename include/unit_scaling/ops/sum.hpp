@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: the sum along the last extent.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <tuple>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/reduction.hpp"  // first, or GCC's -Wshadow finds its enumerators hidden
+
+namespace unit_scaling::ops {
+
+/// Unit-scaled sum along the last extent: y = α Σ_j x_j, dx_j = β dy.
+/// Shapes: x and dx (…, n), y and dy (…); a single number is its own sum.
+/// Units:  x ~ N(0,1), dy ~ N(0,1) give unit std of y and dx (without a constraint).
+/// Scales: α = n^−½, β = 1; the constraint binds both. u-μP, which does not list it, the same.
+/// Values: the sum runs in P::compute, in an order that depends on n alone; y is rounded once. An
+///         empty sum is 0, and so is one of zeros, whatever their signs. A NaN, or infinities of
+///         both signs, make their own sum NaN.
+/// @throws ShapeError if dy does not have the shape of y.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 4 (a sum is a product with a row of ones).
+struct Sum {
+  static constexpr std::string_view name = "sum";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  Scaling scaling = {};
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    Scales<1> ideal;
+    if (scaling.rule != Rule::none) ideal.forward = inverse_power(x.columns());
+    return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
+    using Compute = typename P::compute;
+    const std::size_t columns = x.columns();
+    Array<Compute> totals(without_last(x.shape()), x.resource());
+    Compute* target = totals.mutable_data();
+    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+      target[i] = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        return kernels::load<Compute>(x.row(i) + j, count);
+      });
+    });
+    const auto a = static_cast<Compute>(s.forward);
+    return Forward{
+        kernels::map<Compute, typename P::storage>([=](auto v) { return a * v; }, totals),
+        std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s, const std::tuple<Shape>& saved,
+                              const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const Shape& shape = std::get<0>(saved);
+    require_same_shape(name, "dy and y", dy.shape(), without_last(shape));
+    Array<T> dx(shape, dy.resource());
+    T* target = dx.mutable_data();
+    const std::size_t columns = shape.columns();
+    const auto b = static_cast<Compute>(s.backward[0]);
+    kernels::for_rows(shape.rows(), columns, [&](std::size_t i) {
+      const auto g = kernels::broadcast<Compute>(b * static_cast<Compute>(dy.data()[i]));
+      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(g, target + i * columns + j, count);
+      });
+    });
+    return std::tuple{std::move(dx)};
+  }
+
+  /// The shape of y for an x of this shape.
+  [[nodiscard]] static Shape without_last(const Shape& shape) {
+    if (shape.rank() == 0) return shape;
+    return Shape(std::span<const std::size_t>(shape.begin(), shape.rank() - 1));
+  }
+};
+inline constexpr Apply<Sum> sum{};
+
+}  // namespace unit_scaling::ops
