@@ -45,14 +45,14 @@ TEST(Gelu, BackwardIsTheScaledGradientWithAMultiplier) {
 }
 
 TEST(Gelu, BackwardOfTheTanhFormIsTheScaledGradient) {
-  expect_scaled_gradients_under_all_rules(ops::Gelu{.mult = 1.3, .form = ops::GeluForm::tanh},
+  expect_scaled_gradients_under_all_rules(ops::Gelu{.mult = 1.3, .form = ops::GeluForm::tanh_approximation},
                                           normal_array<double>({3, 7}, 3));
 }
 
 // The paper's claim of unit scale, to the ±0.1 of its own tests. The standard error of a standard
 // deviation of 10^4 numbers is at most √(kurtosis / 4·10^4) < 0.015 for these functions.
 TEST(Gelu, OutputAndGradientHaveUnitScaleForGaussianInput) {
-  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh}) {
+  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh_approximation}) {
     for (const Shape& shape : {Shape{10007}, Shape{129, 257}, Shape{4, 64, 512}}) {
       const auto run = run_op(precision::fp32{}, ops::Gelu{.scaling = ideal, .form = form},
                               normal_array<float>(shape, 4));
@@ -143,7 +143,7 @@ template <class T> void expect_documented_special_values(ops::GeluForm form) {
 }
 
 TEST(Gelu, SpecialValuesAreAsDocumented) {
-  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh}) {
+  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh_approximation}) {
     expect_documented_special_values<double>(form);
     expect_documented_special_values<float>(form);
     expect_documented_special_values<float16>(form);
@@ -154,7 +154,7 @@ TEST(Gelu, SpecialValuesAreAsDocumented) {
 
 // Far from zero the function is x or 0 and its slope 1 or 0, up to the largest finite number.
 TEST(Gelu, FarTailsAreFinite) {
-  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh}) {
+  for (const ops::GeluForm form : {ops::GeluForm::erf, ops::GeluForm::tanh_approximation}) {
     for (const float magnitude : {20.0F, 1e4F, 1e10F, 1e15F, 1e20F, 3e38F}) {
       const Array<float> x(Shape{2}, {magnitude, -magnitude});
       const ops::Gelu op{.scaling = scaling::none, .form = form};
@@ -202,7 +202,7 @@ TYPED_TEST(GeluIn, ResultIsTheDoubleReferenceRoundedOnce) {
 TYPED_TEST(GeluIn, TanhFormIsTheDoubleReferenceRoundedOnce) {
   using T = typename TypeParam::storage;
   const auto x = normal_array<T>({37, 29}, 9);
-  const ops::Gelu op{.scaling = ideal, .form = ops::GeluForm::tanh};
+  const ops::Gelu op{.scaling = ideal, .form = ops::GeluForm::tanh_approximation};
   const auto run = run_op(TypeParam{}, op, x);
   std::vector<Reference> y;
   std::vector<Reference> dx;

@@ -9,7 +9,7 @@ using unit_scaling::ops::GeluForm;
 
 GeluForm form(const std::string& approximate) {
   if (approximate == "none") return GeluForm::erf;
-  if (approximate == "tanh") return GeluForm::tanh;
+  if (approximate == "tanh") return GeluForm::tanh_approximation;
   throw std::runtime_error("approximate '" + approximate + "' is not known");
 }
 

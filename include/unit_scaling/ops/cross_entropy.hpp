@@ -91,9 +91,9 @@ struct CrossEntropy {
     Compute* row = rows.mutable_data();
     const auto m = static_cast<Compute>(mult);
     kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
-      const auto [max, sum] = kernels::softmax_row<Compute>(logits.row(i), classes, m);
-      row[2 * i] = max;
-      row[2 * i + 1] = sum;
+      const auto normaliser = kernels::softmax_row<Compute>(logits.row(i), classes, m);
+      row[2 * i] = normaliser.max;
+      row[2 * i + 1] = normaliser.sum;
     });
     // In double and in order: the reported loss is the same for any thread count.
     double total = 0;

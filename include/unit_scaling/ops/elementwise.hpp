@@ -26,6 +26,9 @@ template <class F, class Slope> struct Elementwise {
   F function = {};
   Slope slope = {};
 
+  constexpr Elementwise() = default;
+  constexpr Elementwise(F function_, Slope slope_) : function(function_), slope(slope_) {}
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
 
   template <Precision P, class T>

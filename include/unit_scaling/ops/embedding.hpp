@@ -53,19 +53,20 @@ struct Embedding {
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/,
-                             const Array<std::int32_t>& ids, const Array<T>& table) const {
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<std::int32_t>& ids,
+                             const Array<T>& table) const {
     using Compute = typename P::compute;
     using Storage = typename P::storage;
     const std::size_t size = table.columns();
     for (const std::int32_t id : ids.span()) require_entry(id, table.rows(), "ids");
     Array<Storage> y(ids.shape().append(size), ids.resource());
     Storage* target = y.mutable_data();
+    const auto a = static_cast<Compute>(s.forward);
     kernels::for_rows(ids.size(), size, [&](std::size_t i) {
       const T* entry = table.row(static_cast<std::size_t>(ids.data()[i]));
       kernels::for_lanes<Compute>(size, [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(kernels::load<Compute>(entry + j, count),
-                                                           target + i * size + j, count);
+        kernels::store<Overflow::infinity_or_nan, Compute>(
+            a * kernels::load<Compute>(entry + j, count), target + i * size + j, count);
       });
     });
     return Forward{std::move(y), std::tuple{ids, table.shape()}};

@@ -17,8 +17,9 @@ namespace unit_scaling::ops {
 
 /// Which function is meant by GELU.
 enum class GeluForm {
-  erf,   ///< x Φ(x)
-  tanh,  ///< x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the approximation of the first BERT code
+  erf,                 ///< x Φ(x)
+  tanh_approximation,  ///< x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the approximation of the first
+                       ///< BERT code
 };
 
 /// Unit-scaled GELU: y = α f(m x) / m, dx = β dy f'(m x), with f(x) = x Φ(x) or its tanh form.

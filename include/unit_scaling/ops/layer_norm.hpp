@@ -44,21 +44,23 @@ struct LayerNorm {
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
+    const auto a = static_cast<Compute>(s.forward);
     auto statistics = row_statistics<Compute>(x);
-    auto y = normalise<P>(x, statistics, [](std::size_t, auto, auto x_hat) { return x_hat; });
+    auto y = normalise<P>(x, statistics, [=](std::size_t, auto, auto x_hat) { return a * x_hat; });
     return Forward{std::move(y), std::tuple{x, std::move(statistics)}};
   }
 
   template <Precision P, class T, class G, class B>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<3>& /*s*/, const Array<T>& x,
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<3>& s, const Array<T>& x,
                              const Array<G>& gain, const Array<B>& bias) const {
     using Compute = typename P::compute;
+    const auto a = static_cast<Compute>(s.forward);
     auto statistics = row_statistics<Compute>(x);
     auto y = normalise<P>(x, statistics, [&](std::size_t j, auto count, auto x_hat) {
-      return x_hat * kernels::load<Compute>(gain.data() + j, count) +
-             kernels::load<Compute>(bias.data() + j, count);
+      return a * (x_hat * kernels::load<Compute>(gain.data() + j, count) +
+                  kernels::load<Compute>(bias.data() + j, count));
     });
     return Forward{std::move(y), std::tuple{x, std::move(statistics), gain}};
   }
@@ -117,7 +119,7 @@ struct LayerNorm {
     Compute* target = statistics.mutable_data();
     const auto size = static_cast<Compute>(columns);
     kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      const Compute mean =
+      const Compute centre =
           kernels::sum_lanes<Compute>(columns,
                                       [&](std::size_t j, auto count) {
                                         return kernels::load<Compute>(x.row(i) + j, count);
@@ -127,12 +129,12 @@ struct LayerNorm {
           kernels::sum_lanes<Compute>(columns,
                                       [&](std::size_t j, auto count) {
                                         const auto d = kernels::fill_beyond<Compute>(
-                                            kernels::load<Compute>(x.row(i) + j, count) - mean,
+                                            kernels::load<Compute>(x.row(i) + j, count) - centre,
                                             count, Compute{0});
                                         return d * d;
                                       }) /
           size;
-      target[2 * i] = mean;
+      target[2 * i] = centre;
       target[2 * i + 1] = 1 / std::sqrt(variance + static_cast<Compute>(epsilon));
     });
     return statistics;
@@ -174,21 +176,21 @@ struct LayerNorm {
     const std::size_t columns = x.columns();
     const auto size = static_cast<Compute>(columns);
     kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      auto sum = kernels::broadcast<Compute>(0);
-      auto sum_x_hat = kernels::broadcast<Compute>(0);
+      auto total = kernels::broadcast<Compute>(0);
+      auto total_x_hat = kernels::broadcast<Compute>(0);
       kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         // dy beyond the end is zero, so nothing is added there.
         const auto d = x_hat_gradient(i, j, count);
-        sum += d;
-        sum_x_hat += d * normalised<Compute>(x, statistics, i, j, count);
+        total += d;
+        total_x_hat += d * normalised<Compute>(x, statistics, i, j, count);
       });
-      const Compute mean = kernels::horizontal_sum(sum) / size;
-      const Compute mean_x_hat = kernels::horizontal_sum(sum_x_hat) / size;
+      const Compute average = kernels::horizontal_sum(total) / size;
+      const Compute average_x_hat = kernels::horizontal_sum(total_x_hat) / size;
       const Compute scale = static_cast<Compute>(factor) * statistics.data()[2 * i + 1];
       kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         kernels::store<Overflow::infinity_or_nan, Compute>(
-            scale * (x_hat_gradient(i, j, count) - mean -
-                     normalised<Compute>(x, statistics, i, j, count) * mean_x_hat),
+            scale * (x_hat_gradient(i, j, count) - average -
+                     normalised<Compute>(x, statistics, i, j, count) * average_x_hat),
             target + i * columns + j, count);
       });
     });

@@ -59,7 +59,7 @@ struct MseLoss {
           }));
     });
     double total = 0;
-    for (const double sum : sums) total += sum;
+    for (const double piece_sum : sums) total += piece_sum;
     auto loss =
         Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), x.resource());
     return Forward{std::move(loss), std::tuple{x, target}};

@@ -137,7 +137,12 @@ struct RecurrentHighway {
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
     using Gradient = typename P::matmul_gradient;
-    const auto& [x, w, states, gates, y, initial] = saved;
+    const Array<Operand>& x = std::get<0>(saved);
+    const Array<Operand>& w = std::get<1>(saved);
+    const Array<Operand>& states = std::get<2>(saved);
+    const Array<T>& gates = std::get<3>(saved);
+    const Array<T>& y = std::get<4>(saved);
+    const Array<T>& initial = std::get<5>(saved);
     require_same_shape(name, "dy and y", dy.shape(), y.shape());
     const Extents e{x.shape()[0], x.shape()[1], x.shape()[2], y.columns()};
     const std::size_t rows = e.batch * e.positions;

@@ -44,20 +44,22 @@ struct RmsNorm {
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
     auto inverse = inverse_rms<Compute>(x);
-    auto y = normalise<P>(x, inverse, [](std::size_t, auto, auto x_hat) { return x_hat; });
+    const auto a = static_cast<Compute>(s.forward);
+    auto y = normalise<P>(x, inverse, [=](std::size_t, auto, auto x_hat) { return a * x_hat; });
     return Forward{std::move(y), std::tuple{x, std::move(inverse)}};
   }
 
   template <Precision P, class T, class G>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& /*s*/, const Array<T>& x,
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<T>& x,
                              const Array<G>& gain) const {
     using Compute = typename P::compute;
     auto inverse = inverse_rms<Compute>(x);
+    const auto a = static_cast<Compute>(s.forward);
     auto y = normalise<P>(x, inverse, [&](std::size_t j, auto count, auto x_hat) {
-      return x_hat * kernels::load<Compute>(gain.data() + j, count);
+      return a * (x_hat * kernels::load<Compute>(gain.data() + j, count));
     });
     return Forward{std::move(y), std::tuple{x, std::move(inverse), gain}};
   }

@@ -5,9 +5,11 @@
 
 #include <cmath>
 #include <cstddef>
+#include <memory_resource>
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -27,12 +29,9 @@ enum class RotaryPairs {
 /// Shapes: x, y, dy and dx (…, positions, head_dim), head_dim even.
 /// Units:  a rotation: whatever the scale of x, it is kept, and so is the gradient's.
 /// Scales: α = β = 1 under all rules.
-/// Values: angles in double, reduced by the library's own sine; the rest in P::compute, rounded
-/// once
-///         on store.
+/// Values: angles in double, the rest in P::compute, rounded once on store.
 /// @throws ShapeError if x has fewer than two extents, head_dim is odd, or dy and x differ in
-/// shape;
-///         DomainError unless base is finite and at least 1.
+///         shape; DomainError unless base is finite and at least 1.
 /// @see Su et al. 2021, arXiv:2104.09864.
 struct Rotary {
   static constexpr std::string_view name = "rotary";
@@ -51,52 +50,73 @@ struct Rotary {
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
-    return Forward{turn<P, typename P::storage>(x, 1), std::tuple{x.shape()}};
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
+    return Forward{turn<P, typename P::storage>(x, 1, s.forward), std::tuple{x.shape()}};
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
-                              const std::tuple<Shape>& saved, const Array<T>& dy) const {
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& s, const std::tuple<Shape>& saved,
+                              const Array<T>& dy) const {
     require_same_shape(name, "dy and x", dy.shape(), std::get<0>(saved));
-    return std::tuple{turn<P, T>(dy, -1)};
+    return std::tuple{turn<P, T>(dy, -1, s.backward[0])};
   }
 
  private:
   template <Precision P, class Out, class T>
-  [[nodiscard]] Array<Out> turn(const Array<T>& x, int direction) const {
+  [[nodiscard]] Array<Out> turn(const Array<T>& x, int direction, double factor) const {
     using Compute = typename P::compute;
     Array<Out> y(x.shape(), x.resource());
     if (x.empty()) return y;
     Out* target = y.mutable_data();
     const std::size_t half = x.columns() / 2;
     const std::size_t positions = x.shape()[x.shape().rank() - 2];
-    // Every sequence and head turns by the same angles: (cos, sin) of each position and pair.
-    Array<Compute> turns(Shape{positions, 2 * half}, x.resource());
-    Compute* turns_target = turns.mutable_data();
-    kernels::for_rows(positions, 2 * half, [&](std::size_t p) {
-      for (std::size_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(first_position + p) *
-                             std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
-        turns_target[p * 2 * half + i] = static_cast<Compute>(std::cos(angle));
-        turns_target[p * 2 * half + half + i] = static_cast<Compute>(direction * std::sin(angle));
-      }
-    });
-    const std::size_t stride = pairs == RotaryPairs::halves ? 1 : 2;
-    const std::size_t to_second = pairs == RotaryPairs::halves ? half : 1;
+    const Array<Compute> turns =
+        turns_of<Compute>(positions, half, direction, factor, x.resource());
     kernels::for_rows(x.rows(), 2 * half, [&](std::size_t row) {
       const T* from = x.row(row);
       Out* to = target + row * 2 * half;
       const Compute* cosine = turns.row(row % positions);
       const Compute* sine = cosine + half;
+      if (pairs == RotaryPairs::halves) {
+        kernels::for_lanes<Compute>(half, [&](std::size_t i, auto count) {
+          const auto a = kernels::load<Compute>(from + i, count);
+          const auto b = kernels::load<Compute>(from + half + i, count);
+          const auto c = kernels::load<Compute>(cosine + i, count);
+          const auto s = kernels::load<Compute>(sine + i, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(a * c - b * s, to + i, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(a * s + b * c, to + half + i, count);
+        });
+        return;
+      }
       for (std::size_t i = 0; i < half; ++i) {
-        const auto a = static_cast<Compute>(from[i * stride]);
-        const auto b = static_cast<Compute>(from[i * stride + to_second]);
-        to[i * stride] = static_cast<Out>(a * cosine[i] - b * sine[i]);
-        to[i * stride + to_second] = static_cast<Out>(a * sine[i] + b * cosine[i]);
+        const auto a = static_cast<Compute>(from[2 * i]);
+        const auto b = static_cast<Compute>(from[2 * i + 1]);
+        to[2 * i] = static_cast<Out>(a * cosine[i] - b * sine[i]);
+        to[2 * i + 1] = static_cast<Out>(a * sine[i] + b * cosine[i]);
       }
     });
     return y;
+  }
+
+  /// `factor` times (cos, sin) of each position and pair: every sequence and head turns alike.
+  template <class Compute>
+  [[nodiscard]] Array<Compute> turns_of(std::size_t positions, std::size_t half, int direction,
+                                        double factor, std::pmr::memory_resource* resource) const {
+    std::vector<double> rates(half);
+    for (std::size_t i = 0; i < half; ++i) {
+      rates[i] = std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
+    }
+    Array<Compute> turns(Shape{positions, 2 * half}, resource);
+    Compute* target = turns.mutable_data();
+    kernels::for_rows(positions, 2 * half, [&](std::size_t p) {
+      for (std::size_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(first_position + p) * rates[i];
+        target[p * 2 * half + i] = static_cast<Compute>(factor * std::cos(angle));
+        target[p * 2 * half + half + i] =
+            static_cast<Compute>(factor * direction * std::sin(angle));
+      }
+    });
+    return turns;
   }
 };
 inline constexpr Apply<Rotary> rotary{};

@@ -67,6 +67,8 @@ template <ScaledOp Op> struct Bound {
 ///     const auto softplus = ops::scaled(ops::Elementwise(f, slope), 1.919, {1.846});
 ///     auto y = softplus(x);
 ///
+/// Ops that only move elements (split_heads, merge_heads, reshape) and residual weights know no
+/// factors.
 /// Equal factors keep gradients proportional to the true ones; different ones are right only where
 /// the argument is a cut-edge (`constrain` makes them equal).
 /// @throws DomainError unless every factor is finite and above 0.

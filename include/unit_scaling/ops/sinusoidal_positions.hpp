@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <numbers>
 #include <string_view>
+#include <vector>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
@@ -31,11 +32,13 @@ template <Storage T>
   Array<T> table(Shape{positions, size});
   T* target = table.mutable_data();
   const std::size_t half = size / 2;
+  std::vector<double> rates(half);
+  for (std::size_t i = 0; i < half; ++i) {
+    rates[i] = std::pow(max_period, -static_cast<double>(i) / static_cast<double>(half));
+  }
   for (std::size_t p = 0; p < positions; ++p) {
     for (std::size_t i = 0; i < half; ++i) {
-      const double angle =
-          static_cast<double>(p) *
-          std::pow(max_period, -static_cast<double>(i) / static_cast<double>(half));
+      const double angle = static_cast<double>(p) * rates[i];
       target[p * size + i] = static_cast<T>(std::numbers::sqrt2 * std::sin(angle));
       target[p * size + half + i] = static_cast<T>(std::numbers::sqrt2 * std::cos(angle));
     }
