@@ -231,12 +231,12 @@ struct ScaledDotProductAttention {
       return 1 / (1 + (n - 1) * (flat + (1 - flat) / (2 + std::sqrt(n * std::sqrt(n)))));
     };
     if (!size.is_causal) return of_keys(size.keys);
-    double sum = 0;
-    for (std::size_t i = 1; i <= std::min(size.queries, size.keys); ++i) sum += of_keys(i);
+    double of_all = 0;
+    for (std::size_t i = 1; i <= std::min(size.queries, size.keys); ++i) of_all += of_keys(i);
     if (size.queries > size.keys) {
-      sum += static_cast<double>(size.queries - size.keys) * of_keys(size.keys);
+      of_all += static_cast<double>(size.queries - size.keys) * of_keys(size.keys);
     }
-    return sum / static_cast<double>(size.queries);
+    return of_all / static_cast<double>(size.queries);
   }
 
   /// factor · Σ g∘y along the last extent: Σ_j p_ij ∂p_ij of the softmax's gradient, without
