@@ -3,10 +3,12 @@
 // tests/peer_vectors.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -16,8 +18,10 @@
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/nn/bert.hpp"
 #include "unit_scaling/nn/conv1d.hpp"
+#include "unit_scaling/nn/recurrent_highway.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
 namespace {
@@ -182,6 +186,66 @@ TEST(TransformerDecoder, TellsPositionsApartByEveryKindOfPosition) {
   EXPECT_FALSE(differs(small_decoder(), nn::PositionKind::none));
   EXPECT_TRUE(differs(small_decoder(), nn::PositionKind::learned));
   EXPECT_TRUE(differs(small_decoder(), nn::PositionKind::sinusoidal));
+}
+
+// A model without positions is blind to a permutation of what comes before; one that sees distances
+// is not, and gives the same to two sequences that one is a shift of.
+TEST(MultiHeadAttention, RelativePositionsAreThoseOfTheDistanceAlone) {
+  for (const bool is_causal : {false, true}) {
+    for (const std::size_t frequencies : {std::size_t{0}, std::size_t{16}}) {
+      nn::Initialiser initialiser(1);
+      nn::MultiHeadAttention attention(
+          initialiser, "a", 32, 4, {.is_causal = is_causal, .relative_frequencies = frequencies});
+      Fp32 tape;
+      auto x = normal_array<float>({1, 6, 32}, 2);
+      const auto before = attention(tape.input(x)).value();
+      for (std::size_t c = 0; c < 32; ++c) std::swap(x.mutable_data()[c], x.mutable_data()[32 + c]);
+      const auto after = attention(tape.input(x)).value();
+      double difference = 0;
+      for (std::size_t c = 0; c < 32; ++c) {
+        difference = std::max<double>(difference, std::abs(after.row(5)[c] - before.row(5)[c]));
+      }
+      if (frequencies == 0) {
+        EXPECT_LT(difference, 1e-5);
+      } else {
+        EXPECT_GT(difference, 1e-2);
+      }
+    }
+  }
+  // Padding in front shifts every position and no distance.
+  nn::Initialiser initialiser(1, scaling::none);
+  nn::MultiHeadAttention attention(initialiser, "a", 32, 4, {.relative_frequencies = 16});
+  const auto x = normal_array<float>({1, 5, 32}, 2);
+  auto shifted = normal_array<float>({1, 8, 32}, 3);
+  std::copy(x.data(), x.data() + x.size(), shifted.mutable_data() + 3 * 32);
+  Array<std::int32_t> mask = Array<std::int32_t>::filled({1, 8}, 1);
+  std::fill_n(mask.mutable_data(), 3, 0);
+  Fp32 tape;
+  const auto expected = attention(tape.input(x)).value();
+  const auto y = attention(tape.input(shifted), mask);
+  for (std::size_t i = 0; i < 5; ++i) {
+    for (std::size_t c = 0; c < 32; ++c) {
+      EXPECT_NEAR(y.value().row(i + 3)[c], expected.row(i)[c], 1e-5);
+    }
+  }
+  std::size_t parameters = 0;
+  attention.for_each_parameter([&](const Parameter&) { ++parameters; });
+  EXPECT_EQ(parameters, 3U);
+}
+
+TEST(RecurrentHighwayModule, LearnsItsFirstState) {
+  nn::Initialiser initialiser(1);
+  nn::RecurrentHighway network(initialiser, "rnn", 7, 9);
+  Tape<precision::fp8> tape;
+  const auto y = network(tape.input(normal_array<float16>({3, 5, 7}, 1)));
+  EXPECT_EQ(y.shape(), (Shape{3, 5, 9}));
+  tape.backward(ops::mse_loss(y, tape.constant(normal_array<float16>({3, 5, 9}, 2))));
+  std::set<std::string> names;
+  network.for_each_parameter([&](const Parameter& parameter) {
+    names.insert(parameter.name);
+    EXPECT_GT(rms(tape.gradient(parameter)), 0) << parameter.name;
+  });
+  EXPECT_EQ(names, (std::set<std::string>{"rnn.weight", "rnn.bias", "rnn.initial"}));
 }
 
 TEST(TransformerDecoder, DropsInTrainingOnly) {

@@ -45,8 +45,9 @@ TEST(Gelu, BackwardIsTheScaledGradientWithAMultiplier) {
 }
 
 TEST(Gelu, BackwardOfTheTanhFormIsTheScaledGradient) {
-  expect_scaled_gradients_under_all_rules(ops::Gelu{.mult = 1.3, .form = ops::GeluForm::tanh_approximation},
-                                          normal_array<double>({3, 7}, 3));
+  expect_scaled_gradients_under_all_rules(
+      ops::Gelu{.mult = 1.3, .form = ops::GeluForm::tanh_approximation},
+      normal_array<double>({3, 7}, 3));
 }
 
 // The paper's claim of unit scale, to the ±0.1 of its own tests. The standard error of a standard

@@ -103,6 +103,21 @@ TEST(MergeHeads, BackwardUndoesIt) {
       {"merge_heads", "(2, 18)"});
 }
 
+TEST(SeparateHeads, IsTheOppositeOfMergingInBothDirections) {
+  const auto x = normal_array<float>({2, 3, 35}, 4);
+  const ops::SeparateHeads op{.heads = 5};
+  const auto forward = op.forward(precision::fp32{}, op.scales(x), x);
+  EXPECT_EQ(forward.output.shape(), (Shape{2, 5, 3, 7}));
+  EXPECT_EQ(ops::merge_heads(forward.output), x);
+  const auto [dx] = op.backward(precision::fp32{}, op.scales(x), forward.saved, forward.output);
+  EXPECT_EQ(dx, x);
+  expect_shape_error([&] { (void)ops::separate_heads(x, {.heads = 4}); },
+                     {"separate_heads", "(2, 3, 35)", "4 heads"});
+  expect_domain_error([&] { (void)ops::separate_heads(x, {.heads = 0}); }, {"separate_heads"});
+  expect_shape_error([&] { (void)op.backward(precision::fp32{}, {}, forward.saved, x); },
+                     {"separate_heads", "(2, 3, 35)", "(2, 5, 3, 7)"});
+}
+
 TEST(MergeHeads, TakesEmptyArraysAndSingleElements) {
   for (const Shape& shape :
        {Shape{0, 2, 3, 4}, Shape{2, 3, 0, 4}, Shape{2, 3, 4, 0}, Shape{1, 1, 1}}) {

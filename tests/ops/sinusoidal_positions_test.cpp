@@ -26,6 +26,18 @@ TEST(SinusoidalPositions, EveryPairIsAPointOnACircleThatTurnsAtItsOwnRate) {
   }
 }
 
+TEST(SinusoidalPositions, MayBeginBelowZero) {
+  const auto table = ops::sinusoidal_positions<double>(5, 4, 100, -2);
+  const auto later = ops::sinusoidal_positions<double>(3, 4, 100);
+  for (std::size_t p = 0; p < 3; ++p) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(table.row(2 + p)[i], later.row(p)[i]);
+      // A sine is odd, a cosine even.
+      EXPECT_EQ(table.row(2 - p)[i], i < 2 ? -later.row(p)[i] : later.row(p)[i]);
+    }
+  }
+}
+
 TEST(SinusoidalPositions, HaveUnitScaleInAnyFormat) {
   EXPECT_NEAR(rms(ops::sinusoidal_positions<double>(17, 64)), 1, 1e-14);
   // Roundings of up to 1/16 each; √2 itself, at the angles near zero, becomes 1.375.

@@ -169,6 +169,8 @@ template <class Op, class... Arrays>
        "α, β_q, β_k, β_v", "(2, 4, 64, 16) thrice",
        factors_of(ops::ScaledDotProductAttention{}, of({2, 4, 64, 16}), of({2, 4, 64, 16}),
                   of({2, 4, 64, 16}))},
+      {"separate_heads", "x", "1", "1", "equal", "(8, 16), 4 heads",
+       factors_of(ops::SeparateHeads{.heads = 4}, of({8, 16}))},
       {"sigmoid", "x", "Var[σ]^-½", "E[σ'²]^-½", "α, β", "", factors_of(ops::Sigmoid{}, x)},
       {"silu", "x", "paper's principle: Var[xσ]^-½; u-μP: 2 … (2/(1 − 1/π))^½ (1/(1 + 1/4m²))",
        "paper's principle: E[f'²]^-½; u-μP: 2 … √2 (1/(1 + 1/m²))", "α, β", "m = 1",

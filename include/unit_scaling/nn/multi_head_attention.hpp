@@ -3,6 +3,7 @@
 /// Layer nn: multi-head self-attention.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -14,12 +15,14 @@
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/rotary.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
+#include "unit_scaling/ops/sinusoidal_positions.hpp"
 
 namespace unit_scaling::nn {
 
 /// y = linear_o(attention of linear_qkv(x)): x and y (batch, positions, hidden_size), by
 /// ops::scaled_dot_product_attention over `heads` heads of hidden_size / heads.
-/// @see Vaswani et al. 2017, arXiv:1706.03762; the MHSA of the reference library.
+/// @see Vaswani et al. 2017, arXiv:1706.03762; Dai et al. 2019, arXiv:1901.02860; the MHSA of the
+/// reference library.
 class MultiHeadAttention {
  public:
   struct Options {
@@ -29,9 +32,14 @@ class MultiHeadAttention {
     double dropout = 0;  ///< probability, on the weights of the values
     /// Turns queries and keys by their position, with this base (10000 as published).
     std::optional<double> rotary_base = std::nullopt;
+    /// Adds to the score of two positions q · (a projection of this many sinusoids of their
+    /// distance), as the paper's character-level model does; 0: nothing. An even number.
+    std::size_t relative_frequencies = 0;
+    double relative_max_period = 1024;  ///< of the slowest of these sinusoids
   };
 
-  /// @throws DomainError if `heads` does not divide `hidden_size`.
+  /// @throws DomainError if `heads` does not divide `hidden_size`, or two kinds of positions are
+  ///         asked for.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)
       : options_(options),
@@ -45,6 +53,12 @@ class MultiHeadAttention {
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
             "expected heads that divide hidden_size, got " + std::to_string(heads) + " for " +
                 std::to_string(hidden_size));
+    require(!options.rotary_base || options.relative_frequencies == 0, "MultiHeadAttention",
+            "expected rotary or relative positions, not both");
+    if (options.relative_frequencies > 0) {
+      relative_.emplace(initialiser, name + ".relative", options.relative_frequencies, hidden_size,
+                        Linear::Options{.bias = false, .constraint = constraint::none});
+    }
   }
 
   /// @param mask (batch, positions): zero where a position is padding, which nothing attends to.
@@ -59,27 +73,47 @@ class MultiHeadAttention {
                                             .dropout_probability = dropout_.probability(x.tape()),
                                             .random = dropout_.random(x.tape()),
                                             .mask = mask};
-    if (!options_.rotary_base) {
-      return linear_o_(ops::merge_heads(ops::scaled_dot_product_attention(q, k, v, op)));
-    }
-    const ops::Rotary turn{.base = *options_.rotary_base};
-    return linear_o_(ops::merge_heads(
-        ops::scaled_dot_product_attention(ops::rotary(q, turn), ops::rotary(k, turn), v, op)));
+    const auto attend = [&] {
+      if (options_.rotary_base) {
+        const ops::Rotary turn{.base = *options_.rotary_base};
+        return ops::scaled_dot_product_attention(ops::rotary(q, turn), ops::rotary(k, turn), v, op);
+      }
+      if (relative_) {
+        const auto r = relative_positions(x.tape(), x.shape()[x.shape().rank() - 2]);
+        return ops::scaled_dot_product_attention(q, k, v, r, op);
+      }
+      return ops::scaled_dot_product_attention(q, k, v, op);
+    };
+    return linear_o_(ops::merge_heads(attend()));
   }
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
     linear_qkv_.for_each_parameter(visit);
     linear_o_.for_each_parameter(visit);
+    if (relative_) relative_->for_each_parameter(visit);
   }
 
  private:
+  /// (heads, distances, head_dim) for all distances between `positions` positions, or those from 0
+  /// on if attention is causal.
+  template <Precision P>
+  [[nodiscard]] Variable<P> relative_positions(Tape<P>& tape, std::size_t positions) const {
+    const std::size_t behind =
+        options_.is_causal ? 0 : positions - std::min<std::size_t>(1, positions);
+    const auto sinusoids = ops::sinusoidal_positions<typename P::storage>(
+        positions + behind, options_.relative_frequencies, options_.relative_max_period,
+        -static_cast<std::ptrdiff_t>(behind));
+    return ops::separate_heads((*relative_)(tape.constant(sinusoids)), {.heads = heads_});
+  }
+
   Options options_;
   Scaling scaling_;
   std::size_t heads_;
   Linear linear_qkv_;
   Linear linear_o_;
   DropoutSource dropout_;
+  std::optional<Linear> relative_;
 };
 
 }  // namespace unit_scaling::nn

@@ -39,6 +39,7 @@ struct TransformerConfig {
   double dropout = 0;         ///< probability, at the end of each branch and on attention's weights
   double attention_mult = 1;  ///< on the logits of attention's softmax
   std::optional<double> rotary_base = std::nullopt;  ///< see MultiHeadAttention::Options
+  std::size_t relative_frequencies = 0;              ///< see MultiHeadAttention::Options
   /// τ of each branch, attention's and the feed-forward's by turns; empty: default_residual_rule.
   ResidualRule residual_rule = {};
 };
@@ -104,7 +105,8 @@ class TransformerLayer {
                                   .bias = config.attention_bias,
                                   .mult = config.attention_mult,
                                   .dropout = config.dropout,
-                                  .rotary_base = config.rotary_base});
+                                  .rotary_base = config.rotary_base,
+                                  .relative_frequencies = config.relative_frequencies});
     Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm);
     return {initialiser, config.norm_placement, tau,

@@ -129,7 +129,68 @@ struct SplitHeads {
 };
 inline constexpr Apply<SplitHeads> split_heads{};
 
-/// Lays the heads side by side again: the opposite of one part of SplitHeads.
+/// One part of SplitHeads, and the opposite of MergeHeads.
+/// Shapes: x and dx (…, positions, heads · head_dim), of rank 2 to 5; y and dy (…, heads,
+/// positions,
+///         head_dim).
+/// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
+/// @throws DomainError if `heads` is 0; ShapeError if it does not divide the last extent.
+struct SeparateHeads {
+  static constexpr std::string_view name = "separate_heads";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+
+  std::size_t heads = 1;
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
+    (void)layout(x.shape());
+    return {};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
+    using Storage = typename P::storage;
+    const detail::HeadLayout of = layout(x.shape());
+    Array<Storage> y(separated(x.shape(), of), x.resource());
+    Storage* target = y.mutable_data();
+    of.for_each_row(0, [&](std::size_t in_x, std::size_t in_y) {
+      detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
+    });
+    return Forward{std::move(y), std::tuple{x.shape()}};
+  }
+
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                              const std::tuple<Shape>& saved, const Array<T>& dy) const {
+    const Shape& x = std::get<0>(saved);
+    const detail::HeadLayout of = layout(x);
+    require_same_shape(name, "dy and y", dy.shape(), separated(x, of));
+    Array<T> dx(x, dy.resource());
+    T* target = dx.mutable_data();
+    of.for_each_row(0, [&](std::size_t in_x, std::size_t in_y) {
+      std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
+    });
+    return std::tuple{std::move(dx)};
+  }
+
+ private:
+  [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
+    require(heads > 0, name, "expected at least one head");
+    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % heads != 0) {
+      throw_shape_error(
+          name, "x (..., positions, heads * head_dim) with " + std::to_string(heads) + " heads", x);
+    }
+    const std::size_t positions = x[x.rank() - 2];
+    return {x.rows() / std::max<std::size_t>(1, positions), positions, 1, heads,
+            x.columns() / heads};
+  }
+
+  [[nodiscard]] static Shape separated(const Shape& x, const detail::HeadLayout& of) {
+    return detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
+  }
+};
+inline constexpr Apply<SeparateHeads> separate_heads{};
+
+/// Lays the heads side by side again: the opposite of SeparateHeads.
 /// Shapes: x and dx (…, heads, positions, head_dim), of rank 3 and above; y and dy (…, positions,
 ///         heads · head_dim).
 /// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.

@@ -15,14 +15,15 @@
 
 namespace unit_scaling::ops {
 
-/// A table (positions, size): row p holds √2 sin(p ω_i) in its first half and √2 cos(p ω_i) in its
-/// second, ω_i = max_period^(−2i/size). The √2 gives every row an RMS of 1.
+/// A table (positions, size): row p holds √2 sin(t ω_i) in its first half and √2 cos(t ω_i) in its
+/// second, t = first + p, ω_i = max_period^(−2i/size). The √2 gives every row an RMS of 1.
+/// Distances may be below zero, hence so may `first`.
 /// @throws ShapeError if size is odd; DomainError unless max_period is finite and at least 1.
 /// @see Vaswani et al. 2017, arXiv:1706.03762, section 3.5; the √2 is that of the code of Blake et
 ///      al. 2023, arXiv:2303.11257.
 template <Storage T>
 [[nodiscard]] Array<T> sinusoidal_positions(std::size_t positions, std::size_t size,
-                                            double max_period = 10000) {
+                                            double max_period = 10000, std::ptrdiff_t first = 0) {
   constexpr std::string_view name = "sinusoidal_positions";
   if (size % 2 != 0) {
     throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});
@@ -38,7 +39,7 @@ template <Storage T>
   }
   for (std::size_t p = 0; p < positions; ++p) {
     for (std::size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * rates[i];
+      const double angle = static_cast<double>(first + static_cast<std::ptrdiff_t>(p)) * rates[i];
       target[p * size + i] = static_cast<T>(std::numbers::sqrt2 * std::sin(angle));
       target[p * size + half + i] = static_cast<T>(std::numbers::sqrt2 * std::cos(angle));
     }

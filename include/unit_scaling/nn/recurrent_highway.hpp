@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer nn: a recurrent highway network with its parameters.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/recurrent_highway.hpp"
+
+namespace unit_scaling::nn {
+
+/// y = ops::recurrent_highway(x, weight, bias, initial): x (batch, positions, input_size) to y
+/// (batch, positions, hidden_size). The state before the first position is learned, from zeros on.
+class RecurrentHighway {
+ public:
+  RecurrentHighway(Initialiser& initialiser, const std::string& name, std::size_t input_size,
+                   std::size_t hidden_size, double rebias = ops::RecurrentHighway{}.rebias)
+      : op_{.scaling = initialiser.scaling(), .rebias = rebias},
+        weight_(initialiser.weight(name + ".weight", {2 * hidden_size, input_size + hidden_size})),
+        bias_(initialiser.bias(name + ".bias", 2 * hidden_size)),
+        initial_(initialiser.bias(name + ".initial", hidden_size)) {}
+
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    Tape<P>& tape = x.tape();
+    return ops::recurrent_highway(x, tape.parameter(weight_), tape.parameter(bias_),
+                                  tape.parameter(initial_), op_);
+  }
+
+  /// Calls `visit(parameter)` for each parameter.
+  template <class Visitor> void for_each_parameter(const Visitor& visit) {
+    visit(weight_);
+    visit(bias_);
+    visit(initial_);
+  }
+
+ private:
+  ops::RecurrentHighway op_;
+  Parameter weight_;
+  Parameter bias_;
+  Parameter initial_;
+};
+
+}  // namespace unit_scaling::nn
