@@ -22,8 +22,8 @@ TEST(Hyperbolic, TanhIsWithinThreeUlpsOfTheDoubleFunctionEverywhere) {
     const auto x = std::bit_cast<float>(code);
     const double exact = std::tanh(static_cast<double>(x));
     const float got = lane_tanh(x);
-    const double unit = static_cast<double>(
-        std::nextafter(static_cast<float>(exact), 2.0F) - static_cast<float>(exact));
+    const double unit = static_cast<double>(std::nextafter(static_cast<float>(exact), 2.0F) -
+                                            static_cast<float>(exact));
     worst = std::max(worst, std::abs(static_cast<double>(got) - exact) / unit);
     ASSERT_EQ(lane_tanh(-x), -got) << x;
   }

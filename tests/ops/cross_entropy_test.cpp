@@ -121,7 +121,7 @@ TEST(CrossEntropy, IgnoredItemsGiveNothingWhateverTheirLogits) {
 }
 
 TEST(CrossEntropy, SmoothedLabelsKeepUnitScale) {
-  for (const std::uint32_t classes : {65, 1000}) {
+  for (const std::uint32_t classes : {65U, 1000U}) {
     const auto run =
         run_training_step(precision::fp32{}, ops::CrossEntropy{.label_smoothing = 0.2},
                           normal_array<float>({1024, classes}, 5), id_array({1024}, classes, 6));

@@ -150,7 +150,7 @@ TEST(Embedding, TheRowOfThePaddingLearnsNothing) {
   EXPECT_TRUE(same_bits(run.y, without.y));
   for (std::size_t j = 0; j < 5; ++j) {
     EXPECT_EQ(std::get<0>(run.gradients).row(2)[j], 0);
-    for (const std::size_t row : {0, 1}) {
+    for (const std::size_t row : {0U, 1U}) {
       EXPECT_EQ(std::get<0>(run.gradients).row(row)[j], std::get<0>(without.gradients).row(row)[j]);
     }
   }

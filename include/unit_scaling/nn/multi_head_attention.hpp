@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/nn/dropout.hpp"
@@ -66,7 +67,10 @@ class MultiHeadAttention {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
                                        const Array<std::int32_t>& mask = {}) const {
-    const auto [q, k, v] = ops::split_heads(linear_qkv_(x), {.heads = heads_});
+    const auto parts = ops::split_heads(linear_qkv_(x), {.heads = heads_});
+    const auto& q = std::get<0>(parts);
+    const auto& k = std::get<1>(parts);
+    const auto& v = std::get<2>(parts);
     const ops::ScaledDotProductAttention op{.scaling = scaling_,
                                             .mult = options_.mult,
                                             .is_causal = options_.is_causal,
