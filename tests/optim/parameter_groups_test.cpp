@@ -23,9 +23,9 @@ using namespace unit_scaling;
 using namespace unit_scaling_test;
 using optim::ParameterGroup;
 
-template <class Optimiser> class EveryOptimiser : public testing::Test {};
+template <class Optimiser> class OptimiserWithGroups : public testing::Test {};
 using Optimisers = testing::Types<optim::Sgd, optim::Adam, optim::AdamW, optim::Lamb>;
-TYPED_TEST_SUITE(EveryOptimiser, Optimisers);
+TYPED_TEST_SUITE(OptimiserWithGroups, Optimisers);
 
 template <class Optimiser> typename Optimiser::Options options() {
   typename Optimiser::Options result;
@@ -36,7 +36,7 @@ template <class Optimiser> typename Optimiser::Options options() {
   return result;
 }
 
-TYPED_TEST(EveryOptimiser, GivesEachGroupItsOwnRateAndDecay) {
+TYPED_TEST(OptimiserWithGroups, GivesEachGroupItsOwnRateAndDecay) {
   Parameter weight = test_parameter(ParameterKind::weight, {3, 4}, "weight");
   Parameter bias = test_parameter(ParameterKind::bias, {3}, "bias");
   Parameter other = test_parameter(ParameterKind::bias, {3}, "other");
@@ -54,7 +54,7 @@ TYPED_TEST(EveryOptimiser, GivesEachGroupItsOwnRateAndDecay) {
   EXPECT_EQ(rows[2].weight_decay, 0.25) << "asked for by name";
 }
 
-TYPED_TEST(EveryOptimiser, AHalvedGroupTakesTheStepsOfHalfTheRate) {
+TYPED_TEST(OptimiserWithGroups, AHalvedGroupTakesTheStepsOfHalfTheRate) {
   const auto value_after = [](double rate, double factor) {
     Parameter parameter = test_parameter(ParameterKind::weight, {5, 7});
     auto settings = options<TypeParam>();
@@ -71,7 +71,7 @@ TYPED_TEST(EveryOptimiser, AHalvedGroupTakesTheStepsOfHalfTheRate) {
   EXPECT_TRUE(same_bits(value_after(0.25, 0.5), value_after(0.125, 1)));
 }
 
-TYPED_TEST(EveryOptimiser, NamesEveryParameterThatNobodyTagged) {
+TYPED_TEST(OptimiserWithGroups, NamesEveryParameterThatNobodyTagged) {
   Parameter weight = test_parameter(ParameterKind::weight, {3, 4}, "weight");
   Parameter first{"first", Array<float>(Shape{3})};
   Parameter second{"second", Array<float>(Shape{3})};
@@ -93,7 +93,7 @@ TYPED_TEST(EveryOptimiser, NamesEveryParameterThatNobodyTagged) {
   EXPECT_NO_THROW((void)TypeParam({&first}, settings));
 }
 
-TYPED_TEST(EveryOptimiser, RefusesImpossibleGroups) {
+TYPED_TEST(OptimiserWithGroups, RefusesImpossibleGroups) {
   Parameter parameter = test_parameter(ParameterKind::weight, {3});
   for (const double wrong : {-1.0, std::numeric_limits<double>::infinity(), std::nan("")}) {
     expect_domain_error(

@@ -36,9 +36,11 @@ namespace unit_scaling::ops {
 /// Values: x and w are rounded to P::matmul_operand, dy to P::matmul_gradient (both saturating),
 ///         products accumulate in P::compute, y and the gradients are rounded once to P::storage;
 ///         what is saved for backward is the rounded operands. db sums dy before its rounding.
-/// @throws ShapeError if the shapes do not fit or the kernel is longer than the padded input;
-///         DomainError if stride, dilation or groups is 0, or causal and padding are both asked
-///         for.
+///         The zeros beyond the ends are factors like any other: of an infinite weight they make
+///         a NaN.
+/// @throws ShapeError if the shapes do not fit or the kernel is longer than the padded input.
+/// @throws DomainError if stride, dilation or groups is 0, one of the sizes is beyond counting, or
+///         causal and padding are both asked for.
 /// @see the reference library's conv1d; Blake et al. 2023, arXiv:2303.11257, section 6.1.
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
@@ -60,9 +62,10 @@ struct Conv1d {
     const Extents e = extents(x.shape(), w.shape());
     Scales<2> ideal;
     if (scaling.rule != Rule::none) {
-      const double of_input = e.fan_out == 0 ? 1
-                                             : static_cast<double>(stride * groups) /
-                                                   static_cast<double>(e.fan_out * e.kernel_size);
+      const double of_input = e.fan_out == 0
+                                  ? 1
+                                  : static_cast<double>(stride) * static_cast<double>(groups) /
+                                        static_cast<double>(e.fan_out * e.kernel_size);
       ideal = {.forward = inverse_power(e.inner(), power[0]),
                .backward = {std::pow(of_input, power[1]),
                             inverse_power(e.out_length * e.batch, power[2])}};
@@ -139,14 +142,18 @@ struct Conv1d {
             "expected stride, dilation and groups of at least 1");
     require(!causal || padding == 0, name, "expected no padding besides that of causal");
     const std::size_t rank = x.rank();
-    if (rank < 2 || w.rank() != 3 || w[0] % groups != 0 || w[1] * groups != x[rank - 2] ||
-        w[2] == 0) {
+    if (rank < 2 || w.rank() != 3 || w[0] % groups != 0 || x[rank - 2] % groups != 0 ||
+        x[rank - 2] / groups != w[1] || w[2] == 0) {
       throw_shape_error(name,
                         "x (..., channels, length) and w (fan_out, channels / groups, kernel_size) "
                         "with " +
                             std::to_string(groups) + " groups",
                         x, w);
     }
+    // A −1 that became a std::size_t must not wrap round to a size that fits.
+    constexpr std::size_t limit = static_cast<std::size_t>(-1) / 8;
+    require(stride <= limit && padding <= limit && dilation <= limit / w[2] && x[rank - 1] <= limit,
+            name, "expected sizes that can be counted");
     const std::size_t span = dilation * (w[2] - 1);
     const std::size_t padded = x[rank - 1] + (causal ? span : 2 * padding);
     if (padded < span + 1) {

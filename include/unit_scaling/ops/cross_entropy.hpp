@@ -28,17 +28,16 @@ namespace unit_scaling::ops {
 ///         number of P::compute.
 /// Units:  x ~ N(0,1) and dloss = 1 give std(dx) = 1 (of items that are not ignored); the loss
 ///         itself has its usual value.
-/// Scales: α = 1/items for a mean, 1 for a sum. β = classes / ((1 − ε) (classes − 1)^½) whichever
-/// it
-///         is: the gradient is an item's own, not divided by their number. Rule none: the true
-///         gradient, β = α m.
+/// Scales: α = 1/items for a mean, 1 for a sum. β = classes / ((1 − ε) (classes − 1)^½) for both:
+///         the gradient is an item's own, not divided by their number. It is 1 / rms(p − t) for
+///         flat p = 1/classes. Rule none: the true gradient, β = α m.
 /// Values: computed in P::compute; a NaN or +∞ among the logits makes the loss NaN. Items of label
 ///         `ignore_index` give neither loss nor gradient, whatever their logits. A mean is over all
 ///         items as in the reference library, but under rule none over those not ignored, as in
 ///         PyTorch; of no items it is 0.
-/// @throws ShapeError if the shapes do not fit; DomainError if a label is neither in [0, classes)
-/// nor
-///         ignore_index, there are fewer than two classes, or ε is not in [0, 1).
+/// @throws ShapeError if the shapes do not fit.
+/// @throws DomainError if a label is neither in [0, classes) nor ignore_index, there are fewer than
+///         two classes, or ε is not in [0, 1).
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2 ("softmax cross-entropy"); Szegedy et al.
 ///      2015, arXiv:1512.00567, section 7 (label smoothing).
 struct CrossEntropy {

@@ -25,10 +25,10 @@ namespace unit_scaling::ops {
 /// Scales: α = 1, β = (entries / number of ids)^½.
 /// Values: table entries are rounded once to P::storage; the sums run in P::compute in the order of
 ///         the ids. The table may be a parameter, or activations to pick rows from. The row of
-///         `padding_idx` is looked up like any other and has gradient 0.
-/// @throws DomainError if an id, or padding_idx, is not in [0, entries); ShapeError if the table's
-/// rank is
-///         below 2. Of a table of higher rank, rows along the last extent are the entries.
+///         `padding_idx` is looked up like any other and has gradient 0. Of a table of higher rank,
+///         rows along the last extent are the entries.
+/// @throws DomainError if an id, or padding_idx, is not in [0, entries).
+/// @throws ShapeError if the rank of the table is below 2.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4 (a lookup is a product with one-hot rows).
 struct Embedding {
   static constexpr std::string_view name = "embedding";

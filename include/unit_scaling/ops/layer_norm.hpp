@@ -4,9 +4,13 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
@@ -48,7 +52,8 @@ struct LayerNorm {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
     auto statistics = row_statistics<Compute>(x);
-    auto y = normalise<P>(x, statistics, [=](std::size_t, auto, auto x_hat) { return a * x_hat; });
+    auto y = kernels::normalise_rows<Compute, typename P::storage>(
+        x, x_hat<Compute>(x, statistics), [=](std::size_t, auto, auto v) { return a * v; });
     return Forward{std::move(y), std::tuple{x, std::move(statistics)}};
   }
 
@@ -58,10 +63,11 @@ struct LayerNorm {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
     auto statistics = row_statistics<Compute>(x);
-    auto y = normalise<P>(x, statistics, [&](std::size_t j, auto count, auto x_hat) {
-      return a * (x_hat * kernels::load<Compute>(gain.data() + j, count) +
-                  kernels::load<Compute>(bias.data() + j, count));
-    });
+    auto y = kernels::normalise_rows<Compute, typename P::storage>(
+        x, x_hat<Compute>(x, statistics), [&](std::size_t j, auto count, auto v) {
+          return a * (v * kernels::load<Compute>(gain.data() + j, count) +
+                      kernels::load<Compute>(bias.data() + j, count));
+        });
     return Forward{std::move(y), std::tuple{x, std::move(statistics), gain}};
   }
 
@@ -70,10 +76,8 @@ struct LayerNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const Array<T>& x = std::get<0>(saved);
-    const Array<Compute>& statistics = std::get<1>(saved);
-    return std::tuple{input_gradient<Compute>(s.backward[0], x, statistics, dy,
-                                              [&](std::size_t i, std::size_t j, auto count) {
+    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
+                                              dy, [&](std::size_t i, std::size_t j, auto count) {
                                                 return kernels::load<Compute>(dy.row(i) + j, count);
                                               })};
   }
@@ -92,20 +96,10 @@ struct LayerNorm {
                                         return kernels::load<Compute>(dy.row(i) + j, count) *
                                                kernels::load<Compute>(gain.data() + j, count);
                                       });
+    auto dg = kernels::gain_gradient<Compute>(dy, gain.shape(), static_cast<Compute>(s.backward[1]),
+                                              x_hat<Compute>(x, statistics));
     auto db = kernels::column_sums<Compute, T>(dy.data(), x.rows(), gain.shape(),
                                                static_cast<Compute>(s.backward[2]), x.resource());
-    Array<T> dg(gain.shape(), x.resource());
-    kernels::sum_columns<Compute>(
-        x.rows(), x.columns(),
-        [&](std::size_t i, std::size_t j, auto count) {
-          return kernels::load<Compute>(dy.row(i) + j, count) *
-                 normalised<Compute>(x, statistics, i, j, count);
-        },
-        [&](const Compute* sums) {
-          const auto factor = static_cast<Compute>(s.backward[1]);
-          kernels::map_into<Compute>(
-              dg.mutable_data(), dg.size(), [=](auto v) { return factor * v; }, sums);
-        });
     return std::tuple{std::move(dx), std::move(dg), std::move(db)};
   }
 
@@ -140,61 +134,23 @@ struct LayerNorm {
     return statistics;
   }
 
-  template <class Compute, class T, class Count>
-  static auto normalised(const Array<T>& x, const Array<Compute>& statistics, std::size_t i,
-                         std::size_t j, Count count) {
-    return (kernels::load<Compute>(x.row(i) + j, count) - statistics.data()[2 * i]) *
-           statistics.data()[2 * i + 1];
+  /// x̂ as lanes; it refers to both arrays.
+  template <class Compute, class T>
+  static auto x_hat(const Array<T>& x, const Array<Compute>& statistics) {
+    return [&](std::size_t i, std::size_t j, auto count) {
+      return (kernels::load<Compute>(x.row(i) + j, count) - statistics.data()[2 * i]) *
+             statistics.data()[2 * i + 1];
+    };
   }
 
-  template <Precision P, class T, class F>
-  static Array<typename P::storage> normalise(const Array<T>& x,
-                                              const Array<typename P::compute>& statistics,
-                                              const F& affine) {
-    using Compute = typename P::compute;
-    Array<typename P::storage> y(x.shape(), x.resource());
-    auto* target = y.mutable_data();
-    if (x.empty()) return y;
-    kernels::for_rows(x.rows(), x.columns(), [&](std::size_t i) {
-      kernels::for_lanes<Compute>(x.columns(), [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(
-            affine(j, count, normalised<Compute>(x, statistics, i, j, count)),
-            target + i * x.columns() + j, count);
-      });
-    });
-    return y;
-  }
-
-  /// dx = factor / σ (d − mean(d) − x̂ mean(d x̂)) with d = `x_hat_gradient(i, j, count)`.
   template <class Compute, class T, class D>
   static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& statistics,
                                  const Array<T>& dy, const D& x_hat_gradient) {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
-    Array<T> dx(x.shape(), x.resource());
-    if (x.empty()) return dx;
-    T* target = dx.mutable_data();
-    const std::size_t columns = x.columns();
-    const auto size = static_cast<Compute>(columns);
-    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      auto total = kernels::broadcast<Compute>(0);
-      auto total_x_hat = kernels::broadcast<Compute>(0);
-      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        // dy beyond the end is zero, so nothing is added there.
-        const auto d = x_hat_gradient(i, j, count);
-        total += d;
-        total_x_hat += d * normalised<Compute>(x, statistics, i, j, count);
-      });
-      const Compute average = kernels::horizontal_sum(total) / size;
-      const Compute average_x_hat = kernels::horizontal_sum(total_x_hat) / size;
-      const Compute scale = static_cast<Compute>(factor) * statistics.data()[2 * i + 1];
-      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(
-            scale * (x_hat_gradient(i, j, count) - average -
-                     normalised<Compute>(x, statistics, i, j, count) * average_x_hat),
-            target + i * columns + j, count);
-      });
-    });
-    return dx;
+    return kernels::normalise_rows_gradient<Compute, kernels::Centring::mean>(
+        x, static_cast<Compute>(factor),
+        [&](std::size_t i) { return statistics.data()[2 * i + 1]; }, x_hat<Compute>(x, statistics),
+        x_hat_gradient);
   }
 };
 inline constexpr Apply<LayerNorm> layer_norm{};

@@ -6,7 +6,9 @@
 #include <array>
 #include <cstddef>
 #include <string_view>
+#include <tuple>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
 namespace unit_scaling::ops {
@@ -18,7 +20,7 @@ namespace unit_scaling::ops {
 ///         std is fan_in^−½: the logits of a wide model start small.
 /// Scales: β_x = fan_out^−½, β_w = β_b = rows^−½; paper: α = fan_in^−½, u-μP: α = fan_in^−1.
 /// Values: as Linear.
-/// @throws as Linear.
+/// @throws ShapeError if the shapes do not fit.
 /// @see u-μP, arXiv:2407.17465, table 2; Blake et al. 2023, arXiv:2303.11257, section 5.
 struct LinearReadout {
   static constexpr std::string_view name = "linear_readout";
@@ -27,8 +29,15 @@ struct LinearReadout {
 
   Scaling scaling = {};
 
-  template <class... Arrays> [[nodiscard]] auto scales(const Arrays&... arrays) const {
-    return as_linear().scales(arrays...);
+  template <class X, class W, class... B>
+  [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {
+    if (w.shape().rank() != 2 || x.shape().rank() < 1 || x.columns() != w.columns() ||
+        ((b.shape() != Shape{w.shape()[0]}) || ...)) {
+      // Before Linear would say it, in its own name.
+      throw_shape_error(name, "x (..., fan_in), w (fan_out, fan_in) and bias (fan_out) or none",
+                        x.shape(), w.shape(), b.shape()...);
+    }
+    return as_linear().scales(x, w, b...);
   }
 
   template <Precision P, std::size_t N, class... Arrays>
@@ -36,10 +45,14 @@ struct LinearReadout {
     return as_linear().forward(precision, s, arrays...);
   }
 
-  template <Precision P, std::size_t N, class Saved, class T>
-  [[nodiscard]] auto backward(P precision, const Scales<N>& s, const Saved& saved,
+  /// @returns (dx, dw), and db if `s` has three backward factors.
+  template <Precision P, std::size_t N, class Operand, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<N>& s,
+                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
                               const Array<T>& dy,
                               const std::array<bool, N>& wanted = all_wanted<N>()) const {
+    const auto& [x, w] = saved;
+    require_same_shape(name, "dy and y", dy.shape(), x.shape().with_columns(w.shape()[0]));
     return as_linear().backward(precision, s, saved, dy, wanted);
   }
 

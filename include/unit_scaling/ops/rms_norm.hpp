@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
@@ -21,7 +21,8 @@ namespace unit_scaling::ops {
 /// Shapes: x, y, dx, dy (…, size); gain g (size) or absent.
 /// Units:  any x of one scale gives rms(y) = 1 for g = 1; dx has std 1 / rms(x).
 /// Scales: α = β_x = 1, β_g = rows^−½, rows = all extents of x but the last.
-/// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once.
+/// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once. A NaN makes
+///         its row NaN; an infinity makes itself NaN and the other elements of its row 0.
 /// @throws ShapeError if g is not (size), or dy and x differ in shape.
 /// @see Zhang & Sennrich 2019, arXiv:1910.07467; u-μP, arXiv:2407.17465.
 struct RmsNorm {
@@ -46,9 +47,10 @@ struct RmsNorm {
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
-    auto inverse = inverse_rms<Compute>(x);
     const auto a = static_cast<Compute>(s.forward);
-    auto y = normalise<P>(x, inverse, [=](std::size_t, auto, auto x_hat) { return a * x_hat; });
+    auto inverse = inverse_rms<Compute>(x);
+    auto y = kernels::normalise_rows<Compute, typename P::storage>(
+        x, x_hat<Compute>(x, inverse), [=](std::size_t, auto, auto v) { return a * v; });
     return Forward{std::move(y), std::tuple{x, std::move(inverse)}};
   }
 
@@ -56,11 +58,12 @@ struct RmsNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<T>& x,
                              const Array<G>& gain) const {
     using Compute = typename P::compute;
-    auto inverse = inverse_rms<Compute>(x);
     const auto a = static_cast<Compute>(s.forward);
-    auto y = normalise<P>(x, inverse, [&](std::size_t j, auto count, auto x_hat) {
-      return a * (x_hat * kernels::load<Compute>(gain.data() + j, count));
-    });
+    auto inverse = inverse_rms<Compute>(x);
+    auto y = kernels::normalise_rows<Compute, typename P::storage>(
+        x, x_hat<Compute>(x, inverse), [&](std::size_t j, auto count, auto v) {
+          return a * (v * kernels::load<Compute>(gain.data() + j, count));
+        });
     return Forward{std::move(y), std::tuple{x, std::move(inverse), gain}};
   }
 
@@ -70,7 +73,9 @@ struct RmsNorm {
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
     return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
-                                              dy, [](std::size_t, auto, auto d) { return d; })};
+                                              dy, [&](std::size_t i, std::size_t j, auto count) {
+                                                return kernels::load<Compute>(dy.row(i) + j, count);
+                                              })};
   }
 
   template <Precision P, class T, class G>
@@ -83,21 +88,12 @@ struct RmsNorm {
     const Array<Compute>& inverse = std::get<1>(saved);
     const Array<G>& gain = std::get<2>(saved);
     auto dx = input_gradient<Compute>(s.backward[0], x, inverse, dy,
-                                      [&](std::size_t j, auto count, auto d) {
-                                        return d * kernels::load<Compute>(gain.data() + j, count);
+                                      [&](std::size_t i, std::size_t j, auto count) {
+                                        return kernels::load<Compute>(dy.row(i) + j, count) *
+                                               kernels::load<Compute>(gain.data() + j, count);
                                       });
-    Array<T> dg(gain.shape(), x.resource());
-    kernels::sum_columns<Compute>(
-        x.rows(), x.columns(),
-        [&](std::size_t i, std::size_t j, auto count) {
-          return kernels::load<Compute>(dy.row(i) + j, count) *
-                 (kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i]);
-        },
-        [&](const Compute* sums) {
-          const auto factor = static_cast<Compute>(s.backward[1]);
-          kernels::map_into<Compute>(
-              dg.mutable_data(), dg.size(), [=](auto v) { return factor * v; }, sums);
-        });
+    auto dg = kernels::gain_gradient<Compute>(dy, gain.shape(), static_cast<Compute>(s.backward[1]),
+                                              x_hat<Compute>(x, inverse));
     return std::tuple{std::move(dx), std::move(dg)};
   }
 
@@ -120,53 +116,21 @@ struct RmsNorm {
     return result;
   }
 
-  template <Precision P, class T, class F>
-  static Array<typename P::storage> normalise(const Array<T>& x,
-                                              const Array<typename P::compute>& inverse,
-                                              const F& affine) {
-    using Compute = typename P::compute;
-    Array<typename P::storage> y(x.shape(), x.resource());
-    if (x.empty()) return y;
-    auto* target = y.mutable_data();
-    const std::size_t columns = x.columns();
-    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(
-            affine(j, count, kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i]),
-            target + i * columns + j, count);
-      });
-    });
-    return y;
+  /// x̂ as lanes; it refers to both arrays.
+  template <class Compute, class T>
+  static auto x_hat(const Array<T>& x, const Array<Compute>& inverse) {
+    return [&](std::size_t i, std::size_t j, auto count) {
+      return kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i];
+    };
   }
 
-  /// dx = factor / rms (d − x̂ mean(d x̂)) with d = `x_hat_gradient(j, count, dy)`.
   template <class Compute, class T, class D>
   static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& inverse,
                                  const Array<T>& dy, const D& x_hat_gradient) {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
-    Array<T> dx(x.shape(), x.resource());
-    if (x.empty()) return dx;
-    T* target = dx.mutable_data();
-    const std::size_t columns = x.columns();
-    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      const Compute per_rms = inverse.data()[i];
-      const auto d = [&](std::size_t j, auto count) {
-        return x_hat_gradient(j, count, kernels::load<Compute>(dy.row(i) + j, count));
-      };
-      const auto x_hat = [&](std::size_t j, auto count) {
-        return kernels::load<Compute>(x.row(i) + j, count) * per_rms;
-      };
-      const Compute inner =
-          kernels::sum_lanes<Compute>(
-              columns, [&](std::size_t j, auto count) { return d(j, count) * x_hat(j, count); }) /
-          static_cast<Compute>(columns);
-      const Compute scale = static_cast<Compute>(factor) * per_rms;
-      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(
-            scale * (d(j, count) - x_hat(j, count) * inner), target + i * columns + j, count);
-      });
-    });
-    return dx;
+    return kernels::normalise_rows_gradient<Compute, kernels::Centring::none>(
+        x, static_cast<Compute>(factor), [&](std::size_t i) { return inverse.data()[i]; },
+        x_hat<Compute>(x, inverse), x_hat_gradient);
   }
 };
 inline constexpr Apply<RmsNorm> rms_norm{};
