@@ -107,10 +107,10 @@ class TransformerLayer {
                                   .dropout = config.dropout,
                                   .rotary_base = config.rotary_base,
                                   .relative_frequencies = config.relative_frequencies});
-    Dropout dropout(initialiser, config.dropout);
+    const Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm);
-    return {initialiser, config.norm_placement, tau,
-            AttentionBranch{std::move(attention), std::move(dropout)}, std::move(norm)};
+    return {initialiser, config.norm_placement, tau, AttentionBranch{std::move(attention), dropout},
+            std::move(norm)};
   }
 
   static Residual<MlpBranch, Norm> make_mlp(Initialiser& initialiser, const std::string& name,
@@ -123,9 +123,9 @@ class TransformerLayer {
       return SwiGlu(initialiser, name + ".mlp", config.hidden_size, inner_size);
     };
     auto mlp = make();
-    Dropout dropout(initialiser, config.dropout);
+    const Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mlp_norm", config.hidden_size, config.norm);
-    return {initialiser, config.norm_placement, tau, MlpBranch{std::move(mlp), std::move(dropout)},
+    return {initialiser, config.norm_placement, tau, MlpBranch{std::move(mlp), dropout},
             std::move(norm)};
   }
 

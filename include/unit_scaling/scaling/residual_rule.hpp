@@ -41,10 +41,11 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
     require(index < branches, name,
             "expected an index below the " + std::to_string(branches) + " branches, got " +
                 std::to_string(index));
-    const auto earlier_attention = static_cast<double>((index + 1) / 2);
-    const auto earlier_mlp = static_cast<double>(index / 2);
+    const std::size_t attention_before = (index + 1) / 2;
+    const std::size_t mlp_before = index / 2;
     const double variance = static_cast<double>(branches) / 2 +
-                            earlier_attention * attention * attention + earlier_mlp * mlp * mlp;
+                            static_cast<double>(attention_before) * attention * attention +
+                            static_cast<double>(mlp_before) * mlp * mlp;
     return (index % 2 == 0 ? attention : mlp) / std::sqrt(variance);
   };
 }
