@@ -8,8 +8,8 @@ TIMEFORMAT=%R
 for compiler in "${@:-g++}"; do
   for source in "$root"/benchmarks/compile_cost/*.cpp; do
     seconds=$(for _ in 1 2 3; do
-      { time "$compiler" -std=c++20 -O2 -I"$root/include" -I"$root/build/release/include" \
-        -isystem /usr/include/eigen3 -c "$source" -o /dev/null; } 2>&1
+      { time "$compiler" -std=c++20 -O2 -march=native -I"$root/include" -I"$root/build/release/include" \
+        -isystem /usr/include/eigen3 -c "$source" -o /dev/null 2>/dev/null; } 2>&1
     done | sort -n | sed -n 2p)
     echo "$compiler $(basename "$source") $seconds s"
   done
