@@ -170,13 +170,35 @@ TEST(Matmul, EqualsTheLoopAtEveryRemainderOfATile) {
     expect_loop<float, float, float>({5, columns, 9}, Layout::rows, Layout::rows);
     expect_loop<float, float, float>({5, columns, 9}, Layout::rows, Layout::columns);
   }
-  for (std::size_t inner = 250; inner <= 275; ++inner) {
-    expect_loop<float, float, float>({5, 9, inner}, Layout::rows, Layout::columns);
-    expect_loop<float, float, float>({5, 9, inner}, Layout::columns, Layout::rows);
+}
+
+/// Inner dimensions around those of a vector of words, and of a block of them.
+TEST(Matmul, EqualsTheLoopAtEveryRemainderOfTheInnerDimension) {
+  const auto expect = [](std::size_t inner) {
+    for (const Layout a : {Layout::rows, Layout::columns}) {
+      for (const Layout b : {Layout::rows, Layout::columns}) {
+        expect_loop<float, float, float>({5, 19, inner}, a, b);
+        expect_loop<float8_e4m3fn, float8_e5m2, float16>({5, 19, inner}, a, b);
+      }
+    }
+  };
+  for (std::size_t inner = 0; inner <= 70; ++inner) expect(inner);
+  const std::size_t block = kernels::detail::InnerBlocks::most_words;
+  for (std::size_t inner = block - 3; inner <= block + 3; ++inner) expect(inner);
+  for (std::size_t inner = 2 * block - 3; inner <= 2 * block + 3; ++inner) expect(inner);
+}
+
+/// Columns and rows of every remainder, in formats of one byte.
+TEST(Matmul, EqualsTheLoopAtEveryRemainderOfATileOfBytes) {
+  for (std::size_t size = 1; size <= 2 * kernels::detail::tile_columns + 1; ++size) {
+    for (const Layout layout : {Layout::rows, Layout::columns}) {
+      expect_loop<float8_e4m3fn, float8_e4m3fn, float>({size, 3, 5}, layout, Layout::rows);
+      expect_loop<float8_e5m2, float8_e4m3fn, float>({3, size, 5}, Layout::rows, layout);
+    }
   }
 }
 
-// 2^20 packed floats of B are one pass; an inner dimension of 16384 leaves 4 tiles of columns a
+// 2^21 packed words of B are one pass; an inner dimension of 16384 leaves few tiles of columns a
 // pass.
 TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
   const MatmulSize size{3, 4 * kernels::detail::tile_columns + 2, 16384};

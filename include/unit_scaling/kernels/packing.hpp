@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: operands of a matrix product, decoded into panels of 32-bit words.
+///
+/// A panel holds `width` lanes (rows of the left or columns of the right operand) along the whole
+/// of a block of the inner dimension. A word is what one lane contributes in one step of the
+/// multiplication: one float, or two bfloat16 numbers that follow each other.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512VBMI__)
+#include <immintrin.h>
+#endif
+
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/formats/convert.hpp"
+
+namespace unit_scaling::kernels {
+
+/// A word is one float.
+struct FloatWords {
+  static constexpr std::size_t depth = 1;  ///< elements of the inner dimension in a word
+
+  /// Words of 16 lanes at one place of the inner dimension.
+  [[gnu::always_inline]] static uint32x16 of(float32x16 value) {
+    return bit_cast_to<uint32x16>(value);
+  }
+};
+
+/// A word is two numbers that bfloat16 holds exactly, the earlier one in its upper half: the
+/// instruction multiplies and adds that half first, so a chain of sums stays in ascending order.
+struct Bfloat16Pairs {
+  static constexpr std::size_t depth = 2;
+
+  [[gnu::always_inline]] static uint32x16 of(float32x16 first, float32x16 second) {
+    return (bit_cast_to<uint32x16>(first) & 0xffff'0000U) | (bit_cast_to<uint32x16>(second) >> 16);
+  }
+};
+
+/// Whether bfloat16 holds every number of T, and neither a product of two such numbers nor a
+/// difference of two sums of them can be below the smallest normal float, which the bfloat16
+/// instructions take for zero.
+template <class T> [[nodiscard]] constexpr bool is_exact_in_bfloat16_pairs() {
+  if constexpr (AnyMinifloat<T>) {
+    constexpr int smallest_safe_exponent = -63;
+    return T::format.mantissa_bits <= 7 && T::format.has_zero() &&
+           T::format.min_subnormal_exponent() >= smallest_safe_exponent &&
+           T::format.max_exponent() <= 63;
+  } else {
+    return false;
+  }
+}
+
+namespace detail {
+
+/// Whether codes of T are looked up, 32 at a time, in a table of the bfloat16 numbers of its 128
+/// magnitudes: a third of the instructions that computing them takes.
+template <class T> [[nodiscard]] constexpr bool has_bfloat16_table() {
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+  if constexpr (AnyMinifloat<T>) return T::format.bits() == 8 && T::format.has_negative_zero();
+#endif
+  return false;
+}
+
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+/// Lower and upper bytes of the bfloat16 numbers of the magnitude codes of T.
+template <class T> struct Bfloat16Table {
+  alignas(64) std::array<std::uint8_t, 128> lower{};
+  alignas(64) std::array<std::uint8_t, 128> upper{};
+
+  constexpr Bfloat16Table() {
+    for (std::uint32_t code = 0; code < 128; ++code) {
+      const std::uint32_t bits = unit_scaling::detail::decode_lanes(T::format, code);
+      lower[code] = static_cast<std::uint8_t>(bits >> 16);
+      upper[code] = static_cast<std::uint8_t>(bits >> 24);
+    }
+  }
+};
+template <class T> inline constexpr Bfloat16Table<T> bfloat16_table{};
+
+/// Which of 32 codes is the first, and which the second, of each of 16 words.
+struct PairOrder {
+  alignas(64) std::array<std::uint8_t, 64> bytes{};
+
+  /// Word i is of codes first_step * i and first_step * i + second_offset.
+  constexpr PairOrder(std::size_t first_step, std::size_t second_offset) {
+    constexpr std::size_t from_upper = 64;
+    for (std::size_t i = 0; i < lanes; ++i) {
+      const std::size_t first = first_step * i;
+      const std::size_t second = first + second_offset;
+      bytes[4 * i] = static_cast<std::uint8_t>(second);
+      bytes[4 * i + 1] = static_cast<std::uint8_t>(from_upper + second);
+      bytes[4 * i + 2] = static_cast<std::uint8_t>(first);
+      bytes[4 * i + 3] = static_cast<std::uint8_t>(from_upper + first);
+    }
+  }
+};
+inline constexpr PairOrder neighbours{2, 1};
+inline constexpr PairOrder halves{1, lanes};
+
+template <class T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 look_up_pairs(__m256i codes,
+                                                                 const PairOrder& order) {
+  const auto vector = [](const auto& bytes, std::size_t offset) __attribute__((always_inline)) {
+    return _mm512_load_si512(bytes.data() + offset);
+  };
+  constexpr const auto& table = bfloat16_table<T>;
+  const __m512i wide = _mm512_castsi256_si512(codes);
+  const __m512i lower =
+      _mm512_permutex2var_epi8(vector(table.lower, 0), wide, vector(table.lower, 64));
+  const __m512i upper =
+      _mm512_permutex2var_epi8(vector(table.upper, 0), wide, vector(table.upper, 64));
+  constexpr int or_of_and = 0xf8;  // a | (b & c)
+  const __m512i with_sign =
+      _mm512_ternarylogic_epi32(upper, wide, _mm512_set1_epi8(static_cast<char>(0x80)), or_of_and);
+  return reinterpret_cast<uint32x16>(
+      _mm512_permutex2var_epi8(lower, vector(order.bytes, 0), with_sign));
+}
+#endif
+
+/// Words of 16 Words::depth elements of one lane that follow each other.
+template <class Words, class T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 load_run(const T* from) {
+  if constexpr (Words::depth == 1) {
+    return Words::of(load_float(from));
+  } else if constexpr (has_bfloat16_table<T>()) {
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+    __m256i codes;
+    std::memcpy(&codes, from, sizeof(codes));
+    return look_up_pairs<T>(codes, neighbours);
+#endif
+  } else {
+    const auto low = bit_cast_to<uint32x16>(load_float(from));
+    const auto high = bit_cast_to<uint32x16>(load_float(from + lanes));
+    const uint32x16 even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20,
+                                                   22, 24, 26, 28, 30);
+    const uint32x16 odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21,
+                                                  23, 25, 27, 29, 31);
+    return Words::of(bit_cast_to<float32x16>(even), bit_cast_to<float32x16>(odd));
+  }
+}
+
+/// Words of 16 lanes that follow each other, of the rows at `first` and `second`.
+template <class Words, class T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 load_two_rows(const T* first, const T* second) {
+  if constexpr (has_bfloat16_table<T>()) {
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+    __m128i codes[2];
+    std::memcpy(&codes[0], first, sizeof(codes[0]));
+    std::memcpy(&codes[1], second, sizeof(codes[1]));
+    return look_up_pairs<T>(_mm256_set_m128i(codes[1], codes[0]), halves);
+#endif
+  } else {
+    return Words::of(load_float(first), load_float(second));
+  }
+}
+
+/// Exchanges rows and columns of sixteen vectors: 4 x 4 blocks by interleaving words, then pairs of
+/// words; then whole blocks.
+[[gnu::always_inline]] inline void transpose_16x16(uint32x16 (&row)[lanes]) {
+  for (std::size_t i = 0; i < lanes; i += 4) {
+    const auto interleave_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+      return __builtin_shufflevector(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13,
+                                     29);
+    };
+    const auto interleave_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+      return __builtin_shufflevector(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15,
+                                     31);
+    };
+    const auto pairs_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+      return __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28,
+                                     29);
+    };
+    const auto pairs_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+      return __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30,
+                                     31);
+    };
+    const uint32x16 a = interleave_low(row[i], row[i + 1]);
+    const uint32x16 b = interleave_high(row[i], row[i + 1]);
+    const uint32x16 c = interleave_low(row[i + 2], row[i + 3]);
+    const uint32x16 d = interleave_high(row[i + 2], row[i + 3]);
+    row[i] = pairs_low(a, c);
+    row[i + 1] = pairs_high(a, c);
+    row[i + 2] = pairs_low(b, d);
+    row[i + 3] = pairs_high(b, d);
+  }
+  const auto even_blocks = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+    return __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+  };
+  const auto odd_blocks = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
+    return __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30,
+                                   31);
+  };
+  for (std::size_t i = 0; i < 4; ++i) {
+    const uint32x16 a = even_blocks(row[i], row[i + 4]);
+    const uint32x16 b = odd_blocks(row[i], row[i + 4]);
+    const uint32x16 c = even_blocks(row[i + 8], row[i + 12]);
+    const uint32x16 d = odd_blocks(row[i + 8], row[i + 12]);
+    row[i] = even_blocks(a, c);
+    row[i + 4] = even_blocks(b, d);
+    row[i + 8] = odd_blocks(a, c);
+    row[i + 12] = odd_blocks(b, d);
+  }
+}
+
+}  // namespace detail
+
+/// Part of an operand to pack: element (lane, p) is at
+/// `data[lane * lane_stride + p * depth_stride]`.
+template <class T> struct PanelSource {
+  const T* data;
+  std::size_t lane_stride;
+  std::size_t depth_stride;
+  std::size_t lane_count;  ///< lanes to pack
+  std::size_t depth;       ///< elements of each
+  /// Lanes in memory from the first one on, at least `lane_count`: they may be read.
+  std::size_t lanes_readable;
+};
+
+/// Words of memory for a panel: the last vectors written may reach beyond its last group.
+[[nodiscard]] constexpr std::size_t panel_words(std::size_t groups, std::size_t width) {
+  return (groups + lanes - 1) / lanes * lanes * width + lanes;
+}
+
+/// Packs lanes as ceil(depth / Words::depth) groups of `width` words, a group for each step of the
+/// inner dimension. The last elements of a depth that fills no word are zeros; lanes beyond
+/// `lane_count` are of no meaning. Writes no more than `panel_words` words.
+template <class Words, std::size_t width, class T>
+inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
+  const std::size_t lane_count = std::min(source.lane_count, width);
+  if (source.lane_stride == 1) {
+    // Loads of whole vectors may leave a row of the operand, but not the operand.
+    const std::size_t rows_to_last = source.depth == 0 ? 0 : source.depth - 1;
+    const std::size_t end = rows_to_last * source.depth_stride + source.lanes_readable;
+    const std::size_t reach = (lane_count + lanes - 1) / lanes * lanes;
+    for (std::size_t p = 0; p < source.depth; p += Words::depth, target += width) {
+      const T* row = source.data + p * source.depth_stride;
+      const std::size_t last = p + Words::depth - 1;
+      if (last < source.depth && last * source.depth_stride + reach <= end) {
+        for (std::size_t j = 0; j < lane_count; j += lanes) {
+          if constexpr (Words::depth == 1) {
+            unit_scaling::store(Words::of(load_float(row + j)), target + j);
+          } else {
+            unit_scaling::store(
+                detail::load_two_rows<Words>(row + j, row + source.depth_stride + j), target + j);
+          }
+        }
+        continue;
+      }
+      for (std::size_t j = 0; j < lane_count; j += lanes) {
+        const std::size_t count = std::min(lanes, lane_count - j);
+        if constexpr (Words::depth == 1) {
+          unit_scaling::store(Words::of(load_float_partial(row + j, count)), target + j);
+        } else {
+          const auto second = last < source.depth
+                                  ? load_float_partial(row + source.depth_stride + j, count)
+                                  : float32x16{};
+          unit_scaling::store(Words::of(load_float_partial(row + j, count), second), target + j);
+        }
+      }
+    }
+    return;
+  }
+  constexpr std::size_t step = lanes * Words::depth;
+  const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words)
+      __attribute__((always_inline)) {
+    uint32x16 block[lanes];
+    // Lanes beyond the last one repeat it.
+    for (std::size_t i = 0; i < lanes; ++i) {
+      block[i] = load_words(source.data + std::min(j + i, lane_count - 1) * source.lane_stride +
+                            p * source.depth_stride);
+    }
+    detail::transpose_16x16(block);
+    std::uint32_t* to = target + p / Words::depth * width + j;
+    for (std::size_t q = 0; q < lanes; ++q) unit_scaling::store(block[q], to + q * width);
+  };
+  const std::size_t whole = source.depth_stride == 1 ? source.depth / step * step : 0;
+  for (std::size_t p = 0; p < whole; p += step) {
+    for (std::size_t j = 0; j < lane_count; j += lanes) {
+      pack_step(p, j, [](const T* from) {
+        __builtin_prefetch(from + 4 * step);
+        return detail::load_run<Words>(from);
+      });
+    }
+  }
+  for (std::size_t p = whole; p < source.depth; p += step) {
+    const std::size_t run = std::min(step, source.depth - p);
+    for (std::size_t j = 0; j < lane_count; j += lanes) {
+      pack_step(p, j, [&](const T* from) {
+        T elements[step] = {};
+        for (std::size_t q = 0; q < run; ++q) elements[q] = from[q * source.depth_stride];
+        return detail::load_run<Words>(elements);
+      });
+    }
+  }
+}
+
+}  // namespace unit_scaling::kernels

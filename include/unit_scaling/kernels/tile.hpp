@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: the register block of a matrix product, from two packed panels.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include "unit_scaling/kernels/packing.hpp"
+
+namespace unit_scaling::kernels {
+
+namespace detail {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t register_bytes = 64;
+inline constexpr std::size_t tile_registers = 2;
+inline constexpr std::size_t tile_rows = 14;  // 28 sums and 2 of B, of 32 registers
+#elif defined(__AVX__)
+inline constexpr std::size_t register_bytes = 32;
+inline constexpr std::size_t tile_registers = 2;
+inline constexpr std::size_t tile_rows = 6;  // 12 sums and 2 of B, of 16 registers
+#else
+inline constexpr std::size_t register_bytes = 16;
+inline constexpr std::size_t tile_registers = 4;
+#if defined(__aarch64__)
+inline constexpr std::size_t tile_rows = 6;  // 24 sums and 4 of B, of 32 registers
+#else
+inline constexpr std::size_t tile_rows = 2;  // 8 sums and 4 of B, of 16 registers
+#endif
+#endif
+/// A register, and the same as it lies in memory: what may alias is not kept in registers.
+using register_t [[gnu::vector_size(register_bytes)]] = float;
+using memory_register_t [[gnu::vector_size(register_bytes), gnu::may_alias, gnu::aligned(4)]] =
+    float;
+inline constexpr std::size_t register_floats = register_bytes / sizeof(float);
+inline constexpr std::size_t tile_columns = tile_registers * register_floats;
+static_assert(tile_columns % lanes == 0);
+
+/// Whether the target multiplies words of two bfloat16 numbers.
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+inline constexpr bool has_bfloat16_pairs = true;
+#else
+inline constexpr bool has_bfloat16_pairs = false;
+#endif
+
+[[gnu::always_inline]] inline register_t load_register(const void* from) {
+  return *static_cast<const memory_register_t*>(from);
+}
+
+/// Calls `body(std::integral_constant<std::size_t, i>)` for i in [0, count), unrolled.
+template <std::size_t count, class Body>
+[[gnu::always_inline]] inline void unrolled(const Body& body) {
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (body(std::integral_constant<std::size_t, i>{}), ...);
+  }
+  (std::make_index_sequence<count>{});
+}
+
+/// sum + a b for each lane: of floats in one fused step, of pairs in two, the earlier one first.
+template <class Words>
+[[gnu::always_inline]] inline register_t multiply_add(register_t sum, std::uint32_t a,
+                                                      register_t b) {
+  const auto factor = std::bit_cast<float>(a);
+  if constexpr (std::is_same_v<Words, FloatWords>) {
+    return sum + factor * b;
+  } else {
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+    return reinterpret_cast<register_t>(_mm512_dpbf16_ps(
+        reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(_mm512_set1_ps(factor)),
+        reinterpret_cast<__m512bh>(b)));
+#endif
+  }
+}
+
+/// sums (+)= a·b: a holds `depth` groups of `tile_rows` words, b of `tile_columns`; `sums` has rows
+/// of `tile_columns`, of which the first `rows` are computed, in their first `registers`. What came
+/// before is added if `accumulate` says so; `write(i, j, register)` is called with each result.
+template <class Words, std::size_t rows, std::size_t registers, class Write>
+[[gnu::always_inline]] inline void multiply_rows(std::size_t depth, const std::uint32_t* a,
+                                                 const std::uint32_t* b, const float* sums,
+                                                 bool accumulate, const Write& write) {
+  register_t sum[rows][registers];
+  unrolled<rows>([&](auto i) {
+    unrolled<registers>([&](auto j) {
+      const float* from = sums + i * tile_columns + j * register_floats;
+      sum[i][j] = accumulate ? load_register(from) : register_t{};
+    });
+  });
+  for (std::size_t p = 0; p < depth; ++p) {
+    register_t column[registers];
+    unrolled<registers>(
+        [&](auto j) { column[j] = load_register(b + p * tile_columns + j * register_floats); });
+    unrolled<rows>([&](auto i) {
+      unrolled<registers>([&](auto j) {
+        sum[i][j] = multiply_add<Words>(sum[i][j], a[p * tile_rows + i], column[j]);
+      });
+    });
+  }
+  unrolled<rows>([&](auto i) { unrolled<registers>([&](auto j) { write(i, j, sum[i][j]); }); });
+}
+
+/// As above, written back to `sums`.
+template <class Words, std::size_t rows, std::size_t registers>
+inline void accumulate_rows(std::size_t depth, const std::uint32_t* a, const std::uint32_t* b,
+                            float* sums, bool accumulate) {
+  multiply_rows<Words, rows, registers>(
+      depth, a, b, sums,
+      accumulate, [=](std::size_t i, std::size_t j, register_t sum) __attribute__((always_inline)) {
+        *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) = sum;
+      });
+}
+
+}  // namespace detail
+
+/// The kernel of a matrix product: how operands are packed, and how a tile of sums is computed
+/// from two packed panels. Every sum is one chain of fused multiply-adds in ascending order.
+template <class Words> struct RegisterTile {
+  using words = Words;
+  static constexpr std::size_t rows = detail::tile_rows;
+  static constexpr std::size_t columns = detail::tile_columns;
+
+  /// Words of a packed panel of the left or the right operand.
+  [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) {
+    return panel_words(steps(depth), rows);
+  }
+  [[nodiscard]] static constexpr std::size_t right_words(std::size_t depth) {
+    return panel_words(steps(depth), columns);
+  }
+
+  template <class T> static void pack_left(const PanelSource<T>& source, std::uint32_t* target) {
+    pack_panel<Words, rows>(source, target);
+  }
+  template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
+    pack_panel<Words, columns>(source, target);
+  }
+
+  /// sums (+)= left·right for the first `height` rows and `width` columns; `sums` is (rows,
+  /// columns), of which the rest is of no meaning.
+  static void multiply(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,
+                       std::size_t height, std::size_t width, float* sums, bool accumulate) {
+    using Multiply =
+        void (*)(std::size_t, const std::uint32_t*, const std::uint32_t*, float*, bool);
+    // Heights in steps of two, so that few kernels are compiled.
+    constexpr auto table = []<std::size_t... i>(std::index_sequence<i...>) {
+      constexpr std::size_t narrow = lanes / detail::register_floats;
+      return std::array<std::array<Multiply, 2>, sizeof...(i)>{
+          {{&detail::accumulate_rows<Words, 2 * (i + 1), narrow>,
+            &detail::accumulate_rows<Words, 2 * (i + 1), detail::tile_registers>}...}};
+    }
+    (std::make_index_sequence<rows / 2>{});
+    static_assert(rows % 2 == 0);
+    table[(height - 1) / 2][width > lanes ? 1 : 0](steps(depth), left, right, sums, accumulate);
+  }
+
+  /// Whether `multiply_and_finish` is there, for whole tiles.
+  static constexpr bool finishes_in_registers = detail::register_floats == lanes;
+
+  /// As `multiply` of a whole tile, but hands the sums on: `finish(i, j, sums)` with 16 of them.
+  template <class Finish>
+  [[gnu::noinline]] static void multiply_and_finish(std::size_t depth, const std::uint32_t* left,
+                                                    const std::uint32_t* right, const float* sums,
+                                                    bool accumulate, const Finish& finish) {
+    detail::multiply_rows<Words, rows, detail::tile_registers>(
+        steps(depth), left, right, sums, accumulate,
+        [&](std::size_t i, std::size_t j, detail::register_t sum)
+            __attribute__((always_inline)) { finish(i, j * lanes, bit_cast_to<float32x16>(sum)); });
+  }
+
+ private:
+  static constexpr std::size_t steps(std::size_t depth) {
+    return (depth + Words::depth - 1) / Words::depth;
+  }
+};
+
+}  // namespace unit_scaling::kernels
