@@ -11,7 +11,10 @@
 ///
 /// Where the target has the bfloat16 instructions of AVX-512, operands that bfloat16 holds exactly
 /// (those of FP8, FP6 and FP4) are multiplied by these, two elements in an instruction. They make
-/// the same chain, to the bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`.
+/// the same chain, to the bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
+/// target has AMX, operands that bfloat16 holds are multiplied there, in an order of its own: that
+/// of `AmxTile`. It depends on the inner dimension alone, so the thread count changes no bit there
+/// either.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +29,7 @@
 
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
@@ -122,6 +126,10 @@ constexpr std::size_t ceil_divide(std::size_t value, std::size_t divisor) {
   return (value + divisor - 1) / divisor;
 }
 
+constexpr std::size_t round_up(std::size_t value, std::size_t step) {
+  return ceil_divide(value, step) * step;
+}
+
 /// [begin, end) of part `index` of `parts` nearly equal parts of `count`.
 struct Range {
   std::size_t begin;
@@ -166,13 +174,13 @@ class InnerBlocks {
   /// A panel of the right operand of this depth stays in the second-level cache.
   static constexpr std::size_t most_words = 1024;
 
-  InnerBlocks(const MatmulSize& size, std::size_t word_depth)
+  /// @param word_depth elements in a word
+  /// @param step blocks but the last of a segment are a multiple of this
+  InnerBlocks(const MatmulSize& size, std::size_t word_depth, std::size_t step)
       : inner_(size.inner),
         per_segment_(ceil_divide(size.inner, most_words * word_depth)),
         count_(per_segment_ * size.segments),
-        depth_(per_segment_ == 0
-                   ? 0
-                   : ceil_divide(ceil_divide(size.inner, per_segment_), word_depth) * word_depth) {}
+        depth_(per_segment_ == 0 ? 0 : round_up(ceil_divide(size.inner, per_segment_), step)) {}
 
   [[nodiscard]] std::size_t count() const { return count_; }
   /// Elements of the deepest block.
@@ -207,7 +215,7 @@ inline void finish_tile(const float* sums, std::size_t row, std::size_t column, 
 template <class Tile, class A, class B, class Finish>
 void matmul_in_tiles(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
                      const Finish& finish) {
-  const InnerBlocks blocks(size, Tile::words::depth);
+  const InnerBlocks blocks(size, Tile::words::depth, Tile::depth_step);
   const std::size_t threads = thread_count();
   const std::size_t left_words = Tile::left_words(blocks.most_depth());
   const std::size_t right_words = Tile::right_words(blocks.most_depth());
@@ -268,6 +276,7 @@ void matmul_in_tiles(const MatmulSize& size, const MatrixView<A>& a, const Matri
       const std::size_t tiles_kept = blocks.count() > 1 ? tiles * (group.end - group.begin) : 1;
       auto* all_sums = packing_memory<2, float>(tiles_kept * tile_size);
       if (blocks.count() == 0) std::fill_n(all_sums, tile_size, 0.0F);
+      const typename Tile::Session session;
 
       for (std::size_t block = 0; block < std::max<std::size_t>(1, blocks.count()); ++block) {
         const bool is_last = block + 1 >= blocks.count();
@@ -334,6 +343,11 @@ template <class A, class B, class Finish>
 void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
             const Finish& finish) {
   if (size.rows == 0 || size.columns == 0) return;
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+  if constexpr (has_amx_for<A, B>()) {
+    if (may_use_amx()) return detail::matmul_in_tiles<AmxTile>(size, a, b, finish);
+  }
+#endif
   detail::matmul_in_tiles<detail::BestTile<A, B>>(size, a, b, finish);
 }
 

@@ -127,6 +127,13 @@ template <class Words> struct RegisterTile {
   using words = Words;
   static constexpr std::size_t rows = detail::tile_rows;
   static constexpr std::size_t columns = detail::tile_columns;
+  /// The inner dimension is cut into blocks at multiples of this.
+  static constexpr std::size_t depth_step = Words::depth;
+
+  /// What a thread holds while it multiplies: nothing.
+  struct Session {
+    Session() {}
+  };
 
   /// Words of a packed panel of the left or the right operand.
   [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) {
@@ -170,9 +177,10 @@ template <class Words> struct RegisterTile {
                                                     const std::uint32_t* right, const float* sums,
                                                     bool accumulate, const Finish& finish) {
     detail::multiply_rows<Words, rows, detail::tile_registers>(
-        steps(depth), left, right, sums, accumulate,
-        [&](std::size_t i, std::size_t j, detail::register_t sum)
-            __attribute__((always_inline)) { finish(i, j * lanes, bit_cast_to<float32x16>(sum)); });
+        steps(depth), left, right, sums,
+        accumulate, [&](std::size_t i, std::size_t j, auto sum) __attribute__((always_inline)) {
+          finish(i, j * lanes, bit_cast_to<float32x16>(sum));
+        });
   }
 
  private:
