@@ -59,6 +59,9 @@ std::vector<float> all_binades(float magnitude) {
 }
 
 const auto float_exp = [](const float32x16& x) { return kernels::exp(x); };
+const auto float_exp_of_nonpositive = [](const float32x16& x) {
+  return kernels::exp_of_nonpositive(x);
+};
 const auto float_sqrt = [](const float32x16& x) { return kernels::sqrt(x); };
 const auto float_normal = [](const float32x16& x) { return kernels::normal(x); };
 const auto float_sigmoid = [](const float32x16& x) { return kernels::sigmoid(x); };
@@ -97,6 +100,33 @@ TEST(Elementary, ExpHasTheDocumentedSpecialValues) {
   }
   EXPECT_TRUE(std::isfinite(one(float_exp, 88.72F)));
   EXPECT_TRUE(std::isnormal(one(float_exp, -87.33F)));
+}
+
+TEST(Elementary, ExpOfNonpositiveIsExpToTheBit) {
+  const auto special = [](float x) { return one(float_exp_of_nonpositive, x); };
+  std::size_t different = 0;
+  for (const std::vector<float>& xs : {grid(-90, 0, 4'000'000), all_binades(3e38F)}) {
+    for_each_result(xs, float_exp_of_nonpositive,
+                    [&](float x, const float32x16& y, std::size_t lane) {
+                      if (x > 0) return;
+                      different += std::bit_cast<std::uint32_t>(float{y[lane]}) !=
+                                   std::bit_cast<std::uint32_t>(one(float_exp, x));
+                    });
+  }
+  EXPECT_EQ(different, 0U);
+  EXPECT_EQ(special(-infinity), 0);
+  EXPECT_FALSE(std::signbit(special(-infinity)));
+  EXPECT_TRUE(std::isnan(special(nan)));
+}
+
+TEST(Elementary, ANanOfAnyPayloadStaysOne) {
+  for (const std::uint32_t bits : {0x7f800001U, 0x7fc00001U, 0x7fffffffU, 0xff800003U}) {
+    const auto x = std::bit_cast<float>(bits);
+    EXPECT_TRUE(std::isnan(one(float_exp, x)));
+    EXPECT_TRUE(std::isnan(one(float_exp_of_nonpositive, x)));
+    EXPECT_TRUE(std::isnan(kernels::normal(splat<float32x16>(x)).distribution[0]));
+    EXPECT_TRUE(std::isnan(kernels::normal(splat<float32x16>(x)).density[0]));
+  }
 }
 
 TEST(Elementary, LanesDoNotInfluenceEachOther) {

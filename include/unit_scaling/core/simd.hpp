@@ -234,4 +234,27 @@ template <HalfSimdVector V>
   return mask ? if_true : if_false;
 }
 
+/// The lesser by lanes; the right one where either is a NaN.
+[[nodiscard, gnu::always_inline]] inline float32x16 least(float32x16 left,
+                                                          float32x16 right) noexcept {
+#if defined(__AVX512F__)
+  // GCC 12 makes two instructions of the selection.
+  return reinterpret_cast<float32x16>(
+      _mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
+#else
+  return select(is_less(left, right), left, right);
+#endif
+}
+
+/// The greater by lanes; the right one where either is a NaN.
+[[nodiscard, gnu::always_inline]] inline float32x16 greatest(float32x16 left,
+                                                             float32x16 right) noexcept {
+#if defined(__AVX512F__)
+  return reinterpret_cast<float32x16>(
+      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
+#else
+  return select(is_less(right, left), left, right);
+#endif
+}
+
 }  // namespace unit_scaling

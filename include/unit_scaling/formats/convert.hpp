@@ -243,6 +243,30 @@ inline constexpr std::size_t line_bytes = 64;
 #endif
 }
 
+/// Writes sixteen numbers of one, two or four bytes past the caches. Call finish_streaming() before
+/// another thread reads them.
+/// @pre `to` is a multiple of their size together.
+template <class T>
+[[gnu::always_inline]] inline void stream_sixteen(const void* from, T* to) noexcept {
+  if constexpr (sizeof(T) == 4) {
+    stream_line(from, to);
+  } else {
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 2) {
+      __m256i half;
+      std::memcpy(&half, from, sizeof(half));
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), half);
+    } else {
+      __m128i quarter;
+      std::memcpy(&quarter, from, sizeof(quarter));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to), quarter);
+    }
+#else
+    std::memcpy(static_cast<void*>(to), from, 16 * sizeof(T));
+#endif
+  }
+}
+
 /// Makes lines written past the caches visible to other threads.
 inline void finish_streaming() noexcept {
 #if defined(__AVX2__)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 #include "unit_scaling/core/simd.hpp"
@@ -54,6 +55,40 @@ inline void store(lane_t<Compute> value, T* p, Count count) {
   }
 }
 
+/// Where an op writes a result that nobody reads again before it is whole: into the caches, or past
+/// them if they would not keep it, so that a line that is written whole is not read first.
+template <class T> class Destination {
+ public:
+  /// For rows of `columns` elements at `to`, of an op that reads and writes so many bytes in all.
+  Destination(T* to, std::size_t columns, std::size_t bytes)
+      : to_(to),
+        streams_(bytes >= unit_scaling::detail::streaming_bytes && columns % lanes == 0 &&
+                 reinterpret_cast<std::uintptr_t>(to) % (lanes * sizeof(T)) == 0) {}
+
+  /// Rounds `count` lanes to T and writes them from element `index` on.
+  template <Overflow overflow, class Compute, class Count>
+  [[gnu::always_inline]] void put(lane_t<Compute> value, std::size_t index, Count count) const {
+    if constexpr (std::is_same_v<Count, FullLanes<float>>) {
+      if (streams_) {
+        alignas(unit_scaling::detail::line_bytes) T rounded[lanes];
+        store<overflow, Compute>(value, rounded, count);
+        unit_scaling::detail::stream_sixteen(rounded, to_ + index);
+        return;
+      }
+    }
+    store<overflow, Compute>(value, to_ + index, count);
+  }
+
+  /// To be called by each thread when it has written its part.
+  void finish() const {
+    if (streams_) unit_scaling::detail::finish_streaming();
+  }
+
+ private:
+  T* to_;
+  bool streams_;
+};
+
 /// Calls `body(i, count)` over [0, size) in steps of the lane count; `count` is FullLanes but for
 /// the last, shorter, step.
 template <class Compute, class Body> inline void for_lanes(std::size_t size, const Body& body) {
@@ -72,8 +107,25 @@ template <class Compute> [[nodiscard]] inline lane_t<Compute> broadcast(Compute 
   }
 }
 
+/// `value` with `addend` added in one lane.
+[[nodiscard]] inline double add_to_lane(double value, std::size_t /*lane*/, double addend) {
+  return value + addend;
+}
+[[nodiscard]] inline float32x16 add_to_lane(float32x16 value, std::size_t lane, float addend) {
+  value[lane] += addend;
+  return value;
+}
+
 [[nodiscard]] inline double first_lane(double value) { return value; }
 [[nodiscard]] inline float first_lane(float32x16 value) { return value[0]; }
+
+/// The greater by lanes; `right` where either is a NaN.
+[[nodiscard]] inline double greater_lane(double left, double right) {
+  return left > right ? left : right;
+}
+[[nodiscard]] inline float32x16 greater_lane(float32x16 left, float32x16 right) {
+  return greatest(left, right);
+}
 
 [[nodiscard]] inline double horizontal_sum(double value) { return value; }
 

@@ -14,16 +14,22 @@ namespace unit_scaling::kernels {
 
 /// Elements per piece of work: large enough to hide the hand-over to a thread.
 inline constexpr std::size_t map_grain = std::size_t{1} << 14;
+static_assert(map_grain % lanes == 0);
 
 /// `out[i] = f(in[i]...)`, computed in Compute and rounded once to Out. `f` takes and returns
 /// `lane_t<Compute>`, so it is written once with operators and kernels/elementary.hpp.
 template <class Compute, Overflow overflow = Overflow::infinity_or_nan, class F, class Out,
           class... In>
 void map_into(Out* out, std::size_t size, const F& f, const In*... in) {
+  const Destination<Out> destination(out, lanes, size * (sizeof(Out) + ... + sizeof(In)));
   parallel_ranges(size, map_grain, [&](std::size_t begin, std::size_t end) {
+    // Of its own: what is written might change what is captured, for all the compiler knows.
+    const Destination<Out> to = destination;
     for_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
-      store<overflow, Compute>(f(load<Compute>(in + begin + i, count)...), out + begin + i, count);
+      to.template put<overflow, Compute>(f(load<Compute>(in + begin + i, count)...), begin + i,
+                                         count);
     });
+    to.finish();
   });
 }
 

@@ -2,11 +2,14 @@
 /// @file
 /// Layer kernels: rows divided by a scale of their own, forward and backward.
 ///
-/// An op hands in its normalised input as `x_hat(row, column, count)`, which returns lanes of
-/// Compute; whether that is centred, and by what it is divided, is the op's business.
+/// An op hands in its normalised input as `x_hat(row)`, which returns a function from (column,
+/// count) to lanes of Compute; whether that is centred, and by what it is divided, is the op's
+/// business. Functions of one row hold what they need by value: what is reached through a reference
+/// would be loaded again after every store.
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -14,19 +17,29 @@
 
 namespace unit_scaling::kernels {
 
-/// An array of the shape of x: `affine(column, count, x̂)` rounded once to Out.
-template <class Compute, class Out, class T, class XHat, class Affine>
-[[nodiscard]] Array<Out> normalise_rows(const Array<T>& x, const XHat& x_hat,
-                                        const Affine& affine) {
+// In the last loop over a row the next one is fetched: the loops before it leave memory idle.
+
+/// An array of the shape of x: `affine(column, count, x̂)` rounded once to Out, for each row after
+/// `measure(row)`, which may note what x̂ is made of.
+template <class Compute, class Out, class T, class Measure, class XHat, class Affine>
+[[nodiscard]] Array<Out> normalise_rows(const Array<T>& x, const Measure& measure,
+                                        const XHat& x_hat, const Affine& affine) {
   Array<Out> y(x.shape(), x.resource());
   if (x.empty()) return y;
-  Out* target = y.mutable_data();
   const std::size_t columns = x.columns();
+  const Destination<Out> destination(y.mutable_data(), columns, x.bytes() + y.bytes());
   for_rows(x.rows(), columns, [&](std::size_t i) {
-    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      store<Overflow::infinity_or_nan, Compute>(affine(j, count, x_hat(i, j, count)),
-                                                target + i * columns + j, count);
+    measure(i);
+    const Destination<Out> to = destination;
+    const auto normalised = x_hat(i);
+    const Affine own_affine = affine;
+    const T* next_row = x.data() + (i + 1) * columns;
+    for_lanes<Compute>(columns, [=](std::size_t j, auto count) {
+      __builtin_prefetch(next_row + j);
+      to.template put<Overflow::infinity_or_nan, Compute>(
+          own_affine(j, count, normalised(j, count)), i * columns + j, count);
     });
+    to.finish();
   });
   return y;
 }
@@ -34,54 +47,105 @@ template <class Compute, class Out, class T, class XHat, class Affine>
 /// Whether x̂ has its row's mean taken off.
 enum class Centring { none, mean };
 
-/// dx = factor inverse(row) (d − mean(d) − x̂ mean(d x̂)) with d = `x_hat_gradient(row, column,
+/// dx = factor inverse(row) (d − mean(d) − x̂ mean(d x̂)) with d = `x_hat_gradient(row)(column,
 /// count)`, zero beyond the end of a row, and without the term mean(d) if x̂ is not centred.
+/// `also(block, row)(column, count, x̂)` is called with lanes of every row in turn; `block` is the
+/// number of the `column_sum_rows` rows that the row belongs to.
 /// The arrays have the shape of x; callers check that.
-template <class Compute, Centring centring, class T, class XHat, class D, class Inverse>
+template <class Compute, Centring centring, class T, class XHat, class D, class Inverse, class Also>
 [[nodiscard]] Array<T> normalise_rows_gradient(const Array<T>& x, Compute factor,
                                                const Inverse& inverse, const XHat& x_hat,
-                                               const D& x_hat_gradient) {
+                                               const D& x_hat_gradient, const Also& also) {
   Array<T> dx(x.shape(), x.resource());
   if (x.empty()) return dx;
-  T* target = dx.mutable_data();
   const std::size_t columns = x.columns();
   const auto size = static_cast<Compute>(columns);
-  for_rows(x.rows(), columns, [&](std::size_t i) {
-    auto total = broadcast<Compute>(0);
-    auto total_x_hat = broadcast<Compute>(0);
-    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      const auto d = x_hat_gradient(i, j, count);
-      if constexpr (centring == Centring::mean) total += d;
-      total_x_hat += d * x_hat(i, j, count);
-    });
-    const Compute average = horizontal_sum(total) / size;
-    const Compute average_x_hat = horizontal_sum(total_x_hat) / size;
-    const Compute scale = factor * inverse(i);
-    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      auto d = x_hat_gradient(i, j, count);
-      if constexpr (centring == Centring::mean) d -= average;
-      store<Overflow::infinity_or_nan, Compute>(scale * (d - x_hat(i, j, count) * average_x_hat),
-                                                target + i * columns + j, count);
-    });
+  const Destination<T> destination(dx.mutable_data(), columns, 3 * x.bytes());
+  parallel_ranges(x.rows(), column_sum_rows, [&](std::size_t begin, std::size_t end) {
+    const Destination<T> to = destination;
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto gradient = x_hat_gradient(i);
+      const auto normalised = x_hat(i);
+      const auto also_row = also(begin / column_sum_rows, i);
+      auto total = broadcast<Compute>(0);
+      auto total_x_hat = broadcast<Compute>(0);
+      for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+        const auto d = gradient(j, count);
+        if constexpr (centring == Centring::mean) total += d;
+        total_x_hat += d * normalised(j, count);
+      });
+      const Compute average = horizontal_sum(total) / size;
+      const Compute average_x_hat = horizontal_sum(total_x_hat) / size;
+      const Compute scale = factor * inverse(i);
+      const T* next_row = x.data() + (i + 1) * columns;
+      for_lanes<Compute>(columns, [=](std::size_t j, auto count) {
+        __builtin_prefetch(next_row + j);
+        auto d = gradient(j, count);
+        if constexpr (centring == Centring::mean) d -= average;
+        const auto x_hat_lanes = normalised(j, count);
+        also_row(j, count, x_hat_lanes);
+        to.template put<Overflow::infinity_or_nan, Compute>(
+            scale * (d - x_hat_lanes * average_x_hat), i * columns + j, count);
+      });
+    }
+    to.finish();
   });
   return dx;
 }
 
-/// factor Σ_rows dy x̂, an array of the given shape: that of one row.
-template <class Compute, class T, class XHat>
-[[nodiscard]] Array<T> gain_gradient(const Array<T>& dy, const Shape& shape, Compute factor,
-                                     const XHat& x_hat) {
-  Array<T> dg(shape, dy.resource());
-  sum_columns<Compute>(
-      dy.rows(), dy.columns(),
-      [&](std::size_t i, std::size_t j, auto count) {
-        return load<Compute>(dy.row(i) + j, count) * x_hat(i, j, count);
-      },
-      [&](const Compute* sums) {
-        map_into<Compute>(
-            dg.mutable_data(), dg.size(), [=](auto v) { return factor * v; }, sums);
-      });
-  return dg;
-}
+/// The gradients that a gain and, if `has_bias`, a bias add to a backward pass over rows: sums down
+/// the columns of dy x̂ and of dy, which `normalise_rows_gradient` adds up in passing.
+template <class Compute, bool has_bias> class AffineGradients {
+ public:
+  AffineGradients(std::size_t rows, std::size_t columns)
+      : columns_(columns),
+        gain_(column_sum_blocks(rows) * columns, Compute{0}),
+        bias_(has_bias ? gain_.size() : 0, Compute{0}) {}
+
+  /// What adds lanes of a row of dy to the sums of a block: the result of `also`.
+  template <class T> [[nodiscard]] auto adder(std::size_t block, const T* dy) {
+    return [
+      dy, columns = columns_, gain = gain_.data() + block * columns_,
+      bias = has_bias ? bias_.data() + block * columns_ : nullptr
+    ](std::size_t j, auto count, lane_t<Compute> x_hat) __attribute__((always_inline)) {
+      __builtin_prefetch(dy + columns + j);
+      const auto gradient = load<Compute>(dy + j, count);
+      add_lanes(gain + j, count, gradient * x_hat);
+      if constexpr (has_bias) add_lanes(bias + j, count, gradient);
+    };
+  }
+
+  /// `factor` times the sums, rounded once.
+  template <class Out>
+  [[nodiscard]] Array<Out> gain(Compute factor, std::pmr::memory_resource* resource) {
+    return finished<Out>(gain_, factor, resource);
+  }
+  template <class Out>
+  [[nodiscard]] Array<Out> bias(Compute factor,
+                                std::pmr::memory_resource* resource) requires has_bias {
+    return finished<Out>(bias_, factor, resource);
+  }
+
+ private:
+  template <class Count>
+  [[gnu::always_inline]] static void add_lanes(Compute* sum, Count count, lane_t<Compute> value) {
+    store<Overflow::infinity_or_nan, Compute>(load<Compute>(sum, count) + value, sum, count);
+  }
+
+  template <class Out>
+  Array<Out> finished(std::vector<Compute>& partial, Compute factor,
+                      std::pmr::memory_resource* resource) const {
+    add_up_partial_sums(partial, columns_);
+    Array<Out> out(Shape{columns_}, resource);
+    map_into<Compute>(
+        out.mutable_data(), columns_, [=](auto v) { return factor * v; },
+        static_cast<const Compute*>(partial.data()));
+    return out;
+  }
+
+  std::size_t columns_;
+  std::vector<Compute> gain_;
+  std::vector<Compute> bias_;
+};
 
 }  // namespace unit_scaling::kernels

@@ -34,26 +34,37 @@ template <class Compute, class F> [[nodiscard]] Compute sum_lanes(std::size_t co
   return horizontal_sum(sum);
 }
 
+/// Rows of a block whose sums down the columns are added up by one thread, in order; the sums of
+/// the blocks are then added up in order.
+inline constexpr std::size_t column_sum_rows = 64;
+
+[[nodiscard]] constexpr std::size_t column_sum_blocks(std::size_t rows) {
+  return std::max<std::size_t>(1, (rows + column_sum_rows - 1) / column_sum_rows);
+}
+
+/// Adds the sums of all blocks to those of the first.
+template <class Compute> void add_up_partial_sums(std::vector<Compute>& sums, std::size_t columns) {
+  for (std::size_t begin = columns; begin < sums.size(); begin += columns) {
+    for (std::size_t j = 0; j < columns; ++j) sums[j] += sums[begin + j];
+  }
+}
+
 /// Sums down the columns of `rows` rows: `term(row, column, count)` returns lanes to add to the
 /// columns from `column` on; the result, `columns` values of Compute, goes to `finish(sums)`.
 template <class Compute, class Term, class Finish>
 void sum_columns(std::size_t rows, std::size_t columns, const Term& term, const Finish& finish) {
-  constexpr std::size_t block_rows = 256;
-  const std::size_t blocks = std::max<std::size_t>(1, (rows + block_rows - 1) / block_rows);
-  std::vector<Compute> sums(blocks * columns, Compute{0});
-  parallel_for(blocks, [&](std::size_t block) {
+  std::vector<Compute> sums(column_sum_blocks(rows) * columns, Compute{0});
+  parallel_for(column_sum_blocks(rows), [&](std::size_t block) {
     Compute* partial = sums.data() + block * columns;
-    const std::size_t end = std::min(rows, (block + 1) * block_rows);
-    for (std::size_t row = block * block_rows; row < end; ++row) {
+    const std::size_t end = std::min(rows, (block + 1) * column_sum_rows);
+    for (std::size_t row = block * column_sum_rows; row < end; ++row) {
       for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         store<Overflow::infinity_or_nan, Compute>(
             load<Compute>(partial + j, count) + term(row, j, count), partial + j, count);
       });
     }
   });
-  for (std::size_t block = 1; block < blocks; ++block) {
-    for (std::size_t j = 0; j < columns; ++j) sums[j] += sums[block * columns + j];
-  }
+  if (columns != 0) add_up_partial_sums(sums, columns);
   finish(sums.data());
 }
 

@@ -25,12 +25,13 @@ template <class Compute, class T>
   auto max_lanes = broadcast<Compute>(lowest);
   for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
     const auto v = fill_beyond<Compute>(load<Compute>(row + j, count) * mult, count, lowest);
-    max_lanes = select_lane(v > max_lanes, v, max_lanes);
+    max_lanes = greater_lane(v, max_lanes);
   });
   const Compute max = horizontal_max(max_lanes);
   // −∞ − (−∞) and +∞ − (+∞) are NaN, and so is any NaN: the sum carries it to every element.
   const Compute sum = sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-    return fill_beyond<Compute>(exp(load<Compute>(row + j, count) * mult - max), count, Compute{0});
+    return fill_beyond<Compute>(exp_of_nonpositive(load<Compute>(row + j, count) * mult - max),
+                                count, Compute{0});
   });
   return {max, sum};
 }

@@ -130,11 +130,11 @@ struct CrossEntropy {
     Array<T> dx(logits.shape(), logits.resource());
     T* target = dx.mutable_data();
     const std::size_t classes = logits.columns();
+    const kernels::Destination<T> destination(target, classes, 2 * logits.bytes());
     const auto m = static_cast<Compute>(mult);
     const Compute factor = static_cast<Compute>(s.backward[0]) * *dloss.data();
     const auto everywhere = static_cast<Compute>(label_smoothing / static_cast<double>(classes));
-    const auto at_label =
-        static_cast<Compute>(1 - label_smoothing + label_smoothing / static_cast<double>(classes));
+    const auto here = static_cast<Compute>(1 - label_smoothing);
     kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
       T* out = target + i * classes;
       if (labels.data()[i] == ignore_index) {
@@ -143,17 +143,18 @@ struct CrossEntropy {
       }
       const Compute max = rows.data()[2 * i];
       const Compute per_sum = 1 / rows.data()[2 * i + 1];
+      const T* row = logits.row(i);
+      const auto label = static_cast<std::size_t>(labels.data()[i]);
+      const kernels::Destination<T> to = destination;
       kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
         const auto p =
-            kernels::exp(kernels::load<Compute>(logits.row(i) + j, count) * m - max) * per_sum;
-        kernels::store<Overflow::infinity_or_nan, Compute>(factor * (p - everywhere), out + j,
-                                                           count);
+            kernels::exp_of_nonpositive(kernels::load<Compute>(row + j, count) * m - max) * per_sum;
+        auto difference = p - everywhere;
+        if (label - j < count) difference = kernels::add_to_lane(difference, label - j, -here);
+        to.template put<Overflow::infinity_or_nan, Compute>(factor * difference, i * classes + j,
+                                                            count);
       });
-      const auto label = static_cast<std::size_t>(labels.data()[i]);
-      const Compute p = kernels::first_lane(kernels::exp(kernels::broadcast<Compute>(
-                            static_cast<Compute>(logits.row(i)[label]) * m - max))) *
-                        per_sum;
-      out[label] = static_cast<T>(factor * (p - at_label));
+      to.finish();
     });
     return std::tuple{std::move(dx)};
   }

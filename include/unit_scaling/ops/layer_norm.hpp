@@ -51,9 +51,10 @@ struct LayerNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    auto statistics = row_statistics<Compute>(x);
+    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, x_hat<Compute>(x, statistics), [=](std::size_t, auto, auto v) { return a * v; });
+        x, measure(x, statistics), x_hat<Compute>(x, statistics),
+        [=](std::size_t, auto, auto v) { return a * v; });
     return Forward{std::move(y), std::tuple{x, std::move(statistics)}};
   }
 
@@ -62,11 +63,12 @@ struct LayerNorm {
                              const Array<G>& gain, const Array<B>& bias) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    auto statistics = row_statistics<Compute>(x);
+    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, x_hat<Compute>(x, statistics), [&](std::size_t j, auto count, auto v) {
-          return a * (v * kernels::load<Compute>(gain.data() + j, count) +
-                      kernels::load<Compute>(bias.data() + j, count));
+        x, measure(x, statistics), x_hat<Compute>(x, statistics),
+        [a, g = gain.data(), b = bias.data()](std::size_t j, auto count, auto v) {
+          return a *
+                 (v * kernels::load<Compute>(g + j, count) + kernels::load<Compute>(b + j, count));
         });
     return Forward{std::move(y), std::tuple{x, std::move(statistics), gain}};
   }
@@ -76,10 +78,14 @@ struct LayerNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
-                                              dy, [&](std::size_t i, std::size_t j, auto count) {
-                                                return kernels::load<Compute>(dy.row(i) + j, count);
-                                              })};
+    return std::tuple{input_gradient<Compute>(
+        s.backward[0], std::get<0>(saved), std::get<1>(saved), dy,
+        [&](std::size_t i) {
+          return [row = dy.row(i)](std::size_t j, auto count) {
+            return kernels::load<Compute>(row + j, count);
+          };
+        },
+        [](std::size_t, std::size_t) { return [](std::size_t, auto, auto) {}; })};
   }
 
   template <Precision P, class T, class G>
@@ -91,66 +97,66 @@ struct LayerNorm {
     const Array<T>& x = std::get<0>(saved);
     const Array<Compute>& statistics = std::get<1>(saved);
     const Array<G>& gain = std::get<2>(saved);
-    auto dx = input_gradient<Compute>(s.backward[0], x, statistics, dy,
-                                      [&](std::size_t i, std::size_t j, auto count) {
-                                        return kernels::load<Compute>(dy.row(i) + j, count) *
-                                               kernels::load<Compute>(gain.data() + j, count);
-                                      });
-    auto dg = kernels::gain_gradient<Compute>(dy, gain.shape(), static_cast<Compute>(s.backward[1]),
-                                              x_hat<Compute>(x, statistics));
-    auto db = kernels::column_sums<Compute, T>(dy.data(), x.rows(), gain.shape(),
-                                               static_cast<Compute>(s.backward[2]), x.resource());
+    kernels::AffineGradients<Compute, true> sums(x.rows(), x.columns());
+    auto dx = input_gradient<Compute>(
+        s.backward[0], x, statistics, dy,
+        [&](std::size_t i) {
+          return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
+            return kernels::load<Compute>(row + j, count) * kernels::load<Compute>(g + j, count);
+          };
+        },
+        [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
+    auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
+    auto db = sums.template bias<T>(static_cast<Compute>(s.backward[2]), x.resource());
     return std::tuple{std::move(dx), std::move(dg), std::move(db)};
   }
 
  private:
-  /// Mean and reciprocal standard deviation of each row: shape (rows, 2).
+  /// Notes the mean and the reciprocal standard deviation of a row in `statistics`, (rows, 2).
   template <class Compute, class T>
-  [[nodiscard]] Array<Compute> row_statistics(const Array<T>& x) const {
-    const std::size_t columns = x.columns();
-    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
-    if (x.empty()) return statistics;
-    Compute* target = statistics.mutable_data();
-    const auto size = static_cast<Compute>(columns);
-    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+  [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& statistics) const {
+    return [&x, target = statistics.mutable_data(), size = static_cast<Compute>(x.columns()),
+            epsilon_ = static_cast<Compute>(epsilon)](std::size_t i) {
+      const T* row = x.row(i);
+      const std::size_t columns = x.columns();
       const Compute centre =
-          kernels::sum_lanes<Compute>(columns,
-                                      [&](std::size_t j, auto count) {
-                                        return kernels::load<Compute>(x.row(i) + j, count);
-                                      }) /
+          kernels::sum_lanes<Compute>(
+              columns,
+              [&](std::size_t j, auto count) { return kernels::load<Compute>(row + j, count); }) /
           size;
       const Compute variance =
           kernels::sum_lanes<Compute>(columns,
                                       [&](std::size_t j, auto count) {
                                         const auto d = kernels::fill_beyond<Compute>(
-                                            kernels::load<Compute>(x.row(i) + j, count) - centre,
-                                            count, Compute{0});
+                                            kernels::load<Compute>(row + j, count) - centre, count,
+                                            Compute{0});
                                         return d * d;
                                       }) /
           size;
       target[2 * i] = centre;
-      target[2 * i + 1] = 1 / std::sqrt(variance + static_cast<Compute>(epsilon));
-    });
-    return statistics;
-  }
-
-  /// x̂ as lanes; it refers to both arrays.
-  template <class Compute, class T>
-  static auto x_hat(const Array<T>& x, const Array<Compute>& statistics) {
-    return [&](std::size_t i, std::size_t j, auto count) {
-      return (kernels::load<Compute>(x.row(i) + j, count) - statistics.data()[2 * i]) *
-             statistics.data()[2 * i + 1];
+      target[2 * i + 1] = 1 / std::sqrt(variance + epsilon_);
     };
   }
 
-  template <class Compute, class T, class D>
+  /// x̂ of a row as lanes.
+  template <class Compute, class T>
+  static auto x_hat(const Array<T>& x, const Array<Compute>& statistics) {
+    return [&](std::size_t i) {
+      return [row = x.row(i), centre = statistics.data()[2 * i],
+              inverse = statistics.data()[2 * i + 1]](std::size_t j, auto count) {
+        return (kernels::load<Compute>(row + j, count) - centre) * inverse;
+      };
+    };
+  }
+
+  template <class Compute, class T, class D, class Also>
   static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& statistics,
-                                 const Array<T>& dy, const D& x_hat_gradient) {
+                                 const Array<T>& dy, const D& x_hat_gradient, const Also& also) {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     return kernels::normalise_rows_gradient<Compute, kernels::Centring::mean>(
         x, static_cast<Compute>(factor),
         [&](std::size_t i) { return statistics.data()[2 * i + 1]; }, x_hat<Compute>(x, statistics),
-        x_hat_gradient);
+        x_hat_gradient, also);
   }
 };
 inline constexpr Apply<LayerNorm> layer_norm{};

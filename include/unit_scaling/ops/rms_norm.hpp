@@ -48,9 +48,10 @@ struct RmsNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    auto inverse = inverse_rms<Compute>(x);
+    Array<Compute> inverse(Shape{x.rows()}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, x_hat<Compute>(x, inverse), [=](std::size_t, auto, auto v) { return a * v; });
+        x, measure(x, inverse), x_hat<Compute>(x, inverse),
+        [=](std::size_t, auto, auto v) { return a * v; });
     return Forward{std::move(y), std::tuple{x, std::move(inverse)}};
   }
 
@@ -59,10 +60,11 @@ struct RmsNorm {
                              const Array<G>& gain) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    auto inverse = inverse_rms<Compute>(x);
+    Array<Compute> inverse(Shape{x.rows()}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, x_hat<Compute>(x, inverse), [&](std::size_t j, auto count, auto v) {
-          return a * (v * kernels::load<Compute>(gain.data() + j, count));
+        x, measure(x, inverse), x_hat<Compute>(x, inverse),
+        [a, g = gain.data()](std::size_t j, auto count, auto v) {
+          return a * (v * kernels::load<Compute>(g + j, count));
         });
     return Forward{std::move(y), std::tuple{x, std::move(inverse), gain}};
   }
@@ -72,10 +74,14 @@ struct RmsNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
-                                              dy, [&](std::size_t i, std::size_t j, auto count) {
-                                                return kernels::load<Compute>(dy.row(i) + j, count);
-                                              })};
+    return std::tuple{input_gradient<Compute>(
+        s.backward[0], std::get<0>(saved), std::get<1>(saved), dy,
+        [&](std::size_t i) {
+          return [row = dy.row(i)](std::size_t j, auto count) {
+            return kernels::load<Compute>(row + j, count);
+          };
+        },
+        [](std::size_t, std::size_t) { return [](std::size_t, auto, auto) {}; })};
   }
 
   template <Precision P, class T, class G>
@@ -87,50 +93,52 @@ struct RmsNorm {
     const Array<T>& x = std::get<0>(saved);
     const Array<Compute>& inverse = std::get<1>(saved);
     const Array<G>& gain = std::get<2>(saved);
-    auto dx = input_gradient<Compute>(s.backward[0], x, inverse, dy,
-                                      [&](std::size_t i, std::size_t j, auto count) {
-                                        return kernels::load<Compute>(dy.row(i) + j, count) *
-                                               kernels::load<Compute>(gain.data() + j, count);
-                                      });
-    auto dg = kernels::gain_gradient<Compute>(dy, gain.shape(), static_cast<Compute>(s.backward[1]),
-                                              x_hat<Compute>(x, inverse));
+    kernels::AffineGradients<Compute, false> sums(x.rows(), x.columns());
+    auto dx = input_gradient<Compute>(
+        s.backward[0], x, inverse, dy,
+        [&](std::size_t i) {
+          return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
+            return kernels::load<Compute>(row + j, count) * kernels::load<Compute>(g + j, count);
+          };
+        },
+        [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
+    auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     return std::tuple{std::move(dx), std::move(dg)};
   }
 
  private:
-  /// 1 / √(mean(x²) + ε) of each row: shape (rows).
+  /// Notes 1 / √(mean(x²) + ε) of a row in `inverse`, (rows).
   template <class Compute, class T>
-  [[nodiscard]] Array<Compute> inverse_rms(const Array<T>& x) const {
-    const std::size_t columns = x.columns();
-    Array<Compute> result(Shape{x.rows()}, x.resource());
-    if (x.empty()) return result;
-    Compute* target = result.mutable_data();
-    kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      const Compute squares = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        const auto v = kernels::load<Compute>(x.row(i) + j, count);
-        return v * v;
-      });
-      target[i] =
-          1 / std::sqrt(squares / static_cast<Compute>(columns) + static_cast<Compute>(epsilon));
-    });
-    return result;
-  }
-
-  /// x̂ as lanes; it refers to both arrays.
-  template <class Compute, class T>
-  static auto x_hat(const Array<T>& x, const Array<Compute>& inverse) {
-    return [&](std::size_t i, std::size_t j, auto count) {
-      return kernels::load<Compute>(x.row(i) + j, count) * inverse.data()[i];
+  [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& inverse) const {
+    return [&x, target = inverse.mutable_data(),
+            epsilon_ = static_cast<Compute>(epsilon)](std::size_t i) {
+      const T* row = x.row(i);
+      const Compute squares =
+          kernels::sum_lanes<Compute>(x.columns(), [&](std::size_t j, auto count) {
+            const auto v = kernels::load<Compute>(row + j, count);
+            return v * v;
+          });
+      target[i] = 1 / std::sqrt(squares / static_cast<Compute>(x.columns()) + epsilon_);
     };
   }
 
-  template <class Compute, class T, class D>
+  /// x̂ of a row as lanes.
+  template <class Compute, class T>
+  static auto x_hat(const Array<T>& x, const Array<Compute>& inverse) {
+    return [&](std::size_t i) {
+      return [row = x.row(i), factor = inverse.data()[i]](std::size_t j, auto count) {
+        return kernels::load<Compute>(row + j, count) * factor;
+      };
+    };
+  }
+
+  template <class Compute, class T, class D, class Also>
   static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& inverse,
-                                 const Array<T>& dy, const D& x_hat_gradient) {
+                                 const Array<T>& dy, const D& x_hat_gradient, const Also& also) {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     return kernels::normalise_rows_gradient<Compute, kernels::Centring::none>(
         x, static_cast<Compute>(factor), [&](std::size_t i) { return inverse.data()[i]; },
-        x_hat<Compute>(x, inverse), x_hat_gradient);
+        x_hat<Compute>(x, inverse), x_hat_gradient, also);
   }
 };
 inline constexpr Apply<RmsNorm> rms_norm{};

@@ -62,7 +62,8 @@ struct Softmax {
         kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
           const auto v = kernels::load<Compute>(x.row(i) + j, count);
           kernels::store<Overflow::infinity_or_nan, Compute>(
-              kernels::exp((v * m) - row.max) * factor, target + i * columns + j, count);
+              kernels::exp_of_nonpositive((v * m) - row.max) * factor, target + i * columns + j,
+              count);
         });
       });
     }
