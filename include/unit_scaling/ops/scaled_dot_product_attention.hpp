@@ -31,9 +31,9 @@ namespace unit_scaling::ops {
 ///         distance i − j = 1 − keys; or (heads, keys, head_dim) from distance 0 on where causal
 ///         and queries = keys.
 /// Scales: c = mult/√head_dim under paper and none, mult/head_dim under umup. Let s be keys, d
-///         value_dim, t the terms of a score (1, or 2 with r), L = max(1, ln s) if causal, else 1.
+///         value_dim, t the terms of a score (1, or 2 with r), L = ln s if causal, s > 1, else 1.
 ///         umup: α = β_q = β_k = β_v = √(1−p) (s/L)^((1−w)/2), w = 1/(1 + 4d/(t mult²)), as the
-///         reference but for s = 1 and 2, where its L = ln s would be 0 and 0.7.
+///         reference but for s = 1, where its L = ln s = 0 would give no factor.
 ///         paper, which has no attention: α = √(1−p)/σ, σ² = E Σ_j p_ij² for scores ~ N(0, t
 ///         mult²): 1 for one key, e/s for many if t mult² = 1, the mean over i if causal;
 ///         β_v = α √(s/queries), β_q = α/(c√(td)), β_k = β_v/(c√d).
@@ -203,7 +203,7 @@ struct ScaledDotProductAttention {
     // A gradient of a weight is a sum over value_dim, which meets the score's factor.
     const double slope = size.score_factor * std::sqrt(std::max(1.0, dim));
     if (scaling.rule == Rule::umup) {
-      const double flat = (is_causal ? std::max(1.0, std::log(keys)) : 1) / keys;
+      const double flat = (is_causal && size.keys > 1 ? std::log(keys) : 1) / keys;
       s.forward = std::sqrt(kept) /
                   moments::log_interpolate(1 / (1 + 4 * dim / variance), 1, std::sqrt(flat));
       s.backward = {s.forward, s.forward, s.forward, s.forward / slope};
