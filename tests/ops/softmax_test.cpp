@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <string>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -32,6 +33,50 @@ TEST(Softmax, BackwardIsTheScaledGradient) {
 TEST(Softmax, BackwardIsTheScaledGradientWithAMultiplier) {
   expect_scaled_gradients_under_all_rules(ops::Softmax{.mult = 0.6},
                                           normal_array<double>({3, 7}, 2));
+}
+
+TEST(Softmax, BackwardIsTheScaledGradientAlongAnyDimension) {
+  for (const int dimension : {0, 1, 2, -3, -2}) {
+    for (const Shape& shape : {Shape{3, 4, 5}, Shape{1, 7, 1}}) {
+      SCOPED_TRACE(testing::Message() << dimension << " of " << to_string(shape));
+      expect_scaled_gradients_under_all_rules(ops::Softmax{.mult = 0.6, .dimension = dimension},
+                                              normal_array<double>(shape, 2));
+    }
+  }
+}
+
+// x[i][j][k] along its middle is, for each k, a softmax of rows x[i][·][k].
+TEST(Softmax, AlongAnotherDimensionIsThatOfRowsPickedFromIt) {
+  const auto x = normal_array<float>({3, 7, 5}, 21);
+  const auto dy = normal_array<float>({3, 7, 5}, 22);
+  const ops::Softmax along{.scaling = scaling::umup, .mult = 2, .dimension = -2};
+  const ops::Softmax last{.scaling = scaling::umup, .mult = 2};
+  const auto whole = run_op_with(
+      precision::fp32{}, along, along.scales(x), [&](const auto&) { return dy; }, x);
+  for (std::size_t k = 0; k < 5; ++k) {
+    Array<float> rows(Shape{3, 7});
+    Array<float> dy_rows(Shape{3, 7});
+    for (std::size_t i = 0; i < 21; ++i) {
+      rows.mutable_data()[i] = x.data()[i * 5 + k];
+      dy_rows.mutable_data()[i] = dy.data()[i * 5 + k];
+    }
+    EXPECT_EQ(last.scales(rows), along.scales(x));
+    const auto part = run_op_with(
+        precision::fp32{}, last, last.scales(rows), [&](const auto&) { return dy_rows; }, rows);
+    for (std::size_t i = 0; i < 21; ++i) {
+      EXPECT_EQ(whole.y.data()[i * 5 + k], part.y.data()[i]);
+      EXPECT_EQ(std::get<0>(whole.gradients).data()[i * 5 + k],
+                std::get<0>(part.gradients).data()[i]);
+    }
+  }
+}
+
+TEST(Softmax, RejectsADimensionThatIsNotThere) {
+  const auto x = normal_array<float>({2, 3}, 23);
+  for (const int dimension : {2, -3}) {
+    expect_domain_error([&] { (void)ops::softmax(x, {.dimension = dimension}); },
+                        {"softmax", "dimension", "(2, 3)", std::to_string(dimension)});
+  }
 }
 
 // α = β = s is exact to an order of magnitude. For many logits s the normaliser is s √e, so that
@@ -106,6 +151,8 @@ TEST(Softmax, RejectsAGradientOfAnotherShape) {
 TEST(Softmax, TakesEmptyArraysAndScalars) {
   for (const Shape& shape : {Shape{0}, Shape{0, 3}, Shape{3, 0}, Shape{}, Shape{1}, Shape{17}}) {
     expect_gradients_have_argument_shapes(precision::fp8{}, ops::Softmax{},
+                                          normal_array<float16>(shape, 7));
+    expect_gradients_have_argument_shapes(precision::fp8{}, ops::Softmax{.dimension = 0},
                                           normal_array<float16>(shape, 7));
   }
 }

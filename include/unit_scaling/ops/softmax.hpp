@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer ops: softmax along the last extent.
+/// Layer ops: softmax along one extent.
 #pragma once
 
 #include <cmath>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
@@ -14,29 +19,33 @@
 
 namespace unit_scaling::ops {
 
-/// Unit-scaled softmax: y = α p, p = softmax(m x) along the last extent;
+/// Unit-scaled softmax: y = α p, p = softmax(m x) along one extent, the last unless said otherwise;
 /// dx = β m p (dy − Σ dy p).
-/// Shapes: x, y, dx, dy alike, any; the last extent is s.
+/// Shapes: x, y, dx, dy alike, any; s is the extent it runs along.
 /// Units:  x ~ N(0,1) gives std(y) near 1, see Scales.
 /// Scales: paper: α = β = s, right to an order of magnitude only: for x ~ N(0,1) and large s,
 ///         std(y) = √(e−1) = 1.31 and rms(dx) = √e = 1.65. u-μP: α from s (flat) to √s (one-hot),
 ///         β from s/m to √(s/m), interpolated logarithmically with weight 1/(1 + 4/m²).
 /// Values: a row with a NaN or +∞, or of −∞ only, is NaN throughout; a −∞ among finite values
-///         gives 0. p is recovered from the stored y for backward.
-/// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
+///         gives 0. p is recovered from the stored y for backward. Along another extent than the
+///         last it runs on a copy in which that one is contiguous.
+/// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0,
+///         and x has the dimension.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
 struct Softmax {
   static constexpr std::string_view name = "softmax";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
 
   Scaling scaling = {};
-  double mult = 1;  ///< m; the paper's factors are for 1.
+  double mult = 1;     ///< m; the paper's factors are for 1.
+  int dimension = -1;  ///< number of the extent it runs along; negative from the end
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
-    const auto s = static_cast<double>(x.columns());
+    const Extents e = extents(x.shape());
+    const auto s = static_cast<double>(e.size);
     Scales<1> ideal;
-    if (x.columns() == 0) return ideal;
+    if (e.size == 0) return ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = s, .backward = {s}};
     } else if (scaling.rule == Rule::umup) {
@@ -49,25 +58,13 @@ struct Softmax {
 
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
-    using Compute = typename P::compute;
-    using Storage = typename P::storage;
-    Array<Storage> y(x.shape(), x.resource());
-    Storage* target = y.mutable_data();
-    const std::size_t columns = x.columns();
-    const auto m = static_cast<Compute>(mult);
-    if (!x.empty()) {
-      kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-        const auto row = kernels::softmax_row<Compute>(x.row(i), columns, m);
-        const auto factor = static_cast<Compute>(s.forward) / row.sum;
-        kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-          const auto v = kernels::load<Compute>(x.row(i) + j, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(
-              kernels::exp_of_nonpositive((v * m) - row.max) * factor, target + i * columns + j,
-              count);
-        });
-      });
-    }
-    return Forward{y, std::tuple{y, static_cast<Compute>(s.forward)}};
+    const auto a = static_cast<typename P::compute>(s.forward);
+    const Extents e = extents(x.shape());
+    const auto y = e.is_last ? of_rows<P>(a, x)
+                             : exchanged(of_rows<P>(a, exchanged(x, e.outer, e.size, e.inner)),
+                                         e.outer, e.inner, e.size)
+                                   .reshaped(x.shape());
+    return Forward{y, std::tuple{y, a}};
   }
 
   template <Precision P, class T>
@@ -78,10 +75,67 @@ struct Softmax {
     const Array<T>& y = std::get<0>(saved);
     const Compute p_per_y = 1 / std::get<1>(saved);
     require_same_shape(name, "dy and x", dy.shape(), y.shape());
+    const auto factor = static_cast<Compute>(s.backward[0] * mult) * p_per_y;
+    const Extents e = extents(y.shape());
+    if (e.is_last) return std::tuple{gradient_of_rows(factor, p_per_y, y, dy)};
+    const auto rows = gradient_of_rows(factor, p_per_y, exchanged(y, e.outer, e.size, e.inner),
+                                       exchanged(dy, e.outer, e.size, e.inner));
+    return std::tuple{exchanged(rows, e.outer, e.inner, e.size).reshaped(y.shape())};
+  }
+
+ private:
+  /// Extents before, of and after the dimension.
+  struct Extents {
+    std::size_t outer, size, inner;
+    bool is_last;
+  };
+
+  [[nodiscard]] Extents extents(const Shape& shape) const {
+    // A scalar is a row of one.
+    const int rank = shape.rank() == 0 ? 1 : static_cast<int>(shape.rank());
+    require(dimension >= -rank && dimension < rank, name,
+            "expected a dimension of " + to_string(shape) + ", got " + std::to_string(dimension));
+    const auto at = static_cast<std::size_t>(dimension < 0 ? dimension + rank : dimension);
+    Extents e{1, shape.columns(), 1, at + 1 == static_cast<std::size_t>(rank)};
+    for (std::size_t i = 0; i < shape.rank(); ++i) {
+      if (i < at) e.outer *= shape[i];
+      if (i == at) e.size = shape[i];
+      if (i > at) e.inner *= shape[i];
+    }
+    return e;
+  }
+
+  /// α p of every row of x.
+  template <Precision P, class T>
+  [[nodiscard]] Array<typename P::storage> of_rows(typename P::compute a, const Array<T>& x) const {
+    using Compute = typename P::compute;
+    using Storage = typename P::storage;
+    Array<Storage> y(x.shape(), x.resource());
+    Storage* target = y.mutable_data();
+    const std::size_t columns = x.columns();
+    const auto m = static_cast<Compute>(mult);
+    if (!x.empty()) {
+      kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
+        const auto row = kernels::softmax_row<Compute>(x.row(i), columns, m);
+        const auto factor = a / row.sum;
+        kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+          const auto v = kernels::load<Compute>(x.row(i) + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(
+              kernels::exp_of_nonpositive((v * m) - row.max) * factor, target + i * columns + j,
+              count);
+        });
+      });
+    }
+    return y;
+  }
+
+  /// factor y (dy − Σ dy y p_per_y) of every row.
+  template <class Compute, class T>
+  [[nodiscard]] static Array<T> gradient_of_rows(Compute factor, Compute p_per_y, const Array<T>& y,
+                                                 const Array<T>& dy) {
     Array<T> dx(y.shape(), y.resource());
     T* target = dx.mutable_data();
     const std::size_t columns = y.columns();
-    const auto factor = static_cast<Compute>(s.backward[0] * mult) * p_per_y;
     if (!y.empty()) {
       kernels::for_rows(y.rows(), columns, [&](std::size_t i) {
         const Compute inner =
@@ -97,7 +151,24 @@ struct Softmax {
         });
       });
     }
-    return std::tuple{std::move(dx)};
+    return dx;
+  }
+
+  /// (outer, rows, columns) as (outer · columns, rows).
+  template <class T>
+  [[nodiscard]] static Array<T> exchanged(const Array<T>& array, std::size_t outer,
+                                          std::size_t rows, std::size_t columns) {
+    Array<T> result(Shape{outer * columns, rows}, array.resource());
+    T* target = result.mutable_data();
+    const T* from = array.data();
+    parallel_for(outer, [&](std::size_t i) {
+      for (std::size_t j = 0; j < columns; ++j) {
+        for (std::size_t k = 0; k < rows; ++k) {
+          target[(i * columns + j) * rows + k] = from[(i * rows + k) * columns + j];
+        }
+      }
+    });
+    return result;
   }
 };
 inline constexpr Apply<Softmax> softmax{};
