@@ -3,6 +3,7 @@
 /// Layer ops: softmax along one extent.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -27,8 +28,10 @@ namespace unit_scaling::ops {
 ///         std(y) = √(e−1) = 1.31 and rms(dx) = √e = 1.65. u-μP: α from s (flat) to √s (one-hot),
 ///         β from s/m to √(s/m), interpolated logarithmically with weight 1/(1 + 4/m²).
 /// Values: a row with a NaN or +∞, or of −∞ only, is NaN throughout; a −∞ among finite values
-///         gives 0. p is recovered from the stored y for backward. Along another extent than the
-///         last it runs on a copy in which that one is contiguous.
+///         gives 0. p is recovered from the stored y for backward, where it sums to one but for its
+///         rounding: so dy of a row is counted from that of its likeliest element, which changes
+///         nothing for exact p. Along another extent than the last it runs on a copy in which that
+///         one is contiguous.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0,
 ///         and x has the dimension.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
@@ -129,7 +132,8 @@ struct Softmax {
     return y;
   }
 
-  /// factor y (dy − Σ dy y p_per_y) of every row.
+  /// factor y (dy − Σ dy y p_per_y) of every row, dy being counted from that of the likeliest
+  /// element: where that one's p is near one, dy − Σ would cancel to the rounding error of p.
   template <class Compute, class T>
   [[nodiscard]] static Array<T> gradient_of_rows(Compute factor, Compute p_per_y, const Array<T>& y,
                                                  const Array<T>& dy) {
@@ -138,15 +142,18 @@ struct Softmax {
     const std::size_t columns = y.columns();
     if (!y.empty()) {
       kernels::for_rows(y.rows(), columns, [&](std::size_t i) {
+        const auto likeliest = std::max_element(y.row(i), y.row(i) + columns) - y.row(i);
+        const auto origin = static_cast<Compute>(dy.row(i)[likeliest]);
+        const auto upstream = [&](std::size_t j, auto count) {
+          return kernels::load<Compute>(dy.row(i) + j, count) - origin;
+        };
         const Compute inner =
             p_per_y * kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-              return kernels::load<Compute>(y.row(i) + j, count) *
-                     kernels::load<Compute>(dy.row(i) + j, count);
+              return kernels::load<Compute>(y.row(i) + j, count) * upstream(j, count);
             });
         kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
           kernels::store<Overflow::infinity_or_nan, Compute>(
-              factor * kernels::load<Compute>(y.row(i) + j, count) *
-                  (kernels::load<Compute>(dy.row(i) + j, count) - inner),
+              factor * kernels::load<Compute>(y.row(i) + j, count) * (upstream(j, count) - inner),
               target + i * columns + j, count);
         });
       });
