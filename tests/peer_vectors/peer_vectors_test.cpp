@@ -33,9 +33,6 @@ std::filesystem::path vectors_folder() {
 TEST(PeerVectors, EveryCaseOfEveryFileAgrees) {
   const Report report = compare_folder(vectors_folder());
   for (const std::string& failure : report.failures) ADD_FAILURE() << failure;
-  for (const std::string& gap : report.not_compared) {
-    std::cout << "peer_vectors: not compared: " << gap << '\n';
-  }
   std::cout << "peer_vectors: compared " << report.cases << " cases in " << report.files
             << " files\n";
   EXPECT_GT(report.cases, 0U);
