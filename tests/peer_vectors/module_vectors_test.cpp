@@ -38,7 +38,7 @@ const RegisterOp mlp("module_mlp", [](auto& run) {
 
 // The reference takes the root mean square of its norms, and the logits of its loss, in float.
 const RegisterOp layer("module_transformer_layer", [](auto& run) {
-  run.peer_rounds_to_single();
+  run.peer_rounds_to_single(2);
   nn::Initialiser initialiser(0, scaling::umup);
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
@@ -52,12 +52,12 @@ const RegisterOp layer("module_transformer_layer", [](auto& run) {
 });
 
 const RegisterOp decoder("module_transformer_decoder", [](auto& run) {
-  run.peer_rounds_to_single();
   nn::Initialiser initialiser(0, scaling::umup);
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
       .layers = run.template parameter<std::size_t>("layers", 1),
       .heads = run.template parameter<std::size_t>("heads", 1)};
+  run.peer_rounds_to_single(2 * config.layers + 1);
   nn::TransformerDecoder module(initialiser, run.template parameter<std::size_t>("vocab_size", 0),
                                 config);
   run.load(module, [](const std::string& name) {

@@ -114,9 +114,15 @@ template <unit_scaling::Precision P> class Run {
     });
   }
 
-  /// Says that the peer itself computed parts of these cases in single precision, so that no more
-  /// than a few of its roundings can be asked of double: 2e-6 of the root mean square.
-  void peer_rounds_to_single() { tolerance_.of_rms = std::max(tolerance_.of_rms, 2e-6); }
+  /// Says that the peer itself took the root mean square of so many norms, one after another, in
+  /// single precision. Each is off by a few of its roundings, 2e-6 of the root mean square, and
+  /// what follows it is off with it; so of double no more can be asked, and never more than of
+  /// single.
+  void peer_rounds_to_single(std::size_t norms) {
+    const double of_rms = std::min(2e-6 * static_cast<double>(norms),
+                                   tolerance<unit_scaling::precision::fp32>.of_rms);
+    tolerance_.of_rms = std::max(tolerance_.of_rms, of_rms);
+  }
 
   [[nodiscard]] unit_scaling::Tape<P>& tape() { return tape_; }
 

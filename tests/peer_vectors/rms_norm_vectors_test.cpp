@@ -7,7 +7,7 @@ namespace {
 
 // The reference takes the root mean square in float.
 const RegisterOp rms_norm("rms_norm", [](auto& run) {
-  run.peer_rounds_to_single();
+  run.peer_rounds_to_single(1);
   const auto input = run.input("input");
   const unit_scaling::ops::RmsNorm op{.scaling = run.scaling(),
                                       .epsilon = run.template parameter<double>("eps", 1e-5)};
