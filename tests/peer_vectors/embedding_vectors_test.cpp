@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include <cstdint>
+#include <limits>
+#include <optional>
+
 #include "op_vectors.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 
@@ -8,12 +12,15 @@ namespace {
 const RegisterOp embedding("embedding", [](auto& run) {
   const auto ids = run.indices("input");
   const auto table = run.input("weight");
-  // −1 stands for none.
-  const auto padding = run.template parameter<std::int32_t>("padding_idx", -1);
+  // No entry has the largest number: it stands for none. The peer counts negative ones from the
+  // end.
+  constexpr auto none = std::numeric_limits<std::int32_t>::max();
+  auto padding = run.parameter("padding_idx", none);
+  if (padding < 0) padding += static_cast<std::int32_t>(table.shape().rows());
   run.finish(unit_scaling::ops::embedding(
       ids, table,
       {.scaling = run.scaling(),
-       .padding_idx = padding < 0 ? std::nullopt : std::optional(padding)}));
+       .padding_idx = padding == none ? std::nullopt : std::optional(padding)}));
 });
 
 }  // namespace

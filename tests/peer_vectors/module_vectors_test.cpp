@@ -7,6 +7,8 @@
 #include "unit_scaling/nn/swiglu.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/nn/transformer_layer.hpp"
+#include "unit_scaling/nn/transformer_stack.hpp"
+#include "unit_scaling/scaling/residual_rule.hpp"
 
 namespace peer_vectors {
 namespace {
@@ -16,7 +18,14 @@ using namespace unit_scaling;
 /// Modules are called "module" here; the reference's parameters have no such first name.
 std::string without_first_name(const std::string& name) { return name.substr(name.find('.') + 1); }
 
+/// The residual rule of a case, of the reference's default where it names no numbers.
+template <class Run> ResidualRule residual_rule(Run& run) {
+  return transformer_residual_scaling_rule(run.parameter("residual_mult", 1.0),
+                                           run.parameter("residual_attn_ratio", 1.0));
+}
+
 const RegisterOp attention("module_mhsa", [](auto& run) {
+  run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
   const auto hidden_size = run.template parameter<std::size_t>("hidden_size", 0);
   nn::MultiHeadAttention module(initialiser, "module", hidden_size,
@@ -39,6 +48,7 @@ const RegisterOp mlp("module_mlp", [](auto& run) {
 // The reference takes the root mean square of its norms, and the logits of its loss, in float.
 const RegisterOp layer("module_transformer_layer", [](auto& run) {
   run.peer_rounds_to_single(2);
+  run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
@@ -51,12 +61,29 @@ const RegisterOp layer("module_transformer_layer", [](auto& run) {
   run.finish(module(run.input("input")));
 });
 
-const RegisterOp decoder("module_transformer_decoder", [](auto& run) {
+const RegisterOp stack("module_transformer_stack", [](auto& run) {
+  run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
       .layers = run.template parameter<std::size_t>("layers", 1),
-      .heads = run.template parameter<std::size_t>("heads", 1)};
+      .heads = run.template parameter<std::size_t>("heads", 1),
+      .is_causal = run.template parameter<bool>("is_causal", false),
+      .residual_rule = residual_rule(run)};
+  run.peer_rounds_to_single(2 * config.layers);
+  nn::TransformerStack module(initialiser, "module", config);
+  run.load(module, without_first_name);
+  run.finish(module(run.input("input")));
+});
+
+const RegisterOp decoder("module_transformer_decoder", [](auto& run) {
+  run.expect_no_dropout("dropout_p");
+  nn::Initialiser initialiser(0, scaling::umup);
+  const nn::TransformerConfig config{
+      .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
+      .layers = run.template parameter<std::size_t>("layers", 1),
+      .heads = run.template parameter<std::size_t>("heads", 1),
+      .residual_rule = residual_rule(run)};
   run.peer_rounds_to_single(2 * config.layers + 1);
   nn::TransformerDecoder module(initialiser, run.template parameter<std::size_t>("vocab_size", 0),
                                 config);

@@ -2,6 +2,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -20,10 +21,11 @@ template <class E> Failures compare_blocks(const Json& one_case) {
   const auto extents = one_case.at("shape").get<std::vector<std::size_t>>();
   const auto inputs = one_case.at("x_float32_bits").get<std::vector<std::uint32_t>>();
   const auto expected = one_case.at("y_float32_bits").get<std::vector<std::uint32_t>>();
-  const std::size_t rows = extents.at(0);
-  const std::size_t columns = extents.at(1);
-  if (extents.size() != 2 || inputs.size() != rows * columns || expected.size() != inputs.size()) {
-    throw std::runtime_error("not one input and one output for each element of two dimensions");
+  const unit_scaling::Shape shape{std::span<const std::size_t>(extents)};
+  const std::size_t rows = shape.rows();
+  const std::size_t columns = shape.columns();
+  if (inputs.size() != shape.size() || expected.size() != inputs.size()) {
+    throw std::runtime_error("not one input and one output for each element");
   }
   std::vector<float> numbers;
   for (const std::uint32_t bits : inputs) numbers.push_back(std::bit_cast<float>(bits));

@@ -27,6 +27,7 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
 namespace peer_vectors {
@@ -70,6 +71,12 @@ template <unit_scaling::Precision P, std::size_t N> struct SeedGradients {
     return std::apply([](const auto&... each) { return std::tuple{each...}; }, gradients);
   }
 };
+
+/// The constraint of this name; an empty one is none, as in the reference.
+inline unit_scaling::Constraint named_constraint(const std::string& name) {
+  return name.empty() || name == "None" ? unit_scaling::constraint::none
+                                        : unit_scaling::constraint::by_name(name);
+}
 
 /// One case of an op in precision P: hands out its inputs and parameters, then compares. An input
 /// or parameter of the case that was not asked for is a failure: the op would have ignored it.
@@ -126,6 +133,15 @@ template <unit_scaling::Precision P> class Run {
 
   [[nodiscard]] unit_scaling::Tape<P>& tape() { return tape_; }
 
+  [[nodiscard]] std::string name() const { return name_of(case_); }
+
+  /// Takes a probability of dropout, which must be 0: nobody's random numbers are another's.
+  void expect_no_dropout(const std::string& parameter_name) {
+    if (parameter(parameter_name, 0.0) != 0) {
+      throw std::runtime_error(parameter_name + " is not 0: what is dropped cannot be compared");
+    }
+  }
+
   /// A parameter of the case, or `fallback` where it has none or null.
   template <class V> [[nodiscard]] V parameter(const std::string& name, const V& fallback) {
     if (!case_.at("params").contains(name)) return fallback;
@@ -133,14 +149,14 @@ template <unit_scaling::Precision P> class Run {
     return value.is_null() ? fallback : value.template get<V>();
   }
 
-  /// u-μP's rules under the constraint of the case: null is none, an absent one is the default.
+  /// u-μP's rules under the constraint of the case: null or an empty name is none, an absent one is
+  /// the default.
   [[nodiscard]] unit_scaling::Scaling scaling(
       const unit_scaling::Scaling& fallback = unit_scaling::scaling::umup) {
     if (!case_.at("params").contains("constraint")) return fallback;
     const Json& name = take("params", "constraint");
-    if (name.is_null()) return unit_scaling::scaling::umup.with(unit_scaling::constraint::none);
     return unit_scaling::scaling::umup.with(
-        unit_scaling::constraint::by_name(name.get<std::string>()));
+        named_constraint(name.is_null() ? std::string() : name.template get<std::string>()));
   }
 
   /// Compares the outputs, seeds the backward pass with the gradients of the case and compares the
@@ -231,6 +247,23 @@ struct RegisterOp {
     });
   }
 };
+
+/// A normalisation along the extents that the case names as `normalized_shape`, by default the
+/// last: `norm` gets the input with these flattened into one, and `flat(gain)` is a gain or bias
+/// so.
+template <class Run, class Norm> auto normalise(Run& run, const Norm& norm) {
+  using unit_scaling::Shape;
+  const auto input = run.input("input");
+  const Shape& shape = input.shape();
+  const auto named = run.parameter("normalized_shape", std::vector<std::size_t>{shape.columns()});
+  const std::size_t size = Shape(std::span<const std::size_t>(named)).size();
+  const auto flat = [=](const auto& gain) {
+    return gain.shape().rank() == 1 ? gain : unit_scaling::ops::reshape(gain, {.shape = {size}});
+  };
+  if (named.size() == 1) return norm(input, flat);
+  const auto rows = unit_scaling::ops::reshape(input, {.shape = {shape.size() / size, size}});
+  return unit_scaling::ops::reshape(norm(rows, flat), {.shape = shape});
+}
 
 /// The reduction of a loss by its name in the vectors.
 inline unit_scaling::ops::Reduction reduction(const std::string& name) {

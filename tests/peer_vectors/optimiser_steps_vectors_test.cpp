@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <sstream>
 #include <stdexcept>
@@ -69,10 +70,33 @@ Layer parse_layer(const std::string& text, const std::string& number, const Json
       layer.bias = Parameter{number + ".bias", floats(inputs.at("param:" + number + ".bias")),
                              ParameterKind::bias};
     } else {
-      layer.scaling.constraint = word == "None" ? constraint::none : constraint::by_name(word);
+      layer.scaling.constraint = named_constraint(word);
     }
   }
   return layer;
+}
+
+/// The parameters of a case but for those that are null, which stand for the default.
+/// @throws std::runtime_error naming one that this comparison would ignore.
+Json known_params(const Json& one_case) {
+  const std::set<std::string> known{
+      "lr",       "steps", "layers", "independent_weight_decay", "weight_decay", "momentum",
+      "nesterov", "betas", "eps",    "readout_constraint"};
+  Json result;
+  for (const auto& [name, value] : one_case.at("params").items()) {
+    if (!known.contains(name)) {
+      throw std::runtime_error("'" + name + "' among the params is not known");
+    }
+    if (!value.is_null()) result[name] = value;
+  }
+  return result;
+}
+
+/// Whether SGD is told that the read-out's gradient is scaled as its output.
+bool readout_is_constrained(const Json& params) {
+  const std::string name = params.value("readout_constraint", "");
+  if (name.empty() || name == "to_output_scale") return !name.empty();
+  throw std::runtime_error("readout_constraint '" + name + "' is not known");
 }
 
 /// The peer's weight decay acts on every parameter; an independent one is divided by the
@@ -86,8 +110,9 @@ std::vector<optim::ParameterGroup> groups_of(std::vector<Layer>& layers, const J
     for (auto* parameter : {&layer.weight, &layer.bias}) {
       if (!*parameter) continue;
       Parameter& each = **parameter;
-      const double factor = is_sgd ? optim::sgd_learning_rate_factor(Rule::umup, each, false)
-                                   : optim::learning_rate_factor(Rule::umup, each);
+      const double factor =
+          is_sgd ? optim::sgd_learning_rate_factor(Rule::umup, each, readout_is_constrained(params))
+                 : optim::learning_rate_factor(Rule::umup, each);
       const bool independent = params.value("independent_weight_decay", true);
       groups.push_back(
           {.parameters = {&each}, .weight_decay = independent ? decay / (rate * factor) : decay});
@@ -97,8 +122,8 @@ std::vector<optim::ParameterGroup> groups_of(std::vector<Layer>& layers, const J
 }
 
 template <class Optimiser>
-Failures train(std::vector<Layer>& layers, Optimiser optimiser, const Json& one_case) {
-  const Json& params = one_case.at("params");
+Failures train(std::vector<Layer>& layers, Optimiser optimiser, const Json& params,
+               const Json& one_case) {
   const auto steps = params.at("steps").get<std::size_t>();
   const Json& inputs = one_case.at("inputs");
   const Array<float> x = floats(inputs.at("x"));
@@ -137,7 +162,7 @@ Failures train(std::vector<Layer>& layers, Optimiser optimiser, const Json& one_
 }
 
 Failures run(const Json& one_case) {
-  const Json& params = one_case.at("params");
+  const Json params = known_params(one_case);
   std::vector<Layer> layers;
   for (const Json& text : params.at("layers")) {
     layers.push_back(
@@ -151,8 +176,9 @@ Failures run(const Json& one_case) {
     return train(layers,
                  optim::Sgd(groups, {.momentum = params.value("momentum", 0.0),
                                      .nesterov = params.value("nesterov", false),
-                                     .rule = Rule::umup}),
-                 one_case);
+                                     .rule = Rule::umup,
+                                     .readout_is_constrained = readout_is_constrained(params)}),
+                 params, one_case);
   }
   const auto betas = params.value("betas", std::vector<double>{0.9, 0.999});
   optim::Adam::Options options{.beta1 = betas.at(0),
@@ -162,10 +188,10 @@ Failures run(const Json& one_case) {
                                .rule = Rule::umup};
   if (name.starts_with("adamw")) {
     options.decay = optim::WeightDecay::decoupled;
-    return train(layers, optim::AdamW(groups, options), one_case);
+    return train(layers, optim::AdamW(groups, options), params, one_case);
   }
   if (!name.starts_with("adam")) throw std::runtime_error("optimiser '" + name + "' is not known");
-  return train(layers, optim::Adam(groups, options), one_case);
+  return train(layers, optim::Adam(groups, options), params, one_case);
 }
 
 const bool registered = runners().emplace("optimiser_steps", run).second;

@@ -109,6 +109,24 @@ TEST(PeerVectorsSelfTest, AParameterOrInputThatTheOpDoesNotKnowIsAFailure) {
   EXPECT_EQ(compare(file).failures.size(), 2U);
 }
 
+TEST(PeerVectorsSelfTest, AParameterOfAnOptimiserThatIsNotKnownIsAFailure) {
+  Json file = vectors_of("optimiser_steps");
+  file["cases"][2]["params"]["nesterov"] = nullptr;  // the default
+  EXPECT_EQ(compare(file).failures.size(), 0U);
+  file["cases"][2]["params"]["dampening"] = 0.5;
+  const Report report = compare(file);
+  ASSERT_EQ(report.failures.size(), 1U);
+  EXPECT_NE(report.failures[0].find("dampening"), std::string::npos);
+}
+
+TEST(PeerVectorsSelfTest, DropoutIsAFailureUnlessItIsZero) {
+  Json file = vectors_of("module_mhsa");
+  file["cases"][0]["params"]["dropout_p"] = 0.0;
+  EXPECT_EQ(compare(file).failures.size(), 0U);
+  file["cases"][0]["params"]["dropout_p"] = 0.5;
+  EXPECT_EQ(compare(file).failures.size(), 1U);
+}
+
 TEST(PeerVectorsSelfTest, AnErrorThatTheOpThrowsIsAFailureOfItsCaseOnly) {
   Json file = vectors_of("add");
   file["cases"][0]["params"]["constraint"] = "banana";

@@ -8,14 +8,13 @@ namespace {
 // The reference takes the root mean square in float.
 const RegisterOp rms_norm("rms_norm", [](auto& run) {
   run.peer_rounds_to_single(1);
-  const auto input = run.input("input");
   const unit_scaling::ops::RmsNorm op{.scaling = run.scaling(),
                                       .epsilon = run.template parameter<double>("eps", 1e-5)};
-  if (run.has_input("weight")) {
-    run.finish(unit_scaling::ops::rms_norm(input, run.input("weight"), op));
-  } else {
-    run.finish(unit_scaling::ops::rms_norm(input, op));
-  }
+  run.finish(normalise(run, [&](const auto& input, const auto& flat) {
+    return run.has_input("weight")
+               ? unit_scaling::ops::rms_norm(input, flat(run.input("weight")), op)
+               : unit_scaling::ops::rms_norm(input, op);
+  }));
 });
 
 }  // namespace

@@ -10,6 +10,7 @@ const RegisterOp attention("scaled_dot_product_attention", [](auto& run) {
   if (run.template parameter<std::string>("layout", layout) != layout) {
     throw std::runtime_error("expected the layout '" + layout + "'");
   }
+  run.expect_no_dropout("dropout_p");
   const auto query = run.input("query");
   const auto key = run.input("key");
   const auto value = run.input("value");

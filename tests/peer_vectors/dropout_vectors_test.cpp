@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+#include "op_vectors.hpp"
+#include "unit_scaling/ops/dropout.hpp"
+
+namespace peer_vectors {
+namespace {
+
+const RegisterOp dropout("dropout", [](auto& run) {
+  run.expect_no_dropout("p");
+  run.finish(
+      unit_scaling::ops::dropout(run.input("input"), {.scaling = run.scaling(), .probability = 0}));
+});
+
+}  // namespace
+}  // namespace peer_vectors
