@@ -168,8 +168,22 @@ TEST(Adam, StateIsBothMomentsOfEachParameter) {
 
 TEST(AdamW, RejectsCoupledDecay) {
   Parameter parameter = test_parameter(ParameterKind::weight, {3});
-  expect_domain_error([&] { const AdamW optimiser({&parameter}, {.weight_decay = 0.1}); },
-                      {"AdamW", "decoupled"});
+  expect_domain_error(
+      [&] {
+        const AdamW optimiser({&parameter}, {.weight_decay = 0.1, .decay = WeightDecay::coupled});
+      },
+      {"AdamW", "decoupled"});
+}
+
+TEST(AdamW, DecaysIndependentlyWhateverElseIsAskedFor) {
+  const auto some = [](const std::vector<Parameter*>& parameters) {
+    return AdamW(parameters, {.beta1 = 0.8, .weight_decay = 0.125});
+  };
+  const auto actual = train(ParameterKind::weight, shape, steps, rate, some)[0];
+  const auto expected = reference(0.8, 0.999, 1e-8, 0.125, WeightDecay::independent, rate);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(actual.data()[i], expected[i], tolerance) << i;
+  }
 }
 
 }  // namespace

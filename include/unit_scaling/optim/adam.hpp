@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,8 @@ class Adam {
     double beta2 = 0.999;
     double epsilon = 1e-8;    ///< ε; gradients of a unit-scaled model are near 1
     double weight_decay = 0;  ///< λ
-    WeightDecay decay = WeightDecay::coupled;
+    /// How λ acts; if nothing is said, coupled under Adam and independent under AdamW.
+    std::optional<WeightDecay> decay = std::nullopt;
     /// Rules the model follows: sets each parameter's learning_rate_factor.
     Rule rule = Rule::none;
     bool allow_untagged = false;  ///< see SettingOptions
@@ -72,6 +74,7 @@ class Adam {
     const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
     const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
     const auto epsilon = static_cast<float>(options_.epsilon);
+    const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       Parameter& parameter = *settings_[k].parameter;
@@ -80,11 +83,11 @@ class Adam {
       const double lambda = settings_[k].weight_decay;
       const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
       const auto rate = static_cast<float>(parameter_rate * first_correction);
-      const auto coupled = static_cast<float>(options_.decay == WeightDecay::coupled ? lambda : 0);
+      const auto coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0);
       const auto keep =
-          static_cast<float>(options_.decay == WeightDecay::decoupled ? 1 - parameter_rate * lambda
-                             : options_.decay == WeightDecay::independent ? 1 - lambda
-                                                                          : 1);
+          static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
+                             : decay == WeightDecay::independent ? 1 - lambda
+                                                                 : 1);
       const auto* g = gradient.data();
       float* p = parameter.value.mutable_data();
       float* m = first_moment_[k].mutable_data();
@@ -128,12 +131,18 @@ class Adam {
 /// step.
 class AdamW : public Adam {
  public:
-  explicit AdamW(const ParameterGroups& groups)
-      : AdamW(groups, {.weight_decay = 0x1p-13, .decay = WeightDecay::independent}) {}
+  explicit AdamW(const ParameterGroups& groups) : AdamW(groups, Options{.weight_decay = 0x1p-13}) {}
   /// @throws DomainError as Adam; or if `options.decay` is WeightDecay::coupled: that is Adam.
-  AdamW(const ParameterGroups& groups, const Options& options) : Adam(groups, options) {
+  AdamW(const ParameterGroups& groups, const Options& options)
+      : Adam(groups, independent_unless_said(options)) {
     require(options.decay != WeightDecay::coupled, "AdamW",
             "expected decoupled or independent weight decay");
+  }
+
+ private:
+  [[nodiscard]] static Options independent_unless_said(Options options) {
+    if (!options.decay) options.decay = WeightDecay::independent;
+    return options;
   }
 };
 
