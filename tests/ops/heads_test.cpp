@@ -5,8 +5,10 @@
 
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 
 #include "support/errors.hpp"
+#include "support/gradient_check.hpp"
 #include "support/op_run.hpp"
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
@@ -116,6 +118,38 @@ TEST(SeparateHeads, IsTheOppositeOfMergingInBothDirections) {
   expect_domain_error([&] { (void)ops::separate_heads(x, {.heads = 0}); }, {"separate_heads"});
   expect_shape_error([&] { (void)op.backward(precision::fp32{}, {}, forward.saved, x); },
                      {"separate_heads", "(2, 3, 35)", "(2, 5, 3, 7)"});
+}
+
+TEST(MergeHeads, BackwardIsTheGradientAndSoIsThatOfSeparatingHeads) {
+  for (const Shape& shape : {Shape{1, 1, 1}, Shape{2, 3, 5, 7}}) {
+    expect_scaled_gradients(ops::MergeHeads{}, 1, normal_array<double>(shape, 8));
+  }
+  for (const Shape& shape : {Shape{1, 1}, Shape{5, 21}}) {
+    const ops::SeparateHeads op{.heads = shape.columns() / 7 + shape.columns() % 7};
+    expect_scaled_gradients(op, 1, normal_array<double>(shape, 9));
+  }
+}
+
+// Each output in turn is weighed with dy, the others with zero: the loss is then a function of x
+// alone whose numeric gradient the backward pass must give.
+TEST(SplitHeads, BackwardIsTheGradientOfEveryPart) {
+  const ops::SplitHeads op{.heads = 2};
+  const auto x = normal_array<double>({3, 18}, 10);
+  const auto forward = op.forward(precision::fp64{}, op.scales(x), x);
+  const auto dy = normal_array<double>({2, 3, 3}, 11);
+  const auto zeros = Array<double>::filled(Shape{2, 3, 3}, 0);
+  const auto expect_part = [&]<std::size_t part>(std::integral_constant<std::size_t, part>) {
+    const auto [dx] = op.backward(
+        precision::fp64{}, op.scales(x), forward.saved,
+        std::tuple{part == 0 ? dy : zeros, part == 1 ? dy : zeros, part == 2 ? dy : zeros});
+    expect_numeric_gradient(dx, 1, x, [&](const Array<double>& moved) {
+      const auto parts = op.forward(precision::fp64{}, op.scales(moved), moved).output;
+      return inner_product(dy, std::get<part>(parts));
+    });
+  };
+  expect_part(std::integral_constant<std::size_t, 0>{});
+  expect_part(std::integral_constant<std::size_t, 1>{});
+  expect_part(std::integral_constant<std::size_t, 2>{});
 }
 
 TEST(MergeHeads, TakesEmptyArraysAndSingleElements) {

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "support/errors.hpp"
+#include "support/gradient_check.hpp"
 #include "support/random_arrays.hpp"
 
 namespace {
@@ -22,6 +23,11 @@ TEST(Reshape, KeepsTheElementsInBothDirections) {
   const auto dy = normal_array<float>({6, 4}, 2);
   const auto [dx] = op.backward(precision::fp32{}, op.scales(x), forward.saved, dy);
   EXPECT_EQ(dx, dy.reshaped({2, 3, 4}));
+}
+
+TEST(Reshape, BackwardIsTheGradient) {
+  expect_scaled_gradients(ops::Reshape{.shape = Shape{1}}, 1, normal_array<double>({}, 3));
+  expect_scaled_gradients(ops::Reshape{.shape = Shape{5, 3}}, 1, normal_array<double>({3, 5}, 4));
 }
 
 TEST(Reshape, RoundsToTheStorageOfTheTape) {

@@ -14,6 +14,7 @@
 #include "support/op_run.hpp"
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
+#include "support/statistics.hpp"
 
 namespace {
 
@@ -65,6 +66,15 @@ TEST(Rotary, BackwardIsTheGradient) {
     expect_scaled_gradients(ops::Rotary{}, 1, normal_array<double>(shape, 1));
     expect_scaled_gradients(ops::Rotary{.pairs = ops::RotaryPairs::adjacent}, 1,
                             normal_array<double>(shape, 1));
+  }
+}
+
+// The smallest sample has 10008 elements: a standard error of the rms below 0.008.
+TEST(Rotary, OutputAndGradientKeepUnitScale) {
+  for (const Shape& shape : {Shape{417, 24}, Shape{3, 129, 62}, Shape{2, 4, 64, 128}}) {
+    const auto run = run_op(precision::fp32{}, ops::Rotary{}, normal_array<float>(shape, 4));
+    EXPECT_NEAR(rms(run.y), 1, 0.1) << to_string(shape);
+    EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1) << to_string(shape);
   }
 }
 
