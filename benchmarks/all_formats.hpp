@@ -13,9 +13,9 @@ namespace unit_scaling_benchmarks {
 template <class Body> void for_each_format(const Body& body) {
   using namespace unit_scaling;
   const auto call = [&]<class... T>() { (body(std::type_identity<T>{}), ...); };
-  call.template
-  operator()<float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float8_e4m3, float8_e3m4,
-             float8_e4m3b11fnuz, float6_e2m3fn, float6_e3m2fn, float4_e2m1fn, float16, bfloat16>();
+  call.template operator()<float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz,
+                           float8_e4m3, float8_e3m4, float8_e4m3b11fnuz, float8_e8m0fnu,
+                           float6_e2m3fn, float6_e3m2fn, float4_e2m1fn, float16, bfloat16>();
 }
 
 }  // namespace unit_scaling_benchmarks

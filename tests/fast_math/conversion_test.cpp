@@ -82,6 +82,55 @@ TYPED_TEST(FastMath, ChangesNoConversion) {
   }
 }
 
+/// Code of a magnitude under a mode other than nearest_even, saturating: its two neighbours in the
+/// format, and the one that the mode chooses.
+std::uint32_t rounded_magnitude(const FormatOracle& oracle, double magnitude, Rounding rounding,
+                                bool is_negative) {
+  std::uint32_t below = 0;
+  while (below <= oracle.max_code() && oracle.value(below + 1U) <= magnitude) ++below;
+  if (below >= oracle.max_code()) return oracle.max_code();
+  const double to_below = magnitude - oracle.value(below);
+  const double to_above = oracle.value(below + 1U) - magnitude;
+  const bool leads_away =
+      rounding == (is_negative ? Rounding::toward_negative : Rounding::toward_positive);
+  const bool goes_up =
+      rounding == Rounding::nearest_away ? to_above <= to_below : leads_away && to_below > 0;
+  return below + (goes_up ? 1U : 0U);
+}
+
+TYPED_TEST(FastMath, ChangesNoRoundingMode) {
+  using T = typename TypeParam::type;
+  const FormatOracle oracle(TypeParam::layout());
+  std::vector<std::uint32_t> bits = critical_bits(oracle);
+  if (oracle.max_code() > 4096) bits.resize(4096);  // the search is slow
+  for (std::uint32_t subnormal = 1; subnormal < 0x80'0000U; subnormal *= 3) {
+    bits.push_back(subnormal);
+    bits.push_back(subnormal | 0x8000'0000U);
+  }
+  std::vector<float> numbers(bits.size());
+  std::memcpy(numbers.data(), bits.data(), bits.size() * sizeof(float));
+  std::vector<T> codes(bits.size());
+  std::vector<T> counted(bits.size());
+  for (const Rounding rounding : {Rounding::nearest_away, Rounding::toward_zero,
+                                  Rounding::toward_positive, Rounding::toward_negative}) {
+    const EncodeOptions options{.rounding = rounding};
+    encode(std::span<const float>(numbers), std::span<T>(codes), options);
+    encode_with_statistics(std::span<const float>(numbers), std::span<T>(counted), options);
+    for (std::size_t i = 0; i < bits.size(); ++i) {
+      const bool is_negative = bits[i] >> 31 != 0;
+      std::uint32_t expected =
+          rounded_magnitude(oracle, std::fabs(value_of(bits[i])), rounding, is_negative);
+      if (is_negative && (expected != 0 || T::format.has_negative_zero())) {
+        expected |= oracle.sign();
+      }
+      ASSERT_EQ(codes[i].bits(), expected) << std::hex << bits[i];
+      ASSERT_EQ(counted[i].bits(), expected) << std::hex << bits[i];
+      ASSERT_EQ(T::from_float(numbers[i], Overflow::saturate, rounding).bits(), expected)
+          << std::hex << bits[i];
+    }
+  }
+}
+
 TYPED_TEST(FastMath, LosesNoNanAndNoInfinity) {
   using T = typename TypeParam::type;
   for (const std::uint32_t bits : nan_bits()) {

@@ -172,9 +172,16 @@ TYPED_TEST(RoundingModes, RoundAnIntegerOnce) {
     }
   }
   for (const std::int64_t number : numbers) {
-    ASSERT_EQ(T(number).bits(), expected_code(oracle, static_cast<long double>(number),
-                                              Rounding::nearest_even, false))
+    const auto exact = static_cast<long double>(number);
+    ASSERT_EQ(T(number).bits(), expected_code(oracle, exact, Rounding::nearest_even, false))
         << number;
+    for (const Rounding rounding : deterministic_modes) {
+      for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
+        ASSERT_EQ(T::from_integer(number, overflow, rounding).bits(),
+                  expected_code(oracle, exact, rounding, overflow == Overflow::saturate))
+            << name_of(rounding) << " of " << number;
+      }
+    }
   }
 }
 

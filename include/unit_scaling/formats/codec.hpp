@@ -423,33 +423,36 @@ template <class U>
 /// sums: proved algorithms using rounding to odd", IEEE Transactions on Computers 57(4), 2008).
 /// A finite number never becomes an infinity. A NaN keeps its sign and the leading bits of its
 /// payload and becomes quiet.
-[[nodiscard]] constexpr std::uint32_t round_to_odd_float_bits(double value) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t round_to_odd_float_bits(
+    double value) noexcept {
   constexpr int dropped_bits = 52 - float_mantissa_bits;
   constexpr std::uint64_t infinity = 0x7ff0'0000'0000'0000U;
   constexpr std::uint64_t min_normal_float = static_cast<std::uint64_t>(1023 - 126) << 52;
   constexpr std::uint64_t beyond_float = static_cast<std::uint64_t>(1023 + 128) << 52;
+  constexpr std::uint64_t rebias = static_cast<std::uint64_t>(1023 - float_bias) << 52;
+  const auto cut = [](std::uint64_t significand, int shift) {
+    const bool is_inexact = (significand & ((std::uint64_t{1} << shift) - 1U)) != 0U;
+    return static_cast<std::uint32_t>(significand >> shift) | (is_inexact ? 1U : 0U);
+  };
   const auto bits = std::bit_cast<std::uint64_t>(value);
   const std::uint32_t sign = static_cast<std::uint32_t>(bits >> 32) & float_sign_mask;
   const std::uint64_t magnitude = bits & ~(std::uint64_t{1} << 63);
+  // Normal in binary32: most numbers, and no more than one branch for them.
+  if (magnitude - min_normal_float < beyond_float - min_normal_float) {
+    return sign | cut(magnitude - rebias, dropped_bits);
+  }
   if (magnitude >= infinity) {
     const auto payload = static_cast<std::uint32_t>((magnitude - infinity) >> dropped_bits);
     return sign | float_infinity_bits | payload | (magnitude > infinity ? float_quiet_bit : 0U);
   }
   if (magnitude >= beyond_float) return sign | (float_infinity_bits - 1U);
-  std::uint64_t significand = magnitude;
-  int shift = dropped_bits;
-  if (magnitude < min_normal_float) {
-    // The result is subnormal: the significand, its leading bit now explicit, moves further right.
-    const int exponent = static_cast<int>(magnitude >> 52);
-    constexpr int last_place_exponent = 1023 - 149;
-    if (exponent < last_place_exponent) return sign | (magnitude != 0U ? 1U : 0U);
-    significand = (magnitude & ((std::uint64_t{1} << 52) - 1U)) | (std::uint64_t{1} << 52);
-    shift = 52 - (exponent - last_place_exponent);
-  } else {
-    significand -= static_cast<std::uint64_t>(1023 - float_bias) << 52;
-  }
-  const bool is_inexact = (significand & ((std::uint64_t{1} << shift) - 1U)) != 0U;
-  return sign | static_cast<std::uint32_t>(significand >> shift) | (is_inexact ? 1U : 0U);
+  // The result is subnormal: the significand, its leading bit now explicit, moves further right.
+  const int exponent = static_cast<int>(magnitude >> 52);
+  constexpr int last_place_exponent = 1023 - 149;
+  if (exponent < last_place_exponent) return sign | (magnitude != 0U ? 1U : 0U);
+  const std::uint64_t significand =
+      (magnitude & ((std::uint64_t{1} << 52) - 1U)) | (std::uint64_t{1} << 52);
+  return sign | cut(significand, 52 - (exponent - last_place_exponent));
 }
 
 /// How far a binary64 number is on the way from the number of the format next nearer to zero to the
@@ -475,9 +478,9 @@ template <class U>
 }
 
 /// Code of a binary64 number, rounded once. `random` is as in encode_lanes().
-[[nodiscard]] constexpr std::uint32_t encode_double(FormatSpec spec, Overflow overflow,
-                                                    Rounding rounding, double value,
-                                                    std::uint32_t random) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t encode_double(
+    FormatSpec spec, Overflow overflow, Rounding rounding, double value,
+    std::uint32_t random) noexcept {
   const std::uint32_t bits = round_to_odd_float_bits(value);
   if (rounding != Rounding::stochastic) return encode_lanes(spec, overflow, rounding, bits);
   // The last bit of rounding to odd says only that there is something; here, how much counts.

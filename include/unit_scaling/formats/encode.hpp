@@ -147,14 +147,16 @@ template <bool is_stochastic, class T, class EncodeSixteen>
 void for_encoded_vectors(const float* in, T* out, std::size_t size, const EncodeOptions& options,
                          std::uint64_t first, const EncodeSixteen& encode_sixteen) {
   const float scale = options.scale;
-  // A product with 1 would still be flushed where it is subnormal.
-  const auto is_unscaled = splat<int32x16>(scale == 1.0F ? -1 : 0);
+  // A product with 1 would still be flushed where it is subnormal, hence no product then. Under
+  // -ffast-math Clang makes a product of any choice that it sees through, so the choice is hidden.
+  auto is_unscaled = splat<uint32x16>(scale == 1.0F ? ~0U : 0U);
+  asm("" : "+m"(is_unscaled));
   const auto encode_at = [&](const float* from, T* to, uint32x16 random)
       __attribute__((always_inline)) {
     const auto value = load<float32x16>(from);
     const auto bits = bit_cast_to<uint32x16>(value);
-    encode_sixteen(bits, select(is_unscaled, bits, bit_cast_to<uint32x16>(value * scale)), random,
-                   to);
+    const auto product = bit_cast_to<uint32x16>(value * scale);
+    encode_sixteen(bits, (bits & is_unscaled) | (product & ~is_unscaled), random, to);
   };
   const auto encode_partial = [&](std::size_t i, std::size_t count, uint32x16 random) {
     float padded[lanes] = {};

@@ -78,6 +78,13 @@ template <FormatSpec spec> class Minifloat {
                                                        std::uint32_t random = 0) noexcept {
     return from_code(detail::encode_double(spec, overflow, rounding, value, random));
   }
+  /// As from binary32, rounding once however many digits the integer has.
+  template <std::integral Integer>
+  [[nodiscard]] static constexpr Minifloat from_integer(Integer value, Overflow overflow,
+                                                        Rounding rounding = Rounding::nearest_even,
+                                                        std::uint32_t random = 0) noexcept {
+    return from_double(detail::round_to_odd_double(value), overflow, rounding, random);
+  }
 
   /// The code.
   [[nodiscard]] constexpr storage_type bits() const noexcept { return bits_; }
