@@ -339,7 +339,6 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
                        ? "compare"
                        : options.variants[0].precision + "-" + options.variants[0].scaling_name());
   }
-  if (!options.print_scales) require_writable(options.out);
   return options;
 }
 

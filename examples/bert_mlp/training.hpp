@@ -10,7 +10,6 @@
 #include <limits>
 #include <numbers>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -135,11 +134,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   std::size_t step = 0;
   Record record;
   if (!options.resume.empty()) {
-    step = load_checkpoint(options.resume, fingerprint, record, model, optimiser);
-    if (step > end) {
-      throw std::invalid_argument("--stop-at " + std::to_string(end) +
-                                  ": the checkpoint is of step " + std::to_string(step));
-    }
+    step = load_checkpoint(open_checkpoint(options, fingerprint), record, model, optimiser);
   }
   const std::size_t tokens_per_step = options.batch * options.window;
   const auto loss_scale = static_cast<float>(variant.loss_scale);

@@ -136,6 +136,15 @@ TEST_F(BertMlp, RefusesACheckpointOfAnotherTrainingAndSaysWhatDiffers) {
                               "is fp8 there and fp16 here\n");
 }
 
+TEST_F(BertMlp, RefusesToStopBeforeTheCheckpoint) {
+  ASSERT_EQ(run(small("part") + " --precision fp8 --stop-at 5").exit_code, 0);
+  const Outcome early = run(small("never") + " --precision fp8 --stop-at 3 --resume " +
+                            out("part/checkpoint.safetensors"));
+  EXPECT_EQ(early.exit_code, 2);
+  EXPECT_EQ(early.output, "bert_mlp: --stop-at 3: the checkpoint is of step 5\n");
+  EXPECT_FALSE(fs::exists(folder_ / "never"));
+}
+
 TEST_F(BertMlp, ValidatesTwentyTimesOnItsOwnAccord) {
   ASSERT_EQ(run(tiny("default") + " --hidden 16 --layers 1 --steps 160 --quiet --precision fp8")
                 .exit_code,
@@ -279,7 +288,7 @@ TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
     EXPECT_EQ(outcome.exit_code, 2) << mistake << "\n" << outcome.output;
     EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << mistake << "\n"
                                                                                  << outcome.output;
-    EXPECT_FALSE(fs::exists(folder_ / "never/summary.json")) << mistake;
+    EXPECT_FALSE(fs::exists(folder_ / "never")) << mistake;
   }
 }
 
