@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bert_mlp/checkpoint.hpp"
 #include "bert_mlp/corpus.hpp"
 #include "bert_mlp/experiments.hpp"
 #include "bert_mlp/machine.hpp"
@@ -28,6 +29,13 @@ int run(const Options& options) {
     }
     return 0;
   }
+
+  // Whatever may be wrong with the arguments is told before the first measurement, and leaves no
+  // folder behind.
+  if (!options.resume.empty()) {
+    open_checkpoint(options, checkpoint_fingerprint(options, options.variants.front(), corpus));
+  }
+  require_writable(options.out);
 
   const Machine machine = measure_machine();
   std::vector<RunResult> runs;

@@ -120,32 +120,51 @@ inline us::train::SafetensorsFile open_safetensors(const std::filesystem::path& 
   }
 }
 
+/// Opens the checkpoint that `options` goes on from.
+/// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
+inline us::train::SafetensorsFile open_checkpoint(const Options& options,
+                                                  const std::string& fingerprint) {
+  const std::string name = options.resume.string();
+  us::train::SafetensorsFile file = open_safetensors(options.resume);
+  const auto& metadata = file.metadata();
+  for (const char* key : {"training", "step", "record"}) {
+    if (!metadata.contains(key)) {
+      throw std::invalid_argument("--resume: " + name + " is no checkpoint of bert_mlp");
+    }
+  }
+  if (metadata.at("training") != fingerprint) {
+    throw std::invalid_argument("--resume: " + name + " is of another training: " +
+                                fingerprint_difference(metadata.at("training"), fingerprint));
+  }
+  std::size_t step = 0;
+  if (!read_number(metadata.at("step"), step)) {
+    throw std::invalid_argument("--resume: " + name + " is of step '" + metadata.at("step") +
+                                "', expected a whole number");
+  }
+  const std::size_t end = options.stop_at.value_or(options.steps);
+  if (step > end) {
+    throw std::invalid_argument("--stop-at " + std::to_string(end) +
+                                ": the checkpoint is of step " + std::to_string(step));
+  }
+  return file;
+}
+
+/// Takes up a training.
 /// @param record set to the curves up to the checkpoint.
 /// @returns the step to go on with.
-/// @throws std::invalid_argument if the checkpoint is of another training, or none.
+/// @throws std::invalid_argument if the checkpoint does not fit the model.
 template <class Model, class Optimiser>
-std::size_t load_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
-                            Record& record, Model& model, Optimiser& optimiser) {
-  us::train::SafetensorsFile file = open_safetensors(path);
+std::size_t load_checkpoint(us::train::SafetensorsFile file, Record& record, Model& model,
+                            Optimiser& optimiser) {
   try {
-    const auto& metadata = file.metadata();
-    for (const char* key : {"training", "step", "record"}) {
-      if (!metadata.contains(key)) {
-        throw std::runtime_error(path.string() + " is no checkpoint of bert_mlp");
-      }
-    }
-    if (metadata.at("training") != fingerprint) {
-      throw std::runtime_error(path.string() + " is of another training: " +
-                               fingerprint_difference(metadata.at("training"), fingerprint));
-    }
-    record = record_of(metadata.at("record"));
+    record = record_of(file.metadata().at("record"));
     model.for_each_parameter([&](us::Parameter& parameter) {
       parameter.value = file.tensor<float>("parameter." + parameter.name, parameter.value.shape());
     });
     optimiser.for_each_state([&](const std::string& name, us::Array<float>& state) {
       state = file.tensor<float>("optimiser." + name, state.shape());
     });
-    const std::size_t step = std::stoull(metadata.at("step"));
+    const std::size_t step = std::stoull(file.metadata().at("step"));
     optimiser.set_steps(step);
     return step;
   } catch (const std::exception& error) {

@@ -10,7 +10,6 @@
 #include <limits>
 #include <numbers>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -67,32 +66,39 @@ auto record_loss(us::Tape<P>& tape, const us::nn::BertMlp& model,
                                 {.scaling = scaling});
 }
 
-/// A batch of the held-out text: its first window, and how characters are hidden.
+/// A batch of the held-out text: its windows and how characters are hidden.
 struct ValidationBatch {
   std::size_t first;
+  std::size_t count;
+  std::size_t stride;
   std::uint32_t draw;
 };
 
 /// Each window hidden in four ways, so that most characters of the held-out text count.
 inline std::vector<ValidationBatch> whole_validation(const Options& options,
                                                      const us::train::MaskedBatches& batches) {
+  const std::size_t windows = batches.validation_windows();
   std::vector<ValidationBatch> parts;
   for (std::uint32_t draw = 0; draw < 4; ++draw) {
-    for (std::size_t first = 0; first < batches.validation_windows(); first += options.batch) {
-      parts.push_back({first, draw});
+    for (std::size_t first = 0; first < windows; first += options.batch) {
+      parts.push_back({first, std::min(options.batch, windows - first), 1, draw});
     }
   }
   return parts;
 }
 
-/// Batches from all over the held-out text, hidden in one way. A batch without a backward pass
-/// takes about a third of a step, so one for eight steps takes about a twentieth of the time.
+/// Batches hidden in one way, each of windows from all over the held-out text: neighbours are too
+/// alike to stand for it. A batch without a backward pass takes about a third of a step, so one for
+/// eight steps takes about a twentieth of the time.
 inline std::vector<ValidationBatch> validation_sample(const Options& options,
                                                       const us::train::MaskedBatches& batches) {
-  const std::size_t all = (batches.validation_windows() + options.batch - 1) / options.batch;
-  const std::size_t count = std::clamp<std::size_t>(options.eval_every / 8, 1, all);
+  const std::size_t windows = batches.validation_windows();
+  const std::size_t stride = std::max<std::size_t>(1, windows / options.batch);
+  const std::size_t wanted = std::clamp<std::size_t>(options.eval_every / 8, 1, stride);
   std::vector<ValidationBatch> parts;
-  for (std::size_t i = 0; i < count; ++i) parts.push_back({i * all / count * options.batch, 0});
+  for (std::size_t i = 0; i < wanted; ++i) {
+    parts.push_back({i * stride / wanted, std::min(options.batch, windows), stride, 0});
+  }
   return parts;
 }
 
@@ -100,16 +106,15 @@ inline std::vector<ValidationBatch> validation_sample(const Options& options,
 /// @param progress shows how far it is.
 template <us::Precision P>
 double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& batches,
-                const std::vector<ValidationBatch>& parts, const Options& options,
-                const us::Scaling& scaling, us::train::Progress& progress) {
+                const std::vector<ValidationBatch>& parts, const us::Scaling& scaling,
+                us::train::Progress& progress) {
   us::Tape<P> tape(us::TapeMode::inference);
   double sum = 0;
   std::size_t items = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     progress.show("validating " + std::to_string(100 * i / parts.size()) + "%");
-    const auto [first, draw] = parts[i];
-    const std::size_t count = std::min(options.batch, batches.validation_windows() - first);
-    const auto batch = batches.validation(first, count, draw);
+    const auto [first, count, stride, draw] = parts[i];
+    const auto batch = batches.validation(first, count, draw, stride);
     tape.clear();
     const auto loss = record_loss(tape, model, batch, scaling);
     sum += static_cast<double>(*loss.value().data()) * static_cast<double>(batch.labels.size());
@@ -135,11 +140,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   std::size_t step = 0;
   Record record;
   if (!options.resume.empty()) {
-    step = load_checkpoint(options.resume, fingerprint, record, model, optimiser);
-    if (step > end) {
-      throw std::invalid_argument("--stop-at " + std::to_string(end) +
-                                  ": the checkpoint is of step " + std::to_string(step));
-    }
+    step = load_checkpoint(open_checkpoint(options, fingerprint), record, model, optimiser);
   }
   const std::size_t tokens_per_step = options.batch * options.window;
   const auto loss_scale = static_cast<float>(variant.loss_scale);
@@ -184,7 +185,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
 
     // Also where the run stops early, for the one that continues it has the point as well.
     if (step % options.eval_every == 0 && step < options.steps) {
-      const double bpc = validate<P>(model, batches, sample, options, variant.scaling, progress);
+      const double bpc = validate<P>(model, batches, sample, variant.scaling, progress);
       record.add(step, bpc);
       if (std::isfinite(bpc) && step < end) save_if_wanted();
     }
@@ -202,7 +203,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   if (result.diverged.empty()) {
     const auto whole = whole_validation(options, batches);
-    result.valid_bpc = validate<P>(model, batches, whole, options, variant.scaling, progress);
+    result.valid_bpc = validate<P>(model, batches, whole, variant.scaling, progress);
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {

@@ -13,6 +13,7 @@
 #include <random>
 #include <regex>
 #include <string>
+#include <tuple>
 #include <utility>
 
 namespace {
@@ -134,6 +135,15 @@ TEST_F(BertMlp, RefusesACheckpointOfAnotherTrainingAndSaysWhatDiffers) {
   EXPECT_EQ(other.output, "bert_mlp: --resume: " + checkpoint +
                               " is of another training: lr is 0.25 there and 0.1 here, precision "
                               "is fp8 there and fp16 here\n");
+}
+
+TEST_F(BertMlp, RefusesToStopBeforeTheCheckpoint) {
+  ASSERT_EQ(run(small("part") + " --precision fp8 --stop-at 5").exit_code, 0);
+  const Outcome early = run(small("never") + " --precision fp8 --stop-at 3 --resume " +
+                            out("part/checkpoint.safetensors"));
+  EXPECT_EQ(early.exit_code, 2);
+  EXPECT_EQ(early.output, "bert_mlp: --stop-at 3: the checkpoint is of step 5\n");
+  EXPECT_FALSE(fs::exists(folder_ / "never"));
 }
 
 TEST_F(BertMlp, ValidatesTwentyTimesOnItsOwnAccord) {
@@ -279,7 +289,7 @@ TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
     EXPECT_EQ(outcome.exit_code, 2) << mistake << "\n" << outcome.output;
     EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << mistake << "\n"
                                                                                  << outcome.output;
-    EXPECT_FALSE(fs::exists(folder_ / "never/summary.json")) << mistake;
+    EXPECT_FALSE(fs::exists(folder_ / "never")) << mistake;
   }
 }
 
@@ -312,6 +322,8 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
        text + " is no safetensors file: says that its header has 7738140083766718318 bytes, "
               "expected at most 100000000; it is no safetensors file"},
       {"--precision fp8 --resume " + out("none"), "--resume: there is no file " + out("none")},
+      {"--schedule sine", "--schedule: sine not in {constant,linear,cosine}"},
+      {"--optimizer lion", "--optimizer: lion not in {adamw,sgd}"},
   };
   for (const auto& [arguments, line] : mistakes) {
     const bool has_results = arguments.find("--resume") != std::string::npos;
@@ -334,33 +346,54 @@ TEST_F(BertMlp, TrainsOnAnyBytes) {
 TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
   const Outcome outcome = run("--help");
   EXPECT_EQ(outcome.exit_code, 0);
-  for (const char* option : {"--data",
-                             "--precision",
-                             "--scaling",
-                             "--norm",
-                             "--hidden",
-                             "--layers",
-                             "--window",
-                             "--batch",
-                             "--steps",
-                             "--lr",
-                             "--schedule",
-                             "--optimizer",
-                             "--weight-decay",
-                             "--seed",
-                             "--threads",
-                             "--eval-every",
-                             "--out",
-                             "--compare",
-                             "--resume",
-                             "--quiet",
-                             "--json",
-                             "--print-scales",
-                             "--loss-scale-window",
-                             "--stop-at",
-                             "--version",
-                             "Exit codes"}) {
-    EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
+  for (const char* option :
+       {"--data TEXT",
+        "(default: the project's sources)",
+        "--precision TEXT=fp8",
+        "--scaling TEXT=unit",
+        "--compare TEXT=fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none",
+        "--norm TEXT=pre",
+        "--hidden UINT=128",
+        "--layers UINT=4",
+        "--window UINT=16",
+        "--batch UINT=64",
+        "--steps UINT=700",
+        "--stop-at UINT",
+        "(default: do not)",
+        "--lr FLOAT",
+        "(default: 2^-2 unit, 2^-7 plain, 2^-9 plain fp8 without a loss scale; "
+        "with sgd 2^-8 unit, 2^-2 plain)",
+        "--schedule TEXT:{constant,linear,cosine}=linear",
+        "--optimizer TEXT:{adamw,sgd}=adamw",
+        "--weight-decay FLOAT=0.01",
+        "--seed UINT=1",
+        "--threads UINT=",
+        "--eval-every UINT",
+        "(default: a twentieth of the steps, at least 8)",
+        "--out TEXT",
+        "(default: runs/NAME in this folder)",
+        "--resume TEXT",
+        "--quiet",
+        "--json",
+        "--print-scales",
+        "--loss-scale-window",
+        "--version",
+        "Exit codes"}) {
+    EXPECT_NE(outcome.output.find(option), std::string::npos) << option << "\n" << outcome.output;
+  }
+}
+
+TEST_F(BertMlp, TrainsAtTheLearningRatesThatHelpNames) {
+  const std::tuple<std::string, std::string, double> rates[] = {
+      {"adamw", "fp32:unit", 0x1p-2}, {"adamw", "fp8:unit", 0x1p-2}, {"adamw", "fp32:none", 0x1p-7},
+      {"adamw", "fp8:none", 0x1p-9},  {"adamw", "fp8:loss", 0x1p-7}, {"sgd", "fp8:unit", 0x1p-8},
+      {"sgd", "fp8:none", 0x1p-2},
+  };
+  for (const auto& [optimizer, variant, rate] : rates) {
+    const Outcome outcome = run(tiny("rate") + " --hidden 16 --layers 1 --steps 1 --quiet --json" +
+                                " --optimizer " + optimizer + " --compare " + variant);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(summary("rate").at("runs").at(0).at("learning_rate"), rate) << variant;
   }
 }
 

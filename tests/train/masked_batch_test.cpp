@@ -166,6 +166,17 @@ TEST(MaskedBatches, ValidationWindowsFollowOneAnotherAndAreTheSameForEverySeed) 
   EXPECT_NE(batch.selected, batches.validation(120, 5, 1).selected);
 }
 
+TEST(MaskedBatches, ValidationWindowsMayBeSpreadOverTheText) {
+  const TextCorpus corpus(text(), window);
+  const MaskedBatches batches(corpus, window, 9);
+  std::vector<std::int32_t> expected;
+  for (const std::size_t index : {4, 44, 84, 124}) {  // the last of 125
+    const auto part = corpus.validation().subspan(index * window, window);
+    expected.insert(expected.end(), part.begin(), part.end());
+  }
+  EXPECT_EQ(restored(batches.validation(4, 4, 0, 40)), expected);
+}
+
 TEST(MaskedBatches, RejectAWindowOfNoPositions) {
   const TextCorpus corpus(text(), window);
   unit_scaling_test::expect_domain_error([&] { const MaskedBatches batches(corpus, 0, 1); },
@@ -187,6 +198,11 @@ TEST(MaskedBatches, RefusesBatchesThatTheTextDoesNotHave) {
   EXPECT_THROW((void)batches.validation(0, 0, 0), std::invalid_argument);
   EXPECT_NO_THROW((void)batches.validation(0, batches.validation_windows(), 0));
   EXPECT_THROW((void)batches.validation(1, batches.validation_windows(), 0), std::invalid_argument);
+  EXPECT_THROW((void)batches.validation(batches.validation_windows(), 1, 0), std::invalid_argument);
+  EXPECT_NO_THROW((void)batches.validation(0, 2, 0, batches.validation_windows() - 1));
+  EXPECT_THROW((void)batches.validation(0, 2, 0, batches.validation_windows()),
+               std::invalid_argument);
+  EXPECT_THROW((void)batches.validation(0, 1, 0, 0), std::invalid_argument);
 }
 
 }  // namespace

@@ -67,14 +67,16 @@ class MaskedBatches {
     return corpus_->validation().size() / window_;
   }
 
-  /// Validation windows [first, first + count), hidden as `draw` says; the same for every seed, so
-  /// that runs can be compared.
-  [[nodiscard]] MaskedBatch validation(std::size_t first, std::size_t count,
-                                       std::uint32_t draw) const {
-    require(first <= validation_windows() && count <= validation_windows() - first, "MaskedBatches",
-            "expected windows of the validation text");
+  /// Validation windows first, first + stride, …, `count` of them, hidden as `draw` says; the same
+  /// for every seed, so that runs can be compared.
+  [[nodiscard]] MaskedBatch validation(std::size_t first, std::size_t count, std::uint32_t draw,
+                                       std::size_t stride = 1) const {
+    const std::size_t windows = validation_windows();
+    require(
+        stride >= 1 && count >= 1 && first < windows && count - 1 <= (windows - first - 1) / stride,
+        "MaskedBatches", "expected windows of the validation text");
     std::vector<std::size_t> offsets(count);
-    for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b) * window_;
+    for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b * stride) * window_;
     return mask(corpus_->validation(), offsets,
                 Random(0, RandomStream::masking, draw, static_cast<std::uint32_t>(first + 1)));
   }
