@@ -32,8 +32,7 @@ namespace precision = unit_scaling::precision;
 constexpr std::size_t columns = 1024;
 constexpr std::size_t array_bytes = std::size_t{32} << 20;
 
-template <class T>
-Array<T> unit_normal(std::uint32_t tensor, std::pmr::memory_resource* memory) {
+template <class T> Array<T> unit_normal(std::uint32_t tensor, std::pmr::memory_resource* memory) {
   Array<T> result({array_bytes / sizeof(T) / columns, columns}, memory);
   const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
   constexpr std::size_t period = std::size_t{1} << 16;

@@ -31,6 +31,7 @@
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
 namespace unit_scaling::kernels {
@@ -167,6 +168,48 @@ using BestTile =
     RegisterTile<std::conditional_t<has_bfloat16_pairs && is_exact_in_bfloat16_pairs<A>() &&
                                         is_exact_in_bfloat16_pairs<B>(),
                                     Bfloat16Pairs, FloatWords>>;
+
+/// Whether a product has so few rows or columns that the other operand is better not packed.
+template <class A, class B>
+[[nodiscard]] bool is_skinny(const MatmulSize& size, const MatrixView<A>& a,
+                             const MatrixView<B>& b) {
+  const auto is_dense = [](const auto& view) {
+    return view.row_stride == 1 || view.column_stride == 1;
+  };
+  if (size.segments != 1 || size.inner == 0) return false;
+  return size.rows <= most_skinny_vectors ? is_dense(b)
+                                          : size.columns <= most_skinny_vectors && is_dense(a);
+}
+
+/// A product of a matrix, `matrix`, with `count` vectors, as lanes and depth of panels.
+/// `finish(vector, lane, sums, count)` as in `multiply_skinny`, with the number of lanes.
+template <class Words, class Matrix, class Vector, class Finish>
+void matmul_skinny(const PanelSource<Matrix>& matrix, const PanelSource<Vector>& vectors,
+                   const Finish& finish) {
+  constexpr std::size_t width = most_skinny_vectors;
+  auto* packed = packing_memory<0, std::uint32_t>(
+      panel_words(ceil_divide(vectors.depth, Words::depth), width));
+  pack_panel<Words, width>(vectors, packed);
+  constexpr std::size_t grain = 512;  // lanes of a piece of work
+  static_assert(grain % lanes == 0);
+  parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
+    const PanelSource<Matrix> part{.data = matrix.data + begin * matrix.lane_stride,
+                                   .lane_stride = matrix.lane_stride,
+                                   .depth_stride = matrix.depth_stride,
+                                   .lane_count = end - begin,
+                                   .depth = matrix.depth,
+                                   .lanes_readable = matrix.lane_count - begin};
+    auto* sums = packing_memory<2, float>(width * grain);
+    unrolled<width>([&](auto i) {
+      if (vectors.lane_count == i + 1) {
+        multiply_skinny<Words, i + 1>(
+            part, packed, sums, [&](std::size_t vector, std::size_t lane, float32x16 values) {
+              finish(vector, begin + lane, values, std::min(lanes, end - begin - lane));
+            });
+      }
+    });
+  });
+}
 
 /// The inner dimension, cut into blocks that are packed and multiplied one after the other.
 class InnerBlocks {
@@ -343,6 +386,39 @@ template <class A, class B, class Finish>
 void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
             const Finish& finish) {
   if (size.rows == 0 || size.columns == 0) return;
+  if (detail::is_skinny(size, a, b)) {
+    using Words = typename detail::BestTile<A, B>::words;
+    const PanelSource<A> left{.data = a.data,
+                              .lane_stride = a.row_stride,
+                              .depth_stride = a.column_stride,
+                              .lane_count = size.rows,
+                              .depth = size.inner,
+                              .lanes_readable = size.rows};
+    const PanelSource<B> right{.data = b.data,
+                               .lane_stride = b.column_stride,
+                               .depth_stride = b.row_stride,
+                               .lane_count = size.columns,
+                               .depth = size.inner,
+                               .lanes_readable = size.columns};
+    if (size.rows <= most_skinny_vectors) {
+      detail::matmul_skinny<Words>(
+          right, left, [&](std::size_t i, std::size_t j, float32x16 sums, std::size_t count) {
+            if (count == lanes) {
+              finish(i, j, sums, FullLanes<float>{});
+            } else {
+              finish(i, j, sums, count);
+            }
+          });
+    } else {
+      detail::matmul_skinny<Words>(
+          left, right, [&](std::size_t j, std::size_t i, float32x16 sums, std::size_t count) {
+            for (std::size_t k = 0; k < count; ++k) {
+              finish(i + k, j, splat<float32x16>(sums[k]), std::size_t{1});
+            }
+          });
+    }
+    return;
+  }
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
   if constexpr (has_amx_for<A, B>()) {
     if (may_use_amx()) return detail::matmul_in_tiles<AmxTile>(size, a, b, finish);

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: products of a matrix with few vectors, which read the matrix once and pack
+/// nothing of it.
+///
+/// A lane is a row or column of the matrix. Each of its sums is one chain of fused multiply-adds
+/// over the inner dimension in ascending order, as in a product of two matrices.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/tile.hpp"
+
+namespace unit_scaling::kernels {
+
+/// The most vectors that these kernels take: with more, packing pays.
+inline constexpr std::size_t most_skinny_vectors = 4;
+
+namespace detail {
+
+/// sums + words · vector, by lanes.
+template <class Words>
+[[nodiscard, gnu::always_inline]] inline float32x16 multiply_add_lanes(float32x16 sums,
+                                                                       std::uint32_t vector,
+                                                                       uint32x16 words) {
+  if constexpr (sizeof(register_t) == sizeof(float32x16)) {
+    return reinterpret_cast<float32x16>(multiply_add<Words>(
+        reinterpret_cast<register_t>(sums), vector, reinterpret_cast<register_t>(words)));
+  } else {
+    return sums + std::bit_cast<float>(vector) * bit_cast_to<float32x16>(words);
+  }
+}
+
+/// Groups of 16 lanes that advance together: the sums of one group are a chain, each waiting for
+/// the one before, and leave the processor idle.
+inline constexpr std::size_t skinny_groups = 1;
+
+/// Sums of lanes that are contiguous along the inner dimension, one vector after the other for each
+/// group of 16. `vectors` holds groups of `most_skinny_vectors` words, of which the first `count`
+/// are used.
+template <class Words, std::size_t count, class T>
+[[gnu::always_inline]] inline std::array<std::array<float32x16, count>, skinny_groups>
+multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) {
+  std::array<std::array<float32x16, count>, skinny_groups> sums{};
+  // Lanes a power of two apart share sets of the first-level cache, which would not keep them all.
+  constexpr int second_level = 2;
+  constexpr std::size_t ahead = 512 / sizeof(T);
+  const auto lane = [&](std::size_t i) __attribute__((always_inline)) {
+    return source.data + std::min(i, source.lane_count - 1) * source.lane_stride;
+  };
+  std::size_t p = 0;
+  const auto step = [&](const auto& load_words) __attribute__((always_inline)) {
+    unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
+      uint32x16 block[lanes];
+      for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(g * lanes + i) + p);
+      transpose_16x16(block);
+      const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
+      for (std::size_t q = 0; q < lanes; ++q, group += most_skinny_vectors) {
+        for (std::size_t c = 0; c < count; ++c) {
+          sums[g][c] = multiply_add_lanes<Words>(sums[g][c], group[c], block[q]);
+        }
+      }
+    });
+  };
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+  if constexpr (Words::depth == 2 && has_bfloat16_table<T>()) {
+    // Codes are transposed, four at a time, before they are looked up: half as much to move.
+    for (; p + 64 <= source.depth; p += 64) {
+      unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
+        uint32x16 block[lanes];
+        for (std::size_t i = 0; i < lanes; ++i) {
+          const T* from = lane(g * lanes + i) + p;
+          std::memcpy(&block[i], from, sizeof(block[i]));
+          __builtin_prefetch(from + ahead, 0, second_level);
+        }
+        transpose_16x16(block);
+        const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
+        for (std::size_t q = 0; q < lanes; ++q, group += 2 * most_skinny_vectors) {
+          const auto [first, second] = pairs_of_fours<T>(reinterpret_cast<__m512i>(block[q]));
+          for (std::size_t c = 0; c < count; ++c) {
+            sums[g][c] = multiply_add_lanes<Words>(sums[g][c], group[c], first);
+            sums[g][c] =
+                multiply_add_lanes<Words>(sums[g][c], group[most_skinny_vectors + c], second);
+          }
+        }
+      });
+    }
+  }
+#endif
+  constexpr std::size_t run = lanes * Words::depth;
+  for (; p + run <= source.depth; p += run) {
+    step([](const T* from) {
+      __builtin_prefetch(from + ahead, 0, second_level);
+      return load_run<Words>(from);
+    });
+  }
+  if (p < source.depth) {
+    step([&](const T* from) {
+      T elements[run] = {};
+      std::copy_n(from, source.depth - p, elements);
+      return load_run<Words>(elements);
+    });
+  }
+  return sums;
+}
+
+/// Adds to sums of many lanes, which follow each other in memory, the products of a few places of
+/// the inner dimension: `sums` holds `count` rows of `stride`, a multiple of 16.
+template <class Words, std::size_t count, class T>
+inline void multiply_interleaved(const PanelSource<T>& source, const std::uint32_t* vectors,
+                                 float* sums, std::size_t stride) {
+  constexpr std::size_t most_steps = 8;
+  for (std::size_t p = 0; p < source.depth; p += most_steps * Words::depth) {
+    const std::size_t depth = std::min(most_steps * Words::depth, source.depth - p);
+    const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
+    for (std::size_t j = 0; j < source.lane_count; j += lanes) {
+      std::uint32_t packed[panel_words(most_steps, lanes)];
+      pack_panel<Words, lanes>(PanelSource<T>{.data = source.data + p * source.depth_stride + j,
+                                              .lane_stride = 1,
+                                              .depth_stride = source.depth_stride,
+                                              .lane_count = source.lane_count - j,
+                                              .depth = depth,
+                                              .lanes_readable = source.lanes_readable - j},
+                               packed);
+      const std::size_t steps = (depth + Words::depth - 1) / Words::depth;
+      for (std::size_t c = 0; c < count; ++c) {
+        float* at = sums + c * stride + j;
+        auto sum = unit_scaling::load<float32x16>(at);
+        for (std::size_t q = 0; q < steps; ++q) {
+          sum = multiply_add_lanes<Words>(sum, group[q * most_skinny_vectors + c],
+                                          unit_scaling::load<uint32x16>(packed + q * lanes));
+        }
+        unit_scaling::store(sum, at);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Calls `finish(vector, lane, sums)` with the sums of 16 lanes from `lane` on, for each of `count`
+/// vectors; lanes beyond the last are of no meaning. `vectors` is the panel of the vectors, packed
+/// in groups of `most_skinny_vectors` words; `sums` is memory of `count` rows of the lanes, rounded
+/// up to a multiple of 16.
+template <class Words, std::size_t count, class T, class Finish>
+void multiply_skinny(const PanelSource<T>& source, const std::uint32_t* vectors, float* sums,
+                     const Finish& finish) {
+  if (source.depth_stride == 1 || source.lane_stride != 1) {
+    for (std::size_t lane = 0; lane < source.lane_count; lane += detail::skinny_groups * lanes) {
+      const auto result = detail::multiply_contiguous<Words, count>(
+          PanelSource<T>{.data = source.data + lane * source.lane_stride,
+                         .lane_stride = source.lane_stride,
+                         .depth_stride = 1,
+                         .lane_count = source.lane_count - lane,
+                         .depth = source.depth,
+                         .lanes_readable = 0},
+          vectors);
+      for (std::size_t g = 0; g < detail::skinny_groups; ++g) {
+        if (lane + g * lanes >= source.lane_count) break;
+        for (std::size_t c = 0; c < count; ++c) finish(c, lane + g * lanes, result[g][c]);
+      }
+    }
+    return;
+  }
+  const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
+  std::fill_n(sums, count * stride, 0.0F);
+  detail::multiply_interleaved<Words, count>(source, vectors, sums, stride);
+  for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
+    for (std::size_t c = 0; c < count; ++c) {
+      finish(c, lane, unit_scaling::load<float32x16>(sums + c * stride + lane));
+    }
+  }
+}
+
+}  // namespace unit_scaling::kernels
