@@ -138,8 +138,8 @@ template <class T> [[nodiscard, gnu::always_inline]] inline TwoPairs pairs_of_fo
   // In each quarter of a register: the first pairs of its four lanes, then the second pairs, the
   // later code of a pair before the earlier one. Interleaving bytes then keeps the lanes in order;
   // it is twice as fast as to permute the bytes of two registers.
-  const __m512i order =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
+  const __m512i order = _mm512_maskz_broadcast_i32x4(
+      0xffff, _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
   const Bfloat16Bytes bytes = look_up<T>(_mm512_shuffle_epi8(codes, order));
   return {.first = reinterpret_cast<uint32x16>(_mm512_unpacklo_epi8(bytes.lower, bytes.upper)),
           .second = reinterpret_cast<uint32x16>(_mm512_unpackhi_epi8(bytes.lower, bytes.upper))};
