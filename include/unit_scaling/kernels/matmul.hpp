@@ -73,18 +73,26 @@ template <class Compute> struct Epilogue {
   const Compute* bias = nullptr;
 };
 
+/// Begins to fetch the lines of `count` elements, to be read (0) or written (1).
+template <int access, class T>
+[[gnu::always_inline]] inline void prefetch_lines(const T* from, std::size_t count) {
+  constexpr std::size_t line = array_alignment / sizeof(T);
+  for (std::size_t k = 0; k < count; k += line) __builtin_prefetch(from + k, access);
+}
+
 /// The rounding of finished sums to a row-major array of Out: `epilogue` of each, stored at
 /// `out[i * stride + j]`.
 template <class Out> struct StoreRows {
+  /// So short that it is worth inlining behind every register of a tile.
+  static constexpr bool is_short = true;
+
   Out* out;
   std::size_t stride;
   Epilogue<float> epilogue = {};
 
   /// Begins to fetch the memory that row i from column j on, `width` elements, will be written to.
   [[gnu::always_inline]] void prefetch(std::size_t i, std::size_t j, std::size_t width) const {
-    const Out* row = out + i * stride + j;
-    constexpr std::size_t line = array_alignment / sizeof(Out);
-    for (std::size_t k = 0; k < width; k += line) __builtin_prefetch(row + k, 1);
+    prefetch_lines<1>(out + i * stride + j, width);
   }
 
   /// Lanes of row i from column j on; `count` as in kernels/lanes.hpp.
@@ -338,6 +346,9 @@ template <class Tile, class A, class B> class TiledProduct {
   static constexpr std::size_t packed_words = std::size_t{1} << 21;
   /// Rows of the left operand that stay in the second-level cache beside a right panel.
   static constexpr std::size_t left_block_words = std::size_t{1} << 16;
+  /// Places of the inner dimension packed at a time where lanes follow each other in memory.
+  static constexpr std::size_t pack_run = 64;
+  static_assert(pack_run % Tile::depth_step == 0);
 
   static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
     const Range part = part_of(range.end - range.begin, parts, index);
@@ -374,22 +385,26 @@ template <class Tile, class A, class B> class TiledProduct {
     const std::size_t count = tiles.end - tiles.begin;
     auto* words = packing_memory<1, std::uint32_t>(blocks_.count() * count * left_words_);
     parallel_for(blocks_.count() * count, [&](std::size_t index) {
-      pack_left_panel(index / count, tiles.begin + index % count, words + index * left_words_);
+      const std::size_t block = index / count;
+      pack_left_panel(block, tiles.begin + index % count, 0, blocks_.depth(block),
+                      words + index * left_words_);
     });
     return words;
   }
 
-  void pack_left_panel(std::size_t block, std::size_t tile, std::uint32_t* words) const {
+  /// Packs `depth` elements from `begin` on of each row of a tile; `words` is its whole panel.
+  void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
+                       std::uint32_t* words) const {
     const std::size_t row = tile * Tile::rows;
-    Tile::pack_left(
-        PanelSource<A>{.data = a_.data + blocks_.segment(block) * a_.segment_stride +
-                               blocks_.begin(block) * a_.column_stride + row * a_.row_stride,
-                       .lane_stride = a_.row_stride,
-                       .depth_stride = a_.column_stride,
-                       .lane_count = height(tile),
-                       .depth = blocks_.depth(block),
-                       .lanes_readable = size_.rows - row},
-        words);
+    Tile::pack_left(PanelSource<A>{.data = a_.data + blocks_.segment(block) * a_.segment_stride +
+                                           (blocks_.begin(block) + begin) * a_.column_stride +
+                                           row * a_.row_stride,
+                                   .lane_stride = a_.row_stride,
+                                   .depth_stride = a_.column_stride,
+                                   .lane_count = height(tile),
+                                   .depth = depth,
+                                   .lanes_readable = size_.rows - row},
+                    words + begin / Tile::words::depth * Tile::rows);
   }
 
   template <class Finish>
@@ -432,8 +447,15 @@ template <class Tile, class A, class B> class TiledProduct {
     }
     for (std::size_t block = 0; block < blocks; ++block) {
       if (left.words == nullptr) {
-        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
-          pack_left_panel(block, tile, own_left + (tile - rows.begin) * left_words_);
+        // Lanes that follow each other in memory share lines with those of the next tile: all tiles
+        // take their part of some lines before any goes on.
+        const std::size_t depth = blocks_.depth(block);
+        const std::size_t run = a_.row_stride == 1 ? pack_run : depth;
+        for (std::size_t begin = 0; begin < depth; begin += run) {
+          for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+            pack_left_panel(block, tile, begin, std::min(run, depth - begin),
+                            own_left + (tile - rows.begin) * left_words_);
+          }
         }
       }
       const std::size_t right_panels = right.tiles.end - right.tiles.begin;
@@ -465,7 +487,7 @@ template <class Tile, class A, class B> class TiledProduct {
         }
       }
     }
-    if constexpr (Tile::finishes_in_registers) {
+    if constexpr (Tile::finishes_in_registers && requires { requires Finish::is_short; }) {
       if (is_last && width(panel) == Tile::columns && height(tile) == Tile::rows) {
         const Finish own = finish;
         Tile::multiply_and_finish(
