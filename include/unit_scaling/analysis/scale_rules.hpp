@@ -18,6 +18,7 @@
 #include "unit_scaling/ops/dropout.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
@@ -128,6 +129,13 @@ template <class Op, class... Arrays>
       {"gelu", "x", "paper: Var[xΦ]^-½; u-μP: 2 … (2/(1 − 1/π))^½ (1/(1 + 1/4m²))",
        "paper: E[(Φ + xφ)²]^-½; u-μP: 2 … √2 (the same)", "α, β", "m = 1",
        factors_of(ops::Gelu{}, x)},
+      {"gelu_linear", "x, w[, b]", "gelu's α, then linear's", "linear's, then gelu's for x",
+       "as in each", "linear's factors for (32, 64), (256, 64)",
+       [x](const Scaling& scaling) {
+         return detail::flat(
+             ops::GeluLinear{.gelu = {.scaling = scaling}, .linear = {.scaling = scaling}}.scales(
+                 x, of({256, 64})));
+       }},
       {"layer_norm", "x[, gain, bias]", "1", "x: 1; gain, bias: rows^-½", "none",
        "(32, 64), (64), (64)", factors_of(ops::LayerNorm{}, x, of({64}), of({64}))},
       {"linear", "x, w[, b]", "fan_in^-½", "x: fan_out^-½; w, b: rows^-½", "α, β_x",

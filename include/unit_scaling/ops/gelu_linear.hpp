@@ -103,7 +103,10 @@ struct GeluLinear {
     using Compute = typename P::compute;
     return gelu.with_form([&](auto f) {
       const auto y = gelu.template output<Compute>(gelu.scales(x).forward, f);
-      return kernels::map<Compute, typename P::matmul_operand, Overflow::saturate>(
+      // What is an operand already is not converted, so it does not saturate either.
+      constexpr Overflow overflow =
+          keeps_operand<P> ? Overflow::infinity_or_nan : Overflow::saturate;
+      return kernels::map<Compute, typename P::matmul_operand, overflow>(
           [y](auto v) { return kernels::rounded_to<typename P::storage, Compute>(y(v)); }, x);
     });
   }
