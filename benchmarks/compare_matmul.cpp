@@ -29,6 +29,7 @@ using unit_scaling::Array;
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
 using unit_scaling::float8_e4m3fn;
+using unit_scaling::float8_e5m2;
 using unit_scaling_benchmarks::keep;
 
 struct Shape {
@@ -88,7 +89,52 @@ template <class T> struct EigenProduct {
   }
 };
 
+/// The two products of a backward pass through y = x wᵀ, rows x inner x columns being those of y:
+/// dx = dy w and dw = dyᵀ x, of a gradient in E5M2 and operands in E4M3.
+struct OurBackward {
+  Shape shape;
+  Array<float8_e5m2> dy = unit_normal<float8_e5m2>(shape.rows * shape.columns, 0);
+  Array<float8_e4m3fn> w = unit_normal<float8_e4m3fn>(shape.columns * shape.inner, 1);
+  Array<float8_e4m3fn> x = unit_normal<float8_e4m3fn>(shape.rows * shape.inner, 2);
+  Array<float> dx = Array<float>({shape.rows * shape.inner});
+  Array<float> dw = Array<float>({shape.columns * shape.inner});
+
+  void operator()() {
+    using unit_scaling::kernels::row_major;
+    unit_scaling::kernels::matmul<float>(
+        {shape.rows, shape.inner, shape.columns}, row_major(dy.data(), shape.columns),
+        row_major(w.data(), shape.inner), dx.mutable_data(), shape.inner);
+    unit_scaling::kernels::matmul<float>(
+        {shape.columns, shape.inner, shape.rows}, row_major(dy.data(), shape.columns).transposed(),
+        row_major(x.data(), shape.inner), dw.mutable_data(), shape.inner);
+    keep(dx.mutable_data());
+    keep(dw.mutable_data());
+  }
+};
+
 #if defined(UNIT_SCALING_HAVE_ONEDNN)
+/// The same by oneDNN, in float.
+struct OneDnnBackward {
+  Shape shape;
+  Array<float> dy = unit_normal<float>(shape.rows * shape.columns, 0);
+  Array<float> w = unit_normal<float>(shape.columns * shape.inner, 1);
+  Array<float> x = unit_normal<float>(shape.rows * shape.inner, 2);
+  Array<float> dx = Array<float>({shape.rows * shape.inner});
+  Array<float> dw = Array<float>({shape.columns * shape.inner});
+
+  void operator()() {
+    const auto rows = static_cast<dnnl_dim_t>(shape.rows);
+    const auto inner = static_cast<dnnl_dim_t>(shape.inner);
+    const auto columns = static_cast<dnnl_dim_t>(shape.columns);
+    dnnl_sgemm('N', 'N', rows, inner, columns, 1.0F, dy.data(), columns, w.data(), inner, 0.0F,
+               dx.mutable_data(), inner);
+    dnnl_sgemm('T', 'N', columns, inner, rows, 1.0F, dy.data(), columns, x.data(), inner, 0.0F,
+               dw.mutable_data(), inner);
+    keep(dx.mutable_data());
+    keep(dw.mutable_data());
+  }
+};
+
 /// oneDNN's product of float matrices.
 struct OneDnnProduct {
   Shape shape;
@@ -107,16 +153,17 @@ struct OneDnnProduct {
 };
 #endif
 
-/// Adds `matmul_FORMAT_SHAPE` with one peer: two types of which an object computes the product of
-/// the shape that it was made with.
+/// Adds `matmul_FORMAT_SHAPE` with one peer, of `products` products: two types of which an object
+/// computes the product of the shape that it was made with.
 template <class OurProduct, class PeerProduct>
-void add(const std::string& format, const Shape& shape, const std::string& peer_name) {
+void add(const std::string& format, const Shape& shape, const std::string& peer_name,
+         double products = 1) {
   unit_scaling_benchmarks::add_comparison(
       {.name = "matmul_" + format + "_" + shape.name,
        .peer_name = peer_name,
        .unit = "GFLOP/s",
-       .work_per_call = 2e-9 * static_cast<double>(shape.rows) * static_cast<double>(shape.inner) *
-                        static_cast<double>(shape.columns),
+       .work_per_call = 2e-9 * products * static_cast<double>(shape.rows) *
+                        static_cast<double>(shape.inner) * static_cast<double>(shape.columns),
        .prepare = [shape] {
          // Shared, for std::function copies what it holds.
          const auto ours = std::make_shared<OurProduct>(OurProduct{shape});
@@ -138,6 +185,11 @@ template <class T> void add_against_onednn([[maybe_unused]] const std::string& f
   add_against_onednn<float8_e4m3fn>("fp8");
   add_against_onednn<float16>("fp16");
   add_against_onednn<bfloat16>("bf16");
+#if defined(UNIT_SCALING_HAVE_ONEDNN)
+  for (const Shape& shape : shapes) {
+    add<OurBackward, OneDnnBackward>("fp8_backward", shape, "oneDNN sgemm, both products", 2);
+  }
+#endif
   for (const Shape& shape : shapes) {
     add<Ours<float, float>, EigenProduct<float>>("fp32", shape, "Eigen float");
   }
