@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer kernels: softmax attention in blocks of queries and keys, forward and backward.
+/// Layer kernels: softmax attention in panels of queries and blocks of keys, forward and backward.
 ///
-/// No matrix of queries × keys ever exists: a thread holds two tiles of it, of fixed size, and
-/// what is kept between the passes is two numbers per query. The softmax of a query runs "online"
-/// over the blocks of its keys: sums are kept relative to the largest score so far and rescaled
-/// when a block brings a larger one. Each result is summed by one thread over blocks in ascending
-/// order, so its bits do not depend on how many threads there are.
+/// No matrix of queries × keys ever exists: a thread holds a block of it, of fixed size, and what
+/// is kept between the passes is two numbers per query. The softmax of a query runs "online" over
+/// the blocks of its keys: sums are kept relative to the largest score so far and rescaled when a
+/// block brings a larger one.
+///
+/// Scores are computed with keys as rows and queries as lanes. So the softmax needs no sum across
+/// lanes, and a panel of weights is the packed operand of both products that it enters: of the one
+/// with the values as it is, of the one with the gradients with its elements spread to all lanes.
+///
+/// Each element of a result is one chain over keys, or queries, in ascending order, made by one
+/// thread (which begins anew where the softmax rescales it), so its bits do not depend on how many
+/// threads there are.
 /// @see Dao 2023, arXiv:2307.08691 (FlashAttention-2).
 #pragma once
 
@@ -15,21 +22,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
-#include <vector>
+#include <type_traits>
+#include <utility>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/kernels/tile.hpp"
 
 namespace unit_scaling::kernels {
-
-/// Queries and keys of a tile. Larger ones pack less per product and fit the caches less.
-inline constexpr std::size_t attention_query_block = 128;
-inline constexpr std::size_t attention_key_block = 256;
 
 /// Extents of attention, and which weights are zero. A slice is one index of the leading extents:
 /// one head of one sequence.
@@ -77,6 +82,104 @@ template <class Compute, class Gradient> struct AttentionUpstream {
   const Compute* inner;
 };
 
+namespace detail {
+
+/// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
+inline constexpr std::size_t attention_key_block = 112;
+/// Queries that share a packed block of keys.
+inline constexpr std::size_t attention_query_group = 256;
+
+/// A tile of a product in double, for checking: the interface of RegisterTile.
+struct DoubleTile {
+  static constexpr std::size_t rows = 8;
+  static constexpr std::size_t columns = 16;
+  struct Session {
+    Session() {}
+  };
+
+  [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) { return depth * rows; }
+  [[nodiscard]] static constexpr std::size_t right_words(std::size_t depth) {
+    return depth * columns;
+  }
+  template <class T> static void pack_left(const PanelSource<T>& source, double* target) {
+    pack<rows>(source, target);
+  }
+  template <class T> static void pack_right(const PanelSource<T>& source, double* target) {
+    pack<columns>(source, target);
+  }
+  static void multiply(std::size_t depth, const double* left, const double* right,
+                       std::size_t height, std::size_t width, double* sums, bool accumulate) {
+    for (std::size_t i = 0; i < height; ++i) {
+      for (std::size_t j = 0; j < width; ++j) {
+        double sum = accumulate ? sums[i * columns + j] : 0;
+        for (std::size_t p = 0; p < depth; ++p) sum += left[p * rows + i] * right[p * columns + j];
+        sums[i * columns + j] = sum;
+      }
+    }
+  }
+
+ private:
+  template <std::size_t width, class T>
+  static void pack(const PanelSource<T>& source, double* target) {
+    for (std::size_t p = 0; p < source.depth; ++p) {
+      for (std::size_t i = 0; i < std::min(width, source.lane_count); ++i) {
+        target[p * width + i] =
+            static_cast<double>(source.data[i * source.lane_stride + p * source.depth_stride]);
+      }
+    }
+  }
+};
+
+/// The tiles of attention: of two stored operands, of a weight and a stored operand.
+template <class Compute, class A, class B>
+using StoredTile = std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, BestTile<A, B>>;
+template <class Compute>
+using WeightTile =
+    std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, RegisterTile<FloatWords>>;
+
+/// sums (+)= left·right, `rows` rows of a tile: element (i, p) of the left operand lies at
+/// `left[i * columns + p]`, where `columns` is the width of a tile; the right operand is packed.
+template <std::size_t rows>
+[[gnu::flatten]] inline void multiply_unpacked(std::size_t depth, const float* left,
+                                               const float* right, float* sums, bool accumulate) {
+  register_t sum[rows][tile_registers];
+  unrolled<rows>([&](auto i) {
+    unrolled<tile_registers>([&](auto j) {
+      sum[i][j] =
+          accumulate ? load_register(sums + i * tile_columns + j * register_floats) : register_t{};
+    });
+  });
+  for (std::size_t p = 0; p < depth; ++p) {
+    register_t column[tile_registers];
+    unrolled<tile_registers>(
+        [&](auto j) { column[j] = load_register(right + p * tile_columns + j * register_floats); });
+    unrolled<rows>([&](auto i) {
+      unrolled<tile_registers>(
+          [&](auto j) { sum[i][j] += left[i * tile_columns + p] * column[j]; });
+    });
+  }
+  unrolled<rows>([&](auto i) {
+    unrolled<tile_registers>([&](auto j) {
+      *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) =
+          sum[i][j];
+    });
+  });
+}
+template <std::size_t rows>
+inline void multiply_unpacked(std::size_t depth, const double* left, const double* right,
+                              double* sums, bool accumulate) {
+  constexpr std::size_t columns = DoubleTile::columns;
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < columns; ++j) {
+      double sum = accumulate ? sums[i * columns + j] : 0;
+      for (std::size_t p = 0; p < depth; ++p) sum += left[i * columns + p] * right[p * columns + j];
+      sums[i * columns + j] = sum;
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Attention over given operands, with arithmetic in Compute.
 template <class Compute, class Operand> class Attention {
  public:
@@ -87,26 +190,65 @@ template <class Compute, class Operand> class Attention {
   /// query, `normalisers` gets its largest score and one over Σ_j exp(score_ij − largest). That is
   /// one number more than a log-sum-exp, which would lose the sum beside a large score.
   template <class Out> void forward(Compute factor, Out* y, Compute* normalisers) const {
-    const std::size_t blocks = query_blocks();
-    parallel_for(size_.slices * blocks, [&](std::size_t index) {
-      forward_block(index / blocks, index % blocks * attention_query_block, factor, y, normalisers);
+    const std::size_t groups = query_groups();
+    with_tiles<Operand>([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
+      parallel_for(size_.slices * groups, [&](std::size_t index) {
+        forward_group<Score>(index / groups, query_group(index % groups), factor, y, normalisers);
+      });
     });
   }
 
-  /// dq = factor · the gradient of q. One thread makes one block of queries.
+  /// dq = q_factor · the gradient of q, and likewise dk and dv; each may be null.
   template <class Gradient, class Out>
-  void backward_queries(const AttentionUpstream<Compute, Gradient>& upstream, Compute factor,
-                        Out* dq) const {
-    const std::size_t blocks = query_blocks();
-    parallel_for(size_.slices * blocks, [&](std::size_t index) {
-      backward_query_block(upstream, index / blocks, index % blocks * attention_query_block, factor,
-                           dq, nullptr);
-    });
+  void backward(const AttentionUpstream<Compute, Gradient>& upstream, Compute q_factor, Out* dq,
+                Compute k_factor, Out* dk, Compute v_factor, Out* dv) const {
+    const Part<Out> whole{.queries = {0, size_.queries},
+                          .keys = {0, size_.keys},
+                          .q_factor = q_factor,
+                          .dq = dq,
+                          .k_factor = k_factor,
+                          .dk = dk,
+                          .v_factor = v_factor,
+                          .dv = dv};
+    const bool wants_keys = dk != nullptr || dv != nullptr;
+    // Scores serve all gradients at once where that leaves enough to do for every thread. Each
+    // gradient has the same chain of terms in either way.
+    if (dq != nullptr && wants_keys && size_.slices >= thread_count()) {
+      with_tiles<Gradient>([&](auto tiles) {
+        parallel_for(size_.slices,
+                     [&](std::size_t slice) { backward_part(tiles, upstream, slice, whole); });
+      });
+      return;
+    }
+    if (dq != nullptr) {
+      const std::size_t groups = query_groups();
+      with_tiles<Gradient>([&](auto tiles) {
+        parallel_for(size_.slices * groups, [&](std::size_t index) {
+          Part<Out> part = whole;
+          part.dk = part.dv = nullptr;
+          part.queries = query_group(index % groups);
+          backward_part(tiles, upstream, index / groups, part);
+        });
+      });
+    }
+    if (wants_keys) {
+      constexpr std::size_t group = 2 * detail::attention_key_block;
+      const std::size_t groups = detail::ceil_divide(size_.keys, group);
+      with_tiles<Gradient>([&](auto tiles) {
+        parallel_for(size_.slices * groups, [&](std::size_t index) {
+          Part<Out> part = whole;
+          part.dq = nullptr;
+          const std::size_t begin = index % groups * group;
+          part.keys = {begin, std::min(size_.keys, begin + group)};
+          backward_part(tiles, upstream, index / groups, part);
+        });
+      });
+    }
   }
 
-  /// As above, and dr = r_factor · the gradient of r, which is a sum over the slices of a head.
-  /// They are cut into at most eight groups, each added up by one thread; then the groups are, in
-  /// order.
+  /// dq, unless that is null, and dr = r_factor · the gradient of r, which is a sum over the slices
+  /// of a head. They are cut into at most eight groups, each added up by one thread; then the
+  /// groups are, in order.
   template <class Gradient, class Out>
   void backward_queries_and_distances(const AttentionUpstream<Compute, Gradient>& upstream,
                                       Compute factor, Out* dq, Compute r_factor, Out* dr,
@@ -118,15 +260,21 @@ template <class Compute, class Operand> class Attention {
     auto partial =
         Array<Compute>::filled(Shape{size_.heads * groups, elements}, Compute{0}, resource);
     Compute* sums = partial.mutable_data();
-    parallel_for(size_.heads * groups, [&](std::size_t index) {
-      const std::size_t head = index / groups;
-      const std::size_t group = index % groups;
-      for (std::size_t b = batch * group / groups; b < batch * (group + 1) / groups; ++b) {
-        for (std::size_t i = 0; i < size_.queries; i += attention_query_block) {
-          backward_query_block(upstream, b * size_.heads + head, i, factor, dq,
-                               sums + index * elements);
+    with_tiles<Gradient>([&](auto tiles) {
+      parallel_for(size_.heads * groups, [&](std::size_t index) {
+        const std::size_t head = index / groups;
+        const std::size_t group = index % groups;
+        for (std::size_t b = batch * group / groups; b < batch * (group + 1) / groups; ++b) {
+          for (std::size_t i = 0; i < query_groups(); ++i) {
+            backward_part(tiles, upstream, b * size_.heads + head,
+                          Part<Out>{.queries = query_group(i),
+                                    .keys = {0, size_.keys},
+                                    .q_factor = factor,
+                                    .dq = dq,
+                                    .dr = sums + index * elements});
+          }
         }
-      }
+      });
     });
     for_rows(size_.heads * size_.distances, size_.head_dim * groups, [&](std::size_t row) {
       const std::size_t head = row / size_.distances;
@@ -143,26 +291,39 @@ template <class Compute, class Operand> class Attention {
     });
   }
 
-  /// dk = k_factor · and dv = v_factor · the gradients of k and v; either may be null. One thread
-  /// makes one block of keys.
-  template <class Gradient, class Out>
-  void backward_keys_and_values(const AttentionUpstream<Compute, Gradient>& upstream,
-                                Compute k_factor, Out* dk, Compute v_factor, Out* dv) const {
-    const std::size_t blocks = (size_.keys + attention_key_block - 1) / attention_key_block;
-    parallel_for(size_.slices * blocks, [&](std::size_t index) {
-      backward_key_block(upstream, index / blocks, index % blocks * attention_key_block, k_factor,
-                         dk, v_factor, dv);
-    });
-  }
-
  private:
-  /// Queries [i, i + rows) and keys [j, j + columns) of a slice.
-  struct Tile {
-    std::size_t slice, i, rows, j, columns;
+  using Range = detail::Range;
+  using WeightTile = detail::WeightTile<Compute>;
+  using Word = std::conditional_t<std::is_same_v<Compute, double>, double, std::uint32_t>;
+
+  /// Queries of a panel, which are the lanes of its scores.
+  static constexpr std::size_t panel = WeightTile::columns;
+  static constexpr std::size_t key_block = detail::attention_key_block;
+  /// Rows of the buffer of a panel's scores: tiles may write a whole number of theirs.
+  static constexpr std::size_t score_rows = key_block + 32;
+  static constexpr std::size_t scores = score_rows * panel;
+  /// Distances between a panel of queries and a block of keys, and rows of their buffer.
+  static constexpr std::size_t band_rows = key_block + panel + 32;
+
+  /// Queries [i, i + rows) and keys [j, j + keys) of a slice, in which anything may be seen.
+  struct Block {
+    std::size_t slice, i, rows, j, keys;
   };
 
-  /// The distances that a tile has: rows [first, first + count) of r, and the row of r, less
-  /// `first`, at which query `a` and key `b` of the tile meet, which is below zero only where a
+  /// What a backward pass makes: of these queries and keys, what is not null.
+  template <class Out> struct Part {
+    Range queries, keys;
+    Compute q_factor = 0;
+    Out* dq = nullptr;
+    Compute k_factor = 0;
+    Out* dk = nullptr;
+    Compute v_factor = 0;
+    Out* dv = nullptr;
+    Compute* dr = nullptr;  ///< of the slice's head: added to
+  };
+
+  /// The distances that a block has: rows [first, first + count) of r, and the row of r, less
+  /// `first`, at which query `a` and key `b` of the block meet, which is below zero only where a
   /// causal layout has no row.
   struct Band {
     std::size_t first, count;
@@ -172,35 +333,57 @@ template <class Compute, class Operand> class Attention {
     }
   };
 
-  /// Elements that are not initialised: each is written before it is read.
-  class Scratch {
-   public:
-    explicit Scratch(std::size_t size) : memory_(std::make_unique_for_overwrite<Compute[]>(size)) {}
-    operator Compute*() const { return memory_.get(); }  // NOLINT(google-explicit-constructor)
-
-   private:
-    std::unique_ptr<Compute[]> memory_;
+  /// An operand packed in panels one after the other.
+  struct Packed {
+    Word* words;
+    std::size_t stride;
+    [[nodiscard]] Word* operator[](std::size_t index) const { return words + index * stride; }
   };
 
-  /// The fixed memory of a thread: a tile of scores or weights, one of their gradients, the two of
-  /// distances, which have a row of `columns + rows − 1`, and a product on its way to a sum.
-  struct Workspace {
-    explicit Workspace(const AttentionSize& size)
-        : rows(std::min(attention_query_block, size.queries)),
-          columns(std::min(attention_key_block, size.keys)),
-          weights(rows * columns),
-          slopes(rows * columns),
-          band(size.distances == 0 ? 0 : rows * (rows + columns)),
-          product((rows + columns) * std::max(size.head_dim, size.value_dim)),
-          kept(attention_key_block, Compute{1}) {}
-
-    std::size_t rows, columns;
-    Scratch weights, slopes, band, product;
-    std::vector<Compute> kept;  ///< of one query: 0 where dropped, else 1/(1−p)
+  /// Memory of the calling thread that stays for its next call; a slot for each use.
+  enum Slot {
+    score_queries = 100,
+    score_keys,
+    slope_gradients,
+    slope_values,
+    by_key_left,
+    query_rows,
+    gradient_rows,
+    score_distances,
+    left_distances,
+    output_sums,
+    key_sums,
+    value_sums,
+    statistics,
+    weights_slot,
+    slopes_slot,
+    kept_slot,
+    band_slot,
+    band_sums,
   };
+  template <int slot> [[nodiscard]] static Compute* memory(std::size_t count) {
+    return detail::packing_memory<slot, Compute>(count);
+  }
 
-  [[nodiscard]] std::size_t query_blocks() const {
-    return (size_.queries + attention_query_block - 1) / attention_query_block;
+  /// Calls `body(std::type_identity<std::pair<tile of scores, tile of their slopes>>)`.
+  template <class Gradient, class Body> static void with_tiles(const Body& body) {
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+    if constexpr (!std::is_same_v<Compute, double> && has_amx_for<Operand, Operand>() &&
+                  has_amx_for<Operand, Gradient>()) {
+      static_assert(AmxTile::columns == panel);
+      if (may_use_amx()) return body(std::type_identity<std::pair<AmxTile, AmxTile>>{});
+    }
+#endif
+    body(std::type_identity<std::pair<detail::StoredTile<Compute, Operand, Operand>,
+                                      detail::StoredTile<Compute, Operand, Gradient>>>{});
+  }
+
+  [[nodiscard]] std::size_t query_groups() const {
+    return detail::ceil_divide(size_.queries, detail::attention_query_group);
+  }
+  [[nodiscard]] Range query_group(std::size_t index) const {
+    const std::size_t begin = index * detail::attention_query_group;
+    return {begin, std::min(size_.queries, begin + detail::attention_query_group)};
   }
 
   /// One past the last key that the slice sees at all.
@@ -221,351 +404,638 @@ template <class Compute, class Operand> class Attention {
     return first;
   }
 
-  /// Calls `body(tile)` for the tiles of a block of queries in which anything is seen.
-  template <class Body>
-  void for_key_blocks(std::size_t slice, std::size_t i, const Body& body) const {
-    const std::size_t rows = std::min(attention_query_block, size_.queries - i);
-    std::size_t end = keys_end(slice);
-    if (size_.is_causal) end = std::min(end, i + rows);  // no block above the diagonal
-    for (std::size_t j = 0; j < end; j += attention_key_block) {
-      body(Tile{slice, i, rows, j, std::min(attention_key_block, end - j)});
-    }
+  /// The keys of [j, j + keys) up to the last that any of `rows` queries from i on may see.
+  [[nodiscard]] Block block_of(std::size_t slice, std::size_t i, std::size_t rows, std::size_t j,
+                               std::size_t keys) const {
+    const std::size_t end = i + rows;
+    if (size_.is_causal) keys = end <= j ? 0 : std::min(keys, end - j);
+    return {slice, i, rows, j, keys};
   }
 
-  /// How many keys of the tile its query `a` sees, if it were for the diagonal alone.
-  [[nodiscard]] std::size_t seen_columns(const Tile& tile, std::size_t a) const {
-    if (!size_.is_causal) return tile.columns;
-    const std::size_t i = tile.i + a;
-    return i < tile.j ? 0 : std::min(tile.columns, i - tile.j + 1);
+  /// How many keys of the block its query `a` sees, if it were for the diagonal alone.
+  [[nodiscard]] std::size_t seen_keys(const Block& block, std::size_t a) const {
+    if (!size_.is_causal) return block.keys;
+    const std::size_t i = block.i + a;
+    return i < block.j ? 0 : std::min(block.keys, i - block.j + 1);
   }
 
-  [[nodiscard]] bool is_seen(const Tile& tile, std::size_t a, std::size_t b) const {
-    const std::int32_t* mask = size_.mask_row(tile.slice);
-    return b < seen_columns(tile, a) && (mask == nullptr || mask[tile.j + b] != 0);
+  [[nodiscard]] bool is_seen(const Block& block, std::size_t a, std::size_t b) const {
+    const std::int32_t* mask = size_.mask_row(block.slice);
+    return b < seen_keys(block, a) && (mask == nullptr || mask[block.j + b] != 0);
   }
 
-  /// False if every query of the tile sees every key of it.
-  [[nodiscard]] bool may_hide(const Tile& tile) const {
-    return size_.mask != nullptr || seen_columns(tile, 0) < tile.columns;
+  /// False if every query of the block sees every key of it.
+  [[nodiscard]] bool may_hide(const Block& block) const {
+    return size_.mask != nullptr || seen_keys(block, 0) < block.keys;
   }
 
   /// Puts `filler` where a key is not seen, whatever was there.
-  void hide(const Tile& tile, Compute* values, Compute filler) const {
-    if (!may_hide(tile)) return;
-    const std::int32_t* mask = size_.mask_row(tile.slice);
-    for (std::size_t a = 0; a < tile.rows; ++a) {
-      Compute* row = values + a * tile.columns;
-      const std::size_t seen = seen_columns(tile, a);
-      std::fill(row + seen, row + tile.columns, filler);
-      if (mask == nullptr) continue;
-      for (std::size_t b = 0; b < seen; ++b) row[b] = mask[tile.j + b] == 0 ? filler : row[b];
+  void hide(const Block& block, Compute* values, Compute filler) const {
+    const std::int32_t* mask = size_.mask_row(block.slice);
+    for (std::size_t b = seen_keys(block, 0); b < block.keys; ++b) {
+      // Key j + b is later than the queries before it.
+      const std::size_t hidden = std::min(block.j + b - block.i, block.rows);
+      std::fill_n(values + b * panel, hidden, filler);
+    }
+    for (std::size_t b = 0; mask != nullptr && b < block.keys; ++b) {
+      if (mask[block.j + b] == 0) std::fill_n(values + b * panel, panel, filler);
     }
   }
 
-  [[nodiscard]] Band band_of(const Tile& tile) const {
-    const auto corner = static_cast<std::ptrdiff_t>(tile.i + size_.zero_distance) -
-                        static_cast<std::ptrdiff_t>(tile.j);
-    const std::ptrdiff_t lowest = corner - static_cast<std::ptrdiff_t>(tile.columns - 1);
+  [[nodiscard]] Band band_of(const Block& block) const {
+    const auto corner = static_cast<std::ptrdiff_t>(block.i + size_.zero_distance) -
+                        static_cast<std::ptrdiff_t>(block.j);
+    const std::ptrdiff_t lowest = corner - static_cast<std::ptrdiff_t>(block.keys - 1);
     const std::ptrdiff_t first = std::max<std::ptrdiff_t>(0, lowest);
-    const std::ptrdiff_t end = corner + static_cast<std::ptrdiff_t>(tile.rows);
+    const std::ptrdiff_t end = corner + static_cast<std::ptrdiff_t>(block.rows);
     return {static_cast<std::size_t>(first),
             static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, end - first)), corner - first};
   }
 
-  [[nodiscard]] MatrixView<Operand> queries_of(const Tile& tile) const {
-    return row_major(operands_.q + (tile.slice * size_.queries + tile.i) * size_.head_dim,
-                     size_.head_dim);
-  }
-  [[nodiscard]] MatrixView<Operand> keys_of(const Tile& tile) const {
-    return row_major(operands_.k + (tile.slice * size_.keys + tile.j) * size_.head_dim,
-                     size_.head_dim);
-  }
-  [[nodiscard]] MatrixView<Operand> values_of(const Tile& tile) const {
-    return row_major(operands_.v + (tile.slice * size_.keys + tile.j) * size_.value_dim,
-                     size_.value_dim);
-  }
-  [[nodiscard]] MatrixView<Operand> distances_of(const Tile& tile, const Band& band) const {
-    return row_major(
-        operands_.r + (tile.slice % size_.heads * size_.distances + band.first) * size_.head_dim,
-        size_.head_dim);
+  /// Rows [begin, begin + count) of the (rows, columns) matrix at `data`, a row to a lane.
+  template <class T>
+  [[nodiscard]] static PanelSource<T> row_lanes(const T* data, std::size_t columns,
+                                                std::size_t begin, std::size_t count) {
+    return {.data = data + begin * columns,
+            .lane_stride = columns,
+            .depth_stride = 1,
+            .lane_count = count,
+            .depth = columns,
+            .lanes_readable = count};
   }
 
-  /// The tile's scores. What is there for keys that are not seen is anything.
-  void compute_scores(const Tile& tile, Workspace& work) const {
-    const Epilogue<Compute> scaled{.scale = static_cast<Compute>(size_.score_factor)};
-    matmul<Compute>({tile.rows, tile.columns, size_.head_dim}, queries_of(tile),
-                    keys_of(tile).transposed(), static_cast<Compute*>(work.weights), tile.columns,
-                    scaled);
-    if (size_.distances == 0) return;
-    const Band band = band_of(tile);
-    matmul<Compute>({tile.rows, band.count, size_.head_dim}, queries_of(tile),
-                    distances_of(tile, band).transposed(), static_cast<Compute*>(work.band),
-                    band.count, scaled);
-    for (std::size_t a = 0; a < tile.rows; ++a) {
-      Compute* row = work.weights + a * tile.columns;
-      const Compute* by_distance = work.band + a * band.count;
-      for (std::size_t b = 0; b < tile.columns && band.at(a, b) >= 0; ++b) {
-        row[b] += by_distance[band.at(a, b)];
+  /// The same rows, a column to a lane.
+  template <class T>
+  [[nodiscard]] static PanelSource<T> column_lanes(const T* data, std::size_t columns,
+                                                   std::size_t begin, std::size_t count) {
+    return {.data = data + begin * columns,
+            .lane_stride = 1,
+            .depth_stride = columns,
+            .lane_count = columns,
+            .depth = count,
+            .lanes_readable = columns};
+  }
+
+  /// Packs all lanes of the source for the left or for the right side of tiles.
+  template <int slot, class Tile, class T>
+  [[nodiscard]] static Packed pack_left(const PanelSource<T>& source) {
+    return pack<slot, Tile::rows>(source, Tile::left_words(source.depth),
+                                  [](const auto& part, Word* to) { Tile::pack_left(part, to); });
+  }
+  template <int slot, class Tile, class T>
+  [[nodiscard]] static Packed pack_right(const PanelSource<T>& source) {
+    return pack<slot, Tile::columns>(
+        source, Tile::right_words(source.depth),
+        [](const auto& part, Word* to) { Tile::pack_right(part, to); });
+  }
+  template <int slot, std::size_t width, class T, class Pack>
+  [[nodiscard]] static Packed pack(PanelSource<T> source, std::size_t words,
+                                   const Pack& pack_part) {
+    const std::size_t count = detail::ceil_divide(source.lane_count, width);
+    const Packed result{detail::packing_memory<slot, Word>(count * words), words};
+    for (std::size_t index = 0; index < count; ++index) {
+      pack_part(source, result[index]);
+      source.data += width * source.lane_stride;
+      source.lane_count -= std::min(width, source.lane_count);
+      source.lanes_readable -= std::min(width, source.lanes_readable);
+    }
+    return result;
+  }
+
+  /// values = left·right for the first `rows` lanes of the left side, in rows of a panel.
+  template <class Tile>
+  static void multiply(const Packed& left, std::size_t rows, const Word* right, std::size_t depth,
+                       Compute* values) {
+    for (std::size_t row = 0; row < rows; row += Tile::rows) {
+      Tile::multiply(depth, left[row / Tile::rows], right, std::min(Tile::rows, rows - row), panel,
+                     values + row * panel, false);
+    }
+  }
+
+  /// sums += leftᵀ·values over the first `depth` rows of values, the panel's keys; sums has a row
+  /// for each lane of the left side.
+  static void add_over_keys(const Packed& left, std::size_t rows, std::size_t depth,
+                            const Compute* values, Compute* sums) {
+    const auto* right = reinterpret_cast<const Word*>(values);
+    for (std::size_t row = 0; row < rows; row += WeightTile::rows) {
+      WeightTile::multiply(depth, left[row / WeightTile::rows], right,
+                           std::min(WeightTile::rows, rows - row), panel, sums + row * panel, true);
+    }
+  }
+
+  /// sums += values·rows over the `depth` queries of a panel; sums has `score_rows` rows for each
+  /// panel of columns.
+  static void add_over_queries(const Compute* values, std::size_t keys, std::size_t depth,
+                               const Packed& rows, std::size_t first_row, std::size_t columns,
+                               Compute* sums) {
+    for (std::size_t column = 0; column < columns; column += panel, sums += scores) {
+      const auto* right =
+          reinterpret_cast<const Compute*>(rows[column / panel]) + first_row * panel;
+      for (std::size_t b = 0; b < keys; b += WeightTile::rows) {
+        detail::multiply_unpacked<WeightTile::rows>(depth, values + b * panel, right,
+                                                    sums + b * panel, true);
       }
     }
   }
 
-  /// Draws what dropout keeps of the weights of query `a`. The number of an element is its place in
-  /// (slices, queries, keys), so each pass draws the same, whatever its tiles.
-  void draw_kept(const Tile& tile, std::size_t a, Workspace& work) const {
-    if (size_.dropout == 0) return;
+  /// As the two above, but leaves out terms at which `seen(query, key)` is false: a product with
+  /// zero would turn an infinity or NaN there into NaN.
+  template <class T, class Seen>
+  static void add_seen_over_keys(const T* left, std::size_t columns, const Block& block,
+                                 std::size_t rows, const Compute* values, const Seen& seen,
+                                 Compute* sums) {
+    for (std::size_t b = 0; b < rows; ++b) {
+      for (std::size_t a = 0; a < block.rows; ++a) {
+        if (!seen(a, b)) continue;
+        for (std::size_t d = 0; d < columns; ++d) {
+          sums[d * panel + a] +=
+              values[b * panel + a] * static_cast<Compute>(left[b * columns + d]);
+        }
+      }
+    }
+  }
+  template <class T, class Seen>
+  static void add_seen_over_queries(const Compute* values, const Block& block, std::size_t rows,
+                                    const T* right, std::size_t columns, const Seen& seen,
+                                    Compute* sums, std::size_t sums_stride) {
+    for (std::size_t a = 0; a < block.rows; ++a) {
+      for (std::size_t b = 0; b < rows; ++b) {
+        if (!seen(a, b)) continue;
+        for (std::size_t d = 0; d < columns; ++d) {
+          sums[d / panel * sums_stride + b * panel + d % panel] +=
+              values[b * panel + a] * static_cast<Compute>(right[a * columns + d]);
+        }
+      }
+    }
+  }
+
+  template <class T> [[nodiscard]] static bool all_finite(const T* elements, std::size_t size) {
+    // Of zeros, but for 0 · ∞ and 0 · NaN.
+    return sum_lanes<Compute>(size, [&](std::size_t j, auto count) {
+             return load<Compute>(elements + j, count) * Compute{0};
+           }) == 0;
+  }
+
+  /// Calls `body(offset)` for the lanes of a panel.
+  template <class Body> [[gnu::always_inline]] static void for_panel_lanes(const Body& body) {
+    for (std::size_t a = 0; a < panel; a += lane_count<Compute>) body(a);
+  }
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> get(const Compute* from) {
+    return load<Compute>(from, FullLanes<Compute>{});
+  }
+  [[gnu::always_inline]] static void put(lane_t<Compute> value, Compute* to) {
+    store<Overflow::infinity_or_nan, Compute>(value, to, FullLanes<Compute>{});
+  }
+
+  /// q·k of a block, and q·r if there are distances. What is there for keys that are not seen is
+  /// anything.
+  template <class Score>
+  void compute_scores(const Block& block, const Packed& keys, const Word* queries,
+                      Compute* values) const {
+    multiply<Score>(keys, block.keys, queries, size_.head_dim, values);
+    if (size_.distances == 0) return;
+    const Band band = band_of(block);
+    const Packed distances = pack_left<score_distances, Score>(
+        row_lanes(distances_of(block), size_.head_dim, band.first, band.count));
+    Compute* by_distance = memory<band_slot>(band_rows * panel);
+    multiply<Score>(distances, band.count, queries, size_.head_dim, by_distance);
+    for (std::size_t b = 0; b < block.keys; ++b) {
+      for (std::size_t a = 0; a < block.rows; ++a) {
+        const std::ptrdiff_t row = band.at(a, b);
+        if (row >= 0)
+          values[b * panel + a] += by_distance[static_cast<std::size_t>(row) * panel + a];
+      }
+    }
+  }
+  [[nodiscard]] const Operand* distances_of(const Block& block) const {
+    return operands_.r + block.slice % size_.heads * size_.distances * size_.head_dim;
+  }
+
+  /// Draws what dropout keeps of the weights of a block, in the layout of its scores: 0, or
+  /// 1/(1−p). The number of an element is its place in (slices, queries, keys), so each pass draws
+  /// the same, whatever its blocks.
+  void draw_kept(const Block& block, Compute* kept) const {
     constexpr std::size_t words_at_once = 64;
     const auto threshold = static_cast<std::uint64_t>(size_.dropout * 0x1p32);
     const auto factor = static_cast<Compute>(1 / (1 - size_.dropout));
-    const std::uint64_t begin =
-        (std::uint64_t{tile.slice} * size_.queries + tile.i + a) * size_.keys + tile.j;
-    const std::uint64_t end = begin + tile.columns;
-    for (std::uint64_t base = begin / words_at_once * words_at_once; base < end;
-         base += words_at_once) {
-      const std::array<uint32x16, 4> blocks = size_.random.blocks(base / 4);
-      std::array<std::uint32_t, words_at_once> words;
-      for (std::size_t word = 0; word < blocks.size(); ++word) {
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-          words[4 * lane + word] = blocks[word][lane];
+    std::fill_n(kept, block.keys * panel, Compute{0});
+    for (std::size_t a = 0; a < block.rows; ++a) {
+      const std::uint64_t begin =
+          (std::uint64_t{block.slice} * size_.queries + block.i + a) * size_.keys + block.j;
+      const std::uint64_t end = begin + block.keys;
+      for (std::uint64_t base = begin / words_at_once * words_at_once; base < end;
+           base += words_at_once) {
+        const std::array<uint32x16, 4> blocks = size_.random.blocks(base / 4);
+        std::array<std::uint32_t, words_at_once> words;
+        for (std::size_t word = 0; word < blocks.size(); ++word) {
+          for (std::size_t lane = 0; lane < lanes; ++lane) {
+            words[4 * lane + word] = blocks[word][lane];
+          }
         }
-      }
-      for (std::uint64_t n = std::max(base, begin); n < std::min(base + words_at_once, end); ++n) {
-        work.kept[n - begin] = words[n - base] < threshold ? Compute{0} : factor;
+        for (std::uint64_t n = std::max(base, begin); n < std::min(base + words_at_once, end);
+             ++n) {
+          kept[(n - begin) * panel + a] = words[n - base] < threshold ? Compute{0} : factor;
+        }
       }
     }
   }
 
-  /// sum += a·b, leaving out the terms at which `seen(row, p)` is false. The fast product
-  /// multiplies those too, by a zero of a; an infinity or NaN of b, which that would turn into NaN,
-  /// takes the slow one. b is row-major.
-  template <class A, class B, class Seen>
-  static void add_product(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
-                          bool may_hide, const Seen& seen, Workspace& work, Compute* sum) {
-    Compute* product = work.product;
-    if (may_hide && !all_finite(b, size.inner, size.columns)) {
-      for (std::size_t i = 0; i < size.rows; ++i) {
-        Compute* row = product + i * size.columns;
-        std::fill_n(row, size.columns, Compute{0});
-        for (std::size_t p = 0; p < size.inner; ++p) {
-          if (!seen(i, p)) continue;
-          const auto factor = static_cast<Compute>(a.data[i * a.row_stride + p * a.column_stride]);
-          for (std::size_t j = 0; j < size.columns; ++j) {
-            row[j] += factor * static_cast<Compute>(b.data[p * b.row_stride + j]);
-          }
+  /// out[row] = factors[row] · column `row` of sums, for `rows` rows of `columns` elements.
+  template <class Out>
+  static void store_transposed(const Compute* sums, const Compute* factors, std::size_t rows,
+                               std::size_t columns, Out* out) {
+    if constexpr (std::is_same_v<Compute, double>) {
+      for (std::size_t a = 0; a < rows; ++a) {
+        for (std::size_t d = 0; d < columns; ++d) {
+          put_one(sums[d * panel + a] * factors[a], out + a * columns + d);
         }
       }
     } else {
-      matmul<Compute>(size, a, b, product, size.columns);
+      for (std::size_t a = 0; a < rows; a += lanes) {
+        const float32x16 factor = get(factors + a);
+        for_lanes<float>(columns, [&](std::size_t d, auto count) {
+          uint32x16 block[lanes] = {};
+          for (std::size_t k = 0; k < count; ++k) {
+            block[k] = bit_cast_to<uint32x16>(get(sums + (d + k) * panel + a) * factor);
+          }
+          detail::transpose_16x16(block);
+          for (std::size_t k = 0; k < std::min(lanes, rows - a); ++k) {
+            store<Overflow::infinity_or_nan, float>(bit_cast_to<float32x16>(block[k]),
+                                                    out + (a + k) * columns + d, count);
+          }
+        });
+      }
     }
-    for_lanes<Compute>(size.rows * size.columns, [&](std::size_t j, auto count) {
-      store<Overflow::infinity_or_nan, Compute>(
-          load<Compute>(sum + j, count) + load<Compute>(product + j, count), sum + j, count);
-    });
+  }
+  template <class Out> static void put_one(Compute value, Out* out) {
+    store<Overflow::infinity_or_nan, Compute>(broadcast<Compute>(value), out, FullLanes<double>{});
   }
 
-  template <class B>
-  [[nodiscard]] static bool all_finite(const MatrixView<B>& b, std::size_t rows,
-                                       std::size_t columns) {
-    Compute sum = 0;  // of zeros, but for 0 · ∞ and 0 · NaN
-    for (std::size_t p = 0; p < rows; ++p) {
-      sum += sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        return load<Compute>(b.data + p * b.row_stride + j, count) * Compute{0};
-      });
+  /// out = factor · sums of the keys' gradients, for `keys` rows of `columns` elements.
+  template <class Out>
+  static void store_rows(const Compute* sums, Compute factor, std::size_t keys, std::size_t columns,
+                         Out* out) {
+    for (std::size_t b = 0; b < keys; ++b) {
+      for (std::size_t column = 0; column < columns; column += panel) {
+        const Compute* from = sums + column / panel * scores + b * panel;
+        for_lanes<Compute>(std::min(panel, columns - column), [&](std::size_t d, auto count) {
+          store<Overflow::infinity_or_nan, Compute>(
+              load<Compute>(from + d, FullLanes<Compute>{}) * factor,
+              out + b * columns + column + d, count);
+        });
+      }
     }
-    return sum == 0;
   }
 
-  template <class Out>
-  static void store_scaled(const Compute* sums, std::size_t size, Compute factor, Out* out) {
-    for_lanes<Compute>(size, [&](std::size_t j, auto count) {
-      store<Overflow::infinity_or_nan, Compute>(load<Compute>(sums + j, count) * factor, out + j,
-                                                count);
-    });
+  [[nodiscard]] static std::size_t tiles_of(std::size_t rows) {
+    return detail::ceil_divide(rows, WeightTile::rows);
   }
 
-  template <class Out>
-  void forward_block(std::size_t slice, std::size_t i, Compute factor, Out* y,
+  template <class Score, class Out>
+  void forward_group(std::size_t slice, Range queries, Compute factor, Out* y,
                      Compute* normalisers) const {
     constexpr Compute lowest = -std::numeric_limits<Compute>::infinity();
-    Workspace work(size_);
-    const std::size_t rows = std::min(attention_query_block, size_.queries - i);
-    std::vector<Compute> outputs(rows * size_.value_dim, Compute{0});
-    std::vector<Compute> largest(rows, lowest);
-    std::vector<Compute> sums(rows, Compute{0});
-    for_key_blocks(slice, i, [&](const Tile& tile) {
-      compute_scores(tile, work);
-      hide(tile, work.weights, lowest);
-      for (std::size_t a = 0; a < tile.rows; ++a) {
-        Compute* output = outputs.data() + a * size_.value_dim;
-        draw_kept(tile, a, work);
-        weigh_row(tile, work.weights + a * tile.columns, work.kept.data(), largest[a], sums[a],
-                  output);
-      }
-      add_product(
-          {tile.rows, size_.value_dim, tile.columns},
-          row_major<Compute>(work.weights, tile.columns), values_of(tile), may_hide(tile),
-          [&](std::size_t a, std::size_t b) { return is_seen(tile, a, b); }, work, outputs.data());
-    });
+    const std::size_t count = queries.end - queries.begin;
+    const std::size_t panels = detail::ceil_divide(count, panel);
+    const std::size_t output_size = tiles_of(size_.value_dim) * WeightTile::rows * panel;
+    const Operand* v = operands_.v + slice * size_.keys * size_.value_dim;
+    const Packed packed_queries = pack_right<score_queries, Score>(
+        row_lanes(operands_.q + slice * size_.queries * size_.head_dim, size_.head_dim,
+                  queries.begin, count));
+    Compute* outputs = memory<output_sums>(panels * output_size);
+    std::fill_n(outputs, panels * output_size, Compute{0});
+    Compute* largest = memory<statistics>(3 * panels * panel);
+    std::fill_n(largest, panels * panel, lowest);
+    Compute* sums = largest + panels * panel;
+    std::fill_n(sums, panels * panel, Compute{0});
+    Compute* weights = memory<weights_slot>(scores);
+    const typename Score::Session session;
 
-    const std::size_t first_seen = first_key(slice);
-    for (std::size_t a = 0; a < rows; ++a) {
-      const std::size_t row = slice * size_.queries + i + a;
-      Out* target = y + row * size_.value_dim;
-      if (first_seen == size_.keys || (size_.is_causal && first_seen > i + a)) {
-        std::fill_n(target, size_.value_dim, Out{});
-        normalisers[2 * row] = 0;
-        normalisers[2 * row + 1] = 0;
-        continue;
-      }
-      // A row of −∞ only has the sum 0 and becomes NaN, as any softmax of it does.
-      normalisers[2 * row] = largest[a];
-      normalisers[2 * row + 1] = 1 / sums[a];
-      store_scaled(outputs.data() + a * size_.value_dim, size_.value_dim, factor / sums[a], target);
-    }
-  }
-
-  /// Turns the scores of one query into weights relative to its largest score so far, which brings
-  /// its sum and output to that scale first.
-  void weigh_row(const Tile& tile, Compute* row, const Compute* kept, Compute& largest,
-                 Compute& sum, Compute* output) const {
-    constexpr Compute lowest = -std::numeric_limits<Compute>::infinity();
-    auto max_lanes = broadcast<Compute>(lowest);
-    for_lanes<Compute>(tile.columns, [&](std::size_t b, auto count) {
-      const auto v = fill_beyond<Compute>(load<Compute>(row + b, count), count, lowest);
-      max_lanes = select_lane(v > max_lanes, v, max_lanes);
-    });
-    const Compute before = largest;
-    largest = std::max(before, static_cast<Compute>(horizontal_max(max_lanes)));
-    // Nothing but −∞ so far: any finite reference makes zeros of it, −∞ itself would make NaN.
-    const Compute reference = largest == lowest ? Compute{0} : largest;
-    if (before != largest) {
-      const Compute rescale = first_lane(exp(broadcast<Compute>(before - reference)));
-      sum *= rescale;
-      store_scaled(output, size_.value_dim, rescale, output);
-    }
-    sum += sum_lanes<Compute>(tile.columns, [&](std::size_t b, auto count) {
-      const auto weight =
-          fill_beyond<Compute>(exp(load<Compute>(row + b, count) - reference), count, Compute{0});
-      store<Overflow::infinity_or_nan, Compute>(weight * load<Compute>(kept + b, count), row + b,
-                                                count);
-      return weight;
-    });
-  }
-
-  /// Computes a tile again for the backward pass: `work.weights` gets the weights after dropout,
-  /// `work.slopes` the gradients of the scores.
-  template <class Gradient>
-  void compute_slopes(const AttentionUpstream<Compute, Gradient>& upstream, const Tile& tile,
-                      Workspace& work) const {
-    compute_scores(tile, work);
-    matmul<Compute>({tile.rows, tile.columns, size_.value_dim}, gradients_of(upstream, tile),
-                    values_of(tile).transposed(), static_cast<Compute*>(work.slopes), tile.columns);
-    for (std::size_t a = 0; a < tile.rows; ++a) {
-      const std::size_t query = tile.slice * size_.queries + tile.i + a;
-      const Compute largest = upstream.normalisers[2 * query];
-      const Compute inverse_sum = upstream.normalisers[2 * query + 1];
-      const Compute inner = upstream.inner[query];
-      Compute* weights = work.weights + a * tile.columns;
-      Compute* slopes = work.slopes + a * tile.columns;
-      draw_kept(tile, a, work);
-      for_lanes<Compute>(tile.columns, [&](std::size_t b, auto count) {
-        const auto weight = exp(load<Compute>(weights + b, count) - largest) * inverse_sum;
-        const auto kept = load<Compute>(work.kept.data() + b, count);
-        store<Overflow::infinity_or_nan, Compute>(
-            weight * (load<Compute>(slopes + b, count) * kept - inner), slopes + b, count);
-        store<Overflow::infinity_or_nan, Compute>(weight * kept, weights + b, count);
-      });
-    }
-    hide(tile, work.weights, Compute{0});
-    hide(tile, work.slopes, Compute{0});
-  }
-
-  template <class Gradient>
-  [[nodiscard]] MatrixView<Gradient> gradients_of(
-      const AttentionUpstream<Compute, Gradient>& upstream, const Tile& tile) const {
-    return row_major(upstream.g + (tile.slice * size_.queries + tile.i) * size_.value_dim,
-                     size_.value_dim);
-  }
-
-  /// One block of dq, unless that is null, and what it adds to dr, unless that is null.
-  template <class Gradient, class Out>
-  void backward_query_block(const AttentionUpstream<Compute, Gradient>& upstream, std::size_t slice,
-                            std::size_t i, Compute factor, Out* dq, Compute* dr) const {
-    Workspace work(size_);
-    const std::size_t rows = std::min(attention_query_block, size_.queries - i);
-    const std::size_t dim = size_.head_dim;
-    std::vector<Compute> sums(rows * dim, Compute{0});
-    for_key_blocks(slice, i, [&](const Tile& tile) {
-      compute_slopes(upstream, tile, work);
-      if (dq != nullptr) {
-        add_product(
-            {tile.rows, dim, tile.columns}, row_major<Compute>(work.slopes, tile.columns),
-            keys_of(tile), may_hide(tile),
-            [&](std::size_t a, std::size_t b) { return is_seen(tile, a, b); }, work, sums.data());
-      }
-      if (size_.distances == 0) return;
-      const Band band = band_of(tile);
-      std::fill_n(static_cast<Compute*>(work.band), tile.rows * band.count, Compute{0});
-      for (std::size_t a = 0; a < tile.rows; ++a) {
-        const Compute* slopes = work.slopes + a * tile.columns;
-        Compute* by_distance = work.band + a * band.count;
-        for (std::size_t b = 0; b < tile.columns && band.at(a, b) >= 0; ++b) {
-          by_distance[band.at(a, b)] = slopes[b];
+    const std::size_t end = std::min(keys_end(slice), size_.is_causal ? queries.end : size_.keys);
+    for (std::size_t j = 0; j < end; j += key_block) {
+      const std::size_t keys = std::min(key_block, end - j);
+      const Packed packed_keys = pack_left<score_keys, Score>(
+          row_lanes(operands_.k + slice * size_.keys * size_.head_dim, size_.head_dim, j, keys));
+      const Packed values =
+          pack_left<by_key_left, WeightTile>(column_lanes(v, size_.value_dim, j, keys));
+      const bool is_finite =
+          (size_.mask == nullptr && (!size_.is_causal || j + keys <= queries.begin + 1)) ||
+          all_finite(v + j * size_.value_dim, keys * size_.value_dim);
+      for (std::size_t index = 0; index < panels; ++index) {
+        const std::size_t i = index * panel;
+        const Block block = block_of(slice, queries.begin + i, std::min(panel, count - i), j, keys);
+        if (block.keys == 0) continue;
+        compute_scores<Score>(block, packed_keys, packed_queries[index], weights);
+        if (may_hide(block)) hide(block, weights, lowest);
+        Compute* output = outputs + index * output_size;
+        weigh(block, weights, largest + i, sums + i, output);
+        if (is_finite || !may_hide(block)) {
+          add_over_keys(values, size_.value_dim, block.keys, weights, output);
+        } else {
+          add_seen_over_keys(
+              v + j * size_.value_dim, size_.value_dim, block, block.keys, weights,
+              [&](std::size_t a, std::size_t b) { return is_seen(block, a, b); }, output);
         }
       }
-      // A row of the band has distances that meet no key of the tile, so some of it is hidden.
-      const auto seen = [&](std::size_t a, std::size_t t) {
-        const std::ptrdiff_t b = band.at(a, 0) - static_cast<std::ptrdiff_t>(t);
-        return b >= 0 && is_seen(tile, a, static_cast<std::size_t>(b));
-      };
-      const auto by_distance = row_major<Compute>(work.band, band.count);
-      if (dq != nullptr) {
-        add_product({tile.rows, dim, band.count}, by_distance, distances_of(tile, band), true, seen,
-                    work, sums.data());
+    }
+
+    const std::size_t first_seen = first_key(slice);
+    Compute* factors = sums + panels * panel;
+    for (std::size_t i = 0; i < count; i += panel) {
+      const std::size_t rows = std::min(panel, count - i);
+      const std::size_t row = slice * size_.queries + queries.begin + i;
+      for (std::size_t a = 0; a < rows; ++a) factors[a] = factor / sums[i + a];
+      store_transposed(outputs + i / panel * output_size, factors, rows, size_.value_dim,
+                       y + row * size_.value_dim);
+      for (std::size_t a = 0; a < rows; ++a) {
+        // A row of −∞ only has the sum 0 and becomes NaN, as any softmax of it does.
+        normalisers[2 * (row + a)] = largest[i + a];
+        normalisers[2 * (row + a) + 1] = 1 / sums[i + a];
+        if (first_seen == size_.keys || (size_.is_causal && first_seen > queries.begin + i + a)) {
+          std::fill_n(y + (row + a) * size_.value_dim, size_.value_dim, Out{});
+          normalisers[2 * (row + a)] = 0;
+          normalisers[2 * (row + a) + 1] = 0;
+        }
       }
-      if (dr != nullptr) {
-        add_product(
-            {band.count, dim, tile.rows}, by_distance.transposed(), queries_of(tile), true,
-            [&](std::size_t t, std::size_t a) { return seen(a, t); }, work, dr + band.first * dim);
-      }
-    });
-    if (dq != nullptr) {
-      store_scaled(sums.data(), rows * dim, factor, dq + (slice * size_.queries + i) * dim);
     }
   }
 
-  template <class Gradient, class Out>
-  void backward_key_block(const AttentionUpstream<Compute, Gradient>& upstream, std::size_t slice,
-                          std::size_t j, Compute k_factor, Out* dk, Compute v_factor,
-                          Out* dv) const {
-    Workspace work(size_);
-    const std::size_t columns = std::min(attention_key_block, size_.keys - j);
-    std::vector<Compute> k_sums(columns * size_.head_dim, Compute{0});
-    std::vector<Compute> v_sums(columns * size_.value_dim, Compute{0});
-    const bool any_seen = j < keys_end(slice);
-    // The first block with a query at or after key j, on the grid of the other passes.
-    const std::size_t first = size_.is_causal ? j - j % attention_query_block : 0;
-    for (std::size_t i = first; any_seen && i < size_.queries; i += attention_query_block) {
-      const Tile tile{slice, i, std::min(attention_query_block, size_.queries - i), j, columns};
-      const auto seen = [&](std::size_t b, std::size_t a) { return is_seen(tile, a, b); };
-      compute_slopes(upstream, tile, work);
-      if (dv != nullptr) {
-        add_product({columns, size_.value_dim, tile.rows},
-                    row_major<Compute>(work.weights, columns).transposed(),
-                    gradients_of(upstream, tile), may_hide(tile), seen, work, v_sums.data());
+  /// Turns the scores of a block, before their factor, into weights relative to the largest score
+  /// so far of each query, which brings its sum and output to that scale first.
+  void weigh(const Block& block, Compute* weights, Compute* largest, Compute* sums,
+             Compute* output) const {
+    constexpr Compute lowest = -std::numeric_limits<Compute>::infinity();
+    const auto score_factor = static_cast<Compute>(size_.score_factor);
+    bool is_larger = false;
+    alignas(array_alignment) Compute rescale[panel];
+    alignas(array_alignment) Compute reference[panel];
+    for_panel_lanes([&](std::size_t a) {
+      auto max = broadcast<Compute>(lowest);
+      for (std::size_t b = 0; b < block.keys; ++b) {
+        max = greater_lane(get(weights + b * panel + a), max);
       }
-      if (dk != nullptr) {
-        add_product({columns, size_.head_dim, tile.rows},
-                    row_major<Compute>(work.slopes, columns).transposed(), queries_of(tile),
-                    may_hide(tile), seen, work, k_sums.data());
+      const auto before = get(largest + a);
+      const auto now = greater_lane(max * score_factor, before);
+      put(now, largest + a);
+      // Nothing but −∞ so far: any finite reference makes zeros of it, −∞ itself would make NaN.
+      const auto finite = select_lane(now == lowest, broadcast<Compute>(0), now);
+      put(finite, reference + a);
+      put(exp_of_nonpositive(before - finite), rescale + a);
+      for (std::size_t lane = a; lane < a + lane_count<Compute>; ++lane) {
+        is_larger = is_larger || rescale[lane] != 1;
+      }
+    });
+    if (is_larger) {
+      const std::size_t rows = size_.value_dim;
+      for_panel_lanes([&](std::size_t a) {
+        const auto by = get(rescale + a);
+        put(get(sums + a) * by, sums + a);
+        for (std::size_t d = 0; d < rows; ++d) {
+          put(get(output + d * panel + a) * by, output + d * panel + a);
+        }
+      });
+    }
+    for_panel_lanes([&](std::size_t a) {
+      const auto by = get(reference + a);
+      auto sum = broadcast<Compute>(0);
+      for (std::size_t b = 0; b < block.keys; ++b) {
+        const auto weight = weight_of(get(weights + b * panel + a), score_factor, by);
+        sum += weight;
+        put(weight, weights + b * panel + a);
+      }
+      put(get(sums + a) + sum, sums + a);
+    });
+    if (size_.dropout == 0) return;
+    Compute* kept = memory<kept_slot>(scores);
+    draw_kept(block, kept);
+    for (std::size_t k = 0; k < block.keys * panel; k += lane_count<Compute>) {
+      put(get(weights + k) * get(kept + k), weights + k);
+    }
+  }
+
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> weight_of(lane_t<Compute> product,
+                                                                     Compute score_factor,
+                                                                     lane_t<Compute> reference) {
+    return exp_of_nonpositive(product * score_factor - reference);
+  }
+
+  template <class Score, class Slope, class Gradient, class Out>
+  void backward_part(std::type_identity<std::pair<Score, Slope>> /*tiles*/,
+                     const AttentionUpstream<Compute, Gradient>& upstream, std::size_t slice,
+                     const Part<Out>& part) const {
+    const std::size_t dim = size_.head_dim;
+    const std::size_t value_dim = size_.value_dim;
+    const Range& queries = part.queries;
+    const std::size_t count = queries.end - queries.begin;
+    const std::size_t panels = detail::ceil_divide(count, panel);
+    const Operand* q = operands_.q + slice * size_.queries * dim;
+    const Operand* k = operands_.k + slice * size_.keys * dim;
+    const Operand* v = operands_.v + slice * size_.keys * value_dim;
+    const Gradient* g = upstream.g + slice * size_.queries * value_dim;
+    const std::size_t end = std::min(part.keys.end, keys_end(slice));
+
+    const Packed packed_queries =
+        pack_right<score_queries, Score>(row_lanes(q, dim, queries.begin, count));
+    const Packed packed_gradients =
+        pack_right<slope_gradients, Slope>(row_lanes(g, value_dim, queries.begin, count));
+    const bool needs_query_rows = part.dk != nullptr || part.dr != nullptr;
+    const Packed rows_of_queries =
+        needs_query_rows
+            ? pack_right<query_rows, WeightTile>(column_lanes(q, dim, queries.begin, count))
+            : Packed{};
+    const Packed rows_of_gradients = part.dv != nullptr
+                                         ? pack_right<gradient_rows, WeightTile>(
+                                               column_lanes(g, value_dim, queries.begin, count))
+                                         : Packed{};
+    const bool may_hide_any = size_.mask != nullptr || size_.is_causal;
+    const bool is_finite_by_query =
+        !may_hide_any || (all_finite(q + queries.begin * dim, count * dim) &&
+                          all_finite(g + queries.begin * value_dim, count * value_dim));
+
+    const std::size_t dq_size = tiles_of(dim) * WeightTile::rows * panel;
+    Compute* dq_sums = memory<output_sums>(panels * dq_size);
+    if (part.dq != nullptr) std::fill_n(dq_sums, panels * dq_size, Compute{0});
+    const std::size_t dk_size = detail::ceil_divide(dim, panel) * scores;
+    const std::size_t dv_size = detail::ceil_divide(value_dim, panel) * scores;
+    Compute* dk_sums = memory<key_sums>(dk_size);
+    Compute* dv_sums = memory<value_sums>(dv_size);
+    Compute* weights = memory<weights_slot>(scores);
+    Compute* slopes = memory<slopes_slot>(scores);
+    Compute* of_queries = memory<statistics>(3 * panels * panel);
+    std::fill_n(of_queries, 3 * panels * panel, Compute{0});
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t query = slice * size_.queries + queries.begin + i;
+      Compute* at = of_queries + i / panel * (3 * panel) + i % panel;
+      at[0] = upstream.normalisers[2 * query];
+      at[panel] = upstream.normalisers[2 * query + 1];
+      at[2 * panel] = upstream.inner[query];
+    }
+    const typename Score::Session session;
+
+    for (std::size_t j = part.keys.begin; j < part.keys.end; j += key_block) {
+      const std::size_t keys = j < end ? std::min(key_block, end - j) : 0;
+      if (part.dk != nullptr) std::fill_n(dk_sums, dk_size, Compute{0});
+      if (part.dv != nullptr) std::fill_n(dv_sums, dv_size, Compute{0});
+      if (keys != 0) {
+        const Packed packed_keys = pack_left<score_keys, Score>(row_lanes(k, dim, j, keys));
+        const Packed packed_values =
+            pack_left<slope_values, Slope>(row_lanes(v, value_dim, j, keys));
+        const Packed columns_of_keys =
+            part.dq != nullptr ? pack_left<by_key_left, WeightTile>(column_lanes(k, dim, j, keys))
+                               : Packed{};
+        const bool is_finite_by_key = !may_hide_any || all_finite(k + j * dim, keys * dim);
+        // Causal: the first panel with a query at or after key j.
+        const std::size_t first =
+            size_.is_causal && j > queries.begin ? (j - queries.begin) / panel : 0;
+        for (std::size_t index = first; index < panels; ++index) {
+          const std::size_t i = queries.begin + index * panel;
+          const Block block = block_of(slice, i, std::min(panel, queries.end - i), j, keys);
+          if (block.keys == 0) continue;
+          compute_scores<Score>(block, packed_keys, packed_queries[index], weights);
+          multiply<Slope>(packed_values, block.keys, packed_gradients[index], value_dim, slopes);
+          compute_slopes(block, of_queries + index * (3 * panel), weights, slopes);
+          const bool hides = may_hide(block);
+          const auto seen = [&](std::size_t a, std::size_t b) { return is_seen(block, a, b); };
+          if (part.dq != nullptr) {
+            Compute* sums = dq_sums + index * dq_size;
+            if (is_finite_by_key || !hides) {
+              add_over_keys(columns_of_keys, dim, block.keys, slopes, sums);
+            } else {
+              add_seen_over_keys(k + j * dim, dim, block, block.keys, slopes, seen, sums);
+            }
+          }
+          const bool is_fast = is_finite_by_query || !hides;
+          if (part.dv != nullptr) {
+            if (is_fast) {
+              add_over_queries(weights, block.keys, block.rows, rows_of_gradients, index * panel,
+                               value_dim, dv_sums);
+            } else {
+              add_seen_over_queries(weights, block, block.keys, g + i * value_dim, value_dim, seen,
+                                    dv_sums, scores);
+            }
+          }
+          if (part.dk != nullptr) {
+            if (is_fast) {
+              add_over_queries(slopes, block.keys, block.rows, rows_of_queries, index * panel, dim,
+                               dk_sums);
+            } else {
+              add_seen_over_queries(slopes, block, block.keys, q + i * dim, dim, seen, dk_sums,
+                                    scores);
+            }
+          }
+          if (size_.distances != 0 && (part.dq != nullptr || part.dr != nullptr)) {
+            add_over_distances(block, slopes, rows_of_queries, index,
+                               part.dq == nullptr ? nullptr : dq_sums + index * dq_size, part.dr);
+          }
+        }
+      }
+      const std::size_t all_keys = std::min(key_block, part.keys.end - j);
+      const std::size_t row = slice * size_.keys + j;
+      if (part.dk != nullptr) {
+        store_rows(dk_sums, part.k_factor, all_keys, dim, part.dk + row * dim);
+      }
+      if (part.dv != nullptr) {
+        store_rows(dv_sums, part.v_factor, all_keys, value_dim, part.dv + row * value_dim);
       }
     }
-    const std::size_t row = slice * size_.keys + j;
-    if (dk != nullptr) {
-      store_scaled(k_sums.data(), k_sums.size(), k_factor, dk + row * size_.head_dim);
+    if (part.dq == nullptr) return;
+    alignas(array_alignment) Compute factors[panel];
+    std::fill_n(factors, panel, part.q_factor);
+    for (std::size_t index = 0; index < panels; ++index) {
+      const std::size_t i = queries.begin + index * panel;
+      store_transposed(dq_sums + index * dq_size, factors, std::min(panel, queries.end - i), dim,
+                       part.dq + (slice * size_.queries + i) * dim);
     }
-    if (dv != nullptr) {
-      store_scaled(v_sums.data(), v_sums.size(), v_factor, dv + row * size_.value_dim);
+  }
+
+  /// From the scores before their factor, and g·v: `weights` gets the weights after dropout,
+  /// `slopes` the gradients of the scores.
+  void compute_slopes(const Block& block, const Compute* of_queries, Compute* weights,
+                      Compute* slopes) const {
+    const auto score_factor = static_cast<Compute>(size_.score_factor);
+    const auto make = [&](const auto& kept_at) {
+      for_panel_lanes([&](std::size_t a) {
+        const auto largest = get(of_queries + a);
+        const auto inverse_sum = get(of_queries + panel + a);
+        const auto inner = get(of_queries + 2 * panel + a);
+        for (std::size_t b = 0; b < block.keys; ++b) {
+          const std::size_t at = b * panel + a;
+          const auto weight = weight_of(get(weights + at), score_factor, largest) * inverse_sum;
+          put(weight * kept_at(get(slopes + at), at) - weight * inner, slopes + at);
+          put(kept_at(weight, at), weights + at);
+        }
+      });
+    };
+    if (size_.dropout == 0) {
+      make([](auto value, std::size_t /*at*/) { return value; });
+    } else {
+      Compute* kept = memory<kept_slot>(scores);
+      draw_kept(block, kept);
+      make([&](auto value, std::size_t at) { return value * get(kept + at); });
+    }
+    // A tile of keys reads whole rows, of which the last may belong to keys that are hidden here.
+    const std::size_t end = tiles_of(block.keys) * WeightTile::rows;
+    std::fill(weights + block.keys * panel, weights + end * panel, Compute{0});
+    std::fill(slopes + block.keys * panel, slopes + end * panel, Compute{0});
+    if (!may_hide(block)) return;
+    hide(block, weights, Compute{0});
+    hide(block, slopes, Compute{0});
+  }
+
+  /// What the slopes of a block add to its part of dq and to dr by way of the distances.
+  void add_over_distances(const Block& block, const Compute* slopes, const Packed& rows_of_queries,
+                          std::size_t index, Compute* dq_sums, Compute* dr) const {
+    const std::size_t dim = size_.head_dim;
+    const Band band = band_of(block);
+    if (band.count == 0) return;
+    Compute* by_distance = memory<band_slot>(band_rows * panel);
+    std::fill_n(by_distance, band_rows * panel, Compute{0});
+    for (std::size_t b = 0; b < block.keys; ++b) {
+      for (std::size_t a = 0; a < block.rows; ++a) {
+        const std::ptrdiff_t row = band.at(a, b);
+        if (row >= 0)
+          by_distance[static_cast<std::size_t>(row) * panel + a] = slopes[b * panel + a];
+      }
+    }
+    // A row of the band has distances that meet no key of the block, so some of it is hidden.
+    const auto seen = [&](std::size_t a, std::size_t t) {
+      const std::ptrdiff_t b = band.at(a, 0) - static_cast<std::ptrdiff_t>(t);
+      return b >= 0 && is_seen(block, a, static_cast<std::size_t>(b));
+    };
+    if (dq_sums != nullptr) {
+      const Operand* r = distances_of(block) + band.first * dim;
+      if (all_finite(r, band.count * dim)) {
+        add_over_keys(pack_left<left_distances, WeightTile>(column_lanes(r, dim, 0, band.count)),
+                      dim, band.count, by_distance, dq_sums);
+      } else {
+        add_seen_over_keys(r, dim, block, band.count, by_distance, seen, dq_sums);
+      }
+    }
+    if (dr == nullptr) return;
+    const Operand* q = operands_.q + (block.slice * size_.queries + block.i) * dim;
+    Compute* to = dr + band.first * dim;
+    const bool is_fast = all_finite(q, block.rows * dim);
+    constexpr std::size_t sums_size = band_rows * panel;
+    Compute* sums = memory<band_sums>(detail::ceil_divide(dim, panel) * sums_size);
+    std::fill_n(sums, detail::ceil_divide(dim, panel) * sums_size, Compute{0});
+    if (!is_fast) {
+      add_seen_over_queries(by_distance, block, band.count, q, dim, seen, sums, sums_size);
+    }
+    for (std::size_t column = 0; column < dim; column += panel) {
+      Compute* of_panel = sums + column / panel * sums_size;
+      if (is_fast) {
+        const auto* right = reinterpret_cast<const Compute*>(rows_of_queries[column / panel]) +
+                            index * panel * panel;
+        for (std::size_t t = 0; t < band.count; t += WeightTile::rows) {
+          detail::multiply_unpacked<WeightTile::rows>(block.rows, by_distance + t * panel, right,
+                                                      of_panel + t * panel, false);
+        }
+      }
+      for (std::size_t t = 0; t < band.count; ++t) {
+        for (std::size_t d = column; d < std::min(dim, column + panel); ++d) {
+          to[t * dim + d] += of_panel[t * panel + d - column];
+        }
+      }
     }
   }
 

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
@@ -20,19 +21,26 @@ namespace unit_scaling::ops {
 
 namespace detail {
 
-/// One part of x (…, positions, parts · heads · head_dim), or all of such an array, against the
-/// heads (…, heads, positions, head_dim): the sizes, and a walk over the rows of head_dim elements.
+/// x (…, positions, parts · heads · head_dim) against the heads (…, heads, positions, head_dim) of
+/// each part: the sizes, and a walk over the rows of head_dim elements.
 struct HeadLayout {
   std::size_t sequences, positions, parts, heads, head_dim;
 
-  /// Calls `copy(in_rows, in_heads)` for the offsets of every row of `part` in the two layouts.
-  template <class Copy> void for_each_row(std::size_t part, const Copy& copy) const {
-    kernels::for_rows(sequences * heads * positions, head_dim, [&](std::size_t row) {
-      const std::size_t position = row % positions;
-      const std::size_t head = row / positions % heads;
-      const std::size_t sequence = row / positions / heads;
-      copy(((sequence * positions + position) * parts + part) * heads * head_dim + head * head_dim,
-           row * head_dim);
+  /// Calls `copy(part, in_x, in_heads)` for the offsets of every row in the two layouts, in the
+  /// order of x: it is the larger array, and its rows of all parts share lines of the caches.
+  template <class Copy> void for_each_row(const Copy& copy) const {
+    kernels::for_rows(sequences * positions, parts * heads * head_dim, [&](std::size_t token) {
+      const std::size_t position = token % positions;
+      const std::size_t sequence = token / positions;
+      std::size_t in_x = token * parts * heads * head_dim;
+      for (std::size_t part = 0; part < parts; ++part) {
+        std::size_t in_heads = (sequence * heads * positions + position) * head_dim;
+        for (std::size_t head = 0; head < heads; ++head) {
+          copy(part, in_x, in_heads);
+          in_x += head_dim;
+          in_heads += positions * head_dim;
+        }
+      }
     });
   }
 };
@@ -49,10 +57,14 @@ struct HeadLayout {
 
 template <class Compute, class From, class To>
 void copy_row(const From* from, To* to, std::size_t size) {
-  kernels::for_lanes<Compute>(size, [&](std::size_t j, auto count) {
-    kernels::store<Overflow::infinity_or_nan, Compute>(kernels::load<Compute>(from + j, count),
-                                                       to + j, count);
-  });
+  if constexpr (std::is_same_v<From, To>) {
+    std::copy_n(from, size, to);
+  } else {
+    kernels::for_lanes<Compute>(size, [&](std::size_t j, auto count) {
+      kernels::store<Overflow::infinity_or_nan, Compute>(kernels::load<Compute>(from + j, count),
+                                                         to + j, count);
+    });
+  }
 }
 
 }  // namespace detail
@@ -81,15 +93,15 @@ struct SplitHeads {
     const detail::HeadLayout of = layout(x.shape());
     const Shape shape =
         detail::with_last_extents(x.shape(), 2, {of.heads, of.positions, of.head_dim});
-    const auto part = [&](std::size_t index) {
-      Array<Storage> y(shape, x.resource());
-      Storage* target = y.mutable_data();
-      of.for_each_row(index, [&](std::size_t in_x, std::size_t in_y) {
-        detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
-      });
-      return y;
-    };
-    return Forward{std::tuple{part(0), part(1), part(2)}, std::tuple{x.shape()}};
+    std::tuple y{Array<Storage>(shape, x.resource()), Array<Storage>(shape, x.resource()),
+                 Array<Storage>(shape, x.resource())};
+    const std::array<Storage*, 3> targets{std::get<0>(y).mutable_data(),
+                                          std::get<1>(y).mutable_data(),
+                                          std::get<2>(y).mutable_data()};
+    of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
+      detail::copy_row<typename P::compute>(x.data() + in_x, targets[part] + in_y, of.head_dim);
+    });
+    return Forward{std::move(y), std::tuple{x.shape()}};
   }
 
   template <Precision P, class T>
@@ -101,15 +113,16 @@ struct SplitHeads {
     const Shape shape = detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
     Array<T> dx(x, std::get<0>(gradients).resource());
     T* target = dx.mutable_data();
-    const auto put = [&](std::size_t index, const Array<T>& dy) {
+    const auto source = [&](const Array<T>& dy) {
       require_same_shape(name, "dy and y", dy.shape(), shape);
-      of.for_each_row(index, [&](std::size_t in_x, std::size_t in_y) {
-        std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
-      });
+      return dy.data();
     };
-    put(0, std::get<0>(gradients));
-    put(1, std::get<1>(gradients));
-    put(2, std::get<2>(gradients));
+    const std::array<const T*, 3> sources{source(std::get<0>(gradients)),
+                                          source(std::get<1>(gradients)),
+                                          source(std::get<2>(gradients))};
+    of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
+      std::copy_n(sources[part] + in_y, of.head_dim, target + in_x);
+    });
     return std::tuple{std::move(dx)};
   }
 
@@ -152,7 +165,7 @@ struct SeparateHeads {
     const detail::HeadLayout of = layout(x.shape());
     Array<Storage> y(separated(x.shape(), of), x.resource());
     Storage* target = y.mutable_data();
-    of.for_each_row(0, [&](std::size_t in_x, std::size_t in_y) {
+    of.for_each_row([&](std::size_t /*part*/, std::size_t in_x, std::size_t in_y) {
       detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
     });
     return Forward{std::move(y), std::tuple{x.shape()}};
@@ -166,7 +179,7 @@ struct SeparateHeads {
     require_same_shape(name, "dy and y", dy.shape(), separated(x, of));
     Array<T> dx(x, dy.resource());
     T* target = dx.mutable_data();
-    of.for_each_row(0, [&](std::size_t in_x, std::size_t in_y) {
+    of.for_each_row([&](std::size_t /*part*/, std::size_t in_x, std::size_t in_y) {
       std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
     });
     return std::tuple{std::move(dx)};
@@ -210,7 +223,7 @@ struct MergeHeads {
     const detail::HeadLayout of = layout(x.shape());
     Array<Storage> y(merged(x.shape()), x.resource());
     Storage* target = y.mutable_data();
-    of.for_each_row(0, [&](std::size_t in_y, std::size_t in_x) {
+    of.for_each_row([&](std::size_t /*part*/, std::size_t in_y, std::size_t in_x) {
       detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
     });
     return Forward{std::move(y), std::tuple{x.shape()}};
@@ -224,7 +237,7 @@ struct MergeHeads {
     require_same_shape(name, "dy and y", dy.shape(), merged(x));
     Array<T> dx(x, dy.resource());
     T* target = dx.mutable_data();
-    of.for_each_row(0, [&](std::size_t in_y, std::size_t in_x) {
+    of.for_each_row([&](std::size_t /*part*/, std::size_t in_y, std::size_t in_x) {
       std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
     });
     return std::tuple{std::move(dx)};

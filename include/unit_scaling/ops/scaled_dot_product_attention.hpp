@@ -128,12 +128,9 @@ struct ScaledDotProductAttention {
     if (N == 4 && wanted[N - 1]) {
       pass.backward_queries_and_distances(upstream, factor(0), targets[0], factor(N - 1),
                                           targets[N - 1], resource);
-    } else if (wanted[0]) {
-      pass.backward_queries(upstream, factor(0), targets[0]);
+      targets[0] = nullptr;  // done
     }
-    if (wanted[1] || wanted[2]) {
-      pass.backward_keys_and_values(upstream, factor(1), targets[1], factor(2), targets[2]);
-    }
+    pass.backward(upstream, factor(0), targets[0], factor(1), targets[1], factor(2), targets[2]);
     return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
   }
 

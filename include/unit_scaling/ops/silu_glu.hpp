@@ -66,19 +66,33 @@ struct SiluGlu {
                               const std::tuple<Array<X>, Array<G>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [x, gate] = saved;
+    // Not a structured binding: lambdas may not capture one in every compiler.
+    const Array<X>& x = std::get<0>(saved);
+    const Array<G>& gate = std::get<1>(saved);
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     const auto m = static_cast<Compute>(mult);
     const auto b_x = static_cast<Compute>(s.backward[0]);
     const auto b_gate = static_cast<Compute>(s.backward[1]);
-    auto dx = kernels::map<Compute, T>(
-        [=](auto d, auto g) { return b_x * d * (g * kernels::sigmoid(m * g)); }, dy, gate);
-    auto dgate = kernels::map<Compute, T>(
-        [=](auto d, auto v, auto g) {
-          const auto open = kernels::sigmoid(m * g);
-          return b_gate * d * v * (open * (1.0F + m * g * (1.0F - open)));
-        },
-        dy, x, gate);
+    Array<T> dx(x.shape(), x.resource());
+    Array<T> dgate(x.shape(), x.resource());
+    T* to_x = dx.mutable_data();
+    T* to_gate = dgate.mutable_data();
+    // One pass for both: they share the exponential, and what is read.
+    parallel_ranges(x.size(), kernels::map_grain, [&](std::size_t begin, std::size_t end) {
+      kernels::for_lanes<Compute>(end - begin,
+                                  [=, from_x = x.data() + begin, from_gate = gate.data() + begin,
+                                   from_dy = dy.data() + begin](std::size_t i, auto count) {
+                                    const auto g = kernels::load<Compute>(from_gate + i, count);
+                                    const auto d = kernels::load<Compute>(from_dy + i, count);
+                                    const auto v = kernels::load<Compute>(from_x + i, count);
+                                    const auto open = kernels::sigmoid(m * g);
+                                    kernels::store<Overflow::infinity_or_nan, Compute>(
+                                        b_x * d * (g * open), to_x + begin + i, count);
+                                    kernels::store<Overflow::infinity_or_nan, Compute>(
+                                        b_gate * d * v * (open * (1.0F + m * g * (1.0F - open))),
+                                        to_gate + begin + i, count);
+                                  });
+    });
     return std::tuple{std::move(dx), std::move(dgate)};
   }
 };
