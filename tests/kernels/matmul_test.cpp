@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "support/random_arrays.hpp"
@@ -89,6 +91,13 @@ float multiply_add(float a, float b, float sum) {
   return sum + product;
 }
 
+/// Whether the product is made on AMX, which adds in an order of its own.
+template <class A, class B>
+bool uses_matrix_unit(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b) {
+  return kernels::has_amx_for<A, B>() && kernels::may_use_amx() &&
+         !kernels::detail::is_skinny(size, a.view, b.view);
+}
+
 /// The three-line loop, with its epilogue; row-major without gaps.
 template <class A, class B>
 std::vector<float> loop(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b,
@@ -98,6 +107,17 @@ std::vector<float> loop(const MatmulSize& size, const Operand<A>& a, const Opera
     for (std::size_t j = 0; j < size.columns; ++j) {
       float sum = 0;
       for (std::size_t s = 0; s < size.segments; ++s) {
+        if (uses_matrix_unit(size, a, b)) {
+          for (std::size_t p = 0; p < size.inner; p += 32) {
+            // Chains of the even and of the odd elements of 32.
+            std::array<float, 2> chains{};
+            for (std::size_t q = p; q < std::min(size.inner, p + 32); ++q) {
+              chains[q % 2] = std::fma(a(s, i, q), b(s, q, j), chains[q % 2]);
+            }
+            sum += chains[0] + chains[1];
+          }
+          continue;
+        }
         for (std::size_t p = 0; p < size.inner; ++p)
           sum = multiply_add(a(s, i, p), b(s, p, j), sum);
       }
@@ -204,6 +224,37 @@ TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
   const MatmulSize size{3, 4 * kernels::detail::tile_columns + 2, 16384};
   expect_loop<float, float, float>(size, Layout::rows, Layout::rows);
   expect_loop<float, float, float>(size, Layout::rows, Layout::columns);
+}
+
+/// Few rows or columns, which have loops of their own, in every layout and at every remainder.
+TEST(Matmul, EqualsTheLoopWithFewVectors) {
+  for (const std::size_t few : {std::size_t{1}, std::size_t{2}, std::size_t{3}, std::size_t{4}}) {
+    for (const std::size_t many : {std::size_t{1}, std::size_t{15}, std::size_t{33}}) {
+      for (const std::size_t inner :
+           {std::size_t{1}, std::size_t{31}, std::size_t{64}, std::size_t{65}, std::size_t{300}}) {
+        expect_loop_in_every_layout<float, float, float>({few, many, inner});
+        expect_loop_in_every_layout<float, float, float>({many, few, inner});
+        expect_loop_in_every_layout<float8_e4m3fn, float8_e5m2, float16>({few, many, inner});
+        expect_loop_in_every_layout<float8_e5m2, float8_e4m3fn, float>({many, few, inner});
+      }
+    }
+  }
+  expect_loop_in_every_layout<bfloat16, float16, float>({2, 1030, 70});
+}
+
+/// Memory for packing is used again and again; what an earlier product left there must not matter.
+TEST(Matmul, EqualsTheLoopAfterAProductOfNans) {
+  const std::vector<float> nans(64 * 1024, std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> out(64 * 64);
+  for (const std::size_t inner : {std::size_t{1}, std::size_t{33}, std::size_t{300}}) {
+    for (const MatmulSize size : {MatmulSize{3, 40, inner}, MatmulSize{40, 3, inner},
+                                  MatmulSize{1, 1, inner}, MatmulSize{40, 40, inner}}) {
+      kernels::matmul<float>({64, 64, 1024}, kernels::row_major(nans.data(), 1024),
+                             kernels::row_major(nans.data(), 64), out.data(), 64);
+      expect_loop_in_every_layout<float, float, float>(size);
+      expect_loop_in_every_layout<float8_e4m3fn, float8_e4m3fn, float>(size);
+    }
+  }
 }
 
 TEST(Matmul, EmptyResultsWriteNothing) {

@@ -192,6 +192,7 @@ template <Precision P> class Tape {
   /// Calls `observer` with every value as it is recorded and every gradient as it is used, until
   /// another, or none (`nullptr`), is set. It does not change what is computed.
   void observe_with(Observer observer) { observer_ = std::move(observer); }
+  [[nodiscard]] bool is_observed() const { return static_cast<bool>(observer_); }
 
  private:
   /// What is known of a variable without its value.

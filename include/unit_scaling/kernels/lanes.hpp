@@ -55,6 +55,18 @@ inline void store(lane_t<Compute> value, T* p, Count count) {
   }
 }
 
+/// Lanes as they come back from an array of T.
+template <class T, class Compute>
+[[nodiscard]] inline lane_t<Compute> rounded_to(lane_t<Compute> value) {
+  if constexpr (std::is_same_v<T, Compute>) {
+    return value;
+  } else {
+    alignas(unit_scaling::detail::line_bytes) T stored[lane_count<Compute>];
+    store<Overflow::infinity_or_nan, Compute>(value, stored, FullLanes<Compute>{});
+    return load<Compute>(stored, FullLanes<Compute>{});
+  }
+}
+
 /// Where an op writes a result that nobody reads again before it is whole: into the caches, or past
 /// them if they would not keep it, so that a line that is written whole is not read first.
 template <class T> class Destination {

@@ -35,10 +35,11 @@ void map_into(Out* out, std::size_t size, const F& f, const In*... in) {
 
 /// A new array of Out of the shape of the first argument, in its memory resource.
 /// The arrays have one shape; callers check that.
-template <class Compute, class Out, class F, class First, class... In>
+template <class Compute, class Out, Overflow overflow = Overflow::infinity_or_nan, class F,
+          class First, class... In>
 [[nodiscard]] Array<Out> map(const F& f, const Array<First>& first, const Array<In>&... in) {
   Array<Out> out(first.shape(), first.resource());
-  map_into<Compute>(out.mutable_data(), first.size(), f, first.data(), in.data()...);
+  map_into<Compute, overflow>(out.mutable_data(), first.size(), f, first.data(), in.data()...);
   return out;
 }
 

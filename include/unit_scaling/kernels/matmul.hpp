@@ -73,18 +73,26 @@ template <class Compute> struct Epilogue {
   const Compute* bias = nullptr;
 };
 
+/// Begins to fetch the lines of `count` elements, to be read (0) or written (1).
+template <int access, class T>
+[[gnu::always_inline]] inline void prefetch_lines(const T* from, std::size_t count) {
+  constexpr std::size_t line = array_alignment / sizeof(T);
+  for (std::size_t k = 0; k < count; k += line) __builtin_prefetch(from + k, access);
+}
+
 /// The rounding of finished sums to a row-major array of Out: `epilogue` of each, stored at
 /// `out[i * stride + j]`.
 template <class Out> struct StoreRows {
+  /// So short that it is worth inlining behind every register of a tile.
+  static constexpr bool is_short = true;
+
   Out* out;
   std::size_t stride;
   Epilogue<float> epilogue = {};
 
   /// Begins to fetch the memory that row i from column j on, `width` elements, will be written to.
   [[gnu::always_inline]] void prefetch(std::size_t i, std::size_t j, std::size_t width) const {
-    const Out* row = out + i * stride + j;
-    constexpr std::size_t line = array_alignment / sizeof(Out);
-    for (std::size_t k = 0; k < width; k += line) __builtin_prefetch(row + k, 1);
+    prefetch_lines<1>(out + i * stride + j, width);
   }
 
   /// Lanes of row i from column j on; `count` as in kernels/lanes.hpp.
@@ -190,6 +198,10 @@ void matmul_skinny(const PanelSource<Matrix>& matrix, const PanelSource<Vector>&
   auto* packed = packing_memory<0, std::uint32_t>(
       panel_words(ceil_divide(vectors.depth, Words::depth), width));
   pack_panel<Words, width>(vectors, packed);
+  // Whole vectors of words are multiplied: by zeros of the matrix beyond its depth, which only a
+  // NaN or an infinity would spoil.
+  const std::size_t groups = ceil_divide(vectors.depth, Words::depth);
+  std::fill(packed + groups * width, packed + panel_words(groups, width), 0U);
   constexpr std::size_t grain = 512;  // lanes of a piece of work
   static_assert(grain % lanes == 0);
   parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
@@ -255,124 +267,251 @@ inline void finish_tile(const float* sums, std::size_t row, std::size_t column, 
   }
 }
 
-template <class Tile, class A, class B, class Finish>
-void matmul_in_tiles(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
-                     const Finish& finish) {
-  const InnerBlocks blocks(size, Tile::words::depth, Tile::depth_step);
-  const std::size_t threads = thread_count();
-  const std::size_t left_words = Tile::left_words(blocks.most_depth());
-  const std::size_t right_words = Tile::right_words(blocks.most_depth());
+/// How tiles are shared out among threads: row_groups x column_groups pieces of nearly equal size.
+struct PieceGrid {
+  std::size_t row_groups;
+  std::size_t column_groups;
+};
 
-  // The right operand is packed whole if that takes no more than this, else in passes.
-  constexpr std::size_t packed_words = std::size_t{1} << 21;
-  const std::size_t all_panels = ceil_divide(size.columns, Tile::columns);
-  const std::size_t passes = ceil_divide(
-      all_panels * right_words * std::max<std::size_t>(1, blocks.count()), packed_words);
-  // A block of rows of the left operand stays in the second-level cache beside a right panel.
-  constexpr std::size_t left_block_words = std::size_t{1} << 16;
-  const std::size_t tiles_per_block =
-      std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words), 1, 16);
-  const std::size_t row_blocks = std::min(
-      ceil_divide(size.rows, Tile::rows),
-      ceil_divide(ceil_divide(size.rows, tiles_per_block * Tile::rows), threads) * threads);
+/// A few pieces for each thread, as square as may be: a piece reads its rows and columns once, and
+/// what that is together is least for a square.
+inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::size_t panels,
+                            std::size_t tile_columns_, std::size_t threads) {
+  if (threads == 1) return {1, 1};
+  const std::size_t wanted = 2 * threads;
+  PieceGrid best{std::min(row_tiles, wanted), 1};
+  std::size_t least_read = static_cast<std::size_t>(-1);
+  for (std::size_t columns = 1; columns <= std::min(panels, wanted); ++columns) {
+    const std::size_t rows = std::min(row_tiles, ceil_divide(wanted, columns));
+    const std::size_t read =
+        ceil_divide(row_tiles, rows) * tile_rows_ + ceil_divide(panels, columns) * tile_columns_;
+    // Fewer pieces than threads leave some of them idle.
+    if (rows * columns >= std::min(threads, row_tiles * panels) && read < least_read) {
+      least_read = read;
+      best = {rows, columns};
+    }
+  }
+  return best;
+}
 
-  // Blocks of whole tiles, unless they are so few tiles that one more or less would matter.
-  const std::size_t unit_rows =
-      3 * row_blocks <= ceil_divide(size.rows, Tile::rows) || threads == 1 ? Tile::rows : 2;
-  const std::size_t row_units = ceil_divide(size.rows, unit_rows);
+/// A product by tiles of one kernel. The right operand is packed first, whole or in passes. The
+/// left one is packed block by block as one thread needs it, or first as well if several threads
+/// share it.
+template <class Tile, class A, class B> class TiledProduct {
+ public:
+  TiledProduct(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b)
+      : size_(size),
+        a_(a),
+        b_(b),
+        blocks_(size, Tile::words::depth, Tile::depth_step),
+        threads_(thread_count()),
+        left_words_(Tile::left_words(blocks_.most_depth())),
+        right_words_(Tile::right_words(blocks_.most_depth())) {}
 
-  for (std::size_t pass = 0; pass < std::min(passes, all_panels); ++pass) {
-    const Range panel_range = part_of(all_panels, std::min(passes, all_panels), pass);
-    const std::size_t panels = panel_range.end - panel_range.begin;
-    const auto first_column = [&](std::size_t panel) {
-      return (panel_range.begin + panel) * Tile::columns;
-    };
-    auto* right = packing_memory<0, std::uint32_t>(blocks.count() * panels * right_words);
-    parallel_for(blocks.count() * panels, [&](std::size_t index) {
-      const std::size_t block = index / panels;
-      const std::size_t column = first_column(index % panels);
+  template <class Finish> void run(const Finish& finish) const {
+    const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
+    const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
+    const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
+    const std::size_t column_passes =
+        std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words));
+    const std::size_t row_passes =
+        threads_ == 1
+            ? 1
+            : std::min(row_tiles, ceil_divide(row_tiles * left_words_ * blocks, packed_words));
+    for (std::size_t pass = 0; pass < column_passes; ++pass) {
+      const Range columns = part_of(panels, column_passes, pass);
+      const std::uint32_t* right = pack_right(columns);
+      for (std::size_t row_pass = 0; row_pass < row_passes; ++row_pass) {
+        const Range rows = part_of(row_tiles, row_passes, row_pass);
+        const std::uint32_t* left = threads_ == 1 ? nullptr : pack_left(rows);
+        const PieceGrid grid = piece_grid(rows.end - rows.begin, Tile::rows,
+                                          columns.end - columns.begin, Tile::columns, threads_);
+        parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
+          multiply_piece(inner_part(rows, grid.row_groups, piece / grid.column_groups),
+                         inner_part(columns, grid.column_groups, piece % grid.column_groups),
+                         Operand{left, rows}, Operand{right, columns}, finish);
+        });
+      }
+    }
+  }
+
+ private:
+  /// Panels of all blocks of some tiles, packed; nothing yet if `words` is null.
+  struct Operand {
+    const std::uint32_t* words;
+    Range tiles;
+  };
+
+  /// The right operand, and for several threads the left one, is packed whole if it takes no more.
+  static constexpr std::size_t packed_words = std::size_t{1} << 21;
+  /// Rows of the left operand that stay in the second-level cache beside a right panel.
+  static constexpr std::size_t left_block_words = std::size_t{1} << 16;
+  /// Places of the inner dimension packed at a time where lanes follow each other in memory.
+  static constexpr std::size_t pack_run = 64;
+  static_assert(pack_run % Tile::depth_step == 0);
+
+  static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
+    const Range part = part_of(range.end - range.begin, parts, index);
+    return {range.begin + part.begin, range.begin + part.end};
+  }
+
+  [[nodiscard]] std::size_t height(std::size_t tile) const {
+    return std::min(Tile::rows, size_.rows - tile * Tile::rows);
+  }
+  [[nodiscard]] std::size_t width(std::size_t panel) const {
+    return std::min(Tile::columns, size_.columns - panel * Tile::columns);
+  }
+
+  const std::uint32_t* pack_right(const Range& panels) const {
+    const std::size_t count = panels.end - panels.begin;
+    auto* words = packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_);
+    parallel_for(blocks_.count() * count, [&](std::size_t index) {
+      const std::size_t block = index / count;
+      const std::size_t column = (panels.begin + index % count) * Tile::columns;
       Tile::pack_right(
-          PanelSource<B>{.data = b.data + blocks.segment(block) * b.segment_stride +
-                                 blocks.begin(block) * b.row_stride + column * b.column_stride,
-                         .lane_stride = b.column_stride,
-                         .depth_stride = b.row_stride,
-                         .lane_count = std::min(Tile::columns, size.columns - column),
-                         .depth = blocks.depth(block),
-                         .lanes_readable = size.columns - column},
-          right + index * right_words);
+          PanelSource<B>{.data = b_.data + blocks_.segment(block) * b_.segment_stride +
+                                 blocks_.begin(block) * b_.row_stride + column * b_.column_stride,
+                         .lane_stride = b_.column_stride,
+                         .depth_stride = b_.row_stride,
+                         .lane_count = std::min(Tile::columns, size_.columns - column),
+                         .depth = blocks_.depth(block),
+                         .lanes_readable = size_.columns - column},
+          words + index * right_words_);
     });
+    return words;
+  }
 
-    // Few rows and many threads: the panels are shared out as well.
-    const std::size_t panel_groups =
-        std::min(panels, ceil_divide(threads, std::max<std::size_t>(1, row_blocks)));
-    parallel_for(row_blocks * panel_groups, [&](std::size_t index) {
-      const Range units = part_of(row_units, row_blocks, index / panel_groups);
-      const Range rows{units.begin * unit_rows, std::min(units.end * unit_rows, size.rows)};
-      const Range group = part_of(panels, panel_groups, index % panel_groups);
-      const std::size_t tiles = ceil_divide(rows.end - rows.begin, Tile::rows);
-      const auto tile_height = [&](std::size_t tile) {
-        return std::min(Tile::rows, rows.end - rows.begin - tile * Tile::rows);
-      };
-      auto* left = packing_memory<1, std::uint32_t>(tiles * left_words);
-      // Sums of one tile, or of all of them where they have to wait for the next block.
-      constexpr std::size_t tile_size = Tile::rows * Tile::columns;
-      const std::size_t tiles_kept = blocks.count() > 1 ? tiles * (group.end - group.begin) : 1;
-      auto* all_sums = packing_memory<2, float>(tiles_kept * tile_size);
-      if (blocks.count() == 0) std::fill_n(all_sums, tile_size, 0.0F);
-      const typename Tile::Session session;
+  const std::uint32_t* pack_left(const Range& tiles) const {
+    const std::size_t count = tiles.end - tiles.begin;
+    auto* words = packing_memory<1, std::uint32_t>(blocks_.count() * count * left_words_);
+    parallel_for(blocks_.count() * count, [&](std::size_t index) {
+      const std::size_t block = index / count;
+      pack_left_panel(block, tiles.begin + index % count, 0, blocks_.depth(block),
+                      words + index * left_words_);
+    });
+    return words;
+  }
 
-      for (std::size_t block = 0; block < std::max<std::size_t>(1, blocks.count()); ++block) {
-        const bool is_last = block + 1 >= blocks.count();
-        for (std::size_t tile = 0; tile < (blocks.count() == 0 ? 0 : tiles); ++tile) {
-          const std::size_t row = rows.begin + tile * Tile::rows;
-          Tile::pack_left(
-              PanelSource<A>{.data = a.data + blocks.segment(block) * a.segment_stride +
-                                     blocks.begin(block) * a.column_stride + row * a.row_stride,
-                             .lane_stride = a.row_stride,
-                             .depth_stride = a.column_stride,
-                             .lane_count = tile_height(tile),
-                             .depth = blocks.depth(block),
-                             .lanes_readable = size.rows - row},
-              left + tile * left_words);
+  /// Packs `depth` elements from `begin` on of each row of a tile; `words` is its whole panel.
+  void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
+                       std::uint32_t* words) const {
+    const std::size_t row = tile * Tile::rows;
+    Tile::pack_left(PanelSource<A>{.data = a_.data + blocks_.segment(block) * a_.segment_stride +
+                                           (blocks_.begin(block) + begin) * a_.column_stride +
+                                           row * a_.row_stride,
+                                   .lane_stride = a_.row_stride,
+                                   .depth_stride = a_.column_stride,
+                                   .lane_count = height(tile),
+                                   .depth = depth,
+                                   .lanes_readable = size_.rows - row},
+                    words + begin / Tile::words::depth * Tile::rows);
+  }
+
+  template <class Finish>
+  void multiply_piece(const Range& rows, const Range& columns, const Operand& left,
+                      const Operand& right, const Finish& finish) const {
+    const typename Tile::Session session;
+    const std::size_t most_tiles =
+        std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1, 16);
+    const std::size_t parts = ceil_divide(rows.end - rows.begin, most_tiles);
+    for (std::size_t part = 0; part < parts; ++part) {
+      multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);
+    }
+  }
+
+  template <class Finish>
+  void multiply_rows_of_tiles(const Range& rows, const Range& columns, const Operand& left,
+                              const Operand& right, const Finish& finish) const {
+    const std::size_t tiles = rows.end - rows.begin;
+    const std::size_t blocks = blocks_.count();
+    auto* own_left =
+        left.words == nullptr ? packing_memory<1, std::uint32_t>(tiles * left_words_) : nullptr;
+    const auto left_panel = [&](std::size_t block, std::size_t tile) -> const std::uint32_t* {
+      if (left.words == nullptr) return own_left + (tile - rows.begin) * left_words_;
+      const std::size_t count = left.tiles.end - left.tiles.begin;
+      return left.words + (block * count + tile - left.tiles.begin) * left_words_;
+    };
+    // Sums of one tile, or of all of them where they have to wait for the next block.
+    constexpr std::size_t tile_size = Tile::rows * Tile::columns;
+    const std::size_t tiles_kept = blocks > 1 ? tiles * (columns.end - columns.begin) : 1;
+    auto* all_sums = packing_memory<2, float>(tiles_kept * tile_size);
+    if (blocks == 0) {
+      std::fill_n(all_sums, tile_size, 0.0F);
+      for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          finish_tile<Tile::columns>(all_sums, tile * Tile::rows, panel * Tile::columns,
+                                     height(tile), width(panel), finish);
         }
-        for (std::size_t panel = group.begin; panel < group.end; ++panel) {
-          const std::size_t width = std::min(Tile::columns, size.columns - first_column(panel));
-          for (std::size_t tile = 0; tile < tiles; ++tile) {
-            float* sums = all_sums;
-            if (tiles_kept > 1) sums += ((panel - group.begin) * tiles + tile) * tile_size;
-            if (is_last) {
-              for (std::size_t i = 0; i < tile_height(tile); ++i) {
-                finish.prefetch(rows.begin + tile * Tile::rows + i, first_column(panel), width);
-              }
-            }
-            const std::size_t row = rows.begin + tile * Tile::rows;
-            const std::size_t column = first_column(panel);
-            const std::uint32_t* right_panel = right + (block * panels + panel) * right_words;
-            const std::uint32_t* left_panel = left + tile * left_words;
-            if constexpr (Tile::finishes_in_registers) {
-              if (is_last && blocks.count() != 0 && width == Tile::columns &&
-                  tile_height(tile) == Tile::rows) {
-                const Finish own = finish;
-                Tile::multiply_and_finish(
-                    blocks.depth(block), left_panel, right_panel, sums, block > 0,
-                    [=](std::size_t i, std::size_t j, float32x16 values) __attribute__((
-                        always_inline)) { own(row + i, column + j, values, FullLanes<float>{}); });
-                continue;
-              }
-            }
-            if (blocks.count() != 0) {
-              Tile::multiply(blocks.depth(block), left_panel, right_panel, tile_height(tile), width,
-                             sums, block > 0);
-            }
-            if (is_last) {
-              finish_tile<Tile::columns>(sums, row, column, tile_height(tile), width, finish);
-            }
+      }
+      return;
+    }
+    for (std::size_t block = 0; block < blocks; ++block) {
+      if (left.words == nullptr) {
+        // Lanes that follow each other in memory share lines with those of the next tile: all tiles
+        // take their part of some lines before any goes on.
+        const std::size_t depth = blocks_.depth(block);
+        const std::size_t run = a_.row_stride == 1 ? pack_run : depth;
+        for (std::size_t begin = 0; begin < depth; begin += run) {
+          for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+            pack_left_panel(block, tile, begin, std::min(run, depth - begin),
+                            own_left + (tile - rows.begin) * left_words_);
           }
         }
       }
-    });
+      const std::size_t right_panels = right.tiles.end - right.tiles.begin;
+      for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
+        const std::uint32_t* right_panel =
+            right.words + (block * right_panels + panel - right.tiles.begin) * right_words_;
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          float* sums = all_sums;
+          if (tiles_kept > 1) {
+            sums += ((panel - columns.begin) * tiles + tile - rows.begin) * tile_size;
+          }
+          multiply_tile(block, tile, panel, left_panel(block, tile), right_panel, sums, finish);
+        }
+      }
+    }
   }
-}
+
+  template <class Finish>
+  void multiply_tile(std::size_t block, std::size_t tile, std::size_t panel,
+                     const std::uint32_t* left, const std::uint32_t* right, float* sums,
+                     const Finish& finish) const {
+    const std::size_t row = tile * Tile::rows;
+    const std::size_t column = panel * Tile::columns;
+    const bool is_last = block + 1 == blocks_.count();
+    if constexpr (requires { finish.prefetch(row, column, width(panel)); }) {
+      if (is_last) {
+        for (std::size_t i = 0; i < height(tile); ++i) {
+          finish.prefetch(row + i, column, width(panel));
+        }
+      }
+    }
+    if constexpr (Tile::finishes_in_registers && requires { requires Finish::is_short; }) {
+      if (is_last && width(panel) == Tile::columns && height(tile) == Tile::rows) {
+        const Finish own = finish;
+        Tile::multiply_and_finish(
+            blocks_.depth(block), left, right, sums, block > 0,
+            [=](std::size_t i, std::size_t j, float32x16 values) __attribute__((always_inline)) {
+              own(row + i, column + j, values, FullLanes<float>{});
+            });
+        return;
+      }
+    }
+    Tile::multiply(blocks_.depth(block), left, right, height(tile), width(panel), sums, block > 0);
+    if (is_last) {
+      finish_tile<Tile::columns>(sums, row, column, height(tile), width(panel), finish);
+    }
+  }
+
+  MatmulSize size_;
+  MatrixView<A> a_;
+  MatrixView<B> b_;
+  InnerBlocks blocks_;
+  std::size_t threads_;
+  std::size_t left_words_;
+  std::size_t right_words_;
+};
 
 }  // namespace detail
 
@@ -421,10 +560,10 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
   }
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
   if constexpr (has_amx_for<A, B>()) {
-    if (may_use_amx()) return detail::matmul_in_tiles<AmxTile>(size, a, b, finish);
+    if (may_use_amx()) return detail::TiledProduct<AmxTile, A, B>(size, a, b).run(finish);
   }
 #endif
-  detail::matmul_in_tiles<detail::BestTile<A, B>>(size, a, b, finish);
+  detail::TiledProduct<detail::BestTile<A, B>, A, B>(size, a, b).run(finish);
 }
 
 /// `out(i, j) = epilogue(Σ_s Σ_p a_s(i, p) b_s(p, j))`, rounded once to Out on store.

@@ -9,6 +9,7 @@
 
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
 namespace unit_scaling::nn {
@@ -36,6 +37,14 @@ class Linear {
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return bias_ ? ops::linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
                  : ops::linear(x, x.tape().parameter(weight_), op_);
+  }
+
+  /// ops::gelu_linear(x, weight[, bias]): this layer behind a GELU, as one op.
+  template <Precision P>
+  [[nodiscard]] Variable<P> after(const ops::Gelu& gelu, const Variable<P>& x) const {
+    const ops::GeluLinear op{.gelu = gelu, .linear = op_};
+    return bias_ ? ops::gelu_linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op)
+                 : ops::gelu_linear(x, x.tape().parameter(weight_), op);
   }
 
   /// Calls `visit(parameter)` for each parameter.

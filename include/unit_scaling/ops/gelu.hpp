@@ -57,15 +57,10 @@ struct Gelu {
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
-    const auto m = static_cast<Compute>(mult);
-    const auto a = static_cast<Compute>(s.forward / mult);
-    const auto function = [&](auto f) {
-      return kernels::map<Compute, typename P::storage>([=](auto v) { return a * f(m * v); }, x);
-    };
-    return Forward{form == GeluForm::erf
-                       ? function([](auto v) { return v * kernels::normal(v).distribution; })
-                       : function([](auto v) { return v * tanh_gate(v); }),
-                   std::tuple{x}};
+    return with_form([&](auto f) {
+      return Forward{kernels::map<Compute, typename P::storage>(output<Compute>(s.forward, f), x),
+                     std::tuple{x}};
+    });
   }
 
   template <Precision P, class T>
@@ -74,43 +69,66 @@ struct Gelu {
     using Compute = typename P::compute;
     const Array<T>& x = std::get<0>(saved);
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
-    const auto m = static_cast<Compute>(mult);
-    const auto b = static_cast<Compute>(s.backward[0]);
-    const auto function = [&](auto slope) {
-      return kernels::map<Compute, T>([=](auto g, auto v) { return b * g * slope(m * v); }, dy, x);
-    };
-    return std::tuple{form == GeluForm::erf
-                          ? function([](auto v) {
-                              const auto n = kernels::normal(v);
-                              return n.distribution + v * n.density;
-                            })
-                          : function([](auto v) {
-                              const auto gate = tanh_gate(v);
-                              // Far out the slope of the gate is 0, but 0 · v² would be NaN where
-                              // v² overflows.
-                              const auto correction = v * gate * (1.0F - gate) * inner_slope(v);
-                              return gate +
-                                     kernels::select_lane(v * v > 1e4F, decltype(v){}, correction);
-                            })};
+    return with_form([&](auto f) {
+      return std::tuple{kernels::map<Compute, T>(gradient<Compute>(s.backward[0], f), dy, x)};
+    });
+  }
+
+  /// Calls `use(f)` with the function of lanes that `form` names: `f.value(v)` and `f.slope(v)`.
+  template <class Use> auto with_form(const Use& use) const {
+    return form == GeluForm::erf ? use(Erf{}) : use(TanhApproximation{});
+  }
+
+  /// v ↦ α f(m v) / m on lanes, for a forward factor α.
+  template <class Compute, class F> [[nodiscard]] auto output(double forward_factor, F f) const {
+    return [a = static_cast<Compute>(forward_factor / mult), m = static_cast<Compute>(mult),
+            f](auto v) { return a * f.value(m * v); };
+  }
+
+  /// (g, v) ↦ β g f'(m v) on lanes, for a backward factor β.
+  template <class Compute, class F> [[nodiscard]] auto gradient(double backward_factor, F f) const {
+    return [b = static_cast<Compute>(backward_factor), m = static_cast<Compute>(mult), f](
+               auto g, auto v) { return b * g * f.slope(m * v); };
   }
 
  private:
-  /// The constants of the tanh form in the precision of the lanes they meet.
-  template <class V> struct Tanh {
-    using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
-    static constexpr auto cubic = static_cast<Scalar>(0.044715);
-    static constexpr auto twice_sqrt_2_over_pi =
-        static_cast<Scalar>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+  struct Erf {
+    template <class V> static V value(V v) { return v * kernels::normal(v).distribution; }
+    template <class V> static V slope(V v) {
+      const auto n = kernels::normal(v);
+      return n.distribution + v * n.density;
+    }
   };
 
-  /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
-  template <class V> static V tanh_gate(V v) {
-    return kernels::sigmoid(Tanh<V>::twice_sqrt_2_over_pi * (v + Tanh<V>::cubic * v * v * v));
-  }
-  /// d(2u)/dv.
-  template <class V> static V inner_slope(V v) {
-    return Tanh<V>::twice_sqrt_2_over_pi * (1.0F + 3 * Tanh<V>::cubic * v * v);
-  }
+  struct TanhApproximation {
+    template <class V> static V value(V v) { return v * gate(v); }
+    template <class V> static V slope(V v) {
+      const auto open = gate(v);
+      // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
+      const auto correction = v * open * (1.0F - open) * inner_slope(v);
+      return open + kernels::select_lane(v * v > 1e4F, V{}, correction);
+    }
+
+   private:
+    /// The constants in the precision of the lanes they meet.
+    template <class V> struct Constants {
+      using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
+      static constexpr auto cubic = static_cast<Scalar>(0.044715);
+      static constexpr auto twice_sqrt_2_over_pi =
+          static_cast<Scalar>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+    };
+
+    /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
+    template <class V> static V gate(V v) {
+      using C = Constants<V>;
+      return kernels::sigmoid(C::twice_sqrt_2_over_pi * (v + C::cubic * v * v * v));
+    }
+    /// d(2u)/dv.
+    template <class V> static V inner_slope(V v) {
+      using C = Constants<V>;
+      return C::twice_sqrt_2_over_pi * (1.0F + 3 * C::cubic * v * v);
+    }
+  };
 };
 inline constexpr Apply<Gelu> gelu{};
 

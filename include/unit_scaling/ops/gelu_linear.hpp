@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: a linear layer behind a GELU, as one op.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/op.hpp"
+
+namespace unit_scaling::ops {
+
+/// y = linear(gelu(x), w[, b]): to the bit what the two ops give one after the other, in fewer
+/// passes over memory and with less to keep. Between the two, each number is rounded to P::storage
+/// as it is there, in a register.
+///
+/// Shapes: x (…, fan_in), w (fan_out, fan_in), b (fan_out) or absent, y and dy (…, fan_out).
+/// Units and scales: those of ops::Gelu and of ops::Linear, both of which act. `scales` are the
+///         linear layer's, whose β_x acts before the GELU's factor.
+/// Saves:  x and w rounded to P::matmul_operand; and gelu(x) only if P stores it as it multiplies
+///         it. Where operands are narrower, the backward pass computes it again: under fp8, one
+///         byte less of three for each element of x.
+/// @throws ShapeError as ops::Linear; DomainError as ops::Gelu.
+struct GeluLinear {
+  static constexpr std::string_view name = "gelu_linear";
+  static constexpr bool rounds_gradient = true;
+  static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
+
+  Gelu gelu = {};
+  Linear linear = {};
+
+  template <class X, class W, class... B>
+  [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {
+    return linear.scales(x, w, b...);
+  }
+
+  template <Precision P, std::size_t N, class T, class W, class... B>
+  [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Array<T>& x, const Array<W>& w,
+                             const Array<B>&... b) const {
+    using Operand = typename P::matmul_operand;
+    auto h = operand<P>(x);
+    auto result = linear.forward(precision, s, h, w, b...);
+    if constexpr (!keeps_operand<P>) h = Array<Operand>();
+    return Forward{std::move(result.output),
+                   std::tuple{x, std::move(h), std::get<1>(result.saved)}};
+  }
+
+  /// @returns (dx, dw), and db if `s` has three backward factors.
+  template <Precision P, std::size_t N, class Operand, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<N>& s,
+                              const std::tuple<Array<T>, Array<Operand>, Array<Operand>>& saved,
+                              const Array<T>& dy,
+                              const std::array<bool, N>& wanted = all_wanted<N>()) const {
+    const auto& [x, h, w] = saved;
+    auto wanted_of_linear = wanted;
+    wanted_of_linear[0] = false;
+    const auto linear_saved = std::tuple{keeps_operand<P> ? h : operand<P>(x), w};
+    auto gradients = linear.backward(precision, s, linear_saved, dy, wanted_of_linear);
+    if (wanted[0]) std::get<0>(gradients) = input_gradient(precision, s.backward[0], x, w, dy);
+    return gradients;
+  }
+
+ private:
+  /// What becomes of finished sums: the gradient of the GELU's output, times its slope at x.
+  template <class Compute, class T, class Slope> struct StoreSlope {
+    const T* x;
+    T* dx;
+    std::size_t stride;
+    Compute factor;
+    Slope slope;
+
+    void prefetch(std::size_t i, std::size_t j, std::size_t width) const {
+      kernels::prefetch_lines<0>(x + i * stride + j, width);
+      kernels::prefetch_lines<1>(dx + i * stride + j, width);
+    }
+    template <class Count>
+    void operator()(std::size_t i, std::size_t j, kernels::lane_t<Compute> sums,
+                    Count count) const {
+      const auto dh = kernels::rounded_to<T, Compute>(sums * factor);
+      const auto v = kernels::load<Compute>(x + i * stride + j, count);
+      kernels::store<Overflow::infinity_or_nan, Compute>(slope(dh, v), dx + i * stride + j, count);
+    }
+  };
+
+  /// Whether what is multiplied is what P stores, so that keeping it costs no more than gelu alone.
+  template <Precision P>
+  static constexpr bool keeps_operand =
+      std::is_same_v<typename P::matmul_operand, typename P::storage>;
+
+  /// gelu(x), rounded to P::storage and then to P::matmul_operand.
+  template <Precision P, class T>
+  [[nodiscard]] Array<typename P::matmul_operand> operand(const Array<T>& x) const {
+    using Compute = typename P::compute;
+    return gelu.with_form([&](auto f) {
+      const auto y = gelu.template output<Compute>(gelu.scales(x).forward, f);
+      return kernels::map<Compute, typename P::matmul_operand, Overflow::saturate>(
+          [y](auto v) { return kernels::rounded_to<typename P::storage, Compute>(y(v)); }, x);
+    });
+  }
+
+  /// The gradient of the linear layer's input, behind it the slope of the GELU.
+  template <Precision P, class T, class Operand>
+  [[nodiscard]] Array<T> input_gradient(P precision, double factor, const Array<T>& x,
+                                        const Array<Operand>& w, const Array<T>& dy) const {
+    using Compute = typename P::compute;
+    const auto gelu_scales = gelu.scales(x);
+    if constexpr (std::is_same_v<Compute, double>) {
+      const Scales<2> s{.forward = 1, .backward = {factor, 1}};
+      const auto dh =
+          std::get<0>(linear.backward(precision, s, std::tuple{x, w}, dy, std::array{true, false}));
+      return std::get<0>(gelu.backward(precision, gelu_scales, std::tuple{x}, dh));
+    } else {
+      const auto g =
+          kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+      const std::size_t fan_out = w.shape()[0];
+      const std::size_t fan_in = w.shape()[1];
+      Array<T> dx(x.shape(), x.resource());
+      gelu.with_form([&](auto f) {
+        const auto slope = gelu.template gradient<Compute>(gelu_scales.backward[0], f);
+        kernels::matmul(
+            {x.rows(), fan_in, fan_out}, kernels::row_major(g.data(), fan_out),
+            kernels::row_major(w.data(), fan_in),
+            StoreSlope<Compute, T, decltype(slope)>{x.data(), dx.mutable_data(), fan_in,
+                                                    static_cast<Compute>(factor), slope});
+      });
+      return dx;
+    }
+  }
+};
+inline constexpr Apply<GeluLinear> gelu_linear{};
+
+}  // namespace unit_scaling::ops
