@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/matmul.hpp"

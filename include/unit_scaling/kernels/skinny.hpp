@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
