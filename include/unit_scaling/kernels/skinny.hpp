@@ -69,8 +69,9 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
       }
     });
   };
+  constexpr bool takes_fours = Words::depth == 2 && has_bfloat16_table<T>();
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-  if constexpr (Words::depth == 2 && has_bfloat16_table<T>()) {
+  if constexpr (takes_fours) {
     // Codes are transposed, four at a time, before they are looked up: half as much to move.
     for (; p + 64 <= source.depth; p += 64) {
       unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
@@ -95,19 +96,21 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
   }
 #endif
   constexpr std::size_t run = lanes * Words::depth;
-  for (; p + run <= source.depth; p += run) {
-    step(
-        [](const T* from) {
-          __builtin_prefetch(from + ahead, 0, second_level);
-          return load_run<Words>(from);
-        },
-        [](auto& block) __attribute__((always_inline)) { transpose_16x16(block); });
+  if constexpr (!takes_fours) {
+    for (; p + run <= source.depth; p += run) {
+      step(
+          [](const T* from) {
+            __builtin_prefetch(from + ahead, 0, second_level);
+            return load_run<Words>(from);
+          },
+          [](auto& block) __attribute__((always_inline)) { transpose_16x16(block); });
+    }
   }
-  if (p < source.depth) {
+  for (; p < source.depth; p += run) {
     step(
         [&](const T* from) {
           T elements[run] = {};
-          std::copy_n(from, source.depth - p, elements);
+          std::copy_n(from, std::min(run, source.depth - p), elements);
           return load_run<Words>(elements);
         },
         transpose_rarely);
