@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <initializer_list>
-#include <memory>
 #include <memory_resource>
 #include <span>
 #include <type_traits>
@@ -15,6 +14,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/shared_memory.hpp"
 
 namespace unit_scaling {
 
@@ -42,11 +42,7 @@ class Array {
       throw_shape_error("Array", "no more elements than memory can be addressed for", shape);
     }
     if (const std::size_t bytes = shape.size() * sizeof(T); bytes != 0) {
-      // Control block and elements are one allocation each; the block is recycled too.
-      T* elements = static_cast<T*>(resource->allocate(bytes, array_alignment));
-      storage_ = std::shared_ptr<T>(
-          elements, [resource, bytes](T* p) { resource->deallocate(p, bytes, array_alignment); },
-          std::pmr::polymorphic_allocator<T>(resource));
+      storage_ = SharedMemory(bytes, resource);
     }
   }
 
@@ -59,7 +55,7 @@ class Array {
       throw_shape_error("Array", "as many values as the shape has elements", shape,
                         Shape{values.size()});
     }
-    std::copy(values.begin(), values.end(), storage_.get());
+    std::copy(values.begin(), values.end(), elements());
   }
   Array(const Shape& shape, std::initializer_list<T> values)
       : Array(shape, std::span<const T>(values.begin(), values.size())) {}
@@ -69,7 +65,7 @@ class Array {
       const Shape& shape, T value,
       std::pmr::memory_resource* resource = std::pmr::new_delete_resource()) {
     Array result(shape, resource);
-    std::fill_n(result.storage_.get(), shape.size(), value);
+    std::fill_n(result.elements(), shape.size(), value);
     return result;
   }
 
@@ -83,7 +79,7 @@ class Array {
     }
     Array result;
     result.shape_ = shape;
-    result.storage_ = std::shared_ptr<T>(memory.data(), [](T*) {});
+    result.storage_ = SharedMemory::borrow(const_cast<std::remove_const_t<T>*>(memory.data()));
     return result;
   }
 
@@ -103,16 +99,16 @@ class Array {
   [[nodiscard]] std::size_t bytes() const { return size() * sizeof(T); }
   [[nodiscard]] bool empty() const { return size() == 0; }
 
-  [[nodiscard]] const T* data() const { return storage_.get(); }
+  [[nodiscard]] const T* data() const { return elements(); }
   [[nodiscard]] std::span<const T> span() const { return {data(), size()}; }
   [[nodiscard]] const T* row(std::size_t index) const { return data() + index * columns(); }
 
   /// Elements for writing; copies them first if another array shares them.
   [[nodiscard]] T* mutable_data() {
-    if (storage_ != nullptr && (read_only_ || storage_.use_count() > 1)) {
+    if (elements() != nullptr && (read_only_ || storage_.is_shared())) {
       *this = Array(shape_, span(), resource_);
     }
-    return storage_.get();
+    return elements();
   }
   [[nodiscard]] std::span<T> mutable_span() { return {mutable_data(), size()}; }
 
@@ -136,8 +132,10 @@ class Array {
   }
 
  private:
+  [[nodiscard]] T* elements() const { return static_cast<T*>(storage_.get()); }
+
   Shape shape_;
-  std::shared_ptr<T> storage_;
+  SharedMemory storage_;
   std::pmr::memory_resource* resource_ = std::pmr::new_delete_resource();
   bool read_only_ = false;
 };

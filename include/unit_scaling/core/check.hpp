@@ -43,7 +43,12 @@ inline void require_same_shape(std::string_view operation, std::string_view what
 
 /// @throws DomainError "`operation`: `message`" unless `condition`.
 inline void require(bool condition, std::string_view operation, std::string_view message) {
-  if (!condition) throw DomainError(std::string(operation) + ": " + std::string(message));
+  if (!condition) {
+    std::string text(operation);
+    text += ": ";
+    text += message;
+    throw DomainError(text);
+  }
 }
 
 }  // namespace unit_scaling

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// Layer core: the bridge to Eigen, both ways and without copying where the layout allows.
+///
+/// Eigen takes as long to compile as half of the library, so this is not in the umbrella header.
+// unit_scaling: optional
 #pragma once
 
 #include <Eigen/Core>

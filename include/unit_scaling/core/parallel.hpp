@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer core: a pool of threads that shares out independent pieces of work.
+/// Layer core: the pool of threads behind the loops of core/parallel_for.hpp.
 #pragma once
 
 #include <atomic>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 
 namespace unit_scaling {
 
@@ -36,6 +37,7 @@ class ThreadPool {
   [[nodiscard]] std::size_t size() const { return workers_.size() + 1; }
 
   void resize(std::size_t threads) {
+    loop_threads = {};
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
@@ -129,9 +131,6 @@ class ThreadPool {
 
 }  // namespace detail
 
-/// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
-[[nodiscard]] inline std::size_t thread_count() { return detail::ThreadPool::instance().size(); }
-
 /// Sets how many threads the library uses, the calling one included. It starts none on its own.
 /// The number changes how long things take and never a bit of any result. Not to be called while
 /// another thread is inside the library.
@@ -140,29 +139,10 @@ class ThreadPool {
 ///         there is one thread then.
 inline void set_thread_count(std::size_t threads) {
   require(threads >= 1 && threads <= 4096, "set_thread_count", "expected 1 to 4096 threads");
-  detail::ThreadPool::instance().resize(threads);
-}
-
-/// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
-/// particular order, and returns when all are done. The first exception thrown is rethrown.
-template <class Body> void parallel_for(std::size_t count, const Body& body) {
   auto& pool = detail::ThreadPool::instance();
-  if (count <= 1 || pool.size() == 1) {
-    for (std::size_t i = 0; i < count; ++i) body(i);
-    return;
-  }
-  pool.run(
-      count, [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
-      const_cast<void*>(static_cast<const void*>(&body)));
-}
-
-/// `parallel_for` over [0, count) in ranges: calls `body(begin, end)` with `end - begin <= grain`.
-/// The ranges depend on `count` and `grain` alone.
-template <class Body> void parallel_ranges(std::size_t count, std::size_t grain, const Body& body) {
-  parallel_for((count + grain - 1) / grain, [&](std::size_t i) {
-    const std::size_t begin = i * grain;
-    body(begin, begin + grain < count ? begin + grain : count);
-  });
+  pool.resize(threads);
+  detail::loop_threads = {.count = pool.size(),
+                          .run = [](auto... loop) { detail::ThreadPool::instance().run(loop...); }};
 }
 
 }  // namespace unit_scaling

@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <functional>
 #include <initializer_list>
-#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -39,9 +37,7 @@ class Shape {
   [[nodiscard]] constexpr std::size_t rank() const { return rank_; }
 
   /// Number of elements: the product of the extents.
-  [[nodiscard]] constexpr std::size_t size() const {
-    return std::accumulate(begin(), end(), std::size_t{1}, std::multiplies<>{});
-  }
+  [[nodiscard]] constexpr std::size_t size() const { return product(rank_); }
 
   [[nodiscard]] constexpr std::size_t operator[](std::size_t dimension) const {
     return extents_[dimension];
@@ -53,10 +49,7 @@ class Shape {
   }
 
   /// How many contiguous rows of `columns()` elements there are: the product of all other extents.
-  [[nodiscard]] constexpr std::size_t rows() const {
-    if (rank_ == 0) return 1;
-    return std::accumulate(begin(), end() - 1, std::size_t{1}, std::multiplies<>{});
-  }
+  [[nodiscard]] constexpr std::size_t rows() const { return product(rank_ == 0 ? 0 : rank_ - 1); }
 
   /// This shape with its last extent replaced.
   [[nodiscard]] constexpr Shape with_columns(std::size_t columns) const {
@@ -85,15 +78,22 @@ class Shape {
   }
 
  private:
+  /// Of the first extents.
+  [[nodiscard]] constexpr std::size_t product(std::size_t dimensions) const {
+    std::size_t result = 1;
+    for (std::size_t i = 0; i < dimensions; ++i) result *= extents_[i];
+    return result;
+  }
+
   /// No product of extents may leave std::size_t; an extent of 0 must not hide that of the others.
   constexpr void check_size() const {
-    std::size_t product = 1;
+    std::size_t elements = 1;
     for (const std::size_t extent : *this) {
       if (extent == 0) continue;
-      if (product > static_cast<std::size_t>(-1) / extent) {
+      if (elements > static_cast<std::size_t>(-1) / extent) {
         throw std::invalid_argument("Shape: more elements than std::size_t can count");
       }
-      product *= extent;
+      elements *= extent;
     }
   }
 
@@ -105,9 +105,11 @@ class Shape {
 [[nodiscard]] inline std::string to_string(const Shape& shape) {
   std::string text = "(";
   for (std::size_t i = 0; i < shape.rank(); ++i) {
-    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+    if (i != 0) text += ", ";
+    text += std::to_string(shape[i]);
   }
-  return text + ")";
+  text += ")";
+  return text;
 }
 
 }  // namespace unit_scaling

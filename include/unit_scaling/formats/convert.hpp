@@ -23,7 +23,7 @@
 #include <immintrin.h>
 #endif
 
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/minifloat.hpp"

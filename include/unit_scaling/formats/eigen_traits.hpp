@@ -9,6 +9,9 @@
 /// Expressions, reductions and matrix products work too, but round after every operation: a sum of
 /// ones in float8_e4m3fn stops at 16. Where that matters, compute in binary32:
 /// `matrix.cast<float>().sum()`. It also matters to norm() and isApprox(), which add up squares.
+///
+/// Eigen takes as long to compile as half of the library, so this is not in the umbrella header.
+// unit_scaling: optional
 #pragma once
 
 #include <Eigen/Core>

@@ -16,7 +16,7 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"

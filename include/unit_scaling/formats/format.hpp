@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"

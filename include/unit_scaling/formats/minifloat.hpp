@@ -9,9 +9,9 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <iosfwd>
 #include <limits>
-#include <ostream>
+#include <string_view>
 #include <type_traits>
 
 #include "unit_scaling/formats/codec.hpp"
@@ -203,7 +203,9 @@ template <FormatSpec spec> class Minifloat {
   constexpr Minifloat& operator/=(Minifloat other) noexcept { return *this = *this / other; }
 
   /// Writes the number as the stream writes the equal binary64 number.
-  friend std::ostream& operator<<(std::ostream& stream, Minifloat value) {
+  template <class Traits>
+  friend std::basic_ostream<char, Traits>& operator<<(std::basic_ostream<char, Traits>& stream,
+                                                      Minifloat value) {
     return stream << static_cast<double>(value);
   }
 
@@ -311,6 +313,7 @@ template <unit_scaling::FormatSpec spec> class std::numeric_limits<unit_scaling:
   static constexpr Number denorm_min() noexcept { return from_code(spec.min_positive_code()); }
 };
 
+// std::hash comes with <string_view>, which is quicker to compile than <functional>.
 /// Hash of a `Minifloat`; equal numbers, so also the two zeros, have equal hashes.
 template <unit_scaling::FormatSpec spec> struct std::hash<unit_scaling::Minifloat<spec>> {
   /// Hash of `value`.

@@ -26,7 +26,7 @@
 #include <utility>
 
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/elementary.hpp"

@@ -7,7 +7,7 @@
 #include <tuple>
 
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
 namespace unit_scaling::kernels {

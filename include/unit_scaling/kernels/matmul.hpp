@@ -28,7 +28,7 @@
 #include <utility>
 
 #include "unit_scaling/core/memory.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/skinny.hpp"

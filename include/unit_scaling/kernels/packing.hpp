@@ -231,6 +231,9 @@ template <class Words, class T>
   }
 }
 
+/// As above, compiled once: for the ends of loops, where the call costs nothing that counts.
+[[gnu::noinline]] inline void transpose_rarely(uint32x16 (&row)[lanes]) { transpose_16x16(row); }
+
 }  // namespace detail
 
 /// Part of an operand to pack: element (lane, p) is at
@@ -253,8 +256,11 @@ template <class T> struct PanelSource {
 /// Packs lanes as ceil(depth / Words::depth) groups of `width` words, a group for each step of the
 /// inner dimension. The last elements of a depth that fills no word are zeros; lanes beyond
 /// `lane_count` are of no meaning. Writes no more than `panel_words` words.
-template <class Words, std::size_t width, class T>
-inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
+///
+/// The width is no template parameter: a kernel packs panels of several widths, and each would be
+/// one more copy of all this to compile.
+template <class Words, class T>
+void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* target) {
   const std::size_t lane_count = std::min(source.lane_count, width);
   if (source.lane_stride == 1) {
     // Loads of whole vectors may leave a row of the operand, but not the operand.
@@ -290,37 +296,49 @@ inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
     return;
   }
   constexpr std::size_t step = lanes * Words::depth;
-  const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words)
-      __attribute__((always_inline)) {
+  const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words,
+                             const auto& transpose) __attribute__((always_inline)) {
     uint32x16 block[lanes];
     // Lanes beyond the last one repeat it.
     for (std::size_t i = 0; i < lanes; ++i) {
       block[i] = load_words(source.data + std::min(j + i, lane_count - 1) * source.lane_stride +
                             p * source.depth_stride);
     }
-    detail::transpose_16x16(block);
+    transpose(block);
     std::uint32_t* to = target + p / Words::depth * width + j;
     for (std::size_t q = 0; q < lanes; ++q) unit_scaling::store(block[q], to + q * width);
   };
   const std::size_t whole = source.depth_stride == 1 ? source.depth / step * step : 0;
   for (std::size_t p = 0; p < whole; p += step) {
     for (std::size_t j = 0; j < lane_count; j += lanes) {
-      pack_step(p, j, [](const T* from) {
-        __builtin_prefetch(from + 4 * step);
-        return detail::load_run<Words>(from);
-      });
+      pack_step(
+          p, j,
+          [](const T* from) {
+            __builtin_prefetch(from + 4 * step);
+            return detail::load_run<Words>(from);
+          },
+          [](auto& block) __attribute__((always_inline)) { detail::transpose_16x16(block); });
     }
   }
   for (std::size_t p = whole; p < source.depth; p += step) {
     const std::size_t run = std::min(step, source.depth - p);
     for (std::size_t j = 0; j < lane_count; j += lanes) {
-      pack_step(p, j, [&](const T* from) {
-        T elements[step] = {};
-        for (std::size_t q = 0; q < run; ++q) elements[q] = from[q * source.depth_stride];
-        return detail::load_run<Words>(elements);
-      });
+      pack_step(
+          p, j,
+          [&](const T* from) {
+            T elements[step] = {};
+            for (std::size_t q = 0; q < run; ++q) elements[q] = from[q * source.depth_stride];
+            return detail::load_run<Words>(elements);
+          },
+          detail::transpose_rarely);
     }
   }
+}
+
+/// As above, of a width known to the compiler.
+template <class Words, std::size_t width, class T>
+inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
+  pack_panel<Words>(source, width, target);
 }
 
 }  // namespace unit_scaling::kernels

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
 namespace unit_scaling::kernels {

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
@@ -55,11 +55,12 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
     return source.data + std::min(i, source.lane_count - 1) * source.lane_stride;
   };
   std::size_t p = 0;
-  const auto step = [&](const auto& load_words) __attribute__((always_inline)) {
+  const auto step = [&](const auto& load_words, const auto& transpose)
+      __attribute__((always_inline)) {
     unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
       uint32x16 block[lanes];
       for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(g * lanes + i) + p);
-      transpose_16x16(block);
+      transpose(block);
       const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
       for (std::size_t q = 0; q < lanes; ++q, group += most_skinny_vectors) {
         for (std::size_t c = 0; c < count; ++c) {
@@ -68,8 +69,9 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
       }
     });
   };
+  constexpr bool takes_fours = Words::depth == 2 && has_bfloat16_table<T>();
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-  if constexpr (Words::depth == 2 && has_bfloat16_table<T>()) {
+  if constexpr (takes_fours) {
     // Codes are transposed, four at a time, before they are looked up: half as much to move.
     for (; p + 64 <= source.depth; p += 64) {
       unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
@@ -94,18 +96,24 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
   }
 #endif
   constexpr std::size_t run = lanes * Words::depth;
-  for (; p + run <= source.depth; p += run) {
-    step([](const T* from) {
-      __builtin_prefetch(from + ahead, 0, second_level);
-      return load_run<Words>(from);
-    });
+  if constexpr (!takes_fours) {
+    for (; p + run <= source.depth; p += run) {
+      step(
+          [](const T* from) {
+            __builtin_prefetch(from + ahead, 0, second_level);
+            return load_run<Words>(from);
+          },
+          [](auto& block) __attribute__((always_inline)) { transpose_16x16(block); });
+    }
   }
-  if (p < source.depth) {
-    step([&](const T* from) {
-      T elements[run] = {};
-      std::copy_n(from, source.depth - p, elements);
-      return load_run<Words>(elements);
-    });
+  for (; p < source.depth; p += run) {
+    step(
+        [&](const T* from) {
+          T elements[run] = {};
+          std::copy_n(from, std::min(run, source.depth - p), elements);
+          return load_run<Words>(elements);
+        },
+        transpose_rarely);
   }
   return sums;
 }
@@ -142,6 +150,35 @@ inline void multiply_interleaved(const PanelSource<T>& source, const std::uint32
   }
 }
 
+/// Writes the sums of lanes to `sums`: `count` rows of the lanes, rounded up to a multiple of 16.
+/// Knows nothing of what becomes of them, so products that differ only in that share it.
+template <class Words, std::size_t count, class T>
+[[gnu::noinline]] void skinny_sums(const PanelSource<T>& source, const std::uint32_t* vectors,
+                                   float* sums) {
+  const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
+  if (source.depth_stride != 1 && source.lane_stride == 1) {
+    std::fill_n(sums, count * stride, 0.0F);
+    multiply_interleaved<Words, count>(source, vectors, sums, stride);
+    return;
+  }
+  for (std::size_t lane = 0; lane < source.lane_count; lane += skinny_groups * lanes) {
+    const auto result = multiply_contiguous<Words, count>(
+        PanelSource<T>{.data = source.data + lane * source.lane_stride,
+                       .lane_stride = source.lane_stride,
+                       .depth_stride = 1,
+                       .lane_count = source.lane_count - lane,
+                       .depth = source.depth,
+                       .lanes_readable = 0},
+        vectors);
+    for (std::size_t g = 0; g < skinny_groups; ++g) {
+      if (lane + g * lanes >= source.lane_count) break;
+      for (std::size_t c = 0; c < count; ++c) {
+        unit_scaling::store(result[g][c], sums + c * stride + lane + g * lanes);
+      }
+    }
+  }
+}
+
 }  // namespace detail
 
 /// Calls `finish(vector, lane, sums)` with the sums of 16 lanes from `lane` on, for each of `count`
@@ -151,26 +188,8 @@ inline void multiply_interleaved(const PanelSource<T>& source, const std::uint32
 template <class Words, std::size_t count, class T, class Finish>
 void multiply_skinny(const PanelSource<T>& source, const std::uint32_t* vectors, float* sums,
                      const Finish& finish) {
-  if (source.depth_stride == 1 || source.lane_stride != 1) {
-    for (std::size_t lane = 0; lane < source.lane_count; lane += detail::skinny_groups * lanes) {
-      const auto result = detail::multiply_contiguous<Words, count>(
-          PanelSource<T>{.data = source.data + lane * source.lane_stride,
-                         .lane_stride = source.lane_stride,
-                         .depth_stride = 1,
-                         .lane_count = source.lane_count - lane,
-                         .depth = source.depth,
-                         .lanes_readable = 0},
-          vectors);
-      for (std::size_t g = 0; g < detail::skinny_groups; ++g) {
-        if (lane + g * lanes >= source.lane_count) break;
-        for (std::size_t c = 0; c < count; ++c) finish(c, lane + g * lanes, result[g][c]);
-      }
-    }
-    return;
-  }
+  detail::skinny_sums<Words, count>(source, vectors, sums);
   const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
-  std::fill_n(sums, count * stride, 0.0F);
-  detail::multiply_interleaved<Words, count>(source, vectors, sums, stride);
   for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
     for (std::size_t c = 0; c < count; ++c) {
       finish(c, lane, unit_scaling::load<float32x16>(sums + c * stride + lane));

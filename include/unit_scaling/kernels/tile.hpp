@@ -65,6 +65,17 @@ template <std::size_t count, class Body>
   (std::make_index_sequence<count>{});
 }
 
+/// Calls `body(i, j)` for i in [0, rows) and j in [0, columns), unrolled. The indices are numbers
+/// that only inlining makes constants: the body of a tile is then instantiated once and not once
+/// for each register, which would take most of the time to compile a matrix product.
+template <std::size_t rows, std::size_t columns, class Body>
+[[gnu::always_inline]] inline void unrolled_block(const Body& body) {
+  [&]<std::size_t... k>(std::index_sequence<k...>) __attribute__((always_inline)) {
+    (body(k / columns, k % columns), ...);
+  }
+  (std::make_index_sequence<rows * columns>{});
+}
+
 /// sum + a b for each lane: of floats in one fused step, of pairs in two, the earlier one first.
 template <class Words>
 [[gnu::always_inline]] inline register_t multiply_add(register_t sum, std::uint32_t a,
@@ -89,23 +100,22 @@ template <class Words, std::size_t rows, std::size_t registers, class Write>
                                                  const std::uint32_t* b, const float* sums,
                                                  bool accumulate, const Write& write) {
   register_t sum[rows][registers];
-  unrolled<rows>([&](auto i) {
-    unrolled<registers>([&](auto j) {
-      const float* from = sums + i * tile_columns + j * register_floats;
-      sum[i][j] = accumulate ? load_register(from) : register_t{};
-    });
+  unrolled_block<rows, registers>([&](std::size_t i, std::size_t j) __attribute__((always_inline)) {
+    const float* from = sums + i * tile_columns + j * register_floats;
+    sum[i][j] = accumulate ? load_register(from) : register_t{};
   });
   for (std::size_t p = 0; p < depth; ++p) {
     register_t column[registers];
-    unrolled<registers>(
-        [&](auto j) { column[j] = load_register(b + p * tile_columns + j * register_floats); });
-    unrolled<rows>([&](auto i) {
-      unrolled<registers>([&](auto j) {
-        sum[i][j] = multiply_add<Words>(sum[i][j], a[p * tile_rows + i], column[j]);
-      });
+    unrolled_block<1, registers>([&](std::size_t, std::size_t j) __attribute__((always_inline)) {
+      column[j] = load_register(b + p * tile_columns + j * register_floats);
+    });
+    unrolled_block<rows, registers>([&](std::size_t i,
+                                        std::size_t j) __attribute__((always_inline)) {
+      sum[i][j] = multiply_add<Words>(sum[i][j], a[p * tile_rows + i], column[j]);
     });
   }
-  unrolled<rows>([&](auto i) { unrolled<registers>([&](auto j) { write(i, j, sum[i][j]); }); });
+  unrolled_block<rows, registers>([&](std::size_t i, std::size_t j)
+                                      __attribute__((always_inline)) { write(i, j, sum[i][j]); });
 }
 
 /// As above, written back to `sums`.

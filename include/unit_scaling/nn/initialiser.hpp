@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: loops over independent pieces of work, shared with the threads there are.
+///
+/// The threads themselves are in core/parallel.hpp, which whoever calls `set_thread_count`
+/// includes: a file that only computes need not compile a thread pool.
+#pragma once
+
+#include <cstddef>
+
+namespace unit_scaling {
+
+namespace detail {
+
+/// What a loop knows of the threads that share its work: without a pool there is the calling one.
+struct LoopThreads {
+  std::size_t count = 1;
+  /// Calls `function(context, i)` for every i in [0, count) and rethrows what that threw first.
+  /// Null if there is one thread.
+  void (*run)(std::size_t count, void (*function)(void*, std::size_t), void* context) = nullptr;
+};
+inline constinit LoopThreads loop_threads;
+
+}  // namespace detail
+
+/// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
+[[nodiscard]] inline std::size_t thread_count() { return detail::loop_threads.count; }
+
+/// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
+/// particular order, and returns when all are done. The first exception thrown is rethrown.
+template <class Body> void parallel_for(std::size_t count, const Body& body) {
+  const detail::LoopThreads threads = detail::loop_threads;
+  if (count <= 1 || threads.count == 1) {
+    for (std::size_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  threads.run(
+      count, [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+/// `parallel_for` over [0, count) in ranges: calls `body(begin, end)` with `end - begin <= grain`.
+/// The ranges depend on `count` and `grain` alone.
+template <class Body> void parallel_ranges(std::size_t count, std::size_t grain, const Body& body) {
+  parallel_for((count + grain - 1) / grain, [&](std::size_t i) {
+    const std::size_t begin = i * grain;
+    body(begin, begin + grain < count ? begin + grain : count);
+  });
+}
+
+}  // namespace unit_scaling
