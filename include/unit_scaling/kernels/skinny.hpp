@@ -9,9 +9,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/packing.hpp"
@@ -29,11 +31,13 @@ template <class Words>
 [[nodiscard, gnu::always_inline]] inline float32x16 multiply_add_lanes(float32x16 sums,
                                                                        std::uint32_t vector,
                                                                        uint32x16 words) {
-  if constexpr (sizeof(register_t) == sizeof(float32x16)) {
+  if constexpr (std::is_same_v<Words, FloatWords>) {
+    return sums + std::bit_cast<float>(vector) * bit_cast_to<float32x16>(words);
+  } else {
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
     return reinterpret_cast<float32x16>(multiply_add<Words>(
         reinterpret_cast<register_t>(sums), vector, reinterpret_cast<register_t>(words)));
-  } else {
-    return sums + std::bit_cast<float>(vector) * bit_cast_to<float32x16>(words);
+#endif
   }
 }
 
