@@ -41,17 +41,52 @@ void* counted_allocation(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace
 
-// The forms for arrays and those that do not throw call these.
+// Every form: where the standard library is replaced by a sanitiser's, none calls another.
 void* operator new(std::size_t bytes) {
   return counted_allocation(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
 }
+void* operator new[](std::size_t bytes) { return operator new(bytes); }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return counted_allocation(bytes, static_cast<std::size_t>(alignment));
 }
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return operator new(bytes, alignment);
+}
+void* operator new(std::size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes);  // out of memory ends the test anyway
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes);
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment,
+                   const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes, alignment);
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment,
+                     const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes, alignment);
+}
 void operator delete(void* block) noexcept { std::free(block); }
+void operator delete[](void* block) noexcept { std::free(block); }
 void operator delete(void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
+void operator delete[](void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
 void operator delete(void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
+void operator delete[](void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
 void operator delete(void* block, std::size_t /*bytes*/, std::align_val_t /*alignment*/) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block, std::size_t /*bytes*/,
+                       std::align_val_t /*alignment*/) noexcept {
+  std::free(block);
+}
+void operator delete(void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
+void operator delete[](void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
+void operator delete(void* block, std::align_val_t /*alignment*/,
+                     const std::nothrow_t& /*tag*/) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block, std::align_val_t /*alignment*/,
+                       const std::nothrow_t& /*tag*/) noexcept {
   std::free(block);
 }
 
