@@ -189,7 +189,10 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "sources."};
   app.get_formatter()->column_width(34);
   app.footer(
-      "Tokens per second count training steps only, not validation.\n"
+      "Tokens per second count training steps only, not validation. Memory of a run, in\n"
+      "summary.json: parameter_bytes (float master copies), optimiser_bytes, saved_bytes (kept\n"
+      "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
+      "gradients included) and peak_rss_bytes (of the process, while training).\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments, 3 every variant diverged.");
   app.set_version_flag("--version", "bert_mlp (unit_scaling) " UNIT_SCALING_VERSION);
   app.add_option("--data", options.data,

@@ -75,9 +75,13 @@ inline std::string few_steps_warning(const Options& options, const std::vector<R
 /// The comparison as a Markdown table, which also reads well in a terminal.
 inline std::string comparison_table(const Options& options, const std::vector<RunResult>& runs,
                                     const Machine& machine) {
-  std::vector<std::vector<std::string>> rows{
-      {"precision", "scaling", "validation (bits/char)", "vs fp32, same scaling",
-       "training tokens/s", "saved for backward", "non-finite / underflowed gradients"}};
+  const auto mebibytes = [](std::optional<std::size_t> bytes) {
+    return bytes ? format("%.1f MiB", static_cast<double>(*bytes) / 0x1p20) : std::string("-");
+  };
+  std::vector<std::vector<std::string>> rows{{"precision", "scaling", "validation (bits/char)",
+                                              "vs fp32, same scaling", "training tokens/s",
+                                              "saved for backward", "workspace",
+                                              "non-finite / underflowed gradients"}};
   for (const RunResult& run : runs) {
     const RunResult* reference = float_counterpart(runs, run);
     const bool compares = reference != nullptr && reference != &run &&
@@ -86,8 +90,8 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
         {run.variant.precision, run.variant.scaling_name(),
          run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
          compares ? format("%+.4f", run.valid_bpc - reference->valid_bpc) : "-",
-         run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-",
-         run.saved_bytes ? format("%.1f MiB", static_cast<double>(*run.saved_bytes) / 0x1p20) : "-",
+         run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-", mebibytes(run.saved_bytes),
+         mebibytes(run.workspace_bytes),
          run.gradients ? format("%.3g %% / %.3g %%", 100 * run.gradients->non_finite,
                                 100 * run.gradients->underflowed)
                        : "-"});
@@ -118,6 +122,9 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   if (const auto ratio = unit_over_plain(runs)) {
     text += format("; unit scaling takes %.2f x the time of plain", *ratio);
   }
+  text += format("\nParameters take %s and the optimiser's state %s, in float in every run",
+                 mebibytes(runs.front().parameter_bytes).c_str(),
+                 mebibytes(runs.front().optimiser_bytes).c_str());
   return text + "\n" + few_steps_warning(options, runs);
 }
 
@@ -127,6 +134,10 @@ template <class Number> [[nodiscard]] nlohmann::json json_number(std::optional<N
 }
 
 /// {"command", "machine", "runs": [...]}. What was not measured or is not finite is null.
+/// What a run takes of memory is `parameter_bytes` (float master copies), `optimiser_bytes`,
+/// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
+/// the tape holds beyond that: values, gradients, those of parameters included, and its records);
+/// `peak_rss_bytes` is the whole process's peak while it trained.
 inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
                               const Machine& machine) {
   nlohmann::json result{{"command", options.command},
@@ -146,7 +157,10 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
                          {"valid_bpc", run.valid_bpc},
                          {"measured_steps", run.measured_steps},
                          {"tokens_per_s", json_number(run.tokens_per_s)},
+                         {"parameter_bytes", run.parameter_bytes},
+                         {"optimiser_bytes", run.optimiser_bytes},
                          {"saved_bytes", json_number(run.saved_bytes)},
+                         {"workspace_bytes", json_number(run.workspace_bytes)},
                          {"peak_rss_bytes", json_number(run.peak_rss_bytes)},
                          {"sgemm_share", json_number(run.sgemm_share)},
                          {"underflowed_gradients", nullptr},

@@ -41,8 +41,11 @@ struct RunResult {
   std::vector<Point> points;
   double valid_bpc = std::numeric_limits<double>::quiet_NaN();  // NaN also if it diverged
   std::optional<double> tokens_per_s;                           // over training steps alone
-  std::optional<double> sgemm_share;  // share of the machine's sgemm rate, over whole steps
-  std::optional<std::size_t> saved_bytes;
+  std::optional<double> sgemm_share;       // share of the machine's sgemm rate, over whole steps
+  std::size_t parameter_bytes = 0;         // master copies
+  std::size_t optimiser_bytes = 0;         // moments, or momentum
+  std::optional<std::size_t> saved_bytes;  // between forward and backward pass
+  std::optional<std::size_t> workspace_bytes;  // that the tape holds beyond those
   std::optional<std::size_t> peak_rss_bytes;
   std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
@@ -103,12 +106,13 @@ inline std::vector<ValidationBatch> validation_sample(const Options& options,
 }
 
 /// Bits per character over those batches.
+/// @param memory of the training, which waits meanwhile: used again here.
 /// @param progress shows how far it is.
 template <us::Precision P>
 double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& batches,
                 const std::vector<ValidationBatch>& parts, const us::Scaling& scaling,
-                us::train::Progress& progress) {
-  us::Tape<P> tape(us::TapeMode::inference);
+                us::RecyclingResource& memory, us::train::Progress& progress) {
+  us::Tape<P> tape(us::TapeMode::inference, &memory);
   double sum = 0;
   std::size_t items = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -133,6 +137,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   auto optimiser = make_optimiser(us::optim::parameters_of(model));
+  model.for_each_parameter(
+      [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
+  optimiser.for_each_state([&](const std::string& /*name*/, const us::Array<float>& state) {
+    result.optimiser_bytes += state.bytes();
+  });
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
   const us::train::Schedule schedule = options.rate_schedule();
   const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
@@ -185,12 +194,17 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
 
     // Also where the run stops early, for the one that continues it has the point as well.
     if (step % options.eval_every == 0 && step < options.steps) {
-      const double bpc = validate<P>(model, batches, sample, variant.scaling, progress);
+      const double bpc =
+          validate<P>(model, batches, sample, variant.scaling, tape.memory(), progress);
       record.add(step, bpc);
       if (std::isfinite(bpc) && step < end) save_if_wanted();
     }
   }
   result.steps = step;
+  if (result.saved_bytes) {
+    const std::size_t held = tape.bytes_held();
+    result.workspace_bytes = held - std::min(held, *result.saved_bytes);
+  }
   if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;
   if (training_seconds > 0) {
     const double rate =
@@ -201,9 +215,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     result.sgemm_share =
         3 * model.matmul_flops_per_token(selected) * rate / (machine.sgemm_gflops * 1e9);
   }
+  tape.clear();
   if (result.diverged.empty()) {
     const auto whole = whole_validation(options, batches);
-    result.valid_bpc = validate<P>(model, batches, whole, variant.scaling, progress);
+    result.valid_bpc = validate<P>(model, batches, whole, variant.scaling, tape.memory(), progress);
+    tape.memory().release();
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {
@@ -220,9 +236,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   result.points = std::move(record.points);
   if constexpr (!std::is_same_v<P, us::precision::fp32>) {
     if (!result.diverged.empty()) return result;
-    tape.clear();
-    tape.memory().release();
-    const auto batch = batches.training(options.batch, static_cast<std::uint32_t>(step));
+    // Of so few tokens that comparing with fp32 takes less memory than training did.
+    constexpr std::size_t most_tokens = 4096;
+    const std::size_t sequences =
+        std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
+    const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
     result.gradients = us::analysis::gradient_underflow<P>(
         [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
         loss_scale);

@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -110,6 +113,36 @@ TEST(Parallel, ThreadCountMayChangeAgainAndAgain) {
       parallel_for(10, [&](std::size_t) { ++visits; });
       EXPECT_EQ(visits, 10);
     }
+  }
+}
+
+// Workers are still on their way out of one loop, or asleep, when the next begins.
+TEST(Parallel, LoopsInQuickSuccessionAndAfterPausesVisitEachIndexOnce) {
+  for (const std::size_t threads : {std::size_t{2}, std::size_t{3}, std::size_t{16}}) {
+    const ThreadCountScope scope(threads);
+    for (int loop = 0; loop < 3000; ++loop) {
+      if (loop % 500 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      const auto count = static_cast<std::size_t>(2 + loop % 7);
+      std::vector<std::size_t> visits(count);  // not atomic: the end of a loop orders its writes
+      parallel_for(count, [&](std::size_t i) { visits[i] += i + 1; });
+      for (std::size_t i = 0; i < count; ++i) ASSERT_EQ(visits[i], i + 1);
+    }
+  }
+}
+
+// The caller has nothing left to do long before its workers have.
+TEST(Parallel, ALoopWaitsForItsSlowestPiece) {
+  const ThreadCountScope scope(3);
+  for (int loop = 0; loop < 3; ++loop) {
+    std::array<int, 3> done{};
+    std::atomic<std::size_t> begun = 0;
+    parallel_for(3, [&](std::size_t i) {
+      ++begun;
+      while (begun < 3) std::this_thread::yield();  // so that each thread has one piece
+      if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      done[i] = 1;
+    });
+    EXPECT_EQ(done, (std::array{1, 1, 1}));
   }
 }
 

@@ -164,7 +164,7 @@ TEST_F(BertMlp, WritesNullForWhatItDidNotMeasure) {
       run(small("one") + " --precision fp32 --json --resume " + out("one/checkpoint.safetensors"));
   ASSERT_EQ(finished.exit_code, 0) << finished.output;
   const auto resumed = summary("one").at("runs").at(0);
-  for (const char* key : {"tokens_per_s", "sgemm_share", "saved_bytes"}) {
+  for (const char* key : {"tokens_per_s", "sgemm_share", "saved_bytes", "workspace_bytes"}) {
     EXPECT_TRUE(resumed.at(key).is_null()) << key << ", of no step";
   }
   EXPECT_EQ(resumed.at("valid_bpc"), one.at("runs").at(0).at("valid_bpc"));
@@ -252,6 +252,13 @@ TEST_F(BertMlp, WritesASummaryOfEveryRunOfAComparison) {
   };
   EXPECT_LT(saved(1), 0.56 * saved(0));
   EXPECT_LT(saved(2), 0.45 * saved(0));
+  // AdamW keeps two moments of each parameter, whatever the precision.
+  for (const auto& entry : summary.at("runs")) {
+    EXPECT_GT(entry.at("parameter_bytes"), 0);
+    EXPECT_EQ(entry.at("parameter_bytes"), summary.at("runs").at(0).at("parameter_bytes"));
+    EXPECT_EQ(entry.at("optimiser_bytes"), 2 * entry.at("parameter_bytes").get<std::size_t>());
+    EXPECT_GT(entry.at("workspace_bytes"), 0);
+  }
   EXPECT_TRUE(fs::exists(folder_ / "compare/loss.svg"));
   EXPECT_TRUE(fs::exists(folder_ / "compare/metrics.csv"));
 }

@@ -27,13 +27,15 @@ struct GradientUnderflow {
 template <Precision P, class Record>
 [[nodiscard]] GradientUnderflow gradient_underflow(const Record& record, float loss_scale = 1) {
   std::vector<std::vector<bool>> reference;  // for each gradient, which elements are not zero
-  Tape<precision::fp32> float_tape;
-  float_tape.observe_with([&](const Observation& seen) {
-    if (seen.direction == Observation::Direction::forward) return;
-    std::vector<bool>& nonzero = reference.emplace_back(seen.elements.size());
-    for (std::size_t i = 0; i < nonzero.size(); ++i) nonzero[i] = seen.elements[i] != 0;
-  });
-  float_tape.backward(record(float_tape), loss_scale);
+  {
+    Tape<precision::fp32> float_tape;
+    float_tape.observe_with([&](const Observation& seen) {
+      if (seen.direction == Observation::Direction::forward) return;
+      std::vector<bool>& nonzero = reference.emplace_back(seen.elements.size());
+      for (std::size_t i = 0; i < nonzero.size(); ++i) nonzero[i] = seen.elements[i] != 0;
+    });
+    float_tape.backward(record(float_tape), loss_scale);
+  }  // its memory is not held while the other takes its own
 
   std::size_t total = 0;
   std::size_t lost = 0;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -52,8 +53,9 @@ enum class TapeMode {
 /// Records ops on variables under precision policy P, then computes gradients in reverse order.
 ///
 /// A tape is used again for every step: `clear`, record the forward pass, `backward`, read the
-/// gradients. All arrays of a step live in the tape's own memory and are handed out again in the
-/// next one. The backward pass is a loop, not a recursion, and frees each op's saved arrays and
+/// gradients. All arrays of a step, and what is recorded of its ops, live in the tape's own memory
+/// and are handed out again in the next one, so that a step like the one before allocates nothing.
+/// The backward pass is a loop, not a recursion, and frees each op's saved arrays and
 /// each intermediate gradient as soon as they have been used. A tape belongs to one thread.
 template <Precision P> class Tape {
  public:
@@ -61,7 +63,11 @@ template <Precision P> class Tape {
   using Compute = typename P::compute;
   using Observer = std::function<void(const Observation&)>;
 
-  explicit Tape(TapeMode mode = TapeMode::training) : mode_(mode) {}
+  /// @param upstream where the tape's memory comes from. The memory of another tape lets this one
+  ///        use what waits there, and must outlive it.
+  explicit Tape(TapeMode mode = TapeMode::training,
+                std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())
+      : memory_(upstream), records_(upstream), mode_(mode) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
   ~Tape() { clear(); }
@@ -139,7 +145,7 @@ template <Precision P> class Tape {
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
     while (!nodes_.empty()) {
       // Taken off the tape first: what the op saved is freed at the end of its turn.
-      const std::unique_ptr<Node> node = std::move(nodes_.back());
+      const NodePointer node = std::move(nodes_.back());
       nodes_.pop_back();
       try {
         node->backward(*this, nodes_.size());
@@ -189,6 +195,12 @@ template <Precision P> class Tape {
     return bytes;
   }
 
+  /// Bytes that the tape holds from upstream, in use or waiting to be used again: for values, saved
+  /// arrays and gradients, and for its records of ops and parameters.
+  [[nodiscard]] std::size_t bytes_held() const {
+    return memory_.bytes_held() + records_.bytes_held();
+  }
+
   /// Calls `observer` with every value as it is recorded and every gradient as it is used, until
   /// another, or none (`nullptr`), is set. It does not change what is computed.
   void observe_with(Observer observer) { observer_ = std::move(observer); }
@@ -212,7 +224,14 @@ template <Precision P> class Tape {
     virtual void backward(Tape& tape, std::size_t index) = 0;
     virtual void for_each_saved(
         const std::function<void(const void*, std::size_t)>& visit) const = 0;
+    /// Destroys the node and gives its memory back to `records`, where it came from.
+    virtual void discard(RecyclingResource& records) = 0;
   };
+  struct DiscardNode {
+    RecyclingResource* records;
+    void operator()(Node* node) const { node->discard(*records); }
+  };
+  using NodePointer = std::unique_ptr<Node, DiscardNode>;
 
   /// One recorded op with `inputs` differentiable inputs and outputs of the given element types.
   template <class Op, std::size_t inputs, class Saved, class... Outputs>
@@ -273,6 +292,10 @@ template <Precision P> class Tape {
             (visit_array(item), ...);
           },
           saved);
+    }
+
+    void discard(RecyclingResource& records) override {
+      std::pmr::polymorphic_allocator<>(&records).delete_object(this);
     }
 
     /// An op with one output takes its gradient as an array, others as a tuple.
@@ -342,8 +365,11 @@ template <Precision P> class Tape {
          ...);
       }
       if (wanted) {
-        nodes_.push_back(std::make_unique<OpNode<Op, inputs, decltype(result.saved), T...>>(
-            op, scales, std::move(result.saved), input_slots, first_output));
+        using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
+        nodes_.emplace_back(
+            std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
+                op, scales, std::move(result.saved), input_slots, first_output),
+            DiscardNode{&records_});
       }
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
@@ -436,10 +462,11 @@ template <Precision P> class Tape {
 
   // Declared first, hence destroyed last: every array below lives in it.
   RecyclingResource memory_;
+  RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
   std::vector<Slot> slots_;
-  std::vector<std::unique_ptr<Node>> nodes_;
-  std::unordered_map<const Parameter*, std::size_t> parameters_;
+  std::vector<NodePointer> nodes_;
+  std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = 0;
   std::uint64_t step_ = 0;
   bool unwound_ = false;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -20,9 +21,23 @@ namespace unit_scaling {
 
 namespace detail {
 
+/// Tells the processor that the thread is waiting for another one.
+inline void pause_in_spin() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 /// The threads behind `parallel_for`. They are started by `set_thread_count` and by nothing else,
 /// and no result depends on how many there are: every piece of work is the same piece whoever
 /// takes it.
+///
+/// One word, `state_`, says which loop is open and how many workers are in it. Workers join an open
+/// loop by themselves, so a loop waits for no worker that has not joined: what is over before a
+/// thread wakes is not held up by it. Loops mostly follow each other closely, so workers look out
+/// for the next one for some microseconds before they sleep, and no lock is taken until they do.
 class ThreadPool {
  public:
   static ThreadPool& instance() {
@@ -46,10 +61,12 @@ class ThreadPool {
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
     stopping_ = false;
+    // With more threads than processors, who spins keeps from work whoever is waited for.
+    most_spins_ = threads <= std::thread::hardware_concurrency() ? 1000 : 0;
     try {
       workers_.reserve(threads - 1);
       for (std::size_t i = 1; i < threads; ++i) {
-        workers_.emplace_back([this, seen = generation_] { work(seen); });
+        workers_.emplace_back([this, seen = loop_of(state_)] { work(seen); });
       }
     } catch (...) {
       resize(1);  // a system that has no more threads to give is not left with idle ones
@@ -60,33 +77,39 @@ class ThreadPool {
   /// Calls `function(context, i)` for every i in [0, count), shared with the workers.
   void run(std::size_t count, void (*function)(void*, std::size_t), void* context) {
     // A piece of work may itself contain a loop; the inner one then runs on its own thread.
-    if (busy_.test_and_set()) {
+    if (busy_.test_and_set(std::memory_order_acquire)) {
       for (std::size_t i = 0; i < count; ++i) function(context, i);
       return;
     }
-    {
-      const std::lock_guard lock(mutex_);
-      function_ = function;
-      context_ = context;
-      count_ = count;
-      next_ = 0;
-      active_ = workers_.size();
-      error_ = nullptr;
-      ++generation_;
+    function_ = function;
+    context_ = context;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    // Nobody is in a closed loop, so nobody reads what was just written until this opens the next.
+    const std::uint64_t state = state_.load(std::memory_order_relaxed);
+    state_.store((loop_of(state) + 1) << loop_shift | open);
+    if (sleepers_ != 0) {
+      // Whoever counted itself but does not yet sleep holds the mutex, and will see the loop.
+      { const std::lock_guard lock(mutex_); }
+      wake_.notify_all();
     }
-    wake_.notify_all();
     take_work();
-    {
-      std::unique_lock lock(mutex_);
-      finished_.wait(lock, [this] { return active_ == 0; });
-    }
+    state_.fetch_and(~open);
+    wait_for_workers();
     // Taken before another caller's loop may begin, which would clear it.
     const std::exception_ptr error = std::exchange(error_, nullptr);
-    busy_.clear();
+    busy_.clear(std::memory_order_release);
     if (error) std::rethrow_exception(error);
   }
 
  private:
+  // The word `state_`: the number of the loop, two flags, and how many workers are in the loop.
+  static constexpr std::uint64_t workers_inside = (std::uint64_t{1} << 16) - 1;
+  static constexpr std::uint64_t open = std::uint64_t{1} << 16;           // workers may join
+  static constexpr std::uint64_t caller_sleeps = std::uint64_t{1} << 17;  // wake it: the last one
+  static constexpr unsigned loop_shift = 18;
+  static constexpr std::uint64_t loop_of(std::uint64_t state) { return state >> loop_shift; }
+
   ThreadPool() = default;
 
   void take_work() {
@@ -100,33 +123,65 @@ class ThreadPool {
     }
   }
 
-  void work(std::size_t seen) {
+  /// Looks `most_spins_` times whether `happened()`.
+  template <class Happened> [[nodiscard]] bool spin_until(const Happened& happened) const {
+    for (std::size_t spins = 0; spins < most_spins_; ++spins) {
+      if (happened()) return true;
+      pause_in_spin();
+    }
+    return false;
+  }
+
+  void wait_for_workers() {
+    const auto all_left = [this] { return (state_ & workers_inside) == 0; };
+    if (all_left() || spin_until(all_left)) return;
+    std::unique_lock lock(mutex_);
+    state_ |= caller_sleeps;
+    finished_.wait(lock, all_left);
+  }
+
+  /// What a worker does until the pool stops; `seen` is the last loop that it does not take part
+  /// in.
+  void work(std::uint64_t seen) {
+    const auto changed = [&] { return stopping_ || loop_of(state_) != seen; };
     for (;;) {
-      {
+      if (!spin_until(changed)) {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-        if (stopping_) return;
-        seen = generation_;
+        ++sleepers_;
+        wake_.wait(lock, changed);
+        --sleepers_;
       }
-      take_work();
-      const std::lock_guard lock(mutex_);
-      if (--active_ == 0) finished_.notify_one();
+      if (stopping_) return;
+      std::uint64_t state = state_;
+      seen = loop_of(state);
+      while ((state & open) != 0 && loop_of(state) == seen) {
+        if (!state_.compare_exchange_weak(state, state + 1)) continue;
+        take_work();
+        if (const std::uint64_t before = state_.fetch_sub(1);
+            (before & workers_inside) == 1 && (before & caller_sleeps) != 0) {
+          const std::lock_guard lock(mutex_);
+          finished_.notify_one();
+        }
+        break;
+      }
     }
   }
 
   std::vector<std::thread> workers_;
+  std::size_t most_spins_ = 0;  ///< some tens of microseconds
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable finished_;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
-  std::atomic<std::size_t> next_{0};
   void (*function_)(void*, std::size_t) = nullptr;
   void* context_ = nullptr;
   std::size_t count_ = 0;
-  std::size_t active_ = 0;
-  std::size_t generation_ = 0;
   std::exception_ptr error_;
-  bool stopping_ = false;
+  // Apart from each other and from what is only read: each of these passes between the threads.
+  alignas(64) std::atomic<std::uint64_t> state_{0};
+  std::atomic<std::size_t> sleepers_{0};
+  std::atomic<bool> stopping_{false};
+  alignas(64) std::atomic<std::size_t> next_{0};
 };
 
 }  // namespace detail

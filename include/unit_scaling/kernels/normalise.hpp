@@ -9,9 +9,11 @@
 #pragma once
 
 #include <cstddef>
+#include <memory_resource>
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
@@ -94,13 +96,14 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
 }
 
 /// The gradients that a gain and, if `has_bias`, a bias add to a backward pass over rows: sums down
-/// the columns of dy x̂ and of dy, which `normalise_rows_gradient` adds up in passing.
+/// the columns of dy x̂ and of dy, which `normalise_rows_gradient` adds up in passing. Lives in
+/// scratch memory, so on the thread that made it.
 template <class Compute, bool has_bias> class AffineGradients {
  public:
   AffineGradients(std::size_t rows, std::size_t columns)
       : columns_(columns),
-        gain_(column_sum_blocks(rows) * columns, Compute{0}),
-        bias_(has_bias ? gain_.size() : 0, Compute{0}) {}
+        gain_(column_sum_blocks(rows) * columns, Compute{0}, &scratch_memory()),
+        bias_(has_bias ? gain_.size() : 0, Compute{0}, &scratch_memory()) {}
 
   /// What adds lanes of a row of dy to the sums of a block: the result of `also`.
   template <class T> [[nodiscard]] auto adder(std::size_t block, const T* dy) {
@@ -133,7 +136,7 @@ template <class Compute, bool has_bias> class AffineGradients {
   }
 
   template <class Out>
-  Array<Out> finished(std::vector<Compute>& partial, Compute factor,
+  Array<Out> finished(std::pmr::vector<Compute>& partial, Compute factor,
                       std::pmr::memory_resource* resource) const {
     add_up_partial_sums(partial, columns_);
     Array<Out> out(Shape{columns_}, resource);
@@ -144,8 +147,8 @@ template <class Compute, bool has_bias> class AffineGradients {
   }
 
   std::size_t columns_;
-  std::vector<Compute> gain_;
-  std::vector<Compute> bias_;
+  std::pmr::vector<Compute> gain_;
+  std::pmr::vector<Compute> bias_;
 };
 
 }  // namespace unit_scaling::kernels

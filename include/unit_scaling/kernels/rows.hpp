@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory_resource>
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
@@ -43,7 +45,8 @@ inline constexpr std::size_t column_sum_rows = 64;
 }
 
 /// Adds the sums of all blocks to those of the first.
-template <class Compute> void add_up_partial_sums(std::vector<Compute>& sums, std::size_t columns) {
+template <class Compute>
+void add_up_partial_sums(std::pmr::vector<Compute>& sums, std::size_t columns) {
   for (std::size_t begin = columns; begin < sums.size(); begin += columns) {
     for (std::size_t j = 0; j < columns; ++j) sums[j] += sums[begin + j];
   }
@@ -53,7 +56,7 @@ template <class Compute> void add_up_partial_sums(std::vector<Compute>& sums, st
 /// columns from `column` on; the result, `columns` values of Compute, goes to `finish(sums)`.
 template <class Compute, class Term, class Finish>
 void sum_columns(std::size_t rows, std::size_t columns, const Term& term, const Finish& finish) {
-  std::vector<Compute> sums(column_sum_blocks(rows) * columns, Compute{0});
+  std::pmr::vector<Compute> sums(column_sum_blocks(rows) * columns, Compute{0}, &scratch_memory());
   parallel_for(column_sum_blocks(rows), [&](std::size_t block) {
     Compute* partial = sums.data() + block * columns;
     const std::size_t end = std::min(rows, (block + 1) * column_sum_rows);

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory_resource>
 #include <tuple>
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -49,7 +51,7 @@ struct MseLoss {
     using Compute = typename P::compute;
     // Sums of a piece of fixed size, added up in order: the same for any thread count.
     constexpr std::size_t piece = std::size_t{1} << 14;
-    std::vector<double> sums((x.size() + piece - 1) / piece);
+    std::pmr::vector<double> sums((x.size() + piece - 1) / piece, &scratch_memory());
     parallel_ranges(x.size(), piece, [&](std::size_t begin, std::size_t end) {
       sums[begin / piece] = static_cast<double>(
           kernels::sum_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {

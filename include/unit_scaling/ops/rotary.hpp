@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
@@ -102,7 +103,7 @@ struct Rotary {
   template <class Compute>
   [[nodiscard]] Array<Compute> turns_of(std::size_t positions, std::size_t half, int direction,
                                         double factor, std::pmr::memory_resource* resource) const {
-    std::vector<double> rates(half);
+    std::pmr::vector<double> rates(half, &scratch_memory());
     for (std::size_t i = 0; i < half; ++i) {
       rates[i] = std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
     }

@@ -72,18 +72,17 @@ class Lamb {
     const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
     const auto epsilon = static_cast<float>(options_.epsilon);
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-    std::vector<float> update;
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       Parameter& parameter = *settings_[k].parameter;
       const auto& gradient = tape.gradient(parameter);
       if (gradient.empty()) continue;
       const auto lambda = static_cast<float>(settings_[k].weight_decay);
-      update.resize(gradient.size());
+      update_.resize(std::max(update_.size(), gradient.size()));
       const auto* g = gradient.data();
       float* p = parameter.value.mutable_data();
       float* m = first_moment_[k].mutable_data();
       float* v = second_moment_[k].mutable_data();
-      float* u = update.data();
+      float* u = update_.data();
       detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
         const auto slope = kernels::load<float>(g + i, count) * per_loss_scale;
         const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
@@ -95,15 +94,15 @@ class Lamb {
                 lambda * kernels::load<float>(p + i, count),
             u + i, count);
       });
-      const double of_value = detail::sum_of_squares(p, update.size());
-      const double of_update = detail::sum_of_squares(u, update.size());
+      const double of_value = detail::sum_of_squares(p, gradient.size());
+      const double of_update = detail::sum_of_squares(u, gradient.size());
       const double ratio =
           of_value == 0 || of_update == 0
               ? 1
               : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
       const auto rate =
           static_cast<float>(learning_rate * settings_[k].learning_rate_factor * ratio);
-      detail::for_each_lane(update.size(), [&](std::size_t i, auto count) {
+      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
         kernels::store<Overflow::infinity_or_nan, float>(
             kernels::load<float>(p + i, count) - rate * kernels::load<float>(u + i, count), p + i,
             count);
@@ -127,6 +126,7 @@ class Lamb {
   Options options_;
   std::vector<Array<float>> first_moment_;
   std::vector<Array<float>> second_moment_;
+  std::vector<float> update_;  ///< u of one parameter at a time; room for the largest
   std::uint64_t steps_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
@@ -69,7 +71,7 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
 /// Σ x², in double, over fixed pieces that are added up in order.
 template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::size_t size) {
   const std::size_t pieces = (size + kernels::map_grain - 1) / kernels::map_grain;
-  std::vector<double> sums(pieces);
+  std::pmr::vector<double> sums(pieces, &scratch_memory());
   parallel_for(pieces, [&](std::size_t piece) {
     const std::size_t end = std::min(size, (piece + 1) * kernels::map_grain);
     double sum = 0;

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+// Replaces operator new, hence a program of its own.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "support/threads.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
+#include "unit_scaling/ops/rotary.hpp"
+#include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/clip.hpp"
+#include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/sgd.hpp"
+
+namespace {
+
+/// How often any form of operator new was called, on any thread.
+std::atomic<std::size_t> allocations = 0;
+
+void* counted_allocation(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  // aligned_alloc wants a whole number of alignments.
+  const std::size_t size =
+      (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* const block = std::aligned_alloc(alignment, size);
+  if (block == nullptr) throw std::bad_alloc();
+  return block;
+}
+
+}  // namespace
+
+// Every form: where the standard library is replaced by a sanitiser's, none calls another.
+void* operator new(std::size_t bytes) {
+  return counted_allocation(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new[](std::size_t bytes) { return operator new(bytes); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return operator new(bytes, alignment);
+}
+void* operator new(std::size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes);  // out of memory ends the test anyway
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes);
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment,
+                   const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes, alignment);
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment,
+                     const std::nothrow_t& /*tag*/) noexcept {
+  return operator new(bytes, alignment);
+}
+void operator delete(void* block) noexcept { std::free(block); }
+void operator delete[](void* block) noexcept { std::free(block); }
+void operator delete(void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
+void operator delete[](void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
+void operator delete(void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
+void operator delete[](void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
+void operator delete(void* block, std::size_t /*bytes*/, std::align_val_t /*alignment*/) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block, std::size_t /*bytes*/,
+                       std::align_val_t /*alignment*/) noexcept {
+  std::free(block);
+}
+void operator delete(void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
+void operator delete[](void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
+void operator delete(void* block, std::align_val_t /*alignment*/,
+                     const std::nothrow_t& /*tag*/) noexcept {
+  std::free(block);
+}
+void operator delete[](void* block, std::align_val_t /*alignment*/,
+                       const std::nothrow_t& /*tag*/) noexcept {
+  std::free(block);
+}
+
+namespace {
+
+using namespace unit_scaling;
+
+TEST(Allocation, IsCountedInEveryForm) {
+  const std::size_t before = allocations;
+  // Called by name: the compiler may leave out the allocations of new-expressions.
+  ::operator delete(::operator new(8));
+  ::operator delete[](::operator new[](8));
+  ::operator delete (::operator new (64, std::align_val_t{64}), std::align_val_t{64});
+  ::operator delete(::operator new(8, std::nothrow), std::nothrow);
+  EXPECT_EQ(allocations - before, 4U);
+}
+
+/// A masked language model in small, with every size odd, and its batch.
+template <class Optimiser> struct Training {
+  static constexpr std::size_t window = 7;
+  static constexpr std::size_t sequences = 33;  // several blocks of rows to add up
+  static constexpr std::size_t vocabulary = 11;
+  static constexpr std::size_t selected_count = 70;
+
+  nn::BertMlp model = [] {
+    nn::Initialiser initialiser(1, scaling::paper);
+    return nn::BertMlp(
+        initialiser,
+        {.vocabulary_size = vocabulary, .window = window, .hidden_size = 24, .layers = 2});
+  }();
+  std::vector<Parameter*> parameters = optim::parameters_of(model);
+  Optimiser optimiser{parameters};
+  Array<std::int32_t> ids{{sequences, window}};
+  Array<std::int32_t> selected{{selected_count}};
+  Array<std::int32_t> labels{{selected_count}};
+
+  Training() {
+    const auto fill = [](Array<std::int32_t>& array, std::size_t step, std::size_t end) {
+      std::int32_t* elements = array.mutable_data();
+      for (std::size_t i = 0; i < array.size(); ++i) {
+        elements[i] = static_cast<std::int32_t>(i * step % end);
+      }
+    };
+    fill(ids, 5, vocabulary);
+    fill(selected, 3, sequences * window);
+    fill(labels, 7, vocabulary);
+  }
+
+  template <Precision P> void step(Tape<P>& tape) {
+    tape.clear();
+    const auto loss = ops::cross_entropy(model(tape, ids, selected), labels);
+    tape.backward(loss);
+    const double norm = optim::gradient_norm(tape, parameters);
+    optimiser.step(tape, 0.01, 1 / optim::clip_factor(norm, 1));
+  }
+};
+
+/// A thread gets scratch memory in its first turn at a kernel, in whichever step that may be. Here
+/// each takes a turn at every kernel, for none may leave before all have come.
+template <class P, class Optimiser> void give_each_thread_scratch_memory(std::size_t threads) {
+  std::atomic<std::size_t> arrived = 0;
+  parallel_for(threads, [&](std::size_t /*thread*/) {
+    ++arrived;
+    while (arrived < threads) std::this_thread::yield();
+    Training<Optimiser> training;
+    Tape<P> tape;
+    training.step(tape);
+  });
+}
+
+template <class P, class Optimiser> void expect_no_allocation_from_the_second_step_on() {
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
+    const unit_scaling_test::ThreadCountScope scope(threads);
+    Training<Optimiser> training;
+    Tape<P> tape;
+    training.step(tape);
+    give_each_thread_scratch_memory<P, Optimiser>(threads);
+    const std::size_t before = allocations;
+    for (int step = 0; step < 5; ++step) training.step(tape);
+    EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads";
+  }
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstUnderFp32) {
+  expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>();
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstUnderFp8) {
+  expect_no_allocation_from_the_second_step_on<precision::fp8, optim::AdamW>();
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
+  expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Sgd>();
+  expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Lamb>();
+}
+
+TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {
+  Array<float> x({2, 5, 8});
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x.mutable_data()[i] = static_cast<float>(Random(1).normal(i));
+  }
+  Tape<precision::fp32> tape;
+  const auto step = [&] {
+    tape.clear();
+    const auto input = tape.input(x);
+    tape.backward(ops::mse_loss(ops::rotary(input), input));
+  };
+  step();
+  const std::size_t before = allocations;
+  for (int i = 0; i < 3; ++i) step();
+  EXPECT_EQ(allocations - before, 0U);
+}
+
+TEST(Allocation, OfABlockThatWaitsForReuseIsNone) {
+  RecyclingResource resource;
+  const auto use = [&] {
+    for (const std::size_t size : {std::size_t{1}, std::size_t{4096}, std::size_t{100'000}}) {
+      void* const first = resource.allocate(size);
+      void* const second = resource.allocate(size);
+      resource.deallocate(first, size);
+      resource.deallocate(second, size);
+    }
+  };
+  use();
+  const std::size_t before = allocations;
+  use();
+  EXPECT_EQ(allocations - before, 0U);
+}
+
+}  // namespace
