@@ -11,8 +11,8 @@
 #include <string>
 
 #include "comparison.hpp"
+#include "unit_normal.hpp"
 #include "unit_scaling/autograd/tape.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/ops/matmul.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/softmax.hpp"
@@ -28,22 +28,15 @@ using Tape = unit_scaling::Tape<unit_scaling::precision::fp8>;
 
 constexpr std::size_t head_dim = 64;
 
-Array<float16> unit_normal(const unit_scaling::Shape& shape, std::uint32_t tensor) {
-  Array<float16> result(shape);
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
-  for (std::size_t i = 0; i < result.size(); ++i) {
-    result.mutable_data()[i] = float16(random.normal(i));
-  }
-  return result;
-}
-
 /// One forward and backward pass of `attend(q, k, v)`.
 template <class Attend>
 auto passes(const unit_scaling::Shape& k_shape, std::size_t slices, std::size_t positions,
             const Attend& attend) {
   const unit_scaling::Shape shape{slices, positions, head_dim};
-  return [attend, tape = std::make_shared<Tape>(), q = unit_normal(shape, 0),
-          k = unit_normal(k_shape, 1), v = unit_normal(shape, 2)] {
+  return [attend, tape = std::make_shared<Tape>(),
+          q = unit_scaling_benchmarks::unit_normal<float16>(shape, 0),
+          k = unit_scaling_benchmarks::unit_normal<float16>(k_shape, 1),
+          v = unit_scaling_benchmarks::unit_normal<float16>(shape, 2)] {
     tape->clear();
     const auto y = attend(tape->input(q), tape->input(k), tape->input(v));
     // The gradient of a sum, 1 everywhere, costs one pass over the smallest arrays.

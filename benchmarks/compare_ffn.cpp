@@ -11,8 +11,8 @@
 #include <string>
 
 #include "comparison.hpp"
+#include "unit_normal.hpp"
 #include "unit_scaling/autograd/tape.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/ops/sum.hpp"
@@ -26,21 +26,13 @@ namespace {
 using unit_scaling::Array;
 using unit_scaling::Scaling;
 using unit_scaling_benchmarks::keep;
+using unit_scaling_benchmarks::unit_normal;
 namespace nn = unit_scaling::nn;
 namespace precision = unit_scaling::precision;
 namespace scaling = unit_scaling::scaling;
 
 constexpr std::size_t tokens = 2048;
 constexpr std::size_t expansion = 4;
-
-template <class T> Array<T> unit_normal(const unit_scaling::Shape& shape, std::uint32_t tensor) {
-  Array<T> result(shape);
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
-  for (std::size_t i = 0; i < result.size(); ++i) {
-    result.mutable_data()[i] = T(random.normal(i));
-  }
-  return result;
-}
 
 /// One forward and backward pass, from a given input and output gradient.
 template <class P> class Block {

@@ -9,23 +9,16 @@
 #include <string>
 
 #include "comparison.hpp"
+#include "unit_normal.hpp"
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 
 namespace {
 
 using unit_scaling::Array;
+using unit_scaling_benchmarks::fill_unit_normal;
 using unit_scaling_benchmarks::keep;
-
-template <class T> void fill_unit_normal(T* target, std::size_t count, std::uint32_t tensor) {
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
-  constexpr std::size_t period = std::size_t{1} << 16;
-  for (std::size_t i = 0; i < count; ++i) {
-    target[i] = i < period ? T(random.normal(i)) : target[i - period];
-  }
-}
 
 /// y = W x, each of our operands in T.
 template <class T> struct Ours {

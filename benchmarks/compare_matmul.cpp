@@ -14,8 +14,8 @@
 #include <string>
 
 #include "comparison.hpp"
+#include "unit_normal.hpp"
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 
@@ -30,7 +30,9 @@ using unit_scaling::bfloat16;
 using unit_scaling::float16;
 using unit_scaling::float8_e4m3fn;
 using unit_scaling::float8_e5m2;
+using unit_scaling_benchmarks::fill_unit_normal;
 using unit_scaling_benchmarks::keep;
+using unit_scaling_benchmarks::unit_normal;
 
 struct Shape {
   const char* name;
@@ -44,22 +46,11 @@ constexpr std::array shapes{Shape{"256", 256, 256, 256}, Shape{"1024", 1024, 102
                             Shape{"2048x768x3072", 2048, 768, 3072},
                             Shape{"2048x128x512", 2048, 128, 512}};
 
-template <class T> void fill_unit_normal(T* target, std::size_t count, std::uint32_t tensor) {
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
-  for (std::size_t i = 0; i < count; ++i) target[i] = T(random.normal(i));
-}
-
-template <class T> Array<T> unit_normal(std::size_t count, std::uint32_t tensor) {
-  Array<T> result({count});
-  fill_unit_normal(result.mutable_data(), count, tensor);
-  return result;
-}
-
 /// Our product, of operands in T.
 template <class T, class Out> struct Ours {
   Shape shape;
-  Array<T> a = unit_normal<T>(shape.rows * shape.inner, 0);
-  Array<T> b = unit_normal<T>(shape.inner * shape.columns, 1);
+  Array<T> a = unit_normal<T>({shape.rows * shape.inner}, 0);
+  Array<T> b = unit_normal<T>({shape.inner * shape.columns}, 1);
   Array<Out> c = Array<Out>({shape.rows * shape.columns});
 
   void operator()() {
@@ -93,9 +84,9 @@ template <class T> struct EigenProduct {
 /// dx = dy w and dw = dyᵀ x, of a gradient in E5M2 and operands in E4M3.
 struct OurBackward {
   Shape shape;
-  Array<float8_e5m2> dy = unit_normal<float8_e5m2>(shape.rows * shape.columns, 0);
-  Array<float8_e4m3fn> w = unit_normal<float8_e4m3fn>(shape.columns * shape.inner, 1);
-  Array<float8_e4m3fn> x = unit_normal<float8_e4m3fn>(shape.rows * shape.inner, 2);
+  Array<float8_e5m2> dy = unit_normal<float8_e5m2>({shape.rows * shape.columns}, 0);
+  Array<float8_e4m3fn> w = unit_normal<float8_e4m3fn>({shape.columns * shape.inner}, 1);
+  Array<float8_e4m3fn> x = unit_normal<float8_e4m3fn>({shape.rows * shape.inner}, 2);
   Array<float> dx = Array<float>({shape.rows * shape.inner});
   Array<float> dw = Array<float>({shape.columns * shape.inner});
 
@@ -116,9 +107,9 @@ struct OurBackward {
 /// The same by oneDNN, in float.
 struct OneDnnBackward {
   Shape shape;
-  Array<float> dy = unit_normal<float>(shape.rows * shape.columns, 0);
-  Array<float> w = unit_normal<float>(shape.columns * shape.inner, 1);
-  Array<float> x = unit_normal<float>(shape.rows * shape.inner, 2);
+  Array<float> dy = unit_normal<float>({shape.rows * shape.columns}, 0);
+  Array<float> w = unit_normal<float>({shape.columns * shape.inner}, 1);
+  Array<float> x = unit_normal<float>({shape.rows * shape.inner}, 2);
   Array<float> dx = Array<float>({shape.rows * shape.inner});
   Array<float> dw = Array<float>({shape.columns * shape.inner});
 
@@ -138,8 +129,8 @@ struct OneDnnBackward {
 /// oneDNN's product of float matrices.
 struct OneDnnProduct {
   Shape shape;
-  Array<float> a = unit_normal<float>(shape.rows * shape.inner, 0);
-  Array<float> b = unit_normal<float>(shape.inner * shape.columns, 1);
+  Array<float> a = unit_normal<float>({shape.rows * shape.inner}, 0);
+  Array<float> b = unit_normal<float>({shape.inner * shape.columns}, 1);
   Array<float> c = Array<float>({shape.rows * shape.columns});
 
   void operator()() {

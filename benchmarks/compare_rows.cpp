@@ -13,9 +13,9 @@
 #include <utility>
 
 #include "comparison.hpp"
+#include "unit_normal.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/gelu.hpp"
@@ -26,21 +26,15 @@ namespace {
 using unit_scaling::Array;
 using unit_scaling::RecyclingResource;
 using unit_scaling_benchmarks::keep;
+using unit_scaling_benchmarks::unit_normal;
 namespace ops = unit_scaling::ops;
 namespace precision = unit_scaling::precision;
 
 constexpr std::size_t columns = 1024;
 constexpr std::size_t array_bytes = std::size_t{32} << 20;
 
-template <class T> Array<T> unit_normal(std::uint32_t tensor, std::pmr::memory_resource* memory) {
-  Array<T> result({array_bytes / sizeof(T) / columns, columns}, memory);
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::general, 0, tensor);
-  constexpr std::size_t period = std::size_t{1} << 16;
-  T* target = result.mutable_data();
-  for (std::size_t i = 0; i < result.size(); ++i) {
-    target[i] = i < period ? T(random.normal(i)) : target[i - period];
-  }
-  return result;
+constexpr std::size_t rows_of(std::size_t element_bytes) {
+  return array_bytes / element_bytes / columns;
 }
 
 /// Copies half of `bytes`, so that `bytes` are read or written.
@@ -83,7 +77,8 @@ template <class P> void add_all(const std::string& suffix) {
   using T = typename P::storage;
   // Forward x, y; backward dy, x, dx.
   add("gelu" + suffix, 5, [](std::pmr::memory_resource* memory) {
-    return [x = unit_normal<T>(0, memory), dy = unit_normal<T>(1, memory)] {
+    return [x = unit_normal<T>({rows_of(sizeof(T)), columns}, 0, memory),
+            dy = unit_normal<T>({rows_of(sizeof(T)), columns}, 1, memory)] {
       const ops::Gelu op;
       const auto scales = op.scales(x);
       const auto result = op.forward(P{}, scales, x);
@@ -93,7 +88,8 @@ template <class P> void add_all(const std::string& suffix) {
     };
   });
   add("layer_norm" + suffix, 5, [](std::pmr::memory_resource* memory) {
-    return [x = unit_normal<T>(0, memory), dy = unit_normal<T>(1, memory),
+    return [x = unit_normal<T>({rows_of(sizeof(T)), columns}, 0, memory),
+            dy = unit_normal<T>({rows_of(sizeof(T)), columns}, 1, memory),
             gain = Array<float>::filled({columns}, 1.0F, memory),
             bias = Array<float>::filled({columns}, 0.0F, memory)] {
       const ops::LayerNorm op;
@@ -106,7 +102,7 @@ template <class P> void add_all(const std::string& suffix) {
   });
   // Forward x; backward x, dx.
   add("softmax_cross_entropy" + suffix, 3, [](std::pmr::memory_resource* memory) {
-    const auto x = unit_normal<T>(0, memory);
+    const auto x = unit_normal<T>({rows_of(sizeof(T)), columns}, 0, memory);
     Array<std::int32_t> labels({x.rows()}, memory);
     for (std::size_t i = 0; i < x.rows(); ++i) {
       labels.mutable_data()[i] = static_cast<std::int32_t>(i * 7 % columns);

@@ -46,6 +46,29 @@ template <class Compute, class Out, class T, class Measure, class XHat, class Af
   return y;
 }
 
+/// Lanes of the rows of an array, to be called as `x_hat_gradient`: the gradient where there is no
+/// gain.
+template <class Compute, class T> [[nodiscard]] auto row_lanes(const Array<T>& dy) {
+  return [&dy](std::size_t i) {
+    return [row = dy.row(i)](std::size_t j, auto count) { return load<Compute>(row + j, count); };
+  };
+}
+
+/// The same, times a gain for each column.
+template <class Compute, class T, class G>
+[[nodiscard]] auto row_lanes_times(const Array<T>& dy, const Array<G>& gain) {
+  return [&dy, &gain](std::size_t i) {
+    return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
+      return load<Compute>(row + j, count) * load<Compute>(g + j, count);
+    };
+  };
+}
+
+/// What `also` is if nothing else is done with the rows.
+[[nodiscard]] inline auto nothing_also() {
+  return [](std::size_t, std::size_t) { return [](std::size_t, auto, auto) {}; };
+}
+
 /// Whether x̂ has its row's mean taken off.
 enum class Centring { none, mean };
 

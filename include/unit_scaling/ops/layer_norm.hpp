@@ -78,14 +78,9 @@ struct LayerNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    return std::tuple{input_gradient<Compute>(
-        s.backward[0], std::get<0>(saved), std::get<1>(saved), dy,
-        [&](std::size_t i) {
-          return [row = dy.row(i)](std::size_t j, auto count) {
-            return kernels::load<Compute>(row + j, count);
-          };
-        },
-        [](std::size_t, std::size_t) { return [](std::size_t, auto, auto) {}; })};
+    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
+                                              dy, kernels::row_lanes<Compute>(dy),
+                                              kernels::nothing_also())};
   }
 
   template <Precision P, class T, class G>
@@ -99,12 +94,7 @@ struct LayerNorm {
     const Array<G>& gain = std::get<2>(saved);
     kernels::AffineGradients<Compute, true> sums(x.rows(), x.columns());
     auto dx = input_gradient<Compute>(
-        s.backward[0], x, statistics, dy,
-        [&](std::size_t i) {
-          return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
-            return kernels::load<Compute>(row + j, count) * kernels::load<Compute>(g + j, count);
-          };
-        },
+        s.backward[0], x, statistics, dy, kernels::row_lanes_times<Compute>(dy, gain),
         [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
     auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     auto db = sums.template bias<T>(static_cast<Compute>(s.backward[2]), x.resource());

@@ -74,14 +74,9 @@ struct RmsNorm {
                               const std::tuple<Array<T>, Array<typename P::compute>>& saved,
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
-    return std::tuple{input_gradient<Compute>(
-        s.backward[0], std::get<0>(saved), std::get<1>(saved), dy,
-        [&](std::size_t i) {
-          return [row = dy.row(i)](std::size_t j, auto count) {
-            return kernels::load<Compute>(row + j, count);
-          };
-        },
-        [](std::size_t, std::size_t) { return [](std::size_t, auto, auto) {}; })};
+    return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
+                                              dy, kernels::row_lanes<Compute>(dy),
+                                              kernels::nothing_also())};
   }
 
   template <Precision P, class T, class G>
@@ -95,12 +90,7 @@ struct RmsNorm {
     const Array<G>& gain = std::get<2>(saved);
     kernels::AffineGradients<Compute, false> sums(x.rows(), x.columns());
     auto dx = input_gradient<Compute>(
-        s.backward[0], x, inverse, dy,
-        [&](std::size_t i) {
-          return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
-            return kernels::load<Compute>(row + j, count) * kernels::load<Compute>(g + j, count);
-          };
-        },
+        s.backward[0], x, inverse, dy, kernels::row_lanes_times<Compute>(dy, gain),
         [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
     auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     return std::tuple{std::move(dx), std::move(dg)};
