@@ -93,9 +93,7 @@ inline constexpr std::size_t attention_query_group = 256;
 struct DoubleTile {
   static constexpr std::size_t rows = 8;
   static constexpr std::size_t columns = 16;
-  struct Session {
-    Session() {}
-  };
+  struct Session {};
 
   [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) { return depth * rows; }
   [[nodiscard]] static constexpr std::size_t right_words(std::size_t depth) {
@@ -709,7 +707,7 @@ template <class Compute, class Operand> class Attention {
     Compute* sums = largest + panels * panel;
     std::fill_n(sums, panels * panel, Compute{0});
     Compute* weights = memory<weights_slot>(scores);
-    const typename Score::Session session;
+    [[maybe_unused]] const typename Score::Session session{};
 
     const std::size_t end = std::min(keys_end(slice), size_.is_causal ? queries.end : size_.keys);
     for (std::size_t j = 0; j < end; j += key_block) {
@@ -870,7 +868,7 @@ template <class Compute, class Operand> class Attention {
       at[panel] = upstream.normalisers[2 * query + 1];
       at[2 * panel] = upstream.inner[query];
     }
-    const typename Score::Session session;
+    [[maybe_unused]] const typename Score::Session session{};
 
     for (std::size_t j = part.keys.begin; j < part.keys.end; j += key_block) {
       const std::size_t keys = j < end ? std::min(key_block, end - j) : 0;

@@ -410,7 +410,7 @@ template <class Tile, class A, class B> class TiledProduct {
   template <class Finish>
   void multiply_piece(const Range& rows, const Range& columns, const Operand& left,
                       const Operand& right, const Finish& finish) const {
-    const typename Tile::Session session;
+    [[maybe_unused]] const typename Tile::Session session{};
     const std::size_t most_tiles =
         std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1, 16);
     const std::size_t parts = ceil_divide(rows.end - rows.begin, most_tiles);

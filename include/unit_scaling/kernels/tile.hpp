@@ -141,9 +141,7 @@ template <class Words> struct RegisterTile {
   static constexpr std::size_t depth_step = Words::depth;
 
   /// What a thread holds while it multiplies: nothing.
-  struct Session {
-    Session() {}
-  };
+  struct Session {};
 
   /// Words of a packed panel of the left or the right operand.
   [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) {
