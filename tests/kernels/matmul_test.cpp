@@ -257,6 +257,26 @@ TEST(Matmul, EqualsTheLoopAfterAProductOfNans) {
   }
 }
 
+// A product that is too small for a float, and negative, makes a sum of −0; nothing is added to it.
+TEST(Matmul, KeepsANegativeZeroInEveryLayout) {
+  const std::vector<float> b(64, 1e-30F);
+  for (const std::size_t inner : {std::size_t{3}, std::size_t{16}, std::size_t{33}}) {
+    for (const std::size_t rows : {std::size_t{1}, std::size_t{5}}) {
+      for (const bool transposed : {false, true}) {
+        std::vector<float> out(rows, 1);
+        const std::vector<float> left(rows * inner, -1e-30F);
+        const auto right = kernels::row_major(b.data(), transposed ? inner : 1);
+        kernels::matmul<float>({rows, 1, inner}, kernels::row_major(left.data(), inner),
+                               transposed ? right.transposed() : right, out.data(), 1);
+        for (const float sum : out) {
+          EXPECT_EQ(sum, 0);
+          EXPECT_TRUE(std::signbit(sum)) << inner << " " << rows << " " << transposed;
+        }
+      }
+    }
+  }
+}
+
 TEST(Matmul, EmptyResultsWriteNothing) {
   expect_loop_in_every_layout<float, float, float>({0, 5, 7});
   expect_loop_in_every_layout<float, float, float>({5, 0, 7});

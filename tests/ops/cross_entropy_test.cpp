@@ -266,6 +266,19 @@ TEST(CrossEntropy, MinusInfinityIsAProbabilityOfZero) {
   EXPECT_EQ(ops::cross_entropy(x, Labels(Shape{1}, {1})).data()[0], HUGE_VALF);
 }
 
+// m x rounds by more than anything here, but the largest logit differs from itself by nothing.
+TEST(CrossEntropy, HugeLogitsOfTheLabelCostNothing) {
+  for (const float logit : {1e5F, 3e6F, 1e9F, 1e12F, 1e30F}) {
+    for (const double mult : {1.0, 1.1, 0.7}) {
+      const Array<float> x(Shape{1, 3}, {logit, 0, -logit});
+      const auto run = run_training_step(precision::fp32{}, ops::CrossEntropy{.mult = mult}, x,
+                                         Labels(Shape{1}, {0}));
+      EXPECT_EQ(run.y.data()[0], 0) << logit << " " << mult;
+      for (const float slope : std::get<0>(run.gradients).span()) EXPECT_EQ(slope, 0);
+    }
+  }
+}
+
 template <class P> class CrossEntropyIn : public testing::Test {};
 TYPED_TEST_SUITE(CrossEntropyIn, StoragePrecisions, PrecisionNames);
 

@@ -683,6 +683,15 @@ TEST(ScaledDotProductAttention, LargeScoresGiveOneHotWeightsAndNoOverflow) {
   }
   EXPECT_EQ(std::get<0>(run.gradients), zeros({2, 1}));
   EXPECT_EQ(std::get<1>(run.gradients), zeros({keys, 1}));
+  // Scores far beyond what a fused product and its rounded maximum agree on.
+  for (const float huge : {1e12F, 1e14F, 1e30F}) {
+    const auto two = Array<float>::filled(Shape{2, 3}, 1.0F);
+    const Array<float> far(Shape{2, 3}, {huge, 0, 0, 0, 0, 0});
+    const auto pair = normal_array<float>({2, 2}, 39);
+    const auto chosen =
+        run_op(precision::fp32{}, Attention{.scaling = scaling::none}, two, far, pair);
+    for (std::size_t x = 0; x < 2; ++x) EXPECT_EQ(chosen.y.row(0)[x], pair.row(0)[x]) << huge;
+  }
   // The largest of fp8 in all places: equal scores of 448² √64, which a log-sum-exp would round.
   const auto large = Array<float16>::filled(Shape{1, 64, 64}, float16(448.0F));
   const auto w = normal_array<float16>({1, 64, 8}, 38);

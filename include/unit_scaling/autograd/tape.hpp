@@ -366,10 +366,11 @@ template <Precision P> class Tape {
       }
       if (wanted) {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
-        nodes_.emplace_back(
+        NodePointer node(
             std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
                 op, scales, std::move(result.saved), input_slots, first_output),
             DiscardNode{&records_});
+        nodes_.push_back(std::move(node));
       }
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};

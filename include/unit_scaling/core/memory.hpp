@@ -66,7 +66,8 @@ class RecyclingResource final : public std::pmr::memory_resource {
     }
   }
 
-  void* do_allocate(std::size_t bytes, std::size_t /*alignment*/) override {
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    if (alignment > array_alignment) throw std::bad_alloc();  // nothing here asks for it
     const std::size_t size = rounded(std::max<std::size_t>(bytes, 1));
     void* block = nullptr;
     if (Block*& waiting = waiting_of(size); waiting != nullptr) {

@@ -8,7 +8,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+/// Defined where the target has the matrix unit, the vectors that fill it, and a system to ask.
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+#define UNIT_SCALING_HAS_AMX 1
+#endif
+
+#if defined(UNIT_SCALING_HAS_AMX)
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +27,7 @@ namespace unit_scaling::kernels {
 /// Whether the target multiplies operands of A and B on AMX, given that the system lets us: those
 /// that bfloat16 holds, of which bfloat16 itself has numbers that AMX takes for zero.
 template <class A, class B> [[nodiscard]] constexpr bool has_amx_for() {
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(UNIT_SCALING_HAS_AMX)
   return (is_exact_in_bfloat16_pairs<A>() || std::is_same_v<A, bfloat16>)&&(
       is_exact_in_bfloat16_pairs<B>() || std::is_same_v<B, bfloat16>);
 #else
@@ -32,7 +37,7 @@ template <class A, class B> [[nodiscard]] constexpr bool has_amx_for() {
 
 /// Whether this process may use AMX: Linux wants to be asked, once.
 [[nodiscard]] inline bool may_use_amx() {
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(UNIT_SCALING_HAS_AMX)
   static const bool granted = [] {
     constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
     constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
@@ -44,7 +49,7 @@ template <class A, class B> [[nodiscard]] constexpr bool has_amx_for() {
 #endif
 }
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(UNIT_SCALING_HAS_AMX)
 
 /// The kernel of a matrix product on AMX: 32 x 32 sums in four tiles of the matrix unit.
 ///
@@ -70,6 +75,7 @@ struct AmxTile {
         std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         std::uint8_t row_count[16] = {16, 16, 16, 16, 16, 16, 16, 16};
       } const shapes;
+      asm volatile("" : : "r"(&shapes) : "memory");  // GCC 12 declares 8 of the bytes read
       _tile_loadconfig(&shapes);
     }
     Session(const Session&) = delete;

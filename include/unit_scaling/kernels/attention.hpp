@@ -185,8 +185,9 @@ template <class Compute, class Operand> class Attention {
       : size_(size), operands_(operands) {}
 
   /// y = factor · Σ_j weight_ij v_j, rounded once to Out; 0 for a query that sees no key. For each
-  /// query, `normalisers` gets its largest score and one over Σ_j exp(score_ij − largest). That is
-  /// one number more than a log-sum-exp, which would lose the sum beside a large score.
+  /// query, `normalisers` gets its largest score, before the factor, and one over Σ_j exp(score_ij
+  /// − largest score). That is one number more than a log-sum-exp, which would lose the sum beside
+  /// a large score.
   template <class Out> void forward(Compute factor, Out* y, Compute* normalisers) const {
     const std::size_t groups = query_groups();
     with_tiles<Operand>([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
@@ -365,7 +366,7 @@ template <class Compute, class Operand> class Attention {
 
   /// Calls `body(std::type_identity<std::pair<tile of scores, tile of their slopes>>)`.
   template <class Gradient, class Body> static void with_tiles(const Body& body) {
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(UNIT_SCALING_HAS_AMX)
     if constexpr (!std::is_same_v<Compute, double> && has_amx_for<Operand, Operand>() &&
                   has_amx_for<Operand, Gradient>()) {
       static_assert(AmxTile::columns == panel);
@@ -758,7 +759,7 @@ template <class Compute, class Operand> class Attention {
     }
   }
 
-  /// Turns the scores of a block, before their factor, into weights relative to the largest score
+  /// Turns the scores of a block, before their factor, into weights relative to the largest one
   /// so far of each query, which brings its sum and output to that scale first.
   void weigh(const Block& block, Compute* weights, Compute* largest, Compute* sums,
              Compute* output) const {
@@ -773,12 +774,12 @@ template <class Compute, class Operand> class Attention {
         max = greater_lane(get(weights + b * panel + a), max);
       }
       const auto before = get(largest + a);
-      const auto now = greater_lane(max * score_factor, before);
+      const auto now = greater_lane(max, before);
       put(now, largest + a);
       // Nothing but −∞ so far: any finite reference makes zeros of it, −∞ itself would make NaN.
       const auto finite = select_lane(now == lowest, broadcast<Compute>(0), now);
       put(finite, reference + a);
-      put(exp_of_nonpositive(before - finite), rescale + a);
+      put(weight_of(before, score_factor, finite), rescale + a);
       for (std::size_t lane = a; lane < a + lane_count<Compute>; ++lane) {
         is_larger = is_larger || rescale[lane] != 1;
       }
@@ -814,7 +815,8 @@ template <class Compute, class Operand> class Attention {
   [[nodiscard, gnu::always_inline]] static lane_t<Compute> weight_of(lane_t<Compute> product,
                                                                      Compute score_factor,
                                                                      lane_t<Compute> reference) {
-    return exp_of_nonpositive(product * score_factor - reference);
+    // Subtracted first: with a fused product the largest score would not be its own reference.
+    return exp_of_nonpositive((product - reference) * score_factor);
   }
 
   template <class Score, class Slope, class Gradient, class Out>

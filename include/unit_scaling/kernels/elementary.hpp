@@ -30,18 +30,17 @@ namespace unit_scaling::kernels {
 
 namespace detail {
 
+/// ln 2 in two parts, the first with few enough bits for its product with an exponent to be exact.
+inline constexpr float ln2_high = 0.693359375F;
+inline constexpr float ln2_low = -2.12194440e-4F;
+/// Adding 1.5 · 2^23 leaves the nearest integer in the low bits of the sum.
+inline constexpr float round_to_integer = 0x1.8p23F;
 inline constexpr float least_exp_argument = -87.33654F;    ///< e^x is the least normal float
 inline constexpr float greatest_exp_argument = 88.72283F;  ///< e^x is just below 2^128
 
 /// e^x within 1.1 ulp, for x between the two limits; of no meaning for NaN.
 [[nodiscard, gnu::always_inline]] inline float32x16 exp_within_limits(float32x16 x) {
   constexpr float log2_e = std::numbers::log2e_v<float>;
-  // ln 2 in two parts, the first with few enough bits for n * ln2_high to be exact.
-  constexpr float ln2_high = 0.693359375F;
-  constexpr float ln2_low = -2.12194440e-4F;
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
-  constexpr float round_to_integer = 0x1.8p23F;
-
   const float32x16 shifted = x * log2_e + round_to_integer;
   const float32x16 n = shifted - round_to_integer;
   const float32x16 r = (x - n * ln2_high) - n * ln2_low;
@@ -82,27 +81,24 @@ inline constexpr float greatest_exp_argument = 88.72283F;  ///< e^x is just belo
 
 /// exp(−x²/2), with a relative error of (x²/2 + 2.2) 2^-24; 0 for x²/2 above 87.33, NaN for NaN.
 [[nodiscard, gnu::always_inline]] inline float32x16 exp_of_minus_half_square(float32x16 x) {
-  // log2(e) / 2 in two parts.
-  constexpr float high = 0.72134751081466675F;
-  constexpr float low = 9.6298150e-9F;
-  constexpr float round_to_integer = 0x1.8p23F;
-  constexpr float greatest_square = -2 * detail::least_exp_argument;
-  const float32x16 square = x * x;
-  const float32x16 bounded = least(splat<float32x16>(greatest_square), square);
-  const float32x16 shifted = round_to_integer - bounded * high;
-  const float32x16 n = round_to_integer - shifted;
-  const float32x16 r = (n - bounded * high) - bounded * low;
-  // Minimax polynomial for 2^r on |r| ≤ 1/2, relative error 1.9e-9.
-  float32x16 p = r * 1.53458121613e-4F + 1.33999311772e-3F;
-  p = p * r + 9.61848895633e-3F;
-  p = p * r + 5.55032877711e-2F;
-  p = p * r + 2.40226468906e-1F;
-  p = p * r + 6.93147205737e-1F;
+  constexpr float log2_e = std::numbers::log2e_v<float>;
+  constexpr float greatest = -detail::least_exp_argument;
+  const float32x16 half_square = x * x * 0.5F;
+  const float32x16 bounded = least(splat<float32x16>(greatest), half_square);
+  const float32x16 shifted = detail::round_to_integer - bounded * log2_e;
+  const float32x16 n = detail::round_to_integer - shifted;
+  const float32x16 r = (n * detail::ln2_high - bounded) + n * detail::ln2_low;
+  // Minimax polynomial for (e^r − 1 − r) / r² on |r| ≤ ln(2) / 2, which is off by 1.3e-7 of it.
+  float32x16 p = r * 1.39012875e-3F + 8.36314635e-3F;
+  p = p * r + 4.16668534e-2F;
+  p = p * r + 1.66665773e-1F;
+  p = p * r + 4.99999996e-1F;
+  p = p * r + 1.0F;
   p = p * r + 1.0F;
   const float32x16 within =
       bit_cast_to<float32x16>(bit_cast_to<uint32x16>(p) + (bit_cast_to<uint32x16>(shifted) << 23));
-  // Where the square is above its bound, this difference is 0, and NaN for NaN.
-  return select(square <= greatest_square, within, bounded - greatest_square);
+  // Where the half square is above its bound, this difference is 0, and NaN for NaN.
+  return select(half_square <= greatest, within, bounded - greatest);
 }
 
 [[nodiscard]] inline double sqrt(double x) { return std::sqrt(x); }

@@ -13,8 +13,8 @@
 /// (those of FP8, FP6 and FP4) are multiplied by these, two elements in an instruction. They make
 /// the same chain, to the bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
 /// target has AMX, operands that bfloat16 holds are multiplied there, in an order of its own: that
-/// of `AmxTile`. It depends on the inner dimension alone, so the thread count changes no bit there
-/// either.
+/// of `AmxTile`, unless the product has at most four rows or columns (`detail::is_skinny`). It
+/// depends on sizes and layouts alone, so the thread count changes no bit there either.
 #pragma once
 
 #include <algorithm>
@@ -198,10 +198,6 @@ void matmul_skinny(const PanelSource<Matrix>& matrix, const PanelSource<Vector>&
   auto* packed = packing_memory<0, std::uint32_t>(
       panel_words(ceil_divide(vectors.depth, Words::depth), width));
   pack_panel<Words, width>(vectors, packed);
-  // Whole vectors of words are multiplied: by zeros of the matrix beyond its depth, which only a
-  // NaN or an infinity would spoil.
-  const std::size_t groups = ceil_divide(vectors.depth, Words::depth);
-  std::fill(packed + groups * width, packed + panel_words(groups, width), 0U);
   constexpr std::size_t grain = 512;  // lanes of a piece of work
   static_assert(grain % lanes == 0);
   parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
@@ -558,7 +554,7 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
     }
     return;
   }
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(UNIT_SCALING_HAS_AMX)
   if constexpr (has_amx_for<A, B>()) {
     if (may_use_amx()) return detail::TiledProduct<AmxTile, A, B>(size, a, b).run(finish);
   }

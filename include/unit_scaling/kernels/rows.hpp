@@ -18,7 +18,7 @@
 
 namespace unit_scaling::kernels {
 
-/// Calls `body(row)` for every row, sharing out pieces of about `map_elements` elements.
+/// Calls `body(row)` for every row, sharing out pieces of about `piece_elements` elements.
 template <class Body> void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
   constexpr std::size_t piece_elements = std::size_t{1} << 14;
   const std::size_t grain =

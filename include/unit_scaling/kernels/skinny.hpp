@@ -66,7 +66,10 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
       for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(g * lanes + i) + p);
       transpose(block);
       const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
-      for (std::size_t q = 0; q < lanes; ++q, group += most_skinny_vectors) {
+      // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
+      const std::size_t steps =
+          std::min(lanes, (source.depth - p + Words::depth - 1) / Words::depth);
+      for (std::size_t q = 0; q < steps; ++q, group += most_skinny_vectors) {
         for (std::size_t c = 0; c < count; ++c) {
           sums[g][c] = multiply_add_lanes<Words>(sums[g][c], group[c], block[q]);
         }

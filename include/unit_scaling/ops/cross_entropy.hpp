@@ -99,18 +99,18 @@ struct CrossEntropy {
     for (std::size_t i = 0; i < logits.rows(); ++i) {
       const std::int32_t label = labels.data()[i];
       if (label == ignore_index) continue;
-      auto target = static_cast<double>(
-          m * static_cast<Compute>(logits.row(i)[static_cast<std::size_t>(label)]));
+      const auto logit = [&](std::size_t j) {
+        return static_cast<double>(static_cast<Compute>(logits.row(i)[j]));
+      };
+      double target = logit(static_cast<std::size_t>(label));
       if (label_smoothing != 0) {
         double all = 0;
-        for (std::size_t j = 0; j < classes; ++j) {
-          all += static_cast<double>(m * static_cast<Compute>(logits.row(i)[j]));
-        }
+        for (std::size_t j = 0; j < classes; ++j) all += logit(j);
         target =
             (1 - label_smoothing) * target + label_smoothing / static_cast<double>(classes) * all;
       }
-      total +=
-          static_cast<double>(row[2 * i]) - target + std::log(static_cast<double>(row[2 * i + 1]));
+      total += mult * (static_cast<double>(row[2 * i]) - target) +
+               std::log(static_cast<double>(row[2 * i + 1]));
     }
     auto loss =
         Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), logits.resource());
@@ -148,7 +148,8 @@ struct CrossEntropy {
       const kernels::Destination<T> to = destination;
       kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
         const auto p =
-            kernels::exp_of_nonpositive(kernels::load<Compute>(row + j, count) * m - max) * per_sum;
+            kernels::exp_of_nonpositive((kernels::load<Compute>(row + j, count) - max) * m) *
+            per_sum;
         auto difference = p - everywhere;
         if (label - j < count) difference = kernels::add_to_lane(difference, label - j, -here);
         to.template put<Overflow::infinity_or_nan, Compute>(factor * difference, i * classes + j,

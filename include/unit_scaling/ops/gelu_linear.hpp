@@ -20,9 +20,9 @@
 
 namespace unit_scaling::ops {
 
-/// y = linear(gelu(x), w[, b]): to the bit what the two ops give one after the other, in fewer
-/// passes over memory and with less to keep. Between the two, each number is rounded to P::storage
-/// as it is there, in a register.
+/// y = linear(gelu(x), w[, b]): to the bit, but for which NaN, what the two ops give one after the
+/// other, in fewer passes over memory and with less to keep. Between the two, each number is
+/// rounded to P::storage as it is there, in a register.
 ///
 /// Shapes: x (…, fan_in), w (fan_out, fan_in), b (fan_out) or absent, y and dy (…, fan_out).
 /// Units and scales: those of ops::Gelu and of ops::Linear, both of which act. `scales` are the

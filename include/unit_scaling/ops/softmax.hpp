@@ -124,7 +124,7 @@ struct Softmax {
         kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
           const auto v = kernels::load<Compute>(x.row(i) + j, count);
           kernels::store<Overflow::infinity_or_nan, Compute>(
-              kernels::exp_of_nonpositive((v * m) - row.max) * factor, target + i * columns + j,
+              kernels::exp_of_nonpositive((v - row.max) * m) * factor, target + i * columns + j,
               count);
         });
       });
