@@ -128,9 +128,6 @@ template <class Compute> [[nodiscard]] inline lane_t<Compute> broadcast(Compute 
   return value;
 }
 
-[[nodiscard]] inline double first_lane(double value) { return value; }
-[[nodiscard]] inline float first_lane(float32x16 value) { return value[0]; }
-
 /// The greater by lanes; `right` where either is a NaN.
 [[nodiscard]] inline double greater_lane(double left, double right) {
   return left > right ? left : right;
