@@ -39,7 +39,7 @@ template <class P> class Block {
  public:
   Block(std::size_t hidden_size, const Scaling& rules)
       : initialiser_(1, rules),
-        block_(initialiser_, nn::NormPlacement::pre, 0.5,
+        block_(initialiser_, "ffn", nn::NormPlacement::pre, 0.5,
                nn::FeedForward(initialiser_, "ffn", hidden_size, expansion * hidden_size),
                nn::LayerNorm(initialiser_, "norm", hidden_size)),
         x_(unit_normal<typename P::storage>({tokens, hidden_size}, 0)) {}

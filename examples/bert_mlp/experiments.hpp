@@ -7,7 +7,7 @@
 #include <limits>
 #include <map>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "machine.hpp"
@@ -36,9 +36,9 @@ inline std::string scale_table(const Options& options, const Variant& variant,
     tape.backward(loss, static_cast<float>(variant.loss_scale));
   });
   // An op with several outputs numbers them: "2.0", "2.1".
-  using Key = std::tuple<bool, us::Observation::Direction, std::size_t>;
+  using Key = std::pair<us::TensorRole, std::size_t>;
   const auto key = [](const us::analysis::TensorScale& tensor) {
-    return Key{tensor.is_parameter, tensor.direction, tensor.index};
+    return Key{tensor.role, tensor.index};
   };
   std::map<Key, std::size_t> outputs;
   std::map<Key, std::size_t> seen;
@@ -49,7 +49,7 @@ inline std::string scale_table(const Options& options, const Variant& variant,
   std::size_t outside = 0;
   std::size_t total = 0;
   for (const us::analysis::TensorScale& tensor : report.tensors()) {
-    const bool is_gradient = tensor.direction == us::Observation::Direction::backward;
+    const bool is_gradient = !is_forward(tensor.role);
     // A loss is no activation, its gradient is the seed, and a bias begins at zero.
     const bool counts = tensor.shape.size() > 1 && (is_gradient || tensor.rms > 0);
     const bool inside = tensor.rms >= 0.5 && tensor.rms <= 2;
@@ -57,11 +57,11 @@ inline std::string scale_table(const Options& options, const Variant& variant,
     outside += counts && !inside ? 1 : 0;
     std::string number = std::to_string(tensor.index);
     if (outputs[key(tensor)] > 1) number += "." + std::to_string(seen[key(tensor)]++);
-    const std::string name = tensor.is_parameter ? tensor.name : number + " " + tensor.name;
+    const std::string name = is_parameter(tensor.role) ? tensor.name : number + " " + tensor.name;
     text +=
         format("%-9s %-34s %-14s %9.3g %9.3g %7.2f%%%s\n",
-               tensor.is_parameter ? (is_gradient ? "weight'" : "weight")
-                                   : (is_gradient ? "value'" : "value"),
+               is_parameter(tensor.role) ? (is_gradient ? "weight'" : "weight")
+                                         : (is_gradient ? "value'" : "value"),
                name.c_str(), us::to_string(tensor.shape).c_str(), tensor.rms, tensor.max_magnitude,
                100 * tensor.zero_share, counts && !inside ? "  outside [0.5, 2]" : "");
   }

@@ -18,7 +18,6 @@ using namespace unit_scaling_test;
 using analysis::FirstNonFinite;
 using analysis::ScaleReport;
 using analysis::TensorScale;
-using Direction = Observation::Direction;
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -27,9 +26,7 @@ TensorScale measure(const std::vector<float>& elements) {
   const Shape shape{elements.size()};
   return ScaleReport::measure({.name = "op",
                                .index = 3,
-                               .direction = Direction::backward,
-                               .is_parameter = true,
-                               .is_matmul_gradient = false,
+                               .role = TensorRole::parameter_gradient,
                                .shape = shape,
                                .elements = elements});
 }
@@ -38,8 +35,7 @@ TEST(ScaleReport, FiguresAreThoseOfTheFiniteElements) {
   const TensorScale scale = measure({3, -4, 0, nan, infinity, -0.0F, -infinity, 1});
   EXPECT_EQ(scale.name, "op");
   EXPECT_EQ(scale.index, 3U);
-  EXPECT_EQ(scale.direction, Direction::backward);
-  EXPECT_TRUE(scale.is_parameter);
+  EXPECT_EQ(scale.role, TensorRole::parameter_gradient);
   EXPECT_EQ(scale.shape, Shape{8});
   // Five finite elements with sum 0 and sum of squares 26; a few roundings in double.
   EXPECT_NEAR(scale.rms, std::sqrt(5.2), 1e-15);
@@ -92,8 +88,8 @@ TEST(ScaleReport, ListsValuesForwardsThenGradientsBackwardsThenParameterGradient
   std::vector<std::string> seen;
   std::vector<double> largest;
   for (const TensorScale& tensor : report.tensors()) {
-    seen.push_back(std::string(tensor.direction == Direction::forward ? "" : "d ") + tensor.name +
-                   " " + std::to_string(tensor.index) + " " + to_string(tensor.shape));
+    seen.push_back(std::string(is_forward(tensor.role) ? "" : "d ") + tensor.name + " " +
+                   std::to_string(tensor.index) + " " + to_string(tensor.shape));
     largest.push_back(tensor.max_magnitude);
   }
   EXPECT_EQ(seen,

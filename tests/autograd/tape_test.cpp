@@ -17,6 +17,7 @@
 #include "unit_scaling/ops/dropout.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/relu.hpp"
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
@@ -25,14 +26,15 @@ namespace {
 
 using unit_scaling::Array;
 using unit_scaling::Observation;
+using unit_scaling::OpRecord;
 using unit_scaling::Parameter;
 using unit_scaling::Scaling;
 using unit_scaling::Shape;
 using unit_scaling::ShapeError;
 using unit_scaling::Tape;
 using unit_scaling::TapeMode;
+using unit_scaling::TensorRole;
 using unit_scaling::Variable;
-using Direction = unit_scaling::Observation::Direction;
 namespace constraint = unit_scaling::constraint;
 namespace ops = unit_scaling::ops;
 namespace precision = unit_scaling::precision;
@@ -337,7 +339,7 @@ TEST(TapeGradient, DoesNotReachWhatTheLossDoesNotDependOn) {
   const auto dead_end = ops::linear(ignored, unused);
   bool dead_end_ran_backward = false;
   tape.observe_with([&](const Observation& seen) {
-    dead_end_ran_backward |= seen.name == "linear" && seen.direction == Direction::backward;
+    dead_end_ran_backward |= seen.name == "linear" && seen.role == TensorRole::gradient;
   });
   tape.backward(sum(ops::gelu(used)));
   EXPECT_FALSE(tape.gradient(used).empty());
@@ -546,9 +548,8 @@ TEST(Tape, RefusesALossThatDependsOnNothing) {
 struct Seen {
   std::string name;
   std::size_t index;
-  Direction direction;
-  bool is_parameter;
-  bool is_matmul_gradient;
+  TensorRole role;
+  std::string format;
   Shape shape;
   std::vector<float> elements;
 };
@@ -556,8 +557,8 @@ struct Seen {
 std::vector<Seen> observe(Tape<precision::fp8>& tape, const auto& run) {
   std::vector<Seen> all;
   tape.observe_with([&](const Observation& o) {
-    all.push_back({std::string(o.name), o.index, o.direction, o.is_parameter, o.is_matmul_gradient,
-                   o.shape, std::vector<float>(o.elements.begin(), o.elements.end())});
+    all.push_back({std::string(o.name), o.index, o.role, std::string(o.format), o.shape,
+                   std::vector<float>(o.elements.begin(), o.elements.end())});
   });
   run();
   tape.observe_with(nullptr);
@@ -583,6 +584,8 @@ TEST(TapeObserver, SeesEachValueAndEachGradientInOrder) {
     const auto y = ops::residual_add(ops::gelu(branch), skip);
     const auto loss = ops::cross_entropy(y, labels);
     values = {decoded(weight.value),
+              decoded(x.value()),
+              decoded(weight.value),
               decoded(h.value()),
               decoded(branch.value()),
               decoded(skip.value()),
@@ -595,45 +598,45 @@ TEST(TapeObserver, SeesEachValueAndEachGradientInOrder) {
   struct Expected {
     const char* name;
     std::size_t index;
-    Direction direction;
-    bool is_parameter;
-    bool is_matmul_gradient;
+    TensorRole role;
+    const char* format;
   };
   const std::vector<Expected> expected{
-      {"weight", 0, Direction::forward, true, false},
-      {"linear", 0, Direction::forward, false, false},
-      {"residual_split", 1, Direction::forward, false, false},  // the branch
-      {"residual_split", 1, Direction::forward, false, false},  // the skip connection
-      {"gelu", 2, Direction::forward, false, false},
-      {"residual_add", 3, Direction::forward, false, false},
-      {"cross_entropy", 4, Direction::forward, false, false},
-      {"cross_entropy", 4, Direction::backward, false, false},
-      {"residual_add", 3, Direction::backward, false, false},
-      {"gelu", 2, Direction::backward, false, false},
-      {"residual_split", 1, Direction::backward, false, false},
-      {"residual_split", 1, Direction::backward, false, false},
-      {"linear", 0, Direction::backward, false, true},
-      {"weight", 0, Direction::backward, true, false},
+      {"weight", 0, TensorRole::parameter, "float32"},
+      {"linear", 0, TensorRole::operand, "float8_e4m3fn"},  // x
+      {"linear", 0, TensorRole::operand, "float8_e4m3fn"},  // weight
+      {"linear", 0, TensorRole::value, "float16"},
+      {"residual_split", 1, TensorRole::value, "float16"},  // the branch
+      {"residual_split", 1, TensorRole::value, "float16"},  // the skip connection
+      {"gelu", 2, TensorRole::value, "float16"},
+      {"residual_add", 3, TensorRole::value, "float16"},
+      {"cross_entropy", 4, TensorRole::value, "float32"},
+      {"cross_entropy", 4, TensorRole::gradient, "float32"},
+      {"residual_add", 3, TensorRole::gradient, "float16"},
+      {"gelu", 2, TensorRole::gradient, "float16"},
+      {"residual_split", 1, TensorRole::gradient, "float16"},
+      {"residual_split", 1, TensorRole::gradient, "float16"},
+      {"linear", 0, TensorRole::gradient, "float8_e5m2"},
+      {"weight", 0, TensorRole::parameter_gradient, "float16"},
   };
   ASSERT_EQ(seen.size(), expected.size());
   for (std::size_t i = 0; i < seen.size(); ++i) {
     EXPECT_EQ(seen[i].name, expected[i].name) << i;
     EXPECT_EQ(seen[i].index, expected[i].index) << i;
-    EXPECT_EQ(seen[i].direction, expected[i].direction) << i;
-    EXPECT_EQ(seen[i].is_parameter, expected[i].is_parameter) << i;
-    EXPECT_EQ(seen[i].is_matmul_gradient, expected[i].is_matmul_gradient) << i;
+    EXPECT_EQ(seen[i].role, expected[i].role) << i;
+    EXPECT_EQ(seen[i].format, expected[i].format) << i;
     EXPECT_EQ(seen[i].elements.size(), seen[i].shape.size()) << i;
     if (i < values.size()) {
       EXPECT_EQ(seen[i].elements, values[i]) << i;
     }
   }
-  EXPECT_EQ(seen[7].elements, std::vector<float>{1});
-  EXPECT_EQ(seen[8].shape, (Shape{2, 4}));
+  EXPECT_EQ(seen[9].elements, std::vector<float>{1});
+  EXPECT_EQ(seen[10].shape, (Shape{2, 4}));
   // The gradient of a sum's two ends is the same; the branch's then goes through GELU.
-  EXPECT_EQ(seen[9].elements, seen[8].elements);
-  EXPECT_EQ(seen[11].elements, seen[8].elements);
-  EXPECT_NE(seen[10].elements, seen[8].elements);
-  EXPECT_EQ(seen[13].elements, decoded(tape.gradient(weight)));
+  EXPECT_EQ(seen[11].elements, seen[10].elements);
+  EXPECT_EQ(seen[13].elements, seen[10].elements);
+  EXPECT_NE(seen[12].elements, seen[10].elements);
+  EXPECT_EQ(seen[15].elements, decoded(tape.gradient(weight)));
 }
 
 TEST(TapeObserver, DoesNotChangeWhatIsComputed) {
@@ -653,6 +656,81 @@ TEST(TapeObserver, DoesNotChangeWhatIsComputed) {
   }
 }
 
+TEST(TapeObserver, IsCalledInTheStepsThatAreAsked) {
+  Tape<precision::fp32> tape;
+  const Parameter weight = random_parameter("weight", {4, 3}, 0);
+  const auto x = random_array<float>({2, 3}, 1);
+  std::vector<std::uint64_t> steps;
+  tape.observe_with(
+      [&](const Observation& seen) {
+        if (seen.role == TensorRole::parameter_gradient) steps.push_back(tape.step());
+      },
+      3);
+  for (int step = 0; step < 8; ++step) {
+    EXPECT_EQ(tape.is_observed(), tape.step() % 3 == 0);
+    tape.backward(sum(ops::linear(tape.constant(x), weight)));
+    tape.clear();
+  }
+  EXPECT_EQ(steps, (std::vector<std::uint64_t>{0, 3, 6}));
+  tape.set_step(12);
+  EXPECT_TRUE(tape.is_observed());
+  expect_error<std::invalid_argument>([&] { tape.observe_with([](const auto&) {}, 0); }, {"every"});
+}
+
+TEST(TapeObserver, IsToldTheInnermostModuleThatWasEntered) {
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(random_array<float>({2, 3}, 1));
+  std::vector<std::string> seen;
+  tape.observe_with([&](const Observation& one) {
+    seen.push_back(std::string(one.module) + "/" + std::string(one.name));
+  });
+  const auto outer = tape.enter("outer");
+  const auto in_between = [&] {
+    const auto inner = tape.enter("outer.inner");
+    return ops::gelu(x);
+  }();
+  tape.backward(sum(ops::relu(in_between)));
+  EXPECT_EQ(seen[0], "outer.inner/gelu");
+  EXPECT_EQ(seen[1], "outer/relu");
+  EXPECT_EQ(seen.back(), "outer.inner/gelu");
+}
+
+TEST(TapeTracer, SeesWhatEachOpReadsAndMakesAndItsFactors) {
+  Tape<precision::fp32> tape;
+  const Parameter weight = random_parameter("weight", {16, 4}, 0);
+  std::vector<OpRecord> ops_seen;
+  tape.trace_with([&](const OpRecord& op) { ops_seen.push_back(op); });
+  const auto x = tape.input(random_array<float>({2, 4}, 1));
+  const auto [branch, skip] = ops::residual_split(x, {.tau = 0.36});
+  const auto h = ops::linear(branch, weight);  // under the geometric mean of 4^-1/2 and 16^-1/2
+  ASSERT_EQ(ops_seen.size(), 2U);
+
+  const OpRecord& split = ops_seen[0];
+  EXPECT_EQ(split.name, "residual_split");
+  ASSERT_EQ(split.outputs.size(), 2U);
+  EXPECT_DOUBLE_EQ(split.outputs[0].gradient_factors.at(0), 0.6);
+  EXPECT_DOUBLE_EQ(split.outputs[1].gradient_factors.at(0), 0.8);
+
+  const OpRecord& linear = ops_seen[1];
+  EXPECT_EQ(linear.name, "linear");
+  ASSERT_EQ(linear.inputs.size(), 2U);
+  EXPECT_EQ(linear.inputs[0].value, split.outputs[0].value);
+  EXPECT_EQ(linear.inputs[0].parameter, nullptr);
+  EXPECT_EQ(linear.inputs[1].parameter, &weight);
+  EXPECT_TRUE(linear.inputs[0].is_wanted);
+  EXPECT_EQ(linear.outputs.at(0).shape, (Shape{2, 16}));
+  EXPECT_DOUBLE_EQ(linear.ideal_forward, 0.5);
+  EXPECT_DOUBLE_EQ(linear.inputs[0].ideal_backward, 0.25);
+  EXPECT_DOUBLE_EQ(linear.forward, std::sqrt(0.125));
+  EXPECT_DOUBLE_EQ(linear.inputs[0].backward, linear.forward);
+  EXPECT_DOUBLE_EQ(linear.outputs[0].gradient_factors.at(0), 1);
+  EXPECT_DOUBLE_EQ(linear.outputs[0].gradient_factors.at(1), std::sqrt(0.5 / 0.125));
+  ASSERT_TRUE(linear.scaling.has_value());
+  EXPECT_EQ(linear.scaling->effective_constraint().name, "gmean");
+  tape.trace_with(nullptr);
+  EXPECT_FALSE(tape.is_observed());
+}
+
 TEST(TapeObserver, SeesTheParametersInTheOrderOfTheirFirstUseAndEachOnce) {
   const Model model;
   Tape<precision::fp8> tape;
@@ -663,8 +741,8 @@ TEST(TapeObserver, SeesTheParametersInTheOrderOfTheirFirstUseAndEachOnce) {
   std::vector<std::string> forward;
   std::vector<std::string> backward;
   for (const Seen& one : seen) {
-    if (!one.is_parameter) continue;
-    auto& seen_so_far = one.direction == Direction::forward ? forward : backward;
+    if (!is_parameter(one.role)) continue;
+    auto& seen_so_far = one.role == TensorRole::parameter ? forward : backward;
     EXPECT_EQ(one.index, seen_so_far.size()) << one.name;
     seen_so_far.push_back(one.name);
   }

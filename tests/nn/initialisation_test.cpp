@@ -24,7 +24,6 @@ namespace {
 using namespace unit_scaling;
 using namespace unit_scaling_test;
 using analysis::TensorScale;
-using Direction = Observation::Direction;
 
 constexpr std::size_t window = 16;
 constexpr std::size_t windows = 16;
@@ -65,17 +64,17 @@ train::TextCorpus source_text() {
 }
 
 std::string describe(const TensorScale& tensor) {
-  return std::string(tensor.direction == Direction::forward ? "" : "gradient of ") +
-         (tensor.is_parameter ? "parameter " : "op ") + std::to_string(tensor.index) + ", " +
+  return std::string(is_forward(tensor.role) ? "" : "gradient of ") +
+         (is_parameter(tensor.role) ? "parameter " : "op ") + std::to_string(tensor.index) + ", " +
          tensor.name + " " + to_string(tensor.shape);
 }
 
 bool is_loss(const TensorScale& tensor) {
-  return tensor.name == "cross_entropy" && tensor.direction == Direction::forward;
+  return tensor.name == "cross_entropy" && is_forward(tensor.role);
 }
 
 bool is_bias(const TensorScale& tensor) {
-  return tensor.is_parameter && tensor.name.ends_with(".bias");
+  return is_parameter(tensor.role) && tensor.name.ends_with(".bias");
 }
 
 /// Expects a scale within a factor of two of one for every weight, activation and gradient.
@@ -86,9 +85,9 @@ void expect_unit_scale(const std::vector<TensorScale>& tensors, double largest_b
   for (const TensorScale& tensor : tensors) {
     SCOPED_TRACE(describe(tensor));
     EXPECT_EQ(tensor.non_finite_share, 0);
-    const bool forward = tensor.direction == Direction::forward;
-    parameters += tensor.is_parameter && forward ? 1 : 0;
-    parameter_gradients += tensor.is_parameter && !forward ? 1 : 0;
+    const bool forward = is_forward(tensor.role);
+    parameters += is_parameter(tensor.role) && forward ? 1 : 0;
+    parameter_gradients += is_parameter(tensor.role) && !forward ? 1 : 0;
     if (is_loss(tensor)) continue;  // a number of nats, not a tensor of the network
     if (is_bias(tensor) && forward) {
       EXPECT_EQ(tensor.rms, 0);
@@ -109,11 +108,11 @@ void expect_unit_scale(const std::vector<TensorScale>& tensors, double largest_b
 void expect_closest_where_unconstrained(const std::vector<TensorScale>& tensors) {
   std::size_t checked = 0;
   for (const TensorScale& tensor : tensors) {
-    if (tensor.is_parameter) continue;
+    if (is_parameter(tensor.role)) continue;
     const bool is_readout = tensor.name == "linear_readout";
-    const bool is_output = tensor.direction == Direction::forward &&
-                           (tensor.name == "embedding" || tensor.name == "add" ||
-                            tensor.name == "layer_norm" || is_readout);
+    const bool is_output =
+        is_forward(tensor.role) && (tensor.name == "embedding" || tensor.name == "add" ||
+                                    tensor.name == "layer_norm" || is_readout);
     if (!is_output && !is_readout) continue;
     SCOPED_TRACE(describe(tensor));
     EXPECT_GE(tensor.rms, 0.9);

@@ -30,7 +30,7 @@ template <Precision P, class Record>
   {
     Tape<precision::fp32> float_tape;
     float_tape.observe_with([&](const Observation& seen) {
-      if (seen.direction == Observation::Direction::forward) return;
+      if (is_forward(seen.role)) return;
       std::vector<bool>& nonzero = reference.emplace_back(seen.elements.size());
       for (std::size_t i = 0; i < nonzero.size(); ++i) nonzero[i] = seen.elements[i] != 0;
     });
@@ -43,7 +43,7 @@ template <Precision P, class Record>
   std::size_t next = 0;
   Tape<P> tape;
   tape.observe_with([&](const Observation& seen) {
-    if (seen.direction == Observation::Direction::forward) return;
+    if (is_forward(seen.role)) return;
     const std::vector<bool>& nonzero = reference.at(next++);
     for (std::size_t i = 0; i < nonzero.size(); ++i) {
       using Gradient = typename P::matmul_gradient;
@@ -51,7 +51,7 @@ template <Precision P, class Record>
       // An op whose gradient is in that format already takes it as it is, infinities included.
       if constexpr (!std::is_same_v<Gradient, typename P::storage> &&
                     !std::is_floating_point_v<Gradient>) {
-        if (seen.is_matmul_gradient) {
+        if (seen.format == storage_name<Gradient>) {
           element = static_cast<float>(Gradient::from_float(element, Overflow::saturate));
         }
       }

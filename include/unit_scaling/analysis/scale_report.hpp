@@ -18,8 +18,7 @@ namespace unit_scaling::analysis {
 struct TensorScale {
   std::string name;       ///< op or parameter
   std::size_t index = 0;  ///< number of the op, or of the parameter, on the tape
-  Observation::Direction direction = Observation::Direction::forward;
-  bool is_parameter = false;
+  TensorRole role = TensorRole::value;
   Shape shape;
   double rms = 0;
   double mean = 0;
@@ -29,13 +28,15 @@ struct TensorScale {
   double non_finite_share = 0;  ///< share of elements that are NaN or infinite
 };
 
-/// Collects a TensorScale for everything a tape sees:
+/// Collects a TensorScale for every value, gradient and parameter a tape sees:
 /// `ScaleReport report; tape.observe_with(report.observer());` before the step is recorded.
 class ScaleReport {
  public:
   /// To be given to one tape; the report must outlive its use.
   [[nodiscard]] auto observer() {
-    return [this](const Observation& seen) { tensors_.push_back(measure(seen)); };
+    return [this](const Observation& seen) {
+      if (seen.role != TensorRole::operand) tensors_.push_back(measure(seen));
+    };
   }
 
   /// In the order seen: values forwards, then gradients backwards, then parameter gradients.
@@ -45,8 +46,7 @@ class ScaleReport {
     TensorScale result;
     result.name = std::string(seen.name);
     result.index = seen.index;
-    result.direction = seen.direction;
-    result.is_parameter = seen.is_parameter;
+    result.role = seen.role;
     result.shape = seen.shape;
     double sum = 0;
     double sum_of_squares = 0;
@@ -88,9 +88,10 @@ class FirstNonFinite {
                       [](float element) { return std::isfinite(element); })) {
         return;
       }
-      found_ = seen.direction == Observation::Direction::forward ? "" : "gradient of ";
-      found_ += (seen.is_parameter ? "parameter " : "op " + std::to_string(seen.index) + ", ") +
-                std::string(seen.name);
+      found_ = is_forward(seen.role) ? "" : "gradient of ";
+      found_ +=
+          (is_parameter(seen.role) ? "parameter " : "op " + std::to_string(seen.index) + ", ") +
+          std::string(seen.name);
     };
   }
 

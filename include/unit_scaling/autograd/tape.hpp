@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/array.hpp"
@@ -29,20 +30,6 @@
 #include "unit_scaling/ops/op.hpp"
 
 namespace unit_scaling {
-
-/// One tensor that passed over a tape, as an observer sees it.
-struct Observation {
-  enum class Direction { forward, backward };
-
-  std::string_view name;  ///< the op that produced the value, or the parameter's name
-  std::size_t index;      ///< the op's number on the tape; for a parameter, its number
-  Direction direction;    ///< a value, or the gradient with respect to it
-  bool is_parameter;
-  /// True for the gradient entering an op that rounds it to P::matmul_gradient.
-  bool is_matmul_gradient;
-  const Shape& shape;
-  std::span<const float> elements;  ///< decoded, row-major
-};
 
 /// What a tape does with the ops it sees.
 enum class TapeMode {
@@ -62,6 +49,7 @@ template <Precision P> class Tape {
   using Storage = typename P::storage;
   using Compute = typename P::compute;
   using Observer = std::function<void(const Observation&)>;
+  using Tracer = std::function<void(const OpRecord&)>;
 
   /// @param upstream where the tape's memory comes from. The memory of another tape lets this one
   ///        use what waits there, and must outlive it.
@@ -80,7 +68,10 @@ template <Precision P> class Tape {
   /// that draw random numbers draw those of the step.
   [[nodiscard]] std::uint64_t step() const { return step_; }
   /// Sets it, to resume a run exactly.
-  void set_step(std::uint64_t step) { step_ = step; }
+  void set_step(std::uint64_t step) {
+    step_ = step;
+    choose_whether_to_observe();
+  }
 
   /// Forgets everything recorded, gradients included, and begins the next step. Memory stays, to be
   /// used again.
@@ -91,6 +82,7 @@ template <Precision P> class Tape {
     unwound_ = false;
     ++generation_;
     ++step_;
+    choose_whether_to_observe();
   }
 
   /// A value that no gradient is wanted for.
@@ -105,10 +97,13 @@ template <Precision P> class Tape {
   [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
     const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
     if (is_new) {
-      slots_.push_back({.shape = parameter.value.shape(), .wanted = true});
-      if (observer_) {
-        observe(parameter.name, parameters_.size() - 1, Observation::Direction::forward, true,
-                false, parameter.value);
+      slots_.push_back({.shape = parameter.value.shape(), .wanted = true, .parameter = &parameter});
+      if (is_observed_) {
+        observe({.name = parameter.name,
+                 .index = parameters_.size() - 1,
+                 .role = TensorRole::parameter,
+                 .format = storage_name<float>},
+                parameter.value);
       }
     }
     return {*this, entry->second, generation_, parameter.value};
@@ -154,10 +149,13 @@ template <Precision P> class Tape {
         throw;
       }
     }
-    if (observer_) {
+    if (is_observed_) {
       std::size_t index = 0;
       for (const auto& [parameter, slot] : ordered_parameters()) {
-        observe(parameter->name, index++, Observation::Direction::backward, true, false,
+        observe({.name = parameter->name,
+                 .index = index++,
+                 .role = TensorRole::parameter_gradient,
+                 .format = storage_name<Storage>},
                 slots_[slot].gradient);
       }
     }
@@ -201,16 +199,49 @@ template <Precision P> class Tape {
     return memory_.bytes_held() + records_.bytes_held();
   }
 
-  /// Calls `observer` with every value as it is recorded and every gradient as it is used, until
-  /// another, or none (`nullptr`), is set. It does not change what is computed.
-  void observe_with(Observer observer) { observer_ = std::move(observer); }
-  [[nodiscard]] bool is_observed() const { return static_cast<bool>(observer_); }
+  /// Calls `observer` with every value as it is recorded and every gradient as it is used, in each
+  /// step whose number `every` divides, until another, or none (`nullptr`), is set. It does not
+  /// change what is computed. Between two clears a step is observed as a whole or not at all, so it
+  /// is set before the step is recorded.
+  /// @throws std::invalid_argument if `every` is 0.
+  void observe_with(Observer observer, std::uint64_t every = 1) {
+    if (every == 0) throw std::invalid_argument("observe_with: expected every to be at least 1");
+    observer_ = std::move(observer);
+    observe_every_ = every;
+    choose_whether_to_observe();
+  }
+
+  /// Calls `tracer` with every op as it is recorded, until another, or none (`nullptr`), is set.
+  void trace_with(Tracer tracer) { tracer_ = std::move(tracer); }
+
+  /// True if somebody looks at the ops of this step. Modules then record each op on its own where
+  /// one op would compute the same.
+  [[nodiscard]] bool is_observed() const { return is_observed_ || tracer_; }
+
+  /// While it lives, ops belong to the module of a path.
+  class [[nodiscard]] Module {
+   public:
+    Module(Tape& tape, std::string_view path)
+        : tape_(tape), outer_(std::exchange(tape.module_, path)) {}
+    Module(const Module&) = delete;
+    Module& operator=(const Module&) = delete;
+    ~Module() { tape_.module_ = outer_; }
+
+   private:
+    Tape& tape_;
+    std::string_view outer_;
+  };
+
+  /// `const auto module = tape.enter(name_);` says whose ops follow, to observers. The path is not
+  /// copied and must stay in place, as parameters must, until `backward` is done.
+  Module enter(std::string_view path) { return {*this, path}; }
 
  private:
   /// What is known of a variable without its value.
   struct Slot {
     Shape shape = {};
     bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    const Parameter* parameter = nullptr;  ///< whose value it is
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
@@ -237,12 +268,14 @@ template <Precision P> class Tape {
   template <class Op, std::size_t inputs, class Saved, class... Outputs>
   struct OpNode final : Node {
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
-           const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_)
+           const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_,
+           std::string_view module_)
         : op(op_),
           scales(scales_),
           saved(std::move(saved_)),
           input_slots(input_slots_),
-          first_output(first_output_) {}
+          first_output(first_output_),
+          module(module_) {}
 
     void backward(Tape& tape, std::size_t index) override {
       bool any = false;
@@ -254,11 +287,14 @@ template <Precision P> class Tape {
         return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
       }
       (std::index_sequence_for<Outputs...>{});
-      if (tape.observer_) {
+      if (tape.is_observed_) {
         std::apply(
             [&](const auto&... gradient) {
-              (tape.observe(Op::name, index, Observation::Direction::backward, false,
-                            ops::rounds_gradient<Op>, gradient),
+              Observation seen{
+                  .name = Op::name, .module = module, .index = index, .role = TensorRole::gradient};
+              (((seen.format = ops::rounds_gradient<Op> ? storage_name<typename P::matmul_gradient>
+                                                        : storage_name<Outputs>),
+                tape.observe(seen, gradient), ++seen.argument),
                ...);
             },
             output_gradients);
@@ -312,6 +348,7 @@ template <Precision P> class Tape {
     Saved saved;
     std::array<std::size_t, inputs> input_slots;
     std::size_t first_output;
+    std::string_view module;
   };
 
   template <class T> Variable<P, T> leaf(const Array<T>& value, bool wanted) {
@@ -341,6 +378,7 @@ template <Precision P> class Tape {
 
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
+    if (ops::rounds_gradient<Op> && is_observed_) observe_operands(Op::name, args...);
     auto result = op.forward(P{}, scales, value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
     static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
@@ -360,15 +398,20 @@ template <Precision P> class Tape {
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
       (slots_.push_back({.shape = outputs.shape(), .wanted = wanted}), ...);
-      if (observer_) {
-        (observe(Op::name, nodes_.size(), Observation::Direction::forward, false, false, outputs),
-         ...);
+      if (is_observed_) {
+        Observation seen{
+            .name = Op::name, .module = module_, .index = nodes_.size(), .role = TensorRole::value};
+        (((seen.format = storage_name<T>), observe(seen, outputs), ++seen.argument), ...);
+      }
+      if (tracer_) {
+        trace(op, scales, ideal_scales(op, scales, value_of(args)...), input_slots, first_output,
+              sizeof...(T));
       }
       if (wanted) {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
         NodePointer node(
             std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
-                op, scales, std::move(result.saved), input_slots, first_output),
+                op, scales, std::move(result.saved), input_slots, first_output, module_),
             DiscardNode{&records_});
         nodes_.push_back(std::move(node));
       }
@@ -437,20 +480,73 @@ template <Precision P> class Tape {
     }
   }
 
-  template <class T>
-  void observe(std::string_view name, std::size_t index, Observation::Direction direction,
-               bool is_parameter, bool is_matmul_gradient, const Array<T>& array) {
-    std::vector<float> elements(array.size());
-    std::transform(array.data(), array.data() + array.size(), elements.begin(),
-                   [](T element) { return static_cast<float>(element); });
-    observer_({.name = name,
-               .index = index,
-               .direction = direction,
-               .is_parameter = is_parameter,
-               .is_matmul_gradient = is_matmul_gradient,
-               .shape = array.shape(),
-               .elements = elements});
+  /// Completes `seen` with the array and shows it.
+  template <class T> void observe(Observation seen, const Array<T>& array) {
+    const auto elements = kernels::convert<float, Overflow::infinity_or_nan>(array);
+    seen.shape = array.shape();
+    seen.elements = elements.span();
+    observer_(seen);
   }
+
+  /// Shows what enters a matrix product, before it is rounded there.
+  template <class... Args> void observe_operands(std::string_view name, const Args&... args) {
+    Observation seen{.name = name,
+                     .module = module_,
+                     .index = nodes_.size(),
+                     .role = TensorRole::operand,
+                     .format = storage_name<typename P::matmul_operand>};
+    const auto show = [&]<class Arg>(const Arg& arg) {
+      if constexpr (is_variable<Arg>) {
+        observe(seen, arg.value());
+        ++seen.argument;
+      }
+    };
+    (show(args), ...);
+  }
+
+  /// The op's factors without its constraint.
+  template <class Op, std::size_t inputs, class... Arrays>
+  static Scales<inputs> ideal_scales(const Op& op, const Scales<inputs>& scales,
+                                     const Arrays&... arrays) {
+    if constexpr (requires { op.scaling.on_cut_edge(); }) {
+      Op unconstrained = op;
+      unconstrained.scaling = op.scaling.on_cut_edge();
+      return unconstrained.scales(arrays...);
+    } else {
+      return scales;
+    }
+  }
+
+  template <class Op, std::size_t inputs>
+  void trace(const Op& op, const Scales<inputs>& scales, const Scales<inputs>& ideal,
+             const std::array<std::size_t, inputs>& input_slots, std::size_t first_output,
+             std::size_t outputs) {
+    OpRecord record{.name = std::string(Op::name),
+                    .module = std::string(module_),
+                    .index = nodes_.size(),
+                    .forward = scales.forward,
+                    .ideal_forward = ideal.forward};
+    if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
+    for (std::size_t i = 0; i < inputs; ++i) {
+      const Slot& slot = slots_[input_slots[i]];
+      record.inputs.push_back({.value = input_slots[i],
+                               .shape = slot.shape,
+                               .parameter = slot.parameter,
+                               .is_wanted = slot.wanted,
+                               .backward = scales.backward[i],
+                               .ideal_backward = ideal.backward[i]});
+    }
+    for (std::size_t k = 0; k < outputs; ++k) {
+      auto& output = record.outputs.emplace_back(
+          OpRecord::Output{.value = first_output + k, .shape = slots_[first_output + k].shape});
+      for (std::size_t i = 0; i < inputs; ++i) {
+        output.gradient_factors.push_back(ops::gradient_factor(op, scales, i, k));
+      }
+    }
+    tracer_(record);
+  }
+
+  void choose_whether_to_observe() { is_observed_ = observer_ && step_ % observe_every_ == 0; }
 
   /// Parameters in the order in which they were first used.
   [[nodiscard]] std::vector<std::pair<const Parameter*, std::size_t>> ordered_parameters() const {
@@ -472,6 +568,10 @@ template <Precision P> class Tape {
   std::uint64_t step_ = 0;
   bool unwound_ = false;
   Observer observer_;
+  std::uint64_t observe_every_ = 1;
+  bool is_observed_ = false;  ///< in this step
+  Tracer tracer_;
+  std::string_view module_;  ///< whose ops are recorded
 };
 
 namespace detail {

@@ -79,11 +79,12 @@ class Bert {
   template <Precision P>
   [[nodiscard]] Variable<P> masked_token_logits(const Variable<P>& hidden,
                                                 const Array<std::int32_t>& selected) const {
+    Tape<P>& tape = hidden.tape();
+    const auto module = tape.enter("mlm");
     const ops::Embedding select{.scaling = scaling_};
     const Variable<P> x = norm_(
         ops::gelu(transform_(ops::embedding(selected, hidden, select)), {.scaling = scaling_}));
     if (readout_) return (*readout_)(x);
-    Tape<P>& tape = x.tape();
     return ops::linear_readout(x, tape.parameter(encoder_.embedding().table()),
                                tape.parameter(*tied_bias_), {.scaling = {scaling_.rule}});
   }
@@ -111,7 +112,8 @@ class Bert {
 class BertPooler {
  public:
   BertPooler(Initialiser& initialiser, const std::string& name, std::size_t hidden_size)
-      : scaling_(initialiser.scaling()),
+      : name_(name),
+        scaling_(initialiser.scaling()),
         dense_(initialiser, name + ".dense", hidden_size, hidden_size) {}
 
   /// @throws ShapeError unless hidden has three extents and a first position.
@@ -124,6 +126,7 @@ class BertPooler {
     for (std::size_t i = 0; i < shape[0]; ++i) {
       first.mutable_data()[i] = static_cast<std::int32_t>(i * shape[1]);
     }
+    const auto module = hidden.tape().enter(name_);
     const ops::Embedding select{.scaling = scaling_};
     return ops::tanh(dense_(ops::embedding(first, hidden, select)), {.scaling = scaling_});
   }
@@ -134,6 +137,7 @@ class BertPooler {
   }
 
  private:
+  std::string name_;
   Scaling scaling_;
   Linear dense_;
 };

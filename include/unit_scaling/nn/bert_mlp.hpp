@@ -97,10 +97,11 @@ class BertMlp {
       const std::string feed_forward_name = "blocks." + std::to_string(i) + ".feed_forward";
       FeedForward feed_forward(initialiser, feed_forward_name, h, config.expansion * h);
       LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h);
-      blocks.emplace_back(Residual(initialiser, config.norm, tau(2 * i, branches),
-                                   std::move(mixing), std::move(mixing_norm)),
-                          Residual(initialiser, config.norm, tau(2 * i + 1, branches),
-                                   std::move(feed_forward), std::move(feed_forward_norm)));
+      blocks.emplace_back(
+          Residual(initialiser, mixing_name, config.norm, tau(2 * i, branches), std::move(mixing),
+                   std::move(mixing_norm)),
+          Residual(initialiser, feed_forward_name, config.norm, tau(2 * i + 1, branches),
+                   std::move(feed_forward), std::move(feed_forward_norm)));
     }
     return DepthModuleList(std::move(blocks));
   }

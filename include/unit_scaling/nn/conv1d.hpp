@@ -31,7 +31,8 @@ class Conv1d {
   /// @throws DomainError unless `groups` divides both numbers of channels.
   Conv1d(Initialiser& initialiser, const std::string& name, std::size_t channels,
          std::size_t out_channels, std::size_t kernel_size, const Options& options)
-      : op_{.scaling = initialiser.scaling(),
+      : name_(name),
+        op_{.scaling = initialiser.scaling(),
             .stride = options.stride,
             .padding = options.padding,
             .dilation = options.dilation,
@@ -50,6 +51,7 @@ class Conv1d {
       : Conv1d(initialiser, name, channels, out_channels, kernel_size, Options{}) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return bias_ ? ops::conv1d(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
                  : ops::conv1d(x, x.tape().parameter(weight_), op_);
   }
@@ -61,6 +63,7 @@ class Conv1d {
   }
 
  private:
+  std::string name_;
   ops::Conv1d op_;
   Parameter weight_;
   std::optional<Parameter> bias_;

@@ -18,12 +18,14 @@ class Embedding {
  public:
   Embedding(Initialiser& initialiser, const std::string& name, std::size_t entries,
             std::size_t size)
-      : op_{.scaling = initialiser.scaling()},
+      : name_(name),
+        op_{.scaling = initialiser.scaling()},
         table_(initialiser.table(name + ".table", entries, size)) {}
 
   /// Ids carry no tape, so it is given.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const {
+    const auto module = tape.enter(name_);
     return ops::embedding(ids, tape.parameter(table_), op_);
   }
 
@@ -33,6 +35,7 @@ class Embedding {
   template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(table_); }
 
  private:
+  std::string name_;
   ops::Embedding op_;
   Parameter table_;
 };

@@ -19,11 +19,13 @@ class FeedForward {
  public:
   FeedForward(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
               std::size_t inner_size)
-      : up_(initialiser, name + ".up", hidden_size, inner_size),
+      : name_(name),
+        up_(initialiser, name + ".up", hidden_size, inner_size),
         gelu_{.scaling = initialiser.scaling()},
         down_(initialiser, name + ".down", inner_size, hidden_size) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     // One op gives the same bits as two, but only two show an observer what is between them.
     if (x.tape().is_observed()) return down_(ops::gelu(up_(x), gelu_));
     return down_.after(gelu_, up_(x));
@@ -36,6 +38,7 @@ class FeedForward {
   }
 
  private:
+  std::string name_;
   Linear up_;
   ops::Gelu gelu_;
   Linear down_;

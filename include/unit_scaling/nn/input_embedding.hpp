@@ -38,7 +38,8 @@ class InputEmbedding {
 
   InputEmbedding(Initialiser& initialiser, const std::string& name, std::size_t vocabulary_size,
                  std::size_t hidden_size, const Options& options)
-      : options_(options),
+      : name_(name),
+        options_(options),
         add_{.scaling = initialiser.scaling().on_cut_edge()},
         fixed_{.scaling = scaling::none},
         tokens_(initialiser, name, vocabulary_size, hidden_size) {
@@ -58,6 +59,7 @@ class InputEmbedding {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& segments = {}) const {
+    const auto module = tape.enter(name_);
     std::optional<Variable<P>> context;
     if (options_.positions != PositionKind::none) context = position_rows(tape, ids.columns());
     if (segments_ || !segments.empty()) {
@@ -98,6 +100,7 @@ class InputEmbedding {
         fixed_);
   }
 
+  std::string name_;
   Options options_;
   ops::Add add_;
   ops::Embedding fixed_;

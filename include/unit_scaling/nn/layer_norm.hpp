@@ -17,11 +17,13 @@ class LayerNorm {
  public:
   LayerNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
             double epsilon = ops::LayerNorm{}.epsilon)
-      : op_{.scaling = initialiser.scaling(), .epsilon = epsilon},
+      : name_(name),
+        op_{.scaling = initialiser.scaling(), .epsilon = epsilon},
         gain_(initialiser.norm_gain(name + ".gain", size)),
         bias_(initialiser.norm_bias(name + ".bias", size)) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return ops::layer_norm(x, x.tape().parameter(gain_), x.tape().parameter(bias_), op_);
   }
 
@@ -32,6 +34,7 @@ class LayerNorm {
   }
 
  private:
+  std::string name_;
   ops::LayerNorm op_;
   Parameter gain_;
   Parameter bias_;

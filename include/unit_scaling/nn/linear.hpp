@@ -26,7 +26,8 @@ class Linear {
 
   Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in, std::size_t fan_out,
          const Options& options)
-      : op_{.scaling = initialiser.scaling()},
+      : name_(name),
+        op_{.scaling = initialiser.scaling()},
         weight_(initialiser.weight(name + ".weight", {fan_out, fan_in})) {
     if (options.constraint) op_.scaling.constraint = options.constraint;
     if (options.bias) bias_ = initialiser.bias(name + ".bias", fan_out);
@@ -35,6 +36,7 @@ class Linear {
       : Linear(initialiser, name, fan_in, fan_out, Options{}) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return bias_ ? ops::linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
                  : ops::linear(x, x.tape().parameter(weight_), op_);
   }
@@ -42,6 +44,7 @@ class Linear {
   /// ops::gelu_linear(x, weight[, bias]): this layer behind a GELU, as one op.
   template <Precision P>
   [[nodiscard]] Variable<P> after(const ops::Gelu& gelu, const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     const ops::GeluLinear op{.gelu = gelu, .linear = op_};
     return bias_ ? ops::gelu_linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op)
                  : ops::gelu_linear(x, x.tape().parameter(weight_), op);
@@ -54,6 +57,7 @@ class Linear {
   }
 
  private:
+  std::string name_;
   ops::Linear op_;
   Parameter weight_;
   std::optional<Parameter> bias_;

@@ -25,7 +25,8 @@ class LinearReadout {
 
   LinearReadout(Initialiser& initialiser, const std::string& name, std::size_t fan_in,
                 std::size_t fan_out, const Options& options)
-      : op_{.scaling = {initialiser.scaling().rule, options.constraint}},
+      : name_(name),
+        op_{.scaling = {initialiser.scaling().rule, options.constraint}},
         weight_(initialiser.weight(name + ".weight", {fan_out, fan_in}, ParameterKind::output)) {
     if (options.bias) bias_ = initialiser.bias(name + ".bias", fan_out);
   }
@@ -34,6 +35,7 @@ class LinearReadout {
       : LinearReadout(initialiser, name, fan_in, fan_out, Options{}) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return bias_ ? ops::linear_readout(x, x.tape().parameter(weight_), x.tape().parameter(*bias_),
                                        op_)
                  : ops::linear_readout(x, x.tape().parameter(weight_), op_);
@@ -46,6 +48,7 @@ class LinearReadout {
   }
 
  private:
+  std::string name_;
   ops::LinearReadout op_;
   Parameter weight_;
   std::optional<Parameter> bias_;

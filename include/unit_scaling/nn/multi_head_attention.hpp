@@ -43,7 +43,8 @@ class MultiHeadAttention {
   ///         asked for.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)
-      : options_(options),
+      : name_(name),
+        options_(options),
         scaling_(initialiser.scaling()),
         heads_(heads),
         linear_qkv_(initialiser, name + ".linear_qkv", hidden_size, 3 * hidden_size,
@@ -67,6 +68,7 @@ class MultiHeadAttention {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
                                        const Array<std::int32_t>& mask = {}) const {
+    const auto module = x.tape().enter(name_);
     const auto parts = ops::split_heads(linear_qkv_(x), {.heads = heads_});
     const auto& q = std::get<0>(parts);
     const auto& k = std::get<1>(parts);
@@ -111,6 +113,7 @@ class MultiHeadAttention {
     return ops::separate_heads((*relative_)(tape.constant(sinusoids)), {.heads = heads_});
   }
 
+  std::string name_;
   Options options_;
   Scaling scaling_;
   std::size_t heads_;

@@ -18,13 +18,15 @@ class RecurrentHighway {
  public:
   RecurrentHighway(Initialiser& initialiser, const std::string& name, std::size_t input_size,
                    std::size_t hidden_size, double rebias = ops::RecurrentHighway{}.rebias)
-      : op_{.scaling = initialiser.scaling(), .rebias = rebias},
+      : name_(name),
+        op_{.scaling = initialiser.scaling(), .rebias = rebias},
         weight_(initialiser.weight(name + ".weight", {2 * hidden_size, input_size + hidden_size})),
         bias_(initialiser.bias(name + ".bias", 2 * hidden_size)),
         initial_(initialiser.bias(name + ".initial", hidden_size)) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     Tape<P>& tape = x.tape();
+    const auto module = tape.enter(name_);
     return ops::recurrent_highway(x, tape.parameter(weight_), tape.parameter(bias_),
                                   tape.parameter(initial_), op_);
   }
@@ -37,6 +39,7 @@ class RecurrentHighway {
   }
 
  private:
+  std::string name_;
   ops::RecurrentHighway op_;
   Parameter weight_;
   Parameter bias_;

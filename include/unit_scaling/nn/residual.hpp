@@ -3,6 +3,7 @@
 /// Layer nn: a residual branch with its normalisation, before the branch or after the sum.
 #pragma once
 
+#include <string>
 #include <utility>
 
 #include "unit_scaling/nn/layer_norm.hpp"
@@ -26,18 +27,21 @@ enum class NormPlacement {
 }
 
 /// A residual connection round `branch`, weighted by τ under unit scaling, with its normalisation.
+/// Its own ops go under the name given, which is best the branch's.
 /// Whatever else it is called with, such as a mask, goes on to the branch.
 template <class Branch, class Norm = LayerNorm> class Residual {
  public:
-  Residual(const Initialiser& initialiser, NormPlacement placement, double tau, Branch branch,
-           Norm norm)
-      : op_{.scaling = initialiser.scaling(), .tau = tau},
+  Residual(const Initialiser& initialiser, const std::string& name, NormPlacement placement,
+           double tau, Branch branch, Norm norm)
+      : name_(name),
+        op_{.scaling = initialiser.scaling(), .tau = tau},
         placement_(placement),
         norm_(std::move(norm)),
         branch_(std::move(branch)) {}
 
   template <Precision P, class... More>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x, const More&... more) const {
+    const auto module = x.tape().enter(name_);
     if (placement_ == NormPlacement::post) {
       return norm_(ops::residual_apply(
           x, [&](const auto& h) { return branch_(h, more...); }, op_));
@@ -53,6 +57,7 @@ template <class Branch, class Norm = LayerNorm> class Residual {
   }
 
  private:
+  std::string name_;
   ops::ResidualAdd op_;
   NormPlacement placement_;
   Norm norm_;

@@ -23,13 +23,14 @@ class RmsNorm {
 
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
           const Options& options)
-      : op_{.scaling = initialiser.scaling(), .epsilon = options.epsilon} {
+      : name_(name), op_{.scaling = initialiser.scaling(), .epsilon = options.epsilon} {
     if (options.gain) gain_ = initialiser.norm_gain(name + ".gain", size);
   }
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size)
       : RmsNorm(initialiser, name, size, Options{}) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return gain_ ? ops::rms_norm(x, x.tape().parameter(*gain_), op_) : ops::rms_norm(x, op_);
   }
 
@@ -39,6 +40,7 @@ class RmsNorm {
   }
 
  private:
+  std::string name_;
   ops::RmsNorm op_;
   std::optional<Parameter> gain_;
 };

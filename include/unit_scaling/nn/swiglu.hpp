@@ -21,12 +21,14 @@ class SwiGlu {
  public:
   SwiGlu(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
          std::size_t inner_size)
-      : linear_1_(initialiser, name + ".linear_1", hidden_size, inner_size, unconstrained),
+      : name_(name),
+        linear_1_(initialiser, name + ".linear_1", hidden_size, inner_size, unconstrained),
         linear_gate_(initialiser, name + ".linear_gate", hidden_size, inner_size, unconstrained),
         silu_glu_{.scaling = initialiser.scaling()},
         linear_2_(initialiser, name + ".linear_2", inner_size, hidden_size, unconstrained) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return linear_2_(ops::silu_glu(linear_1_(x), linear_gate_(x), silu_glu_));
   }
 
@@ -40,6 +42,7 @@ class SwiGlu {
  private:
   static constexpr Linear::Options unconstrained{.bias = false, .constraint = constraint::none};
 
+  std::string name_;
   Linear linear_1_;
   Linear linear_gate_;
   ops::SiluGlu silu_glu_;

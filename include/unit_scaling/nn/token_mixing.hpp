@@ -16,10 +16,12 @@ namespace unit_scaling::nn {
 class TokenMixing {
  public:
   TokenMixing(Initialiser& initialiser, const std::string& name, std::size_t positions)
-      : op_{.scaling = initialiser.scaling()},
+      : name_(name),
+        op_{.scaling = initialiser.scaling()},
         weight_(initialiser.weight(name + ".weight", {positions, positions})) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
+    const auto module = x.tape().enter(name_);
     return ops::token_mixing(x, x.tape().parameter(weight_), op_);
   }
 
@@ -27,6 +29,7 @@ class TokenMixing {
   template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(weight_); }
 
  private:
+  std::string name_;
   ops::TokenMixing op_;
   Parameter weight_;
 };

@@ -109,7 +109,11 @@ class TransformerLayer {
                                   .relative_frequencies = config.relative_frequencies});
     const Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm);
-    return {initialiser, config.norm_placement, tau, AttentionBranch{std::move(attention), dropout},
+    return {initialiser,
+            name + ".mhsa",
+            config.norm_placement,
+            tau,
+            AttentionBranch{std::move(attention), dropout},
             std::move(norm)};
   }
 
@@ -125,7 +129,11 @@ class TransformerLayer {
     auto mlp = make();
     const Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mlp_norm", config.hidden_size, config.norm);
-    return {initialiser, config.norm_placement, tau, MlpBranch{std::move(mlp), dropout},
+    return {initialiser,
+            name + ".mlp",
+            config.norm_placement,
+            tau,
+            MlpBranch{std::move(mlp), dropout},
             std::move(norm)};
   }
 

@@ -26,6 +26,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/scaling/rule.hpp"
+#include "unit_scaling/scaling/scales.hpp"
 
 namespace unit_scaling::ops {
 
@@ -57,6 +58,18 @@ template <std::size_t N> [[nodiscard]] constexpr std::array<bool, N> all_wanted(
 template <class Op> inline constexpr bool rounds_gradient = requires {
   requires Op::rounds_gradient;
 };
+
+/// What the op's backward pass multiplies the true gradient, of output number `output` with respect
+/// to input number `input`, with: β/α, unless the op says otherwise.
+template <class Op, std::size_t N>
+[[nodiscard]] double gradient_factor(const Op& op, const Scales<N>& s, std::size_t input,
+                                     std::size_t output) {
+  if constexpr (requires { op.gradient_factor(input, output); }) {
+    return op.gradient_factor(input, output);
+  } else {
+    return s.backward[input] / s.forward;
+  }
+}
 
 /// The function object of an op. Called with arrays it computes, in the precision given by the
 /// first argument or, without one, in the format of the first array; called with a variable of a

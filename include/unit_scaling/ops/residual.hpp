@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -52,6 +53,12 @@ struct ResidualSplit {
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
 
+  /// dx/dbranch = dx/dskip = 1, where the backward pass has the weights.
+  [[nodiscard]] double gradient_factor(std::size_t /*input*/, std::size_t output) const {
+    const ResidualWeights weights = residual_weights(scaling.rule, tau);
+    return output == 0 ? weights.branch : weights.skip;
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     return Forward{std::tuple{x, x}, std::tuple<>{}};
@@ -89,6 +96,12 @@ struct ResidualAdd {
   [[nodiscard]] Scales<2> scales(const Array<T>& branch, const Array<T>& skip) const {
     require_same_shape(name, "branch and skip", branch.shape(), skip.shape());
     return {};
+  }
+
+  /// The true gradients are w_b dy and w_s dy. A weight of 0 has none to multiply: infinity.
+  [[nodiscard]] double gradient_factor(std::size_t input, std::size_t /*output*/) const {
+    const ResidualWeights weights = residual_weights(scaling.rule, tau);
+    return 1 / (input == 0 ? weights.branch : weights.skip);
   }
 
   template <Precision P, class T>
