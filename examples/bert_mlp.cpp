@@ -15,12 +15,13 @@
 #include "bert_mlp/machine.hpp"
 #include "bert_mlp/options.hpp"
 #include "bert_mlp/report.hpp"
+#include "bert_mlp/run_folder.hpp"
 #include "bert_mlp/training.hpp"
 
 namespace bert_mlp {
 
 /// @returns the exit code.
-int run(const Options& options) {
+int run(Options options) {
   us::set_thread_count(options.threads);
   const us::train::TextCorpus corpus(corpus_bytes(options.data), options.window);
   if (options.print_scales) {
@@ -35,7 +36,7 @@ int run(const Options& options) {
   if (!options.resume.empty()) {
     open_checkpoint(options, checkpoint_fingerprint(options, options.variants.front(), corpus));
   }
-  require_writable(options.out);
+  options.out = claim_run_folder(options);
 
   const Machine machine = measure_machine();
   std::vector<RunResult> runs;
@@ -61,7 +62,8 @@ int run(const Options& options) {
     std::cout << "\n"
               << (options.loss_scale_window ? window_table(runs)
                                             : comparison_table(options, runs, machine))
-              << "\nResults are in " << options.out.string() << "\n";
+              << "\n"
+              << where_results_are(options, runs);
   }
   const bool all_diverged = std::all_of(
       runs.begin(), runs.end(), [](const RunResult& result) { return !result.diverged.empty(); });

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -32,20 +31,16 @@ inline std::string checkpoint_fingerprint(const Options& options, const Variant&
       hash = (hash ^ static_cast<std::uint64_t>(id)) * 0x100000001b3;
     }
   }
-  // The shortest decimals that tell a number from every other.
-  const auto exact = [](double value) {
-    char digits[32];
-    return std::string(digits, std::to_chars(digits, digits + sizeof(digits), value).ptr);
-  };
   std::ostringstream text;
   text << "precision=" << variant.precision << " scaling=" << variant.scaling_name()
        << " hidden=" << options.hidden_size << " layers=" << options.layers
        << " window=" << options.window << " batch=" << options.batch
        << " norm=" << (options.norm == us::nn::NormPlacement::pre ? "pre" : "post")
-       << " steps=" << options.steps << " lr=" << exact(options.rate_of(variant))
+       << " steps=" << options.steps << " lr=" << exact_text(options.rate_of(variant))
        << " schedule=" << us::train::to_string(options.schedule)
-       << " optimizer=" << options.optimizer << " weight-decay=" << exact(options.weight_decay)
-       << " seed=" << options.seed << " text=" << std::hex << hash;
+       << " optimizer=" << options.optimizer << " weight-decay=" << exact_text(options.weight_decay)
+       << " seed=" << options.seed << " eval-every=" << options.eval_every << " text=" << std::hex
+       << hash;
   return text.str();
 }
 
@@ -86,10 +81,11 @@ template <class Model> [[nodiscard]] bool is_finite(Model& model) {
 }
 
 /// Writes a checkpoint, unless the model is lost: one that can be gone on with is worth more.
+/// @returns whether it did.
 template <class Model, class Optimiser>
-void save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
+bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, const Record& record, Model& model, Optimiser& optimiser) {
-  if (!is_finite(model)) return;
+  if (!is_finite(model)) return false;
   us::train::SafetensorsWriter writer;
   writer.set_metadata("training", fingerprint);
   writer.set_metadata("step", std::to_string(step));
@@ -101,6 +97,7 @@ void save_checkpoint(const std::filesystem::path& path, const std::string& finge
     writer.add("optimiser." + name, state);
   });
   writer.write(path);
+  return true;
 }
 
 /// Opens a safetensors file.

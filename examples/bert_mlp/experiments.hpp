@@ -98,9 +98,9 @@ inline std::string window_series(const RunResult& run) {
 /// Validation loss by loss scale, a row for each series, and which scales come within 0.05 bits per
 /// character of the best of the series.
 inline std::string window_table(const std::vector<RunResult>& runs) {
-  std::string text = "| bits/char at loss scale |";
+  std::string text = "| bits/char at loss scale | peak learning rate |";
   for (int exponent = -24; exponent <= 24; exponent += 4) text += format(" 2^%d |", exponent);
-  text += " works (within 0.05 of the best) |\n|---|";
+  text += " works (within 0.05 of the best) |\n|---|---|";
   for (int exponent = -24; exponent <= 24; exponent += 4) text += "---|";
   text += "---|\n";
   for (std::size_t begin = 0; begin < runs.size();) {
@@ -110,7 +110,8 @@ inline std::string window_table(const std::vector<RunResult>& runs) {
       if (runs[end].valid_bpc < best) best = runs[end].valid_bpc;
       ++end;
     }
-    text += "| " + window_series(runs[begin]) + " |";
+    text +=
+        "| " + window_series(runs[begin]) + " | " + exact_text(runs[begin].learning_rate) + " |";
     std::string lowest = "none";
     std::string highest = "none";
     for (std::size_t i = begin; i < end; ++i) {

@@ -2,8 +2,6 @@
 // What the user asks bert_mlp to do.
 #pragma once
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
@@ -23,10 +21,17 @@
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/schedule.hpp"
+#include "unknown_argument.hpp"
 
 namespace bert_mlp {
 
 namespace us = unit_scaling;
+
+/// The shortest decimals that tell a number from every other.
+[[nodiscard]] inline std::string exact_text(double value) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof(digits), value).ptr};
+}
 
 /// One model to train: a precision, the scale rules, and a factor on the loss.
 struct Variant {
@@ -39,9 +44,7 @@ struct Variant {
   /// "unit", "none", "loss:1024"; the only way this is spelled.
   [[nodiscard]] std::string scaling_name() const {
     if (loss_scale == 1) return is_unit() ? "unit" : "none";
-    char factor[32];
-    const auto end = std::to_chars(factor, factor + sizeof(factor), loss_scale).ptr;
-    return (is_unit() ? "unit+loss:" : "loss:") + std::string(factor, end);
+    return (is_unit() ? "unit+loss:" : "loss:") + exact_text(loss_scale);
   }
   [[nodiscard]] std::string name() const { return precision + " " + scaling_name(); }
 };
@@ -63,8 +66,9 @@ struct Options {
   std::uint64_t seed = 1;
   std::size_t threads = 1;
   std::size_t eval_every = 0;  // 0 until the steps are known
-  std::filesystem::path out;
+  std::filesystem::path out;   // empty: not given
   std::filesystem::path resume;
+  bool overwrite = false;
   bool quiet = false;
   bool json = false;
   bool print_scales = false;
@@ -114,15 +118,6 @@ inline Variant parse_variant(const std::string& precision, const std::string& sc
   throw std::invalid_argument("scaling '" + scaling +
                               "': expected unit, none, loss, loss:FACTOR or unit+loss:FACTOR, "
                               "with a factor from 2^-64 to 2^64");
-}
-
-/// Fails now rather than after the training: makes the folder and tries to write in it.
-inline void require_writable(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error || !std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0) {
-    throw std::invalid_argument("--out '" + folder.string() + "': cannot write there");
-  }
 }
 
 /// Whether all of `text` is a number, which is then in `value`.
@@ -189,6 +184,20 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "sources."};
   app.get_formatter()->column_width(34);
   app.footer(
+      "bpc is bits per character: the loss on hidden characters, in bits. valid_bpc, the figure "
+      "of\n"
+      "the table and of summary.json, is on all of the held-out text at the end. The curves,\n"
+      "validation_sample_bpc of metrics.csv and loss.svg, are on a sample of it that is the same "
+      "at\n"
+      "every point, the last one too. The progress line shows the mean training bpc of the last "
+      "50\n"
+      "steps.\n"
+      "A checkpoint holds one model: the only one trained or, of several, fp8 unit. summary.json\n"
+      "says which, and so does the metadata of the checkpoint, under \"training\".\n"
+      "Results already there: runs/NAME gets a number appended, NAME-2, NAME-3. A folder that "
+      "--out\n"
+      "names is refused if it holds those of another command, unless --overwrite is given or\n"
+      "--resume goes on from the checkpoint in it; the same command may replace its own.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
       "summary.json: parameter_bytes (float master copies), optimiser_bytes, saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
@@ -259,11 +268,15 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   require_whole(
       app.add_option("--eval-every", options.eval_every,
                      "Steps between checkpoints and validations on a sample of the held-out text, "
-                     "small enough to take about a twentieth of the time; all of it is for the end "
+                     "small enough to take about a twentieth of the time "
                      "(default: a twentieth of the steps, at least 8)"),
       1, std::uint64_t{1} << 31);
   auto* out_option = app.add_option("--out", options.out,
-                                    "Folder for results (default: runs/NAME in this folder)");
+                                    "Folder for results (default: a new runs/NAME in this folder; "
+                                    "with --resume the checkpoint's own)");
+  auto* overwrite_option = app.add_flag("--overwrite", options.overwrite,
+                                        "Let --out replace results of another command");
+  overwrite_option->needs(out_option);
   auto* resume_option = app.add_option(
       "--resume", options.resume,
       "Checkpoint to go on from; for a single variant, with the same other arguments");
@@ -291,6 +304,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   } catch (const CLI::Success& answer) {
     app.exit(answer);
     return std::nullopt;
+  } catch (const CLI::ExtrasError&) {
+    throw std::invalid_argument(unknown_argument(app));
   } catch (const CLI::Error& error) {
     throw std::invalid_argument(error.what());
   }
@@ -336,13 +351,6 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
   if (!options.resume.empty() && options.variants.size() != 1) {
     throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");
-  }
-  if (options.out.empty()) {
-    options.out = std::filesystem::path("runs") /
-                  (options.loss_scale_window ? "loss-scale-window"
-                   : options.variants.size() > 1
-                       ? "compare"
-                       : options.variants[0].precision + "-" + options.variants[0].scaling_name());
   }
   return options;
 }

@@ -10,11 +10,12 @@
 
 namespace bert_mlp {
 
-/// A point of the curves. What was not finite or not measured is a NaN.
+/// A point of the curves. Validation is on the same sample of the held-out text at every point.
+/// What was not finite or not measured is a NaN.
 struct Point {
   std::size_t step;
   double training_bpc;  // mean since the point before
-  double validation_bpc;
+  double validation_sample_bpc;
 };
 
 /// What a training has told so far.
@@ -24,8 +25,8 @@ struct Record {
   std::size_t loss_count = 0;
 
   /// Adds a point at `step`, and begins a new mean.
-  void add(std::size_t step, double validation_bpc) {
-    points.push_back({step, loss_sum / static_cast<double>(loss_count), validation_bpc});
+  void add(std::size_t step, double validation_sample_bpc) {
+    points.push_back({step, loss_sum / static_cast<double>(loss_count), validation_sample_bpc});
     loss_sum = 0;
     loss_count = 0;
   }
@@ -35,7 +36,7 @@ struct Record {
 inline std::string to_text(const Record& record) {
   nlohmann::json points = nlohmann::json::array();
   for (const Point& point : record.points) {
-    points.push_back({point.step, point.training_bpc, point.validation_bpc});
+    points.push_back({point.step, point.training_bpc, point.validation_sample_bpc});
   }
   return nlohmann::json{
       {"points", points}, {"loss_sum", record.loss_sum}, {"loss_count", record.loss_count}}

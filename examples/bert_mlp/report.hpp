@@ -78,16 +78,16 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   const auto mebibytes = [](std::optional<std::size_t> bytes) {
     return bytes ? format("%.1f MiB", static_cast<double>(*bytes) / 0x1p20) : std::string("-");
   };
-  std::vector<std::vector<std::string>> rows{{"precision", "scaling", "validation (bits/char)",
-                                              "vs fp32, same scaling", "training tokens/s",
-                                              "saved for backward", "workspace",
-                                              "non-finite / underflowed gradients"}};
+  std::vector<std::vector<std::string>> rows{{"precision", "scaling", "peak learning rate",
+                                              "valid_bpc (bits/char)", "vs fp32, same scaling",
+                                              "training tokens/s", "saved for backward",
+                                              "workspace", "non-finite / underflowed gradients"}};
   for (const RunResult& run : runs) {
     const RunResult* reference = float_counterpart(runs, run);
     const bool compares = reference != nullptr && reference != &run &&
                           std::isfinite(run.valid_bpc - reference->valid_bpc);
     rows.push_back(
-        {run.variant.precision, run.variant.scaling_name(),
+        {run.variant.precision, run.variant.scaling_name(), exact_text(run.learning_rate),
          run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
          compares ? format("%+.4f", run.valid_bpc - reference->valid_bpc) : "-",
          run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-", mebibytes(run.saved_bytes),
@@ -133,11 +133,30 @@ template <class Number> [[nodiscard]] nlohmann::json json_number(std::optional<N
   return value ? nlohmann::json(*value) : nlohmann::json();
 }
 
-/// {"command", "machine", "runs": [...]}. What was not measured or is not finite is null.
-/// What a run takes of memory is `parameter_bytes` (float master copies), `optimiser_bytes`,
+/// The run whose model the checkpoint holds; null if none was saved. A later one replaces it.
+inline const RunResult* run_of_checkpoint(const std::vector<RunResult>& runs) {
+  const auto found = std::find_if(runs.rbegin(), runs.rend(), [](const RunResult& run) {
+    return run.checkpoint_step.has_value();
+  });
+  return found == runs.rend() ? nullptr : &*found;
+}
+
+/// The last line of the output: where the results are, and whose model the checkpoint there is.
+inline std::string where_results_are(const Options& options, const std::vector<RunResult>& runs) {
+  const RunResult* run = run_of_checkpoint(runs);
+  return "Results are in " + options.out.string() + "; " +
+         (run == nullptr ? "no checkpoint was saved"
+                         : "the checkpoint there holds " + run->variant.name() + " after step " +
+                               std::to_string(*run->checkpoint_step)) +
+         "\n";
+}
+
+/// {"command", "machine", "checkpoint", "runs": [...]}. What was not measured or is not finite is
+/// null. What a run takes of memory is `parameter_bytes` (float master copies), `optimiser_bytes`,
 /// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
 /// the tape holds beyond that: values, gradients, those of parameters included, and its records);
-/// `peak_rss_bytes` is the whole process's peak while it trained.
+/// `peak_rss_bytes` is the whole process's peak while it trained. `checkpoint` says which of the
+/// models checkpoint.safetensors holds; null if this command saved none.
 inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
                               const Machine& machine) {
   nlohmann::json result{{"command", options.command},
@@ -146,7 +165,15 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
                           {"threads", machine.threads},
                           {"sgemm_gflops", machine.sgemm_gflops}}},
                         {"unit_over_plain_time", json_number(unit_over_plain(runs))},
+                        {"checkpoint", nullptr},
                         {"runs", nlohmann::json::array()}};
+  if (const RunResult* run = run_of_checkpoint(runs)) {
+    result["checkpoint"] = {{"file", "checkpoint.safetensors"},
+                            {"precision", run->variant.precision},
+                            {"scaling", run->variant.scaling_name()},
+                            {"seed", options.seed},
+                            {"step", *run->checkpoint_step}};
+  }
   for (const RunResult& run : runs) {
     nlohmann::json entry{{"precision", run.variant.precision},
                          {"scaling", run.variant.scaling_name()},
@@ -177,15 +204,15 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
 
 /// A row for each point of each run; an empty cell for what was not measured or is not finite.
 inline std::string metrics_csv(const std::vector<RunResult>& runs) {
-  std::string text = "precision,scaling,step,training_bpc,validation_bpc\n";
+  std::string text = "precision,scaling,step,training_bpc,validation_sample_bpc\n";
   const auto cell = [](double value) {
     return std::isfinite(value) ? format(",%.6f", value) : std::string(",");
   };
   for (const RunResult& run : runs) {
     for (const Point& point : run.points) {
       text += run.variant.precision + "," + run.variant.scaling_name() + "," +
-              std::to_string(point.step) + cell(point.training_bpc) + cell(point.validation_bpc) +
-              "\n";
+              std::to_string(point.step) + cell(point.training_bpc) +
+              cell(point.validation_sample_bpc) + "\n";
     }
   }
   return text;
@@ -196,7 +223,7 @@ inline std::string loss_svg(const Options& options, const std::vector<RunResult>
   chart.title = "Validation loss";
   chart.subtitle = format(
       "BERT-style MLP, hidden %zu, %zu layers, %zu characters a step. On a sample of the held-out "
-      "text, and on all of it at the end.",
+      "text, the same at every point.",
       options.hidden_size, options.layers, options.batch * options.window);
   chart.x_label = "step";
   chart.y_label = "bits per character";
@@ -204,7 +231,7 @@ inline std::string loss_svg(const Options& options, const std::vector<RunResult>
     us::analysis::LineSeries series;
     series.name = run.variant.name();
     for (const Point& point : run.points) {
-      series.points.emplace_back(static_cast<double>(point.step), point.validation_bpc);
+      series.points.emplace_back(static_cast<double>(point.step), point.validation_sample_bpc);
     }
     chart.series.push_back(std::move(series));
   }

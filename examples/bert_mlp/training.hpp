@@ -18,6 +18,7 @@
 #include "checkpoint.hpp"
 #include "machine.hpp"
 #include "options.hpp"
+#include "recent_mean.hpp"
 #include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
@@ -39,8 +40,9 @@ struct RunResult {
   std::size_t steps = 0;
   std::size_t measured_steps = 0;  // those of this process, not of the one it continues
   std::vector<Point> points;
-  double valid_bpc = std::numeric_limits<double>::quiet_NaN();  // NaN also if it diverged
-  std::optional<double> tokens_per_s;                           // over training steps alone
+  // At the end, on all of the held-out text. NaN also if it diverged.
+  double valid_bpc = std::numeric_limits<double>::quiet_NaN();
+  std::optional<double> tokens_per_s;      // over training steps alone
   std::optional<double> sgemm_share;       // share of the machine's sgemm rate, over whole steps
   std::size_t parameter_bytes = 0;         // master copies
   std::size_t optimiser_bytes = 0;         // moments, or momentum
@@ -48,6 +50,7 @@ struct RunResult {
   std::optional<std::size_t> workspace_bytes;  // that the tape holds beyond those
   std::optional<std::size_t> peak_rss_bytes;
   std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
+  std::optional<std::size_t> checkpoint_step;                // of the last checkpoint saved
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
 };
 
@@ -155,15 +158,17 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const auto loss_scale = static_cast<float>(variant.loss_scale);
   const auto sample = validation_sample(options, batches);
   const auto save_if_wanted = [&] {
-    if (!save) return;
-    save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record, model,
-                    optimiser);
+    if (save && save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record,
+                                model, optimiser)) {
+      result.checkpoint_step = step;
+    }
   };
 
   us::Tape<P> tape;
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
-      {.quiet = options.quiet, .loss_name = "bits/char", .first_step = step});
+      {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
+  RecentMean recent_bpc;
   double training_seconds = 0;
   while (step < end) {
     const auto start = std::chrono::steady_clock::now();
@@ -190,10 +195,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     ++result.measured_steps;
     record.loss_sum += loss_value;
     ++record.loss_count;
-    progress.update(step, loss_value, result.measured_steps * tokens_per_step, training_seconds);
+    progress.update(step, recent_bpc.add(loss_value), result.measured_steps * tokens_per_step,
+                    training_seconds);
 
     // Also where the run stops early, for the one that continues it has the point as well.
-    if (step % options.eval_every == 0 && step < options.steps) {
+    if (step % options.eval_every == 0) {
       const double bpc =
           validate<P>(model, batches, sample, variant.scaling, tape.memory(), progress);
       record.add(step, bpc);
@@ -219,7 +225,6 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   if (result.diverged.empty()) {
     const auto whole = whole_validation(options, batches);
     result.valid_bpc = validate<P>(model, batches, whole, variant.scaling, tape.memory(), progress);
-    tape.memory().release();
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {
@@ -227,12 +232,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       result.diverged = "step " + std::to_string(step) + ", in validation";
     }
   }
-  progress.finish();
+  // A last point, which is in no checkpoint: a run that goes on from there has none.
   if (record.points.empty() || record.points.back().step != step) {
-    record.add(step, result.valid_bpc);
-  } else if (result.diverged.empty()) {
-    record.points.back().validation_bpc = result.valid_bpc;
+    const bool measurable = result.diverged.empty();
+    record.add(step, measurable ? validate<P>(model, batches, sample, variant.scaling,
+                                              tape.memory(), progress)
+                                : std::numeric_limits<double>::quiet_NaN());
   }
+  tape.memory().release();
+  progress.finish();
   result.points = std::move(record.points);
   if constexpr (!std::is_same_v<P, us::precision::fp32>) {
     if (!result.diverged.empty()) return result;

@@ -4,17 +4,22 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <regex>
+#include <sstream>
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -26,8 +31,11 @@ struct Outcome {
 };
 
 /// @param errors where stderr goes.
-Outcome run(const std::string& arguments, const std::string& errors = "2>&1") {
-  const std::string command = std::string(UNIT_SCALING_BERT_MLP) + " " + arguments + " " + errors;
+/// @param folder where to run. Empty: here.
+Outcome run(const std::string& arguments, const std::string& errors = "2>&1",
+            const std::string& folder = "") {
+  const std::string command = (folder.empty() ? "" : "cd " + folder + " && ") +
+                              UNIT_SCALING_BERT_MLP + " " + arguments + " " + errors;
   Outcome outcome;
   std::FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return outcome;
@@ -74,7 +82,22 @@ class BertMlp : public testing::Test {
   }
   /// Arguments of the smallest model, into which others go.
   [[nodiscard]] std::string tiny(const std::string& name) const {
-    return "--batch 8 --data " + out("words.txt") + " --out " + out(name);
+    return data() + " --out " + out(name);
+  }
+  [[nodiscard]] std::string data() const { return "--batch 8 --data " + out("words.txt"); }
+  /// A column of metrics.csv.
+  [[nodiscard]] std::vector<double> column(const std::string& name, std::size_t index) const {
+    std::ifstream file(folder_ / name / "metrics.csv");
+    std::vector<double> values;
+    std::string line;
+    std::getline(file, line);  // the names of the columns
+    while (std::getline(file, line)) {
+      std::istringstream cells(line);
+      std::string cell;
+      for (std::size_t i = 0; i <= index; ++i) std::getline(cells, cell, ',');
+      values.push_back(std::stod(cell));
+    }
+    return values;
   }
   [[nodiscard]] nlohmann::json summary(const std::string& name) const {
     return nlohmann::json::parse(content(folder_ / name / "summary.json"));
@@ -85,18 +108,20 @@ class BertMlp : public testing::Test {
 
 TEST_F(BertMlp, ThreadCountDoesNotChangeABitOfTheTraining) {
   for (const std::string precision : {"fp32", "fp8"}) {
-    ASSERT_EQ(run(small("one") + " --threads 1 --precision " + precision).exit_code, 0);
-    ASSERT_EQ(run(small("two") + " --threads 2 --precision " + precision).exit_code, 0);
-    const std::string one = content(folder_ / "one/checkpoint.safetensors");
-    ASSERT_GT(one.size(), 1000U);
-    EXPECT_EQ(one, content(folder_ / "two/checkpoint.safetensors"));
-    EXPECT_EQ(content(folder_ / "one/metrics.csv"), content(folder_ / "two/metrics.csv"));
+    const std::string one = precision + "-one";
+    const std::string two = precision + "-two";
+    ASSERT_EQ(run(small(one) + " --threads 1 --precision " + precision).exit_code, 0);
+    ASSERT_EQ(run(small(two) + " --threads 2 --precision " + precision).exit_code, 0);
+    const std::string checkpoint = content(folder_ / one / "checkpoint.safetensors");
+    ASSERT_GT(checkpoint.size(), 1000U);
+    EXPECT_EQ(checkpoint, content(folder_ / two / "checkpoint.safetensors"));
+    EXPECT_EQ(content(folder_ / one / "metrics.csv"), content(folder_ / two / "metrics.csv"));
   }
 }
 
 TEST_F(BertMlp, ResumesBitIdenticallyToARunThatWasNeverStopped) {
   for (const std::string optimizer : {"adamw", "sgd"}) {
-    const std::string what = " --precision fp8 --optimizer " + optimizer;
+    const std::string what = " --precision fp8 --overwrite --optimizer " + optimizer;
     ASSERT_EQ(run(small("whole") + what).exit_code, 0);
     ASSERT_EQ(run(small("part") + what + " --stop-at 5").exit_code, 0);
     EXPECT_NE(content(folder_ / "whole/checkpoint.safetensors"),
@@ -117,7 +142,7 @@ TEST_F(BertMlp, KeepsTheCurvesOfARunThatIsResumedInItsOwnFolder) {
   ASSERT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 4) << metrics;
   const std::string again = " --resume " + out("part/checkpoint.safetensors");
   for (const std::string stops : {"5", "8", "12"}) {
-    ASSERT_EQ(run(small("part") + what + " --stop-at " + stops).exit_code, 0);
+    ASSERT_EQ(run(small("part") + what + " --overwrite --stop-at " + stops).exit_code, 0);
     if (stops == "5") {
       ASSERT_EQ(run(small("part") + what + again + " --stop-at 7").exit_code, 0);
     }
@@ -154,6 +179,163 @@ TEST_F(BertMlp, ValidatesTwentyTimesOnItsOwnAccord) {
   EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 1 + 20) << metrics;
 }
 
+// At a learning rate that changes no weight, only another text could change the figure.
+TEST_F(BertMlp, MeasuresEveryPointOfACurveOnTheSameTextAndTheResultOnAll) {
+  for (const std::string end : {"--steps 12", "--steps 10", "--steps 12 --stop-at 6"}) {
+    const Outcome outcome = run(tiny("still") +
+                                " --hidden 32 --layers 2 --eval-every 4 --quiet --overwrite "
+                                "--precision fp32 --lr 1e-30 " +
+                                end);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    const auto points = column("still", 4);
+    ASSERT_GE(points.size(), 2U) << end;
+    for (const double point : points) EXPECT_EQ(point, points.front()) << end;
+    const auto all = summary("still").at("runs").at(0).at("valid_bpc").get<double>();
+    EXPECT_GT(std::abs(all - points.front()), 1e-4) << "of windows that the sample has not";
+    EXPECT_NEAR(all, points.front(), 1) << "of the same text all the same";
+  }
+}
+
+TEST_F(BertMlp, NamesTheColumnsOfTheCurves) {
+  ASSERT_EQ(run(small("one") + " --precision fp32").exit_code, 0);
+  EXPECT_TRUE(
+      content(folder_ / "one/metrics.csv")
+          .starts_with("precision,scaling,step,training_bpc,validation_sample_bpc\nfp32,unit,4,"));
+}
+
+// Each point of metrics.csv holds the mean of ten steps.
+TEST_F(BertMlp, ShowsTheMeanLossOfTheLastFiftySteps) {
+  for (const auto& [steps, tens] : {std::pair{"30", 3}, std::pair{"80", 5}}) {
+    const Outcome outcome = run(tiny("mean") +
+                                    " --hidden 16 --layers 1 --eval-every 10 --precision fp32 "
+                                    "--overwrite --steps " +
+                                    steps,
+                                "2>&1 >/dev/null");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    std::smatch shown;
+    ASSERT_TRUE(std::regex_search(outcome.output, shown,
+                                  std::regex("\\(100%\\), mean bpc ([0-9.]+), .* took [0-9:]+\n$")))
+        << outcome.output;
+    const auto means = column("mean", 3);
+    const double expected = std::accumulate(means.end() - tens, means.end(), 0.0) / tens;
+    EXPECT_NEAR(std::stod(shown.str(1)), expected, 1e-3);
+  }
+}
+
+TEST_F(BertMlp, SaysWhichModelTheCheckpointHolds) {
+  const std::string what = " --hidden 16 --layers 1 --steps 4 ";
+  const Outcome several =
+      run(tiny("several") + what + "--seed 3 --compare fp32:none,fp8:unit,fp16:unit");
+  ASSERT_EQ(several.exit_code, 0) << several.output;
+  EXPECT_TRUE(several.output.ends_with("\nResults are in " + out("several") +
+                                       "; the checkpoint there holds fp8 unit after step 4\n"))
+      << several.output;
+  const nlohmann::json expected{{"file", "checkpoint.safetensors"},
+                                {"precision", "fp8"},
+                                {"scaling", "unit"},
+                                {"seed", 3},
+                                {"step", 4}};
+  EXPECT_EQ(summary("several").at("checkpoint"), expected);
+  const std::string checkpoint = content(folder_ / "several/checkpoint.safetensors");
+  EXPECT_NE(checkpoint.find("\"training\":\"precision=fp8 scaling=unit "), std::string::npos);
+  ASSERT_EQ(run(tiny("alone") + what + "--seed 3 --precision fp8").exit_code, 0);
+  EXPECT_EQ(checkpoint, content(folder_ / "alone/checkpoint.safetensors"));
+
+  const Outcome none = run(tiny("none") + what + "--compare fp32:none,fp16:unit");
+  ASSERT_EQ(none.exit_code, 0) << none.output;
+  EXPECT_TRUE(none.output.ends_with("none; no checkpoint was saved\n")) << none.output;
+  EXPECT_TRUE(summary("none").at("checkpoint").is_null());
+  EXPECT_FALSE(fs::exists(folder_ / "none/checkpoint.safetensors"));
+}
+
+TEST_F(BertMlp, ShowsTheLearningRateOfEachRun) {
+  const Outcome outcome =
+      run(tiny("rates") + " --hidden 16 --layers 1 --steps 1 --compare fp8:unit,fp8:none");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* row :
+       {"\\| precision \\| scaling \\| peak learning rate \\|",
+        "\\| fp8 +\\| unit +\\| 0\\.25 +\\|", "\\| fp8 +\\| none +\\| 0\\.001953125 +\\|"}) {
+    EXPECT_TRUE(std::regex_search(outcome.output, std::regex(row))) << row << "\n"
+                                                                    << outcome.output;
+  }
+}
+
+TEST_F(BertMlp, PutsEachRunInANewFolderUnlessToldWhere) {
+  const std::string command = data() + " --hidden 16 --layers 1 --steps 1 --precision fp8";
+  const auto results = [](const std::string& name) {
+    return "\nResults are in runs/" + name + ";";
+  };
+  const Outcome first = run(command, "2>&1", folder_);
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  EXPECT_NE(first.output.find(results("fp8-unit")), std::string::npos) << first.output;
+  const std::string summary = content(folder_ / "runs/fp8-unit/summary.json");
+  std::ofstream(folder_ / "runs/fp8-unit-3") << "a file of the user's";
+  for (const std::string name : {"fp8-unit-2", "fp8-unit-4"}) {
+    const Outcome again = run(command, "2>&1", folder_);
+    ASSERT_EQ(again.exit_code, 0) << again.output;
+    EXPECT_NE(again.output.find(results(name)), std::string::npos) << again.output;
+    EXPECT_TRUE(fs::exists(folder_ / "runs" / name / "summary.json"));
+  }
+  EXPECT_EQ(content(folder_ / "runs/fp8-unit/summary.json"), summary);
+}
+
+TEST_F(BertMlp, GoesOnInTheFolderOfTheCheckpointUnlessThatIsOfAComparison) {
+  const std::string model = data() + " --hidden 16 --layers 1 --steps 4 --quiet";
+  ASSERT_EQ(run(model + " --precision fp8 --stop-at 2", "2>&1", folder_).exit_code, 0);
+  const Outcome resumed = run(
+      model + " --precision fp8 --resume runs/fp8-unit/checkpoint.safetensors", "2>&1", folder_);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_EQ(summary("runs/fp8-unit").at("runs").at(0).at("steps"), 4);
+  EXPECT_FALSE(fs::exists(folder_ / "runs/fp8-unit-2"));
+
+  ASSERT_EQ(run(model + " --compare fp8:unit,fp32:unit", "2>&1", folder_).exit_code, 0);
+  const std::string comparison = content(folder_ / "runs/compare/summary.json");
+  const std::string go_on =
+      model + " --precision fp8 --resume runs/compare/checkpoint.safetensors ";
+  const Outcome elsewhere = run(go_on, "2>&1", folder_);
+  ASSERT_EQ(elsewhere.exit_code, 0) << elsewhere.output;
+  EXPECT_TRUE(fs::exists(folder_ / "runs/fp8-unit-2/summary.json"));
+  const Outcome there = run(go_on + "--out runs/compare", "2>&1", folder_);
+  EXPECT_EQ(there.exit_code, 2) << there.output;
+  EXPECT_EQ(content(folder_ / "runs/compare/summary.json"), comparison);
+}
+
+TEST_F(BertMlp, ReplacesResultsOfAnotherCommandOnlyIfToldTo) {
+  const std::string command = small("taken") + " --precision fp32";
+  const std::string holds = "bert_mlp: --out '" + out("taken") + "' holds the ";
+  ASSERT_EQ(run(command).exit_code, 0);
+  EXPECT_EQ(run(command).exit_code, 0) << "the same command";
+
+  const std::string results = content(folder_ / "taken/summary.json");
+  const std::string checkpoint = content(folder_ / "taken/checkpoint.safetensors");
+  const auto is_refused = [&](const std::string& arguments, const std::string& why) {
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << arguments;
+    EXPECT_EQ(outcome.output, holds + why + "\n");
+    EXPECT_EQ(content(folder_ / "taken/checkpoint.safetensors"), checkpoint);
+  };
+  const std::string other =
+      "results of another command, which its summary.json names; give "
+      "another folder, or --overwrite";
+  is_refused(command + " --seed 2", other);
+  EXPECT_EQ(content(folder_ / "taken/summary.json"), results);
+  // A checkpoint from elsewhere is no leave to replace what is here.
+  ASSERT_EQ(run(small("part") + " --precision fp8 --stop-at 4").exit_code, 0);
+  is_refused(small("taken") + " --precision fp8 --resume " + out("part/checkpoint.safetensors"),
+             other);
+  for (const char* broken : {"{", "[]", "{\"command\": 3}", ""}) {
+    std::ofstream(folder_ / "taken/summary.json") << broken;
+    is_refused(command, other);
+  }
+  fs::remove(folder_ / "taken/summary.json");  // as of a run that was killed
+  is_refused(command,
+             "checkpoint of a run that did not end; go on with --resume, or give another "
+             "folder or --overwrite");
+  EXPECT_EQ(run(command + " --resume " + out("taken/checkpoint.safetensors")).exit_code, 0);
+  EXPECT_EQ(run(command + " --seed 2 --overwrite").exit_code, 0);
+  EXPECT_EQ(summary("taken").at("runs").at(0).at("seed"), 2);
+}
+
 TEST_F(BertMlp, WritesNullForWhatItDidNotMeasure) {
   ASSERT_EQ(run(small("one") + " --precision fp32").exit_code, 0);
   const auto one = summary("one");
@@ -172,16 +354,15 @@ TEST_F(BertMlp, WritesNullForWhatItDidNotMeasure) {
 
 TEST_F(BertMlp, ComparesTheTimesOfLongEnoughRunsOnly) {
   const std::string what =
-      " --hidden 16 --layers 1 --compare fp32:unit,fp32:none --out " + out("time");
-  const std::string data = "--batch 8 --data " + out("words.txt");
-  const Outcome few = run(data + what + " --steps 99");
+      " --hidden 16 --layers 1 --compare fp32:unit,fp32:none --overwrite --out " + out("time");
+  const Outcome few = run(data() + what + " --steps 99");
   ASSERT_EQ(few.exit_code, 0) << few.output;
   EXPECT_EQ(few.output.find("the time of plain"), std::string::npos) << few.output;
   EXPECT_NE(few.output.find("So few steps compare nothing"), std::string::npos) << few.output;
   EXPECT_NE(few.output.find("vs fp32, same scaling"), std::string::npos) << few.output;
   EXPECT_TRUE(summary("time").at("unit_over_plain_time").is_null());
 
-  const Outcome enough = run(data + what + " --steps 300");
+  const Outcome enough = run(data() + what + " --steps 300");
   ASSERT_EQ(enough.exit_code, 0) << enough.output;
   EXPECT_NE(enough.output.find("the time of plain"), std::string::npos) << enough.output;
   EXPECT_EQ(enough.output.find("So few steps"), std::string::npos) << enough.output;
@@ -193,12 +374,15 @@ TEST_F(BertMlp, KeepsTheCheckpointThatADivergingRunWouldReplace) {
   const std::string checkpoint = content(folder_ / "lost/checkpoint.safetensors");
   // Diverges in the second step; and with the only step, where nothing but a validation can tell.
   for (const std::string steps : {"12", "1"}) {
-    const Outcome outcome = run("--hidden 32 --layers 2 --lr 1e30 --precision fp8 --steps " +
-                                steps + " " + tiny("lost"));
+    const Outcome outcome =
+        run("--hidden 32 --layers 2 --lr 1e30 --precision fp8 --overwrite --steps " + steps + " " +
+            tiny("lost"));
     EXPECT_EQ(outcome.exit_code, 3) << outcome.output;
     EXPECT_NE(outcome.output.find("diverged"), std::string::npos) << outcome.output;
     EXPECT_EQ(outcome.output.find("0 % / 0 %"), std::string::npos) << outcome.output;
     EXPECT_EQ(content(folder_ / "lost/checkpoint.safetensors"), checkpoint);
+    EXPECT_TRUE(summary("lost").at("checkpoint").is_null()) << "it is of another command";
+    EXPECT_TRUE(outcome.output.ends_with("lost; no checkpoint was saved\n")) << outcome.output;
     const auto entry = summary("lost").at("runs").at(0);
     for (const char* key : {"valid_bpc", "underflowed_gradients", "non_finite_gradients"}) {
       EXPECT_TRUE(entry.at(key).is_null()) << key;
@@ -329,6 +513,15 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
        text + " is no safetensors file: says that its header has 7738140083766718318 bytes, "
               "expected at most 100000000; it is no safetensors file"},
       {"--precision fp8 --resume " + out("none"), "--resume: there is no file " + out("none")},
+      {"--step 30", "--step: there is no such option; do you mean --steps?"},
+      {"--optimiser=sgd", "--optimiser: there is no such option; do you mean --optimizer?"},
+      {"-steps 30", "-steps: there is no such option; do you mean --steps?"},
+      {"30 --hiden 8 --compar", "--hiden: there is no such option; do you mean --hidden?"},
+      {"--weight 0.1", "--weight: there is no such option; do you mean --weight-decay?"},
+      {"--unknown", "--unknown: there is no such option; see --help"},
+      {"-x", "-x: there is no such option; see --help"},
+      {"--data one two", "'two' belongs to no option; see --help"},
+      {"--overwrite", "--overwrite requires --out"},
       {"--schedule sine", "--schedule: sine not in {constant,linear,cosine}"},
       {"--optimizer lion", "--optimizer: lion not in {adamw,sgd}"},
   };
@@ -378,7 +571,8 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
         "--eval-every UINT",
         "(default: a twentieth of the steps, at least 8)",
         "--out TEXT",
-        "(default: runs/NAME in this folder)",
+        "(default: a new runs/NAME in this folder; with --resume the checkpoint's own)",
+        "--overwrite",
         "--resume TEXT",
         "--quiet",
         "--json",
@@ -397,8 +591,9 @@ TEST_F(BertMlp, TrainsAtTheLearningRatesThatHelpNames) {
       {"sgd", "fp8:none", 0x1p-2},
   };
   for (const auto& [optimizer, variant, rate] : rates) {
-    const Outcome outcome = run(tiny("rate") + " --hidden 16 --layers 1 --steps 1 --quiet --json" +
-                                " --optimizer " + optimizer + " --compare " + variant);
+    const Outcome outcome =
+        run(tiny("rate") + " --hidden 16 --layers 1 --steps 1 --quiet --json --overwrite" +
+            " --optimizer " + optimizer + " --compare " + variant);
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_EQ(summary("rate").at("runs").at(0).at("learning_rate"), rate) << variant;
   }
