@@ -17,6 +17,7 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 namespace unit_scaling::kernels {
 

@@ -14,6 +14,7 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 namespace unit_scaling::kernels {
 

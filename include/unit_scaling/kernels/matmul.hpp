@@ -189,34 +189,75 @@ template <class A, class B>
                                           : size.columns <= most_skinny_vectors && is_dense(a);
 }
 
-/// A product of a matrix, `matrix`, with `count` vectors, as lanes and depth of panels.
-/// `finish(vector, lane, sums, count)` as in `multiply_skinny`, with the number of lanes.
-template <class Words, class Matrix, class Vector, class Finish>
-void matmul_skinny(const PanelSource<Matrix>& matrix, const PanelSource<Vector>& vectors,
-                   const Finish& finish) {
-  constexpr std::size_t width = most_skinny_vectors;
-  auto* packed = packing_memory<0, std::uint32_t>(
-      panel_words(ceil_divide(vectors.depth, Words::depth), width));
-  pack_panel<Words, width>(vectors, packed);
-  constexpr std::size_t grain = 512;  // lanes of a piece of work
-  static_assert(grain % lanes == 0);
-  parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
-    const PanelSource<Matrix> part{.data = matrix.data + begin * matrix.lane_stride,
-                                   .lane_stride = matrix.lane_stride,
-                                   .depth_stride = matrix.depth_stride,
-                                   .lane_count = end - begin,
-                                   .depth = matrix.depth,
-                                   .lanes_readable = matrix.lane_count - begin};
-    auto* sums = packing_memory<2, float>(width * grain);
-    unrolled<width>([&](auto i) {
-      if (vectors.lane_count == i + 1) {
-        multiply_skinny<Words, i + 1>(
-            part, packed, sums, [&](std::size_t vector, std::size_t lane, float32x16 values) {
-              finish(vector, begin + lane, values, std::min(lanes, end - begin - lane));
-            });
+/// The lanes of an operand: `count` rows of it, along its columns.
+template <class T>
+[[nodiscard]] LaneOperand lanes_of(const MatrixView<T>& view, std::size_t count) {
+  return {.data = view.data,
+          .element_bytes = sizeof(T),
+          .lane_stride = view.row_stride,
+          .depth_stride = view.column_stride,
+          .segment_stride = view.segment_stride,
+          .lane_count = count};
+}
+
+/// A product of a matrix with `count` packed vectors: the rows of the result if `are_rows`, else
+/// its columns. `multiply` is the `skinny_sums` of what the matrix holds.
+struct SkinnyProduct {
+  LaneOperand matrix;
+  std::size_t depth;
+  std::size_t count;
+  const std::uint32_t* vectors;
+  bool are_rows;
+  void (*multiply)(const PanelSource<void>&, std::size_t, const std::uint32_t*, float*);
+
+  template <class Finish> void run(const Finish& finish) const {
+    constexpr std::size_t grain = 512;  // lanes of a piece of work
+    static_assert(grain % lanes == 0);
+    parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
+      auto* sums = packing_memory<2, float>(most_skinny_vectors * grain);
+      multiply(matrix.part(0, begin, end - begin, 0, depth), count, vectors, sums);
+      const std::size_t stride = round_up(end - begin, lanes);
+      for (std::size_t lane = begin; lane < end; lane += lanes) {
+        for (std::size_t vector = 0; vector < count; ++vector) {
+          finish_lanes(vector, lane, std::min(lanes, end - lane),
+                       unit_scaling::load<float32x16>(sums + vector * stride + lane - begin),
+                       finish);
+        }
       }
     });
-  });
+  }
+
+ private:
+  template <class Finish>
+  void finish_lanes(std::size_t vector, std::size_t lane, std::size_t lane_count, float32x16 sums,
+                    const Finish& finish) const {
+    if (!are_rows) {
+      for (std::size_t k = 0; k < lane_count; ++k) {
+        finish(lane + k, vector, splat<float32x16>(sums[k]), std::size_t{1});
+      }
+    } else if (lane_count == lanes) {
+      finish(vector, lane, sums, FullLanes<float>{});
+    } else {
+      finish(vector, lane, sums, lane_count);
+    }
+  }
+};
+
+/// The product of a matrix, `count` rows of elements, with as many vectors, whose rows they are.
+template <class Words, class Matrix, class Vector>
+[[nodiscard]] SkinnyProduct skinny_product(const MatrixView<Matrix>& matrix, std::size_t rows,
+                                           const MatrixView<Vector>& vectors, std::size_t count,
+                                           std::size_t depth, bool are_rows) {
+  auto* packed = packing_memory<0, std::uint32_t>(
+      panel_words(ceil_divide(depth, Words::depth), most_skinny_vectors));
+  pack_panel<Words, most_skinny_vectors>(
+      of_type<Vector>(lanes_of(vectors, count).part(0, 0, count, 0, depth)), packed);
+  return {.matrix = lanes_of(matrix, rows),
+          .depth = depth,
+          .count = count,
+          .vectors = packed,
+          .are_rows = are_rows,
+          .multiply = &skinny_sums<Words, Matrix>};
 }
 
 /// The inner dimension, cut into blocks that are packed and multiplied one after the other.
@@ -293,12 +334,19 @@ inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::
 /// A product by tiles of one kernel. The right operand is packed first, whole or in passes. The
 /// left one is packed block by block as one thread needs it, or first as well if several threads
 /// share it.
-template <class Tile, class A, class B> class TiledProduct {
+template <class Tile> class TiledProduct {
  public:
+  template <class A, class B>
   TiledProduct(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b)
       : size_(size),
-        a_(a),
-        b_(b),
+        left_(lanes_of(a, size.rows)),
+        right_(lanes_of(b.transposed(), size.columns)),
+        pack_left_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
+          Tile::pack_left(of_type<A>(source), target);
+        }),
+        pack_right_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
+          Tile::pack_right(of_type<B>(source), target);
+        }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
         threads_(thread_count()),
         left_words_(Tile::left_words(blocks_.most_depth())),
@@ -364,15 +412,9 @@ template <class Tile, class A, class B> class TiledProduct {
     parallel_for(blocks_.count() * count, [&](std::size_t index) {
       const std::size_t block = index / count;
       const std::size_t column = (panels.begin + index % count) * Tile::columns;
-      Tile::pack_right(
-          PanelSource<B>{.data = b_.data + blocks_.segment(block) * b_.segment_stride +
-                                 blocks_.begin(block) * b_.row_stride + column * b_.column_stride,
-                         .lane_stride = b_.column_stride,
-                         .depth_stride = b_.row_stride,
-                         .lane_count = std::min(Tile::columns, size_.columns - column),
-                         .depth = blocks_.depth(block),
-                         .lanes_readable = size_.columns - column},
-          words + index * right_words_);
+      pack_right_panel_(right_.part(blocks_.segment(block), column, Tile::columns,
+                                    blocks_.begin(block), blocks_.depth(block)),
+                        words + index * right_words_);
     });
     return words;
   }
@@ -391,16 +433,9 @@ template <class Tile, class A, class B> class TiledProduct {
   /// Packs `depth` elements from `begin` on of each row of a tile; `words` is its whole panel.
   void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
                        std::uint32_t* words) const {
-    const std::size_t row = tile * Tile::rows;
-    Tile::pack_left(PanelSource<A>{.data = a_.data + blocks_.segment(block) * a_.segment_stride +
-                                           (blocks_.begin(block) + begin) * a_.column_stride +
-                                           row * a_.row_stride,
-                                   .lane_stride = a_.row_stride,
-                                   .depth_stride = a_.column_stride,
-                                   .lane_count = height(tile),
-                                   .depth = depth,
-                                   .lanes_readable = size_.rows - row},
-                    words + begin / Tile::words::depth * Tile::rows);
+    pack_left_panel_(left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
+                                blocks_.begin(block) + begin, depth),
+                     words + begin / Tile::words::depth * Tile::rows);
   }
 
   template <class Finish>
@@ -446,7 +481,7 @@ template <class Tile, class A, class B> class TiledProduct {
         // Lanes that follow each other in memory share lines with those of the next tile: all tiles
         // take their part of some lines before any goes on.
         const std::size_t depth = blocks_.depth(block);
-        const std::size_t run = a_.row_stride == 1 ? pack_run : depth;
+        const std::size_t run = left_.lane_stride == 1 ? pack_run : depth;
         for (std::size_t begin = 0; begin < depth; begin += run) {
           for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
             pack_left_panel(block, tile, begin, std::min(run, depth - begin),
@@ -500,9 +535,13 @@ template <class Tile, class A, class B> class TiledProduct {
     }
   }
 
+  using PackPanel = void (*)(const PanelSource<void>&, std::uint32_t*);
+
   MatmulSize size_;
-  MatrixView<A> a_;
-  MatrixView<B> b_;
+  LaneOperand left_;
+  LaneOperand right_;
+  PackPanel pack_left_panel_;
+  PackPanel pack_right_panel_;
   InnerBlocks blocks_;
   std::size_t threads_;
   std::size_t left_words_;
@@ -523,43 +562,21 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
   if (size.rows == 0 || size.columns == 0) return;
   if (detail::is_skinny(size, a, b)) {
     using Words = typename detail::BestTile<A, B>::words;
-    const PanelSource<A> left{.data = a.data,
-                              .lane_stride = a.row_stride,
-                              .depth_stride = a.column_stride,
-                              .lane_count = size.rows,
-                              .depth = size.inner,
-                              .lanes_readable = size.rows};
-    const PanelSource<B> right{.data = b.data,
-                               .lane_stride = b.column_stride,
-                               .depth_stride = b.row_stride,
-                               .lane_count = size.columns,
-                               .depth = size.inner,
-                               .lanes_readable = size.columns};
-    if (size.rows <= most_skinny_vectors) {
-      detail::matmul_skinny<Words>(
-          right, left, [&](std::size_t i, std::size_t j, float32x16 sums, std::size_t count) {
-            if (count == lanes) {
-              finish(i, j, sums, FullLanes<float>{});
-            } else {
-              finish(i, j, sums, count);
-            }
-          });
-    } else {
-      detail::matmul_skinny<Words>(
-          left, right, [&](std::size_t j, std::size_t i, float32x16 sums, std::size_t count) {
-            for (std::size_t k = 0; k < count; ++k) {
-              finish(i + k, j, splat<float32x16>(sums[k]), std::size_t{1});
-            }
-          });
-    }
+    const bool are_rows = size.rows <= most_skinny_vectors;
+    const auto product = are_rows
+                             ? detail::skinny_product<Words>(b.transposed(), size.columns, a,
+                                                             size.rows, size.inner, are_rows)
+                             : detail::skinny_product<Words>(a, size.rows, b.transposed(),
+                                                             size.columns, size.inner, are_rows);
+    product.run(finish);
     return;
   }
 #if defined(UNIT_SCALING_HAS_AMX)
   if constexpr (has_amx_for<A, B>()) {
-    if (may_use_amx()) return detail::TiledProduct<AmxTile, A, B>(size, a, b).run(finish);
+    if (may_use_amx()) return detail::TiledProduct<AmxTile>(size, a, b).run(finish);
   }
 #endif
-  detail::TiledProduct<detail::BestTile<A, B>, A, B>(size, a, b).run(finish);
+  detail::TiledProduct<detail::BestTile<A, B>>(size, a, b).run(finish);
 }
 
 /// `out(i, j) = epilogue(Σ_s Σ_p a_s(i, p) b_s(p, j))`, rounded once to Out on store.

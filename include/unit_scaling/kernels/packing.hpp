@@ -21,6 +21,7 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 namespace unit_scaling::kernels {
 
@@ -248,6 +249,70 @@ template <class T> struct PanelSource {
   std::size_t lanes_readable;
 };
 
+/// The same part of an operand, of which only the caller knows that its elements are of type T.
+template <class T> [[nodiscard]] PanelSource<T> of_type(const PanelSource<void>& source) {
+  return {.data = static_cast<const T*>(source.data),
+          .lane_stride = source.lane_stride,
+          .depth_stride = source.depth_stride,
+          .lane_count = source.lane_count,
+          .depth = source.depth,
+          .lanes_readable = source.lanes_readable};
+}
+
+/// An operand of a product, as lanes of elements of any type: element (lane, p) of segment s is
+/// `s * segment_stride + lane * lane_stride + p * depth_stride` elements from `data`.
+///
+/// What a product does between packing and rounding does not depend on what its operands hold. It
+/// is given them in this form, and so compiled once for all pairs of types.
+struct LaneOperand {
+  const void* data;
+  std::size_t element_bytes;
+  std::size_t lane_stride;
+  std::size_t depth_stride;
+  std::size_t segment_stride;
+  std::size_t lane_count;
+
+  /// Elements [begin, begin + depth) of `count` lanes from `lane` on, or of those that there are.
+  [[nodiscard]] PanelSource<void> part(std::size_t segment, std::size_t lane, std::size_t count,
+                                       std::size_t begin, std::size_t depth) const {
+    const std::size_t offset = segment * segment_stride + lane * lane_stride + begin * depth_stride;
+    return {.data = static_cast<const std::byte*>(data) + offset * element_bytes,
+            .lane_stride = lane_stride,
+            .depth_stride = depth_stride,
+            .lane_count = std::min(count, lane_count - lane),
+            .depth = depth,
+            .lanes_readable = lane_count - lane};
+  }
+};
+
+/// Whether whole vectors can be loaded for the word at place p of lanes that follow each other in
+/// memory, up to lane `reach`: that may leave a row of the operand, but not the operand.
+template <class Words, class T>
+[[nodiscard]] inline bool may_load_whole(const PanelSource<T>& source, std::size_t p,
+                                         std::size_t reach) {
+  const std::size_t end = (source.depth - 1) * source.depth_stride + source.lanes_readable;
+  const std::size_t last = p + Words::depth - 1;
+  return last < source.depth && last * source.depth_stride + reach <= end;
+}
+
+/// Words at place p of 16 lanes that follow each other in memory, from lane j on, or of `count` of
+/// them if vectors are not loaded whole. Elements beyond the depth are zeros.
+template <class Words, class T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 load_interleaved(const PanelSource<T>& source,
+                                                                    std::size_t p, std::size_t j,
+                                                                    std::size_t count,
+                                                                    bool is_whole) {
+  const T* from = source.data + p * source.depth_stride + j;
+  if constexpr (Words::depth == 1) {
+    return Words::of(is_whole ? load_float(from) : load_float_partial(from, count));
+  } else {
+    const T* next = from + source.depth_stride;
+    if (is_whole) return detail::load_two_rows<Words>(from, next);
+    return Words::of(load_float_partial(from, count),
+                     p + 1 < source.depth ? load_float_partial(next, count) : float32x16{});
+  }
+}
+
 /// Words of memory for a panel: the last vectors written may reach beyond its last group.
 [[nodiscard]] constexpr std::size_t panel_words(std::size_t groups, std::size_t width) {
   return (groups + lanes - 1) / lanes * lanes * width + lanes;
@@ -263,34 +328,19 @@ template <class Words, class T>
 void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* target) {
   const std::size_t lane_count = std::min(source.lane_count, width);
   if (source.lane_stride == 1) {
-    // Loads of whole vectors may leave a row of the operand, but not the operand.
-    const std::size_t rows_to_last = source.depth == 0 ? 0 : source.depth - 1;
-    const std::size_t end = rows_to_last * source.depth_stride + source.lanes_readable;
     const std::size_t reach = (lane_count + lanes - 1) / lanes * lanes;
     for (std::size_t p = 0; p < source.depth; p += Words::depth, target += width) {
-      const T* row = source.data + p * source.depth_stride;
-      const std::size_t last = p + Words::depth - 1;
-      if (last < source.depth && last * source.depth_stride + reach <= end) {
+      // Inlined for each answer: a branch in so short a loop costs a tenth of the packing.
+      const auto pack_row = [&](bool is_whole) __attribute__((always_inline)) {
         for (std::size_t j = 0; j < lane_count; j += lanes) {
-          if constexpr (Words::depth == 1) {
-            unit_scaling::store(Words::of(load_float(row + j)), target + j);
-          } else {
-            unit_scaling::store(
-                detail::load_two_rows<Words>(row + j, row + source.depth_stride + j), target + j);
-          }
+          const std::size_t count = std::min(lanes, lane_count - j);
+          unit_scaling::store(load_interleaved<Words>(source, p, j, count, is_whole), target + j);
         }
-        continue;
-      }
-      for (std::size_t j = 0; j < lane_count; j += lanes) {
-        const std::size_t count = std::min(lanes, lane_count - j);
-        if constexpr (Words::depth == 1) {
-          unit_scaling::store(Words::of(load_float_partial(row + j, count)), target + j);
-        } else {
-          const auto second = last < source.depth
-                                  ? load_float_partial(row + source.depth_stride + j, count)
-                                  : float32x16{};
-          unit_scaling::store(Words::of(load_float_partial(row + j, count), second), target + j);
-        }
+      };
+      if (may_load_whole<Words>(source, p, reach)) {
+        pack_row(true);
+      } else {
+        pack_row(false);
       }
     }
     return;

@@ -41,17 +41,12 @@ template <class Words>
   }
 }
 
-/// Groups of 16 lanes that advance together: the sums of one group are a chain, each waiting for
-/// the one before, and leave the processor idle.
-inline constexpr std::size_t skinny_groups = 1;
-
-/// Sums of lanes that are contiguous along the inner dimension, one vector after the other for each
-/// group of 16. `vectors` holds groups of `most_skinny_vectors` words, of which the first `count`
-/// are used.
+/// Sums of 16 lanes that are contiguous along the inner dimension, one vector after the other.
+/// `vectors` holds groups of `most_skinny_vectors` words, of which the first `count` are used.
 template <class Words, std::size_t count, class T>
-[[gnu::always_inline]] inline std::array<std::array<float32x16, count>, skinny_groups>
-multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) {
-  std::array<std::array<float32x16, count>, skinny_groups> sums{};
+[[gnu::always_inline]] inline std::array<float32x16, count> multiply_contiguous(
+    const PanelSource<T>& source, const std::uint32_t* vectors) {
+  std::array<float32x16, count> sums{};
   // Lanes a power of two apart share sets of the first-level cache, which would not keep them all.
   constexpr int second_level = 2;
   constexpr std::size_t ahead = 512 / sizeof(T);
@@ -61,44 +56,38 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
   std::size_t p = 0;
   const auto step = [&](const auto& load_words, const auto& transpose)
       __attribute__((always_inline)) {
-    unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
-      uint32x16 block[lanes];
-      for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(g * lanes + i) + p);
-      transpose(block);
-      const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
-      // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
-      const std::size_t steps =
-          std::min(lanes, (source.depth - p + Words::depth - 1) / Words::depth);
-      for (std::size_t q = 0; q < steps; ++q, group += most_skinny_vectors) {
-        for (std::size_t c = 0; c < count; ++c) {
-          sums[g][c] = multiply_add_lanes<Words>(sums[g][c], group[c], block[q]);
-        }
+    uint32x16 block[lanes];
+    for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(i) + p);
+    transpose(block);
+    const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
+    // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
+    const std::size_t steps = std::min(lanes, (source.depth - p + Words::depth - 1) / Words::depth);
+    for (std::size_t q = 0; q < steps; ++q, group += most_skinny_vectors) {
+      for (std::size_t c = 0; c < count; ++c) {
+        sums[c] = multiply_add_lanes<Words>(sums[c], group[c], block[q]);
       }
-    });
+    }
   };
   constexpr bool takes_fours = Words::depth == 2 && has_bfloat16_table<T>();
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
   if constexpr (takes_fours) {
     // Codes are transposed, four at a time, before they are looked up: half as much to move.
     for (; p + 64 <= source.depth; p += 64) {
-      unrolled<skinny_groups>([&](auto g) __attribute__((always_inline)) {
-        uint32x16 block[lanes];
-        for (std::size_t i = 0; i < lanes; ++i) {
-          const T* from = lane(g * lanes + i) + p;
-          std::memcpy(&block[i], from, sizeof(block[i]));
-          __builtin_prefetch(from + ahead, 0, second_level);
+      uint32x16 block[lanes];
+      for (std::size_t i = 0; i < lanes; ++i) {
+        const T* from = lane(i) + p;
+        std::memcpy(&block[i], from, sizeof(block[i]));
+        __builtin_prefetch(from + ahead, 0, second_level);
+      }
+      transpose_16x16(block);
+      const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
+      for (std::size_t q = 0; q < lanes; ++q, group += 2 * most_skinny_vectors) {
+        const auto [first, second] = pairs_of_fours<T>(reinterpret_cast<__m512i>(block[q]));
+        for (std::size_t c = 0; c < count; ++c) {
+          sums[c] = multiply_add_lanes<Words>(sums[c], group[c], first);
+          sums[c] = multiply_add_lanes<Words>(sums[c], group[most_skinny_vectors + c], second);
         }
-        transpose_16x16(block);
-        const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
-        for (std::size_t q = 0; q < lanes; ++q, group += 2 * most_skinny_vectors) {
-          const auto [first, second] = pairs_of_fours<T>(reinterpret_cast<__m512i>(block[q]));
-          for (std::size_t c = 0; c < count; ++c) {
-            sums[g][c] = multiply_add_lanes<Words>(sums[g][c], group[c], first);
-            sums[g][c] =
-                multiply_add_lanes<Words>(sums[g][c], group[most_skinny_vectors + c], second);
-          }
-        }
-      });
+      }
     }
   }
 #endif
@@ -127,29 +116,26 @@ multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors) 
 
 /// Adds to sums of many lanes, which follow each other in memory, the products of a few places of
 /// the inner dimension: `sums` holds `count` rows of `stride`, a multiple of 16.
-template <class Words, std::size_t count, class T>
-inline void multiply_interleaved(const PanelSource<T>& source, const std::uint32_t* vectors,
-                                 float* sums, std::size_t stride) {
+template <class Words, class T>
+void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
+                          const std::uint32_t* vectors, float* sums, std::size_t stride) {
   constexpr std::size_t most_steps = 8;
   for (std::size_t p = 0; p < source.depth; p += most_steps * Words::depth) {
-    const std::size_t depth = std::min(most_steps * Words::depth, source.depth - p);
+    const std::size_t steps =
+        std::min(most_steps, (source.depth - p + Words::depth - 1) / Words::depth);
     const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
     for (std::size_t j = 0; j < source.lane_count; j += lanes) {
-      std::uint32_t packed[panel_words(most_steps, lanes)];
-      pack_panel<Words, lanes>(PanelSource<T>{.data = source.data + p * source.depth_stride + j,
-                                              .lane_stride = 1,
-                                              .depth_stride = source.depth_stride,
-                                              .lane_count = source.lane_count - j,
-                                              .depth = depth,
-                                              .lanes_readable = source.lanes_readable - j},
-                               packed);
-      const std::size_t steps = (depth + Words::depth - 1) / Words::depth;
+      uint32x16 words[most_steps];
+      for (std::size_t q = 0; q < steps; ++q) {
+        const std::size_t at = p + q * Words::depth;
+        words[q] = load_interleaved<Words>(source, at, j, std::min(lanes, source.lane_count - j),
+                                           may_load_whole<Words>(source, at, j + lanes));
+      }
       for (std::size_t c = 0; c < count; ++c) {
         float* at = sums + c * stride + j;
         auto sum = unit_scaling::load<float32x16>(at);
         for (std::size_t q = 0; q < steps; ++q) {
-          sum = multiply_add_lanes<Words>(sum, group[q * most_skinny_vectors + c],
-                                          unit_scaling::load<uint32x16>(packed + q * lanes));
+          sum = multiply_add_lanes<Words>(sum, group[q * most_skinny_vectors + c], words[q]);
         }
         unit_scaling::store(sum, at);
       }
@@ -157,18 +143,12 @@ inline void multiply_interleaved(const PanelSource<T>& source, const std::uint32
   }
 }
 
-/// Writes the sums of lanes to `sums`: `count` rows of the lanes, rounded up to a multiple of 16.
-/// Knows nothing of what becomes of them, so products that differ only in that share it.
+/// Writes the sums of lanes that are contiguous along the inner dimension to `sums`: `count` rows
+/// of `stride`, a multiple of 16.
 template <class Words, std::size_t count, class T>
-[[gnu::noinline]] void skinny_sums(const PanelSource<T>& source, const std::uint32_t* vectors,
-                                   float* sums) {
-  const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
-  if (source.depth_stride != 1 && source.lane_stride == 1) {
-    std::fill_n(sums, count * stride, 0.0F);
-    multiply_interleaved<Words, count>(source, vectors, sums, stride);
-    return;
-  }
-  for (std::size_t lane = 0; lane < source.lane_count; lane += skinny_groups * lanes) {
+[[gnu::noinline]] void contiguous_sums(const PanelSource<T>& source, const std::uint32_t* vectors,
+                                       float* sums, std::size_t stride) {
+  for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
     const auto result = multiply_contiguous<Words, count>(
         PanelSource<T>{.data = source.data + lane * source.lane_stride,
                        .lane_stride = source.lane_stride,
@@ -177,31 +157,30 @@ template <class Words, std::size_t count, class T>
                        .depth = source.depth,
                        .lanes_readable = 0},
         vectors);
-    for (std::size_t g = 0; g < skinny_groups; ++g) {
-      if (lane + g * lanes >= source.lane_count) break;
-      for (std::size_t c = 0; c < count; ++c) {
-        unit_scaling::store(result[g][c], sums + c * stride + lane + g * lanes);
-      }
+    for (std::size_t c = 0; c < count; ++c) {
+      unit_scaling::store(result[c], sums + c * stride + lane);
     }
   }
 }
 
 }  // namespace detail
 
-/// Calls `finish(vector, lane, sums)` with the sums of 16 lanes from `lane` on, for each of `count`
-/// vectors; lanes beyond the last are of no meaning. `vectors` is the panel of the vectors, packed
-/// in groups of `most_skinny_vectors` words; `sums` is memory of `count` rows of the lanes, rounded
-/// up to a multiple of 16.
-template <class Words, std::size_t count, class T, class Finish>
-void multiply_skinny(const PanelSource<T>& source, const std::uint32_t* vectors, float* sums,
-                     const Finish& finish) {
-  detail::skinny_sums<Words, count>(source, vectors, sums);
+/// Writes the products of lanes of elements of type T with `count` vectors to `sums`: `count` rows
+/// of the lanes, rounded up to a multiple of 16; those beyond the last lane are of no meaning.
+/// `vectors` is the panel of the vectors, packed in groups of `most_skinny_vectors` words.
+template <class Words, class T>
+void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::uint32_t* vectors,
+                 float* sums) {
+  const auto typed = of_type<T>(source);
   const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
-  for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
-    for (std::size_t c = 0; c < count; ++c) {
-      finish(c, lane, unit_scaling::load<float32x16>(sums + c * stride + lane));
-    }
+  if (source.depth_stride != 1 && source.lane_stride == 1) {
+    std::fill_n(sums, count * stride, 0.0F);
+    detail::multiply_interleaved<Words>(typed, count, vectors, sums, stride);
+    return;
   }
+  detail::unrolled<most_skinny_vectors>([&](auto i) {
+    if (count == i + 1) detail::contiguous_sums<Words, i + 1>(typed, vectors, sums, stride);
+  });
 }
 
 }  // namespace unit_scaling::kernels

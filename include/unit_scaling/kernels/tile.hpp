@@ -65,16 +65,18 @@ template <std::size_t count, class Body>
   (std::make_index_sequence<count>{});
 }
 
-/// Calls `body(i, j)` for i in [0, rows) and j in [0, columns), unrolled. The indices are numbers
-/// that only inlining makes constants: the body of a tile is then instantiated once and not once
-/// for each register, which would take most of the time to compile a matrix product.
+/// Calls `body(i, j)` for i in [0, rows) and j in [0, columns), unrolled: what it indexes stays in
+/// registers. Loops, for a body inlined from a pack of indices, once for each register, takes
+/// longer to compile.
 template <std::size_t rows, std::size_t columns, class Body>
 [[gnu::always_inline]] inline void unrolled_block(const Body& body) {
-  [&]<std::size_t... k>(std::index_sequence<k...>) __attribute__((always_inline)) {
-    (body(k / columns, k % columns), ...);
+#pragma GCC unroll 16
+  for (std::size_t i = 0; i < rows; ++i) {
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < columns; ++j) body(i, j);
   }
-  (std::make_index_sequence<rows * columns>{});
 }
+static_assert(tile_rows <= 16 && tile_registers <= 4, "see the unrolling of unrolled_block");
 
 /// sum + a b for each lane: of floats in one fused step, of pairs in two, the earlier one first.
 template <class Words>
