@@ -89,11 +89,13 @@ template <class Compute, class Gradient> struct AttentionUpstream {
 namespace detail {
 
 /// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
-inline constexpr std::size_t attention_key_block = 112;
+inline constexpr std::size_t attention_key_block = 224;
 /// Panels of queries over which sums of the gradients of keys stay in registers.
 inline constexpr std::size_t attention_panels_at_once = 4;
-/// Queries that share a packed block of keys.
+/// Queries that share a packed block of keys; more of them where that leaves enough to do for every
+/// thread.
 inline constexpr std::size_t attention_query_group = 256;
+inline constexpr std::size_t attention_large_query_group = 512;
 
 /// A tile of a product in double, for checking: the interface of RegisterTile.
 struct DoubleTile {
@@ -215,10 +217,14 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
   /// − largest score). That is one number more than a log-sum-exp, which would lose the sum beside
   /// a large score.
   template <class Out> void forward(Compute factor, Out* y, Compute* normalisers) const {
-    const std::size_t groups = query_groups();
+    const std::size_t group = size_.slices >= thread_count() ? detail::attention_large_query_group
+                                                             : detail::attention_query_group;
+    const std::size_t groups = detail::ceil_divide(size_.queries, group);
     with_tiles([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
       parallel_for(size_.slices * groups, [&](std::size_t index) {
-        forward_group<Score>(index / groups, query_group(index % groups), factor, y, normalisers);
+        const std::size_t begin = index % groups * group;
+        forward_group<Score>(index / groups, {begin, std::min(size_.queries, begin + group)},
+                             factor, y, normalisers);
       });
     });
   }
@@ -257,7 +263,7 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
       });
     }
     if (wants_keys) {
-      constexpr std::size_t group = 2 * detail::attention_key_block;
+      constexpr std::size_t group = detail::attention_key_block;
       const std::size_t groups = detail::ceil_divide(size_.keys, group);
       with_tiles([&](auto tiles) {
         parallel_for(size_.slices * groups, [&](std::size_t index) {
@@ -886,26 +892,41 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
   template <class Keep>
   void make_weights(const Block& block, const Compute* weights, const Compute* reference,
                     Compute exponent_factor, Compute* sums, Word* words, const Keep& keep) const {
-    for_panel_lanes([&](std::size_t a) {
-      const auto by = get(reference + a);
-      auto sum = broadcast<Compute>(0);
-      const auto weight_at = [&](std::size_t b) {
-        const std::size_t at = b * panel + a;
-        const auto weight = weight_of(get(weights + at), exponent_factor, by);
-        sum += weight;
-        return keep(weight, at);
-      };
-      for (std::size_t b = 0; b < block.keys; b += word_depth) {
-        if constexpr (has_pairs) {
-          const float32x16 first = weight_at(b);
-          const float32x16 second = b + 1 < block.keys ? weight_at(b + 1) : float32x16{};
-          unit_scaling::store(detail::pair_rows(first, second), words + b / 2 * panel + a);
+    constexpr std::size_t step = lane_count<Compute>;
+    constexpr std::size_t registers = panel / step;
+    lane_t<Compute> sum[registers] = {};
+    lane_t<Compute> weight[word_depth][registers] = {};
+    const auto weigh_row = [&](std::size_t b, std::size_t r) __attribute__((always_inline)) {
+      for (std::size_t x = 0; x < registers; ++x) {
+        const std::size_t at = b * panel + x * step;
+        const auto share = weight_of(get(weights + at), exponent_factor, get(reference + x * step));
+        sum[x] += share;
+        weight[r][x] = keep(share, at);
+      }
+    };
+    for (std::size_t b = 0; b < block.keys; b += word_depth) {
+      weigh_row(b, 0);
+      if constexpr (has_pairs) {
+        if (b + 1 < block.keys) {
+          weigh_row(b + 1, 1);
         } else {
-          put(rounded(weight_at(b)), reinterpret_cast<Compute*>(words) + b * panel + a);
+          weight[1][0] = weight[1][1] = float32x16{};
+        }
+        // What dropout keeps, it makes larger: there are no small ones.
+        const detail::RoundedWeights first(weight[0][0], weight[0][1]);
+        const detail::RoundedWeights second(weight[1][0], weight[1][1]);
+        for (std::size_t x = 0; x < registers; ++x) {
+          unit_scaling::store(first.key_pairs(second, x), words + b / 2 * panel + x * step);
+        }
+      } else {
+        for (std::size_t x = 0; x < registers; ++x) {
+          put(rounded(weight[0][x]), reinterpret_cast<Compute*>(words) + b * panel + x * step);
         }
       }
-      put(get(sums + a) + sum, sums + a);
-    });
+    }
+    for (std::size_t x = 0; x < registers; ++x) {
+      put(get(sums + x * step) + sum[x], sums + x * step);
+    }
   }
 
   /// What a weight's exponent is times: to the base e, or 2 if the weight is rounded.
@@ -1160,15 +1181,19 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
         } else {
           for (std::size_t x = 0; x < registers; ++x) weight[1][x] = slope[1][x] = float32x16{};
         }
-        for (std::size_t r = 0; r < 2; ++r) {
-          const std::size_t row = (b + r) * row_words;
-          unit_scaling::store(detail::pair_lanes(weight[r][0], weight[r][1]),
-                              to.weights_by_query + row);
-          unit_scaling::store(detail::pair_lanes(slope[r][0], slope[r][1]),
-                              to.slopes_by_query + row);
-        }
+        const auto rounded_row = [](const auto& row) __attribute__((always_inline)) {
+          return detail::RoundedWeights(row[0], row[1]).without_small();
+        };
+        const detail::RoundedWeights of_key = rounded_row(slope[0]);
+        const detail::RoundedWeights of_next = rounded_row(slope[1]);
+        const std::size_t row = b * row_words;
+        const std::size_t next_row = row + row_words;
+        unit_scaling::store(rounded_row(weight[0]).lane_pairs(), to.weights_by_query + row);
+        unit_scaling::store(rounded_row(weight[1]).lane_pairs(), to.weights_by_query + next_row);
+        unit_scaling::store(of_key.lane_pairs(), to.slopes_by_query + row);
+        unit_scaling::store(of_next.lane_pairs(), to.slopes_by_query + next_row);
         for (std::size_t x = 0; x < registers; ++x) {
-          unit_scaling::store(detail::pair_rows(slope[0][x], slope[1][x]),
+          unit_scaling::store(of_key.key_pairs(of_next, x),
                               to.slopes_by_key + b / 2 * panel + x * step);
         }
       } else {
@@ -1232,11 +1257,14 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
         Word* by_key = words_memory<band_by_key>(by_distance, band_rows * row_words);
         if constexpr (has_pairs) {
           for (std::size_t t = 0; t < band.count; t += 2) {
-            for_panel_lanes([&](std::size_t a) {
-              unit_scaling::store(detail::pair_rows(get(by_distance + t * panel + a),
-                                                    get(by_distance + (t + 1) * panel + a)),
-                                  by_key + t / 2 * panel + a);
-            });
+            const auto weights_of = [&](std::size_t row) {
+              const Compute* from = by_distance + row * panel;
+              return detail::RoundedWeights(get(from), get(from + lanes));
+            };
+            for (std::size_t x = 0; x < 2; ++x) {
+              unit_scaling::store(weights_of(t).key_pairs(weights_of(t + 1), x),
+                                  by_key + t / 2 * panel + x * lanes);
+            }
           }
         }
         add_over_keys(pack_left<left_distances, WeightTile>(column_lanes(r, dim, 0, band.count)),
@@ -1256,7 +1284,7 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
       if constexpr (has_pairs) {
         for (std::size_t t = 0; t < tiles_of(band.count) * WeightTile::rows; ++t) {
           const Compute* row = by_distance + t * panel;
-          unit_scaling::store(detail::pair_lanes(get(row), get(row + lanes)),
+          unit_scaling::store(detail::RoundedWeights(get(row), get(row + lanes)).lane_pairs(),
                               by_query + t * row_words);
         }
       }

@@ -58,74 +58,95 @@ template <class Weight, class T> [[nodiscard]] constexpr bool multiplies_weights
   return bit_cast_to<float32x16>(select(is_small, uint32x16{}, rounded));
 }
 
-/// 2^x for x ≤ 0, with a relative error below 4e-6, a hundredth of what rounding to bfloat16 then
-/// does to it; 0 below `least_attention_weight`, 1 for 0, NaN for NaN.
+/// 2^x for x ≤ 0, with a relative error below 4e-6, a thousandth of what rounding to bfloat16 then
+/// does to it; 0 for x below −63.5, 1 for 0, NaN for NaN.
 [[nodiscard, gnu::always_inline]] inline float32x16 exp2_of_nonpositive(float32x16 x) {
   constexpr float round_to_integer = 0x1.8p23F;
-  constexpr float least_exponent = -64;
   const float32x16 shifted = x + round_to_integer;
   const float32x16 r = x - (shifted - round_to_integer);
-  // Minimax polynomial for 2^r on |r| ≤ 1/2, with the first coefficient given.
+  // Minimax polynomial for 2^r on |r| ≤ 1/2, with the last coefficient given.
   float32x16 p = r * 0x1.409104p-7F + 0x1.ca9008p-5F;
   p = p * r + 0x1.ebf1b4p-3F;
   p = p * r + 0x1.62dfcap-1F;
   p = p * r + 1.0F;
   const auto within =
       bit_cast_to<float32x16>(bit_cast_to<uint32x16>(p) + (bit_cast_to<uint32x16>(shifted) << 23));
-  return select(x < least_exponent, float32x16{}, within);
+  const auto is_zero = is_less(shifted, splat<float32x16>(round_to_integer - 63));
+  return select(is_zero, float32x16{}, within);
 }
 
 namespace detail {
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-/// The bfloat16 numbers of 32 floats, those of `low` first, as `round_attention_weight` has them.
-[[nodiscard, gnu::always_inline]] inline __m512i round_to_bfloat16(float32x16 low,
-                                                                   float32x16 high) {
-  const auto rounded = reinterpret_cast<__m512i>(
-      _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
-  // Without the sign, by doubling: the code of the least weight, twice.
-  constexpr short least_code = 2 * 0x1f80;
-  const __mmask32 is_kept =
-      _mm512_cmpge_epu16_mask(_mm512_add_epi16(rounded, rounded), _mm512_set1_epi16(least_code));
-  return _mm512_maskz_mov_epi16(is_kept, rounded);
-}
-#endif
-
-/// Which of 32 numbers, 16 second ones and 16 first ones, are the halves of each of 16 words.
+/// How numbers of 32 bits are permuted, which are the halves of 16 words: word i gets number
+/// `offset` + i of one row in its lower half, and of another row in its upper half.
 struct RowPairOrder {
   alignas(64) std::array<std::uint16_t, 2 * lanes> numbers{};
-  constexpr RowPairOrder() {
+
+  explicit constexpr RowPairOrder(std::size_t offset) {
     for (std::size_t i = 0; i < lanes; ++i) {
-      numbers[2 * i] = static_cast<std::uint16_t>(i);
-      numbers[2 * i + 1] = static_cast<std::uint16_t>(lanes + i);
+      numbers[2 * i] = static_cast<std::uint16_t>(offset + i);
+      numbers[2 * i + 1] = static_cast<std::uint16_t>(2 * lanes + offset + i);
     }
   }
 };
-inline constexpr RowPairOrder row_pair_order{};
+inline constexpr std::array<RowPairOrder, 2> row_pair_orders{RowPairOrder(0), RowPairOrder(lanes)};
 
-/// Words of 16 lanes whose numbers follow each other along rows, the first one in the upper half.
-[[nodiscard, gnu::always_inline]] inline uint32x16 pair_rows(float32x16 first, float32x16 second) {
+/// 32 weights of one key, rounded to bfloat16: as `round_attention_weight` gives them, but that
+/// small ones remain until `without_small`. As operands they are words of `Bfloat16Pairs`.
+class RoundedWeights {
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
-  return reinterpret_cast<uint32x16>(_mm512_permutexvar_epi16(
-      _mm512_load_si512(row_pair_order.numbers.data()), round_to_bfloat16(second, first)));
-#else
-  return Bfloat16Pairs::of(round_attention_weight(first), round_attention_weight(second));
-#endif
-}
+ public:
+  [[gnu::always_inline]] RoundedWeights(float32x16 low, float32x16 high)
+      : numbers_(reinterpret_cast<__m512i>(
+            _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)))) {}
 
-/// Words of 32 lanes of one row: of each two that follow each other, the first in the upper half.
-[[nodiscard, gnu::always_inline]] inline uint32x16 pair_lanes(float32x16 low, float32x16 high) {
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-  const auto words = reinterpret_cast<uint32x16>(round_to_bfloat16(low, high));
-  return (words << 16) | (words >> 16);
+  [[nodiscard, gnu::always_inline]] RoundedWeights without_small() const {
+    // Doubled, a number loses its sign; 0x1f80 is the code of the least weight.
+    const __mmask32 is_kept = _mm512_cmpge_epu16_mask(_mm512_add_epi16(numbers_, numbers_),
+                                                      _mm512_set1_epi16(2 * 0x1f80));
+    return RoundedWeights(_mm512_maskz_mov_epi16(is_kept, numbers_));
+  }
+
+  /// Words of lanes that follow each other.
+  [[nodiscard, gnu::always_inline]] uint32x16 lane_pairs() const {
+    const auto words = reinterpret_cast<uint32x16>(numbers_);
+    return (words << 16) | (words >> 16);
+  }
+
+  /// Words of each lane of `half`, the lower (0) or the upper (1), of this key and of the next one.
+  [[nodiscard, gnu::always_inline]] uint32x16 key_pairs(const RoundedWeights& next,
+                                                        std::size_t half) const {
+    return reinterpret_cast<uint32x16>(_mm512_permutex2var_epi16(
+        next.numbers_, _mm512_load_si512(row_pair_orders[half].numbers.data()), numbers_));
+  }
+
+ private:
+  explicit RoundedWeights(__m512i numbers) : numbers_(numbers) {}
+
+  __m512i numbers_;
 #else
-  const float32x16 first =
-      __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const float32x16 second =
-      __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  return pair_rows(first, second);
+ public:
+  RoundedWeights(float32x16 low, float32x16 high)
+      : halves_{round_attention_weight(low), round_attention_weight(high)} {}
+
+  [[nodiscard]] RoundedWeights without_small() const { return *this; }
+
+  [[nodiscard]] uint32x16 lane_pairs() const {
+    const auto& [low, high] = halves_;
+    return Bfloat16Pairs::of(__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18,
+                                                     20, 22, 24, 26, 28, 30),
+                             __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
+                                                     21, 23, 25, 27, 29, 31));
+  }
+
+  [[nodiscard]] uint32x16 key_pairs(const RoundedWeights& next, std::size_t half) const {
+    return Bfloat16Pairs::of(halves_[half], next.halves_[half]);
+  }
+
+ private:
+  std::array<float32x16, 2> halves_;
 #endif
-}
+};
 
 }  // namespace detail
 
