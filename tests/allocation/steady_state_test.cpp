@@ -19,6 +19,7 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/rotary.hpp"
+#include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
@@ -146,14 +147,12 @@ template <class Optimiser> struct Training {
 
 /// A thread gets scratch memory in its first turn at a kernel, in whichever step that may be. Here
 /// each takes a turn at every kernel, for none may leave before all have come.
-template <class P, class Optimiser> void give_each_thread_scratch_memory(std::size_t threads) {
+template <class Step> void give_each_thread_scratch_memory(std::size_t threads, const Step& step) {
   std::atomic<std::size_t> arrived = 0;
   parallel_for(threads, [&](std::size_t /*thread*/) {
     ++arrived;
     while (arrived < threads) std::this_thread::yield();
-    Training<Optimiser> training;
-    Tape<P> tape;
-    training.step(tape);
+    step();
   });
 }
 
@@ -163,7 +162,11 @@ template <class P, class Optimiser> void expect_no_allocation_from_the_second_st
     Training<Optimiser> training;
     Tape<P> tape;
     training.step(tape);
-    give_each_thread_scratch_memory<P, Optimiser>(threads);
+    give_each_thread_scratch_memory(threads, [] {
+      Training<Optimiser> of_thread;
+      Tape<P> tape_of_thread;
+      of_thread.step(tape_of_thread);
+    });
     const std::size_t before = allocations;
     for (int step = 0; step < 5; ++step) training.step(tape);
     EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads";
@@ -198,6 +201,44 @@ TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {
   const std::size_t before = allocations;
   for (int i = 0; i < 3; ++i) step();
   EXPECT_EQ(allocations - before, 0U);
+}
+
+// Several blocks of keys, queries and distances, and sizes that fill no word and no panel.
+template <class P> void expect_no_allocation_by_attention_from_the_second_step_on() {
+  constexpr std::size_t positions = 301;
+  Array<typename P::storage> x({2, 2, positions, 7});
+  Array<typename P::storage> distances({2, 2 * positions - 1, 7});
+  for (auto* const array : {&x, &distances}) {
+    for (std::size_t i = 0; i < array->size(); ++i) {
+      array->mutable_data()[i] =
+          static_cast<typename P::storage>(static_cast<float>(Random(1).normal(i)));
+    }
+  }
+  const auto run_step = [&](Tape<P>& tape) {
+    tape.clear();
+    const auto input = tape.input(x);
+    const ops::ScaledDotProductAttention causal{.is_causal = true, .dropout_probability = 0.1};
+    const auto y = ops::scaled_dot_product_attention(input, input, input, causal);
+    tape.backward(ops::mse_loss(
+        ops::scaled_dot_product_attention(y, input, input, tape.input(distances)), input));
+  };
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
+    const unit_scaling_test::ThreadCountScope scope(threads);
+    Tape<P> tape;
+    run_step(tape);
+    give_each_thread_scratch_memory(threads, [&] {
+      Tape<P> of_thread;
+      run_step(of_thread);
+    });
+    const std::size_t before = allocations;
+    for (int i = 0; i < 3; ++i) run_step(tape);
+    EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads";
+  }
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfAttention) {
+  expect_no_allocation_by_attention_from_the_second_step_on<precision::fp32>();
+  expect_no_allocation_by_attention_from_the_second_step_on<precision::fp8>();
 }
 
 TEST(Allocation, OfABlockThatWaitsForReuseIsNone) {

@@ -13,6 +13,7 @@
 #include <numbers>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -67,7 +68,9 @@ void add(Reference& sum, double term, double error) {
 /// With u the unit of P::compute, a dot product of d terms is off by (d + 3) u of its magnitude. A
 /// weight is off by twice the largest error of a score, by the rounding of its exponent, |s − max|
 /// u, and by a few u for each of exp, sum (n terms) and the rescaling of a block; the sums that
-/// follow are off by n u or m u of their magnitudes. The constants below are rounded up.
+/// follow are off by n u or m u of their magnitudes. The constants below are rounded up. Weights
+/// and slopes that enter products as bfloat16 are off by its unit, 2^-8, and their exponentials by
+/// 4e-6, beside which the sum they are divided by is too.
 template <Precision P, class T>
 Expected expected_of(const Attention& op, const Extents& e, double alpha,
                      const std::array<double, 4>& beta, const Array<T>& q, const Array<T>& k,
@@ -76,6 +79,9 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
   using Operand = typename P::matmul_operand;
   using Gradient = typename P::matmul_gradient;
   constexpr double u = std::is_same_v<typename P::compute, double> ? 4 * 0x1p-53 : float_unit;
+  constexpr bool rounds_weights = std::is_same_v<attention_weight_t<P>, bfloat16>;
+  constexpr double weight_unit = rounds_weights ? 0x1p-8 : 0;
+  constexpr double exponential_error = rounds_weights ? 8e-6 : 0;
   const std::size_t m = e.queries;
   const std::size_t n = e.keys;
   const auto d = static_cast<double>(e.head_dim);
@@ -129,7 +135,8 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
         sum += weights[j];
       }
       if (sum == 0) continue;  // sees no key: zeros
-      const double weight_error = 2 * score_error + (largest - lowest + many + 20) * u;
+      const double weight_error =
+          2 * score_error + (largest - lowest + many + 20) * u + exponential_error;
 
       double inner = 0;
       double inner_error = 0;
@@ -151,10 +158,10 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
         for (std::size_t x = 0; x < e.value_dim; ++x) {
           const double term = weight * kept * vs(j, x);
           add(result.y[(slice * m + i) * e.value_dim + x], alpha * term,
-              alpha * std::abs(term) * (weight_error + (many + 8) * u));
+              alpha * std::abs(term) * (weight_error + weight_unit + (many + 8) * u));
           const double gradient = weight * kept * gs(i, x);
           add(result.dv[(slice * n + j) * e.value_dim + x], beta[2] * gradient,
-              beta[2] * std::abs(gradient) * (weight_error + (many + 8) * u));
+              beta[2] * std::abs(gradient) * (weight_error + weight_unit + (many + 8) * u));
           by_value += gs(i, x) * vs(j, x);
           by_value_magnitude += std::abs(gs(i, x) * vs(j, x));
         }
@@ -166,7 +173,8 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
         for (std::size_t x = 0; x < e.head_dim; ++x) {
           const auto add_product = [&](Reference& to, double b, double operand) {
             add(to, b * slope * operand,
-                b * std::abs(operand) * (slope_error + (many + 8) * u * std::abs(slope)));
+                b * std::abs(operand) *
+                    (slope_error + (weight_unit + (many + 8) * u) * std::abs(slope)));
           };
           add_product(result.dq[(slice * m + i) * e.head_dim + x], beta[0], ks(j, x));
           add_product(result.dk[(slice * n + j) * e.head_dim + x], beta[1], qs(i, x));
@@ -241,12 +249,14 @@ TYPED_TEST(ScaledDotProductAttentionIn,
   expect_oracle(TypeParam{}, {.is_causal = true}, {3, 2, 13, 13, 4, 6}, Relative::from_zero);
 }
 
-// The kernel takes 128 queries and 256 keys at a time.
+// The kernel takes 224 keys at a time, and 256 or 512 queries in panels of at most 32.
 TYPED_TEST(ScaledDotProductAttentionIn, ResultsDoNotDependOnWhereBlocksOfQueriesAndKeysEnd) {
   for (const bool is_causal : {false, true}) {
     expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 1, 128, 256, 3, 2});
     expect_oracle(TypeParam{}, {.is_causal = is_causal, .dropout_probability = 0.2},
                   {1, 1, 129, 257, 3, 2});
+    expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 1, 161, 225, 3, 5});
+    expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 1, 515, 449, 1, 1});
     expect_oracle(TypeParam{}, {.is_causal = is_causal, .mask = random_mask({1, 300}, 0.5, 6)},
                   {1, 2, 391, 300, 2, 3}, Relative::all);
     expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 1, 1, 513, 3, 1});
@@ -789,6 +799,74 @@ TYPED_TEST(ScaledDotProductAttentionIn, ThreadCountChangesNoBit) {
   expect_thread_count_changes_no_bit(TypeParam{}, Attention{}, normal_array<T>({100, 40}, 47),
                                      normal_array<T>({200, 40}, 48),
                                      normal_array<T>({200, 40}, 49));
+}
+
+/// `precision::fp8` with results in float.
+struct Fp8IntoFloat : precision::fp8 {
+  static constexpr std::string_view name = "fp8 into float";
+  using storage = float;
+};
+
+/// The same on operands that are floats, which no instruction for bfloat16 multiplies.
+struct Fp8InFloats : precision::fp32 {
+  static constexpr std::string_view name = "fp8 in floats";
+  using attention_weight = bfloat16;
+};
+
+template <Storage Format> Array<float> rounded_array(const Shape& shape, std::uint64_t seed) {
+  auto result = normal_array<float>(shape, seed);
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    float& element = result.mutable_data()[i];
+    element = static_cast<float>(rounded_to<Format>(element));
+  }
+  return result;
+}
+
+/// Expects forward and backward of FP8 operands to be those of the same numbers in floats, which
+/// are decoded, padded and multiplied by other code where the target has bfloat16 instructions.
+void expect_bits_of_float_operands(const Attention& op, const Extents& e, float spread,
+                                   bool with_r) {
+  const auto draw = [&](const Shape& shape, std::uint64_t seed) {
+    auto array = rounded_array<float8_e4m3fn>(shape, seed);
+    for (std::size_t i = 0; i < array.size(); ++i) array.mutable_data()[i] *= spread;
+    return array;
+  };
+  const auto q = draw({e.batch, e.heads, e.queries, e.head_dim}, 71);
+  const auto k = draw({e.batch, e.heads, e.keys, e.head_dim}, 72);
+  const auto v = draw({e.batch, e.heads, e.keys, e.value_dim}, 73);
+  const auto r = draw({e.heads, e.queries + e.keys - 1, e.head_dim}, 74);
+  const auto dy = rounded_array<float8_e5m2>({e.batch, e.heads, e.queries, e.value_dim}, 75);
+  const auto expect_equal = [&](const auto&... arguments) {
+    const auto scales = op.scales(arguments...);
+    const auto packed = op.forward(Fp8IntoFloat{}, scales, arguments...);
+    const auto plain = op.forward(Fp8InFloats{}, scales, arguments...);
+    EXPECT_EQ(packed.output, plain.output);
+    EXPECT_EQ(op.backward(Fp8IntoFloat{}, scales, packed.saved, dy),
+              op.backward(Fp8InFloats{}, scales, plain.saved, dy));
+  };
+  if (with_r) {
+    expect_equal(q, k, v, r);
+  } else {
+    expect_equal(q, k, v);
+  }
+}
+
+// A spread of 16 makes weights down to zero, and ones that a later block of keys makes small.
+TEST(ScaledDotProductAttention, Fp8GivesTheBitsOfTheSameOperandsInFloats) {
+#if defined(UNIT_SCALING_HAS_AMX)
+  GTEST_SKIP() << "the matrix unit adds in an order of its own";
+#endif
+  for (const float spread : {1.0F, 4.0F, 16.0F}) {
+    for (const bool is_causal : {false, true}) {
+      const Attention op{.is_causal = is_causal};
+      expect_bits_of_float_operands(op, {2, 1, 300, 500, 64, 64}, spread, false);
+      expect_bits_of_float_operands(op, {1, 2, 37, 231, 7, 5}, spread, true);
+      expect_bits_of_float_operands(Attention{.is_causal = is_causal,
+                                              .dropout_probability = 0.3,
+                                              .mask = random_mask({2, 77}, 0.3, 76)},
+                                    {2, 2, 97, 77, 33, 31}, spread, false);
+    }
+  }
 }
 
 /// Counts the bytes that are in use.

@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <string_view>
+#include <type_traits>
 
 #include "unit_scaling/formats/catalogue.hpp"
 
@@ -24,6 +25,41 @@ concept Precision = Storage<typename P::storage> && Storage<typename P::matmul_o
     Storage<typename P::matmul_gradient> && std::floating_point<typename P::compute> && requires {
   { P::name } -> std::convertible_to<std::string_view>;
 };
+
+namespace detail {
+
+/// Whether bfloat16 holds every number of T.
+template <Storage T> [[nodiscard]] constexpr bool is_held_by_bfloat16() {
+  if constexpr (AnyMinifloat<T>) {
+    return T::format.mantissa_bits <= bfloat16::format.mantissa_bits &&
+           T::format.min_subnormal_exponent() >= bfloat16::format.min_subnormal_exponent() &&
+           T::format.max_exponent() <= bfloat16::format.max_exponent();
+  } else {
+    return false;
+  }
+}
+
+template <Precision P> struct AttentionWeight {
+  using type = std::conditional_t<is_held_by_bfloat16<typename P::matmul_operand>() &&
+                                      is_held_by_bfloat16<typename P::matmul_gradient>() &&
+                                      std::is_same_v<typename P::compute, float>,
+                                  bfloat16, typename P::compute>;
+};
+template <Precision P>
+requires requires { typename P::attention_weight; }
+struct AttentionWeight<P> {
+  using type = typename P::attention_weight;
+};
+
+}  // namespace detail
+
+/// What attention rounds its weights, and the gradients of its scores, to where they are operands
+/// of matrix products: bfloat16 (to nearest even; magnitudes below 2^-64 count as zero) if that
+/// holds every number of `matmul_operand` and `matmul_gradient`, else `compute`, no rounding. So a
+/// product with them is of two bfloat16 numbers whose product is exact. A policy that names an
+/// `attention_weight`, bfloat16 or its `compute`, gets that: one that simulates FP8 in floats asks
+/// for the rounding of `precision::fp8` so.
+template <Precision P> using attention_weight_t = typename detail::AttentionWeight<P>::type;
 
 namespace precision {
 

@@ -19,9 +19,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory_resource>
+#include <numbers>
 #include <type_traits>
 #include <utility>
 
@@ -29,6 +32,7 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/kernels/attention_weights.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -85,9 +89,13 @@ template <class Compute, class Gradient> struct AttentionUpstream {
 namespace detail {
 
 /// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
-inline constexpr std::size_t attention_key_block = 112;
-/// Queries that share a packed block of keys.
+inline constexpr std::size_t attention_key_block = 224;
+/// Panels of queries over which sums of the gradients of keys stay in registers.
+inline constexpr std::size_t attention_panels_at_once = 4;
+/// Queries that share a packed block of keys; more of them where that leaves enough to do for every
+/// thread.
 inline constexpr std::size_t attention_query_group = 256;
+inline constexpr std::size_t attention_large_query_group = 512;
 
 /// A tile of a product in double, for checking: the interface of RegisterTile.
 struct DoubleTile {
@@ -131,46 +139,58 @@ struct DoubleTile {
 /// The tiles of attention: of two stored operands, of a weight and a stored operand.
 template <class Compute, class A, class B>
 using StoredTile = std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, BestTile<A, B>>;
-template <class Compute>
+template <class Compute, class Words>
 using WeightTile =
-    std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, RegisterTile<FloatWords>>;
+    std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, RegisterTile<Words>>;
 
-/// sums (+)= left·right, `rows` rows of a tile: element (i, p) of the left operand lies at
-/// `left[i * columns + p]`, where `columns` is the width of a tile; the right operand is packed.
-template <std::size_t rows>
-[[gnu::flatten]] inline void multiply_unpacked(std::size_t depth, const float* left,
-                                               const float* right, float* sums, bool accumulate) {
+/// Panels of weights as the left operand of a product over their queries: word p of row i of panel
+/// c lies at `words[c * panel_stride + i * row_words + p]`.
+template <class Word> struct UnpackedPanels {
+  const Word* words;
+  std::size_t panel_stride;
+};
+
+/// sums += left·right, `rows` rows of a tile, over `depth` words; the right operand is packed.
+template <class Words, std::size_t rows>
+[[gnu::flatten]] inline void multiply_unpacked(std::size_t depth,
+                                               const UnpackedPanels<std::uint32_t>& left,
+                                               const std::uint32_t* right, float* sums) {
+  constexpr std::size_t row_words = tile_columns / Words::depth;
   register_t sum[rows][tile_registers];
-  unrolled<rows>([&](auto i) {
-    unrolled<tile_registers>([&](auto j) {
-      sum[i][j] =
-          accumulate ? load_register(sums + i * tile_columns + j * register_floats) : register_t{};
-    });
+  unrolled_block<rows, tile_registers>([&](std::size_t i,
+                                           std::size_t j) __attribute__((always_inline)) {
+    sum[i][j] = load_register(sums + i * tile_columns + j * register_floats);
   });
-  for (std::size_t p = 0; p < depth; ++p) {
-    register_t column[tile_registers];
-    unrolled<tile_registers>(
-        [&](auto j) { column[j] = load_register(right + p * tile_columns + j * register_floats); });
-    unrolled<rows>([&](auto i) {
-      unrolled<tile_registers>(
-          [&](auto j) { sum[i][j] += left[i * tile_columns + p] * column[j]; });
-    });
+  const std::uint32_t* panel = left.words;
+  for (std::size_t begin = 0; begin < depth; begin += row_words, panel += left.panel_stride) {
+    const std::size_t count = std::min(row_words, depth - begin);
+    for (std::size_t p = 0; p < count; ++p, right += tile_columns) {
+      register_t column[tile_registers];
+      unrolled_block<1, tile_registers>([&](std::size_t, std::size_t j) __attribute__((
+          always_inline)) { column[j] = load_register(right + j * register_floats); });
+      unrolled_block<rows, tile_registers>([&](std::size_t i,
+                                               std::size_t j) __attribute__((always_inline)) {
+        sum[i][j] = multiply_add<Words>(sum[i][j], panel[i * row_words + p], column[j]);
+      });
+    }
   }
-  unrolled<rows>([&](auto i) {
-    unrolled<tile_registers>([&](auto j) {
-      *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) =
-          sum[i][j];
-    });
+  unrolled_block<rows, tile_registers>([&](std::size_t i,
+                                           std::size_t j) __attribute__((always_inline)) {
+    *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) =
+        sum[i][j];
   });
 }
-template <std::size_t rows>
-inline void multiply_unpacked(std::size_t depth, const double* left, const double* right,
-                              double* sums, bool accumulate) {
+template <class Words, std::size_t rows>
+inline void multiply_unpacked(std::size_t depth, const UnpackedPanels<double>& left,
+                              const double* right, double* sums) {
   constexpr std::size_t columns = DoubleTile::columns;
   for (std::size_t i = 0; i < rows; ++i) {
     for (std::size_t j = 0; j < columns; ++j) {
-      double sum = accumulate ? sums[i * columns + j] : 0;
-      for (std::size_t p = 0; p < depth; ++p) sum += left[i * columns + p] * right[p * columns + j];
+      double sum = sums[i * columns + j];
+      for (std::size_t p = 0; p < depth; ++p) {
+        sum += left.words[p / columns * left.panel_stride + i * columns + p % columns] *
+               right[p * columns + j];
+      }
       sums[i * columns + j] = sum;
     }
   }
@@ -178,8 +198,16 @@ inline void multiply_unpacked(std::size_t depth, const double* left, const doubl
 
 }  // namespace detail
 
-/// Attention over given operands, with arithmetic in Compute.
-template <class Compute, class Operand> class Attention {
+/// Attention over operands in Operand and their gradients in Gradient, with arithmetic in Compute.
+///
+/// Weight is Compute, or bfloat16: what the weights, 1 for the largest of a query, and in the
+/// backward passes the weights, of which the sum is 1, and the gradients of the scores are rounded
+/// to where they enter a product. The sum that weights are divided by is that of the unrounded
+/// ones. What is then smaller than `least_attention_weight` counts as zero.
+template <class Compute, class Operand, class Gradient, class Weight> class Attention {
+  static_assert(std::is_same_v<Weight, Compute> ||
+                (std::is_same_v<Weight, bfloat16> && std::is_same_v<Compute, float>));
+
  public:
   Attention(const AttentionSize& size, const AttentionOperands<Operand>& operands)
       : size_(size), operands_(operands) {}
@@ -189,16 +217,20 @@ template <class Compute, class Operand> class Attention {
   /// − largest score). That is one number more than a log-sum-exp, which would lose the sum beside
   /// a large score.
   template <class Out> void forward(Compute factor, Out* y, Compute* normalisers) const {
-    const std::size_t groups = query_groups();
-    with_tiles<Operand>([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
+    const std::size_t group = size_.slices >= thread_count() ? detail::attention_large_query_group
+                                                             : detail::attention_query_group;
+    const std::size_t groups = detail::ceil_divide(size_.queries, group);
+    with_tiles([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
       parallel_for(size_.slices * groups, [&](std::size_t index) {
-        forward_group<Score>(index / groups, query_group(index % groups), factor, y, normalisers);
+        const std::size_t begin = index % groups * group;
+        forward_group<Score>(index / groups, {begin, std::min(size_.queries, begin + group)},
+                             factor, y, normalisers);
       });
     });
   }
 
   /// dq = q_factor · the gradient of q, and likewise dk and dv; each may be null.
-  template <class Gradient, class Out>
+  template <class Out>
   void backward(const AttentionUpstream<Compute, Gradient>& upstream, Compute q_factor, Out* dq,
                 Compute k_factor, Out* dk, Compute v_factor, Out* dv) const {
     const Part<Out> whole{.queries = {0, size_.queries},
@@ -213,7 +245,7 @@ template <class Compute, class Operand> class Attention {
     // Scores serve all gradients at once where that leaves enough to do for every thread. Each
     // gradient has the same chain of terms in either way.
     if (dq != nullptr && wants_keys && size_.slices >= thread_count()) {
-      with_tiles<Gradient>([&](auto tiles) {
+      with_tiles([&](auto tiles) {
         parallel_for(size_.slices,
                      [&](std::size_t slice) { backward_part(tiles, upstream, slice, whole); });
       });
@@ -221,7 +253,7 @@ template <class Compute, class Operand> class Attention {
     }
     if (dq != nullptr) {
       const std::size_t groups = query_groups();
-      with_tiles<Gradient>([&](auto tiles) {
+      with_tiles([&](auto tiles) {
         parallel_for(size_.slices * groups, [&](std::size_t index) {
           Part<Out> part = whole;
           part.dk = part.dv = nullptr;
@@ -231,9 +263,9 @@ template <class Compute, class Operand> class Attention {
       });
     }
     if (wants_keys) {
-      constexpr std::size_t group = 2 * detail::attention_key_block;
+      constexpr std::size_t group = detail::attention_key_block;
       const std::size_t groups = detail::ceil_divide(size_.keys, group);
-      with_tiles<Gradient>([&](auto tiles) {
+      with_tiles([&](auto tiles) {
         parallel_for(size_.slices * groups, [&](std::size_t index) {
           Part<Out> part = whole;
           part.dq = nullptr;
@@ -248,7 +280,7 @@ template <class Compute, class Operand> class Attention {
   /// dq, unless that is null, and dr = r_factor · the gradient of r, which is a sum over the slices
   /// of a head. They are cut into at most eight groups, each added up by one thread; then the
   /// groups are, in order.
-  template <class Gradient, class Out>
+  template <class Out>
   void backward_queries_and_distances(const AttentionUpstream<Compute, Gradient>& upstream,
                                       Compute factor, Out* dq, Compute r_factor, Out* dr,
                                       std::pmr::memory_resource* resource) const {
@@ -259,7 +291,7 @@ template <class Compute, class Operand> class Attention {
     auto partial =
         Array<Compute>::filled(Shape{size_.heads * groups, elements}, Compute{0}, resource);
     Compute* sums = partial.mutable_data();
-    with_tiles<Gradient>([&](auto tiles) {
+    with_tiles([&](auto tiles) {
       parallel_for(size_.heads * groups, [&](std::size_t index) {
         const std::size_t head = index / groups;
         const std::size_t group = index % groups;
@@ -292,7 +324,11 @@ template <class Compute, class Operand> class Attention {
 
  private:
   using Range = detail::Range;
-  using WeightTile = detail::WeightTile<Compute>;
+  static constexpr bool rounds_weights = !std::is_same_v<Weight, Compute>;
+  static constexpr bool has_pairs = multiplies_weights_in_pairs<Weight, Operand>() &&
+                                    multiplies_weights_in_pairs<Weight, Gradient>();
+  using WeightWords = std::conditional_t<has_pairs, Bfloat16Pairs, FloatWords>;
+  using WeightTile = detail::WeightTile<Compute, WeightWords>;
   using Word = std::conditional_t<std::is_same_v<Compute, double>, double, std::uint32_t>;
 
   /// Queries of a panel, which are the lanes of its scores.
@@ -301,6 +337,11 @@ template <class Compute, class Operand> class Attention {
   /// Rows of the buffer of a panel's scores: tiles may write a whole number of theirs.
   static constexpr std::size_t score_rows = key_block + 32;
   static constexpr std::size_t scores = score_rows * panel;
+  /// Weights that follow each other along keys or queries in a word, and words of a panel's row.
+  static constexpr std::size_t word_depth = WeightWords::depth;
+  static constexpr std::size_t row_words = panel / word_depth;
+  /// Panels whose queries are added up in one go for the gradients of keys and values.
+  static constexpr std::size_t panels_at_once = detail::attention_panels_at_once;
   /// Distances between a panel of queries and a block of keys, and rows of their buffer.
   static constexpr std::size_t band_rows = key_block + panel + 32;
 
@@ -339,6 +380,20 @@ template <class Compute, class Operand> class Attention {
     [[nodiscard]] Word* operator[](std::size_t index) const { return words + index * stride; }
   };
 
+  /// Words of the weights and slopes of a block, with queries, or keys, that follow each other in a
+  /// word; by query for each of several panels, by key for one at a time.
+  struct BlockWords {
+    Word* weights_by_query;
+    Word* slopes_by_query;
+    Word* slopes_by_key;
+
+    [[nodiscard]] BlockWords of_panel(std::size_t index) const {
+      const std::size_t offset = index * score_rows * row_words;
+      return {weights_by_query + offset, slopes_by_query + offset,
+              has_pairs ? slopes_by_key : slopes_by_key + offset};
+    }
+  };
+
   /// Memory of the calling thread that stays for its next call; a slot for each use.
   enum Slot {
     score_queries = 100,
@@ -356,16 +411,28 @@ template <class Compute, class Operand> class Attention {
     statistics,
     weights_slot,
     slopes_slot,
+    weights_by_key,
+    weights_by_query,
+    slopes_by_key,
+    slopes_by_query,
     kept_slot,
     band_slot,
+    band_by_key,
+    band_by_query,
     band_sums,
   };
   template <int slot> [[nodiscard]] static Compute* memory(std::size_t count) {
     return detail::packing_memory<slot, Compute>(count);
   }
 
+  /// Memory for the words of weights at `values`: the same where a word is a rounded weight.
+  template <int slot> [[nodiscard]] static Word* words_memory(Compute* values, std::size_t count) {
+    if constexpr (has_pairs) return detail::packing_memory<slot, Word>(count);
+    return reinterpret_cast<Word*>(values);
+  }
+
   /// Calls `body(std::type_identity<std::pair<tile of scores, tile of their slopes>>)`.
-  template <class Gradient, class Body> static void with_tiles(const Body& body) {
+  template <class Body> static void with_tiles(const Body& body) {
 #if defined(UNIT_SCALING_HAS_AMX)
     if constexpr (!std::is_same_v<Compute, double> && has_amx_for<Operand, Operand>() &&
                   has_amx_for<Operand, Gradient>()) {
@@ -511,50 +578,63 @@ template <class Compute, class Operand> class Attention {
     }
   }
 
-  /// sums += leftᵀ·values over the first `depth` rows of values, the panel's keys; sums has a row
-  /// for each lane of the left side.
+  /// sums += left·weights over `depth` keys, of which each word of `weights` has `word_depth` that
+  /// follow each other; sums has a row for each lane of the left side.
   static void add_over_keys(const Packed& left, std::size_t rows, std::size_t depth,
-                            const Compute* values, Compute* sums) {
-    const auto* right = reinterpret_cast<const Word*>(values);
+                            const Word* weights, Compute* sums) {
     for (std::size_t row = 0; row < rows; row += WeightTile::rows) {
-      WeightTile::multiply(depth, left[row / WeightTile::rows], right,
+      WeightTile::multiply(depth, left[row / WeightTile::rows], weights,
                            std::min(WeightTile::rows, rows - row), panel, sums + row * panel, true);
     }
   }
 
-  /// sums += values·rows over the `depth` queries of a panel; sums has `score_rows` rows for each
-  /// panel of columns.
-  static void add_over_queries(const Compute* values, std::size_t keys, std::size_t depth,
-                               const Packed& rows, std::size_t first_row, std::size_t columns,
-                               Compute* sums) {
-    for (std::size_t column = 0; column < columns; column += panel, sums += scores) {
-      const auto* right =
-          reinterpret_cast<const Compute*>(rows[column / panel]) + first_row * panel;
+  /// sums += weights·rows over `depth` queries from that with number `first_query` of `rows` on, of
+  /// which each word of `weights` has `word_depth`; sums are `sums_size` apart for each panel of
+  /// columns.
+  static void add_over_queries(const detail::UnpackedPanels<Word>& weights, std::size_t keys,
+                               std::size_t depth, const Packed& rows, std::size_t first_query,
+                               std::size_t columns, Compute* sums, std::size_t sums_size) {
+    const std::size_t words = detail::ceil_divide(depth, word_depth);
+    for (std::size_t column = 0; column < columns; column += panel, sums += sums_size) {
+      const Word* right = rows[column / panel] + first_query / word_depth * panel;
       for (std::size_t b = 0; b < keys; b += WeightTile::rows) {
-        detail::multiply_unpacked<WeightTile::rows>(depth, values + b * panel, right,
-                                                    sums + b * panel, true);
+        detail::multiply_unpacked<WeightWords, WeightTile::rows>(
+            words, {weights.words + b * row_words, weights.panel_stride}, right, sums + b * panel);
       }
     }
   }
 
-  /// As the two above, but leaves out terms at which `seen(query, key)` is false: a product with
-  /// zero would turn an infinity or NaN there into NaN.
-  template <class T, class Seen>
+  /// The weight of query `a` and key `b` in words that have keys, or queries, that follow each
+  /// other.
+  [[nodiscard]] static Compute weight_by_key(const Word* words, std::size_t a, std::size_t b) {
+    if constexpr (has_pairs) return half_of(words[b / 2 * panel + a], b % 2);
+    return std::bit_cast<Compute>(words[b * panel + a]);
+  }
+  [[nodiscard]] static Compute weight_by_query(const Word* words, std::size_t a, std::size_t b) {
+    if constexpr (has_pairs) return half_of(words[b * row_words + a / 2], a % 2);
+    return std::bit_cast<Compute>(words[b * panel + a]);
+  }
+  [[nodiscard]] static float half_of(std::uint32_t word, std::size_t index) {
+    return std::bit_cast<float>(index == 0 ? word & 0xffff'0000U : word << 16);
+  }
+
+  /// As the two sums above, but leaves out terms at which `seen(query, key)` is false: a product
+  /// with zero would turn an infinity or NaN there into NaN.
+  template <class T, class WeightAt, class Seen>
   static void add_seen_over_keys(const T* left, std::size_t columns, const Block& block,
-                                 std::size_t rows, const Compute* values, const Seen& seen,
+                                 std::size_t rows, const WeightAt& weight, const Seen& seen,
                                  Compute* sums) {
     for (std::size_t b = 0; b < rows; ++b) {
       for (std::size_t a = 0; a < block.rows; ++a) {
         if (!seen(a, b)) continue;
         for (std::size_t d = 0; d < columns; ++d) {
-          sums[d * panel + a] +=
-              values[b * panel + a] * static_cast<Compute>(left[b * columns + d]);
+          sums[d * panel + a] += weight(a, b) * static_cast<Compute>(left[b * columns + d]);
         }
       }
     }
   }
-  template <class T, class Seen>
-  static void add_seen_over_queries(const Compute* values, const Block& block, std::size_t rows,
+  template <class T, class WeightAt, class Seen>
+  static void add_seen_over_queries(const Block& block, std::size_t rows, const WeightAt& weight,
                                     const T* right, std::size_t columns, const Seen& seen,
                                     Compute* sums, std::size_t sums_stride) {
     for (std::size_t a = 0; a < block.rows; ++a) {
@@ -562,7 +642,7 @@ template <class Compute, class Operand> class Attention {
         if (!seen(a, b)) continue;
         for (std::size_t d = 0; d < columns; ++d) {
           sums[d / panel * sums_stride + b * panel + d % panel] +=
-              values[b * panel + a] * static_cast<Compute>(right[a * columns + d]);
+              weight(a, b) * static_cast<Compute>(right[a * columns + d]);
         }
       }
     }
@@ -708,6 +788,7 @@ template <class Compute, class Operand> class Attention {
     Compute* sums = largest + panels * panel;
     std::fill_n(sums, panels * panel, Compute{0});
     Compute* weights = memory<weights_slot>(scores);
+    Word* words = words_memory<weights_by_key>(weights, scores);
     [[maybe_unused]] const typename Score::Session session{};
 
     const std::size_t end = std::min(keys_end(slice), size_.is_causal ? queries.end : size_.keys);
@@ -727,12 +808,13 @@ template <class Compute, class Operand> class Attention {
         compute_scores<Score>(block, packed_keys, packed_queries[index], weights);
         if (may_hide(block)) hide(block, weights, lowest);
         Compute* output = outputs + index * output_size;
-        weigh(block, weights, largest + i, sums + i, output);
+        weigh(block, weights, largest + i, sums + i, output, words);
         if (is_finite || !may_hide(block)) {
-          add_over_keys(values, size_.value_dim, block.keys, weights, output);
+          add_over_keys(values, size_.value_dim, block.keys, words, output);
         } else {
           add_seen_over_keys(
-              v + j * size_.value_dim, size_.value_dim, block, block.keys, weights,
+              v + j * size_.value_dim, size_.value_dim, block, block.keys,
+              [&](std::size_t a, std::size_t b) { return weight_by_key(words, a, b); },
               [&](std::size_t a, std::size_t b) { return is_seen(block, a, b); }, output);
         }
       }
@@ -760,11 +842,12 @@ template <class Compute, class Operand> class Attention {
   }
 
   /// Turns the scores of a block, before their factor, into weights relative to the largest one
-  /// so far of each query, which brings its sum and output to that scale first.
-  void weigh(const Block& block, Compute* weights, Compute* largest, Compute* sums,
-             Compute* output) const {
+  /// so far of each query, which brings its sum and output to that scale first. `words` gets the
+  /// weights by key.
+  void weigh(const Block& block, Compute* weights, Compute* largest, Compute* sums, Compute* output,
+             Word* words) const {
     constexpr Compute lowest = -std::numeric_limits<Compute>::infinity();
-    const auto score_factor = static_cast<Compute>(size_.score_factor);
+    const Compute exponent_factor = this->exponent_factor();
     bool is_larger = false;
     alignas(array_alignment) Compute rescale[panel];
     alignas(array_alignment) Compute reference[panel];
@@ -779,7 +862,7 @@ template <class Compute, class Operand> class Attention {
       // Nothing but −∞ so far: any finite reference makes zeros of it, −∞ itself would make NaN.
       const auto finite = select_lane(now == lowest, broadcast<Compute>(0), now);
       put(finite, reference + a);
-      put(weight_of(before, score_factor, finite), rescale + a);
+      put(weight_of(before, exponent_factor, finite), rescale + a);
       for (std::size_t lane = a; lane < a + lane_count<Compute>; ++lane) {
         is_larger = is_larger || rescale[lane] != 1;
       }
@@ -790,36 +873,97 @@ template <class Compute, class Operand> class Attention {
         const auto by = get(rescale + a);
         put(get(sums + a) * by, sums + a);
         for (std::size_t d = 0; d < rows; ++d) {
-          put(get(output + d * panel + a) * by, output + d * panel + a);
+          put(without_small(get(output + d * panel + a) * by), output + d * panel + a);
         }
       });
     }
-    for_panel_lanes([&](std::size_t a) {
-      const auto by = get(reference + a);
-      auto sum = broadcast<Compute>(0);
-      for (std::size_t b = 0; b < block.keys; ++b) {
-        const auto weight = weight_of(get(weights + b * panel + a), score_factor, by);
-        sum += weight;
-        put(weight, weights + b * panel + a);
-      }
-      put(get(sums + a) + sum, sums + a);
-    });
-    if (size_.dropout == 0) return;
-    Compute* kept = memory<kept_slot>(scores);
-    draw_kept(block, kept);
-    for (std::size_t k = 0; k < block.keys * panel; k += lane_count<Compute>) {
-      put(get(weights + k) * get(kept + k), weights + k);
+    if (size_.dropout == 0) {
+      make_weights(block, weights, reference, exponent_factor, sums, words,
+                   [](auto weight, std::size_t /*at*/) { return weight; });
+    } else {
+      Compute* kept = memory<kept_slot>(scores);
+      draw_kept(block, kept);
+      make_weights(block, weights, reference, exponent_factor, sums, words,
+                   [&](auto weight, std::size_t at) { return weight * get(kept + at); });
     }
   }
 
-  [[nodiscard, gnu::always_inline]] static lane_t<Compute> weight_of(lane_t<Compute> product,
-                                                                     Compute score_factor,
-                                                                     lane_t<Compute> reference) {
-    // Subtracted first: with a fused product the largest score would not be its own reference.
-    return exp_of_nonpositive((product - reference) * score_factor);
+  /// The second half of `weigh`: with `keep(weights, place)`, the weights after dropout.
+  template <class Keep>
+  void make_weights(const Block& block, const Compute* weights, const Compute* reference,
+                    Compute exponent_factor, Compute* sums, Word* words, const Keep& keep) const {
+    constexpr std::size_t step = lane_count<Compute>;
+    constexpr std::size_t registers = panel / step;
+    lane_t<Compute> sum[registers] = {};
+    lane_t<Compute> weight[word_depth][registers] = {};
+    const auto weigh_row = [&](std::size_t b, std::size_t r) __attribute__((always_inline)) {
+      for (std::size_t x = 0; x < registers; ++x) {
+        const std::size_t at = b * panel + x * step;
+        const auto share = weight_of(get(weights + at), exponent_factor, get(reference + x * step));
+        sum[x] += share;
+        weight[r][x] = keep(share, at);
+      }
+    };
+    for (std::size_t b = 0; b < block.keys; b += word_depth) {
+      weigh_row(b, 0);
+      if constexpr (has_pairs) {
+        if (b + 1 < block.keys) {
+          weigh_row(b + 1, 1);
+        } else {
+          weight[1][0] = weight[1][1] = float32x16{};
+        }
+        // What dropout keeps, it makes larger: there are no small ones.
+        const detail::RoundedWeights first(weight[0][0], weight[0][1]);
+        const detail::RoundedWeights second(weight[1][0], weight[1][1]);
+        for (std::size_t x = 0; x < registers; ++x) {
+          unit_scaling::store(first.key_pairs(second, x), words + b / 2 * panel + x * step);
+        }
+      } else {
+        for (std::size_t x = 0; x < registers; ++x) {
+          put(rounded(weight[0][x]), reinterpret_cast<Compute*>(words) + b * panel + x * step);
+        }
+      }
+    }
+    for (std::size_t x = 0; x < registers; ++x) {
+      put(get(sums + x * step) + sum[x], sums + x * step);
+    }
   }
 
-  template <class Score, class Slope, class Gradient, class Out>
+  /// What a weight's exponent is times: to the base e, or 2 if the weight is rounded.
+  [[nodiscard]] Compute exponent_factor() const {
+    return static_cast<Compute>(rounds_weights ? size_.score_factor * std::numbers::log2e
+                                               : size_.score_factor);
+  }
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> weight_of(lane_t<Compute> product,
+                                                                     Compute exponent_factor,
+                                                                     lane_t<Compute> reference) {
+    // Subtracted first: with a fused product the largest score would not be its own reference.
+    const auto exponent = (product - reference) * exponent_factor;
+    if constexpr (rounds_weights) {
+      return exp2_of_nonpositive(exponent);
+    } else {
+      return exp_of_nonpositive(exponent);
+    }
+  }
+  /// A weight in Weight.
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> rounded(lane_t<Compute> weight) {
+    if constexpr (rounds_weights) {
+      return round_attention_weight(weight);
+    } else {
+      return weight;
+    }
+  }
+  /// Sums to which products with rounded weights will be added.
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> without_small(lane_t<Compute> sums) {
+    if constexpr (rounds_weights) {
+      const auto least = splat<float32x16>(least_attention_weight);
+      return select(is_less(sums, least) & is_less(-least, sums), float32x16{}, sums);
+    } else {
+      return sums;
+    }
+  }
+
+  template <class Score, class Slope, class Out>
   void backward_part(std::type_identity<std::pair<Score, Slope>> /*tiles*/,
                      const AttentionUpstream<Compute, Gradient>& upstream, std::size_t slice,
                      const Part<Out>& part) const {
@@ -859,8 +1003,14 @@ template <class Compute, class Operand> class Attention {
     const std::size_t dv_size = detail::ceil_divide(value_dim, panel) * scores;
     Compute* dk_sums = memory<key_sums>(dk_size);
     Compute* dv_sums = memory<value_sums>(dv_size);
-    Compute* weights = memory<weights_slot>(scores);
-    Compute* slopes = memory<slopes_slot>(scores);
+    constexpr std::size_t panels_of_values = has_pairs ? 1 : panels_at_once;
+    Compute* weights = memory<weights_slot>(panels_of_values * scores);
+    Compute* slopes = memory<slopes_slot>(panels_of_values * scores);
+    constexpr std::size_t panel_words = score_rows * row_words;
+    const BlockWords words{
+        .weights_by_query = words_memory<weights_by_query>(weights, panels_at_once * panel_words),
+        .slopes_by_query = words_memory<slopes_by_query>(slopes, panels_at_once * panel_words),
+        .slopes_by_key = words_memory<slopes_by_key>(slopes, panel_words)};
     Compute* of_queries = memory<statistics>(3 * panels * panel);
     std::fill_n(of_queries, 3 * panels * panel, Compute{0});
     for (std::size_t i = 0; i < count; ++i) {
@@ -887,45 +1037,70 @@ template <class Compute, class Operand> class Attention {
         // Causal: the first panel with a query at or after key j.
         const std::size_t first =
             size_.is_causal && j > queries.begin ? (j - queries.begin) / panel : 0;
-        for (std::size_t index = first; index < panels; ++index) {
-          const std::size_t i = queries.begin + index * panel;
-          const Block block = block_of(slice, i, std::min(panel, queries.end - i), j, keys);
-          if (block.keys == 0) continue;
-          compute_scores<Score>(block, packed_keys, packed_queries[index], weights);
-          multiply<Slope>(packed_values, block.keys, packed_gradients[index], value_dim, slopes);
-          compute_slopes(block, of_queries + index * (3 * panel), weights, slopes);
-          const bool hides = may_hide(block);
-          const auto seen = [&](std::size_t a, std::size_t b) { return is_seen(block, a, b); };
-          if (part.dq != nullptr) {
-            Compute* sums = dq_sums + index * dq_size;
-            if (is_finite_by_key || !hides) {
-              add_over_keys(columns_of_keys, dim, block.keys, slopes, sums);
-            } else {
-              add_seen_over_keys(k + j * dim, dim, block, block.keys, slopes, seen, sums);
+        for (std::size_t group = first; group < panels; group += panels_at_once) {
+          const std::size_t group_end = std::min(panels, group + panels_at_once);
+          const auto block_at = [&](std::size_t index) {
+            const std::size_t i = queries.begin + index * panel;
+            return block_of(slice, i, std::min(panel, queries.end - i), j, keys);
+          };
+          // The last panel sees the most keys.
+          const std::size_t group_keys = block_at(group_end - 1).keys;
+          bool hides_any = false;
+          for (std::size_t index = group; index < group_end; ++index) {
+            const Block block = block_at(index);
+            const BlockWords to = words.of_panel(index - group);
+            Compute* of_panel = has_pairs ? weights : weights + (index - group) * scores;
+            Compute* slopes_of_panel = has_pairs ? slopes : slopes + (index - group) * scores;
+            compute_scores<Score>(block, packed_keys, packed_queries[index], of_panel);
+            multiply<Slope>(packed_values, block.keys, packed_gradients[index], value_dim,
+                            slopes_of_panel);
+            compute_slopes(block, group_keys, of_queries + index * (3 * panel), of_panel,
+                           slopes_of_panel, to);
+            const bool hides = may_hide(block);
+            hides_any = hides_any || hides;
+            const auto slope = [&](std::size_t a, std::size_t b) {
+              return weight_by_query(to.slopes_by_query, a, b);
+            };
+            if (part.dq != nullptr) {
+              Compute* sums = dq_sums + index * dq_size;
+              if (is_finite_by_key || !hides) {
+                add_over_keys(columns_of_keys, dim, block.keys, to.slopes_by_key, sums);
+              } else {
+                const auto seen = [&](std::size_t a, std::size_t b) {
+                  return is_seen(block, a, b);
+                };
+                add_seen_over_keys(k + j * dim, dim, block, block.keys, slope, seen, sums);
+              }
+            }
+            if (size_.distances != 0 && (part.dq != nullptr || part.dr != nullptr)) {
+              add_over_distances(block, slope, rows_of_queries, index,
+                                 part.dq == nullptr ? nullptr : dq_sums + index * dq_size, part.dr);
             }
           }
-          const bool is_fast = is_finite_by_query || !hides;
-          if (part.dv != nullptr) {
-            if (is_fast) {
-              add_over_queries(weights, block.keys, block.rows, rows_of_gradients, index * panel,
-                               value_dim, dv_sums);
-            } else {
-              add_seen_over_queries(weights, block, block.keys, g + i * value_dim, value_dim, seen,
-                                    dv_sums, scores);
+          const auto add_to_keys = [&](const Word* by_query, const Packed& packed, const auto* rows,
+                                       std::size_t columns, Compute* sums) {
+            const std::size_t begin = group * panel;
+            if (is_finite_by_query || !hides_any) {
+              add_over_queries({by_query, panel_words}, group_keys,
+                               std::min(count, group_end * panel) - begin, packed, begin, columns,
+                               sums, scores);
+              return;
             }
+            for (std::size_t index = group; index < group_end; ++index) {
+              const Block block = block_at(index);
+              const Word* of_panel = by_query + (index - group) * panel_words;
+              add_seen_over_queries(
+                  block, block.keys,
+                  [&](std::size_t a, std::size_t b) { return weight_by_query(of_panel, a, b); },
+                  rows + block.i * columns, columns,
+                  [&](std::size_t a, std::size_t b) { return is_seen(block, a, b); }, sums, scores);
+            }
+          };
+          if (part.dv != nullptr) {
+            add_to_keys(words.weights_by_query, rows_of_gradients, g, value_dim, dv_sums);
           }
           if (part.dk != nullptr) {
-            if (is_fast) {
-              add_over_queries(slopes, block.keys, block.rows, rows_of_queries, index * panel, dim,
-                               dk_sums);
-            } else {
-              add_seen_over_queries(slopes, block, block.keys, q + i * dim, dim, seen, dk_sums,
-                                    scores);
-            }
-          }
-          if (size_.distances != 0 && (part.dq != nullptr || part.dr != nullptr)) {
-            add_over_distances(block, slopes, rows_of_queries, index,
-                               part.dq == nullptr ? nullptr : dq_sums + index * dq_size, part.dr);
+            add_to_keys(words.slopes_by_query, rows_of_queries, q, dim, dk_sums);
           }
         }
       }
@@ -948,23 +1123,18 @@ template <class Compute, class Operand> class Attention {
     }
   }
 
-  /// From the scores before their factor, and g·v: `weights` gets the weights after dropout,
-  /// `slopes` the gradients of the scores.
-  void compute_slopes(const Block& block, const Compute* of_queries, Compute* weights,
-                      Compute* slopes) const {
-    const auto score_factor = static_cast<Compute>(size_.score_factor);
-    const auto make = [&](const auto& kept_at) {
-      for_panel_lanes([&](std::size_t a) {
-        const auto largest = get(of_queries + a);
-        const auto inverse_sum = get(of_queries + panel + a);
-        const auto inner = get(of_queries + 2 * panel + a);
-        for (std::size_t b = 0; b < block.keys; ++b) {
-          const std::size_t at = b * panel + a;
-          const auto weight = weight_of(get(weights + at), score_factor, largest) * inverse_sum;
-          put(weight * kept_at(get(slopes + at), at) - weight * inner, slopes + at);
-          put(kept_at(weight, at), weights + at);
-        }
-      });
+  /// From the scores before their factor, and g·v, of a block: the words of its weights after
+  /// dropout and of its slopes, the gradients of its scores. Both are zero where a key is not seen,
+  /// and by query for keys up to the end of the tiles of `group_keys`.
+  void compute_slopes(const Block& block, std::size_t group_keys, const Compute* of_queries,
+                      const Compute* weights, const Compute* slopes, const BlockWords& to) const {
+    const auto make = [&](const auto& keep) {
+      // Queries that are not there share words with others.
+      if (may_hide(block) || block.rows < panel) {
+        make_slopes<true>(block, of_queries, weights, slopes, to, keep);
+      } else {
+        make_slopes<false>(block, of_queries, weights, slopes, to, keep);
+      }
     };
     if (size_.dropout == 0) {
       make([](auto value, std::size_t /*at*/) { return value; });
@@ -973,17 +1143,96 @@ template <class Compute, class Operand> class Attention {
       draw_kept(block, kept);
       make([&](auto value, std::size_t at) { return value * get(kept + at); });
     }
-    // A tile of keys reads whole rows, of which the last may belong to keys that are hidden here.
-    const std::size_t end = tiles_of(block.keys) * WeightTile::rows;
-    std::fill(weights + block.keys * panel, weights + end * panel, Compute{0});
-    std::fill(slopes + block.keys * panel, slopes + end * panel, Compute{0});
-    if (!may_hide(block)) return;
-    hide(block, weights, Compute{0});
-    hide(block, slopes, Compute{0});
+    const std::size_t end = tiles_of(group_keys) * WeightTile::rows;
+    for (Word* words : {to.weights_by_query, to.slopes_by_query}) {
+      std::fill(words + block.keys * row_words, words + end * row_words, Word{0});
+    }
+  }
+
+  template <bool hides, class Keep>
+  void make_slopes(const Block& block, const Compute* of_queries, const Compute* weights,
+                   const Compute* slopes, const BlockWords& to, const Keep& keep) const {
+    constexpr std::size_t step = lane_count<Compute>;
+    constexpr std::size_t registers = panel / step;
+    const Compute exponent_factor = this->exponent_factor();
+    lane_t<Compute> weight[word_depth][registers];
+    lane_t<Compute> slope[word_depth][registers];
+    const auto make_row = [&](std::size_t b, std::size_t r) __attribute__((always_inline)) {
+      [[maybe_unused]] const std::size_t first = hides ? first_seeing(block, b) : 0;
+      for (std::size_t x = 0; x < registers; ++x) {
+        const std::size_t at = b * panel + x * step;
+        const auto share =
+            weight_of(get(weights + at), exponent_factor, get(of_queries + x * step)) *
+            get(of_queries + panel + x * step);
+        weight[r][x] = keep(share, at);
+        slope[r][x] =
+            keep(get(slopes + at), at) * share - share * get(of_queries + 2 * panel + x * step);
+        if constexpr (hides) {
+          weight[r][x] = keep_lanes(weight[r][x], x * step, first, block.rows);
+          slope[r][x] = keep_lanes(slope[r][x], x * step, first, block.rows);
+        }
+      }
+    };
+    for (std::size_t b = 0; b < block.keys; b += word_depth) {
+      make_row(b, 0);
+      if constexpr (has_pairs) {
+        if (b + 1 < block.keys) {
+          make_row(b + 1, 1);
+        } else {
+          for (std::size_t x = 0; x < registers; ++x) weight[1][x] = slope[1][x] = float32x16{};
+        }
+        const auto rounded_row = [](const auto& row) __attribute__((always_inline)) {
+          return detail::RoundedWeights(row[0], row[1]).without_small();
+        };
+        const detail::RoundedWeights of_key = rounded_row(slope[0]);
+        const detail::RoundedWeights of_next = rounded_row(slope[1]);
+        const std::size_t row = b * row_words;
+        const std::size_t next_row = row + row_words;
+        unit_scaling::store(rounded_row(weight[0]).lane_pairs(), to.weights_by_query + row);
+        unit_scaling::store(rounded_row(weight[1]).lane_pairs(), to.weights_by_query + next_row);
+        unit_scaling::store(of_key.lane_pairs(), to.slopes_by_query + row);
+        unit_scaling::store(of_next.lane_pairs(), to.slopes_by_query + next_row);
+        for (std::size_t x = 0; x < registers; ++x) {
+          unit_scaling::store(of_key.key_pairs(of_next, x),
+                              to.slopes_by_key + b / 2 * panel + x * step);
+        }
+      } else {
+        for (std::size_t x = 0; x < registers; ++x) {
+          const std::size_t at = b * panel + x * step;
+          put(rounded(weight[0][x]), reinterpret_cast<Compute*>(to.weights_by_query) + at);
+          put(rounded(slope[0][x]), reinterpret_cast<Compute*>(to.slopes_by_query) + at);
+        }
+      }
+    }
+  }
+
+  /// The first lane of a block that sees its key `b`; all that follow do.
+  [[nodiscard]] std::size_t first_seeing(const Block& block, std::size_t b) const {
+    const std::int32_t* mask = size_.mask_row(block.slice);
+    if (mask != nullptr && mask[block.j + b] == 0) return panel;
+    const std::size_t key = block.j + b;
+    return size_.is_causal && key > block.i ? key - block.i : 0;
+  }
+
+  /// Values of lanes from `lane` on, zeros for lanes outside [first, end).
+  [[nodiscard, gnu::always_inline]] static lane_t<Compute> keep_lanes(lane_t<Compute> values,
+                                                                      std::size_t lane,
+                                                                      std::size_t first,
+                                                                      std::size_t end) {
+    if constexpr (std::is_same_v<Compute, double>) {
+      return lane >= first && lane < end ? values : 0;
+    } else {
+      constexpr int32x16 numbers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+      const int32x16 at = numbers + static_cast<std::int32_t>(lane);
+      const auto is_kept = ~is_less(at, splat<int32x16>(static_cast<std::int32_t>(first))) &
+                           is_less(at, splat<int32x16>(static_cast<std::int32_t>(end)));
+      return select(is_kept, values, float32x16{});
+    }
   }
 
   /// What the slopes of a block add to its part of dq and to dr by way of the distances.
-  void add_over_distances(const Block& block, const Compute* slopes, const Packed& rows_of_queries,
+  template <class SlopeAt>
+  void add_over_distances(const Block& block, const SlopeAt& slope, const Packed& rows_of_queries,
                           std::size_t index, Compute* dq_sums, Compute* dr) const {
     const std::size_t dim = size_.head_dim;
     const Band band = band_of(block);
@@ -993,10 +1242,10 @@ template <class Compute, class Operand> class Attention {
     for (std::size_t b = 0; b < block.keys; ++b) {
       for (std::size_t a = 0; a < block.rows; ++a) {
         const std::ptrdiff_t row = band.at(a, b);
-        if (row >= 0)
-          by_distance[static_cast<std::size_t>(row) * panel + a] = slopes[b * panel + a];
+        if (row >= 0) by_distance[static_cast<std::size_t>(row) * panel + a] = slope(a, b);
       }
     }
+    const auto slope_of = [&](std::size_t a, std::size_t t) { return by_distance[t * panel + a]; };
     // A row of the band has distances that meet no key of the block, so some of it is hidden.
     const auto seen = [&](std::size_t a, std::size_t t) {
       const std::ptrdiff_t b = band.at(a, 0) - static_cast<std::ptrdiff_t>(t);
@@ -1005,32 +1254,47 @@ template <class Compute, class Operand> class Attention {
     if (dq_sums != nullptr) {
       const Operand* r = distances_of(block) + band.first * dim;
       if (all_finite(r, band.count * dim)) {
+        Word* by_key = words_memory<band_by_key>(by_distance, band_rows * row_words);
+        if constexpr (has_pairs) {
+          for (std::size_t t = 0; t < band.count; t += 2) {
+            const auto weights_of = [&](std::size_t row) {
+              const Compute* from = by_distance + row * panel;
+              return detail::RoundedWeights(get(from), get(from + lanes));
+            };
+            for (std::size_t x = 0; x < 2; ++x) {
+              unit_scaling::store(weights_of(t).key_pairs(weights_of(t + 1), x),
+                                  by_key + t / 2 * panel + x * lanes);
+            }
+          }
+        }
         add_over_keys(pack_left<left_distances, WeightTile>(column_lanes(r, dim, 0, band.count)),
-                      dim, band.count, by_distance, dq_sums);
+                      dim, band.count, by_key, dq_sums);
       } else {
-        add_seen_over_keys(r, dim, block, band.count, by_distance, seen, dq_sums);
+        add_seen_over_keys(r, dim, block, band.count, slope_of, seen, dq_sums);
       }
     }
     if (dr == nullptr) return;
     const Operand* q = operands_.q + (block.slice * size_.queries + block.i) * dim;
     Compute* to = dr + band.first * dim;
-    const bool is_fast = all_finite(q, block.rows * dim);
     constexpr std::size_t sums_size = band_rows * panel;
     Compute* sums = memory<band_sums>(detail::ceil_divide(dim, panel) * sums_size);
     std::fill_n(sums, detail::ceil_divide(dim, panel) * sums_size, Compute{0});
-    if (!is_fast) {
-      add_seen_over_queries(by_distance, block, band.count, q, dim, seen, sums, sums_size);
-    }
-    for (std::size_t column = 0; column < dim; column += panel) {
-      Compute* of_panel = sums + column / panel * sums_size;
-      if (is_fast) {
-        const auto* right = reinterpret_cast<const Compute*>(rows_of_queries[column / panel]) +
-                            index * panel * panel;
-        for (std::size_t t = 0; t < band.count; t += WeightTile::rows) {
-          detail::multiply_unpacked<WeightTile::rows>(block.rows, by_distance + t * panel, right,
-                                                      of_panel + t * panel, false);
+    if (all_finite(q, block.rows * dim)) {
+      Word* by_query = words_memory<band_by_query>(by_distance, band_rows * row_words);
+      if constexpr (has_pairs) {
+        for (std::size_t t = 0; t < tiles_of(band.count) * WeightTile::rows; ++t) {
+          const Compute* row = by_distance + t * panel;
+          unit_scaling::store(detail::RoundedWeights(get(row), get(row + lanes)).lane_pairs(),
+                              by_query + t * row_words);
         }
       }
+      add_over_queries({by_query, 0}, band.count, block.rows, rows_of_queries, index * panel, dim,
+                       sums, sums_size);
+    } else {
+      add_seen_over_queries(block, band.count, slope_of, q, dim, seen, sums, sums_size);
+    }
+    for (std::size_t column = 0; column < dim; column += panel) {
+      const Compute* of_panel = sums + column / panel * sums_size;
       for (std::size_t t = 0; t < band.count; ++t) {
         for (std::size_t d = column; d < std::min(dim, column + panel); ++d) {
           to[t * dim + d] += of_panel[t * panel + d - column];

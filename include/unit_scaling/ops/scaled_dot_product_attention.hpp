@@ -110,7 +110,7 @@ struct ScaledDotProductAttention {
     const auto g = kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, resource);
     const auto inner = inner_products<Compute>(g, y, static_cast<Compute>(1 / s.forward));
 
-    const kernels::Attention<Compute, Operand> pass(size, {q.data(), k.data(), v.data(), r.data()});
+    const Kernel<P> pass(size, {q.data(), k.data(), v.data(), r.data()});
     const kernels::AttentionUpstream<Compute, typename P::matmul_gradient> upstream{
         g.data(), normalisers.data(), inner.data()};
     // By the chain rule q, k and r, which enter through the score, get its factor.
@@ -135,6 +135,10 @@ struct ScaledDotProductAttention {
   }
 
  private:
+  template <Precision P>
+  using Kernel = kernels::Attention<typename P::compute, typename P::matmul_operand,
+                                    typename P::matmul_gradient, attention_weight_t<P>>;
+
   /// The shapes, checked, as the kernel's sizes.
   [[nodiscard]] kernels::AttentionSize sizes(const Shape& q, const Shape& k, const Shape& v,
                                              const Shape* r) const {
@@ -266,8 +270,7 @@ struct ScaledDotProductAttention {
     const auto r_operand = kernels::convert<Operand, Overflow::saturate>(r, resource);
     Array<typename P::storage> y(q.shape().with_columns(size.value_dim), resource);
     Array<Compute> normalisers(Shape{y.rows(), 2}, resource);
-    kernels::Attention<Compute, Operand>(
-        size, {q_operand.data(), k_operand.data(), v_operand.data(), r_operand.data()})
+    Kernel<P>(size, {q_operand.data(), k_operand.data(), v_operand.data(), r_operand.data()})
         .forward(static_cast<Compute>(scale), y.mutable_data(), normalisers.mutable_data());
     return Forward{y, std::tuple{q_operand, k_operand, v_operand, r_operand, y, normalisers}};
   }
