@@ -26,6 +26,8 @@ template <Precision P, class T = typename P::storage> class Variable {
   [[nodiscard]] const Array<T>& value() const { return value_; }
   [[nodiscard]] const Shape& shape() const { return value_.shape(); }
   [[nodiscard]] Tape<P>& tape() const { return *tape_; }
+  /// Its number among the values of the step, as in OpRecord.
+  [[nodiscard]] std::size_t number() const { return slot_; }
 
  private:
   friend class Tape<P>;

@@ -73,6 +73,12 @@ struct CrossEntropy {
             .backward = {classes / ((1 - label_smoothing) * std::sqrt(classes - 1))}};
   }
 
+  /// The true gradient is α m (softmax(m x) − t), and β says all that comes before the bracket.
+  [[nodiscard]] double gradient_factor(const Scales<1>& s, std::size_t /*input*/,
+                                       std::size_t /*output*/) const {
+    return s.backward[0] / (s.forward * mult);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& logits,
                              const Array<std::int32_t>& labels) const {

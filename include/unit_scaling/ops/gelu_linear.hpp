@@ -44,6 +44,15 @@ struct GeluLinear {
     return linear.scales(x, w, b...);
   }
 
+  /// To x the gradient passes through both ops, to w and b through the linear layer only.
+  template <std::size_t N>
+  [[nodiscard]] double gradient_factor(const Scales<N>& s, std::size_t input,
+                                       std::size_t output) const {
+    const double of_linear = ops::gradient_factor(linear, s, input, output);
+    if (input != 0) return of_linear;
+    return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
+  }
+
   template <Precision P, std::size_t N, class T, class W, class... B>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Array<T>& x, const Array<W>& w,
                              const Array<B>&... b) const {

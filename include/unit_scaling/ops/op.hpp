@@ -60,12 +60,13 @@ template <class Op> inline constexpr bool rounds_gradient = requires {
 };
 
 /// What the op's backward pass multiplies the true gradient, of output number `output` with respect
-/// to input number `input`, with: β/α, unless the op says otherwise.
+/// to input number `input`, with: β/α, unless the op says otherwise in a member
+/// `gradient_factor(scales, input, output)`.
 template <class Op, std::size_t N>
 [[nodiscard]] double gradient_factor(const Op& op, const Scales<N>& s, std::size_t input,
                                      std::size_t output) {
-  if constexpr (requires { op.gradient_factor(input, output); }) {
-    return op.gradient_factor(input, output);
+  if constexpr (requires { op.gradient_factor(s, input, output); }) {
+    return op.gradient_factor(s, input, output);
   } else {
     return s.backward[input] / s.forward;
   }

@@ -54,7 +54,8 @@ struct ResidualSplit {
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
 
   /// dx/dbranch = dx/dskip = 1, where the backward pass has the weights.
-  [[nodiscard]] double gradient_factor(std::size_t /*input*/, std::size_t output) const {
+  [[nodiscard]] double gradient_factor(const Scales<1>& /*s*/, std::size_t /*input*/,
+                                       std::size_t output) const {
     const ResidualWeights weights = residual_weights(scaling.rule, tau);
     return output == 0 ? weights.branch : weights.skip;
   }
@@ -99,7 +100,8 @@ struct ResidualAdd {
   }
 
   /// The true gradients are w_b dy and w_s dy. A weight of 0 has none to multiply: infinity.
-  [[nodiscard]] double gradient_factor(std::size_t input, std::size_t /*output*/) const {
+  [[nodiscard]] double gradient_factor(const Scales<2>& /*s*/, std::size_t input,
+                                       std::size_t /*output*/) const {
     const ResidualWeights weights = residual_weights(scaling.rule, tau);
     return 1 / (input == 0 ? weights.branch : weights.skip);
   }

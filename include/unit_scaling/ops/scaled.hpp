@@ -34,6 +34,11 @@ template <ScaledOp Op, std::size_t N> struct WithFactors {
     return factors;
   }
 
+  [[nodiscard]] double gradient_factor(const Scales<N>& s, std::size_t input,
+                                       std::size_t output) const {
+    return ops::gradient_factor(op, s, input, output);
+  }
+
   template <Precision P, class... Arrays>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Arrays&... x) const {
     return op.forward(precision, s, x...);

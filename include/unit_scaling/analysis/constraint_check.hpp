@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: whether every gradient of a recorded step is a constant times the true one.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "unit_scaling/analysis/gradient_flow.hpp"
+#include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/autograd/variable.hpp"
+
+namespace unit_scaling::analysis {
+
+/// One op on a way from a value to the loss.
+struct PathStep {
+  std::size_t op = 0;  ///< its place in the graph
+  std::string text;    ///< "op 3, linear of blocks.0.up"
+  double factor = 1;   ///< what it multiplies the true gradient with
+};
+
+/// Gradients that do not fit together.
+struct ConstraintFinding {
+  enum class Kind {
+    unequal_paths,     ///< gradients of one value come back with different factors and are added
+    shared_parameter,  ///< the same for a parameter: its uses weigh differently in its gradient
+    not_positive,      ///< an op reverses or stops a gradient
+  };
+
+  Kind kind = Kind::unequal_paths;
+  std::string value = {};  ///< whose gradient it is, for people
+  /// The factor by which the gradient over the first path is too large, against the second.
+  double ratio = 1;
+  /// From the value to where the two ways meet again; empty for an op that stops a gradient.
+  std::array<std::vector<PathStep>, 2> paths = {};
+  /// The ops on the paths whose factors are not made up for there, those nearest to the value
+  /// first.
+  std::vector<PathStep> culprits = {};
+  std::string fix = {};  ///< what to do, in words
+};
+
+namespace detail {
+
+[[nodiscard]] inline std::string ratio_text(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.6g", value);
+  return text.data();
+}
+
+/// Finds the ways that two gradients of one value came.
+class PathFinder {
+ public:
+  PathFinder(const Graph& graph, const GradientFlow& flow) : graph_(graph), flow_(flow) {}
+
+  /// From the value to the first op that both ways reach; to the loss if there is none.
+  [[nodiscard]] std::array<std::vector<PathStep>, 2> between(const GradientContribution& a,
+                                                             const GradientContribution& b) const {
+    const Reach from_a = reach(a);
+    const Reach from_b = reach(b);
+    // Two outputs of one op do not meet in it, two inputs of one op do.
+    const bool is_split = a.op == b.op && a.output != b.output;
+    for (const auto& [op, arrival] : from_a) {
+      if (from_b.contains(op) && !(is_split && op == a.op)) {
+        return {path(a, from_a, op), path(b, from_b, op)};
+      }
+    }
+    return {path(a, from_a, a.op), path(b, from_b, b.op)};
+  }
+
+ private:
+  /// How an op was reached: from which op, by which of that one's outputs, at which input.
+  struct Arrival {
+    std::size_t from;
+    std::size_t output;
+    std::size_t input;
+  };
+  using Reach = std::map<std::size_t, Arrival>;
+
+  /// Every op on a way from the contribution's op to the loss, by the fewest steps.
+  [[nodiscard]] Reach reach(const GradientContribution& start) const {
+    Reach found{{start.op, {start.op, 0, start.input}}};
+    std::vector<std::size_t> next{start.op};
+    for (std::size_t at = 0; at < next.size(); ++at) {
+      const std::size_t op = next[at];
+      const auto& outputs = graph_.ops()[op].outputs;
+      for (std::size_t k = 0; k < outputs.size(); ++k) {
+        if ((op == start.op && k != start.output) || !flow_.reaches(outputs[k].value)) continue;
+        for (const Reader& reader : graph_.readers(outputs[k].value)) {
+          if (!is_live(reader.op)) continue;
+          if (found.try_emplace(reader.op, Arrival{op, k, reader.input}).second) {
+            next.push_back(reader.op);
+          }
+        }
+      }
+    }
+    return found;
+  }
+
+  [[nodiscard]] std::vector<PathStep> path(const GradientContribution& start, const Reach& reach,
+                                           std::size_t end) const {
+    std::vector<PathStep> steps;
+    std::size_t output = end == start.op ? start.output : live_output(end);
+    for (std::size_t op = end;;) {
+      const Arrival& arrival = reach.at(op);
+      const OpRecord& record = graph_.ops()[op];
+      steps.push_back(
+          {op, graph_.op_text(op), record.outputs[output].gradient_factors[arrival.input]});
+      if (op == start.op) break;
+      op = arrival.from;
+      output = arrival.output;
+    }
+    std::reverse(steps.begin(), steps.end());
+    return steps;
+  }
+
+  [[nodiscard]] bool is_live(std::size_t op) const {
+    const auto& outputs = graph_.ops()[op].outputs;
+    return std::any_of(outputs.begin(), outputs.end(),
+                       [&](const auto& output) { return flow_.reaches(output.value); });
+  }
+
+  [[nodiscard]] std::size_t live_output(std::size_t op) const {
+    const auto& outputs = graph_.ops()[op].outputs;
+    std::size_t k = 0;
+    while (k + 1 < outputs.size() && !flow_.reaches(outputs[k].value)) ++k;
+    return k;
+  }
+
+  const Graph& graph_;
+  const GradientFlow& flow_;
+};
+
+/// What is left of the steps of two paths when those are taken out that one factor or another makes
+/// up for: a later reciprocal on the same path, or an equal one on the other.
+[[nodiscard]] inline std::vector<PathStep> culprits_of(
+    const std::array<std::vector<PathStep>, 2>& paths) {
+  struct Entry {
+    PathStep step;
+    std::size_t distance;
+    GradientRatio ratio;
+    bool is_left = true;
+  };
+  std::array<std::vector<Entry>, 2> entries;
+  for (std::size_t p = 0; p < 2; ++p) {
+    for (std::size_t i = 0; i < paths[p].size(); ++i) {
+      const auto ratio = GradientRatio::of(paths[p][i].factor);
+      if (!ratio.is_one()) entries[p].push_back({paths[p][i], i, ratio});
+    }
+  }
+  const auto all = entries;
+  const auto cancel = [](Entry& a, Entry& b, const GradientRatio& product) {
+    if (a.is_left && b.is_left && std::isfinite(product.log2) && product.is_one()) {
+      a.is_left = b.is_left = false;
+    }
+  };
+  for (auto& path : entries) {
+    for (std::size_t i = 0; i < path.size(); ++i) {
+      for (std::size_t j = i + 1; j < path.size(); ++j) {
+        cancel(path[i], path[j], path[i].ratio * path[j].ratio);
+      }
+    }
+  }
+  for (Entry& a : entries[0]) {
+    for (Entry& b : entries[1]) {
+      cancel(a, b, a.ratio * GradientRatio{-b.ratio.log2, b.ratio.is_negative});
+    }
+  }
+  std::vector<Entry> left;
+  const auto collect = [&](const auto& of) {
+    for (const auto& path : of) {
+      for (const Entry& entry : path) {
+        if (entry.is_left) left.push_back(entry);
+      }
+    }
+  };
+  collect(entries);
+  if (left.empty()) collect(all);
+  std::stable_sort(left.begin(), left.end(),
+                   [](const Entry& a, const Entry& b) { return a.distance < b.distance; });
+  std::vector<PathStep> result;
+  for (const Entry& entry : left) result.push_back(entry.step);
+  return result;
+}
+
+/// What to do about an op whose factors differ where they must not.
+[[nodiscard]] inline std::string fix_for(const OpRecord& op) {
+  if (op.name == "residual_add" || op.name == "residual_split") {
+    return "residual add without split: let the residual_split of the same rule and tau open the "
+           "branch that the residual_add closes, as residual_apply does";
+  }
+  if (op.name == "scale_fwd" || op.name == "scale_bwd") {
+    return "give " + op.name + " its opposite, " +
+           (op.name == "scale_fwd" ? "scale_bwd" : "scale_fwd") +
+           " by the same factor, or put it on a cut-edge";
+  }
+  return "give " + op.name + " a constraint such as gmean, or put it on a cut-edge";
+}
+
+[[nodiscard]] inline std::string fix_for(std::span<const OpRecord> ops,
+                                         const ConstraintFinding& finding) {
+  std::vector<std::string> fixes;
+  for (const PathStep& step : finding.culprits) {
+    const std::string fix = fix_for(ops[step.op]);
+    if (std::find(fixes.begin(), fixes.end(), fix) == fixes.end()) fixes.push_back(fix);
+  }
+  if (finding.kind == ConstraintFinding::Kind::shared_parameter) {
+    fixes = {
+        "give each use a parameter of its own, or accept that they weigh differently in its "
+        "gradient"};
+  }
+  std::string text;
+  for (const std::string& fix : fixes) text += (text.empty() ? "" : "; ") + fix;
+  return text;
+}
+
+}  // namespace detail
+
+/// Looks for gradients of a recorded step that are not a positive constant times the true ones: the
+/// one rule of unit scaling that is easy to break. Empty if there are none.
+///
+/// An op may multiply its gradient with a factor of its own where its input is a cut-edge, or where
+/// other ops on the same path make up for it, as residual_add does for residual_split and the last
+/// linear layer of a SwiGLU for the first two. What counts is that all gradients that are added up
+/// for one value have the same factor; each value for which they do not is a finding. A parameter
+/// that is read twice with two factors is a finding of a kind of its own: all other gradients are
+/// still right, but its own is a weighted sum of those of its uses.
+///
+/// It looks at factors alone, so it holds for any precision and any values. Under τ = 0 a branch
+/// has no true gradient, whatever is computed in it, and nothing is said of its parameters.
+/// @param ops those of one step, as `GraphTrace` has them.
+/// @param loss number of the value that `backward` begins from (`Variable::number`).
+/// @throws std::invalid_argument if the ops are not those of one step, or none makes the loss.
+/// @see Blake et al. 2023, arXiv:2303.11257, section 5, theorem 5.2.
+[[nodiscard]] inline std::vector<ConstraintFinding> check_constraints(std::span<const OpRecord> ops,
+                                                                      std::size_t loss) {
+  using Kind = ConstraintFinding::Kind;
+  const Graph graph(ops);
+  const GradientFlow flow(graph, loss);
+  const detail::PathFinder finder(graph, flow);
+  std::vector<ConstraintFinding> findings;
+  bool all_positive = true;
+  // From the loss to the inputs, so that what is nearest to the loss is named first.
+  for (auto at = flow.contributions().rbegin(); at != flow.contributions().rend(); ++at) {
+    const auto& [value, contributions] = *at;
+    const bool is_parameter = graph.parameter(value) != nullptr;
+    const GradientRatio& expected = flow.ratio(value);
+    if (is_parameter && (expected.is_negative || expected.log2 == -INFINITY)) all_positive = false;
+    const auto reference =
+        std::find_if(contributions.begin(), contributions.end(),
+                     [](const auto& contribution) { return !contribution.ratio.is_void(); });
+    std::vector<GradientRatio> reported;
+    for (const GradientContribution& contribution : contributions) {
+      const auto agrees = [&](const GradientRatio& other) {
+        return other.agrees_with(contribution.ratio);
+      };
+      if (agrees(expected) || std::any_of(reported.begin(), reported.end(), agrees)) continue;
+      reported.push_back(contribution.ratio);
+      ConstraintFinding finding{.kind = is_parameter ? Kind::shared_parameter : Kind::unequal_paths,
+                                .value = graph.value_text(value),
+                                .ratio = contribution.ratio.value() / expected.value(),
+                                .paths = finder.between(contribution, *reference)};
+      finding.culprits = detail::culprits_of(finding.paths);
+      finding.fix = detail::fix_for(ops, finding);
+      findings.push_back(std::move(finding));
+    }
+  }
+  if (all_positive) return findings;
+  for (std::size_t k = 0; k < ops.size(); ++k) {
+    for (const OpRecord::Output& output : ops[k].outputs) {
+      if (!flow.reaches(output.value)) continue;
+      for (std::size_t i = 0; i < ops[k].inputs.size(); ++i) {
+        const double factor = output.gradient_factors[i];
+        if (!ops[k].inputs[i].is_wanted || !(factor <= 0)) continue;
+        findings.push_back({.kind = Kind::not_positive,
+                            .value = graph.value_text(ops[k].inputs[i].value),
+                            .ratio = factor,
+                            .paths = {},
+                            .culprits = {{k, graph.op_text(k), factor}},
+                            .fix = "leave " + ops[k].name +
+                                   " out, or accept that parameters before it do not follow the "
+                                   "gradient of this loss"});
+      }
+    }
+  }
+  return findings;
+}
+
+/// The same for a loss on the tape that was traced.
+template <Precision P, class T>
+[[nodiscard]] std::vector<ConstraintFinding> check_constraints(std::span<const OpRecord> ops,
+                                                               const Variable<P, T>& loss) {
+  return check_constraints(ops, loss.number());
+}
+
+[[nodiscard]] constexpr std::string_view to_string(ConstraintFinding::Kind kind) {
+  switch (kind) {
+    case ConstraintFinding::Kind::unequal_paths:
+      return "unequal paths";
+    case ConstraintFinding::Kind::shared_parameter:
+      return "shared parameter";
+    case ConstraintFinding::Kind::not_positive:
+      return "not positive";
+  }
+  return "?";
+}
+
+/// The finding for people, several lines.
+[[nodiscard]] inline std::string to_string(const ConstraintFinding& finding) {
+  using Kind = ConstraintFinding::Kind;
+  const std::string factor = detail::ratio_text(finding.ratio);
+  std::string text(to_string(finding.kind));
+  if (finding.kind == Kind::not_positive) {
+    text += ": the gradient of " + finding.value + " is multiplied with " + factor + "\n";
+  } else {
+    text += ": two gradients of " + finding.value + " are added up, the first of which is " +
+            factor + " times too large against the second\n";
+  }
+  const auto line = [](const PathStep& step) {
+    const bool is_one = GradientRatio::of(step.factor).is_one();
+    return step.text + (is_one ? "" : " (times " + detail::ratio_text(step.factor) + ")");
+  };
+  for (std::size_t p = 0; p < 2 && !finding.paths[p].empty(); ++p) {
+    text += p == 0 ? "  first path:  " : "  second path: ";
+    for (std::size_t i = 0; i < finding.paths[p].size(); ++i) {
+      text += (i == 0 ? "" : " -> ") + line(finding.paths[p][i]);
+    }
+    text += "\n";
+  }
+  text += "  due to:      ";
+  for (std::size_t i = 0; i < finding.culprits.size(); ++i) {
+    text += (i == 0 ? "" : "; ") + line(finding.culprits[i]);
+  }
+  return text + "\n  fix:         " + finding.fix + "\n";
+}
+
+/// All of them; a sentence that says so if there are none.
+[[nodiscard]] inline std::string to_string(const std::vector<ConstraintFinding>& findings) {
+  if (findings.empty()) return "every gradient is a positive constant times the true one\n";
+  std::string text;
+  for (const ConstraintFinding& finding : findings) text += to_string(finding);
+  return text;
+}
+
+}  // namespace unit_scaling::analysis

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/analysis/constraint_check.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "analysis/model_steps.hpp"
+#include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
+#include "unit_scaling/analysis/cut_edges.hpp"
+#include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/heads.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/mul.hpp"
+#include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/scale.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using analysis::check_constraints;
+using analysis::ConstraintFinding;
+using analysis::GraphTrace;
+using Kind = ConstraintFinding::Kind;
+
+const Parameter w1 = random_parameter("w1", {16, 4}, 1);
+const Parameter w2 = random_parameter("w2", {4, 16}, 2);
+constexpr ops::Linear unconstrained{.scaling = scaling::paper.on_cut_edge()};
+
+/// The findings for the sum of `model(x)`, x an input of (3, 4).
+template <class Model> std::vector<ConstraintFinding> findings_of(const Model& model) {
+  GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  const auto x = tape.input(random_array<double>({3, 4}, 0));
+  return check_constraints(trace.ops(), sum(model(x)));
+}
+
+std::vector<std::string> names(const std::vector<analysis::PathStep>& steps) {
+  std::vector<std::string> result;
+  for (const auto& step : steps) result.push_back(step.text);
+  return result;
+}
+
+TEST(ConstraintCheck, FindsNothingInTheLibrarysModelsButTheirTiedTables) {
+  for (const ModelStep& step : model_steps()) {
+    GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    const auto loss = step.record(tape);
+    ASSERT_GT(trace.ops().size(), 10U);
+    const auto findings = check_constraints(trace.ops(), loss);
+    if (step.is_tied && step.rule != Rule::none) {
+      ASSERT_EQ(findings.size(), 1U) << step.name << to_string(findings);
+      EXPECT_EQ(findings[0].kind, Kind::shared_parameter) << step.name;
+      EXPECT_EQ(findings[0].value, "parameter embedding.table") << step.name;
+    } else {
+      EXPECT_TRUE(findings.empty()) << step.name << "\n" << to_string(findings);
+    }
+  }
+}
+
+TEST(ConstraintCheck, NamesAnUnconstrainedLinearInsideAResidualBranch) {
+  const auto findings = findings_of([](const auto& x) {
+    return ops::residual_apply(
+        x,
+        [](const auto& h) { return ops::linear(ops::gelu(ops::linear(h, w1, unconstrained)), w2); },
+        {.tau = 0.2});
+  });
+  ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+  const ConstraintFinding& finding = findings[0];
+  EXPECT_EQ(finding.kind, Kind::unequal_paths);
+  EXPECT_EQ(finding.value, "an input");
+  // β_x/α of 4 to 16 features is 16^-½ / 4^-½; the weights of the residual cancel.
+  EXPECT_NEAR(finding.ratio, 0.5, 1e-12);
+  EXPECT_EQ(names(finding.culprits), (std::vector<std::string>{"op 1, linear"}));
+  EXPECT_EQ(finding.fix, "give linear a constraint such as gmean, or put it on a cut-edge");
+  EXPECT_EQ(names(finding.paths[0]),
+            (std::vector<std::string>{"op 0, residual_split", "op 1, linear", "op 2, gelu",
+                                      "op 3, linear", "op 4, residual_add"}));
+  EXPECT_EQ(names(finding.paths[1]),
+            (std::vector<std::string>{"op 0, residual_split", "op 4, residual_add"}));
+  const std::string text = to_string(findings);
+  for (const char* part : {"unequal paths", "0.5 times", "op 1, linear (times 0.5)", "fix:"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  }
+}
+
+TEST(ConstraintCheck, NamesTheModuleOfAFault) {
+  GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  const auto x = tape.input(random_array<double>({3, 4}, 0));
+  const auto module = tape.enter("block");
+  const auto y = ops::residual_apply(x, [&](const auto& h) {
+    const auto inner = tape.enter("block.branch");
+    return ops::linear(ops::linear(h, w1, unconstrained), w2);
+  });
+  const auto findings = check_constraints(trace.ops(), sum(y));
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_EQ(names(findings[0].culprits),
+            (std::vector<std::string>{"op 1, linear of block.branch"}));
+}
+
+TEST(ConstraintCheck, PassesAnUnconstrainedPairThatMakesUpForItself) {
+  EXPECT_TRUE(findings_of([](const auto& x) {
+                return ops::residual_apply(x, [](const auto& h) {
+                  return ops::linear(ops::gelu(ops::linear(h, w1, unconstrained)), w2,
+                                     unconstrained);
+                });
+              }).empty());
+}
+
+TEST(ConstraintCheck, PassesAnUnconstrainedOpOnACutEdge) {
+  EXPECT_TRUE(findings_of([](const auto& x) {
+                const auto y = ops::residual_apply(ops::linear(x, w1, unconstrained),
+                                                   [](const auto& h) { return ops::gelu(h); });
+                return ops::linear(y, w2, unconstrained);
+              }).empty());
+}
+
+TEST(ConstraintCheck, NamesAResidualAddWithoutItsSplit) {
+  const auto findings =
+      findings_of([](const auto& x) { return ops::residual_add(ops::gelu(x), x, {.tau = 0.2}); });
+  ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+  // 1/√τ of the branch over 1/√(1−τ) of the skip connection.
+  EXPECT_NEAR(findings[0].ratio, 2, 1e-12);
+  EXPECT_EQ(names(findings[0].culprits),
+            (std::vector<std::string>{"op 1, residual_add", "op 1, residual_add"}));
+  EXPECT_NE(findings[0].fix.find("without split"), std::string::npos);
+}
+
+TEST(ConstraintCheck, NamesASplitOfAnotherTau) {
+  const auto findings = findings_of([](const auto& x) {
+    const auto [branch, skip] = ops::residual_split(x, {.tau = 0.5});
+    return ops::residual_add(ops::gelu(branch), skip, {.tau = 0.2});
+  });
+  ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+  EXPECT_NEAR(findings[0].ratio, 2, 1e-12);
+}
+
+TEST(ConstraintCheck, PassesASumWithoutSplitWhoseGradientsAreRight) {
+  // Its factors are the same for both summands: not of unit scale, which the linter says, but true.
+  EXPECT_TRUE(findings_of([](const auto& x) { return ops::add(x, ops::gelu(x)); }).empty());
+  EXPECT_EQ(findings_of([](const auto& x) {
+              return ops::add(x, ops::linear(ops::linear(x, w1, unconstrained), w2));
+            }).size(),
+            1U);
+}
+
+TEST(ConstraintCheck, SeesAValueReadTwiceByOneOp) {
+  EXPECT_TRUE(findings_of([](const auto& x) { return ops::mul(x, x); }).empty());
+  const auto findings =
+      findings_of([](const auto& x) { return ops::residual_add(x, x, {.tau = 0.2}); });
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_EQ(names(findings[0].paths[0]), (std::vector<std::string>{"op 0, residual_add"}));
+  EXPECT_EQ(names(findings[0].paths[1]), (std::vector<std::string>{"op 0, residual_add"}));
+}
+
+TEST(ConstraintCheck, TakesBranchesOfNoWeight) {
+  for (const double tau : {0.0, 1.0}) {
+    for (const bool is_constrained : {true, false}) {
+      // Whatever a branch of weight 0 multiplies with, it adds nothing to either gradient.
+      EXPECT_TRUE(findings_of([&](const auto& x) {
+                    return ops::residual_apply(
+                        x,
+                        [&](const auto& h) {
+                          const ops::Linear op{.scaling = is_constrained || tau == 1
+                                                              ? scaling::paper
+                                                              : scaling::paper.on_cut_edge()};
+                          return ops::linear(ops::gelu(ops::linear(h, w1, op)), w2);
+                        },
+                        {.tau = tau});
+                  }).empty())
+          << tau;
+    }
+  }
+  // Its inside has a computed gradient but no true one: whoever reads it elsewhere mixes the two.
+  const auto findings = findings_of([](const auto& x) {
+    const auto [branch, skip] = ops::residual_split(x, {.tau = 0});
+    const auto inside = ops::gelu(branch);
+    return ops::mul(inside, ops::residual_add(inside, skip, {.tau = 0}));
+  });
+  EXPECT_FALSE(findings.empty());
+  EXPECT_FALSE(to_string(findings).empty());
+}
+
+TEST(ConstraintCheck, NamesOpsThatReverseOrStopGradients) {
+  for (const double factor : {-1.0, 0.0}) {
+    GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    const auto y = ops::linear(tape.constant(random_array<double>({3, 4}, 0)), w1);
+    const auto loss = sum(ops::scale_bwd(y, {.factor = factor}));
+    const auto findings = check_constraints(trace.ops(), loss);
+    ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+    EXPECT_EQ(findings[0].kind, Kind::not_positive);
+    EXPECT_EQ(names(findings[0].culprits), (std::vector<std::string>{"op 1, scale_bwd"}));
+  }
+  EXPECT_TRUE(findings_of([](const auto& x) {
+                return ops::scale_bwd(ops::scale_fwd(x, {.factor = -2}), {.factor = -2});
+              }).empty());
+}
+
+TEST(ConstraintCheck, ReportsAParameterWhoseUsesWeighDifferently) {
+  const auto twice = [](const ops::Linear& first) {
+    return findings_of([first](const auto& x) {
+      const Parameter& square = []() -> const Parameter& {
+        static const Parameter parameter = random_parameter("square", {4, 4}, 3);
+        return parameter;
+      }();
+      return ops::linear(ops::scale_bwd(ops::linear(x, square, first), {.factor = 3}), square);
+    });
+  };
+  const auto findings = twice({});
+  ASSERT_EQ(findings.size(), 1U);
+  EXPECT_EQ(findings[0].kind, Kind::shared_parameter);
+  EXPECT_EQ(findings[0].value, "parameter square");
+  EXPECT_NEAR(findings[0].ratio, 3, 1e-12);
+}
+
+TEST(ConstraintCheck, ReportsEachDisagreementOnce) {
+  const auto block = [](const auto& x) {
+    return ops::residual_apply(
+        x, [](const auto& h) { return ops::linear(ops::linear(h, w1, unconstrained), w2); });
+  };
+  const auto findings = findings_of([&](const auto& x) { return block(block(x)); });
+  // The two blocks, and the two parameters, whose uses see the gradient before and after a fault.
+  std::size_t values = 0;
+  for (const auto& finding : findings) values += finding.kind == Kind::unequal_paths ? 1 : 0;
+  EXPECT_EQ(values, 2U) << to_string(findings);
+}
+
+TEST(ConstraintCheck, IgnoresWhatTheLossDoesNotDependOn) {
+  GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  const auto x = tape.input(random_array<double>({3, 4}, 0));
+  const auto loss = sum(ops::gelu(x));
+  (void)ops::linear(x, w1, unconstrained);
+  (void)ops::gelu(loss);
+  EXPECT_TRUE(check_constraints(trace.ops(), loss).empty());
+}
+
+TEST(ConstraintCheck, RefusesTwoStepsAndALossThatNobodyMakes) {
+  GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  const auto record = [&] { return sum(ops::gelu(tape.input(random_array<double>({3}, 0)))); };
+  (void)record();
+  expect_error<std::invalid_argument>([&] { (void)check_constraints(trace.ops(), 99); }, {"loss"});
+  tape.clear();
+  const auto loss = record();
+  expect_error<std::invalid_argument>([&] { (void)check_constraints(trace.ops(), loss); },
+                                      {"one step", "clear"});
+  trace.clear();
+  EXPECT_TRUE(trace.ops().empty());
+  std::vector<OpRecord> bad(1);
+  bad[0].inputs.resize(2);
+  bad[0].outputs.resize(1);
+  expect_error<std::invalid_argument>([&] { (void)check_constraints(bad, 0); }, {"factor"});
+}
+
+/// For each op and input: whether taking the edge away takes the graph apart, by doing so.
+std::vector<std::vector<bool>> cut_edges_by_removal(const std::vector<OpRecord>& ops) {
+  const auto components = [&](std::size_t without_op, std::size_t without_input) {
+    std::map<std::string, std::string> root;
+    const std::function<std::string(const std::string&)> find = [&](const std::string& at) {
+      const std::string& up = root.try_emplace(at, at).first->second;
+      return up == at ? at : find(up);
+    };
+    const auto join = [&](std::size_t op, std::size_t value) {
+      const std::string a = find("op" + std::to_string(op));
+      root[a] = find("value" + std::to_string(value));
+    };
+    for (std::size_t k = 0; k < ops.size(); ++k) {
+      for (std::size_t i = 0; i < ops[k].inputs.size(); ++i) {
+        (void)find("value" + std::to_string(ops[k].inputs[i].value));
+        if (k == without_op && i == without_input) continue;
+        if (ops[k].inputs[i].is_wanted) join(k, ops[k].inputs[i].value);
+      }
+      for (const auto& output : ops[k].outputs) join(k, output.value);
+    }
+    std::size_t count = 0;
+    for (const auto& [at, up] : root) count += at == up ? 1 : 0;
+    return count;
+  };
+  std::vector<std::vector<bool>> result;
+  const std::size_t whole = components(ops.size(), 0);
+  for (std::size_t k = 0; k < ops.size(); ++k) {
+    auto& of_op = result.emplace_back();
+    for (std::size_t i = 0; i < ops[k].inputs.size(); ++i) {
+      of_op.push_back(!ops[k].inputs[i].is_wanted || components(k, i) > whole);
+    }
+  }
+  return result;
+}
+
+TEST(CutEdges, AreThoseWhoseRemovalTakesTheGraphApart) {
+  std::size_t cut = 0;
+  std::size_t not_cut = 0;
+  for (const ModelStep& step : model_steps()) {
+    if (step.rule != Rule::paper) continue;
+    GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    (void)step.record(tape);
+    const auto found = analysis::cut_edges(trace.ops());
+    EXPECT_EQ(found, cut_edges_by_removal(trace.ops())) << step.name;
+    for (const auto& op : found) {
+      for (const bool is_cut : op) ++(is_cut ? cut : not_cut);
+    }
+  }
+  EXPECT_GT(cut, 100U);
+  EXPECT_GT(not_cut, 100U);
+}
+
+}  // namespace
