@@ -62,12 +62,12 @@ void expect_as_the_graph_says(const auto& record, const std::vector<Parameter*>&
   const auto expected = analysis::parameter_gradient_ratios(ops, loss);
   for (const GradientConstant& found : gradient_constants(record, parameters, {.directions = 3})) {
     const std::string where = what + ", " + found.parameter->name;
-    EXPECT_TRUE(found.is_proportional(2e-5))
+    EXPECT_TRUE(found.is_proportional(5e-6))
         << where << ": " << found.constant << " off by " << found.deviation;
     if (std::isnan(found.constant)) continue;
     ASSERT_TRUE(expected.contains(found.parameter)) << where;
     const double ratio = expected.at(found.parameter);
-    EXPECT_NEAR(found.constant / ratio, 1, 2e-5) << where;
+    EXPECT_NEAR(found.constant / ratio, 1, 5e-6) << where;
   }
 }
 

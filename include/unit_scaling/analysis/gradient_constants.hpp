@@ -31,7 +31,7 @@ struct GradientConstant {
 
   /// True if the gradient is a positive constant times the true one, to `tolerance`; also if there
   /// is none of either.
-  [[nodiscard]] bool is_proportional(double tolerance = 1e-4) const {
+  [[nodiscard]] bool is_proportional(double tolerance = 1e-5) const {
     return std::isnan(constant) ||
            (constant > 0 && std::isfinite(constant) && deviation <= tolerance);
   }
@@ -40,7 +40,7 @@ struct GradientConstant {
 /// How a gradient is compared with finite differences.
 struct GradientConstantsOptions {
   std::size_t directions = 4;  ///< along which each parameter is moved, at random
-  double step = 0x1p-12;       ///< how far each element is moved to either side, times N(0,1)
+  double step = 0x1p-16;       ///< how far each element is moved to either side, times N(0,1)
   std::uint64_t seed = 0;      ///< of the directions
 };
 
