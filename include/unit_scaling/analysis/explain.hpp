@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: a recorded step as a table for people.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdio>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "unit_scaling/analysis/cut_edges.hpp"
+#include "unit_scaling/analysis/scale_report.hpp"
+#include "unit_scaling/autograd/observation.hpp"
+
+namespace unit_scaling::analysis {
+
+namespace detail {
+
+[[nodiscard]] inline std::string cell_text(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.4g", value);
+  return text.data();
+}
+
+/// What was measured of the outputs of each op: values in the order in which the ops were recorded,
+/// gradients by the op's number on the tape.
+class MeasuredScales {
+ public:
+  explicit MeasuredScales(std::span<const TensorScale> tensors) {
+    for (const TensorScale& tensor : tensors) {
+      if (tensor.role == TensorRole::value) values_.push_back(&tensor);
+      if (tensor.role == TensorRole::gradient) gradients_[tensor.index].push_back(&tensor);
+    }
+  }
+
+  /// The value of the next output; null if nothing was measured.
+  /// @throws std::invalid_argument if what was measured is not this op's output.
+  [[nodiscard]] const TensorScale* next_value(const OpRecord& op, const Shape& shape) {
+    if (values_.empty()) return nullptr;
+    if (next_ == values_.size()) refuse(op);
+    return &checked(op, shape, *values_[next_++]);
+  }
+
+  /// The gradient of output number `output`; null if it has none.
+  /// @throws std::invalid_argument as next_value.
+  [[nodiscard]] const TensorScale* gradient(const OpRecord& op, std::size_t output) const {
+    const bool has_gradient = std::any_of(op.inputs.begin(), op.inputs.end(),
+                                          [](const auto& input) { return input.is_wanted; });
+    const auto found = gradients_.find(op.index);
+    if (!has_gradient || found == gradients_.end()) return nullptr;
+    if (output >= found->second.size()) refuse(op);
+    return &checked(op, op.outputs[output].shape, *found->second[output]);
+  }
+
+ private:
+  static const TensorScale& checked(const OpRecord& op, const Shape& shape,
+                                    const TensorScale& tensor) {
+    if (tensor.name != op.name || tensor.shape != shape) refuse(op);
+    return tensor;
+  }
+  [[noreturn]] static void refuse(const OpRecord& op) {
+    throw std::invalid_argument(
+        "explain: expected measurements of the one step that was traced, got others for " +
+        op.name);
+  }
+
+  std::vector<const TensorScale*> values_;
+  std::size_t next_ = 0;
+  std::map<std::size_t, std::vector<const TensorScale*>> gradients_;
+};
+
+/// Columns padded to the width of their widest cell; numbers of characters, not of bytes.
+[[nodiscard]] inline std::string table_text(const std::vector<std::vector<std::string>>& rows) {
+  const auto width_of = [](const std::string& text) {
+    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+      return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+    }));
+  };
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i] + std::string(widths[i] - width_of(row[i]) + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+}  // namespace detail
+
+/// Every op of a recorded step in order, one line for each: whose it is, what it reads and makes,
+/// its forward factor α and backward factors β, its constraint, and, if `measured` has them, the
+/// rms of each output and of its gradient.
+///
+///     GraphTrace trace;
+///     ScaleReport report;
+///     tape.trace_with(trace.tracer());
+///     tape.observe_with(report.observer());
+///     ...  // a step
+///     std::cout << explain(trace.ops(), report.tensors());
+///
+/// A β with a star is that of a cut-edge, which needs no constraint; "-" is one of an input that no
+/// gradient is wanted for. Residual weights are no factors: they show as gradient factors, what an
+/// op multiplies the true gradient of an input with, where these are not β/α.
+/// @param ops as `GraphTrace` has them.
+/// @param measured `ScaleReport::tensors` of the same step, or nothing.
+/// @throws std::invalid_argument if the ops are not those of one step, or `measured` is of another.
+[[nodiscard]] inline std::string explain(std::span<const OpRecord> ops,
+                                         std::span<const TensorScale> measured = {}) {
+  const auto cut = cut_edges(ops);
+  detail::MeasuredScales scales(measured);
+  std::vector<std::vector<std::string>> rows{
+      {"op", "name", "module", "reads", "makes", "α", "β", "constraint", "rms", "gradient rms"}};
+  const auto append = [](std::string& cell, const std::string& text) {
+    cell += (cell.empty() ? "" : ", ") + text;
+  };
+  for (std::size_t k = 0; k < ops.size(); ++k) {
+    const OpRecord& op = ops[k];
+    std::string reads;
+    std::string makes;
+    std::string backward;
+    std::string rms;
+    std::string gradient_rms;
+    for (std::size_t i = 0; i < op.inputs.size(); ++i) {
+      const OpRecord::Input& input = op.inputs[i];
+      append(reads, (input.parameter == nullptr ? "" : input.parameter->name + " ") +
+                        to_string(input.shape));
+      append(backward,
+             input.is_wanted ? detail::cell_text(input.backward) + (cut[k][i] ? "*" : "") : "-");
+    }
+    for (std::size_t i = 0; i < op.outputs.size(); ++i) {
+      append(makes, to_string(op.outputs[i].shape));
+      if (const TensorScale* value = scales.next_value(op, op.outputs[i].shape)) {
+        append(rms, detail::cell_text(value->rms));
+      }
+      if (const TensorScale* gradient = scales.gradient(op, i)) {
+        append(gradient_rms, detail::cell_text(gradient->rms));
+      }
+    }
+    std::string residual;
+    for (const OpRecord::Output& output : op.outputs) {
+      for (std::size_t i = 0; i < op.inputs.size(); ++i) {
+        const double factor = output.gradient_factors[i];
+        if (factor == op.inputs[i].backward / op.forward) continue;
+        append(residual, detail::cell_text(factor));
+      }
+    }
+    if (!residual.empty()) backward += " (gradient " + residual + ")";
+    std::string constraint = op.scaling ? std::string(op.scaling->effective_constraint().name) : "";
+    rows.push_back({std::to_string(k), op.name, op.module, reads, makes,
+                    detail::cell_text(op.forward), backward, constraint, rms, gradient_rms});
+  }
+  return detail::table_text(rows);
+}
+
+}  // namespace unit_scaling::analysis

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: what in a model does not fit unit scaling, though it runs.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/analysis/gradient_flow.hpp"
+#include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/optim/learning_rate.hpp"
+#include "unit_scaling/optim/learning_rate_report.hpp"
+
+namespace unit_scaling::analysis {
+
+/// Something that does not fit unit scaling.
+struct LintFinding {
+  enum class Kind {
+    parameter_scale,         ///< a weight without unit scale, a bias that is not 0, a gain not 1
+    unscaled_op,             ///< an op without rules in a model that follows some
+    residual_without_split,  ///< a sum of a value and a branch of it that nothing weighs backwards
+    untagged_parameter,      ///< one whose kind nobody said
+    learning_rate,       ///< one that is too small or too large to learn with, or not the rules'
+    readout_constraint,  ///< not the one that the optimiser's rule is for
+  };
+
+  Kind kind = Kind::parameter_scale;
+  std::string subject = {};  ///< the parameter or the op
+  std::string message = {};  ///< what is wrong, and what to do
+};
+
+/// What is known besides the graph; all of it may be left out.
+struct LintOptions {
+  /// `optim::learning_rate_report` of the optimiser at the rate it trains with.
+  std::vector<optim::LearningRateRow> learning_rates = {};
+  /// Of a learning rate over the scale of its parameter. Below 2⁻²⁴ an update of unit scale is lost
+  /// when it is added to the float.
+  double lowest_rate = 0x1p-24;
+  /// The best rates under u-μP go up to some 2^1.5, for a read-out.
+  double highest_rate = 4;
+  /// Sgd::Options::readout_is_constrained; empty for optimisers that do not ask.
+  std::optional<bool> sgd_readout_is_constrained = std::nullopt;
+};
+
+namespace detail {
+
+[[nodiscard]] inline std::string number_text(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.4g", value);
+  return text.data();
+}
+
+/// √(mean x²) in double; 0 of nothing.
+[[nodiscard]] inline double rms_of(const Array<float>& values) {
+  double sum = 0;
+  for (const float value : values.span()) sum += static_cast<double>(value) * value;
+  return values.empty() ? 0 : std::sqrt(sum / static_cast<double>(values.size()));
+}
+
+class Linter {
+ public:
+  using Kind = LintFinding::Kind;
+
+  Linter(std::span<const OpRecord> ops, const LintOptions& options)
+      : graph_(ops), options_(options) {
+    for (const OpRecord& op : ops) {
+      if (rule_ == Rule::none && op.scaling) rule_ = op.scaling->rule;
+    }
+  }
+
+  [[nodiscard]] std::vector<LintFinding> run() {
+    check_parameters();
+    for (std::size_t k = 0; k < graph_.ops().size(); ++k) {
+      if (rule_ == Rule::none) break;
+      check_rule(k);
+      check_residual(k);
+      check_readout(k);
+    }
+    check_learning_rates();
+    return std::move(findings_);
+  }
+
+ private:
+  void find(Kind kind, const std::string& subject, const std::string& message) {
+    findings_.push_back({kind, subject, message});
+  }
+
+  void check_parameters() {
+    for (const OpRecord& op : graph_.ops()) {
+      for (std::size_t i = 0; i < op.inputs.size(); ++i) {
+        const Parameter* parameter = op.inputs[i].parameter;
+        if (parameter == nullptr || !seen_.insert(parameter).second) continue;
+        if (parameter->kind == ParameterKind::untagged) {
+          find(Kind::untagged_parameter, parameter->name,
+               "has no kind, which u-muP's learning rates go by: set Parameter::kind");
+        }
+        if (rule_ != Rule::none) check_scale(*parameter, is_gain(op, i));
+      }
+    }
+  }
+
+  /// Whether an input of an op is a gain; nothing if the op does not say.
+  static std::optional<bool> is_gain(const OpRecord& op, std::size_t input) {
+    if (op.name != "layer_norm" && op.name != "rms_norm") return std::nullopt;
+    return input == 1;
+  }
+
+  void check_scale(const Parameter& parameter, std::optional<bool> is_gain) {
+    const Array<float>& value = parameter.value;
+    const auto all_are = [&](float expected) {
+      return std::all_of(value.span().begin(), value.span().end(),
+                         [=](float element) { return element == expected; });
+    };
+    const double rms = rms_of(value);
+    switch (parameter.kind) {
+      case ParameterKind::bias:
+        if (!all_are(0)) {
+          find(Kind::parameter_scale, parameter.name,
+               "is a bias of rms " + number_text(rms) + ": begin with zeros");
+        }
+        return;
+      case ParameterKind::norm: {
+        const bool fits = is_gain ? all_are(*is_gain ? 1.0F : 0.0F) : all_are(1) || all_are(0);
+        if (!fits) {
+          find(Kind::parameter_scale, parameter.name,
+               "belongs to a normalisation and has rms " + number_text(rms) +
+                   ": begin with gains of one and shifts of zero");
+        }
+        return;
+      }
+      case ParameterKind::untagged:
+        if (value.shape().rank() < 2) return;
+        break;
+      case ParameterKind::weight:
+      case ParameterKind::output:
+        break;
+    }
+    // The rms of n numbers from N(0,1) has standard deviation (2n)^-½.
+    const auto size = static_cast<double>(std::max<std::size_t>(1, value.size()));
+    const double tolerance = std::max(0.1, 4 / std::sqrt(2 * size));
+    if (std::abs(rms - 1) <= tolerance) return;
+    std::string message = "has rms " + number_text(rms) + ": begin with N(0,1), ";
+    const double fan_in = size / static_cast<double>(std::max<std::size_t>(
+                                     1, value.shape().rank() == 0 ? 1 : value.shape()[0]));
+    const bool is_classic = std::abs(rms * std::sqrt(fan_in) - 1) <= tolerance;
+    message += is_classic ? "for the op itself has the factor fan_in^-1/2" : "as the rules expect";
+    find(Kind::parameter_scale, parameter.name, message);
+  }
+
+  void check_rule(std::size_t k) {
+    const OpRecord& op = graph_.ops()[k];
+    if (!op.scaling || op.scaling->rule != Rule::none) return;
+    // Constants need no gradient; rows of activations that are picked once stay as they are; and
+    // numbers, such as losses, are added up as they are.
+    const bool matters = std::any_of(op.inputs.begin(), op.inputs.end(), [&](const auto& input) {
+      return input.is_wanted && input.shape.size() != 1 &&
+             (op.name != "embedding" || input.parameter != nullptr);
+    });
+    if (matters) {
+      find(Kind::unscaled_op, graph_.op_text(k),
+           "follows no rules in a model under " + std::string(to_string(rule_)) +
+               ": give it the model's scaling");
+    }
+  }
+
+  void check_residual(std::size_t k) {
+    const OpRecord& op = graph_.ops()[k];
+    if (op.inputs.size() != 2) return;
+    if (op.name == "residual_add") {
+      if (!closes_a_split(op)) {
+        find(Kind::residual_without_split, graph_.op_text(k),
+             "closes a branch that no residual_split of its rule and tau opens: use "
+             "residual_apply");
+      }
+    } else if (op.name == "add") {
+      for (std::size_t i = 0; i < 2; ++i) {
+        const std::size_t skip = op.inputs[i].value;
+        const std::size_t branch = op.inputs[1 - i].value;
+        if (op.inputs[i].parameter == nullptr && skip != branch &&
+            ancestors(branch).contains(skip)) {
+          find(Kind::residual_without_split, graph_.op_text(k),
+               "adds a value and a branch of it, whose gradients are not weighed: use "
+               "residual_split and residual_add, or residual_apply");
+        }
+      }
+    }
+  }
+
+  /// True if a residual_split of the same weights opens what the residual_add closes: its skip
+  /// output leads to the skip input and its branch output to the branch input only.
+  [[nodiscard]] bool closes_a_split(const OpRecord& add) const {
+    const std::set<std::size_t> of_branch = ancestors(add.inputs[0].value);
+    const std::set<std::size_t> of_skip = ancestors(add.inputs[1].value);
+    for (const OpRecord& split : graph_.ops()) {
+      if (split.name != "residual_split" || split.outputs.size() != 2) continue;
+      const auto& [branch, skip] = std::tie(split.outputs[0], split.outputs[1]);
+      if (!of_branch.contains(branch.value) || !of_skip.contains(skip.value) ||
+          of_skip.contains(branch.value)) {
+        continue;
+      }
+      const auto& factors = add.outputs.front().gradient_factors;
+      const auto cancels = [](double a, double b) {
+        return (GradientRatio::of(a) * GradientRatio::of(b)).is_one();
+      };
+      if (cancels(branch.gradient_factors.at(0), factors.at(0)) &&
+          cancels(skip.gradient_factors.at(0), factors.at(1))) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /// The value and everything that it is computed from.
+  [[nodiscard]] std::set<std::size_t> ancestors(std::size_t value) const {
+    std::set<std::size_t> found{value};
+    std::vector<std::size_t> next{value};
+    while (!next.empty()) {
+      const auto maker = graph_.maker(next.back());
+      next.pop_back();
+      if (!maker) continue;
+      for (const auto& input : graph_.ops()[maker->op].inputs) {
+        if (found.insert(input.value).second) next.push_back(input.value);
+      }
+    }
+    return found;
+  }
+
+  void check_readout(std::size_t k) {
+    const OpRecord& op = graph_.ops()[k];
+    if (op.name != "linear_readout" || !op.scaling || op.scaling->rule != Rule::umup ||
+        !options_.sgd_readout_is_constrained) {
+      return;
+    }
+    const std::string_view name = op.scaling->constraint.value_or(constraint::none).name;
+    const std::string_view expected = *options_.sgd_readout_is_constrained
+                                          ? constraint::to_output_scale.name
+                                          : constraint::none.name;
+    if (name != expected) {
+      find(Kind::readout_constraint, graph_.op_text(k),
+           "has constraint " + std::string(name) + ", but Sgd's learning rates are for " +
+               std::string(expected) + ": see Sgd::Options::readout_is_constrained");
+    }
+  }
+
+  void check_learning_rates() {
+    bool any_factor = false;
+    bool any_expected = false;
+    for (const optim::LearningRateRow& row : options_.learning_rates) {
+      const auto found = std::find_if(seen_.begin(), seen_.end(), [&](const Parameter* parameter) {
+        return parameter->name == row.name && parameter->value.shape() == row.shape;
+      });
+      any_factor = any_factor || row.factor != 1;
+      double scale = 1;
+      if (found != seen_.end()) {
+        const Parameter& parameter = **found;
+        if (const double rms = rms_of(parameter.value); rms > 0) scale = rms;
+        const bool is_known = parameter.kind != ParameterKind::untagged || rule_ == Rule::paper;
+        any_expected = any_expected || (is_known && parameter.value.shape().rank() <= 3 &&
+                                        optim::learning_rate_factor(rule_, parameter) != 1);
+      }
+      if (row.learning_rate == 0) continue;  // nobody asks it to learn
+      const double relative = row.learning_rate / scale;
+      if (relative >= options_.lowest_rate && relative <= options_.highest_rate) continue;
+      find(Kind::learning_rate, row.name,
+           "learns at " + number_text(relative) + " of its scale a step, outside [" +
+               number_text(options_.lowest_rate) + ", " + number_text(options_.highest_rate) + "]");
+    }
+    if (any_expected && !any_factor) {
+      find(Kind::learning_rate, "the optimiser",
+           "has one learning rate for all parameters, but the model follows " +
+               std::string(to_string(rule_)) + ": give the optimiser the model's rule");
+    }
+  }
+
+  Graph graph_;
+  const LintOptions& options_;
+  Rule rule_ = Rule::none;
+  std::set<const Parameter*> seen_;
+  std::vector<LintFinding> findings_;
+};
+
+}  // namespace detail
+
+/// Looks for what does not fit unit scaling in a recorded step and, if it is told of them, in the
+/// optimiser's learning rates. Empty if there is nothing.
+///
+/// The model is to be as it was initialised: a trained weight has any scale. A model under
+/// `scaling::none` throughout need not be of unit scale; of it, parameters' kinds and learning
+/// rates are looked at.
+/// @param ops those of one step, as `GraphTrace` has them; their parameters must still be there.
+/// @throws std::invalid_argument as Graph.
+[[nodiscard]] inline std::vector<LintFinding> lint(std::span<const OpRecord> ops,
+                                                   const LintOptions& options = {}) {
+  return detail::Linter(ops, options).run();
+}
+
+[[nodiscard]] constexpr std::string_view to_string(LintFinding::Kind kind) {
+  switch (kind) {
+    case LintFinding::Kind::parameter_scale:
+      return "parameter scale";
+    case LintFinding::Kind::unscaled_op:
+      return "unscaled op";
+    case LintFinding::Kind::residual_without_split:
+      return "residual without split";
+    case LintFinding::Kind::untagged_parameter:
+      return "untagged parameter";
+    case LintFinding::Kind::learning_rate:
+      return "learning rate";
+    case LintFinding::Kind::readout_constraint:
+      return "readout constraint";
+  }
+  return "?";
+}
+
+/// One line for each finding; a sentence that says so if there are none.
+[[nodiscard]] inline std::string to_string(const std::vector<LintFinding>& findings) {
+  if (findings.empty()) return "nothing to complain about\n";
+  std::string text;
+  for (const LintFinding& finding : findings) {
+    text += std::string(to_string(finding.kind)) + ": " + finding.subject + " " + finding.message +
+            "\n";
+  }
+  return text;
+}
+
+}  // namespace unit_scaling::analysis

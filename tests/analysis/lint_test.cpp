@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/analysis/lint.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "analysis/model_steps.hpp"
+#include "autograd/tape_support.hpp"
+#include "unit_scaling/nn/linear_readout.hpp"
+#include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/embedding.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/sgd.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using analysis::LintFinding;
+using analysis::LintOptions;
+using Kind = LintFinding::Kind;
+
+/// The findings for what `record` puts on a tape.
+template <class Record>
+std::vector<LintFinding> lint_of(const Record& record, const LintOptions& options = {}) {
+  analysis::GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  (void)record(tape);
+  return analysis::lint(trace.ops(), options);
+}
+
+/// Expects one finding, of the kind and the subject.
+void expect_one(const std::vector<LintFinding>& findings, Kind kind, const std::string& subject,
+                const std::string& part) {
+  ASSERT_EQ(findings.size(), 1U) << subject << "\n" << to_string(findings);
+  EXPECT_EQ(findings[0].kind, kind) << to_string(findings);
+  EXPECT_EQ(findings[0].subject, subject);
+  EXPECT_NE(to_string(findings).find(part), std::string::npos) << to_string(findings);
+}
+
+Parameter weight(const Shape& shape, float factor = 1) {
+  Parameter result = random_parameter("w", shape, 1);
+  result.kind = ParameterKind::weight;
+  for (float& element : std::span(result.value.mutable_data(), shape.size())) element *= factor;
+  return result;
+}
+
+Parameter vector_of(const char* name, std::size_t size, float value, ParameterKind kind) {
+  return {.name = name, .value = Array<float>::filled(Shape{size}, value), .kind = kind};
+}
+
+auto input(Fp64& tape) { return tape.input(random_array<double>({6, 64}, 0)); }
+
+TEST(Lint, FindsNothingInTheLibrarysModels) {
+  for (const ModelStep& step : model_steps()) {
+    optim::Adam adam(step.parameters, {.rule = step.rule});
+    const auto findings =
+        lint_of(step.record, {.learning_rates = optim::learning_rate_report(adam, 0.01)});
+    EXPECT_TRUE(findings.empty()) << step.name << "\n" << to_string(findings);
+    if (step.rule == Rule::none) continue;
+    optim::Sgd sgd(step.parameters, {.rule = step.rule});
+    EXPECT_TRUE(lint_of(step.record, {.learning_rates = optim::learning_rate_report(sgd, 0.01),
+                                      .sgd_readout_is_constrained = false})
+                    .empty())
+        << step.name;
+  }
+}
+
+TEST(Lint, FindsAWeightInitialisedWithTheRootOfItsFanIn) {
+  const auto of = [](const Parameter& w, const Scaling& scaling = scaling::paper) {
+    return lint_of([&](Fp64& tape) { return ops::linear(input(tape), w, {.scaling = scaling}); });
+  };
+  EXPECT_TRUE(of(weight({64, 64})).empty());
+  expect_one(of(weight({64, 64}, 0.125F)), Kind::parameter_scale, "w", "fan_in^-1/2");
+  expect_one(of(weight({64, 64}, 1.2F)), Kind::parameter_scale, "w", "N(0,1)");
+  // Without rules that is how it should be.
+  EXPECT_TRUE(of(weight({64, 64}, 0.125F), scaling::none).empty());
+  // Few numbers may have any rms by chance.
+  const auto all_alike = [&](const Shape& shape) {
+    return of({"w", Array<float>::filled(shape, 0.8F), ParameterKind::weight});
+  };
+  EXPECT_TRUE(all_alike({2, 64}).empty());
+  EXPECT_EQ(all_alike({64, 64}).size(), 1U);
+}
+
+TEST(Lint, FindsBiasesAndGainsThatBeginElsewhere) {
+  const Parameter w = weight({8, 64});
+  const auto of_bias = [&](float value) {
+    const Parameter bias = vector_of("b", 8, value, ParameterKind::bias);
+    return lint_of([&](Fp64& tape) { return ops::linear(input(tape), w, bias); });
+  };
+  EXPECT_TRUE(of_bias(0).empty());
+  expect_one(of_bias(0.5F), Kind::parameter_scale, "b", "zeros");
+  const auto of_norm = [&](float gain_value, float shift_value) {
+    const Parameter gain = vector_of("gain", 64, gain_value, ParameterKind::norm);
+    const Parameter shift = vector_of("shift", 64, shift_value, ParameterKind::norm);
+    return lint_of([&](Fp64& tape) { return ops::layer_norm(input(tape), gain, shift); });
+  };
+  EXPECT_TRUE(of_norm(1, 0).empty());
+  expect_one(of_norm(0, 0), Kind::parameter_scale, "gain", "gains of one");
+  expect_one(of_norm(1, 1), Kind::parameter_scale, "shift", "shifts of zero");
+}
+
+TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
+  const Parameter w = weight({64, 64});
+  const auto of = [&](const Scaling& first, const Scaling& second) {
+    return lint_of([&](Fp64& tape) {
+      return ops::gelu(ops::linear(input(tape), w, {.scaling = first}), {.scaling = second});
+    });
+  };
+  expect_one(of(scaling::paper, scaling::none), Kind::unscaled_op, "op 1, gelu", "paper");
+  expect_one(of(scaling::none, scaling::umup), Kind::unscaled_op, "op 0, linear", "umup");
+  EXPECT_TRUE(of(scaling::none, scaling::none).empty());
+  // A lookup in a table without rules counts, rows picked from activations do not.
+  const auto embed = [&](bool is_table) {
+    return lint_of([&](Fp64& tape) {
+      const auto x = ops::linear(input(tape), w);
+      const ops::Embedding plain{.scaling = scaling::none};
+      return is_table ? ops::embedding(id_array({3}, 64, 1), tape.parameter(w), plain)
+                      : ops::embedding(id_array({3}, 6, 1), x, plain);
+    });
+  };
+  expect_one(embed(true), Kind::unscaled_op, "op 1, embedding", "paper");
+  EXPECT_TRUE(embed(false).empty());
+}
+
+TEST(Lint, FindsResidualsWithoutSplit) {
+  const auto of = [](const auto& model) {
+    return lint_of([&](Fp64& tape) { return model(input(tape)); });
+  };
+  const auto branch = [](const auto& x) { return ops::gelu(x); };
+  EXPECT_TRUE(
+      of([&](const auto& x) { return ops::residual_apply(x, branch, {.tau = 0.3}); }).empty());
+  expect_one(of([&](const auto& x) { return ops::add(x, branch(x)); }),
+             Kind::residual_without_split, "op 1, add", "residual_apply");
+  expect_one(of([&](const auto& x) { return ops::residual_add(branch(x), x); }),
+             Kind::residual_without_split, "op 1, residual_add", "residual_apply");
+  // Behind a whole one of the same weights, and with another tau.
+  expect_one(of([&](const auto& x) {
+               const auto y = ops::residual_apply(x, branch);
+               return ops::residual_add(branch(y), y);
+             }),
+             Kind::residual_without_split, "op 4, residual_add", "residual_apply");
+  expect_one(of([&](const auto& x) {
+               const auto [into, skip] = ops::residual_split(x, {.tau = 0.3});
+               return ops::residual_add(branch(into), skip, {.tau = 0.4});
+             }),
+             Kind::residual_without_split, "op 2, residual_add", "tau");
+  EXPECT_TRUE(of([&](const auto& x) { return ops::add(branch(x), branch(x)); }).empty());
+}
+
+TEST(Lint, FindsParametersThatNobodyTagged) {
+  Parameter w = weight({64, 64});
+  w.kind = ParameterKind::untagged;
+  for (const Scaling& scaling : {scaling::none, scaling::umup}) {
+    expect_one(
+        lint_of([&](Fp64& tape) { return ops::linear(input(tape), w, {.scaling = scaling}); }),
+        Kind::untagged_parameter, "w", "kind");
+  }
+}
+
+TEST(Lint, FindsLearningRatesOutOfBand) {
+  Parameter w = weight({64, 64});
+  Parameter bias = vector_of("b", 64, 0, ParameterKind::bias);
+  const auto of = [&](const optim::ParameterGroups& groups, Rule rule, double rate) {
+    const optim::Adam adam(groups, {.rule = rule});
+    return lint_of(
+        [&](Fp64& tape) { return ops::linear(input(tape), w, bias, {.scaling = scaling::umup}); },
+        {.learning_rates = optim::learning_rate_report(adam, rate)});
+  };
+  EXPECT_TRUE(of({&w, &bias}, Rule::umup, 1).empty());
+  expect_one(of({&w, &bias}, Rule::umup, 10), Kind::learning_rate, "b", "outside");
+  // 64^-1/2 of 2^-22 is below the last bit of a weight near one.
+  expect_one(of({&w, &bias}, Rule::umup, 0x1p-22), Kind::learning_rate, "w", "outside");
+  expect_one(of({{{&w}, 1e-9}, {{&bias}}}, Rule::umup, 1), Kind::learning_rate, "w", "outside");
+  // A group that is not to be trained is no mistake.
+  EXPECT_TRUE(of({{{&w}, 0}, {{&bias}}}, Rule::umup, 1).empty());
+  expect_one(of({&w, &bias}, Rule::none, 0.1), Kind::learning_rate, "the optimiser", "rule");
+}
+
+TEST(Lint, FindsAReadoutWhoseConstraintIsNotTheOptimisers) {
+  const auto of = [](std::optional<Constraint> constraint, bool is_constrained) {
+    nn::Initialiser initialiser(1, scaling::umup);
+    const nn::LinearReadout readout(initialiser, "readout", 64, 8,
+                                    {.bias = false, .constraint = constraint});
+    return lint_of([&](Fp64& tape) { return readout(input(tape)); },
+                   {.sgd_readout_is_constrained = is_constrained});
+  };
+  EXPECT_TRUE(of(std::nullopt, false).empty());
+  EXPECT_TRUE(of(constraint::to_output_scale, true).empty());
+  const std::string op = "op 0, linear_readout of readout";
+  expect_one(of(std::nullopt, true), Kind::readout_constraint, op, "to_output_scale");
+  expect_one(of(constraint::to_output_scale, false), Kind::readout_constraint, op, "none");
+  expect_one(of(constraint::gmean, true), Kind::readout_constraint, op, "gmean");
+}
+
+}  // namespace
