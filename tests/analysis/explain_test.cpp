@@ -29,6 +29,17 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+/// What stands between two or more spaces.
+std::vector<std::string> cells_of(const std::string& line) {
+  std::vector<std::string> cells;
+  for (std::size_t at = 0; at < line.size();) {
+    const std::size_t end = std::min(line.find("  ", at), line.size());
+    cells.push_back(line.substr(at, end - at));
+    at = std::min(line.find_first_not_of(' ', end), line.size());
+  }
+  return cells;
+}
+
 TEST(Explain, ShowsEachOpWithItsFactorsAndWhatWasMeasured) {
   const Parameter w = {.name = "w", .value = Array<float>::filled(Shape{16, 4}, 1)};
   analysis::GraphTrace trace;
@@ -41,14 +52,26 @@ TEST(Explain, ShowsEachOpWithItsFactorsAndWhatWasMeasured) {
   const auto y = ops::linear(x, w, {.scaling = scaling::paper.on_cut_edge()});
   const auto loss = sum(ops::residual_apply(
       y, [](const auto& h) { return ops::scale_fwd(h, {.factor = 2}); }, {.tau = 0.36}));
-  // α = 4^-½, so y = 2; y' = 0.6 · 0.6 · 1 + 0.8 with the weights at the split only.
-  EXPECT_EQ(analysis::explain(trace.ops()),
-            "op  name            module  reads               makes             α    β       "
-            "constraint  rms  gradient rms\n");
   tape.backward(loss);
+  // Values: y = 4/√4, 2 y, 0.6 · 4 + 0.8 · 2 and 16 times that. Gradients: ones, until the split
+  // weighs them with 0.6 + 0.8.
+  const std::vector<std::vector<std::string>> expected{
+      {"op", "name", "module", "reads", "makes", "α", "β", "constraint", "rms", "gradient rms"},
+      {"0", "linear", "layer", "(1, 4), w (16, 4)", "(1, 16)", "0.5", "-, 1*", "none", "2", "1.4"},
+      {"1", "residual_split", "layer", "(1, 16)", "(1, 16), (1, 16)", "1", "1* (gradient 0.6, 0.8)",
+       "gmean", "2, 2", "1, 1"},
+      {"2", "scale_fwd", "layer", "(1, 16)", "(1, 16)", "2", "1", "-", "4", "1"},
+      {"3", "residual_add", "layer", "(1, 16), (1, 16)", "(1, 16)", "1",
+       "1, 1 (gradient 1.667, 1.25)", "gmean", "4", "1"},
+      {"4", "weighted_sum", "layer", "(1, 16)", "()", "1", "1*", "-", "64", "1"}};
   const auto lines = lines_of(analysis::explain(trace.ops(), report.tensors()));
-  ASSERT_EQ(lines.size(), 6U);
-  for (const auto& line : lines) std::puts(line.c_str());
+  ASSERT_EQ(lines.size(), expected.size());
+  for (std::size_t k = 0; k < lines.size(); ++k) EXPECT_EQ(cells_of(lines[k]), expected[k]) << k;
+  // Without measurements the last two columns are left out.
+  const auto unmeasured = lines_of(analysis::explain(trace.ops()));
+  ASSERT_EQ(unmeasured.size(), expected.size());
+  EXPECT_EQ(cells_of(unmeasured[1]),
+            std::vector<std::string>(expected[1].begin(), expected[1].end() - 2));
 }
 
 TEST(Explain, TakesEveryModelAndJoinsEveryMeasurement) {

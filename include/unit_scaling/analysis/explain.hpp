@@ -112,9 +112,10 @@ class MeasuredScales {
 ///     ...  // a step
 ///     std::cout << explain(trace.ops(), report.tensors());
 ///
-/// A β with a star is that of a cut-edge, which needs no constraint; "-" is one of an input that no
-/// gradient is wanted for. Residual weights are no factors: they show as gradient factors, what an
-/// op multiplies the true gradient of an input with, where these are not β/α.
+/// A β with a star is that of a cut-edge, which needs no constraint; "-" stands for what there is
+/// not, such as the β of an input that no gradient is wanted for. Residual weights are no factors:
+/// they show as gradient factors, what an op multiplies the true gradient of an input with, where
+/// these are not β/α.
 /// @param ops as `GraphTrace` has them.
 /// @param measured `ScaleReport::tensors` of the same step, or nothing.
 /// @throws std::invalid_argument if the ops are not those of one step, or `measured` is of another.
@@ -123,7 +124,8 @@ class MeasuredScales {
   const auto cut = cut_edges(ops);
   detail::MeasuredScales scales(measured);
   std::vector<std::vector<std::string>> rows{
-      {"op", "name", "module", "reads", "makes", "α", "β", "constraint", "rms", "gradient rms"}};
+      {"op", "name", "module", "reads", "makes", "α", "β", "constraint"}};
+  if (!measured.empty()) rows.front().insert(rows.front().end(), {"rms", "gradient rms"});
   const auto append = [](std::string& cell, const std::string& text) {
     cell += (cell.empty() ? "" : ", ") + text;
   };
@@ -159,9 +161,13 @@ class MeasuredScales {
       }
     }
     if (!residual.empty()) backward += " (gradient " + residual + ")";
-    std::string constraint = op.scaling ? std::string(op.scaling->effective_constraint().name) : "";
-    rows.push_back({std::to_string(k), op.name, op.module, reads, makes,
-                    detail::cell_text(op.forward), backward, constraint, rms, gradient_rms});
+    const std::string constraint =
+        op.scaling ? std::string(op.scaling->effective_constraint().name) : "";
+    auto& row = rows.emplace_back(
+        std::vector<std::string>{std::to_string(k), op.name, op.module, reads, makes,
+                                 detail::cell_text(op.forward), backward, constraint});
+    if (!measured.empty()) row.insert(row.end(), {rms, gradient_rms});
+    std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }
   return detail::table_text(rows);
 }
