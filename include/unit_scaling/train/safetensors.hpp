@@ -17,10 +17,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -28,7 +26,6 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -41,6 +38,7 @@
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
@@ -139,8 +137,8 @@ class SafetensorsWriter {
     metadata_[key] = value;
   }
 
-  /// Writes the file, replacing any other. It is written under a temporary name in the same folder
-  /// and then renamed, so that no moment and no failure leaves half a file under `path`.
+  /// Writes the file, replacing any other, as AtomicFile does: no moment and no failure leaves half
+  /// a file under `path`.
   /// @throws std::runtime_error naming the file, if it cannot be written.
   void write(const std::filesystem::path& path) const {
     std::vector<const Entry*> order;
@@ -160,11 +158,11 @@ class SafetensorsWriter {
       length[i] = static_cast<std::byte>((header.size() >> (8 * i)) & 0xffU);
     }
 
-    TemporaryFile file(path);
+    AtomicFile file(path);
     file.append(length);
     file.append(std::as_bytes(std::span(header)));
     for (const Entry* entry : order) file.append(entry->bytes);
-    file.move_to(path);
+    file.finish();
   }
 
  private:
@@ -176,58 +174,6 @@ class SafetensorsWriter {
     Shape shape;
     std::shared_ptr<const void> owner;  ///< Keeps `bytes` alive and unchanged.
     std::span<const std::byte> bytes;
-  };
-
-  /// A file that deletes itself unless it is moved to where it belongs.
-  class TemporaryFile {
-   public:
-    explicit TemporaryFile(const std::filesystem::path& target) : target_(target.string()) {
-      // "x" creates a new file or fails, so that two writers never share one.
-      std::random_device random;
-      for (int attempt = 0; attempt < 10 && file_ == nullptr; ++attempt) {
-        path_ = target;
-        path_ += ".tmp" + std::to_string(random());
-        errno = 0;
-        file_ = std::fopen(path_.c_str(), "wbx");
-        if (file_ == nullptr && errno != EEXIST) break;
-      }
-      if (file_ == nullptr) fail("cannot create a file beside it");
-    }
-    TemporaryFile(const TemporaryFile&) = delete;
-    TemporaryFile& operator=(const TemporaryFile&) = delete;
-    ~TemporaryFile() {
-      if (file_ != nullptr) std::fclose(file_);
-      std::error_code ignored;
-      if (!path_.empty()) std::filesystem::remove(path_, ignored);
-    }
-
-    void append(std::span<const std::byte> bytes) {
-      if (bytes.empty()) return;
-      errno = 0;
-      if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail("cannot write");
-    }
-
-    void move_to(const std::filesystem::path& target) {
-      errno = 0;
-      // Only now may a full disk show.
-      if (std::fclose(std::exchange(file_, nullptr)) != 0) fail("cannot write");
-      std::error_code error;
-      std::filesystem::rename(path_, target, error);
-      if (error) {
-        throw std::runtime_error("'" + target_ + "': cannot replace it: " + error.message());
-      }
-      path_.clear();
-    }
-
-   private:
-    [[noreturn]] void fail(const std::string& what) const {
-      const std::string reason = std::generic_category().message(errno);
-      throw std::runtime_error("'" + target_ + "': " + what + ": " + reason);
-    }
-
-    std::string target_;
-    std::filesystem::path path_;
-    std::FILE* file_ = nullptr;
   };
 
   /// `text` as JSON text.

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: benchmarks. What tracking costs: training steps of a BertMlp in FP8 (hidden size 128,
+/// four blocks, 16 windows of 64 tokens, Adam) with a tracker that looks at every tenth step and
+/// without one, in turn. The counter `cost` is the median of the one over the median of the other,
+/// less 1. And the pass over one tensor, in elements a second.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "unit_normal.hpp"
+#include "unit_scaling/analysis/tensor_statistics.hpp"
+#include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/optim/adam.hpp"
+
+namespace {
+
+using unit_scaling::Array;
+namespace analysis = unit_scaling::analysis;
+namespace nn = unit_scaling::nn;
+namespace optim = unit_scaling::optim;
+namespace precision = unit_scaling::precision;
+namespace scaling = unit_scaling::scaling;
+
+constexpr std::size_t vocabulary = 128;
+constexpr std::size_t batch = 16;
+constexpr std::size_t window = 64;
+constexpr std::size_t selected = batch * window * 15 / 100;
+constexpr int steps = 10;
+
+Array<std::int32_t> random_ids(const unit_scaling::Shape& shape, std::uint32_t bound) {
+  Array<std::int32_t> ids(shape);
+  const unit_scaling::Random random(1, unit_scaling::RandomStream::batch);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids.mutable_data()[i] = static_cast<std::int32_t>(random.below(bound, i));
+  }
+  return ids;
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                   values.end());
+  return values[values.size() / 2];
+}
+
+void bert_mlp_steps(benchmark::State& state) {
+  nn::Initialiser initialiser(1, scaling::paper);
+  nn::BertMlp model(initialiser, {.vocabulary_size = vocabulary, .window = window});
+  optim::Adam optimiser(optim::parameters_of(model), {.rule = unit_scaling::Rule::paper});
+  const auto parameters = optim::parameters_of(model);
+  const auto ids = random_ids({batch, window}, vocabulary);
+  const auto positions = random_ids({selected}, batch * window);
+  const auto labels = random_ids({selected}, vocabulary);
+  unit_scaling::Tape<precision::fp8> tape;
+  analysis::Tracker tracker({.every = steps});
+  enum class Watched { not_at_all, by_nobody, by_tracker };
+  const auto seconds = [&](Watched watched) {
+    const bool is_tracked = watched == Watched::by_tracker;
+    tape.observe_with(nullptr);
+    if (watched == Watched::by_nobody) {
+      tape.observe_with([](const unit_scaling::Observation&) {}, steps);
+    }
+    if (is_tracked) tracker.attach(tape);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < steps; ++i) {
+      tape.clear();
+      tape.backward(unit_scaling::ops::cross_entropy(model(tape, ids, positions), labels,
+                                                     {.scaling = scaling::paper}));
+      optimiser.step(tape, 0x1p-10);
+      if (is_tracked) tracker.record_updates(parameters);
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  static_cast<void>(seconds(Watched::by_tracker));
+  std::vector<double> without;
+  std::vector<double> shown;
+  std::vector<double> with;
+  for (auto _ : state) {
+    without.push_back(seconds(Watched::not_at_all));
+    shown.push_back(seconds(Watched::by_nobody));
+    with.push_back(seconds(Watched::by_tracker));
+    state.SetIterationTime(with.back());
+  }
+  state.counters["step_ms"] = 1e3 * median(without) / steps;
+  state.counters["cost_of_showing"] = median(shown) / median(without) - 1;
+  state.counters["cost"] = median(with) / median(without) - 1;
+}
+BENCHMARK(bert_mlp_steps)->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(15);
+
+void one_tensor(benchmark::State& state) {
+  const auto elements =
+      unit_scaling_benchmarks::unit_normal<float>({static_cast<std::size_t>(state.range(0))}, 1);
+  const analysis::RoundingThresholds thresholds(unit_scaling::Format::parse("float8_e4m3fn"));
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(analysis::tensor_statistics(elements.span(), thresholds));
+  }
+  state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK(one_tensor)->Arg(128)->Arg(1 << 14)->Arg(1 << 19);
+
+}  // namespace

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer analysis: moments, range and exponents of a tensor, and what a format makes of it, in one
+/// pass.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory_resource>
+#include <span>
+#include <vector>
+
+#include "unit_scaling/analysis/exponent_histogram.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/formats/codec.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+
+namespace unit_scaling::analysis {
+
+/// Where rounding to nearest in a format changes what becomes of a magnitude. Each is the smallest
+/// binary32 magnitude, by its bits, of which the format makes at least that.
+struct RoundingThresholds {
+  std::uint32_t nonzero;  ///< a number other than zero
+  std::uint32_t normal;   ///< a normal number
+  std::uint32_t largest;  ///< the largest number, to which rounding saturates
+
+  explicit RoundingThresholds(const Format& format)
+      : nonzero(first_that_rounds_to(format, 1U)),
+        normal(first_that_rounds_to(format, bits_of(format.spec().min_normal()))),
+        largest(first_that_rounds_to(format, bits_of(format.spec().max_finite()))) {}
+
+ private:
+  static std::uint32_t bits_of(double normal_number) {
+    return std::bit_cast<std::uint32_t>(static_cast<float>(normal_number));
+  }
+
+  /// By bisection: rounding is monotonic, and so are the bits of magnitudes.
+  static std::uint32_t first_that_rounds_to(const Format& format, std::uint32_t target) {
+    std::uint32_t below = 0;
+    std::uint32_t reached = unit_scaling::detail::float_infinity_bits;
+    while (reached - below > 1) {
+      const std::uint32_t middle = below + (reached - below) / 2;
+      const float rounded = format.quantise(std::bit_cast<float>(middle), Overflow::saturate);
+      (std::bit_cast<std::uint32_t>(rounded) < target ? below : reached) = middle;
+    }
+    return reached;
+  }
+};
+
+/// What the elements of a tensor look like. Moments and magnitudes are over finite elements.
+struct TensorStatistics {
+  std::uint64_t elements = 0;
+  double rms = 0;
+  double mean = 0;
+  double std = 0;            ///< of the elements, not of a population that they are drawn from
+  double min_magnitude = 0;  ///< of the elements other than zero; 0 if there is none
+  double max_magnitude = 0;
+  // Finite elements, as the format rounds them to nearest:
+  std::uint64_t underflowed = 0;  ///< not zero yet, but rounded to zero
+  std::uint64_t subnormal = 0;    ///< rounded to a subnormal number
+  std::uint64_t saturated = 0;    ///< rounded to the largest number, or beyond it
+  ExponentHistogram histogram = {};
+
+  /// A count of this tensor's elements as a share of them, from 0 to 1; 0 if there are none.
+  [[nodiscard]] double share(std::uint64_t count) const {
+    return elements == 0 ? 0 : static_cast<double>(count) / static_cast<double>(elements);
+  }
+};
+
+namespace detail {
+
+using unit_scaling::detail::float_hidden_bit;
+using unit_scaling::detail::float_infinity_bits;
+using unit_scaling::detail::float_magnitude_mask;
+using unit_scaling::detail::float_mantissa_bits;
+
+/// Elements that one thread adds up; the sums of the pieces are added in order.
+inline constexpr std::size_t statistics_grain = std::size_t{1} << 16;
+
+/// What is known of one piece of a tensor.
+struct PieceStatistics {
+  double sum = 0;                                      ///< of finite elements less the pivot
+  double sum_of_squares = 0;                           ///< of the same
+  std::uint32_t min_magnitude = float_magnitude_mask;  ///< bits; of elements other than zero
+  std::uint32_t max_magnitude = 0;                     ///< bits; of finite elements
+  std::uint64_t below_nonzero = 0;                     ///< magnitudes below RoundingThresholds
+  std::uint64_t below_normal = 0;
+  std::uint64_t below_largest = 0;
+  std::array<std::uint32_t, 256> fields{};  ///< how often each exponent field occurs
+
+  void add(float element, const RoundingThresholds& thresholds, float pivot) {
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(element) & float_magnitude_mask;
+    ++fields[magnitude >> float_mantissa_bits];
+    below_nonzero += magnitude < thresholds.nonzero ? 1 : 0;
+    below_normal += magnitude < thresholds.normal ? 1 : 0;
+    below_largest += magnitude < thresholds.largest ? 1 : 0;
+    if (magnitude != 0) min_magnitude = std::min(min_magnitude, magnitude);
+    max_magnitude = std::max(max_magnitude, magnitude);
+    add_to_sums(element, pivot);
+  }
+
+  void add_to_sums(float element, float pivot) {
+    const double difference = static_cast<double>(element) - static_cast<double>(pivot);
+    sum += difference;
+    sum_of_squares += difference * difference;
+  }
+
+  /// Leaves out of the sums and the largest magnitude what is not finite.
+  void restrict_to_finite(std::span<const float> elements, float pivot) {
+    sum = 0;
+    sum_of_squares = 0;
+    max_magnitude = 0;
+    for (const float element : elements) {
+      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(element) & float_magnitude_mask;
+      if (magnitude >= float_infinity_bits) continue;
+      max_magnitude = std::max(max_magnitude, magnitude);
+      add_to_sums(element, pivot);
+    }
+  }
+};
+
+/// The statistics of groups of 32 elements in the making. Sums run in sixteen lanes on every
+/// instruction set.
+///
+/// Counting exponents one by one would take most of the time, as each count is a store. Elements
+/// are therefore counted in pairs, in a table with a place for each pair of exponents in a window:
+/// that of binary16 and as much again below. The smallest and largest magnitude tell if all
+/// elements but zeros lay in it; if not, the piece is counted again without a window.
+class StatisticsLanes {
+ public:
+  static constexpr std::size_t group = 2 * lanes;
+
+  StatisticsLanes(const RoundingThresholds& thresholds, float pivot)
+      : thresholds_(thresholds), pivot_(pivot) {}
+
+  [[gnu::always_inline]] void add(const float* elements) {
+    std::array<std::uint32_t, lanes> pairs;
+    for (std::size_t part = 0; part < parts; ++part) {
+      const Bits first = add_part(elements + part * width, part);
+      const Bits second = add_part(elements + lanes + part * width, part);
+      const Bits pair = first | (second << window_bits);
+      std::memcpy(pairs.data() + part * width, &pair, sizeof(pair));
+    }
+    // Two tables, for a count that was just stored must be waited for.
+    for (std::size_t i = 0; i < lanes; ++i) ++tables_[i % tables_.size()][pairs[i]];
+  }
+
+  /// @param elements all that were added.
+  [[nodiscard]] PieceStatistics total(std::span<const float> elements) const {
+    PieceStatistics result;
+    for (std::size_t i = 0; i < sums_.size(); ++i) {
+      for (std::size_t lane = 0; lane < double_width; ++lane) {
+        result.sum += sums_[i][lane];
+        result.sum_of_squares += squares_[i][lane];
+      }
+    }
+    for (std::size_t lane = 0; lane < width; ++lane) {
+      // A mask is -1.
+      result.below_nonzero -= static_cast<std::uint64_t>(std::int64_t{below_nonzero_[lane]});
+      result.below_normal -= static_cast<std::uint64_t>(std::int64_t{below_normal_[lane]});
+      result.below_largest -= static_cast<std::uint64_t>(std::int64_t{below_largest_[lane]});
+      const std::uint32_t least = static_cast<std::uint32_t>(min_key_[lane]) - key_offset;
+      if (least != 0) result.min_magnitude = std::min(result.min_magnitude, least);
+      result.max_magnitude =
+          std::max(result.max_magnitude, static_cast<std::uint32_t>(max_magnitude_[lane]));
+    }
+    const bool is_in_window = result.min_magnitude >= (first_field + 1) << float_mantissa_bits &&
+                              result.max_magnitude < (first_field + window - 1)
+                                                         << float_mantissa_bits;
+    if (is_in_window) {
+      std::array<std::uint32_t, window> counts{};
+      for (std::size_t second = 0; second < window; ++second) {
+        std::uint32_t sum = 0;  // apart, or the compiler would take each count for any other
+        for (std::size_t first = 0; first < window; ++first) {
+          const std::size_t pair = second * window + first;
+          const std::uint32_t count = std::uint32_t{tables_[0][pair]} + tables_[1][pair];
+          counts[first] += count;
+          sum += count;
+        }
+        counts[second] += sum;
+      }
+      result.fields[0] = counts[0];
+      std::copy(counts.begin() + 1, counts.end(), result.fields.begin() + first_field + 1);
+    } else {
+      for (const float element : elements) {
+        ++result.fields[(std::bit_cast<std::uint32_t>(element) & float_magnitude_mask) >>
+                        float_mantissa_bits];
+      }
+    }
+    return result;
+  }
+
+ private:
+  using Bits = unit_scaling::detail::BulkLanes;
+  using Integers = unit_scaling::detail::LaneTypes<Bits>::integer;
+  using Floats = unit_scaling::detail::LaneTypes<Bits>::floating;
+#if defined(__AVX512F__)
+  static constexpr std::size_t double_width = 8;
+#else
+  static constexpr std::size_t double_width = 4;
+#endif
+  using Doubles = double __attribute__((vector_size(8 * double_width)));
+  using NarrowFloats = float __attribute__((vector_size(4 * double_width)));
+  static constexpr std::size_t width = unit_scaling::detail::lane_count<Bits>;
+  static constexpr std::size_t parts = lanes / width;
+
+  static constexpr std::size_t window_bits = 6;
+  static constexpr std::uint32_t window = 1U << window_bits;
+  /// Fields up to this one share the first place, 2^16 and above the last one.
+  static constexpr std::uint32_t first_field = 127 + 16 - (window - 1);
+  /// Added to magnitudes, it makes zero the largest signed integer and 2^-149 the smallest.
+  static constexpr std::uint32_t key_offset = float_magnitude_mask;
+
+  /// Returns the elements' places in the window.
+  [[gnu::always_inline]] Bits add_part(const float* elements, std::size_t part) {
+    using unit_scaling::detail::is_below;
+    const auto values = load<Floats>(elements);
+    const Bits magnitude = bit_cast_to<Bits>(values) & float_magnitude_mask;
+    below_nonzero_ += is_below(magnitude, thresholds_.nonzero);
+    below_normal_ += is_below(magnitude, thresholds_.normal);
+    below_largest_ += is_below(magnitude, thresholds_.largest);
+    const auto key = bit_cast_to<Integers>(static_cast<Bits>(magnitude + key_offset));
+    min_key_ = select(is_less(key, min_key_), key, min_key_);
+    const auto integer = bit_cast_to<Integers>(magnitude);
+    max_magnitude_ = select(is_less(max_magnitude_, integer), integer, max_magnitude_);
+
+    std::array<NarrowFloats, width / double_width> narrow;
+    std::memcpy(&narrow, &values, sizeof(values));
+    for (std::size_t i = 0; i < narrow.size(); ++i) {
+      const Doubles difference =
+          __builtin_convertvector(narrow[i], Doubles) - static_cast<double>(pivot_);
+      sums_[part * narrow.size() + i] += difference;
+      squares_[part * narrow.size() + i] += difference * difference;
+    }
+
+    const Bits field = magnitude >> float_mantissa_bits;
+    return unit_scaling::detail::lesser(unit_scaling::detail::greater(field, first_field),
+                                        first_field + window - 1) -
+           first_field;
+  }
+
+  RoundingThresholds thresholds_;
+  float pivot_;
+  std::array<Doubles, lanes / double_width> sums_{};
+  std::array<Doubles, lanes / double_width> squares_{};
+  Integers below_nonzero_{};
+  Integers below_normal_{};
+  Integers below_largest_{};
+  Integers min_key_ = splat<Integers>(std::numeric_limits<std::int32_t>::max());
+  Integers max_magnitude_{};
+  /// A piece has fewer pairs than 16 bits count.
+  std::array<std::array<std::uint16_t, std::size_t{window} * window>, 2> tables_{};
+};
+static_assert(statistics_grain / 2 <= std::numeric_limits<std::uint16_t>::max());
+
+[[nodiscard]] inline PieceStatistics measure_piece(std::span<const float> elements,
+                                                   const RoundingThresholds& thresholds,
+                                                   float pivot) {
+  // Below this, clearing the tables would take longer than counting.
+  constexpr std::size_t fewest_in_lanes = 1024;
+  PieceStatistics result;
+  std::size_t done = 0;
+  if (elements.size() >= fewest_in_lanes) {
+    StatisticsLanes statistics(thresholds, pivot);
+    for (; done + StatisticsLanes::group <= elements.size(); done += StatisticsLanes::group) {
+      statistics.add(&elements[done]);
+    }
+    result = statistics.total(elements.first(done));
+  }
+  for (; done < elements.size(); ++done) result.add(elements[done], thresholds, pivot);
+  if (result.fields.back() > 0) result.restrict_to_finite(elements, pivot);
+  return result;
+}
+
+/// The exponents of binary32, those of subnormal numbers included.
+inline constexpr int min_binary32_exponent = -149;
+inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
+
+}  // namespace detail
+
+/// Measures a tensor. Counts and magnitudes are exact. The moments are sums in double of the
+/// differences from one of the elements, so that a large mean does not hide a small deviation. No
+/// bit depends on the thread count.
+[[nodiscard]] inline TensorStatistics tensor_statistics(std::span<const float> elements,
+                                                        const RoundingThresholds& thresholds) {
+  const auto magnitude_bits = [](float element) {
+    return std::bit_cast<std::uint32_t>(element) & detail::float_magnitude_mask;
+  };
+  const auto first_finite = std::find_if(elements.begin(), elements.end(), [&](float element) {
+    return magnitude_bits(element) < detail::float_infinity_bits;
+  });
+  const float pivot = first_finite == elements.end() ? 0 : *first_finite;
+
+  const std::size_t pieces =
+      (elements.size() + detail::statistics_grain - 1) / detail::statistics_grain;
+  std::pmr::vector<detail::PieceStatistics> parts(pieces, &scratch_memory());
+  parallel_ranges(
+      elements.size(), detail::statistics_grain, [&](std::size_t begin, std::size_t end) {
+        parts[begin / detail::statistics_grain] =
+            detail::measure_piece(elements.subspan(begin, end - begin), thresholds, pivot);
+      });
+
+  detail::PieceStatistics all;
+  std::array<std::uint64_t, 256> fields{};
+  for (const detail::PieceStatistics& part : parts) {
+    all.sum += part.sum;
+    all.sum_of_squares += part.sum_of_squares;
+    all.min_magnitude = std::min(all.min_magnitude, part.min_magnitude);
+    all.max_magnitude = std::max(all.max_magnitude, part.max_magnitude);
+    all.below_nonzero += part.below_nonzero;
+    all.below_normal += part.below_normal;
+    all.below_largest += part.below_largest;
+    for (std::size_t field = 0; field < fields.size(); ++field) fields[field] += part.fields[field];
+  }
+
+  std::array<std::uint64_t, detail::binary32_exponents> counts{};
+  constexpr std::size_t subnormal_exponents = 23;
+  std::copy(fields.begin() + 1, fields.end() - 1, counts.begin() + subnormal_exponents);
+  std::uint64_t zeros = fields.front();
+  if (all.min_magnitude < detail::float_hidden_bit) {
+    // Numbers that are subnormal in binary32 share a field with zero. They are rare.
+    for (const float element : elements) {
+      const std::uint32_t bits = magnitude_bits(element);
+      if (bits == 0 || bits >= detail::float_hidden_bit) continue;
+      ++counts[static_cast<std::size_t>(std::bit_width(bits)) - 1];
+      --zeros;
+    }
+  }
+  const std::uint64_t finite = elements.size() - fields.back();
+
+  TensorStatistics result{.elements = elements.size()};
+  if (finite > 0) {
+    const auto count = static_cast<double>(finite);
+    const double offset = all.sum / count;
+    const double variance = std::max(0.0, all.sum_of_squares / count - offset * offset);
+    result.mean = static_cast<double>(pivot) + offset;
+    result.std = std::sqrt(variance);
+    result.rms = std::sqrt(variance + result.mean * result.mean);
+    result.max_magnitude = static_cast<double>(std::bit_cast<float>(all.max_magnitude));
+  }
+  if (finite > zeros) {
+    result.min_magnitude = static_cast<double>(std::bit_cast<float>(all.min_magnitude));
+  }
+  result.underflowed = all.below_nonzero - zeros;
+  result.subnormal = all.below_normal - all.below_nonzero;
+  result.saturated = finite - all.below_largest;
+  result.histogram.zeros = zeros;
+  result.histogram.non_finite = elements.size() - finite;
+
+  const auto is_not_zero = [](std::uint64_t count) { return count != 0; };
+  const auto* const first = std::find_if(counts.begin(), counts.end(), is_not_zero);
+  if (first != counts.end()) {
+    const auto last = std::find_if(counts.rbegin(), counts.rend(), is_not_zero).base();
+    result.histogram.first_exponent =
+        detail::min_binary32_exponent + static_cast<int>(first - counts.begin());
+    result.histogram.counts.assign<const std::uint64_t*>(first, last);
+  }
+  return result;
+}
+
+}  // namespace unit_scaling::analysis
