@@ -370,9 +370,8 @@ TEST(Tracker, ShowsAtWhichOpALossMultipliedByTooLittleUnderflows) {
   Tracker faulty;
   faulty.attach(bad.tape);
   bad.step(0x1p-20F);
-  // Half the smallest E5M2 number is 2⁻¹⁷, and the gradients are near 2⁻²⁰.
-  EXPECT_GT(share_of_gradients(faulty, "float8_e5m2"), 0.9);
-
+  // Half the smallest E5M2 number is 2⁻¹⁷, and the gradients are near 2⁻²⁰. Only the op that loses
+  // them shows it: what it passes on is zero already.
   // The first op of the backward pass whose gradient is lost is the first with a matrix product.
   const auto& tensors = faulty.tensors();
   const auto first = std::find_if(tensors.begin(), tensors.end(), [](const TrackedTensor& tensor) {

@@ -37,7 +37,7 @@ struct ConstraintFinding {
 
   Kind kind = Kind::unequal_paths;
   std::string value = {};  ///< whose gradient it is, for people
-  /// The factor by which the gradient over the first path is too large, against the second.
+  /// The factor of the gradient over the first path, over that of the second; 1 would be right.
   double ratio = 1;
   /// From the value to where the two ways meet again; empty for an op that stops a gradient.
   std::array<std::vector<PathStep>, 2> paths = {};
@@ -321,7 +321,7 @@ template <Precision P, class T>
     text += ": the gradient of " + finding.value + " is multiplied with " + factor + "\n";
   } else {
     text += ": two gradients of " + finding.value + " are added up, the first of which is " +
-            factor + " times too large against the second\n";
+            factor + " times as large as it should be against the second\n";
   }
   const auto line = [](const PathStep& step) {
     const bool is_one = GradientRatio::of(step.factor).is_one();
