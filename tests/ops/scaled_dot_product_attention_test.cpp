@@ -869,6 +869,23 @@ TEST(ScaledDotProductAttention, Fp8GivesTheBitsOfTheSameOperandsInFloats) {
   }
 }
 
+// A weight of 2^-63.48 beside a largest one, whose value is zero, is made 2^-63.48 times as large
+// by a key of the second block: a subnormal sum, which the bfloat16 instructions would take for
+// zero.
+TEST(ScaledDotProductAttention, SumsThatALaterKeyMakesSmallerThanTheLeastWeightAreZero) {
+  constexpr std::size_t keys = 300;
+  const Array<float> q(Shape{1, 1}, {8});
+  auto k = Array<float>::filled(Shape{keys, 1}, -448);
+  auto v = zeros({keys, 1});
+  k.mutable_data()[0] = 0;
+  k.mutable_data()[1] = -5.5F;
+  v.mutable_data()[1] = 0x1p-9F;
+  k.mutable_data()[keys - 1] = 5.5F;
+  const Attention op{.scaling = scaling::none};
+  EXPECT_EQ(ops::scaled_dot_product_attention(Fp8IntoFloat{}, q, k, v, op), zeros({1, 1}));
+  EXPECT_EQ(ops::scaled_dot_product_attention(Fp8InFloats{}, q, k, v, op), zeros({1, 1}));
+}
+
 /// Counts the bytes that are in use.
 class CountingResource final : public std::pmr::memory_resource {
  public:
