@@ -45,14 +45,14 @@ namespace unit_scaling::ops {
 ///         rows have a weight near one, hence a slope near zero. Under umup dq and dk are
 ///         √(t value_dim) mult/head_dim, times 0.8 to 1.1, for α serves them too; dr is [0.8, 1.1].
 /// Values: q, k, v, r are rounded to P::matmul_operand and saved so, dy to P::matmul_gradient (all
-///         saturating); scores and weights are in P::compute, but where they enter a product weights
-///         and gradients of scores are rounded to attention_weight_t<P>: bfloat16 under fp8 and
-///         bf16, which is a relative error of 2^-8 of each. y and the gradients are rounded once to
-///         P::storage. Query i sees key j unless the mask has a zero there or, if causal, j > i.
-///         What is not seen has no effect whatever it is, NaN included. A query that sees no key
-///         gives 0 and passes no gradient. A row of scores with a NaN or +∞, or of −∞ only, is NaN.
-///         k_ij is dropped if word ((slice queries + i) keys + j) of `random` is below 2³² p, so
-///         backward draws it again. Besides the operands y and two numbers per query are saved:
+///         saturating); scores and weights are in P::compute, but where they enter a product
+///         weights and gradients of scores are rounded to attention_weight_t<P>: bfloat16 under fp8
+///         and bf16, which is a relative error of 2^-8 of each. y and the gradients are rounded
+///         once to P::storage. Query i sees key j unless the mask has a zero there or, if causal, j
+///         > i. What is not seen has no effect whatever it is, NaN included. A query that sees no
+///         key gives 0 and passes no gradient. A row of scores with a NaN or +∞, or of −∞ only, is
+///         NaN. k_ij is dropped if word ((slice queries + i) keys + j) of `random` is below 2³² p,
+///         so backward draws it again. Besides the operands y and two numbers per query are saved:
 ///         memory is linear in queries and keys. Factors do not depend on the mask.
 /// @throws ShapeError if the shapes do not fit; DomainError unless mult is finite and above 0, and
 ///         0 ≤ p < 1.
