@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <span>
 #include <string>
@@ -185,8 +186,9 @@ class PathFinder {
   if (left.empty()) collect(all);
   std::stable_sort(left.begin(), left.end(),
                    [](const Entry& a, const Entry& b) { return a.distance < b.distance; });
-  std::vector<PathStep> result;
-  for (const Entry& entry : left) result.push_back(entry.step);
+  std::vector<PathStep> result(left.size());
+  std::transform(left.begin(), left.end(), result.begin(),
+                 [](const Entry& entry) { return entry.step; });
   return result;
 }
 
@@ -252,7 +254,9 @@ class PathFinder {
     const auto& [value, contributions] = *at;
     const bool is_parameter = graph.parameter(value) != nullptr;
     const GradientRatio& expected = flow.ratio(value);
-    if (is_parameter && (expected.is_negative || expected.log2 == -INFINITY)) all_positive = false;
+    if (is_parameter &&
+        (expected.is_negative || expected.log2 == -std::numeric_limits<double>::infinity()))
+      all_positive = false;
     const auto reference =
         std::find_if(contributions.begin(), contributions.end(),
                      [](const auto& contribution) { return !contribution.ratio.is_void(); });

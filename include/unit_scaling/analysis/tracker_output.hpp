@@ -151,7 +151,7 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
       const ExponentHistogram& histogram = sample.statistics.histogram;
       text += ",\"update_ratio\":" +
               (sample.update_ratio ? json_number(*sample.update_ratio) : std::string("null")) +
-              ",\"exponents\":{\"first\":" +
+              R"(,"exponents":{"first":)" +
               (histogram.counts.empty() ? "null" : std::to_string(histogram.first_exponent)) +
               ",\"counts\":[" + detail::count_list(histogram, ",") + "]}}";
     }

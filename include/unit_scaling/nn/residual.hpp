@@ -31,9 +31,9 @@ enum class NormPlacement {
 /// Whatever else it is called with, such as a mask, goes on to the branch.
 template <class Branch, class Norm = LayerNorm> class Residual {
  public:
-  Residual(const Initialiser& initialiser, const std::string& name, NormPlacement placement,
-           double tau, Branch branch, Norm norm)
-      : name_(name),
+  Residual(const Initialiser& initialiser, std::string name, NormPlacement placement, double tau,
+           Branch branch, Norm norm)
+      : name_(std::move(name)),
         op_{.scaling = initialiser.scaling(), .tau = tau},
         placement_(placement),
         norm_(std::move(norm)),
