@@ -27,11 +27,13 @@
 #include <vector>
 
 #include "comparison.hpp"
+#include "median.hpp"
 
 namespace {
 
 using unit_scaling_benchmarks::Comparison;
 using unit_scaling_benchmarks::comparisons;
+using unit_scaling_benchmarks::median;
 using unit_scaling_benchmarks::Sides;
 
 struct Options {
@@ -83,13 +85,6 @@ std::size_t calls_per_round(const std::function<void()>& call, clockid_t clock) 
         std::ceil(1.1 * static_cast<double>(calls) * round_seconds / std::max(seconds, 1e-9));
     calls = std::min(10 * calls, std::max(calls + 1, static_cast<std::size_t>(wanted)));
   }
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  if (values.size() % 2 == 1) return *middle;
-  return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
 Rates measure(const Comparison& comparison, std::size_t rounds) {

@@ -17,6 +17,7 @@
 #include "bert_mlp/report.hpp"
 #include "bert_mlp/run_folder.hpp"
 #include "bert_mlp/training.hpp"
+#include "unit_scaling/core/atomic_file.hpp"
 
 namespace bert_mlp {
 
@@ -42,8 +43,8 @@ int run(Options options) {
   std::vector<RunResult> runs;
   if (options.loss_scale_window) {
     runs = loss_scale_window(options, corpus, machine);
-    write_file(options.out / "window.svg", window_svg(options, runs));
-    write_file(options.out / "window.md", window_table(runs));
+    us::write_file(options.out / "window.svg", window_svg(options, runs));
+    us::write_file(options.out / "window.md", window_table(runs));
   } else {
     for (std::size_t i = 0; i < options.variants.size(); ++i) {
       // One checkpoint: of the only run, or of the unit-scaled FP8 one that a comparison is about.
@@ -51,11 +52,11 @@ int run(Options options) {
       const bool save = options.variants.size() == 1 || variant.name() == "fp8 unit";
       runs.push_back(train(options, variant, corpus, machine, save));
     }
-    write_file(options.out / "loss.svg", loss_svg(options, runs));
+    us::write_file(options.out / "loss.svg", loss_svg(options, runs));
   }
   const std::string json = summary(options, runs, machine).dump(2) + "\n";
-  write_file(options.out / "summary.json", json);
-  write_file(options.out / "metrics.csv", metrics_csv(runs));
+  us::write_file(options.out / "summary.json", json);
+  us::write_file(options.out / "metrics.csv", metrics_csv(runs));
   if (options.json) {
     std::cout << json;
   } else if (!options.quiet) {

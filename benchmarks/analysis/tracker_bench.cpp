@@ -7,17 +7,17 @@
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "median.hpp"
+#include "random_ids.hpp"
 #include "unit_normal.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/tape.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -25,33 +25,19 @@
 
 namespace {
 
-using unit_scaling::Array;
 namespace analysis = unit_scaling::analysis;
 namespace nn = unit_scaling::nn;
 namespace optim = unit_scaling::optim;
 namespace precision = unit_scaling::precision;
 namespace scaling = unit_scaling::scaling;
+using unit_scaling_benchmarks::median;
+using unit_scaling_benchmarks::random_ids;
 
 constexpr std::size_t vocabulary = 128;
 constexpr std::size_t batch = 16;
 constexpr std::size_t window = 64;
 constexpr std::size_t selected = batch * window * 15 / 100;
 constexpr int steps = 10;
-
-Array<std::int32_t> random_ids(const unit_scaling::Shape& shape, std::uint32_t bound) {
-  Array<std::int32_t> ids(shape);
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::batch);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    ids.mutable_data()[i] = static_cast<std::int32_t>(random.below(bound, i));
-  }
-  return ids;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
 
 void bert_mlp_steps(benchmark::State& state) {
   nn::Initialiser initialiser(1, scaling::paper);

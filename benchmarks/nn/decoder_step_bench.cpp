@@ -11,32 +11,23 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "random_ids.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/parallel.hpp"
-#include "unit_scaling/core/random.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
 namespace {
 
-using unit_scaling::Array;
 namespace nn = unit_scaling::nn;
 namespace optim = unit_scaling::optim;
 namespace precision = unit_scaling::precision;
 namespace scaling = unit_scaling::scaling;
+using unit_scaling_benchmarks::random_ids;
 
 constexpr std::size_t vocabulary = 128;
 constexpr std::size_t batch = 8;
 constexpr std::size_t positions = 256;
-
-Array<std::int32_t> random_ids() {
-  Array<std::int32_t> ids({batch, positions});
-  const unit_scaling::Random random(1, unit_scaling::RandomStream::batch);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    ids.mutable_data()[i] = static_cast<std::int32_t>(random.uniform(i) * vocabulary);
-  }
-  return ids;
-}
 
 template <class P, std::size_t hidden_size> void decoder_step(benchmark::State& state) {
   constexpr std::size_t head_dim = 64;
@@ -48,7 +39,7 @@ template <class P, std::size_t hidden_size> void decoder_step(benchmark::State& 
       {.hidden_size = hidden_size, .layers = 4, .heads = hidden_size / head_dim});
   optim::AdamW optimiser(optim::parameters_of(model),
                          {.weight_decay = 0x1p-13, .rule = unit_scaling::Rule::umup});
-  const auto ids = random_ids();
+  const auto ids = random_ids({batch, positions}, vocabulary);
   unit_scaling::Tape<P> tape;
   for (auto _ : state) {
     tape.clear();

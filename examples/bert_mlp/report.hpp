@@ -5,13 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -28,18 +23,6 @@ template <class... Arguments>
   char text[512];
   std::snprintf(text, sizeof(text), pattern, arguments...);
   return text;
-}
-
-/// Writes under a temporary name, then renames: a reader never sees half a file.
-inline void write_file(const std::filesystem::path& path, const std::string& content) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file << content;
-    if (!file.flush()) throw std::runtime_error("cannot write '" + temporary.string() + "'");
-  }
-  std::filesystem::rename(temporary, path);
 }
 
 /// The fp32 run with the same scale rules, to compare with; null if there is none.

@@ -7,7 +7,6 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <cstdio>
 #include <limits>
 #include <map>
 #include <span>
@@ -17,6 +16,7 @@
 
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 
 namespace unit_scaling::analysis {
@@ -49,12 +49,6 @@ struct ConstraintFinding {
 };
 
 namespace detail {
-
-[[nodiscard]] inline std::string ratio_text(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.6g", value);
-  return text.data();
-}
 
 /// Finds the ways that two gradients of one value came.
 class PathFinder {
@@ -319,7 +313,7 @@ template <Precision P, class T>
 /// The finding for people, several lines.
 [[nodiscard]] inline std::string to_string(const ConstraintFinding& finding) {
   using Kind = ConstraintFinding::Kind;
-  const std::string factor = detail::ratio_text(finding.ratio);
+  const std::string factor = short_number(finding.ratio, 6);
   std::string text(to_string(finding.kind));
   if (finding.kind == Kind::not_positive) {
     text += ": the gradient of " + finding.value + " is multiplied with " + factor + "\n";
@@ -329,7 +323,7 @@ template <Precision P, class T>
   }
   const auto line = [](const PathStep& step) {
     const bool is_one = GradientRatio::of(step.factor).is_one();
-    return step.text + (is_one ? "" : " (times " + detail::ratio_text(step.factor) + ")");
+    return step.text + (is_one ? "" : " (times " + short_number(step.factor, 6) + ")");
   };
   for (std::size_t p = 0; p < 2 && !finding.paths[p].empty(); ++p) {
     text += p == 0 ? "  first path:  " : "  second path: ";

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <cstdio>
 #include <map>
 #include <span>
 #include <stdexcept>
@@ -16,17 +14,12 @@
 
 #include "unit_scaling/analysis/cut_edges.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
+#include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/observation.hpp"
 
 namespace unit_scaling::analysis {
 
 namespace detail {
-
-[[nodiscard]] inline std::string cell_text(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.4g", value);
-  return text.data();
-}
 
 /// What was measured of the outputs of each op: values in the order in which the ops were recorded,
 /// gradients by the op's number on the tape.
@@ -141,15 +134,15 @@ class MeasuredScales {
       append(reads, (input.parameter == nullptr ? "" : input.parameter->name + " ") +
                         to_string(input.shape));
       append(backward,
-             input.is_wanted ? detail::cell_text(input.backward) + (cut[k][i] ? "*" : "") : "-");
+             input.is_wanted ? short_number(input.backward) + (cut[k][i] ? "*" : "") : "-");
     }
     for (std::size_t i = 0; i < op.outputs.size(); ++i) {
       append(makes, to_string(op.outputs[i].shape));
       if (const TensorScale* value = scales.next_value(op, op.outputs[i].shape)) {
-        append(rms, detail::cell_text(value->rms));
+        append(rms, short_number(value->rms));
       }
       if (const TensorScale* gradient = scales.gradient(op, i)) {
-        append(gradient_rms, detail::cell_text(gradient->rms));
+        append(gradient_rms, short_number(gradient->rms));
       }
     }
     std::string residual;
@@ -157,15 +150,15 @@ class MeasuredScales {
       for (std::size_t i = 0; i < op.inputs.size(); ++i) {
         const double factor = output.gradient_factors[i];
         if (factor == op.inputs[i].backward / op.forward) continue;
-        append(residual, detail::cell_text(factor));
+        append(residual, short_number(factor));
       }
     }
     if (!residual.empty()) backward += " (gradient " + residual + ")";
     const std::string constraint =
         op.scaling ? std::string(op.scaling->effective_constraint().name) : "";
-    auto& row = rows.emplace_back(
-        std::vector<std::string>{std::to_string(k), op.name, op.module, reads, makes,
-                                 detail::cell_text(op.forward), backward, constraint});
+    auto& row = rows.emplace_back(std::vector<std::string>{std::to_string(k), op.name, op.module,
+                                                           reads, makes, short_number(op.forward),
+                                                           backward, constraint});
     if (!measured.empty()) row.insert(row.end(), {rms, gradient_rms});
     std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }

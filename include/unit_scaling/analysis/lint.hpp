@@ -4,10 +4,8 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
-#include <cstdio>
 #include <optional>
 #include <set>
 #include <span>
@@ -19,6 +17,7 @@
 
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/learning_rate_report.hpp"
 
@@ -54,12 +53,6 @@ struct LintOptions {
 };
 
 namespace detail {
-
-[[nodiscard]] inline std::string number_text(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.4g", value);
-  return text.data();
-}
 
 /// √(mean x²) in double; 0 of nothing.
 [[nodiscard]] inline double rms_of(const Array<float>& values) {
@@ -127,14 +120,14 @@ class Linter {
       case ParameterKind::bias:
         if (!all_are(0)) {
           find(Kind::parameter_scale, parameter.name,
-               "is a bias of rms " + number_text(rms) + ": begin with zeros");
+               "is a bias of rms " + short_number(rms) + ": begin with zeros");
         }
         return;
       case ParameterKind::norm: {
         const bool fits = is_gain ? all_are(*is_gain ? 1.0F : 0.0F) : all_are(1) || all_are(0);
         if (!fits) {
           find(Kind::parameter_scale, parameter.name,
-               "belongs to a normalisation and has rms " + number_text(rms) +
+               "belongs to a normalisation and has rms " + short_number(rms) +
                    ": begin with gains of one and shifts of zero");
         }
         return;
@@ -150,7 +143,7 @@ class Linter {
     const auto size = static_cast<double>(std::max<std::size_t>(1, value.size()));
     const double tolerance = std::max(0.1, 4 / std::sqrt(2 * size));
     if (std::abs(rms - 1) <= tolerance) return;
-    std::string message = "has rms " + number_text(rms) + ": begin with N(0,1), ";
+    std::string message = "has rms " + short_number(rms) + ": begin with N(0,1), ";
     const double fan_in = size / static_cast<double>(std::max<std::size_t>(
                                      1, value.shape().rank() == 0 ? 1 : value.shape()[0]));
     const bool is_classic = std::abs(rms * std::sqrt(fan_in) - 1) <= tolerance;
@@ -273,8 +266,9 @@ class Linter {
       const double relative = row.learning_rate / scale;
       if (relative >= options_.lowest_rate && relative <= options_.highest_rate) continue;
       find(Kind::learning_rate, row.name,
-           "learns at " + number_text(relative) + " of its scale a step, outside [" +
-               number_text(options_.lowest_rate) + ", " + number_text(options_.highest_rate) + "]");
+           "learns at " + short_number(relative) + " of its scale a step, outside [" +
+               short_number(options_.lowest_rate) + ", " + short_number(options_.highest_rate) +
+               "]");
     }
     if (any_expected && !any_factor) {
       find(Kind::learning_rate, "the optimiser",

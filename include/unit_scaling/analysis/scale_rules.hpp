@@ -3,15 +3,14 @@
 /// Layer analysis: the table of every op's factors, for people.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -84,20 +83,13 @@ template <class Op, class... Arrays>
   return Array<std::int32_t>::filled(shape, 0);
 }
 
-/// The least digits that show four of them: "0.04419", "1.701", "1".
-[[nodiscard]] inline std::string factor_text(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.4g", value);
-  return text.data();
-}
-
 [[nodiscard]] inline std::string factors_text(const std::vector<double>& factors) {
   std::string text;
   for (const double factor : factors) {
     text += (text.empty()                          ? ""
              : text.find(';') == std::string::npos ? "; "
                                                    : ", ") +
-            factor_text(factor);
+            short_number(factor);
   }
   return text;
 }

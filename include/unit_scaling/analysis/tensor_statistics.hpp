@@ -83,6 +83,10 @@ using unit_scaling::detail::float_infinity_bits;
 using unit_scaling::detail::float_magnitude_mask;
 using unit_scaling::detail::float_mantissa_bits;
 
+[[nodiscard]] inline std::uint32_t magnitude_bits(float element) {
+  return std::bit_cast<std::uint32_t>(element) & float_magnitude_mask;
+}
+
 /// Elements that one thread adds up; the sums of the pieces are added in order.
 inline constexpr std::size_t statistics_grain = std::size_t{1} << 16;
 
@@ -98,7 +102,7 @@ struct PieceStatistics {
   std::array<std::uint32_t, 256> fields{};  ///< how often each exponent field occurs
 
   void add(float element, const RoundingThresholds& thresholds, float pivot) {
-    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(element) & float_magnitude_mask;
+    const std::uint32_t magnitude = magnitude_bits(element);
     ++fields[magnitude >> float_mantissa_bits];
     below_nonzero += magnitude < thresholds.nonzero ? 1 : 0;
     below_normal += magnitude < thresholds.normal ? 1 : 0;
@@ -120,7 +124,7 @@ struct PieceStatistics {
     sum_of_squares = 0;
     max_magnitude = 0;
     for (const float element : elements) {
-      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(element) & float_magnitude_mask;
+      const std::uint32_t magnitude = magnitude_bits(element);
       if (magnitude >= float_infinity_bits) continue;
       max_magnitude = std::max(max_magnitude, magnitude);
       add_to_sums(element, pivot);
@@ -192,8 +196,7 @@ class StatisticsLanes {
       std::copy(counts.begin() + 1, counts.end(), result.fields.begin() + first_field + 1);
     } else {
       for (const float element : elements) {
-        ++result.fields[(std::bit_cast<std::uint32_t>(element) & float_magnitude_mask) >>
-                        float_mantissa_bits];
+        ++result.fields[magnitude_bits(element) >> float_mantissa_bits];
       }
     }
     return result;
@@ -292,11 +295,8 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
 /// bit depends on the thread count.
 [[nodiscard]] inline TensorStatistics tensor_statistics(std::span<const float> elements,
                                                         const RoundingThresholds& thresholds) {
-  const auto magnitude_bits = [](float element) {
-    return std::bit_cast<std::uint32_t>(element) & detail::float_magnitude_mask;
-  };
-  const auto first_finite = std::find_if(elements.begin(), elements.end(), [&](float element) {
-    return magnitude_bits(element) < detail::float_infinity_bits;
+  const auto first_finite = std::find_if(elements.begin(), elements.end(), [](float element) {
+    return detail::magnitude_bits(element) < detail::float_infinity_bits;
   });
   const float pivot = first_finite == elements.end() ? 0 : *first_finite;
 
@@ -329,7 +329,7 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
   if (all.min_magnitude < detail::float_hidden_bit) {
     // Numbers that are subnormal in binary32 share a field with zero. They are rare.
     for (const float element : elements) {
-      const std::uint32_t bits = magnitude_bits(element);
+      const std::uint32_t bits = detail::magnitude_bits(element);
       if (bits == 0 || bits >= detail::float_hidden_bit) continue;
       ++counts[static_cast<std::size_t>(std::bit_width(bits)) - 1];
       --zeros;

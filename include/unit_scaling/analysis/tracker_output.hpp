@@ -64,13 +64,11 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
 /// - shape: the extents when first seen, "32x128"; elements: how many there are in this step;
 /// - rms, mean, std, min_magnitude, max_magnitude: of the finite elements, min_magnitude of those
 ///   other than zero;
-/// - zero_share, underflowed_share, subnormal_share, saturated_share, non_finite_share: from 0 to
-/// 1,
-///   as TensorStatistics counts them;
+/// - zero_share, underflowed_share, subnormal_share, saturated_share, non_finite_share: from 0
+///   to 1, as TensorStatistics counts them;
 /// - update_ratio: RMS of an update over that of its parameter; empty for other tensors;
 /// - first_exponent, counts: the exponent histogram, counts separated by spaces from
-/// 2^first_exponent
-///   on; both empty if no element is finite and not zero.
+///   2^first_exponent on; both empty if no element is finite and not zero.
 ///
 /// Lines end in a line feed.
 [[nodiscard]] inline std::string to_csv(const Tracker& tracker) {

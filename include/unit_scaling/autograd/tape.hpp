@@ -404,8 +404,8 @@ template <Precision P> class Tape {
         (((seen.format = storage_name<T>), observe(seen, outputs), ++seen.argument), ...);
       }
       if (tracer_) {
-        trace(op, scales, ideal_scales(op, scales, value_of(args)...), input_slots, first_output,
-              sizeof...(T));
+        trace(op, scales, ops::without_constraint(op).scales(value_of(args)...), input_slots,
+              first_output, sizeof...(T));
       }
       if (wanted) {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
@@ -502,19 +502,6 @@ template <Precision P> class Tape {
       }
     };
     (show(args), ...);
-  }
-
-  /// The op's factors without its constraint.
-  template <class Op, std::size_t inputs, class... Arrays>
-  static Scales<inputs> ideal_scales(const Op& op, const Scales<inputs>& scales,
-                                     const Arrays&... arrays) {
-    if constexpr (requires { op.scaling.on_cut_edge(); }) {
-      Op unconstrained = op;
-      unconstrained.scaling = op.scaling.on_cut_edge();
-      return unconstrained.scales(arrays...);
-    } else {
-      return scales;
-    }
   }
 
   template <class Op, std::size_t inputs>

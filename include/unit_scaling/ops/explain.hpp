@@ -47,17 +47,15 @@ template <class T> [[nodiscard]] std::string shape_text(const Array<T>& array) {
 /// @throws what the op throws for shapes that do not fit.
 template <ScaledOp Op, class... Args>
 [[nodiscard]] std::string explain(const Op& op, const Args&... args) {
-  Op unconstrained = op;
   std::string text(Op::name);
   std::string separator = " of ";
   ((text += separator + detail::shape_text(args), separator = ", "), ...);
   if constexpr (requires { op.scaling; }) {
-    unconstrained.scaling = op.scaling.on_cut_edge();
     text += " under rule " + std::string(to_string(op.scaling.rule)) + ", constraint " +
             std::string(op.scaling.effective_constraint().name);
   }
   const auto used = op.scales(detail::of_shape(args)...);
-  const auto ideal = unconstrained.scales(detail::of_shape(args)...);
+  const auto ideal = without_constraint(op).scales(detail::of_shape(args)...);
   text += "\n                                ideal         used\n";
   text += detail::explain_line("forward", ideal.forward, used.forward);
   for (std::size_t i = 0; i < used.backward.size(); ++i) {

@@ -59,6 +59,13 @@ template <class Op> inline constexpr bool rounds_gradient = requires {
   requires Op::rounds_gradient;
 };
 
+/// The op with its rule's own factors: without a constraint on them, if it has any.
+template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
+  Op result = op;
+  if constexpr (requires { op.scaling.on_cut_edge(); }) result.scaling = op.scaling.on_cut_edge();
+  return result;
+}
+
 /// What the op's backward pass multiplies the true gradient, of output number `output` with respect
 /// to input number `input`, with: β/α, unless the op says otherwise in a member
 /// `gradient_factor(scales, input, output)`.
