@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <unit_scaling/analysis.hpp>
 #include <unit_scaling/core/eigen.hpp>
 #include <unit_scaling/formats/eigen_traits.hpp>
 #include <unit_scaling/unit_scaling.hpp>
