@@ -35,6 +35,7 @@ inline std::string checkpoint_fingerprint(const Options& options, const Variant&
   text << "precision=" << variant.precision << " scaling=" << variant.scaling_name()
        << " hidden=" << options.hidden_size << " layers=" << options.layers
        << " window=" << options.window << " batch=" << options.batch
+       << " accumulate=" << options.accumulate
        << " norm=" << (options.norm == us::nn::NormPlacement::pre ? "pre" : "post")
        << " steps=" << options.steps << " lr=" << exact_text(options.rate_of(variant))
        << " schedule=" << us::train::to_string(options.schedule)

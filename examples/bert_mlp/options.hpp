@@ -56,6 +56,7 @@ struct Options {
   std::size_t layers = 4;
   std::size_t window = 16;
   std::size_t batch = 64;
+  std::size_t accumulate = 1;  // batches in a step
   us::nn::NormPlacement norm = us::nn::NormPlacement::pre;
   std::size_t steps = 700;
   std::optional<std::size_t> stop_at;
@@ -86,6 +87,8 @@ struct Options {
     const bool loses = variant.precision == "fp8" && variant.loss_scale == 1;
     return loses && !loss_scale_window ? 0x1p-9 : 0x1p-7;
   }
+
+  [[nodiscard]] std::size_t tokens_per_step() const { return accumulate * batch * window; }
 
   [[nodiscard]] us::train::Schedule rate_schedule() const {
     return {.warmup_steps = std::min<std::size_t>(steps / 10 + 1, steps),
@@ -195,7 +198,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "--out names is refused if it holds those of another command, unless --overwrite is given\n"
       "or --resume goes on from the checkpoint in it; the same command may replace its own.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
-      "summary.json: parameter_bytes (float master copies), optimiser_bytes, saved_bytes (kept\n"
+      "summary.json: parameter_bytes (float master copies), optimiser_bytes (moments, and sums of\n"
+      "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included) and peak_rss_bytes (of the process, while training).\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments, 3 every variant diverged.");
@@ -231,6 +235,11 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   auto* batch_option =
       app.add_option("--batch", options.batch, "Sequences in a step")->capture_default_str();
   require_whole(batch_option, 1, std::uint64_t{1} << 20);
+  require_whole(app.add_option("--accumulate", options.accumulate,
+                               "Batches whose gradients a step adds up: a step of as many tokens "
+                               "in the memory, and the time per token, of one batch")
+                    ->capture_default_str(),
+                1, std::uint64_t{1} << 20);
   auto* steps_option =
       app.add_option("--steps", options.steps, "Steps to train")->capture_default_str();
   require_whole(steps_option, 1, std::uint64_t{1} << 31);
@@ -345,6 +354,10 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     }
   }
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
+  if (options.steps > (std::uint64_t{1} << 32) / options.accumulate) {
+    throw std::invalid_argument("--accumulate " + std::to_string(options.accumulate) +
+                                ": expected at most 2^32 batches in all steps");
+  }
   if (!options.resume.empty() && options.variants.size() != 1) {
     throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");
   }

@@ -207,7 +207,7 @@ inline std::string loss_svg(const Options& options, const std::vector<RunResult>
   chart.subtitle = format(
       "BERT-style MLP, hidden %zu, %zu layers, %zu characters a step. On a sample of the held-out "
       "text, the same at every point.",
-      options.hidden_size, options.layers, options.batch * options.window);
+      options.hidden_size, options.layers, options.tokens_per_step());
   chart.x_label = "step";
   chart.y_label = "bits per character";
   for (const RunResult& run : runs) {

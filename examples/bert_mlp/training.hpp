@@ -26,6 +26,7 @@
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
@@ -45,7 +46,7 @@ struct RunResult {
   std::optional<double> tokens_per_s;      // over training steps alone
   std::optional<double> sgemm_share;       // share of the machine's sgemm rate, over whole steps
   std::size_t parameter_bytes = 0;         // master copies
-  std::size_t optimiser_bytes = 0;         // moments, or momentum
+  std::size_t optimiser_bytes = 0;         // moments or momentum, and sums of gradients
   std::optional<std::size_t> saved_bytes;  // between forward and backward pass
   std::optional<std::size_t> workspace_bytes;  // that the tape holds beyond those
   std::optional<std::size_t> peak_rss_bytes;
@@ -140,11 +141,14 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   auto optimiser = make_optimiser(us::optim::parameters_of(model));
+  std::optional<us::optim::GradientSum> sum;
+  if (options.accumulate > 1) sum.emplace(us::optim::parameters_of(model));
   model.for_each_parameter(
       [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
   optimiser.for_each_state([&](const std::string& /*name*/, const us::Array<float>& state) {
     result.optimiser_bytes += state.bytes();
   });
+  if (sum) result.optimiser_bytes += sum->bytes();
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
   const us::train::Schedule schedule = options.rate_schedule();
   const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
@@ -154,7 +158,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   if (!options.resume.empty()) {
     step = load_checkpoint(open_checkpoint(options, fingerprint), record, model, optimiser);
   }
-  const std::size_t tokens_per_step = options.batch * options.window;
+  const std::size_t tokens_per_step = options.tokens_per_step();
   const auto loss_scale = static_cast<float>(variant.loss_scale);
   const auto sample = validation_sample(options, batches);
   const auto save_if_wanted = [&] {
@@ -172,14 +176,19 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   double training_seconds = 0;
   while (step < end) {
     const auto start = std::chrono::steady_clock::now();
-    const auto batch = batches.training(options.batch, static_cast<std::uint32_t>(step));
-    tape.clear();
     double loss_value = 0;
-    {
+    us::train::MaskedBatch batch;
+    if (sum) sum->clear();
+    for (std::size_t k = 0; k < options.accumulate && std::isfinite(loss_value); ++k) {
+      batch = batches.training(options.batch,
+                               static_cast<std::uint32_t>(step * options.accumulate + k));
+      tape.clear();
       const auto loss = record_loss(tape, model, batch, variant.scaling);
-      loss_value = static_cast<double>(*loss.value().data()) / std::numbers::ln2;
+      loss_value += static_cast<double>(*loss.value().data()) /
+                    (std::numbers::ln2 * static_cast<double>(options.accumulate));
       if (!result.saved_bytes) result.saved_bytes = tape.saved_bytes();
       tape.backward(loss, loss_scale);
+      if (sum) sum->add(tape);
     }
     if (!std::isfinite(loss_value)) {
       us::analysis::FirstNonFinite first;
@@ -189,7 +198,14 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       result.diverged = "step " + std::to_string(step) + ", first at " + first.found();
       break;
     }
-    optimiser.step(tape, result.learning_rate * schedule(step), variant.loss_scale);
+    const double rate = result.learning_rate * schedule(step);
+    if (sum) {
+      optimiser.step(*sum, rate,
+                     variant.loss_scale *
+                         us::optim::loss_scale_of_sum(variant.scaling.rule, options.accumulate));
+    } else {
+      optimiser.step(tape, rate, variant.loss_scale);
+    }
     ++step;
     training_seconds += seconds_since(start);
     ++result.measured_steps;
@@ -216,7 +232,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const double rate =
         static_cast<double>(result.measured_steps * tokens_per_step) / training_seconds;
     const double selected =
-        static_cast<double>(batches.selected(options.batch)) / static_cast<double>(tokens_per_step);
+        static_cast<double>(batches.selected(options.batch) * options.accumulate) /
+        static_cast<double>(tokens_per_step);
     result.tokens_per_s = rate;
     result.sgemm_share =
         3 * model.matmul_flops_per_token(selected) * rate / (machine.sgemm_gflops * 1e9);

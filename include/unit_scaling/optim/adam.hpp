@@ -62,9 +62,9 @@ class Adam {
             "expected an epsilon that is above 0 as a float");
   }
 
-  template <Precision P>
-  void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Adam", settings_, tape, learning_rate, loss_scale);
+  template <GradientSource Gradients>
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Adam", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);
@@ -78,8 +78,8 @@ class Adam {
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = tape.gradient(parameter);
-      if (gradient.empty()) continue;
+      const auto& gradient = gradients.gradient(parameter);
+      if (gradient.size() == 0) continue;
       const double lambda = settings_[k].weight_decay;
       const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
       const auto rate = static_cast<float>(parameter_rate * first_correction);

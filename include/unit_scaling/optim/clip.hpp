@@ -11,18 +11,19 @@
 
 namespace unit_scaling::optim {
 
-/// √(Σ g²) over the gradients of all parameters on the tape, divided by `loss_scale`; a parameter
+/// √(Σ g²) over the gradients of all parameters, divided by `loss_scale`; a parameter
 /// without a gradient adds nothing. Summed in double, in one order whatever the number of threads.
 /// Not finite if any gradient is not.
 /// @throws DomainError unless loss_scale is finite and above 0.
-template <Precision P>
-[[nodiscard]] double gradient_norm(const Tape<P>& tape, const std::vector<Parameter*>& parameters,
+template <GradientSource Gradients>
+[[nodiscard]] double gradient_norm(const Gradients& gradients,
+                                   const std::vector<Parameter*>& parameters,
                                    double loss_scale = 1) {
   require(std::isfinite(loss_scale) && loss_scale > 0, "gradient_norm",
           "expected a finite loss scale above 0");
   double squares = 0;
   for (const Parameter* parameter : parameters) {
-    const auto& gradient = tape.gradient(*parameter);
+    const auto& gradient = gradients.gradient(*parameter);
     squares += detail::sum_of_squares(gradient.data(), gradient.size());
   }
   return std::sqrt(squares) / loss_scale;

@@ -59,9 +59,9 @@ class Lamb {
     require(options.max_trust_ratio > 0, "Lamb", "expected a max_trust_ratio above 0");
   }
 
-  template <Precision P>
-  void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Lamb", settings_, tape, learning_rate, loss_scale);
+  template <GradientSource Gradients>
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Lamb", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);
@@ -74,8 +74,8 @@ class Lamb {
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = tape.gradient(parameter);
-      if (gradient.empty()) continue;
+      const auto& gradient = gradients.gradient(parameter);
+      if (gradient.size() == 0) continue;
       const auto lambda = static_cast<float>(settings_[k].weight_decay);
       update_.resize(std::max(update_.size(), gradient.size()));
       const auto* g = gradient.data();

@@ -23,13 +23,21 @@
 
 namespace unit_scaling::optim {
 
+/// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
+/// array of a parameter without a gradient is empty.
+template <class T>
+concept GradientSource = requires(const T& source, const Parameter& parameter) {
+  { source.gradient(parameter).size() } -> std::convertible_to<std::size_t>;
+  source.gradient(parameter).data();
+};
+
 /// An optimiser over float master parameters.
 ///
-/// `step(tape, learning_rate, loss_scale)` reads each parameter's gradient from the tape, divides
-/// it by `loss_scale` in float and updates the master copy. A step without any gradient is an
-/// error. `for_each_state(visit)` calls `visit(name, array)` for everything that must be saved to
-/// go on exactly from here; together with `steps()` it is the whole state. `settings()` says how it
-/// treats each parameter.
+/// `step(gradients, learning_rate, loss_scale)` reads each parameter's gradient from the tape or
+/// other source, divides it by `loss_scale` in float and updates the master copy. A step without
+/// any gradient is an error. `for_each_state(visit)` calls `visit(name, array)` for everything that
+/// must be saved to go on exactly from here; together with `steps()` it is the whole state.
+/// `settings()` says how it treats each parameter.
 template <class T>
 concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
   optimiser.step(tape, 0.1, 1.0);
@@ -49,22 +57,21 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
 }
 
 /// What a step must be given.
-/// @throws DomainError unless both numbers are finite, the loss scale is above 0, and the tape has
-/// a
+/// @throws DomainError unless both numbers are finite, the loss scale is above 0, and there is a
 ///         gradient of some parameter: without one, `backward` has not run, or not for these.
-template <Precision P>
+template <GradientSource Gradients>
 void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
-                const Tape<P>& tape, double learning_rate, double loss_scale) {
+                const Gradients& gradients, double learning_rate, double loss_scale) {
   require(std::isfinite(learning_rate), name, "step: expected a finite learning rate");
   require(std::isfinite(loss_scale) && loss_scale > 0, name,
           "step: expected a finite loss scale above 0");
   bool any_expected = false;
   for (const ParameterSetting& setting : settings) {
-    if (!tape.gradient(*setting.parameter).empty()) return;
+    if (gradients.gradient(*setting.parameter).size() != 0) return;
     any_expected = any_expected || setting.parameter->value.size() != 0;
   }
   require(!any_expected, name,
-          "step: expected gradients on the tape, got none for any parameter; call backward first, "
+          "step: expected gradients, got none for any parameter; call backward first, "
           "on parameters that have stayed in place");
 }
 

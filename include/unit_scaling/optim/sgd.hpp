@@ -43,16 +43,16 @@ class Sgd {
     require(options.momentum >= 0 && options.momentum < 1, "Sgd", "expected a momentum in [0, 1)");
   }
 
-  template <Precision P>
-  void step(const Tape<P>& tape, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Sgd", settings_, tape, learning_rate, loss_scale);
+  template <GradientSource Gradients>
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    detail::check_step("Sgd", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     const auto mu = static_cast<float>(options_.momentum);
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = tape.gradient(parameter);
-      if (gradient.empty()) continue;
+      const auto& gradient = gradients.gradient(parameter);
+      if (gradient.size() == 0) continue;
       const auto rate = static_cast<float>(learning_rate * settings_[k].learning_rate_factor);
       const auto* g = gradient.data();
       float* p = parameter.value.mutable_data();
