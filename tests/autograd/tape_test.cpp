@@ -19,6 +19,7 @@
 #include "unit_scaling/ops/matmul.hpp"
 #include "unit_scaling/ops/relu.hpp"
 #include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
 namespace unit_scaling_test {
@@ -328,6 +329,15 @@ TEST(TapeGradient, OfAnUnusedOutputIsZero) {
     const auto expected = static_cast<float>(use_skip ? weights.skip : weights.branch);
     EXPECT_EQ(tape.gradient(input), Array<float>::filled({2}, expected));
   }
+}
+
+TEST(TapeGradient, OfABatchOfNothingIsZeroInTheShapeOfWhatItIsTheGradientOf) {
+  const Parameter weight = random_parameter("weight", {5, 7}, 0);
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(Array<float>(Shape{0, 7}));
+  tape.backward(ops::sum(ops::sum(ops::relu(ops::linear(x, weight)))));
+  EXPECT_EQ(tape.gradient(x).shape(), (Shape{0, 7}));
+  EXPECT_EQ(tape.gradient(weight), Array<float>::filled({5, 7}, 0));
 }
 
 TEST(TapeGradient, DoesNotReachWhatTheLossDoesNotDependOn) {

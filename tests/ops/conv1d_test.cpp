@@ -129,10 +129,17 @@ TEST(Conv1d, OutputAndGradientsHaveUnitScale) {
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1);
     EXPECT_NEAR(rms(std::get<1>(run.gradients)), 1, 0.1);
   }
-  const ops::Conv1d op{.scaling = scaling::paper.with(constraint::none)};
-  const auto run = run_op(precision::fp32{}, op, normal_array<float>({8, 16, 66}, 1),
-                          normal_array<float>({1024, 16, 3}, 2), Array<float>::filled({1024}, 0));
-  EXPECT_NEAR(rms(std::get<2>(run.gradients)), 1, 0.1);
+  // A gradient of a bias has one element for each channel: a thousand give a standard error of 2 %.
+  for (const Sizes& n : {Sizes{8, 16, 66, 1024, 3, 1, 1}, Sizes{3, 4, 101, 1001, 5, 3, 1},
+                         Sizes{64, 8, 9, 1500, 9, 1, 4}}) {
+    const ops::Conv1d op{
+        .scaling = scaling::paper.with(constraint::none), .stride = n.stride, .groups = n.groups};
+    const auto run =
+        run_op(precision::fp32{}, op, normal_array<float>({n.batch, n.channels, n.length}, 1),
+               normal_array<float>({n.fan_out, n.channels / n.groups, n.kernel_size}, 2),
+               Array<float>::filled({n.fan_out}, 0));
+    EXPECT_NEAR(rms(std::get<2>(run.gradients)), 1, 0.1);
+  }
 }
 
 TEST(Conv1d, RejectsWhatDoesNotFitAndNamesIt) {

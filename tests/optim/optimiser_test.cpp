@@ -11,6 +11,7 @@
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
 #include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
 namespace {
@@ -19,7 +20,7 @@ using namespace unit_scaling;
 using namespace unit_scaling_test;
 
 template <class T> class EveryOptimiser : public testing::Test {};
-using Optimisers = testing::Types<optim::Sgd, optim::Adam, optim::AdamW>;
+using Optimisers = testing::Types<optim::Sgd, optim::Adam, optim::AdamW, optim::Lamb>;
 TYPED_TEST_SUITE(EveryOptimiser, Optimisers);
 
 TYPED_TEST(EveryOptimiser, RefusesParametersThatAreMissingOrNamedTwice) {

@@ -25,6 +25,10 @@ bool agree(double a, double b) {
   return (std::isnan(a) && std::isnan(b)) || (a == b && std::signbit(a) == std::signbit(b));
 }
 
+/// Formats without a NaN turn one into a zero, whose sign may differ: ml_dtypes gives it the
+/// opposite sign of the NaN, the library the negative one.
+template <class Format> bool is_zero(Format value) { return static_cast<float>(value) == 0; }
+
 template <class Format> void compare_decoding(const Json& decode, Failures& failures) {
   std::vector<Format> codes;
   for (std::size_t code = 0; code < decode.size(); ++code) {
@@ -58,7 +62,8 @@ template <class Format> void compare_encoding(const Json& encode, Failures& fail
     // A double holds every float, so rounding it must give the same code.
     for (const Format actual :
          {Format(numbers[i]), Format(static_cast<double>(numbers[i])), bulk[i]}) {
-      if (actual.bits() != expected.bits() && !(isnan(actual) && isnan(expected))) {
+      if (actual.bits() != expected.bits() && !(isnan(actual) && isnan(expected)) &&
+          !(std::isnan(numbers[i]) && is_zero(actual) && is_zero(expected))) {
         failures.push_back(text("encoding ", numbers[i], " gives code ", int{actual.bits()},
                                 ", expected ", codes[i]));
       }
@@ -82,6 +87,8 @@ bool compare(std::string_view name, const Json& one_case, Failures& failures) {
 }
 
 Failures run_format(const Json& one_case) {
+  require_known(one_case, {"format", "bits", "decode", "encode"});
+  require_known(one_case.at("encode"), {"x_float32_bits", "code"});
   const auto name = one_case.at("format").get<std::string>();
   Failures failures;
   using namespace unit_scaling;

@@ -199,6 +199,7 @@ template <unit_scaling::Precision P> class Run {
   }
 
   void require_all_taken() const {
+    require_known(case_, {"params", "inputs", "grad_outputs", "outputs", "grads"});
     for (const char* group : {"inputs", "params"}) {
       for (const auto& entry : case_.at(group).items()) {
         if (!taken_.contains(entry.key())) {

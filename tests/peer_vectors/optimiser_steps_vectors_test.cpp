@@ -76,6 +76,17 @@ Layer parse_layer(const std::string& text, const std::string& number, const Json
   return layer;
 }
 
+/// @throws std::runtime_error naming an input that is neither data nor a parameter of a layer.
+void require_known_inputs(const Json& inputs, const std::vector<Layer>& layers) {
+  std::set<std::string> names{"x", "y"};
+  for (const Layer& layer : layers) {
+    for (const auto* parameter : {&layer.weight, &layer.bias}) {
+      if (*parameter) names.insert("param:" + (*parameter)->name);
+    }
+  }
+  require_known(inputs, {names.begin(), names.end()});
+}
+
 /// The parameters of a case but for those that are null, which stand for the default.
 /// @throws std::runtime_error naming one that this comparison would ignore.
 Json known_params(const Json& one_case) {
@@ -162,12 +173,14 @@ Failures train(std::vector<Layer>& layers, Optimiser optimiser, const Json& para
 }
 
 Failures run(const Json& one_case) {
+  require_known(one_case, {"params", "inputs", "losses", "outputs"});
   const Json params = known_params(one_case);
   std::vector<Layer> layers;
   for (const Json& text : params.at("layers")) {
     layers.push_back(
         parse_layer(text.get<std::string>(), std::to_string(layers.size()), one_case.at("inputs")));
   }
+  require_known_inputs(one_case.at("inputs"), layers);
   // The case says which optimiser in its name alone.
   const auto name = one_case.at("name").get<std::string>();
   const bool is_sgd = name.starts_with("sgd");

@@ -15,10 +15,12 @@
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -110,6 +112,18 @@ struct Report {
   std::vector<std::string> failures;
 };
 
+/// @throws std::runtime_error naming a field of `json` that is not among the `known`: the
+/// comparison
+///         would ignore it. Fields that only describe are known everywhere.
+inline void require_known(const Json& json, std::set<std::string_view> known) {
+  known.insert({"name", "note", "source", "seed"});
+  for (const auto& entry : json.items()) {
+    if (!known.contains(entry.key())) {
+      throw std::runtime_error("the field '" + entry.key() + "' is not known");
+    }
+  }
+}
+
 /// What a case can say: one text for each way in which the library disagrees with it.
 using Failures = std::vector<std::string>;
 
@@ -131,7 +145,9 @@ inline std::string name_of(const Json& one_case) {
 }
 
 /// Compares every case of one file, whose contents `file` are.
+/// @throws std::runtime_error for a field of the file that is not known.
 inline void compare_file(const Json& file, Report& report) {
+  require_known(file, {"op", "cases"});
   const auto op = file.at("op").get<std::string>();
   const auto runner = runners().find(op);
   if (runner == runners().end()) {

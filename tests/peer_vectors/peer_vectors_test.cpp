@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -109,6 +111,27 @@ TEST(PeerVectorsSelfTest, AParameterOrInputThatTheOpDoesNotKnowIsAFailure) {
   EXPECT_EQ(compare(file).failures.size(), 2U);
 }
 
+TEST(PeerVectorsSelfTest, AFieldThatIsNotKnownIsAFailureInEveryFile) {
+  for (const auto& entry : std::filesystem::directory_iterator(own_vectors)) {
+    std::ifstream stream(entry.path());
+    Json file = Json::parse(stream);
+    file["cases"] = {file["cases"][0]};
+    file["cases"][0]["seed"] = 1;  // describes
+    EXPECT_EQ(compare(file).failures.size(), 0U) << entry.path();
+    Json changed = file;
+    changed["cases"][0]["device"] = "other";
+    EXPECT_EQ(compare(changed).failures.size(), 1U) << entry.path();
+    file["dtype"] = "float32";
+    EXPECT_THROW(static_cast<void>(compare(file)), std::runtime_error) << entry.path();
+  }
+  Json optimiser = vectors_of("optimiser_steps");
+  optimiser["cases"][0]["inputs"]["param:5.weight"] = optimiser["cases"][0]["inputs"]["x"];
+  EXPECT_EQ(compare(optimiser).failures.size(), 1U);
+  Json formats = vectors_of("number_formats");
+  formats["cases"][0]["encode"]["round"] = "toward_zero";
+  EXPECT_EQ(compare(formats).failures.size(), 1U);
+}
+
 TEST(PeerVectorsSelfTest, AParameterOfAnOptimiserThatIsNotKnownIsAFailure) {
   Json file = vectors_of("optimiser_steps");
   file["cases"][2]["params"]["nesterov"] = nullptr;  // the default
@@ -148,6 +171,29 @@ TEST(PeerVectorsSelfTest, AWrongCodeOrNumberOfAFormatIsAFailure) {
   const Report report = compare(file);
   // Each of the first two by its three conversions; the third is an unknown format.
   EXPECT_EQ(report.failures.size(), 7U);
+}
+
+TEST(PeerVectorsSelfTest, SignsThatThePeersLoseMayDifferAndNoOthers) {
+  constexpr std::uint32_t negative_nan = 0xFFC0'0000U;
+  constexpr std::uint32_t negative_zero = 0x8000'0000U;
+  Json formats = vectors_of("number_formats");
+  for (Json& one_case : formats["cases"]) {
+    if (one_case["format"] != "float4_e2m1fn") continue;
+    one_case["encode"]["x_float32_bits"] = {negative_nan, negative_zero};
+    one_case["encode"]["code"] = {0, 8};
+    EXPECT_EQ(compare({{"op", "number_formats"}, {"cases", {one_case}}}).failures.size(), 0U);
+    one_case["encode"]["code"] = {1, 0};
+    // Each number by its three conversions.
+    EXPECT_EQ(compare({{"op", "number_formats"}, {"cases", {one_case}}}).failures.size(), 6U);
+  }
+  Json blocks = vectors_of("mx_quantize")["cases"][0];
+  blocks["shape"] = {1, 3};
+  blocks["x_float32_bits"] = {negative_zero, std::bit_cast<std::uint32_t>(1.0F),
+                              std::bit_cast<std::uint32_t>(-0x1p-30F)};
+  blocks["y_float32_bits"] = {0, std::bit_cast<std::uint32_t>(1.0F), negative_zero};
+  EXPECT_EQ(compare({{"op", "mx_quantize"}, {"cases", {blocks}}}).failures.size(), 0U);
+  blocks["y_float32_bits"][2] = 0;
+  EXPECT_EQ(compare({{"op", "mx_quantize"}, {"cases", {blocks}}}).failures.size(), 1U);
 }
 
 TEST(PeerVectorsSelfTest, AFileWithoutCasesAndAFolderWithoutFilesFail) {

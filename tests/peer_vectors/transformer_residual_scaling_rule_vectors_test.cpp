@@ -9,6 +9,7 @@ namespace {
 constexpr double relative_tolerance = 1e-14;
 
 Failures run(const Json& one_case) {
+  require_known(one_case, {"residual_mult", "residual_attn_ratio", "layers", "tau"});
   const auto rule = unit_scaling::transformer_residual_scaling_rule(
       one_case.at("residual_mult").get<double>(), one_case.at("residual_attn_ratio").get<double>());
   // The file's layers are residual branches: two for each layer of a transformer.

@@ -240,7 +240,8 @@ template <Precision P> class Tape {
   /// What is known of a variable without its value.
   struct Slot {
     Shape shape = {};
-    bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    bool wanted = false;   ///< a gradient is wanted, or passes through on its way to one that is
+    bool reached = false;  ///< by a gradient, which has no elements where the value has none
     const Parameter* parameter = nullptr;  ///< whose value it is
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
@@ -280,7 +281,7 @@ template <Precision P> class Tape {
     void backward(Tape& tape, std::size_t index) override {
       bool any = false;
       for (std::size_t i = 0; i < sizeof...(Outputs); ++i) {
-        any = any || tape.has_gradient(tape.slots_[first_output + i]);
+        any = any || tape.slots_[first_output + i].reached;
       }
       if (!any) return;
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
@@ -431,10 +432,6 @@ template <Precision P> class Tape {
   template <class T>
   static constexpr bool is_loss = std::is_same_v<T, Compute> && !std::is_same_v<T, Storage>;
 
-  [[nodiscard]] static bool has_gradient(const Slot& slot) {
-    return !slot.gradient.empty() || !slot.loss_gradient.empty();
-  }
-
   template <class T> static Array<T>& gradient_of(Slot& slot) {
     if constexpr (is_loss<T>) {
       return slot.loss_gradient;
@@ -463,6 +460,7 @@ template <Precision P> class Tape {
   }
 
   template <class T> void accumulate(Slot& slot, Array<T> gradient) {
+    slot.reached = true;
     Array<T>& sum = gradient_of<T>(slot);
     if (sum.empty()) {
       sum = std::move(gradient);
