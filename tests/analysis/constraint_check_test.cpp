@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <map>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "analysis/model_steps.hpp"
@@ -249,23 +253,72 @@ TEST(ConstraintCheck, IgnoresWhatTheLossDoesNotDependOn) {
   EXPECT_TRUE(check_constraints(trace.ops(), loss).empty());
 }
 
-TEST(ConstraintCheck, RefusesTwoStepsAndALossThatNobodyMakes) {
+void expect_refused(const std::vector<OpRecord>& ops, std::size_t loss,
+                    std::initializer_list<std::string_view> parts) {
+  expect_error<std::invalid_argument>([&] { (void)check_constraints(ops, loss); }, parts);
+  expect_error<std::invalid_argument>([&] { (void)analysis::cut_edges(ops); }, parts);
+  expect_error<std::invalid_argument>([&] { (void)analysis::parameter_gradient_ratios(ops, loss); },
+                                      parts);
+}
+
+/// Records a step of `leaves` inputs, the last of which is read.
+Loss record_behind(std::size_t leaves, Fp64& tape) {
+  for (std::size_t i = 1; i < leaves; ++i) (void)tape.input(random_array<double>({3}, 0));
+  return sum(ops::gelu(tape.input(random_array<double>({3}, 0))));
+}
+
+TEST(ConstraintCheck, RefusesATraceOfTwoSteps) {
+  // With as many leaves the second step makes the same values; with more of them it makes others,
+  // of numbers that the first does not have, and with fewer those that the first reads.
+  for (const std::size_t leaves : {1U, 2U, 3U, 9U}) {
+    GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    (void)record_behind(3, tape);
+    tape.clear();
+    const auto loss = record_behind(leaves, tape);
+    expect_refused(trace.ops(), loss.number(), {"one step", "another", "clear"});
+    trace.clear();
+    EXPECT_TRUE(trace.ops().empty());
+    // One step in two parts is one step.
+    (void)record_behind(2, tape);
+    EXPECT_TRUE(check_constraints(trace.ops(), record_behind(2, tape)).empty());
+  }
+}
+
+TEST(ConstraintCheck, RefusesATraceOfTwoTapes) {
+  GraphTrace trace;
+  // One after the other they may well lie at the same address.
+  for (const std::size_t leaves : {1U, 9U}) {
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    (void)record_behind(leaves, tape);
+  }
+  expect_refused(trace.ops(), trace.ops().back().outputs[0].value, {"one step", "another"});
+  trace.clear();
+  Fp64 doubles;
+  Tape<precision::fp32> floats;
+  doubles.trace_with(trace.tracer());
+  floats.trace_with(trace.tracer());
+  const auto loss = record_behind(1, doubles);
+  (void)ops::gelu(floats.input(random_array<float>({3}, 0)));
+  expect_refused(trace.ops(), loss.number(), {"one step", "another"});
+}
+
+TEST(ConstraintCheck, RefusesWhatIsNoGraph) {
   GraphTrace trace;
   Fp64 tape;
   tape.trace_with(trace.tracer());
-  const auto record = [&] { return sum(ops::gelu(tape.input(random_array<double>({3}, 0)))); };
-  (void)record();
+  (void)record_behind(1, tape);
   expect_error<std::invalid_argument>([&] { (void)check_constraints(trace.ops(), 99); }, {"loss"});
-  tape.clear();
-  const auto loss = record();
-  expect_error<std::invalid_argument>([&] { (void)check_constraints(trace.ops(), loss); },
-                                      {"one step", "clear"});
-  trace.clear();
-  EXPECT_TRUE(trace.ops().empty());
-  std::vector<OpRecord> bad(1);
-  bad[0].inputs.resize(2);
-  bad[0].outputs.resize(1);
-  expect_error<std::invalid_argument>([&] { (void)check_constraints(bad, 0); }, {"factor"});
+  std::vector<OpRecord> ops = trace.ops();
+  ops[1].outputs[0].value = ops[0].outputs[0].value;
+  expect_refused(ops, 1, {"made before"});
+  ops[1].outputs[0].value = ops[0].inputs[0].value;
+  expect_refused(ops, 1, {"read before"});
+  ops = trace.ops();
+  ops[0].outputs[0].gradient_factors.push_back(1);
+  expect_refused(ops, 1, {"factor"});
 }
 
 /// For each op and input: whether taking the edge away takes the graph apart, by doing so.

@@ -25,6 +25,7 @@
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
@@ -311,6 +312,9 @@ TEST(Tracker, NamesTheFirstTensorThatIsNotFinite) {
   // 2 · 300 · 300 is beyond the largest number of binary16.
   EXPECT_EQ(found(300, 300, 1), "2 linear");
   EXPECT_EQ(found(1, 1, std::numeric_limits<float>::infinity()), "2 gradient of sum");
+  // 60000 is within binary16, but not the sum of two such that is the gradient of the input, nor
+  // 4 times it, that of the weight.
+  EXPECT_EQ(found(1, 4, 60000), "2 gradient of w");
 
   const Parameter broken{"w", Array<float>::filled(Shape{2, 2}, nan)};
   Tape<precision::fp16> tape;
@@ -319,6 +323,25 @@ TEST(Tracker, NamesTheFirstTensorThatIsNotFinite) {
   record_product(tape, broken, 1);
   ASSERT_TRUE(tracker.first_non_finite().has_value());
   EXPECT_EQ(tracker.first_non_finite()->name, "w") << "though the product is not finite either";
+}
+
+TEST(Tracker, SeesOfDoublesWhatBinary32MakesOfThem) {
+  Tape<precision::fp64> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  // Too small, subnormal, the largest, just below what rounds beyond it, and beyond it.
+  const std::vector<double> elements{1e-300, 1e-40, 0x1.fffffep127, 0x1.fffffefp127, 0x1p128};
+  static_cast<void>(
+      ops::reshape(tape.input(Array<double>(Shape{5}, elements)), {.shape = Shape{5, 1}}));
+  const TrackedTensor* tensor = find(tracker, "reshape");
+  ASSERT_NE(tensor, nullptr);
+  EXPECT_EQ(tensor->format, "float64");
+  const auto& seen = tensor->samples.at(0).statistics;
+  EXPECT_EQ(seen.histogram.zeros, 1U);
+  EXPECT_EQ(seen.underflowed, 0U);
+  EXPECT_EQ(seen.subnormal, 1U);
+  EXPECT_EQ(seen.saturated, 2U);
+  EXPECT_EQ(seen.histogram.non_finite, 1U);
 }
 
 TEST(Tracker, RefusesWhatItCannotTellApart) {
@@ -407,6 +430,15 @@ TEST(TrackerOutput, CsvHasALineForEachTensorAndStep) {
   const std::string begin = "1,\"a \"\"b\"\", c\",parameter,float32,0,0,2x2,4,";
   EXPECT_EQ(lines[1].substr(0, begin.size()), begin);
   EXPECT_TRUE(lines[1].ends_with(",0.5,1,0.25,0,0,0,0.25,,-1,1 1")) << lines[1];
+}
+
+TEST(TrackerOutput, CsvQuotesWhatWouldEndAFieldOrALine) {
+  EXPECT_EQ(analysis::detail::csv_field("plain.name[0] of it"), "plain.name[0] of it");
+  EXPECT_EQ(analysis::detail::csv_field("a,b"), "\"a,b\"");
+  EXPECT_EQ(analysis::detail::csv_field("\"a\""), "\"\"\"a\"\"\"");
+  EXPECT_EQ(analysis::detail::csv_field("a\nb"), "\"a\nb\"");
+  EXPECT_EQ(analysis::detail::csv_field("a\rb"), "\"a\rb\"");
+  EXPECT_EQ(analysis::detail::csv_field(""), "");
 }
 
 TEST(TrackerOutput, JsonSaysWhatWasMeasured) {

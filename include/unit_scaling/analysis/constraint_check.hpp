@@ -10,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,7 +56,7 @@ class PathFinder {
  public:
   PathFinder(const Graph& graph, const GradientFlow& flow) : graph_(graph), flow_(flow) {}
 
-  /// From the value to the first op that both ways reach; to the loss if there is none.
+  /// From the value to the first op that both ways reach: the one that makes the loss, if no other.
   [[nodiscard]] std::array<std::vector<PathStep>, 2> between(const GradientContribution& a,
                                                              const GradientContribution& b) const {
     const Reach from_a = reach(a);
@@ -67,7 +68,7 @@ class PathFinder {
         return {path(a, from_a, op), path(b, from_b, op)};
       }
     }
-    return {path(a, from_a, a.op), path(b, from_b, b.op)};
+    throw std::logic_error("check_constraints: two ways to the loss that do not meet in it");
   }
 
  private:
