@@ -3,15 +3,21 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/residual.hpp"
@@ -80,6 +86,24 @@ TEST(Lint, FindsAWeightInitialisedWithTheRootOfItsFanIn) {
   EXPECT_TRUE(of(weight({64, 64})).empty());
   expect_one(of(weight({64, 64}, 0.125F)), Kind::parameter_scale, "w", "fan_in^-1/2");
   expect_one(of(weight({64, 64}, 1.2F)), Kind::parameter_scale, "w", "N(0,1)");
+  // Of a convolution the fan-in is channels times kernel size, of a table it is an entry.
+  const auto of_convolution = [&](float factor) {
+    const Parameter kernel = weight({32, 8, 8}, factor);
+    return lint_of([&](Fp64& tape) {
+      return ops::conv1d(tape.input(random_array<double>({2, 8, 16}, 0)), kernel);
+    });
+  };
+  EXPECT_TRUE(of_convolution(1).empty());
+  expect_one(of_convolution(0.125F), Kind::parameter_scale, "w", "fan_in^-1/2");
+  const auto of_table = [&](float factor) {
+    const Parameter table = weight({50, 64}, factor);
+    return lint_of(
+        [&](Fp64& tape) { return ops::embedding(id_array({3}, 50, 1), tape.parameter(table)); });
+  };
+  EXPECT_TRUE(of_table(1).empty());
+  expect_one(of_table(0.125F), Kind::parameter_scale, "w", "fan_in^-1/2");
+  expect_one(of(weight({64, 64}, std::numeric_limits<float>::quiet_NaN())), Kind::parameter_scale,
+             "w", "rms nan");
   // Without rules that is how it should be.
   EXPECT_TRUE(of(weight({64, 64}, 0.125F), scaling::none).empty());
   // Few numbers may have any rms by chance.
@@ -118,6 +142,16 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   expect_one(of(scaling::paper, scaling::none), Kind::unscaled_op, "op 1, gelu", "paper");
   expect_one(of(scaling::none, scaling::umup), Kind::unscaled_op, "op 0, linear", "umup");
   EXPECT_TRUE(of(scaling::none, scaling::none).empty());
+  // Also where one op does the work of two.
+  const auto fused = [&](const Scaling& first, const Scaling& second) {
+    return lint_of([&](Fp64& tape) {
+      return ops::gelu(ops::gelu_linear(
+          input(tape), w, {.gelu = {.scaling = first}, .linear = {.scaling = second}}));
+    });
+  };
+  EXPECT_TRUE(fused(scaling::paper, scaling::paper).empty());
+  expect_one(fused(scaling::none, scaling::paper), Kind::unscaled_op, "op 0, gelu_linear", "paper");
+  expect_one(fused(scaling::paper, scaling::none), Kind::unscaled_op, "op 0, gelu_linear", "paper");
   // A lookup in a table without rules counts, rows picked from activations do not.
   const auto embed = [&](bool is_table) {
     return lint_of([&](Fp64& tape) {
@@ -154,6 +188,12 @@ TEST(Lint, FindsResidualsWithoutSplit) {
              }),
              Kind::residual_without_split, "op 2, residual_add", "tau");
   EXPECT_TRUE(of([&](const auto& x) { return ops::add(branch(x), branch(x)); }).empty());
+  // Of a value that wants no gradient there is none to weigh.
+  const Parameter w = weight({64, 64});
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto x = tape.constant(random_array<double>({6, 64}, 0));
+                return ops::add(x, ops::linear(x, w));
+              }).empty());
 }
 
 TEST(Lint, FindsParametersThatNobodyTagged) {
@@ -199,6 +239,29 @@ TEST(Lint, FindsAReadoutWhoseConstraintIsNotTheOptimisers) {
   expect_one(of(std::nullopt, true), Kind::readout_constraint, op, "to_output_scale");
   expect_one(of(constraint::to_output_scale, false), Kind::readout_constraint, op, "none");
   expect_one(of(constraint::gmean, true), Kind::readout_constraint, op, "gmean");
+  // The rates of other rules do not depend on it, nor do those of optimisers that are not asked.
+  const auto under = [](const Scaling& rules, std::optional<bool> is_constrained) {
+    nn::Initialiser initialiser(1, rules);
+    const nn::LinearReadout readout(initialiser, "readout", 64, 8, {.bias = false});
+    return lint_of([&](Fp64& tape) { return readout(input(tape)); },
+                   {.sgd_readout_is_constrained = is_constrained});
+  };
+  EXPECT_TRUE(under(scaling::paper, true).empty());
+  EXPECT_TRUE(under(scaling::none, true).empty());
+  EXPECT_TRUE(under(scaling::umup, std::nullopt).empty());
+}
+
+TEST(Lint, RefusesATraceOfTwoSteps) {
+  analysis::GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  (void)ops::gelu(input(tape));
+  tape.clear();
+  (void)input(tape);
+  (void)input(tape);
+  (void)ops::gelu(input(tape));
+  expect_error<std::invalid_argument>([&] { (void)analysis::lint(trace.ops()); },
+                                      {"one step", "another"});
 }
 
 }  // namespace

@@ -526,6 +526,7 @@ template <Precision P> class Tape {
                     .ideal_forward = ideal.forward,
                     .recording = generation_};
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
+    if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {
       const Slot& slot = slots_[input_slots[i]];
       record.inputs.push_back({.value = input_slots[i],
