@@ -139,6 +139,16 @@ TEST(GradientConstants, ShowAPlantedFaultWhereTheGraphDoes) {
   check([&](const auto& x) { return ops::add(branch(unconstrained)(x), x); }, false);
 }
 
+TEST(GradientConstants, BeforeASkipConnectionOfNoWeightAreThoseOfTheBranch) {
+  Weights weights;
+  const auto record = step_with(weights, [&](const auto& x) {
+    return ops::residual_apply(
+        x, [&](const auto& h) { return ops::linear(ops::linear(h, weights.up), weights.down); },
+        {.tau = 1});
+  });
+  expect_as_the_graph_says(record, weights.all(), "tau of 1");
+}
+
 TEST(GradientConstants, AreNotPositiveWhereAGradientIsReversedOrStopped) {
   Weights weights;
   for (const double factor : {-1.0, 0.0}) {

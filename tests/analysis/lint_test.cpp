@@ -20,6 +20,7 @@
 #include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/sgd.hpp"
@@ -130,6 +131,16 @@ TEST(Lint, FindsBiasesAndGainsThatBeginElsewhere) {
   EXPECT_TRUE(of_norm(1, 0).empty());
   expect_one(of_norm(0, 0), Kind::parameter_scale, "gain", "gains of one");
   expect_one(of_norm(1, 1), Kind::parameter_scale, "shift", "shifts of zero");
+  // Of an op that does not say which of the two it is, either will do.
+  const auto of_product = [&](float value) {
+    const Parameter gain = vector_of("gain", 64, value, ParameterKind::norm);
+    return lint_of([&](Fp64& tape) {
+      return ops::add(input(tape), ops::reshape(tape.parameter(gain), {.shape = {64}}));
+    });
+  };
+  EXPECT_TRUE(of_product(1).empty());
+  EXPECT_TRUE(of_product(0).empty());
+  expect_one(of_product(0.5F), Kind::parameter_scale, "gain", "rms 0.5");
 }
 
 TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
@@ -163,6 +174,11 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   };
   expect_one(embed(true), Kind::unscaled_op, "op 1, embedding", "paper");
   EXPECT_TRUE(embed(false).empty());
+  // Numbers, such as two losses, are added up as they are.
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto x = ops::linear(input(tape), w);
+                return ops::add(sum(x), sum(ops::gelu(x)), {.scaling = scaling::none});
+              }).empty());
 }
 
 TEST(Lint, FindsResidualsWithoutSplit) {
@@ -187,6 +203,19 @@ TEST(Lint, FindsResidualsWithoutSplit) {
                return ops::residual_add(branch(into), skip, {.tau = 0.4});
              }),
              Kind::residual_without_split, "op 2, residual_add", "tau");
+  // One end comes from the split, the other from before it.
+  expect_one(of([&](const auto& x) {
+               const auto [into, skip] = ops::residual_split(x);
+               return ops::residual_add(branch(x), skip);
+             }),
+             Kind::residual_without_split, "op 2, residual_add", "opens");
+  expect_one(of([&](const auto& x) {
+               const auto [into, skip] = ops::residual_split(x);
+               return ops::residual_add(branch(into), x);
+             }),
+             Kind::residual_without_split, "op 2, residual_add", "opens");
+  // Twice the same is no branch.
+  EXPECT_TRUE(of([&](const auto& x) { return ops::add(x, x); }).empty());
   EXPECT_TRUE(of([&](const auto& x) { return ops::add(branch(x), branch(x)); }).empty());
   // Of a value that wants no gradient there is none to weigh.
   const Parameter w = weight({64, 64});
@@ -194,6 +223,20 @@ TEST(Lint, FindsResidualsWithoutSplit) {
                 const auto x = tape.constant(random_array<double>({6, 64}, 0));
                 return ops::add(x, ops::linear(x, w));
               }).empty());
+}
+
+TEST(Lint, ComparesBothWeightsOfAResidual) {
+  analysis::GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  (void)ops::residual_apply(input(tape), [](const auto& h) { return ops::gelu(h); }, {.tau = 0.3});
+  EXPECT_TRUE(analysis::lint(trace.ops()).empty());
+  for (const std::size_t output : {0U, 1U}) {
+    std::vector<OpRecord> ops = trace.ops();
+    ASSERT_EQ(ops.front().name, "residual_split");
+    ops.front().outputs[output].gradient_factors[0] *= 1.01;
+    expect_one(analysis::lint(ops), Kind::residual_without_split, "op 2, residual_add", "tau");
+  }
 }
 
 TEST(Lint, FindsParametersThatNobodyTagged) {
@@ -204,6 +247,24 @@ TEST(Lint, FindsParametersThatNobodyTagged) {
         lint_of([&](Fp64& tape) { return ops::linear(input(tape), w, {.scaling = scaling}); }),
         Kind::untagged_parameter, "w", "kind");
   }
+  // Once, however often it is used; of a vector nobody knows what it is, so of what scale it is.
+  const Parameter bias = vector_of("b", 64, 0.5F, ParameterKind::untagged);
+  w.kind = ParameterKind::weight;
+  expect_one(
+      lint_of([&](Fp64& tape) { return ops::linear(ops::linear(input(tape), w, bias), w, bias); }),
+      Kind::untagged_parameter, "b", "kind");
+  // Nor at which rate it should learn.
+  expect_one(
+      lint_of(
+          [&](Fp64& tape) { return ops::linear(input(tape), w, bias, {.scaling = scaling::umup}); },
+          {.learning_rates = {{.name = "b",
+                               .kind = ParameterKind::untagged,
+                               .shape = {64},
+                               .depth = {},
+                               .factor = 0.5,
+                               .learning_rate = 0.5,
+                               .weight_decay = 0}}}),
+      Kind::untagged_parameter, "b", "kind");
 }
 
 TEST(Lint, FindsLearningRatesOutOfBand) {
@@ -223,6 +284,20 @@ TEST(Lint, FindsLearningRatesOutOfBand) {
   // A group that is not to be trained is no mistake.
   EXPECT_TRUE(of({{{&w}, 0}, {{&bias}}}, Rule::umup, 1).empty());
   expect_one(of({&w, &bias}, Rule::none, 0.1), Kind::learning_rate, "the optimiser", "rule");
+}
+
+TEST(Lint, ComparesALearningRateWithTheScaleOfItsParameter) {
+  // Two weights of one name, told apart by their shapes.
+  Parameter up = weight({128, 64});
+  Parameter down = weight({64, 128}, 1e-3F);
+  const optim::Adam adam({&up, &down}, {.rule = Rule::none});
+  const auto findings = lint_of(
+      [&](Fp64& tape) {
+        constexpr ops::Linear plain{.scaling = scaling::none};
+        return ops::linear(ops::linear(input(tape), up, plain), down, plain);
+      },
+      {.learning_rates = optim::learning_rate_report(adam, 0.01)});
+  expect_one(findings, Kind::learning_rate, "w", "outside");
 }
 
 TEST(Lint, FindsAReadoutWhoseConstraintIsNotTheOptimisers) {
