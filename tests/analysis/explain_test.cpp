@@ -114,10 +114,16 @@ TEST(Explain, RefusesTwoSteps) {
   tape.observe_with(report.observer());
   record(0);
   explain();
-  // Measurements of a second step of the same shapes.
+  // A gradient that was measured twice.
+  std::vector<analysis::TensorScale> twice = report.tensors();
+  twice.push_back(twice.back());
+  ASSERT_EQ(twice.back().role, TensorRole::gradient);
+  expect_error<std::invalid_argument>([&] { (void)analysis::explain(trace.ops(), twice); },
+                                      {"explain", "one step"});
+  // Values of a second step of the same shapes.
   tape.trace_with(nullptr);
   tape.clear();
-  record(0);
+  (void)ops::scale_fwd(tape.input(random_array<double>({2, 3}, 0)));
   expect_error<std::invalid_argument>(explain, {"explain", "one step", "scale_fwd"});
   // Ops of a second step, whose values have numbers of their own.
   tape.trace_with(trace.tracer());

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/random_arrays.hpp"
@@ -93,6 +94,26 @@ TEST(FormatLosses, OfNormalNumbersErrByLessThanTheBinThatAThresholdDivides) {
       const double largest_bin = share(spec.max_exponent());
       EXPECT_NEAR(judged.overflowed, expected.overflowed, std::min(0.05, largest_bin));
     }
+  }
+}
+
+TEST(FormatLosses, OfEvenlySpreadElementsAreExactWhereAThresholdDividesTheirBin) {
+  for (const FormatSpec& spec : narrow_formats) {
+    const auto judged_and_expected = [&](int exponent) {
+      std::vector<float> elements;
+      for (int i = 0; i < 4096; ++i) {
+        elements.push_back(std::ldexp(1 + (static_cast<float>(i) + 0.5F) / 4096, exponent));
+      }
+      return std::pair{format_losses(histogram_of(elements), spec), losses_of(elements, spec)};
+    };
+    const auto [judged, expected] = judged_and_expected(spec.max_exponent());
+    EXPECT_DOUBLE_EQ(judged.overflowed, expected.overflowed);
+    EXPECT_GT(expected.overflowed, 0);
+    EXPECT_LT(expected.overflowed, 1);
+    const auto [low, low_expected] = judged_and_expected(spec.min_normal_exponent() - 1);
+    EXPECT_DOUBLE_EQ(low.subnormal, low_expected.subnormal);
+    EXPECT_GT(low_expected.subnormal, 0);
+    EXPECT_LT(low_expected.subnormal, 1);
   }
 }
 

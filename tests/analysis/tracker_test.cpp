@@ -256,10 +256,12 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
     const auto parameters = optim::parameters_of(run.model);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       SCOPED_TRACE(parameters[i]->name);
+      double sum = 0;
       double update = 0;
       double value = 0;
       for (std::size_t k = 0; k < before[i].size(); ++k) {
         const float difference = parameters[i]->value.data()[k] - before[i].data()[k];
+        sum += static_cast<double>(difference);
         update += std::pow(static_cast<double>(difference), 2);
         value += std::pow(static_cast<double>(before[i].data()[k]), 2);
       }
@@ -270,6 +272,7 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
       EXPECT_GT(update, 0);
       EXPECT_NEAR(tensor->samples[0].statistics.rms, std::sqrt(update / n),
                   1e-12 * std::sqrt(update / n));
+      EXPECT_NEAR(tensor->samples[0].statistics.mean, sum / n, 1e-12 * std::sqrt(update / n));
       ASSERT_EQ(tensor->samples[0].update_ratio.has_value(), value > 0);
       if (value > 0) {
         EXPECT_NEAR(*tensor->samples[0].update_ratio, std::sqrt(update / value),
@@ -281,6 +284,47 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
   const TrackedTensor* update = find(tracker, "update of tokens.table");
   ASSERT_NE(update, nullptr);
   EXPECT_EQ(update->samples.size(), 1U);
+}
+
+TEST(Tracker, AnUpdateOfZerosHasNoRatio) {
+  Parameter bias{"b", Array<float>::filled(Shape{2}, 0)};
+  Tape<precision::fp32> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  static_cast<void>(tape.parameter(bias));
+  bias.value = Array<float>::filled(Shape{2}, -2);
+  tracker.record_updates(std::vector<Parameter*>{&bias});
+  const TrackedTensor* update = find(tracker, "update of b");
+  ASSERT_NE(update, nullptr);
+  EXPECT_EQ(update->samples.at(0).statistics.mean, -2);
+  EXPECT_FALSE(update->samples[0].update_ratio.has_value());
+}
+
+TEST(Tracker, KeepsTensorsApartByPlaceModuleAndFormat) {
+  Tape<precision::fp32> floats;
+  Tape<precision::fp16> halves;
+  Tracker tracker;
+  const auto record = [&]<Precision P>(Tape<P>& tape, const char* path) {
+    tape.clear();
+    const auto module = tape.enter(path);
+    const ops::Reshape same{.shape = Shape{2}};
+    const auto x = tape.input(Array<typename P::storage>(Shape{2}));
+    static_cast<void>(ops::reshape(ops::reshape(x, same), same));
+  };
+  tracker.attach(floats);
+  record(floats, "one");
+  record(floats, "two");
+  record(floats, "one");
+  tracker.attach(halves);
+  record(halves, "one");
+  std::vector<std::string> seen;
+  for (const TrackedTensor& tensor : tracker.tensors()) {
+    seen.push_back(tensor.name + " " + std::to_string(tensor.index) + " " + tensor.format + " " +
+                   std::to_string(tensor.samples.size()));
+  }
+  EXPECT_EQ(seen, (std::vector<std::string>{"one/reshape 0 float32 2", "one/reshape 1 float32 2",
+                                            "two/reshape 0 float32 1", "two/reshape 1 float32 1",
+                                            "one/reshape 0 float16 1", "one/reshape 1 float16 1"}));
 }
 
 /// y = x wᵀ, summed.
@@ -432,6 +476,15 @@ TEST(TrackerOutput, CsvHasALineForEachTensorAndStep) {
   EXPECT_TRUE(lines[1].ends_with(",0.5,1,0.25,0,0,0,0.25,,-1,1 1")) << lines[1];
 }
 
+TEST(TrackerOutput, CsvLeavesTheExponentOfZerosEmpty) {
+  const Parameter zeros{"w", Array<float>::filled(Shape{3}, 0)};
+  Tape<precision::fp32> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  static_cast<void>(tape.parameter(zeros));
+  EXPECT_TRUE(analysis::to_csv(tracker).ends_with(",3,0,0,0,0,0,1,0,0,0,0,,,\n"));
+}
+
 TEST(TrackerOutput, CsvQuotesWhatWouldEndAFieldOrALine) {
   EXPECT_EQ(analysis::detail::csv_field("plain.name[0] of it"), "plain.name[0] of it");
   EXPECT_EQ(analysis::detail::csv_field("a,b"), "\"a,b\"");
@@ -486,8 +539,12 @@ TEST(TrackerOutput, JsonSaysWhatWasMeasured) {
 TEST(TrackerOutput, JsonOfOddNamesAndNumbersIsJson) {
   EXPECT_EQ(nlohmann::json::parse(analysis::json_string("a\"\\\n\x01 \xc3\xa9 \xf0\x9f\x98\x80")),
             "a\"\\\n\x01 \xc3\xa9 \xf0\x9f\x98\x80");
-  // A lone continuation, an overlong form, a surrogate, a character cut short.
-  for (const char* text : {"\x80", "\xc0\xaf", "\xed\xa0\x80", "\xe2\x82", "\xff"}) {
+  for (const char* text : {"\x1f", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf"}) {
+    EXPECT_EQ(nlohmann::json::parse(analysis::json_string(text)), text);
+  }
+  // A lone continuation, overlong forms, a surrogate, characters cut short and beyond the last.
+  for (const char* text : {"\x80", "\xc0\xaf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xed\xa0\x80",
+                           "\xe2\x82", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
     const auto json = nlohmann::json::parse(analysis::json_string(text));
     EXPECT_NE(json.get<std::string>().find("\xef\xbf\xbd"), std::string::npos);
   }
