@@ -21,7 +21,7 @@
 #include "recent_mean.hpp"
 #include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
-#include "unit_scaling/analysis/scale_report.hpp"
+#include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -191,11 +191,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       if (sum) sum->add(tape);
     }
     if (!std::isfinite(loss_value)) {
-      us::analysis::FirstNonFinite first;
+      us::analysis::Tracker tracker({.updates = false});
       tape.clear();
-      tape.observe_with(first.observer());
+      tracker.attach(tape);
       static_cast<void>(record_loss(tape, model, batch, variant.scaling));
-      result.diverged = "step " + std::to_string(step) + ", first at " + first.found();
+      result.diverged = "step " + std::to_string(step);
+      if (const auto first = tracker.first_non_finite()) {
+        result.diverged += ", first at " + first->name;
+      }
+      tape.observe_with(nullptr);
       break;
     }
     const double rate = result.learning_rate * schedule(step);

@@ -101,4 +101,37 @@ TEST(Explain, RefusesMeasurementsOfAnotherStep) {
   expect_error<std::invalid_argument>(explain, {"explain", "scale_fwd"});
 }
 
+TEST(Explain, RefusesTwoSteps) {
+  analysis::GraphTrace trace;
+  analysis::ScaleReport report;
+  Fp64 tape;
+  const auto explain = [&] { (void)analysis::explain(trace.ops(), report.tensors()); };
+  const auto record = [&](std::size_t leaves) {
+    for (std::size_t i = 0; i < leaves; ++i) (void)tape.input(random_array<double>({2, 3}, 0));
+    tape.backward(sum(ops::scale_fwd(tape.input(random_array<double>({2, 3}, 0)))));
+  };
+  tape.trace_with(trace.tracer());
+  tape.observe_with(report.observer());
+  record(0);
+  explain();
+  // A gradient that was measured twice.
+  std::vector<analysis::TensorScale> twice = report.tensors();
+  twice.push_back(twice.back());
+  ASSERT_EQ(twice.back().role, TensorRole::gradient);
+  expect_error<std::invalid_argument>([&] { (void)analysis::explain(trace.ops(), twice); },
+                                      {"explain", "one step"});
+  // Values of a second step of the same shapes.
+  tape.trace_with(nullptr);
+  tape.clear();
+  (void)ops::scale_fwd(tape.input(random_array<double>({2, 3}, 0)));
+  expect_error<std::invalid_argument>(explain, {"explain", "one step", "scale_fwd"});
+  // Ops of a second step, whose values have numbers of their own.
+  tape.trace_with(trace.tracer());
+  tape.clear();
+  record(7);
+  expect_error<std::invalid_argument>(explain, {"one step", "another"});
+  expect_error<std::invalid_argument>([&] { (void)analysis::explain(trace.ops()); },
+                                      {"one step", "another"});
+}
+
 }  // namespace

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/random_arrays.hpp"
@@ -65,21 +67,53 @@ TEST(FormatLosses, AreExactWhereNoThresholdDividesAnOccupiedBin) {
   }
 }
 
-TEST(FormatLosses, OfNormalNumbersAreCloseToThoseOfEachElement) {
+TEST(FormatLosses, OfNormalNumbersErrByLessThanTheBinThatAThresholdDivides) {
   for (const double scale : {0x1p-14, 0.01, 1.0, 100.0, 20000.0}) {
     const auto array = unit_scaling_test::normal_array<float>({100000}, 5);
     std::vector<float> elements;
     for (const float element : array.span()) {
       elements.push_back(static_cast<float>(element * scale));
     }
-    for (const FormatSpec& spec : narrow_formats) {
-      const FormatLosses expected = losses_of(elements, spec);
-      const FormatLosses judged = format_losses(histogram_of(elements), spec);
-      EXPECT_NEAR(judged.underflowed, expected.underflowed, 1e-12);
-      // The density is not even within a bin, which at most holds a third of all elements.
-      EXPECT_NEAR(judged.subnormal, expected.subnormal, 0.05);
-      EXPECT_NEAR(judged.overflowed, expected.overflowed, 0.05);
+    const ExponentHistogram histogram = histogram_of(elements);
+    std::vector<FormatSpec> specs(narrow_formats.begin(), narrow_formats.end());
+    for (const char* name : {"bfloat16", "float8_e4m3fnuz", "float8_e3m4", "float8_e5m2fnuz"}) {
+      specs.push_back(Format::parse(name).spec());
     }
+    for (const FormatSpec& spec : specs) {
+      SCOPED_TRACE(std::to_string(spec.exponent_bits) + " exponent bits, " +
+                   std::to_string(spec.mantissa_bits) + " of fraction, times " +
+                   std::to_string(scale));
+      const FormatLosses expected = losses_of(elements, spec);
+      const FormatLosses judged = format_losses(histogram, spec);
+      const auto share = [&](int exponent) {
+        return static_cast<double>(histogram.count(exponent)) / 1e5 + 1e-12;
+      };
+      EXPECT_NEAR(judged.underflowed, expected.underflowed, 1e-12);
+      const double normal_bin = share(spec.min_normal_exponent() - 1);
+      EXPECT_NEAR(judged.subnormal, expected.subnormal, std::min(0.05, normal_bin));
+      const double largest_bin = share(spec.max_exponent());
+      EXPECT_NEAR(judged.overflowed, expected.overflowed, std::min(0.05, largest_bin));
+    }
+  }
+}
+
+TEST(FormatLosses, OfEvenlySpreadElementsAreExactWhereAThresholdDividesTheirBin) {
+  for (const FormatSpec& spec : narrow_formats) {
+    const auto judged_and_expected = [&](int exponent) {
+      std::vector<float> elements;
+      for (int i = 0; i < 4096; ++i) {
+        elements.push_back(std::ldexp(1 + (static_cast<float>(i) + 0.5F) / 4096, exponent));
+      }
+      return std::pair{format_losses(histogram_of(elements), spec), losses_of(elements, spec)};
+    };
+    const auto [judged, expected] = judged_and_expected(spec.max_exponent());
+    EXPECT_DOUBLE_EQ(judged.overflowed, expected.overflowed);
+    EXPECT_GT(expected.overflowed, 0);
+    EXPECT_LT(expected.overflowed, 1);
+    const auto [low, low_expected] = judged_and_expected(spec.min_normal_exponent() - 1);
+    EXPECT_DOUBLE_EQ(low.subnormal, low_expected.subnormal);
+    EXPECT_GT(low_expected.subnormal, 0);
+    EXPECT_LT(low_expected.subnormal, 1);
   }
 }
 

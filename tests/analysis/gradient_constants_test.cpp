@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -138,6 +139,16 @@ TEST(GradientConstants, ShowAPlantedFaultWhereTheGraphDoes) {
   check([&](const auto& x) { return ops::add(branch(unconstrained)(x), x); }, false);
 }
 
+TEST(GradientConstants, BeforeASkipConnectionOfNoWeightAreThoseOfTheBranch) {
+  Weights weights;
+  const auto record = step_with(weights, [&](const auto& x) {
+    return ops::residual_apply(
+        x, [&](const auto& h) { return ops::linear(ops::linear(h, weights.up), weights.down); },
+        {.tau = 1});
+  });
+  expect_as_the_graph_says(record, weights.all(), "tau of 1");
+}
+
 TEST(GradientConstants, AreNotPositiveWhereAGradientIsReversedOrStopped) {
   Weights weights;
   for (const double factor : {-1.0, 0.0}) {
@@ -180,8 +191,36 @@ TEST(GradientConstants, PutParametersBack) {
   };
   EXPECT_THROW((void)gradient_constants(fails, weights.all()), std::runtime_error);
   EXPECT_TRUE(same_bits(before, weights.first.value));
-  expect_domain_error([&] { (void)gradient_constants(record, weights.all(), {.directions = 0}); },
-                      {"direction"});
+}
+
+TEST(GradientConstants, RefuseWhatProvesNothing) {
+  Weights weights;
+  const auto record = step_with(weights, [](const auto& x) { return ops::gelu(x); });
+  const auto refuses = [&](const analysis::GradientConstantsOptions& options,
+                           const std::string& part) {
+    expect_domain_error([&] { (void)gradient_constants(record, weights.all(), options); }, {part});
+  };
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  refuses({.directions = 0}, "direction");
+  for (const double step : {0.0, -1.0, nan, std::numeric_limits<double>::infinity()}) {
+    refuses({.step = step}, "step");
+  }
+  // No float of these weights moves by so little, and a loss that stays the same proves nothing.
+  refuses({.step = 1e-12}, "changes first");
+  weights.first.value.mutable_data()[0] = std::numeric_limits<float>::quiet_NaN();
+  refuses({}, "finite loss");
+  expect_error<std::invalid_argument>(
+      [&] { (void)gradient_constants(record, std::vector<Parameter*>{nullptr}); }, {"null"});
+}
+
+TEST(GradientConstants, AreNotProportionalWhereAGradientIsNotFinite) {
+  Weights weights;
+  const auto record = step_with(weights, [](const auto& x) {
+    return ops::scale_bwd(ops::scale_bwd(x, {.factor = 1e300}), {.factor = 1e300});
+  });
+  const auto found = gradient_constants(record, std::vector{&weights.first});
+  EXPECT_FALSE(found[0].is_proportional());
+  EXPECT_TRUE(std::isinf(found[0].deviation));
 }
 
 /// Parameters as values of the tape's format, so that they may be any argument of an op.

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <stdexcept>
+#include <type_traits>
 
 #include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
 #include "support/random_arrays.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -48,6 +51,24 @@ TEST(GradientUnderflow, SeesTheGradientAsTheProductConsumesIt) {
   // In storage, fp16, 2^-20 is there; in E5M2, whose least number is 2^-16, it is not.
   EXPECT_EQ(of_gradient<precision::fp8>(1, 0x1p-20F).underflowed, 3.0 / 7);
   EXPECT_EQ(of_gradient<precision::fp8>(1, 0x1p-16F).underflowed, 0);
+}
+
+TEST(GradientUnderflow, RefusesTwoStepsThatDiffer) {
+  const Parameter w{"w", Array<float>::filled(Shape{2, 2}, 1)};
+  const auto of = [&](std::size_t float_rows, std::size_t float_layers) {
+    return [&w, float_rows, float_layers]<Precision Q>(Tape<Q>& tape) {
+      constexpr bool is_float = std::is_same_v<Q, precision::fp32>;
+      const Shape shape{is_float ? float_rows : 2, 2};
+      auto y = tape.constant(Array<typename Q::storage>(shape));
+      for (std::size_t i = 0; i < (is_float ? float_layers : 2); ++i) y = ops::linear(y, w);
+      return tape.record(WeightedSum{Array<float>(shape)}, y);
+    };
+  };
+  (void)gradient_underflow<precision::fp16>(of(2, 2));
+  for (const auto& record : {of(1, 2), of(2, 1)}) {
+    expect_error<std::invalid_argument>([&] { (void)gradient_underflow<precision::fp16>(record); },
+                                        {"gradient_underflow", "same step", "another gradient of"});
+  }
 }
 
 TEST(GradientUnderflow, CountsElementsThatAreNotFinite) {

@@ -3,17 +3,24 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/sgd.hpp"
@@ -80,6 +87,24 @@ TEST(Lint, FindsAWeightInitialisedWithTheRootOfItsFanIn) {
   EXPECT_TRUE(of(weight({64, 64})).empty());
   expect_one(of(weight({64, 64}, 0.125F)), Kind::parameter_scale, "w", "fan_in^-1/2");
   expect_one(of(weight({64, 64}, 1.2F)), Kind::parameter_scale, "w", "N(0,1)");
+  // Of a convolution the fan-in is channels times kernel size, of a table it is an entry.
+  const auto of_convolution = [&](float factor) {
+    const Parameter kernel = weight({32, 8, 8}, factor);
+    return lint_of([&](Fp64& tape) {
+      return ops::conv1d(tape.input(random_array<double>({2, 8, 16}, 0)), kernel);
+    });
+  };
+  EXPECT_TRUE(of_convolution(1).empty());
+  expect_one(of_convolution(0.125F), Kind::parameter_scale, "w", "fan_in^-1/2");
+  const auto of_table = [&](float factor) {
+    const Parameter table = weight({50, 64}, factor);
+    return lint_of(
+        [&](Fp64& tape) { return ops::embedding(id_array({3}, 50, 1), tape.parameter(table)); });
+  };
+  EXPECT_TRUE(of_table(1).empty());
+  expect_one(of_table(0.125F), Kind::parameter_scale, "w", "fan_in^-1/2");
+  expect_one(of(weight({64, 64}, std::numeric_limits<float>::quiet_NaN())), Kind::parameter_scale,
+             "w", "rms nan");
   // Without rules that is how it should be.
   EXPECT_TRUE(of(weight({64, 64}, 0.125F), scaling::none).empty());
   // Few numbers may have any rms by chance.
@@ -106,6 +131,16 @@ TEST(Lint, FindsBiasesAndGainsThatBeginElsewhere) {
   EXPECT_TRUE(of_norm(1, 0).empty());
   expect_one(of_norm(0, 0), Kind::parameter_scale, "gain", "gains of one");
   expect_one(of_norm(1, 1), Kind::parameter_scale, "shift", "shifts of zero");
+  // Of an op that does not say which of the two it is, either will do.
+  const auto of_product = [&](float value) {
+    const Parameter gain = vector_of("gain", 64, value, ParameterKind::norm);
+    return lint_of([&](Fp64& tape) {
+      return ops::add(input(tape), ops::reshape(tape.parameter(gain), {.shape = {64}}));
+    });
+  };
+  EXPECT_TRUE(of_product(1).empty());
+  EXPECT_TRUE(of_product(0).empty());
+  expect_one(of_product(0.5F), Kind::parameter_scale, "gain", "rms 0.5");
 }
 
 TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
@@ -118,6 +153,16 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   expect_one(of(scaling::paper, scaling::none), Kind::unscaled_op, "op 1, gelu", "paper");
   expect_one(of(scaling::none, scaling::umup), Kind::unscaled_op, "op 0, linear", "umup");
   EXPECT_TRUE(of(scaling::none, scaling::none).empty());
+  // Also where one op does the work of two.
+  const auto fused = [&](const Scaling& first, const Scaling& second) {
+    return lint_of([&](Fp64& tape) {
+      return ops::gelu(ops::gelu_linear(
+          input(tape), w, {.gelu = {.scaling = first}, .linear = {.scaling = second}}));
+    });
+  };
+  EXPECT_TRUE(fused(scaling::paper, scaling::paper).empty());
+  expect_one(fused(scaling::none, scaling::paper), Kind::unscaled_op, "op 0, gelu_linear", "paper");
+  expect_one(fused(scaling::paper, scaling::none), Kind::unscaled_op, "op 0, gelu_linear", "paper");
   // A lookup in a table without rules counts, rows picked from activations do not.
   const auto embed = [&](bool is_table) {
     return lint_of([&](Fp64& tape) {
@@ -129,6 +174,11 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   };
   expect_one(embed(true), Kind::unscaled_op, "op 1, embedding", "paper");
   EXPECT_TRUE(embed(false).empty());
+  // Numbers, such as two losses, are added up as they are.
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto x = ops::linear(input(tape), w);
+                return ops::add(sum(x), sum(ops::gelu(x)), {.scaling = scaling::none});
+              }).empty());
 }
 
 TEST(Lint, FindsResidualsWithoutSplit) {
@@ -153,7 +203,40 @@ TEST(Lint, FindsResidualsWithoutSplit) {
                return ops::residual_add(branch(into), skip, {.tau = 0.4});
              }),
              Kind::residual_without_split, "op 2, residual_add", "tau");
+  // One end comes from the split, the other from before it.
+  expect_one(of([&](const auto& x) {
+               const auto [into, skip] = ops::residual_split(x);
+               return ops::residual_add(branch(x), skip);
+             }),
+             Kind::residual_without_split, "op 2, residual_add", "opens");
+  expect_one(of([&](const auto& x) {
+               const auto [into, skip] = ops::residual_split(x);
+               return ops::residual_add(branch(into), x);
+             }),
+             Kind::residual_without_split, "op 2, residual_add", "opens");
+  // Twice the same is no branch.
+  EXPECT_TRUE(of([&](const auto& x) { return ops::add(x, x); }).empty());
   EXPECT_TRUE(of([&](const auto& x) { return ops::add(branch(x), branch(x)); }).empty());
+  // Of a value that wants no gradient there is none to weigh.
+  const Parameter w = weight({64, 64});
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto x = tape.constant(random_array<double>({6, 64}, 0));
+                return ops::add(x, ops::linear(x, w));
+              }).empty());
+}
+
+TEST(Lint, ComparesBothWeightsOfAResidual) {
+  analysis::GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  (void)ops::residual_apply(input(tape), [](const auto& h) { return ops::gelu(h); }, {.tau = 0.3});
+  EXPECT_TRUE(analysis::lint(trace.ops()).empty());
+  for (const std::size_t output : {0U, 1U}) {
+    std::vector<OpRecord> ops = trace.ops();
+    ASSERT_EQ(ops.front().name, "residual_split");
+    ops.front().outputs[output].gradient_factors[0] *= 1.01;
+    expect_one(analysis::lint(ops), Kind::residual_without_split, "op 2, residual_add", "tau");
+  }
 }
 
 TEST(Lint, FindsParametersThatNobodyTagged) {
@@ -164,6 +247,24 @@ TEST(Lint, FindsParametersThatNobodyTagged) {
         lint_of([&](Fp64& tape) { return ops::linear(input(tape), w, {.scaling = scaling}); }),
         Kind::untagged_parameter, "w", "kind");
   }
+  // Once, however often it is used; of a vector nobody knows what it is, so of what scale it is.
+  const Parameter bias = vector_of("b", 64, 0.5F, ParameterKind::untagged);
+  w.kind = ParameterKind::weight;
+  expect_one(
+      lint_of([&](Fp64& tape) { return ops::linear(ops::linear(input(tape), w, bias), w, bias); }),
+      Kind::untagged_parameter, "b", "kind");
+  // Nor at which rate it should learn.
+  expect_one(
+      lint_of(
+          [&](Fp64& tape) { return ops::linear(input(tape), w, bias, {.scaling = scaling::umup}); },
+          {.learning_rates = {{.name = "b",
+                               .kind = ParameterKind::untagged,
+                               .shape = {64},
+                               .depth = {},
+                               .factor = 0.5,
+                               .learning_rate = 0.5,
+                               .weight_decay = 0}}}),
+      Kind::untagged_parameter, "b", "kind");
 }
 
 TEST(Lint, FindsLearningRatesOutOfBand) {
@@ -185,6 +286,20 @@ TEST(Lint, FindsLearningRatesOutOfBand) {
   expect_one(of({&w, &bias}, Rule::none, 0.1), Kind::learning_rate, "the optimiser", "rule");
 }
 
+TEST(Lint, ComparesALearningRateWithTheScaleOfItsParameter) {
+  // Two weights of one name, told apart by their shapes.
+  Parameter up = weight({128, 64});
+  Parameter down = weight({64, 128}, 1e-3F);
+  const optim::Adam adam({&up, &down}, {.rule = Rule::none});
+  const auto findings = lint_of(
+      [&](Fp64& tape) {
+        constexpr ops::Linear plain{.scaling = scaling::none};
+        return ops::linear(ops::linear(input(tape), up, plain), down, plain);
+      },
+      {.learning_rates = optim::learning_rate_report(adam, 0.01)});
+  expect_one(findings, Kind::learning_rate, "w", "outside");
+}
+
 TEST(Lint, FindsAReadoutWhoseConstraintIsNotTheOptimisers) {
   const auto of = [](std::optional<Constraint> constraint, bool is_constrained) {
     nn::Initialiser initialiser(1, scaling::umup);
@@ -199,6 +314,29 @@ TEST(Lint, FindsAReadoutWhoseConstraintIsNotTheOptimisers) {
   expect_one(of(std::nullopt, true), Kind::readout_constraint, op, "to_output_scale");
   expect_one(of(constraint::to_output_scale, false), Kind::readout_constraint, op, "none");
   expect_one(of(constraint::gmean, true), Kind::readout_constraint, op, "gmean");
+  // The rates of other rules do not depend on it, nor do those of optimisers that are not asked.
+  const auto under = [](const Scaling& rules, std::optional<bool> is_constrained) {
+    nn::Initialiser initialiser(1, rules);
+    const nn::LinearReadout readout(initialiser, "readout", 64, 8, {.bias = false});
+    return lint_of([&](Fp64& tape) { return readout(input(tape)); },
+                   {.sgd_readout_is_constrained = is_constrained});
+  };
+  EXPECT_TRUE(under(scaling::paper, true).empty());
+  EXPECT_TRUE(under(scaling::none, true).empty());
+  EXPECT_TRUE(under(scaling::umup, std::nullopt).empty());
+}
+
+TEST(Lint, RefusesATraceOfTwoSteps) {
+  analysis::GraphTrace trace;
+  Fp64 tape;
+  tape.trace_with(trace.tracer());
+  (void)ops::gelu(input(tape));
+  tape.clear();
+  (void)input(tape);
+  (void)input(tape);
+  (void)ops::gelu(input(tape));
+  expect_error<std::invalid_argument>([&] { (void)analysis::lint(trace.ops()); },
+                                      {"one step", "another"});
 }
 
 }  // namespace

@@ -12,10 +12,26 @@
 
 #include "support/random_arrays.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/nn/bert.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/nn/conv1d.hpp"
+#include "unit_scaling/nn/depth.hpp"
+#include "unit_scaling/nn/dropout.hpp"
+#include "unit_scaling/nn/layer_norm.hpp"
+#include "unit_scaling/nn/linear_readout.hpp"
+#include "unit_scaling/nn/recurrent_highway.hpp"
+#include "unit_scaling/nn/residual.hpp"
+#include "unit_scaling/nn/rms_norm.hpp"
+#include "unit_scaling/nn/sequential.hpp"
+#include "unit_scaling/nn/swiglu.hpp"
+#include "unit_scaling/nn/token_mixing.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
+#include "unit_scaling/nn/transformer_encoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
 namespace unit_scaling_test {
@@ -42,6 +58,56 @@ ModelStep step_of(std::string name, const unit_scaling::Scaling& rules,
           .record = [shared, record](Fp64& tape) { return record(*shared, tape); }};
 }
 
+/// A step of modules one after the other, from an input without gradient to a squared error.
+template <class... Modules>
+ModelStep step_of_modules(std::string name, const unit_scaling::Scaling& rules,
+                          const unit_scaling::Shape& shape, Modules... modules) {
+  using unit_scaling::nn::Sequential;
+  return step_of(std::move(name), rules,
+                 std::make_unique<Sequential<Modules...>>(std::move(modules)...),
+                 [rules, shape](const Sequential<Modules...>& model, Fp64& tape) {
+                   const auto y = model(tape.constant(normal_array<double>(shape, 1)));
+                   return unit_scaling::ops::mse_loss(
+                       y, tape.constant(normal_array<double>(y.shape(), 2)), {.scaling = rules});
+                 });
+}
+
+/// Small models of the modules that no whole network of the library has.
+inline std::vector<ModelStep> module_steps(const unit_scaling::Scaling& rules) {
+  namespace nn = unit_scaling::nn;
+  std::vector<ModelStep> steps;
+  nn::Initialiser initialiser(1, rules);
+  const auto gelu = [rules](const auto& x) {
+    return unit_scaling::ops::gelu(x, {.scaling = rules});
+  };
+  for (const auto placement : {nn::NormPlacement::pre, nn::NormPlacement::post}) {
+    const std::string where = placement == nn::NormPlacement::pre ? ", pre" : ", post";
+    steps.push_back(step_of_modules(
+        "Conv1d" + where, rules, {3, 4, 6},
+        nn::Conv1d(initialiser, "stem", 4, 8, 3, {.causal = true}), nn::Dropout(initialiser, 0.2),
+        nn::Residual(initialiser, "block", placement, 0.3,
+                     nn::Sequential(
+                         nn::Conv1d(initialiser, "block.in", 8, 8, 3, {.padding = 1, .groups = 2}),
+                         gelu, nn::Conv1d(initialiser, "block.out", 8, 8, 3, {.padding = 1})),
+                     nn::LayerNorm(initialiser, "block.norm", 6)),
+        nn::Conv1d(initialiser, "head", 8, 4, 2, {.stride = 2})));
+    steps.push_back(step_of_modules(
+        "DepthSequential" + where, rules, {3, 6, 8},
+        nn::DepthSequential(nn::Residual(initialiser, "mixing", placement, 0.4,
+                                         nn::TokenMixing(initialiser, "mixing", 6),
+                                         nn::RmsNorm(initialiser, "mixing.norm", 8)),
+                            nn::Residual(initialiser, "gated", placement, 0.2,
+                                         nn::SwiGlu(initialiser, "gated", 8, 16),
+                                         nn::RmsNorm(initialiser, "gated.norm", 8))),
+        nn::LinearReadout(initialiser, "readout", 8, 5)));
+  }
+  steps.push_back(step_of_modules("RecurrentHighway", rules, {3, 5, 4},
+                                  nn::RecurrentHighway(initialiser, "lower", 4, 8),
+                                  nn::RecurrentHighway(initialiser, "upper", 8, 8),
+                                  nn::LinearReadout(initialiser, "readout", 8, 5)));
+  return steps;
+}
+
 /// Every model under every set of rules, with each choice that changes its graph.
 inline std::vector<ModelStep> model_steps() {
   namespace nn = unit_scaling::nn;
@@ -50,6 +116,7 @@ inline std::vector<ModelStep> model_steps() {
   std::vector<ModelStep> steps;
   for (const Scaling& rules :
        {unit_scaling::scaling::none, unit_scaling::scaling::paper, unit_scaling::scaling::umup}) {
+    for (ModelStep& step : module_steps(rules)) steps.push_back(std::move(step));
     const unit_scaling::ops::CrossEntropy loss{.scaling = rules};
     for (const auto placement : {nn::NormPlacement::pre, nn::NormPlacement::post}) {
       const std::string where = placement == nn::NormPlacement::pre ? ", pre" : ", post";
@@ -68,6 +135,22 @@ inline std::vector<ModelStep> model_steps() {
                           model(tape, id_array({3, 6}, vocabulary, 1), id_array({5}, 18, 2)),
                           id_array({5}, vocabulary, 3), loss);
                     }));
+      }
+      {
+        nn::Initialiser initialiser(1, rules);
+        steps.push_back(step_of(
+            "TransformerEncoder" + where, rules,
+            std::make_unique<nn::TransformerEncoder>(
+                initialiser, vocabulary,
+                nn::TransformerConfig{
+                    .hidden_size = 8, .layers = 2, .heads = 2, .norm_placement = placement}),
+            [rules](const nn::TransformerEncoder& model, Fp64& tape) {
+              // The last two positions of the second sequence are padding.
+              const unit_scaling::Array<std::int32_t> mask({2, 4}, {1, 1, 1, 1, 1, 1, 0, 0});
+              const auto y = model(tape, id_array({2, 4}, vocabulary, 1), mask);
+              return unit_scaling::ops::mse_loss(
+                  y, tape.constant(normal_array<double>(y.shape(), 2)), {.scaling = rules});
+            }));
       }
       for (const auto mlp : {nn::MlpKind::gelu, nn::MlpKind::swiglu}) {
         for (const std::string positions : {"rotary", "relative", "learned", "sinusoidal"}) {

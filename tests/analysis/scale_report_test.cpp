@@ -15,7 +15,6 @@ namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
-using analysis::FirstNonFinite;
 using analysis::ScaleReport;
 using analysis::TensorScale;
 
@@ -97,29 +96,6 @@ TEST(ScaleReport, ListsValuesForwardsThenGradientsBackwardsThenParameterGradient
                                       "d weighted_sum 1 ()", "d linear 0 (1, 2)", "d w 0 (2, 2)"}));
   // y = (3, 3), the loss 9 + 12, dy = (3, 4), dw = dyᵀ x.
   EXPECT_EQ(largest, (std::vector<double>{1, 3, 21, 1, 4, 8}));
-}
-
-TEST(FirstNonFinite, NamesTheFirstTensor) {
-  const Array<float> ones = Array<float>::filled(Shape{1, 2}, 1);
-  const auto found = [&]<class P>(P, const Array<float>& x, float w, const Array<float>& weights,
-                                  float seed) {
-    FirstNonFinite first;
-    record_step<P>(first.observer(), x, w, weights, seed);
-    return first.found();
-  };
-  constexpr precision::fp32 fp32;
-  EXPECT_EQ(found(fp32, ones, 1, ones, 1), "");
-  EXPECT_EQ(found(fp32, ones, nan, ones, 1), "parameter w");
-  EXPECT_EQ(found(fp32, Array<float>(Shape{1, 2}, {infinity, 1}), 1, ones, 1), "op 0, linear");
-  EXPECT_EQ(found(fp32, ones, 1, Array<float>::filled(Shape{1, 2}, nan), 1), "op 1, weighted_sum");
-  EXPECT_EQ(found(fp32, ones, 1, ones, infinity), "gradient of op 1, weighted_sum");
-  // 10⁶ is beyond the largest fp16 number, 65504, but not beyond the float of a loss.
-  EXPECT_EQ(found(precision::fp16{}, ones, 1, Array<float>::filled(Shape{1, 2}, 1e6F), 1),
-            "gradient of op 0, linear");
-  // 4 · 60000 overflows in the product only.
-  EXPECT_EQ(found(precision::fp16{}, Array<float>::filled(Shape{1, 2}, 4), 1,
-                  Array<float>::filled(Shape{1, 2}, 60000), 1),
-            "gradient of parameter w");
 }
 
 }  // namespace

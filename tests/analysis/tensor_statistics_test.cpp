@@ -30,7 +30,8 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 const std::vector<std::string> formats{"float32",       "float16",       "bfloat16",
                                        "float8_e4m3fn", "float8_e5m2",   "float8_e4m3fnuz",
-                                       "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn"};
+                                       "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn",
+                                       "float8_e4m3",   "float8_e3m4",   "float8_e5m2fnuz"};
 
 /// What a plain loop over the elements finds, each rounded on its own.
 struct Counted {
@@ -196,6 +197,94 @@ TEST(TensorStatistics, MomentsAreThoseOfTheFiniteElements) {
     EXPECT_NEAR(measured.rms, static_cast<double>(std::sqrt(squares / n)), 1e-13 * (1 + shift));
     // Also where the mean is a million deviations away.
     EXPECT_NEAR(measured.std, static_cast<double>(std::sqrt(deviations / n)), 1e-13);
+  }
+}
+
+TEST(TensorStatistics, CountsUnderAFormatOfScalesAreThoseOfPositiveElements) {
+  // It has neither zero nor subnormal numbers, so that nothing is lost below.
+  const Format format = Format::parse("float8_e8m0fnu");
+  std::vector<float> elements;
+  for (const float element : adversarial(format)) {
+    if (!std::signbit(element)) elements.push_back(element);
+  }
+  expect_counts(elements, "float8_e8m0fnu");
+  const TensorStatistics measured = tensor_statistics(elements, RoundingThresholds(format));
+  EXPECT_EQ(measured.underflowed, 0U);
+  EXPECT_EQ(measured.subnormal, 0U);
+  EXPECT_GT(measured.saturated, 0U);
+}
+
+TEST(TensorStatistics, ALoneOutlierInFrontSpoilsNoMoment) {
+  // Differences from the first element are all near 10⁸ here; their squares leave nothing of the
+  // deviations of the others.
+  auto array = unit_scaling_test::normal_array<float>({200001}, 5);
+  std::vector<float> elements(array.data(), array.data() + array.size());
+  for (const float outlier : {1e4F, -1e8F, 1e30F, 0x1.fffffep127F}) {
+    elements.front() = outlier;
+    for (const bool has_nan : {false, true}) {
+      elements.back() = has_nan ? nan : 1;
+      long double sum = 0;
+      long double squares = 0;
+      long double deviations = 0;
+      const auto n = static_cast<long double>(elements.size() - (has_nan ? 1 : 0));
+      for (const float element : elements) sum += std::isnan(element) ? 0 : element;
+      for (const float element : elements) {
+        if (std::isnan(element)) continue;
+        squares += static_cast<long double>(element) * element;
+        deviations += (element - sum / n) * (element - sum / n);
+      }
+      const TensorStatistics measured =
+          tensor_statistics(elements, RoundingThresholds(Format::parse("float32")));
+      const auto expect_close = [&](double value, long double expected) {
+        EXPECT_NEAR(value, static_cast<double>(expected),
+                    1e-12 * std::abs(static_cast<double>(expected)))
+            << outlier;
+      };
+      expect_close(measured.mean, sum / n);
+      expect_close(measured.rms, std::sqrt(squares / n));
+      expect_close(measured.std, std::sqrt(deviations / n));
+      EXPECT_EQ(measured.max_magnitude, std::abs(static_cast<double>(outlier)));
+    }
+  }
+}
+
+TEST(TensorStatistics, OfMoreElementsThanAFloatCountsIsRight) {
+  // 0, then 2^24 numbers in turns of 1 and 3: sums in float would stick at 2^24.
+  constexpr std::size_t twos = std::size_t{1} << 24;
+  std::vector<float> elements(twos + 1, 1);
+  elements[0] = 0;
+  for (std::size_t i = 2; i < elements.size(); i += 2) elements[i] = 3;
+  const TensorStatistics measured =
+      tensor_statistics(elements, RoundingThresholds(Format::parse("float8_e4m3fn")));
+  constexpr auto n = static_cast<double>(twos + 1);
+  constexpr double mean = 2 * static_cast<double>(twos) / n;
+  constexpr double mean_square = 5 * static_cast<double>(twos) / n;
+  EXPECT_EQ(measured.elements, twos + 1);
+  EXPECT_DOUBLE_EQ(measured.mean, mean);
+  EXPECT_DOUBLE_EQ(measured.rms, std::sqrt(mean_square));
+  EXPECT_DOUBLE_EQ(measured.std, std::sqrt(mean_square - mean * mean));
+  EXPECT_EQ(measured.histogram.zeros, 1U);
+  EXPECT_EQ(measured.histogram.count(0), twos / 2);
+  EXPECT_EQ(measured.histogram.count(1), twos / 2);
+}
+
+TEST(ExponentHistogram, CountsOutsideOfItsBinsAreNone) {
+  // From the smallest binary32 number to the largest.
+  const auto histogram =
+      tensor_statistics(std::vector<float>{0x1p-149F, -0x1.fffffep127F, 0, -0.0F, infinity},
+                        RoundingThresholds(Format::parse("float32")))
+          .histogram;
+  EXPECT_EQ(histogram.first_exponent, -149);
+  EXPECT_EQ(histogram.counts.size(), 277U);
+  EXPECT_EQ(histogram.count(-149), 1U);
+  EXPECT_EQ(histogram.count(127), 1U);
+  EXPECT_EQ(histogram.zeros, 2U);
+  EXPECT_EQ(histogram.non_finite, 1U);
+  constexpr int least = std::numeric_limits<int>::min();
+  constexpr int greatest = std::numeric_limits<int>::max();
+  for (const int exponent : {-150, 128, 0, least, greatest}) {
+    EXPECT_EQ(histogram.count(exponent), 0U) << exponent;
+    EXPECT_EQ(unit_scaling::analysis::ExponentHistogram{}.count(exponent), 0U) << exponent;
   }
 }
 

@@ -25,6 +25,7 @@
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
@@ -255,10 +256,12 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
     const auto parameters = optim::parameters_of(run.model);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       SCOPED_TRACE(parameters[i]->name);
+      double sum = 0;
       double update = 0;
       double value = 0;
       for (std::size_t k = 0; k < before[i].size(); ++k) {
         const float difference = parameters[i]->value.data()[k] - before[i].data()[k];
+        sum += static_cast<double>(difference);
         update += std::pow(static_cast<double>(difference), 2);
         value += std::pow(static_cast<double>(before[i].data()[k]), 2);
       }
@@ -269,6 +272,7 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
       EXPECT_GT(update, 0);
       EXPECT_NEAR(tensor->samples[0].statistics.rms, std::sqrt(update / n),
                   1e-12 * std::sqrt(update / n));
+      EXPECT_NEAR(tensor->samples[0].statistics.mean, sum / n, 1e-12 * std::sqrt(update / n));
       ASSERT_EQ(tensor->samples[0].update_ratio.has_value(), value > 0);
       if (value > 0) {
         EXPECT_NEAR(*tensor->samples[0].update_ratio, std::sqrt(update / value),
@@ -280,6 +284,47 @@ TEST(Tracker, AnUpdateIsTheValueAfterLessTheValueBefore) {
   const TrackedTensor* update = find(tracker, "update of tokens.table");
   ASSERT_NE(update, nullptr);
   EXPECT_EQ(update->samples.size(), 1U);
+}
+
+TEST(Tracker, AnUpdateOfZerosHasNoRatio) {
+  Parameter bias{"b", Array<float>::filled(Shape{2}, 0)};
+  Tape<precision::fp32> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  static_cast<void>(tape.parameter(bias));
+  bias.value = Array<float>::filled(Shape{2}, -2);
+  tracker.record_updates(std::vector<Parameter*>{&bias});
+  const TrackedTensor* update = find(tracker, "update of b");
+  ASSERT_NE(update, nullptr);
+  EXPECT_EQ(update->samples.at(0).statistics.mean, -2);
+  EXPECT_FALSE(update->samples[0].update_ratio.has_value());
+}
+
+TEST(Tracker, KeepsTensorsApartByPlaceModuleAndFormat) {
+  Tape<precision::fp32> floats;
+  Tape<precision::fp16> halves;
+  Tracker tracker;
+  const auto record = [&]<Precision P>(Tape<P>& tape, const char* path) {
+    tape.clear();
+    const auto module = tape.enter(path);
+    const ops::Reshape same{.shape = Shape{2}};
+    const auto x = tape.input(Array<typename P::storage>(Shape{2}));
+    static_cast<void>(ops::reshape(ops::reshape(x, same), same));
+  };
+  tracker.attach(floats);
+  record(floats, "one");
+  record(floats, "two");
+  record(floats, "one");
+  tracker.attach(halves);
+  record(halves, "one");
+  std::vector<std::string> seen;
+  for (const TrackedTensor& tensor : tracker.tensors()) {
+    seen.push_back(tensor.name + " " + std::to_string(tensor.index) + " " + tensor.format + " " +
+                   std::to_string(tensor.samples.size()));
+  }
+  EXPECT_EQ(seen, (std::vector<std::string>{"one/reshape 0 float32 2", "one/reshape 1 float32 2",
+                                            "two/reshape 0 float32 1", "two/reshape 1 float32 1",
+                                            "one/reshape 0 float16 1", "one/reshape 1 float16 1"}));
 }
 
 /// y = x wᵀ, summed.
@@ -311,6 +356,9 @@ TEST(Tracker, NamesTheFirstTensorThatIsNotFinite) {
   // 2 · 300 · 300 is beyond the largest number of binary16.
   EXPECT_EQ(found(300, 300, 1), "2 linear");
   EXPECT_EQ(found(1, 1, std::numeric_limits<float>::infinity()), "2 gradient of sum");
+  // 60000 is within binary16, but not the sum of two such that is the gradient of the input, nor
+  // 4 times it, that of the weight.
+  EXPECT_EQ(found(1, 4, 60000), "2 gradient of w");
 
   const Parameter broken{"w", Array<float>::filled(Shape{2, 2}, nan)};
   Tape<precision::fp16> tape;
@@ -319,6 +367,25 @@ TEST(Tracker, NamesTheFirstTensorThatIsNotFinite) {
   record_product(tape, broken, 1);
   ASSERT_TRUE(tracker.first_non_finite().has_value());
   EXPECT_EQ(tracker.first_non_finite()->name, "w") << "though the product is not finite either";
+}
+
+TEST(Tracker, SeesOfDoublesWhatBinary32MakesOfThem) {
+  Tape<precision::fp64> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  // Too small, subnormal, the largest, just below what rounds beyond it, and beyond it.
+  const std::vector<double> elements{1e-300, 1e-40, 0x1.fffffep127, 0x1.fffffefp127, 0x1p128};
+  static_cast<void>(
+      ops::reshape(tape.input(Array<double>(Shape{5}, elements)), {.shape = Shape{5, 1}}));
+  const TrackedTensor* tensor = find(tracker, "reshape");
+  ASSERT_NE(tensor, nullptr);
+  EXPECT_EQ(tensor->format, "float64");
+  const auto& seen = tensor->samples.at(0).statistics;
+  EXPECT_EQ(seen.histogram.zeros, 1U);
+  EXPECT_EQ(seen.underflowed, 0U);
+  EXPECT_EQ(seen.subnormal, 1U);
+  EXPECT_EQ(seen.saturated, 2U);
+  EXPECT_EQ(seen.histogram.non_finite, 1U);
 }
 
 TEST(Tracker, RefusesWhatItCannotTellApart) {
@@ -409,6 +476,24 @@ TEST(TrackerOutput, CsvHasALineForEachTensorAndStep) {
   EXPECT_TRUE(lines[1].ends_with(",0.5,1,0.25,0,0,0,0.25,,-1,1 1")) << lines[1];
 }
 
+TEST(TrackerOutput, CsvLeavesTheExponentOfZerosEmpty) {
+  const Parameter zeros{"w", Array<float>::filled(Shape{3}, 0)};
+  Tape<precision::fp32> tape;
+  Tracker tracker;
+  tracker.attach(tape);
+  static_cast<void>(tape.parameter(zeros));
+  EXPECT_TRUE(analysis::to_csv(tracker).ends_with(",3,0,0,0,0,0,1,0,0,0,0,,,\n"));
+}
+
+TEST(TrackerOutput, CsvQuotesWhatWouldEndAFieldOrALine) {
+  EXPECT_EQ(analysis::detail::csv_field("plain.name[0] of it"), "plain.name[0] of it");
+  EXPECT_EQ(analysis::detail::csv_field("a,b"), "\"a,b\"");
+  EXPECT_EQ(analysis::detail::csv_field("\"a\""), "\"\"\"a\"\"\"");
+  EXPECT_EQ(analysis::detail::csv_field("a\nb"), "\"a\nb\"");
+  EXPECT_EQ(analysis::detail::csv_field("a\rb"), "\"a\rb\"");
+  EXPECT_EQ(analysis::detail::csv_field(""), "");
+}
+
 TEST(TrackerOutput, JsonSaysWhatWasMeasured) {
   Training run;
   Tracker tracker({.every = 2});
@@ -454,8 +539,12 @@ TEST(TrackerOutput, JsonSaysWhatWasMeasured) {
 TEST(TrackerOutput, JsonOfOddNamesAndNumbersIsJson) {
   EXPECT_EQ(nlohmann::json::parse(analysis::json_string("a\"\\\n\x01 \xc3\xa9 \xf0\x9f\x98\x80")),
             "a\"\\\n\x01 \xc3\xa9 \xf0\x9f\x98\x80");
-  // A lone continuation, an overlong form, a surrogate, a character cut short.
-  for (const char* text : {"\x80", "\xc0\xaf", "\xed\xa0\x80", "\xe2\x82", "\xff"}) {
+  for (const char* text : {"\x1f", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf"}) {
+    EXPECT_EQ(nlohmann::json::parse(analysis::json_string(text)), text);
+  }
+  // A lone continuation, overlong forms, a surrogate, characters cut short and beyond the last.
+  for (const char* text : {"\x80", "\xc0\xaf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xed\xa0\x80",
+                           "\xe2\x82", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
     const auto json = nlohmann::json::parse(analysis::json_string(text));
     EXPECT_NE(json.get<std::string>().find("\xef\xbf\xbd"), std::string::npos);
   }

@@ -2,7 +2,10 @@
 #include "unit_scaling/core/atomic_file.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -74,6 +77,60 @@ TEST_F(AtomicFileTest, FailureNamesTheFileAndLeavesNothing) {
   std::filesystem::create_directory(folder_ / "taken");
   EXPECT_TRUE(says(folder_ / "taken", "cannot replace it"));
   EXPECT_EQ(files(), 1);
+  // Where nobody may create a file, root included.
+  EXPECT_TRUE(says("/proc/file", "'/proc/file': cannot create a file beside it"));
+}
+
+TEST_F(AtomicFileTest, RefusesWhatComesAfterTheEnd) {
+  AtomicFile file(folder_ / "file");
+  file.finish();
+  EXPECT_THROW(file.append(std::as_bytes(std::span(std::string_view("late")))), std::logic_error);
+  EXPECT_THROW(file.finish(), std::logic_error);
+  EXPECT_EQ(content(folder_ / "file"), "");
+}
+
+/// While it lives, a file that is written cannot grow beyond so many bytes.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &old_limit_);
+    const rlimit limit{bytes, old_limit_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &old_limit_);
+    std::signal(SIGXFSZ, old_handler_);
+  }
+
+ private:
+  void (*old_handler_)(int);
+  rlimit old_limit_{};
+};
+
+TEST_F(AtomicFileTest, ADiskThatTakesNoMoreLeavesTheOldFile) {
+  const auto path = folder_ / "file";
+  write_file(path, "old");
+  const auto fails_with = [&](const std::string& text) -> std::string {
+    const FileSizeLimit limit(1000);
+    try {
+      write_file(path, text);
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  // One that shows at once, and one that shows when what was kept back is written at the end.
+  for (const std::size_t size : {std::size_t{1} << 20, std::size_t{1001}}) {
+    const std::string text = fails_with(std::string(size, 'x'));
+    EXPECT_NE(text.find("file': cannot write: "), std::string::npos) << size << ": " << text;
+    EXPECT_EQ(text.find("Success"), std::string::npos) << text;
+    EXPECT_EQ(content(path), "old");
+    EXPECT_EQ(files(), 1);
+  }
+  EXPECT_EQ(fails_with(std::string(1000, 'x')), "");
+  EXPECT_EQ(content(path), std::string(1000, 'x'));
 }
 
 }  // namespace

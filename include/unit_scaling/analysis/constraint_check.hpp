@@ -7,8 +7,8 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <iterator>
 #include <limits>
-#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -50,88 +50,45 @@ struct ConstraintFinding {
 
 namespace detail {
 
-/// Finds the ways that two gradients of one value came.
-class PathFinder {
- public:
-  PathFinder(const Graph& graph, const GradientFlow& flow) : graph_(graph), flow_(flow) {}
+/// The way that a gradient came: the contribution, then what decides the ratio of each value that
+/// it leads to, up to the loss. The product of its factors is the contribution's ratio.
+[[nodiscard]] inline std::vector<GradientContribution> way_of(const Graph& graph,
+                                                              const GradientFlow& flow,
+                                                              const GradientContribution& start) {
+  std::vector<GradientContribution> way{start};
+  for (;;) {
+    const GradientContribution& last = way.back();
+    const std::size_t value = graph.ops()[last.op].outputs[last.output].value;
+    if (!flow.contributions().contains(value)) return way;
+    way.push_back(flow.deciding(value));
+  }
+}
 
-  /// From the value to the first op that both ways reach; to the loss if there is none.
-  [[nodiscard]] std::array<std::vector<PathStep>, 2> between(const GradientContribution& a,
-                                                             const GradientContribution& b) const {
-    const Reach from_a = reach(a);
-    const Reach from_b = reach(b);
-    // Two outputs of one op do not meet in it, two inputs of one op do.
-    const bool is_split = a.op == b.op && a.output != b.output;
-    for (const auto& [op, arrival] : from_a) {
-      if (from_b.contains(op) && !(is_split && op == a.op)) {
-        return {path(a, from_a, op), path(b, from_b, op)};
-      }
+/// The ways of two gradients of one value, up to the first op that they leave by one output.
+[[nodiscard]] inline std::array<std::vector<PathStep>, 2> paths_between(
+    const Graph& graph, const GradientFlow& flow, const GradientContribution& a,
+    const GradientContribution& b) {
+  const std::array ways{way_of(graph, flow, a), way_of(graph, flow, b)};
+  // Along a way ops come in order, and every way ends with the loss.
+  std::array<std::size_t, 2> end{0, 0};
+  for (;;) {
+    const GradientContribution& first = ways[0][end[0]];
+    const GradientContribution& second = ways[1][end[1]];
+    if (first.op == second.op && first.output == second.output) break;
+    if (first.op <= second.op) ++end[0];
+    if (second.op <= first.op) ++end[1];
+  }
+  std::array<std::vector<PathStep>, 2> paths;
+  for (std::size_t p = 0; p < 2; ++p) {
+    for (std::size_t i = 0; i <= end[p]; ++i) {
+      const GradientContribution& at = ways[p][i];
+      const OpRecord& op = graph.ops()[at.op];
+      paths[p].push_back(
+          {at.op, graph.op_text(at.op), op.outputs[at.output].gradient_factors[at.input]});
     }
-    return {path(a, from_a, a.op), path(b, from_b, b.op)};
   }
-
- private:
-  /// How an op was reached: from which op, by which of that one's outputs, at which input.
-  struct Arrival {
-    std::size_t from;
-    std::size_t output;
-    std::size_t input;
-  };
-  using Reach = std::map<std::size_t, Arrival>;
-
-  /// Every op on a way from the contribution's op to the loss, by the fewest steps.
-  [[nodiscard]] Reach reach(const GradientContribution& start) const {
-    Reach found{{start.op, {start.op, 0, start.input}}};
-    std::vector<std::size_t> next{start.op};
-    for (std::size_t at = 0; at < next.size(); ++at) {
-      const std::size_t op = next[at];
-      const auto& outputs = graph_.ops()[op].outputs;
-      for (std::size_t k = 0; k < outputs.size(); ++k) {
-        if ((op == start.op && k != start.output) || !flow_.reaches(outputs[k].value)) continue;
-        for (const Reader& reader : graph_.readers(outputs[k].value)) {
-          if (!is_live(reader.op)) continue;
-          if (found.try_emplace(reader.op, Arrival{op, k, reader.input}).second) {
-            next.push_back(reader.op);
-          }
-        }
-      }
-    }
-    return found;
-  }
-
-  [[nodiscard]] std::vector<PathStep> path(const GradientContribution& start, const Reach& reach,
-                                           std::size_t end) const {
-    std::vector<PathStep> steps;
-    std::size_t output = end == start.op ? start.output : live_output(end);
-    for (std::size_t op = end;;) {
-      const Arrival& arrival = reach.at(op);
-      const OpRecord& record = graph_.ops()[op];
-      steps.push_back(
-          {op, graph_.op_text(op), record.outputs[output].gradient_factors[arrival.input]});
-      if (op == start.op) break;
-      op = arrival.from;
-      output = arrival.output;
-    }
-    std::reverse(steps.begin(), steps.end());
-    return steps;
-  }
-
-  [[nodiscard]] bool is_live(std::size_t op) const {
-    const auto& outputs = graph_.ops()[op].outputs;
-    return std::any_of(outputs.begin(), outputs.end(),
-                       [&](const auto& output) { return flow_.reaches(output.value); });
-  }
-
-  [[nodiscard]] std::size_t live_output(std::size_t op) const {
-    const auto& outputs = graph_.ops()[op].outputs;
-    std::size_t k = 0;
-    while (k + 1 < outputs.size() && !flow_.reaches(outputs[k].value)) ++k;
-    return k;
-  }
-
-  const Graph& graph_;
-  const GradientFlow& flow_;
-};
+  return paths;
+}
 
 /// What is left of the steps of two paths when those are taken out that one factor or another makes
 /// up for: a later reciprocal on the same path, or an equal one on the other.
@@ -150,7 +107,6 @@ class PathFinder {
       if (!ratio.is_one()) entries[p].push_back({paths[p][i], i, ratio});
     }
   }
-  const auto all = entries;
   const auto cancel = [](Entry& a, Entry& b, const GradientRatio& product) {
     if (a.is_left && b.is_left && std::isfinite(product.log2) && product.is_one()) {
       a.is_left = b.is_left = false;
@@ -169,15 +125,10 @@ class PathFinder {
     }
   }
   std::vector<Entry> left;
-  const auto collect = [&](const auto& of) {
-    for (const auto& path : of) {
-      for (const Entry& entry : path) {
-        if (entry.is_left) left.push_back(entry);
-      }
-    }
-  };
-  collect(entries);
-  if (left.empty()) collect(all);
+  for (const auto& path : entries) {
+    std::copy_if(path.begin(), path.end(), std::back_inserter(left),
+                 [](const Entry& entry) { return entry.is_left; });
+  }
   std::stable_sort(left.begin(), left.end(),
                    [](const Entry& a, const Entry& b) { return a.distance < b.distance; });
   std::vector<PathStep> result(left.size());
@@ -240,7 +191,6 @@ class PathFinder {
   using Kind = ConstraintFinding::Kind;
   const Graph graph(ops);
   const GradientFlow flow(graph, loss);
-  const detail::PathFinder finder(graph, flow);
   std::vector<ConstraintFinding> findings;
   bool all_positive = true;
   // From the loss to the inputs, so that what is nearest to the loss is named first.
@@ -251,9 +201,6 @@ class PathFinder {
     if (is_parameter &&
         (expected.is_negative || expected.log2 == -std::numeric_limits<double>::infinity()))
       all_positive = false;
-    const auto reference =
-        std::find_if(contributions.begin(), contributions.end(),
-                     [](const auto& contribution) { return !contribution.ratio.is_void(); });
     std::vector<GradientRatio> reported;
     for (const GradientContribution& contribution : contributions) {
       const auto agrees = [&](const GradientRatio& other) {
@@ -261,10 +208,11 @@ class PathFinder {
       };
       if (agrees(expected) || std::any_of(reported.begin(), reported.end(), agrees)) continue;
       reported.push_back(contribution.ratio);
-      ConstraintFinding finding{.kind = is_parameter ? Kind::shared_parameter : Kind::unequal_paths,
-                                .value = graph.value_text(value),
-                                .ratio = contribution.ratio.value() / expected.value(),
-                                .paths = finder.between(contribution, *reference)};
+      ConstraintFinding finding{
+          .kind = is_parameter ? Kind::shared_parameter : Kind::unequal_paths,
+          .value = graph.value_text(value),
+          .ratio = contribution.ratio.value() / expected.value(),
+          .paths = detail::paths_between(graph, flow, contribution, flow.deciding(value))};
       finding.culprits = detail::culprits_of(finding.paths);
       finding.fix = detail::fix_for(ops, finding);
       findings.push_back(std::move(finding));

@@ -36,8 +36,14 @@ class MeasuredScales {
   /// @throws std::invalid_argument if what was measured is not this op's output.
   [[nodiscard]] const TensorScale* next_value(const OpRecord& op, const Shape& shape) {
     if (values_.empty()) return nullptr;
-    if (next_ == values_.size()) refuse(op);
+    if (next_ == values_.size()) refuse(op.name);
     return &checked(op, shape, *values_[next_++]);
+  }
+
+  /// To be called after the last op.
+  /// @throws std::invalid_argument if more was measured.
+  void require_end() const {
+    if (next_ < values_.size()) refuse(values_[next_]->name);
   }
 
   /// The gradient of output number `output`; null if it has none.
@@ -47,20 +53,19 @@ class MeasuredScales {
                                           [](const auto& input) { return input.is_wanted; });
     const auto found = gradients_.find(op.index);
     if (!has_gradient || found == gradients_.end()) return nullptr;
-    if (output >= found->second.size()) refuse(op);
+    if (found->second.size() != op.outputs.size()) refuse(op.name);
     return &checked(op, op.outputs[output].shape, *found->second[output]);
   }
 
  private:
   static const TensorScale& checked(const OpRecord& op, const Shape& shape,
                                     const TensorScale& tensor) {
-    if (tensor.name != op.name || tensor.shape != shape) refuse(op);
+    if (tensor.name != op.name || tensor.shape != shape) refuse(op.name);
     return tensor;
   }
-  [[noreturn]] static void refuse(const OpRecord& op) {
+  [[noreturn]] static void refuse(const std::string& op) {
     throw std::invalid_argument(
-        "explain: expected measurements of the one step that was traced, got others for " +
-        op.name);
+        "explain: expected measurements of the one step that was traced, got others for " + op);
   }
 
   std::vector<const TensorScale*> values_;
@@ -111,7 +116,8 @@ class MeasuredScales {
 /// these are not β/α.
 /// @param ops as `GraphTrace` has them.
 /// @param measured `ScaleReport::tensors` of the same step, or nothing.
-/// @throws std::invalid_argument if the ops are not those of one step, or `measured` is of another.
+/// @throws std::invalid_argument if the ops are not those of one step, or if `measured` has other
+///         ops, other shapes, or more than one step.
 [[nodiscard]] inline std::string explain(std::span<const OpRecord> ops,
                                          std::span<const TensorScale> measured = {}) {
   const auto cut = cut_edges(ops);
@@ -162,6 +168,7 @@ class MeasuredScales {
     if (!measured.empty()) row.insert(row.end(), {rms, gradient_rms});
     std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }
+  scales.require_end();
   return detail::table_text(rows);
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -26,14 +27,14 @@ struct GradientConstant {
   /// if the loss does not depend on the parameter though it has a gradient, NaN if neither.
   double constant = 0;
   /// The largest distance of a computed directional derivative from `constant` times the true one,
-  /// over the root mean square of the computed ones.
+  /// over the root mean square of the computed ones; infinite if that is not finite.
   double deviation = 0;
 
   /// True if the gradient is a positive constant times the true one, to `tolerance`; also if there
   /// is none of either.
   [[nodiscard]] bool is_proportional(double tolerance = 1e-5) const {
-    return std::isnan(constant) ||
-           (constant > 0 && std::isfinite(constant) && deviation <= tolerance);
+    const bool is_positive = constant > 0 && std::isfinite(constant);
+    return (is_positive || std::isnan(constant)) && deviation <= tolerance;
   }
 };
 
@@ -51,13 +52,21 @@ struct GradientConstantsOptions {
 /// @param record called with a Tape<precision::fp64>, records the step and returns its loss; the
 ///        same one each time, as it is if random numbers come from `Tape::step`.
 /// @param parameters changed while this runs, and put back, also if `record` throws.
-/// @throws DomainError unless there is at least one direction and the step is finite and above 0.
+/// @throws DomainError unless there is at least one direction, the step is finite, above 0 and
+/// large
+///         enough to move each parameter that is a float, and every loss is finite.
+/// @throws std::invalid_argument if a parameter is null.
 template <class Record>
 [[nodiscard]] std::vector<GradientConstant> gradient_constants(
     const Record& record, std::span<Parameter* const> parameters,
     const GradientConstantsOptions& options = {}) {
   require(options.directions > 0 && std::isfinite(options.step) && options.step > 0,
           "gradient_constants", "expected a direction and a finite step above 0");
+  for (const Parameter* parameter : parameters) {
+    if (parameter == nullptr) {
+      throw std::invalid_argument("gradient_constants: expected parameters, got a null pointer");
+    }
+  }
   Tape<precision::fp64> tape;
   tape.backward(record(tape));
   std::vector<Array<double>> gradients;
@@ -68,7 +77,10 @@ template <class Record>
     parameter.value = value;
     tape.clear();
     tape.set_step(0);
-    return *record(tape).value().data();
+    const double loss = *record(tape).value().data();
+    require(std::isfinite(loss), "gradient_constants",
+            "expected a finite loss, got " + std::to_string(loss) + " near " + parameter.name);
+    return loss;
   };
   std::vector<GradientConstant> result;
   for (std::size_t p = 0; p < parameters.size(); ++p) {
@@ -91,15 +103,19 @@ template <class Record>
       float* up = ahead.mutable_data();
       float* down = behind.mutable_data();
       double along = 0;
+      bool has_moved = false;
       for (std::size_t i = 0; i < size; ++i) {
         const double move = options.step * random.normal(i);
         const double value = restore.value.data()[i];
         up[i] = static_cast<float>(value + move);
         down[i] = static_cast<float>(value - move);
+        has_moved = has_moved || up[i] != down[i];
         if (gradients[p].empty()) continue;
         along +=
             gradients[p].data()[i] * (static_cast<double>(up[i]) - static_cast<double>(down[i]));
       }
+      require(has_moved || size == 0, "gradient_constants",
+              "expected a step that changes " + parameter.name);
       const double loss_ahead = loss_at(parameter, ahead);
       const double loss_behind = loss_at(parameter, behind);
       computed.push_back(along);
@@ -116,7 +132,10 @@ template <class Record>
     }
     const auto directions = static_cast<double>(computed.size());
     GradientConstant found{.parameter = &parameter};
-    if (std::sqrt(square / directions) <= noise) {
+    if (!std::isfinite(computed_square)) {
+      found.constant = product / square;
+      found.deviation = std::numeric_limits<double>::infinity();
+    } else if (std::sqrt(square / directions) <= noise) {
       const bool has_gradient = std::sqrt(computed_square / directions) > noise;
       found.constant = has_gradient ? std::numeric_limits<double>::infinity()
                                     : std::numeric_limits<double>::quiet_NaN();

@@ -4,9 +4,11 @@
 /// one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <vector>
 
@@ -63,8 +65,9 @@ struct GradientContribution {
 ///
 /// It is 1 at the loss. Backwards through an op it is multiplied with the op's gradient factor.
 /// Where a value is read more than once, gradients are added up: that is right only if their ratios
-/// are one and the same. Where they are not, the value goes on with the ratio of its last reader,
-/// which is the most direct way to the loss: the skip connection of a residual branch.
+/// are one and the same. Where they are not, the value goes on with the ratio of its last reader
+/// that has one, which is the most direct way to the loss: the skip connection of a residual
+/// branch.
 class GradientFlow {
  public:
   /// @param loss number of the value that `backward` begins from (`Variable::number`).
@@ -87,8 +90,8 @@ class GradientFlow {
               of_output * GradientRatio::of(op.outputs[out].gradient_factors[in]);
           const std::size_t value = op.inputs[in].value;
           contributions_[value].push_back({k, in, out, ratio});
-          const auto [entry, is_new] = ratios_.try_emplace(value, ratio);
-          if (!is_new && entry->second.is_void()) entry->second = ratio;
+          GradientRatio& decided = ratios_.try_emplace(value, ratio).first->second;
+          if (decided.is_void()) decided = ratio;
         }
       }
     }
@@ -99,6 +102,16 @@ class GradientFlow {
   [[nodiscard]] const std::map<std::size_t, std::vector<GradientContribution>>& contributions()
       const {
     return contributions_;
+  }
+
+  /// Which contribution decides the ratio of a value that the loss depends on, the loss apart: the
+  /// first that says something, or the first if none does.
+  /// @throws std::out_of_range for another value.
+  [[nodiscard]] const GradientContribution& deciding(std::size_t value) const {
+    const auto& all = contributions_.at(value);
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [](const auto& each) { return !each.ratio.is_void(); });
+    return found == all.end() ? all.front() : *found;
   }
 
   /// True if the loss depends on the value.

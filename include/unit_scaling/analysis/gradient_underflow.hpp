@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstddef>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -23,7 +25,10 @@ struct GradientUnderflow {
 /// Runs one step in float and one under P and compares their gradients element by element.
 /// @param record `record(tape)` records the step on a tape of any precision, with the same
 ///        parameters and the same batch, and returns the loss.
+/// Unlike Tracker, which tells what each rounding loses of what is there, it tells what is gone
+/// altogether: a gradient that underflowed on the way makes all zero that follows from it.
 /// @param loss_scale gradient of the loss, in both.
+/// @throws std::invalid_argument if the two steps have other gradients.
 template <Precision P, class Record>
 [[nodiscard]] GradientUnderflow gradient_underflow(const Record& record, float loss_scale = 1) {
   std::vector<std::vector<bool>> reference;  // for each gradient, which elements are not zero
@@ -44,7 +49,13 @@ template <Precision P, class Record>
   Tape<P> tape;
   tape.observe_with([&](const Observation& seen) {
     if (is_forward(seen.role)) return;
-    const std::vector<bool>& nonzero = reference.at(next++);
+    if (next == reference.size() || reference[next].size() != seen.elements.size()) {
+      throw std::invalid_argument(
+          "gradient_underflow: expected the same step under both precisions, got another gradient "
+          "of " +
+          std::string(seen.name));
+    }
+    const std::vector<bool>& nonzero = reference[next++];
     for (std::size_t i = 0; i < nonzero.size(); ++i) {
       using Gradient = typename P::matmul_gradient;
       float element = seen.elements[i];

@@ -28,7 +28,8 @@ class GraphTrace {
   /// In the order in which they were recorded.
   [[nodiscard]] const std::vector<OpRecord>& ops() const { return ops_; }
 
-  /// Forgets them. Values are numbered anew in each step, so a trace holds one step only.
+  /// Forgets them, to be called between two steps: values are numbered anew in each, so that what
+  /// reads a trace of several refuses it.
   void clear() { ops_.clear(); }
 
  private:
@@ -51,8 +52,8 @@ struct Maker {
 class Graph {
  public:
   /// @param ops of one step, in order; they must stay in place.
-  /// @throws std::invalid_argument if a value is made twice or read before it is made, as in a
-  ///         trace of two steps, or an op's gradient factors are not one for each input.
+  /// @throws std::invalid_argument if they are of two steps or two tapes, if a value is made twice
+  ///         or read before it is made, or if an op's gradient factors are not one for each input.
   explicit Graph(std::span<const OpRecord> ops) : ops_(ops) {
     const auto refuse = [](const OpRecord& op, const std::string& why) {
       throw std::invalid_argument("Graph: expected the ops of one step, got a " + op.name + " " +
@@ -60,6 +61,9 @@ class Graph {
     };
     for (std::size_t k = 0; k < ops.size(); ++k) {
       const OpRecord& op = ops[k];
+      if (op.recording != ops.front().recording) {
+        refuse(op, "of another; clear the trace between steps");
+      }
       for (std::size_t i = 0; i < op.inputs.size(); ++i) {
         if (op.inputs[i].is_wanted) readers_[op.inputs[i].value].push_back({k, i});
       }
@@ -69,11 +73,9 @@ class Graph {
           refuse(op, "without a gradient factor for each input");
         }
         if (!makers_.try_emplace(output.value, Maker{k, i}).second) {
-          refuse(op, "that makes a value made before; clear the trace between steps");
+          refuse(op, "that makes a value made before");
         }
-        if (const auto found = readers_.find(output.value); found != readers_.end()) {
-          refuse(op, "that makes a value read before; clear the trace between steps");
-        }
+        if (readers_.contains(output.value)) refuse(op, "that makes a value read before");
       }
     }
   }

@@ -180,8 +180,8 @@ class Linter {
       for (std::size_t i = 0; i < 2; ++i) {
         const std::size_t skip = op.inputs[i].value;
         const std::size_t branch = op.inputs[1 - i].value;
-        if (op.inputs[i].parameter == nullptr && skip != branch &&
-            ancestors(branch).contains(skip)) {
+        // Of a constant there is no gradient to weigh.
+        if (op.inputs[i].is_wanted && skip != branch && ancestors(branch).contains(skip)) {
           find(Kind::residual_without_split, graph_.op_text(k),
                "adds a value and a branch of it, whose gradients are not weighed: use "
                "residual_split and residual_add, or residual_apply");

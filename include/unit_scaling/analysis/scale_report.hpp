@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer analysis: the scale of every value, gradient and parameter of one step.
+/// Layer analysis: the scale of every value, gradient and parameter of one step. `Tracker` follows
+/// them over a whole run, with more of each.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <span>
 #include <string>
 #include <vector>
 
-#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/analysis/tensor_statistics.hpp"
+#include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/formats/format.hpp"
 
 namespace unit_scaling::analysis {
 
-/// What one tensor's elements look like. Moments are over finite elements.
+/// What one tensor's elements look like. Moments and the largest magnitude are over finite
+/// elements, as in TensorStatistics.
 struct TensorScale {
   std::string name;       ///< op or parameter
   std::size_t index = 0;  ///< number of the op, or of the parameter, on the tape
@@ -42,64 +44,27 @@ class ScaleReport {
   /// In the order seen: values forwards, then gradients backwards, then parameter gradients.
   [[nodiscard]] const std::vector<TensorScale>& tensors() const { return tensors_; }
 
+  /// The figures of one tensor.
   [[nodiscard]] static TensorScale measure(const Observation& seen) {
     TensorScale result;
     result.name = std::string(seen.name);
     result.index = seen.index;
     result.role = seen.role;
     result.shape = seen.shape;
-    double sum = 0;
-    double sum_of_squares = 0;
-    std::size_t finite = 0;
-    std::size_t zeros = 0;
-    for (const float element : seen.elements) {
-      if (!std::isfinite(element)) continue;
-      const double value = element;
-      ++finite;
-      zeros += value == 0 ? 1 : 0;
-      sum += value;
-      sum_of_squares += value * value;
-      result.max_magnitude = std::max(result.max_magnitude, std::abs(value));
-    }
-    if (finite > 0) {
-      const auto count = static_cast<double>(finite);
-      result.mean = sum / count;
-      result.rms = std::sqrt(sum_of_squares / count);
-      result.std = std::sqrt(std::max(0.0, sum_of_squares / count - result.mean * result.mean));
-    }
-    if (const auto size = static_cast<double>(seen.elements.size()); size > 0) {
-      result.zero_share = static_cast<double>(zeros) / size;
-      result.non_finite_share = 1 - static_cast<double>(finite) / size;
-    }
+    // The thresholds of a format are of no matter here.
+    static const RoundingThresholds thresholds{Format::parse("float32")};
+    const TensorStatistics measured = tensor_statistics(seen.elements, thresholds);
+    result.rms = measured.rms;
+    result.mean = measured.mean;
+    result.std = measured.std;
+    result.max_magnitude = measured.max_magnitude;
+    result.zero_share = measured.share(measured.histogram.zeros);
+    result.non_finite_share = measured.share(measured.histogram.non_finite);
     return result;
   }
 
  private:
   std::vector<TensorScale> tensors_;
-};
-
-/// Finds the first tensor with a NaN or an infinity among those a tape sees.
-class FirstNonFinite {
- public:
-  [[nodiscard]] auto observer() {
-    return [this](const Observation& seen) {
-      if (!found_.empty()) return;
-      if (std::all_of(seen.elements.begin(), seen.elements.end(),
-                      [](float element) { return std::isfinite(element); })) {
-        return;
-      }
-      found_ = is_forward(seen.role) ? "" : "gradient of ";
-      found_ +=
-          (is_parameter(seen.role) ? "parameter " : "op " + std::to_string(seen.index) + ", ") +
-          std::string(seen.name);
-    };
-  }
-
-  /// Describes the tensor; empty if all were finite.
-  [[nodiscard]] const std::string& found() const { return found_; }
-
- private:
-  std::string found_;
 };
 
 }  // namespace unit_scaling::analysis

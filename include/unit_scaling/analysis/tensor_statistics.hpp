@@ -109,25 +109,32 @@ struct PieceStatistics {
     below_largest += magnitude < thresholds.largest ? 1 : 0;
     if (magnitude != 0) min_magnitude = std::min(min_magnitude, magnitude);
     max_magnitude = std::max(max_magnitude, magnitude);
-    add_to_sums(element, pivot);
-  }
-
-  void add_to_sums(float element, float pivot) {
     const double difference = static_cast<double>(element) - static_cast<double>(pivot);
     sum += difference;
     sum_of_squares += difference * difference;
   }
 
-  /// Leaves out of the sums and the largest magnitude what is not finite.
-  void restrict_to_finite(std::span<const float> elements, float pivot) {
+  /// Takes the sums, about a pivot, and the largest magnitude again, of finite elements alone.
+  void sum_finite(std::span<const float> elements, float pivot) {
+    // Sums of sums: what is added up one by one is short, so that little is rounded away.
+    constexpr std::size_t block = 256;
     sum = 0;
     sum_of_squares = 0;
     max_magnitude = 0;
-    for (const float element : elements) {
-      const std::uint32_t magnitude = magnitude_bits(element);
-      if (magnitude >= float_infinity_bits) continue;
-      max_magnitude = std::max(max_magnitude, magnitude);
-      add_to_sums(element, pivot);
+    for (std::size_t begin = 0; begin < elements.size(); begin += block) {
+      double block_sum = 0;
+      double block_squares = 0;
+      for (const float element :
+           elements.subspan(begin, std::min(block, elements.size() - begin))) {
+        const std::uint32_t magnitude = magnitude_bits(element);
+        if (magnitude >= float_infinity_bits) continue;
+        max_magnitude = std::max(max_magnitude, magnitude);
+        const double difference = static_cast<double>(element) - static_cast<double>(pivot);
+        block_sum += difference;
+        block_squares += difference * difference;
+      }
+      sum += block_sum;
+      sum_of_squares += block_squares;
     }
   }
 };
@@ -280,9 +287,27 @@ static_assert(statistics_grain / 2 <= std::numeric_limits<std::uint16_t>::max())
     result = statistics.total(elements.first(done));
   }
   for (; done < elements.size(); ++done) result.add(elements[done], thresholds, pivot);
-  if (result.fields.back() > 0) result.restrict_to_finite(elements, pivot);
+  if (result.fields.back() > 0) result.sum_finite(elements, pivot);
   return result;
 }
+
+/// Mean and variance of numbers, from the sums of their differences from a pivot.
+struct Moments {
+  double offset;  ///< mean less pivot
+  double variance;
+
+  Moments(std::span<const PieceStatistics> pieces, std::uint64_t numbers) {
+    double sum = 0;
+    double sum_of_squares = 0;
+    for (const PieceStatistics& piece : pieces) {
+      sum += piece.sum;
+      sum_of_squares += piece.sum_of_squares;
+    }
+    const auto count = static_cast<double>(numbers);
+    offset = sum / count;
+    variance = std::max(0.0, sum_of_squares / count - offset * offset);
+  }
+};
 
 /// The exponents of binary32, those of subnormal numbers included.
 inline constexpr int min_binary32_exponent = -149;
@@ -291,29 +316,33 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
 }  // namespace detail
 
 /// Measures a tensor. Counts and magnitudes are exact. The moments are sums in double of the
-/// differences from one of the elements, so that a large mean does not hide a small deviation. No
-/// bit depends on the thread count.
+/// differences from one of the elements or, if that is far from the mean, from the mean, so that a
+/// large mean does not hide a small deviation. No bit depends on the thread count.
+///
+/// Counts under a format without negative numbers or without zero are those of the magnitudes.
 [[nodiscard]] inline TensorStatistics tensor_statistics(std::span<const float> elements,
                                                         const RoundingThresholds& thresholds) {
   const auto first_finite = std::find_if(elements.begin(), elements.end(), [](float element) {
     return detail::magnitude_bits(element) < detail::float_infinity_bits;
   });
-  const float pivot = first_finite == elements.end() ? 0 : *first_finite;
+  float pivot = first_finite == elements.end() ? 0 : *first_finite;
 
   const std::size_t pieces =
       (elements.size() + detail::statistics_grain - 1) / detail::statistics_grain;
   std::pmr::vector<detail::PieceStatistics> parts(pieces, &scratch_memory());
-  parallel_ranges(
-      elements.size(), detail::statistics_grain, [&](std::size_t begin, std::size_t end) {
-        parts[begin / detail::statistics_grain] =
-            detail::measure_piece(elements.subspan(begin, end - begin), thresholds, pivot);
-      });
+  const auto for_each_piece = [&](const auto& measure) {
+    parallel_ranges(
+        elements.size(), detail::statistics_grain, [&](std::size_t begin, std::size_t end) {
+          measure(parts[begin / detail::statistics_grain], elements.subspan(begin, end - begin));
+        });
+  };
+  for_each_piece([&](detail::PieceStatistics& part, std::span<const float> piece) {
+    part = detail::measure_piece(piece, thresholds, pivot);
+  });
 
   detail::PieceStatistics all;
   std::array<std::uint64_t, 256> fields{};
   for (const detail::PieceStatistics& part : parts) {
-    all.sum += part.sum;
-    all.sum_of_squares += part.sum_of_squares;
     all.min_magnitude = std::min(all.min_magnitude, part.min_magnitude);
     all.max_magnitude = std::max(all.max_magnitude, part.max_magnitude);
     all.below_nonzero += part.below_nonzero;
@@ -339,12 +368,18 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
 
   TensorStatistics result{.elements = elements.size()};
   if (finite > 0) {
-    const auto count = static_cast<double>(finite);
-    const double offset = all.sum / count;
-    const double variance = std::max(0.0, all.sum_of_squares / count - offset * offset);
-    result.mean = static_cast<double>(pivot) + offset;
-    result.std = std::sqrt(variance);
-    result.rms = std::sqrt(variance + result.mean * result.mean);
+    detail::Moments moments(parts, finite);
+    // A difference of two large squares has lost ten bits or more: the pivot was an outlier.
+    if (moments.offset * moments.offset > 0x1p10 * moments.variance) {
+      pivot = static_cast<float>(static_cast<double>(pivot) + moments.offset);
+      for_each_piece([&](detail::PieceStatistics& part, std::span<const float> piece) {
+        part.sum_finite(piece, pivot);
+      });
+      moments = detail::Moments(parts, finite);
+    }
+    result.mean = static_cast<double>(pivot) + moments.offset;
+    result.std = std::sqrt(moments.variance);
+    result.rms = std::sqrt(moments.variance + result.mean * result.mean);
     result.max_magnitude = static_cast<double>(std::bit_cast<float>(all.max_magnitude));
   }
   if (finite > zeros) {

@@ -83,7 +83,8 @@ struct TrackedTensor {
   std::size_t index = 0;     ///< the op's number on the tape; for a parameter, its number
   std::size_t argument = 0;  ///< which output of the op or, for an operand, which input
   /// The format that the counts refer to. Values, gradients between ops and parameters are in it
-  /// already; operands and the gradients that enter matrix products are rounded to it later.
+  /// already; operands and the gradients that enter matrix products are rounded to it later. Of
+  /// numbers in "float64" an observer sees what binary32 makes of them, and so do the counts.
   std::string format;
   Shape shape;  ///< when first seen
   std::vector<TrackedSample> samples;
@@ -279,7 +280,6 @@ class Tracker {
         if (first.names(other)) other.name = name_of(first) + "[0]";
       }
     }
-    // Of numbers wider than binary32 an observer sees what binary32 makes of them.
     const bool is_double = key.format == storage_name<double>;
     thresholds_.emplace_back(Format::parse(is_double ? storage_name<float> : key.format));
     return tensors_.emplace_back(TrackedTensor{

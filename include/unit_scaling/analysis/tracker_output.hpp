@@ -81,9 +81,9 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
       shape += (shape.empty() ? "" : "x") + std::to_string(extent);
     }
     const std::string what = "," + detail::csv_field(tensor.name) + "," +
-                             std::string(to_string(tensor.role)) + "," + tensor.format + "," +
-                             std::to_string(tensor.index) + "," + std::to_string(tensor.argument) +
-                             "," + shape + ",";
+                             std::string(to_string(tensor.role)) + "," +
+                             detail::csv_field(tensor.format) + "," + std::to_string(tensor.index) +
+                             "," + std::to_string(tensor.argument) + "," + shape + ",";
     for (const TrackedSample& sample : tensor.samples) {
       text += std::to_string(sample.step) + what + std::to_string(sample.statistics.elements);
       detail::for_each_figure(

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -76,6 +77,8 @@ struct OpRecord {
   double forward = 1;                   ///< the op's forward factor α
   double ideal_forward = 1;             ///< what it would be without a constraint
   std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
+  /// Which recording it belongs to: each tape begins another one, and again with each clear.
+  std::uint64_t recording = 0;
 };
 
 }  // namespace unit_scaling

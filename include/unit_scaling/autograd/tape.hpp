@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -36,6 +37,16 @@ enum class TapeMode {
   training,   ///< keep what the backward pass needs
   inference,  ///< keep nothing
 };
+
+namespace detail {
+
+/// A number that no recording on any tape had before.
+[[nodiscard]] inline std::uint64_t next_recording() {
+  static std::atomic<std::uint64_t> last = 0;
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+}  // namespace detail
 
 /// Records ops on variables under precision policy P, then computes gradients in reverse order.
 ///
@@ -80,7 +91,7 @@ template <Precision P> class Tape {
     slots_.clear();
     parameters_.clear();
     unwound_ = false;
-    ++generation_;
+    generation_ = detail::next_recording();
     ++step_;
     choose_whether_to_observe();
   }
@@ -510,8 +521,10 @@ template <Precision P> class Tape {
                     .module = std::string(module_),
                     .index = nodes_.size(),
                     .forward = scales.forward,
-                    .ideal_forward = ideal.forward};
+                    .ideal_forward = ideal.forward,
+                    .recording = generation_};
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
+    if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {
       const Slot& slot = slots_[input_slots[i]];
       record.inputs.push_back({.value = input_slots[i],
@@ -549,7 +562,7 @@ template <Precision P> class Tape {
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
-  std::uint64_t generation_ = 0;
+  std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
   bool unwound_ = false;
   Observer observer_;

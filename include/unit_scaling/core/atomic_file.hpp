@@ -18,8 +18,8 @@
 namespace unit_scaling {
 
 /// A file in the making. It is written under a temporary name in the folder where it belongs and
-/// then renamed, so that no moment and no failure leaves half a file there. It deletes itself
-/// unless it is finished.
+/// then renamed, so that no moment and no failure leaves half a file there; only of a machine that
+/// goes down it is not known what had reached the disk. It deletes itself unless it is finished.
 ///
 ///     AtomicFile file("model.bin");
 ///     file.append(bytes);
@@ -48,7 +48,9 @@ class AtomicFile {
   }
 
   /// @throws std::runtime_error naming the file, if it cannot be written.
+  /// @throws std::logic_error if it is finished.
   void append(std::span<const std::byte> bytes) {
+    require_open();
     if (bytes.empty()) return;
     errno = 0;
     if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail("cannot write");
@@ -56,7 +58,9 @@ class AtomicFile {
 
   /// Puts the file in its place, replacing any other. Nothing may be appended afterwards.
   /// @throws std::runtime_error naming the file, if it cannot be written or replaced.
+  /// @throws std::logic_error if it is finished.
   void finish() {
+    require_open();
     errno = 0;
     // Only now may a full disk show.
     if (std::fclose(std::exchange(file_, nullptr)) != 0) fail("cannot write");
@@ -69,6 +73,10 @@ class AtomicFile {
   }
 
  private:
+  void require_open() const {
+    if (file_ == nullptr) throw std::logic_error("'" + target_.string() + "': already finished");
+  }
+
   [[noreturn]] void fail(const std::string& what) const {
     const std::string reason = std::generic_category().message(errno);
     throw std::runtime_error("'" + target_.string() + "': " + what + ": " + reason);

@@ -17,6 +17,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/rule.hpp"
 
 namespace unit_scaling::ops {
 
@@ -42,6 +43,12 @@ struct GeluLinear {
   template <class X, class W, class... B>
   [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {
     return linear.scales(x, w, b...);
+  }
+
+  /// What a report takes for the op's rules: those of the part that follows none, if one does, and
+  /// of the linear layer otherwise.
+  [[nodiscard]] Scaling followed_scaling() const {
+    return gelu.scaling.rule == Rule::none ? gelu.scaling : linear.scaling;
   }
 
   /// To x the gradient passes through both ops, to w and b through the linear layer only.
