@@ -115,6 +115,15 @@ namespace unit_scaling::analysis::detail {
   return width;
 }
 
+/// A text of at most that width, for a font of size 1: the rest of a longer one is three dots.
+[[nodiscard]] inline std::vector<char32_t> shortened_text(std::string_view text, double max_width) {
+  std::vector<char32_t> points = code_points(text);
+  if (text_width(points) <= max_width) return points;
+  while (!points.empty() && text_width(points) + 0.95 > max_width) points.pop_back();
+  points.push_back(U'\u2026');
+  return points;
+}
+
 /// A text in lines of at most that width, broken at spaces. A longer word stays whole.
 [[nodiscard]] inline std::vector<std::vector<char32_t>> wrap_text(std::string_view text,
                                                                   double max_width) {

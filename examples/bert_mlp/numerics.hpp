@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+// What --report keeps of a training: every tensor at some of its steps, and what its graph tells.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/analysis/constraint_check.hpp"
+#include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/lint.hpp"
+#include "unit_scaling/analysis/numerics_run.hpp"
+#include "unit_scaling/analysis/op_listing.hpp"
+#include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/optim/learning_rate_report.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
+
+namespace bert_mlp {
+
+namespace us = unit_scaling;
+
+/// Looks at a training without changing a bit of it.
+class NumericsRecorder {
+ public:
+  /// @param first, end the steps of this process, counted from 0.
+  /// @param total steps of the whole training, of which it looks at every twenty-fourth, and at the
+  ///        first and the last.
+  NumericsRecorder(std::size_t first, std::size_t end, std::size_t total)
+      : first_(first), end_(end), every_(std::max<std::size_t>(1, total / 24)) {}
+
+  /// To be called after Tape::clear, before the step is recorded.
+  template <us::Precision P> void begin_step(us::Tape<P>& tape, std::size_t step) {
+    if (step == first_ || step + 1 == end_ || (step + 1) % every_ == 0) {
+      tracker_.attach(tape);
+    } else {
+      tape.observe_with(nullptr);
+    }
+  }
+
+  /// To be called after the optimiser's step.
+  template <class Model> void end_step(Model& model) {
+    tracker_.record_updates(us::optim::parameters_of(model));
+  }
+
+  /// Puts what it saw into `run`, with the steps of the whole training, counted from 1.
+  void finish(us::analysis::NumericsRun& run) const {
+    run.tensors = tracker_.tensors();
+    for (us::analysis::TrackedTensor& tensor : run.tensors) {
+      for (us::analysis::TrackedSample& sample : tensor.samples) sample.step += first_;
+    }
+    run.first_non_finite = tracker_.first_non_finite();
+    if (run.first_non_finite) run.first_non_finite->step += first_;
+  }
+
+ private:
+  std::size_t first_;
+  std::size_t end_;
+  std::size_t every_;
+  us::analysis::Tracker tracker_;
+};
+
+/// Lists and checks the ops of a model as it is initialised.
+/// @param record_loss `record_loss(tape)` records a step and returns its loss.
+/// @param optimiser of the model; not used but asked for its learning rates.
+template <us::Precision P, class RecordLoss, class Optimiser>
+void inspect(us::analysis::NumericsRun& run, const RecordLoss& record_loss,
+             const Optimiser& optimiser, double learning_rate) {
+  us::Tape<P> tape;
+  us::analysis::GraphTrace trace;
+  tape.trace_with(trace.tracer());
+  const auto loss = record_loss(tape);
+  run.ops = us::analysis::list_ops(trace.ops());
+  run.constraint_findings = us::analysis::check_constraints(trace.ops(), loss);
+  run.lint_findings = us::analysis::lint(
+      trace.ops(), {.learning_rates = us::optim::learning_rate_report(optimiser, learning_rate)});
+}
+
+/// "storage float16, matrix operands float8_e4m3fn, …".
+template <us::Precision P> [[nodiscard]] std::string formats_of() {
+  return "storage " + std::string(us::storage_name<typename P::storage>) + ", matrix operands " +
+         std::string(us::storage_name<typename P::matmul_operand>) + ", gradients entering them " +
+         std::string(us::storage_name<typename P::matmul_gradient>) + ", computed in " +
+         std::string(us::storage_name<typename P::compute>);
+}
+
+}  // namespace bert_mlp
