@@ -27,10 +27,11 @@ namespace us = unit_scaling;
 class NumericsRecorder {
  public:
   /// @param first, end the steps of this process, counted from 0.
-  /// @param total steps of the whole training, of which it looks at every twenty-fourth, and at the
+  /// @param total steps of the whole training, of which it looks at every sixteenth part, and at
+  /// the
   ///        first and the last.
   NumericsRecorder(std::size_t first, std::size_t end, std::size_t total)
-      : first_(first), end_(end), every_(std::max<std::size_t>(1, total / 24)) {}
+      : first_(first), end_(end), every_(std::max<std::size_t>(1, total / 16)) {}
 
   /// To be called after Tape::clear, before the step is recorded.
   template <us::Precision P> void begin_step(us::Tape<P>& tape, std::size_t step) {

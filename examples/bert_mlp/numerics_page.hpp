@@ -76,7 +76,8 @@ inline us::analysis::NumericsReport numerics_report(const Options& options,
   for (std::size_t i = 0; i < runs.size(); ++i) {
     report.add_run(reported(runs[i], report_name(runs, i)));
   }
-  for (std::size_t unit = 0; unit < runs.size(); ++unit) {
+  // The last first: variants go from wide formats to narrow ones, where more is lost.
+  for (std::size_t unit = runs.size(); unit-- > 0;) {
     for (std::size_t plain = 0; plain < runs.size(); ++plain) {
       const Variant& a = runs[plain].variant;
       const Variant& b = runs[unit].variant;

@@ -144,7 +144,7 @@ std::vector<std::string> x_numbers(const std::string& svg) {
 }
 
 /// The lines of data: the paths inside the nested pictures.
-std::size_t line_count(const std::string& svg) { return count(svg, "stroke-width=\"1.9\""); }
+std::size_t line_count(const std::string& svg) { return count(svg, "class=\"us-line\""); }
 std::size_t cross_count(const std::string& svg) { return count(svg, R"(stroke-width="1.6" d="M)"); }
 std::size_t dot_count(const std::string& svg) { return count(svg, "<circle "); }
 

@@ -82,7 +82,12 @@ struct ChartHead {
   for (std::size_t i = 0; i < palette.series.size(); ++i) {
     rule("us-s" + std::to_string(i), "color", palette.series[i], std::to_string(i));
   }
-  return css + std::string(more_rules) + ".us-chart text{font-variant-numeric:tabular-nums}\n";
+  return css + std::string(more_rules) +
+         ".us-chart .us-line,.us-chart .us-tie,.us-chart "
+         ".us-sample{fill:none;stroke:currentColor}\n"
+         ".us-chart .us-line{stroke-width:1.9;stroke-linejoin:round}\n"
+         ".us-chart .us-tie{opacity:.55}\n.us-chart .us-sample{stroke-width:2.2}\n"
+         ".us-chart text{font-variant-numeric:tabular-nums}\n";
 }
 
 /// Opens the document: its names, its colours if it has its own, and its surface.

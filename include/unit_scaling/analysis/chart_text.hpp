@@ -13,14 +13,14 @@
 
 namespace unit_scaling::analysis::detail {
 
-/// A number for an SVG attribute: at most two decimals.
-[[nodiscard]] inline std::string svg_number(double value) {
+/// A number for an SVG attribute, with at most so many decimals.
+[[nodiscard]] inline std::string svg_number(double value, int decimals = 2) {
   std::array<char, 400> buffer{};
   // Unlike printf, this writes a point in every locale.
   const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                    std::chars_format::fixed, 2);
+                                    std::chars_format::fixed, decimals);
   std::string text(buffer.data(), result.ptr);
-  text.erase(text.find_last_not_of('0') + 1);
+  if (decimals > 0) text.erase(text.find_last_not_of('0') + 1);
   if (text.ends_with('.')) text.pop_back();
   return text == "-0" ? "0" : text;
 }

@@ -38,7 +38,8 @@ struct HistogramRow {
 
 /// Rows of exponent histograms on one axis of magnitudes. A bar tells which share of a tensor's
 /// elements lies in [2^e, 2^(e+1)); the highest bar of a row fills it, and no bar is too low to be
-/// seen. Zeros, and NaN with infinities, have columns of their own at the ends.
+/// seen. Zeros, and NaN with infinities, have columns of their own at the ends, where a bar that
+/// fills its row stands for all elements.
 struct HistogramChart {
   std::string title;     ///< In bold above the chart, in up to 3 lines.
   std::string subtitle;  ///< In small print below the title, in up to 4 lines.
@@ -60,8 +61,8 @@ namespace detail {
   const ChartPalette& palette = theme == ChartTheme::dark ? dark_palette : light_palette;
   return ".us-chart .us-subnormal{fill:" + std::string(palette.grid) +
          ";fill:var(--us-grid)}\n"
-         ".us-chart .us-fill{fill:currentColor;stroke:none}\n"
-         ".us-chart .us-outline{fill:none;stroke:currentColor;stroke-width:1.5;"
+         ".us-chart .us-fill path{fill:currentColor;stroke:none}\n"
+         ".us-chart .us-outline path{fill:none;stroke:currentColor;stroke-width:1.5;"
          "stroke-linejoin:round}\n";
 }
 
@@ -108,19 +109,10 @@ class HistogramChartDrawing {
     draw_texts();
     draw_legend();
     draw_heads();
-    double y = rows_top_;
-    for (const HistogramRow& row : chart_.rows) {
-      y += space_above(row);
-      if (!row.heading.empty()) {
-        svg_text(out_, margin_, y + heading_height_ - 7, "us-ink", 12.5, "start",
-                 xml_text(shortened_text(row.heading, (width_ - 2 * margin_) / 12.5)),
-                 " font-weight=\"600\"");
-        y += heading_height_;
-      }
-      draw_row(row, y);
-      y += chart_.row_height;
-    }
-    draw_axis(y);
+    draw_backgrounds();
+    for (std::size_t i = 0; i < chart_.series.size(); ++i) draw_series(i);
+    draw_text_columns();
+    draw_axis();
     out_ += "</svg>\n";
     return std::move(out_);
   }
@@ -219,28 +211,30 @@ class HistogramChartDrawing {
       note_right_[i] = right;
       right -= note_width_.front() + 12;
     }
-    zero_left_ = margin_ + label_width_ + 12;
+    zero_left_ = std::floor(margin_ + label_width_ + 12);
     axis_.lo = first_;
     axis_.hi = last_ + 1;
     axis_.pixel_lo = zero_left_ + (column_ + gap_) * (has_tiny_ ? 2 : 1);
     axis_.pixel_hi = right - (has_non_finite_ ? column_ + gap_ : 0);
-    // However many notes there are, a chart is left.
-    axis_.pixel_hi = std::max(axis_.pixel_hi, axis_.pixel_lo + 60);
+    // However many notes there are, a chart is left. Bars of half pixels make short paths.
+    const double bins = axis_.hi - axis_.lo;
+    bar_ = std::max(std::floor(2 * (axis_.pixel_hi - axis_.pixel_lo) / bins) / 2, 1.0);
+    axis_.pixel_lo = std::floor(axis_.pixel_lo);
+    axis_.pixel_hi = axis_.pixel_lo + bar_ * bins;
     axis_.ticks = logarithmic_ticks(2, axis_.lo, axis_.hi, (axis_.pixel_hi - axis_.pixel_lo) / 46);
 
     double y =
         18 + 23 * static_cast<double>(title_.size()) + 18 * static_cast<double>(subtitle_.size());
     lay_out_legend(y);
     rows_top_ = y + 40;
-    height_ = rows_top_;
+    rows_bottom_ = rows_top_;
     for (const HistogramRow& row : chart_.rows) {
-      height_ += space_above(row) + chart_.row_height + (row.heading.empty() ? 0 : heading_height_);
+      const bool is_first = row_top_.empty();
+      if (!row.heading.empty()) rows_bottom_ += heading_height_ + (is_first ? 0 : 6);
+      row_top_.push_back(rows_bottom_);
+      rows_bottom_ += chart_.row_height;
     }
-    height_ += 54;
-  }
-
-  [[nodiscard]] double space_above(const HistogramRow& row) const {
-    return row.heading.empty() || &row == &chart_.rows.front() ? 0 : 6;
+    height_ = rows_bottom_ + 54;
   }
 
   void lay_out_legend(double& y) {
@@ -284,11 +278,10 @@ class HistogramChartDrawing {
     for (const LegendEntry& entry : legend_) {
       const double top = entry.y - 9;
       if (entry.what >= 0) {
-        out_ += "<g class=\"us-s" + std::to_string(entry.what) + "\"><path class=\"" +
-                style_of(static_cast<std::size_t>(entry.what)) + "\" d=\"M" + svg_number(entry.x) +
-                " " + svg_number(top + 10) +
-                (entry.what == 0 ? "v-6h6v-4h6v7h6v3z" : "v-6h6v-4h6v7h6v3") + "\"" +
-                dash_of(static_cast<std::size_t>(entry.what)) + "/></g>\n";
+        const auto series = static_cast<std::size_t>(entry.what);
+        out_ += "<g class=\"us-s" + std::to_string(series) + " " + std::string(style_of(series)) +
+                "\"" + std::string(dash_of(series)) + "><path d=\"M" + svg_number(entry.x) + " " +
+                svg_number(top + 10) + "v-6h6v-4h6v7h6v3\"/></g>\n";
       } else {
         zone(entry.x, entry.x + 18, top, 10, entry.what);
         out_ += "<path class=\"us-axis\" fill=\"none\" d=\"M" + svg_number(entry.x) + " " +
@@ -325,7 +318,8 @@ class HistogramChartDrawing {
     }
   }
 
-  void draw_axis(double y) {
+  void draw_axis() {
+    const double y = rows_bottom_;
     svg_line(out_, axis_.pixel_lo, y + 2, axis_.pixel_hi, y + 2, "class=\"us-axis\"");
     for (const ChartTick& tick : axis_.ticks) {
       const double x = axis_.pixel_of(tick.position);
@@ -358,6 +352,7 @@ class HistogramChartDrawing {
             svg_number(height) + "H" + svg_number(left) + "z\"/>\n";
   }
 
+  /// The ranges of a format behind rows from `top` on.
   void draw_zones(const FormatSpec& format, double top, double height) {
     const auto place = [&](double magnitude) {
       return std::clamp(axis_.pixel_of(std::log2(magnitude)), axis_.pixel_lo, axis_.pixel_hi);
@@ -371,80 +366,132 @@ class HistogramChartDrawing {
     std::string edges;
     for (const double x : {lost, subnormal, largest}) {
       if (x <= axis_.pixel_lo || x >= axis_.pixel_hi) continue;
-      edges += "M" + svg_number(x) + " " + svg_number(top) + "v" + svg_number(height);
+      edges += "M" + svg_number(x, 1) + " " + svg_number(top, 1) + "v" + svg_number(height, 1);
     }
     if (!edges.empty()) out_ += "<path class=\"us-axis\" d=\"" + edges + "\"/>\n";
   }
 
-  void draw_row(const HistogramRow& row, double y) {
-    const double base = y + chart_.row_height - 1;
-    const double room = chart_.row_height - 3;
-    if (row.format) draw_zones(*row.format, base - room, room);
-    svg_line(out_, zero_left_, base, axis_.pixel_hi + (has_non_finite_ ? gap_ + column_ : 0), base,
-             "class=\"us-grid\"");
-    const double middle = base - room / 2 + 0.36 * row_size_;
-    svg_text(out_, margin_, middle, "us-ink", row_size_, "start",
-             xml_text(shortened_text(row.label, label_width_ / row_size_ + 0.01)));
-    for (std::size_t i = 0; i < std::min(row.notes.size(), note_right_.size()); ++i) {
-      if (row.notes[i].empty()) continue;
-      svg_text(out_, note_right_[i], middle, "us-ink", row_size_, "end",
-               xml_text(shortened_text(row.notes[i], note_width_[i] / row_size_ + 0.01)));
+  /// The backgrounds of all rows: one for rows of one format that follow each other.
+  void draw_backgrounds() {
+    for (std::size_t i = 0; i < chart_.rows.size();) {
+      std::size_t end = i + 1;
+      while (end < chart_.rows.size() && chart_.rows[end].format == chart_.rows[i].format &&
+             chart_.rows[end].heading.empty()) {
+        ++end;
+      }
+      const double bottom = row_top_[end - 1] + chart_.row_height;
+      if (chart_.rows[i].format) {
+        draw_zones(*chart_.rows[i].format, row_top_[i], bottom - row_top_[i]);
+      }
+      i = end;
     }
-    double highest = 0;  // share
-    for (const ExponentHistogram& histogram : row.histograms) {
-      for (const Bar& bar : bars(histogram)) highest = std::max(highest, bar.share);
+    std::string lines;
+    const double right = axis_.pixel_hi + (has_non_finite_ ? gap_ + column_ : 0);
+    for (const double top : row_top_) {
+      lines += "M" + svg_number(zero_left_) + " " + svg_number(top + chart_.row_height) + "H" +
+               svg_number(right);
     }
-    for (std::size_t i = 0; i < row.histograms.size(); ++i) {
-      if (has_elements(row.histograms[i]))
-        draw_histogram(row.histograms[i], i, base, room, highest);
+    if (!lines.empty()) out_ += "<path class=\"us-grid\" d=\"" + lines + "\"/>\n";
+  }
+
+  /// The texts of one column beside the rows, which share all but their place.
+  template <class Text>
+  void draw_text_column(double x, double width, std::string_view anchor, const Text& text_of) {
+    out_ += "<g class=\"us-ink\" font-size=\"" + svg_number(row_size_) + "\" text-anchor=\"" +
+            std::string(anchor) + "\">";
+    for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
+      const std::string text = text_of(chart_.rows[i]);
+      if (text.empty()) continue;
+      const double y = row_top_[i] + chart_.row_height / 2 + 0.36 * row_size_;
+      out_ += "<text x=\"" + svg_number(x) + "\" y=\"" + svg_number(y, 1) + "\">" +
+              xml_text(shortened_text(text, width / row_size_ + 0.01)) + "</text>";
+    }
+    out_ += "</g>\n";
+  }
+
+  void draw_text_columns() {
+    draw_text_column(margin_, label_width_, "start",
+                     [](const HistogramRow& row) { return row.label; });
+    for (std::size_t k = 0; k < note_right_.size(); ++k) {
+      draw_text_column(note_right_[k], note_width_[k], "end", [&](const HistogramRow& row) {
+        return k < row.notes.size() ? row.notes[k] : std::string();
+      });
+    }
+    for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
+      if (chart_.rows[i].heading.empty()) continue;
+      svg_text(out_, margin_, row_top_[i] - 7, "us-ink", 12.5, "start",
+               xml_text(shortened_text(chart_.rows[i].heading, (width_ - 2 * margin_) / 12.5)),
+               " font-weight=\"600\"");
     }
   }
 
-  /// A bar in pixels, and its share of the elements.
+  /// A bar in pixels, and how much of the row it fills, from 0 to 1.
   struct Bar {
     double left;
     double right;
-    double share;
+    double height;
   };
 
-  [[nodiscard]] std::vector<Bar> bars(const ExponentHistogram& histogram) const {
+  /// The share of the highest bar on the axis, of all series of a row.
+  [[nodiscard]] double highest_share(const HistogramRow& row) const {
+    double highest = 0;
+    for (const ExponentHistogram& histogram : row.histograms) {
+      if (!has_elements(histogram)) continue;
+      const auto elements = static_cast<double>(histogram.elements());
+      for (int exponent = first_; exponent <= last_; ++exponent) {
+        highest = std::max(highest, static_cast<double>(histogram.count(exponent)) / elements);
+      }
+    }
+    return highest;
+  }
+
+  [[nodiscard]] std::vector<Bar> bars(const ExponentHistogram& histogram, double highest) const {
     std::vector<Bar> result;
     const auto elements = static_cast<double>(histogram.elements());
-    const auto add = [&](double left, double right, std::uint64_t count) {
-      if (count > 0) result.push_back({left, right, static_cast<double>(count) / elements});
+    const auto add = [&](double left, double right, std::uint64_t count, double whole) {
+      if (count > 0) result.push_back({left, right, static_cast<double>(count) / elements / whole});
     };
-    add(zero_left_, zero_left_ + column_, histogram.zeros);
-    add(zero_left_ + column_ + gap_, zero_left_ + 2 * column_ + gap_, tiny(histogram));
+    add(zero_left_, zero_left_ + column_, histogram.zeros, 1);
+    add(zero_left_ + column_ + gap_, zero_left_ + 2 * column_ + gap_, tiny(histogram), 1);
     for (int exponent = first_; exponent <= last_; ++exponent) {
-      add(axis_.pixel_of(exponent), axis_.pixel_of(exponent + 1), histogram.count(exponent));
+      add(axis_.pixel_of(exponent), axis_.pixel_of(exponent + 1), histogram.count(exponent),
+          highest);
     }
-    add(axis_.pixel_hi + gap_, axis_.pixel_hi + gap_ + column_, histogram.non_finite);
+    add(axis_.pixel_hi + gap_, axis_.pixel_hi + gap_ + column_, histogram.non_finite, 1);
     return result;
   }
 
-  [[nodiscard]] static std::string style_of(std::size_t series) {
+  [[nodiscard]] static std::string_view style_of(std::size_t series) {
     return series == 0 ? "us-fill" : "us-outline";
   }
-  [[nodiscard]] static std::string dash_of(std::size_t series) {
+  [[nodiscard]] static std::string_view dash_of(std::size_t series) {
     return series == 2 ? " stroke-dasharray=\"3 2\"" : "";
   }
 
-  void draw_histogram(const ExponentHistogram& histogram, std::size_t series, double base,
-                      double room, double highest) {
-    std::string path;
-    double at = -1;  // where the outline stands, on the base line or on a bar
-    for (const Bar& bar : bars(histogram)) {
-      const std::string top = svg_number(base - std::max(1.0, bar.share / highest * (room - 1)));
-      if (std::abs(bar.left - at) > 0.01) {
-        if (at >= 0) path += "V" + svg_number(base);
-        path += "M" + svg_number(bar.left) + " " + svg_number(base);
+  /// All histograms of one series.
+  void draw_series(std::size_t series) {
+    out_ += "<g class=\"us-s" + std::to_string(series) + " " + std::string(style_of(series)) +
+            "\"" + std::string(dash_of(series)) + ">\n";
+    for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
+      const HistogramRow& row = chart_.rows[i];
+      if (series >= row.histograms.size() || !has_elements(row.histograms[series])) continue;
+      const double base = row_top_[i] + chart_.row_height;
+      const double room = chart_.row_height - 3;
+      const std::string to_base = "V" + svg_number(base, 1);
+      std::string path;
+      double at = -1;  // where the outline stands, on the base line or on a bar
+      for (const Bar& bar : bars(row.histograms[series], highest_share(row))) {
+        if (std::abs(bar.left - at) > 0.01) {
+          if (at >= 0) path += to_base;
+          path += "M" + svg_number(bar.left, 1) + " " + svg_number(base, 1);
+        }
+        path += "V" + svg_number(base - std::max(1.0, bar.height * room), 1) + "h" +
+                svg_number(bar.right - bar.left, 1);
+        at = bar.right;
       }
-      path += "V" + top + "H" + svg_number(bar.right);
-      at = bar.right;
+      out_ += "<path d=\"" + path + to_base + "\"/>\n";
     }
-    path += "V" + svg_number(base);
-    out_ += "<g class=\"us-s" + std::to_string(series) + "\"><path class=\"" + style_of(series) +
-            "\"" + dash_of(series) + " d=\"" + path + "\"/></g>\n";
+    out_ += "</g>\n";
   }
 
   [[nodiscard]] std::string describe() const {
@@ -479,10 +526,13 @@ class HistogramChartDrawing {
   std::vector<LegendEntry> legend_;
   std::vector<double> note_right_;  ///< Where each column of notes ends.
   std::vector<double> note_width_;
+  double bar_ = 1;  ///< Width.
   double row_size_ = 12;
   double label_width_ = 0;
   double zero_left_ = 0;
+  std::vector<double> row_top_;
   double rows_top_ = 0;
+  double rows_bottom_ = 0;
   double height_ = 0;
   std::string hatch_;
   std::string out_;

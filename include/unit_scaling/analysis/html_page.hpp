@@ -30,7 +30,7 @@ inline constexpr std::string_view page_rules = R"(
 html{scroll-behavior:smooth}
 body{margin:0;background:var(--us-surface);color:var(--us-ink);
   font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue','Noto Sans',Arial,sans-serif}
-header,main,footer{max-width:1000px;margin:0 auto;padding:0 16px}
+header,main,footer{max-width:1160px;margin:0 auto;padding:0 16px}
 h1{font-size:1.7rem;line-height:1.25;margin:1.6rem 0 .4rem}
 h2{font-size:1.3rem;line-height:1.3;margin:2.6rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--us-grid)}
 h3{font-size:1.05rem;margin:1.6rem 0 .5rem}
@@ -47,6 +47,7 @@ caption{text-align:left;color:var(--us-muted);padding:0 0 .35rem;caption-side:to
 th,td{padding:.22rem .65rem;border-bottom:1px solid var(--us-grid);text-align:right;vertical-align:top;white-space:nowrap}
 thead th{border-bottom:2px solid var(--us-axis);vertical-align:bottom}
 tbody th,.t{text-align:left}
+.prose{white-space:normal;min-width:11rem;max-width:26rem;overflow-wrap:anywhere}
 tbody th{font-weight:600}
 tbody tr:hover{background:var(--us-hover)}
 figure{margin:.8rem 0 1.4rem}

@@ -18,6 +18,7 @@ struct HtmlColumn {
   enum class Kind {
     head,    ///< names its row
     text,    ///< begins at the left
+    prose,   ///< the same, in as many lines as it takes
     number,  ///< ends at the right
   };
   std::string head;
@@ -66,7 +67,10 @@ struct HtmlTable {
       if (kind == HtmlColumn::Kind::head) {
         html += "<th scope=\"row\">" + text + "</th>";
       } else {
-        html += (kind == HtmlColumn::Kind::text ? "<td class=\"t\">" : "<td>") + text + "</td>";
+        html += (kind == HtmlColumn::Kind::text    ? "<td class=\"t\">"
+                 : kind == HtmlColumn::Kind::prose ? "<td class=\"t prose\">"
+                                                   : "<td>") +
+                text + "</td>";
       }
     }
     html += "</tr>\n";

@@ -55,6 +55,7 @@ struct LineChart {
   std::string diverged_label = "diverged";
   /// For readers who do not see the picture. Empty: tells where each line begins and ends.
   std::string description;
+  bool marks_points = true;  ///< Where there are few, each point has a dot.
   ChartTheme theme = ChartTheme::automatic;
   ChartStyle style = ChartStyle::own;
   std::vector<LineSeries> series;
@@ -398,27 +399,28 @@ class LineChartDrawing {
 
     begin_group(series, index);
     // A nested picture cuts lines off at the ends of the axes without needing a name in the page.
-    out_ += "<svg x=\"" + svg_number(left_) + "\" y=\"" + svg_number(top_ - 2) + "\" width=\"" +
-            svg_number(right_ - left_) + "\" height=\"" + svg_number(bottom_ - top_ + 3) +
-            "\" viewBox=\"" + svg_number(left_) + " " + svg_number(top_ - 2) + " " +
-            svg_number(right_ - left_) + " " + svg_number(bottom_ - top_ + 3) +
-            "\" overflow=\"hidden\">\n";
+    // Only lines that go beyond ends that were asked for are cut.
+    const bool is_cut = chart_.x_min || chart_.x_max || chart_.y_min || chart_.y_max;
+    if (is_cut) {
+      out_ += "<svg x=\"" + svg_number(left_) + "\" y=\"" + svg_number(top_ - 2) + "\" width=\"" +
+              svg_number(right_ - left_) + "\" height=\"" + svg_number(bottom_ - top_ + 3) +
+              "\" viewBox=\"" + svg_number(left_) + " " + svg_number(top_ - 2) + " " +
+              svg_number(right_ - left_) + " " + svg_number(bottom_ - top_ + 3) +
+              "\" overflow=\"hidden\">\n";
+    }
     for (const auto& run : runs) {
       if (run.size() < 2) continue;
-      out_ +=
-          "<path fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.9\" "
-          "stroke-linejoin=\"round\"" +
-          dash_attribute(series, index) + " d=\"M";
+      out_ += "<path class=\"us-line\"" + dash_attribute(series, index) + " d=\"M";
       bool first = true;
       for (const Pixel& pixel : thin_out(run)) {
         if (!std::exchange(first, false)) out_ += "L";
-        out_ += svg_number(pixel.x) + " " + svg_number(pixel.y);
+        out_ += svg_number(pixel.x, 1) + " " + svg_number(pixel.y, 1);
       }
       out_ += "\"/>\n";
     }
-    out_ += "</svg>\n";
+    if (is_cut) out_ += "</svg>\n";
 
-    const bool sparse = static_cast<double>(shown) <= (right_ - left_) / 11;
+    const bool sparse = chart_.marks_points && static_cast<double>(shown) <= (right_ - left_) / 11;
     for (const auto& run : runs) {
       if (sparse) {
         for (const Pixel& pixel : run) dot(pixel, 3.2);
@@ -525,12 +527,10 @@ class LineChartDrawing {
       const double x = right_ + connector_;
       const double y = places[i];
       if (const auto& end = labels[i].end) {
-        svg_line(out_, end->x + 5, end->y, x - 1, y,
-                 R"(fill="none" stroke="currentColor" stroke-width="1" opacity="0.55")");
+        svg_line(out_, end->x + 5, end->y, x - 1, y, R"(class="us-tie")");
       }
       svg_line(out_, x, y, x + sample_, y,
-               R"(fill="none" stroke="currentColor" stroke-width="2.2")" +
-                   dash_attribute(series, labels[i].series));
+               R"(class="us-sample")" + dash_attribute(series, labels[i].series));
       svg_text(out_, x + sample_ + label_gap_, y + 0.34 * label_size_, "us-ink",
                std::min(label_size_, 0.85 * distance), "start",
                xml_text(shortened_text(series.name, label_limit_ / label_size_)));
@@ -564,7 +564,7 @@ class LineChartDrawing {
 /// It may stand in a file of its own or inside an HTML page, also beside others of its kind. Its
 /// texts are read out by screen readers. A page may set colours of its own by the CSS variables
 /// --us-surface, --us-ink, --us-muted, --us-grid, --us-axis and --us-0 to --us-6 of .us-chart.
-/// Lines are labelled at their ends; a series with few points shows these as dots.
+/// Lines are labelled at their ends.
 /// @throws std::invalid_argument if a fixed end of an axis is not finite, not above 0 on a
 ///         logarithmic axis, or the ends are in the wrong order. No series or point is refused.
 [[nodiscard]] inline std::string to_svg(const LineChart& chart) {

@@ -137,25 +137,26 @@ namespace detail {
   return chart;
 }
 
-/// The exponents of all tensors of a group: a row for each run, filled as at the last step and
-/// outlined as at the first, and one more for the step that lost most, where that is another.
+/// The exponents of all tensors of a group but updates: a row for each run, filled as at the last
+/// step and outlined as at the first, and one more for the step that lost most, where that is
+/// another.
 [[nodiscard]] inline HistogramChart group_histograms(std::span<const NumericsRun> runs,
                                                      const TensorGroup& group) {
   HistogramChart chart;
   chart.title = group.label;
   chart.subtitle =
       "How often each binary exponent occurs, over the range of the format that a tensor is "
-      "rounded to. The numbers are of the filled histograms.";
+      "rounded to. The numbers are of the filled histograms; lost is what rounds to zero or to the "
+      "largest number, or is not finite.";
   chart.series = {"last step looked at", "first step looked at"};
-  chart.note_heads = {"rms", "rounds to zero", "subnormal", "at the largest", "not finite"};
+  chart.note_heads = {"rms", "lost", "subnormal"};
   const auto notes = [](const TrackedSample& sample) {
     const TensorStatistics& seen = sample.statistics;
-    return std::vector<std::string>{
-        detail::rms_text(sample), percent_text(seen.share(seen.underflowed)),
-        percent_text(seen.share(seen.subnormal)), percent_text(seen.share(seen.saturated)),
-        percent_text(seen.share(seen.histogram.non_finite))};
+    return std::vector<std::string>{detail::rms_text(sample), percent_text(lost_share(seen)),
+                                    percent_text(seen.share(seen.subnormal))};
   };
   for (const TensorPlace& place : places_of(group)) {
+    if (place.role == TrackedRole::update) continue;  // nothing rounds it
     std::string heading = place_text(group, place);
     for (std::size_t r = 0; r < runs.size(); ++r) {
       const TrackedTensor* tensor = tensor_at(group, r, place);
@@ -190,6 +191,7 @@ namespace detail {
   chart.x_label = "step";
   chart.y_label = "rms";
   chart.y_scale = AxisScale::log2;
+  chart.marks_points = false;
   std::size_t dash = 0;
   for (const TensorPlace& place : places_of(group)) {
     if (place.role == TrackedRole::operand) continue;
@@ -230,6 +232,7 @@ namespace detail {
   chart.x_label = "step";
   chart.y_label = "rms";
   chart.y_scale = AxisScale::log2;
+  chart.marks_points = false;
   constexpr std::size_t named_at_each_end = 3;
   std::stable_sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) {
     return a->samples.back().statistics.rms > b->samples.back().statistics.rms;
@@ -265,9 +268,9 @@ namespace detail {
   HistogramChart chart;
   chart.title = runs[run].name + ": " + std::string(detail::title_of(choice));
   chart.subtitle =
-      "In the order of the ops. Exponents over the range of the format; the numbers are of the "
-      "last step.";
-  chart.series = {"last step looked at", "first step looked at"};
+      "In the order of the ops, at the last step looked at. Exponents over the range of the "
+      "format.";
+  chart.series = {""};
   chart.note_heads = {"rms", "rounds to zero", "subnormal", "at the largest"};
   chart.row_height = 19;
   for (const TensorGroup& group : groups) {
@@ -275,16 +278,15 @@ namespace detail {
     for (const TensorPlace& place : places) {
       const TrackedTensor* tensor = tensor_at(group, run, place);
       if (tensor == nullptr || tensor->shape.size() == 1) continue;
-      const ShownSamples shown = shown_samples(*tensor);
-      const TensorStatistics& seen = shown.last->statistics;
-      chart.rows.push_back(
-          {.heading = {},
-           .label = detail::row_label(group, place, places.size()),
-           .format = spec_of(*tensor),
-           .histograms = {seen.histogram, shown.first->statistics.histogram},
-           .notes = {detail::rms_text(*shown.last), percent_text(seen.share(seen.underflowed)),
-                     percent_text(seen.share(seen.subnormal)),
-                     percent_text(seen.share(seen.saturated))}});
+      const TensorStatistics& seen = tensor->samples.back().statistics;
+      chart.rows.push_back({.heading = {},
+                            .label = detail::row_label(group, place, places.size()),
+                            .format = spec_of(*tensor),
+                            .histograms = {seen.histogram},
+                            .notes = {detail::rms_text(tensor->samples.back()),
+                                      percent_text(seen.share(seen.underflowed)),
+                                      percent_text(seen.share(seen.subnormal)),
+                                      percent_text(seen.share(seen.saturated))}});
     }
   }
   return chart;

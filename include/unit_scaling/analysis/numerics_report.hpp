@@ -171,7 +171,8 @@ class NumericsPage {
 <dt>Histogram</dt><dd>Each bar is a power of two: the share of a tensor's elements with a magnitude in
 [2^e, 2^(e+1)). The highest bar of a row fills it, and every bar is at least one pixel high. Elements
 that are zero have a column at the left, those that are NaN or infinite one at the right, and up to a
-thousandth of a tensor that lies below the axis one called tiny. The dotted line is 1, unit scale.</dd>
+thousandth of a tensor that lies below the axis one called tiny; there a bar that fills its row stands
+for all elements. The dotted line is 1, unit scale.</dd>
 <dt>Range</dt><dd>Behind a row stands the range of the format that its tensor is rounded to. In the
 hatched parts numbers round to zero (left) or overflow (right); in the grey part they are subnormal and
 keep fewer bits; in between they are normal.</dd>
@@ -202,6 +203,10 @@ gradient with where that is not β/α, as residual weights do.</dd>
   }
   template <class Chart> [[nodiscard]] static std::string figure(Chart chart) {
     chart.style = ChartStyle::of_page;
+    // What a picture of its own has to read out is in a table here.
+    if (chart.description.empty()) {
+      chart.description = chart.title + ". The tables below it have the numbers.";
+    }
     return html_figure(to_svg(chart), chart.title);
   }
 
@@ -531,7 +536,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
   /// Columns for what the narrow formats would lose, behind others.
   static void add_format_columns(HtmlTable& table) {
     for (const std::string_view name : narrow_format_names) {
-      table.columns.push_back({std::string(name), Kind::text});
+      table.columns.push_back({std::string(name)});
     }
   }
 
@@ -599,7 +604,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       const std::string number = group_id(g);
       html += fold(number, number.substr(number.find('-') + 1) + " " + group.label, remark,
                    figure(group_histograms(runs_, group)) + figure(group_scales(runs_, group)) +
-                       to_html(statistics_table(group)) + to_html(losses_table(group)));
+                       to_html(figures_table(group)));
     }
     if (html.empty()) {
       return paragraph(parameters ? "No parameter was tracked." : "No op was tracked.");
@@ -611,71 +616,57 @@ gradient with where that is not β/α, as residual weights do.</dd>
            html;
   }
 
-  /// Calls `visit(place text, run, tensor, sample)` for what a fold's tables tell of.
-  template <class Visit> void for_each_shown(const TensorGroup& group, const Visit& visit) const {
+  /// Moments, shares lost in the tensor's own format, and what others would lose.
+  [[nodiscard]] HtmlTable figures_table(const TensorGroup& group) const {
+    HtmlTable table{
+        .caption = group.label +
+                   " at the last step looked at, and at the worst one: moments, shares "
+                   "lost in its format, and what rounding to others would lose (↓ rounds "
+                   "to zero, ↑ overflows, s becomes subnormal)",
+        .columns = {{"tensor", Kind::head},
+                    {"run", Kind::text},
+                    {"format", Kind::text},
+                    {"step"},
+                    {"rms"},
+                    {"mean"},
+                    {"std"},
+                    {"least magnitude"},
+                    {"largest magnitude"},
+                    {"zero"},
+                    {"rounds to zero"},
+                    {"subnormal"},
+                    {"at the largest"},
+                    {"not finite"}}};
+    add_format_columns(table);
     for (const TensorPlace& place : places_of(group)) {
       for (std::size_t r = 0; r < runs_.size(); ++r) {
         const TrackedTensor* tensor = tensor_at(group, r, place);
         if (tensor == nullptr) continue;
         const ShownSamples shown = shown_samples(*tensor);
-        visit(place_text(group, place), r, *tensor, shown);
+        for (const TrackedSample* sample : {shown.last, shown.worst}) {
+          if (sample == nullptr) continue;
+          const TensorStatistics& seen = sample->statistics;
+          auto& row = table.rows.emplace_back(
+              std::vector<HtmlCell>{{place_text(group, place)},
+                                    {runs_[r].name},
+                                    {tensor->format},
+                                    {std::to_string(sample->step)},
+                                    {short_number(seen.rms)},
+                                    {short_number(seen.mean, 3)},
+                                    {short_number(seen.std)},
+                                    {short_number(seen.min_magnitude, 3)},
+                                    {short_number(seen.max_magnitude, 3)},
+                                    {percent_text(seen.share(seen.histogram.zeros))},
+                                    {percent_text(seen.share(seen.underflowed))},
+                                    {percent_text(seen.share(seen.subnormal))},
+                                    {percent_text(seen.share(seen.saturated))},
+                                    {percent_text(seen.share(seen.histogram.non_finite))}});
+          for (const FormatSpec& format : narrow_formats) {
+            row.push_back({losses_text(format_losses(seen.histogram, format))});
+          }
+        }
       }
     }
-  }
-
-  [[nodiscard]] HtmlTable statistics_table(const TensorGroup& group) const {
-    HtmlTable table{.caption = "Moments of " + group.label + ", and shares lost in its format",
-                    .columns = {{"tensor", Kind::head},
-                                {"run", Kind::text},
-                                {"format", Kind::text},
-                                {"step"},
-                                {"rms"},
-                                {"mean"},
-                                {"std"},
-                                {"least magnitude"},
-                                {"largest magnitude"},
-                                {"zero"},
-                                {"rounds to zero"},
-                                {"subnormal"},
-                                {"at the largest"},
-                                {"not finite"}}};
-    for_each_shown(group, [&](const std::string& place, std::size_t r, const TrackedTensor& tensor,
-                              const ShownSamples& shown) {
-      for (const TrackedSample* sample : {shown.first, shown.worst, shown.last}) {
-        if (sample == nullptr || (sample == shown.first && shown.first == shown.last)) continue;
-        const TensorStatistics& seen = sample->statistics;
-        table.rows.push_back({{place},
-                              {runs_[r].name},
-                              {tensor.format},
-                              {std::to_string(sample->step)},
-                              {short_number(seen.rms)},
-                              {short_number(seen.mean, 3)},
-                              {short_number(seen.std)},
-                              {short_number(seen.min_magnitude, 3)},
-                              {short_number(seen.max_magnitude, 3)},
-                              {percent_text(seen.share(seen.histogram.zeros))},
-                              {percent_text(seen.share(seen.underflowed))},
-                              {percent_text(seen.share(seen.subnormal))},
-                              {percent_text(seen.share(seen.saturated))},
-                              {percent_text(seen.share(seen.histogram.non_finite))}});
-      }
-    });
-    return table;
-  }
-
-  [[nodiscard]] HtmlTable losses_table(const TensorGroup& group) const {
-    HtmlTable table{.caption = "What rounding " + group.label +
-                               " to other formats would lose at the last step looked at: ↓ rounds "
-                               "to zero, ↑ overflows, s becomes subnormal",
-                    .columns = {{"tensor", Kind::head}, {"run", Kind::text}}};
-    add_format_columns(table);
-    for_each_shown(group, [&](const std::string& place, std::size_t r,
-                              const TrackedTensor& /*tensor*/, const ShownSamples& shown) {
-      auto& row = table.rows.emplace_back(std::vector<HtmlCell>{{place}, {runs_[r].name}});
-      for (const FormatSpec& format : narrow_formats) {
-        row.push_back({losses_text(format_losses(shown.last->statistics.histogram, format))});
-      }
-    });
     return table;
   }
 

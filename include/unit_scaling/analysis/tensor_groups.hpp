@@ -15,6 +15,7 @@
 #include "unit_scaling/analysis/numerics_run.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling::analysis {
 
@@ -39,8 +40,14 @@ struct TensorPlace {
          role == TrackedRole::update;
 }
 
+/// True for operands in binary32: nothing rounds them, and they are outputs or parameters as well.
+[[nodiscard]] inline bool is_seen_elsewhere(const TrackedTensor& tensor) {
+  return tensor.role == TrackedRole::operand && tensor.format == storage_name<float>;
+}
+
 /// Every op of the runs, then every parameter, in the order of the first run that has it. Ops of
-/// different runs are the same if module, name and number of the call in a step agree.
+/// different runs are the same if module, name and number of the call in a step agree. Tensors seen
+/// elsewhere are left out.
 /// @param runs must stay in place while the groups are used.
 [[nodiscard]] inline std::vector<TensorGroup> group_tensors(std::span<const NumericsRun> runs) {
   std::vector<TensorGroup> groups;
@@ -50,6 +57,7 @@ struct TensorPlace {
     std::map<std::pair<std::string, std::size_t>, std::string> calls;
     std::map<std::string, std::size_t> count;
     for (const TrackedTensor& tensor : runs[r].tensors) {
+      if (is_seen_elsewhere(tensor)) continue;
       const bool is_parameter = is_of_parameter(tensor.role);
       const std::string name = (is_parameter            ? "\n"
                                 : tensor.module.empty() ? ""

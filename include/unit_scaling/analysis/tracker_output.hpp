@@ -56,37 +56,6 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
   visit("non_finite_share", seen.share(seen.histogram.non_finite));
 }
 
-/// What tells a tensor from others, as members of a JSON object.
-[[nodiscard]] inline std::string json_identity(const TrackedTensor& tensor) {
-  std::string text =
-      "\"name\":" + json_string(tensor.name) + ",\"role\":" + json_string(to_string(tensor.role)) +
-      ",\"module\":" + json_string(tensor.module) + ",\"source\":" + json_string(tensor.source) +
-      ",\"index\":" + std::to_string(tensor.index) +
-      ",\"argument\":" + std::to_string(tensor.argument) +
-      ",\"format\":" + json_string(tensor.format) + ",\"shape\":[";
-  std::string_view between_extents;
-  for (const std::size_t extent : tensor.shape) {
-    text += std::string(between_extents) + std::to_string(extent);
-    between_extents = ",";
-  }
-  return text + "]";
-}
-
-/// A sample as a JSON object.
-[[nodiscard]] inline std::string json_object(const TrackedSample& sample) {
-  std::string text = "\n{\"step\":" + std::to_string(sample.step) +
-                     ",\"elements\":" + std::to_string(sample.statistics.elements);
-  for_each_figure(sample, [&](std::string_view name, double number) {
-    text += ",\"" + std::string(name) + "\":" + json_number(number);
-  });
-  const ExponentHistogram& histogram = sample.statistics.histogram;
-  return text + ",\"update_ratio\":" +
-         (sample.update_ratio ? json_number(*sample.update_ratio) : std::string("null")) +
-         R"(,"exponents":{"first":)" +
-         (histogram.counts.empty() ? "null" : std::to_string(histogram.first_exponent)) +
-         ",\"counts\":[" + count_list(histogram, ",") + "]}}";
-}
-
 }  // namespace detail
 
 /// One line for each tensor and step, under a line of these headings:
@@ -155,11 +124,34 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
   for (const TrackedTensor& tensor : tracker.tensors()) {
     text += between_tensors;
     between_tensors = ",";
-    text += "\n{" + detail::json_identity(tensor) + ",\"samples\":[";
+    text += "\n{\"name\":" + json_string(tensor.name) +
+            ",\"role\":" + json_string(to_string(tensor.role)) +
+            ",\"module\":" + json_string(tensor.module) +
+            ",\"source\":" + json_string(tensor.source) +
+            ",\"index\":" + std::to_string(tensor.index) +
+            ",\"argument\":" + std::to_string(tensor.argument) +
+            ",\"format\":" + json_string(tensor.format) + ",\"shape\":[";
+    std::string_view between_extents;
+    for (const std::size_t extent : tensor.shape) {
+      text += std::string(between_extents) + std::to_string(extent);
+      between_extents = ",";
+    }
+    text += "],\"samples\":[";
     std::string_view between_samples;
     for (const TrackedSample& sample : tensor.samples) {
-      text += std::string(between_samples) + detail::json_object(sample);
+      text += between_samples;
       between_samples = ",";
+      text += "\n{\"step\":" + std::to_string(sample.step) +
+              ",\"elements\":" + std::to_string(sample.statistics.elements);
+      detail::for_each_figure(sample, [&](std::string_view name, double number) {
+        text += ",\"" + std::string(name) + "\":" + json_number(number);
+      });
+      const ExponentHistogram& histogram = sample.statistics.histogram;
+      text += ",\"update_ratio\":" +
+              (sample.update_ratio ? json_number(*sample.update_ratio) : std::string("null")) +
+              R"(,"exponents":{"first":)" +
+              (histogram.counts.empty() ? "null" : std::to_string(histogram.first_exponent)) +
+              ",\"counts\":[" + detail::count_list(histogram, ",") + "]}}";
     }
     text += "]}";
   }
