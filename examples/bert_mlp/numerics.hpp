@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -48,13 +49,19 @@ class NumericsRecorder {
   }
 
   /// Puts what it saw into `run`, with the steps of the whole training, counted from 1.
-  void finish(us::analysis::NumericsRun& run) const {
+  /// @param first_non_finite what somebody else found, in case that it did not look at that step.
+  void finish(us::analysis::NumericsRun& run,
+              const std::optional<us::analysis::NonFiniteTensor>& first_non_finite) const {
     run.tensors = tracker_.tensors();
     for (us::analysis::TrackedTensor& tensor : run.tensors) {
       for (us::analysis::TrackedSample& sample : tensor.samples) sample.step += first_;
     }
     run.first_non_finite = tracker_.first_non_finite();
-    if (run.first_non_finite) run.first_non_finite->step += first_;
+    if (run.first_non_finite) {
+      run.first_non_finite->step += first_;
+    } else {
+      run.first_non_finite = first_non_finite;
+    }
   }
 
  private:

@@ -194,6 +194,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   RecentMean recent_bpc;
   std::optional<NumericsRecorder> recorder;
   if (options.report) recorder.emplace(step, end, options.steps);
+  std::optional<us::analysis::NonFiniteTensor> first_non_finite;
   double training_seconds = 0;
   while (step < end) {
     const auto start = std::chrono::steady_clock::now();
@@ -214,6 +215,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       tape.observe_with(first.observer());
       static_cast<void>(record_loss(tape, model, batch, variant.scaling));
       result.diverged = "step " + std::to_string(step) + ", first at " + first.found();
+      first_non_finite = {step + 1, first.found()};
       break;
     }
     optimiser.step(tape, result.learning_rate * schedule(step), variant.loss_scale);
@@ -269,7 +271,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   tape.memory().release();
   progress.finish();
-  if (recorder) recorder->finish(*result.numerics);
+  if (recorder) recorder->finish(*result.numerics, first_non_finite);
   result.points = std::move(record.points);
   if constexpr (!std::is_same_v<P, us::precision::fp32>) {
     if (!result.diverged.empty()) return result;

@@ -504,4 +504,13 @@ TEST(LineChart, DrawsInTheThemeAskedFor) {
 }
 
 }  // namespace
+TEST(LineChart, DrawsLinesWithoutDotsIfAsked) {
+  LineChart chart;
+  chart.series = {{"few", {{1, 1}, {2, 3}, {3, 2}}}, {"none", {}}};
+  EXPECT_EQ(dot_count(to_svg(chart)), 3U);
+  chart.marks_points = false;
+  EXPECT_EQ(dot_count(to_svg(chart)), 0U);
+  EXPECT_EQ(line_count(to_svg(chart)), 1U);
+}
+
 }  // namespace unit_scaling_test

@@ -28,7 +28,7 @@ namespace unit_scaling::analysis {
 /// One row of a `HistogramChart`. All texts are plain UTF-8, without markup.
 struct HistogramRow {
   std::string heading = {};  ///< In bold above the row; empty for a row of the same tensor.
-  std::string label;         ///< To the left of the row.
+  std::string label = {};    ///< To the left of the row.
   /// Whose ranges are drawn behind the row. Empty: none are.
   std::optional<FormatSpec> format = std::nullopt;
   /// One for each series of the chart, or fewer; one without elements is not drawn.
@@ -41,8 +41,8 @@ struct HistogramRow {
 /// seen. Zeros, and NaN with infinities, have columns of their own at the ends, where a bar that
 /// fills its row stands for all elements.
 struct HistogramChart {
-  std::string title;     ///< In bold above the chart, in up to 3 lines.
-  std::string subtitle;  ///< In small print below the title, in up to 4 lines.
+  std::string title = {};     ///< In bold above the chart, in up to 3 lines.
+  std::string subtitle = {};  ///< In small print below the title, in up to 4 lines.
   /// Names of at most three: the first is filled, the others are outlined.
   std::vector<std::string> series = {};
   std::vector<std::string> note_heads = {};
@@ -124,8 +124,9 @@ class HistogramChartDrawing {
   static constexpr double subtitle_size_ = 13;
   static constexpr double number_size_ = 11.5;
   static constexpr double heading_height_ = 24;
-  static constexpr double column_ = 22;  ///< Width of the columns of zeros and the like.
-  static constexpr double gap_ = 5;      ///< Beside these.
+  static constexpr double column_ = 22;    ///< Width of the columns of zeros and the like.
+  static constexpr double gap_ = 5;        ///< Between these.
+  static constexpr double axis_gap_ = 14;  ///< Between these and the axis.
 
   [[nodiscard]] static bool has_elements(const ExponentHistogram& histogram) {
     return histogram.elements() > 0;
@@ -209,13 +210,13 @@ class HistogramChartDrawing {
     for (std::size_t i = notes.size(); i-- > 0;) {
       note_width_.insert(note_width_.begin(), std::min(notes[i], 110.0));
       note_right_[i] = right;
-      right -= note_width_.front() + 12;
+      right -= note_width_.front() + 16;
     }
     zero_left_ = std::floor(margin_ + label_width_ + 12);
     axis_.lo = first_;
     axis_.hi = last_ + 1;
-    axis_.pixel_lo = zero_left_ + (column_ + gap_) * (has_tiny_ ? 2 : 1);
-    axis_.pixel_hi = right - (has_non_finite_ ? column_ + gap_ : 0);
+    axis_.pixel_lo = zero_left_ + column_ + (has_tiny_ ? gap_ + column_ : 0) + axis_gap_;
+    axis_.pixel_hi = right - (has_non_finite_ ? column_ + axis_gap_ : 0);
     // However many notes there are, a chart is left. Bars of half pixels make short paths.
     const double bins = axis_.hi - axis_.lo;
     bar_ = std::max(std::floor(2 * (axis_.pixel_hi - axis_.pixel_lo) / bins) / 2, 1.0);
@@ -313,7 +314,7 @@ class HistogramChartDrawing {
                "middle", "tiny");
     }
     if (has_non_finite_) {
-      svg_text(out_, axis_.pixel_hi + gap_ + column_ / 2, baseline, "us-muted", number_size_,
+      svg_text(out_, axis_.pixel_hi + axis_gap_ + column_ / 2, baseline, "us-muted", number_size_,
                "middle", "NaN");
     }
   }
@@ -386,7 +387,7 @@ class HistogramChartDrawing {
       i = end;
     }
     std::string lines;
-    const double right = axis_.pixel_hi + (has_non_finite_ ? gap_ + column_ : 0);
+    const double right = axis_.pixel_hi + (has_non_finite_ ? axis_gap_ + column_ : 0);
     for (const double top : row_top_) {
       lines += "M" + svg_number(zero_left_) + " " + svg_number(top + chart_.row_height) + "H" +
                svg_number(right);
@@ -457,7 +458,7 @@ class HistogramChartDrawing {
       add(axis_.pixel_of(exponent), axis_.pixel_of(exponent + 1), histogram.count(exponent),
           highest);
     }
-    add(axis_.pixel_hi + gap_, axis_.pixel_hi + gap_ + column_, histogram.non_finite, 1);
+    add(axis_.pixel_hi + axis_gap_, axis_.pixel_hi + axis_gap_ + column_, histogram.non_finite, 1);
     return result;
   }
 

@@ -21,20 +21,20 @@ struct HtmlColumn {
     prose,   ///< the same, in as many lines as it takes
     number,  ///< ends at the right
   };
-  std::string head;
+  std::string head = {};
   Kind kind = Kind::number;
 };
 
 /// A cell of an `HtmlTable`. All texts are plain UTF-8, without markup.
 struct HtmlCell {
-  std::string text;
+  std::string text = {};
   std::string anchor = {};  ///< Name of the element of the page that it leads to; empty: none.
 };
 
 /// A table with a caption.
 struct HtmlTable {
-  std::string caption;
-  std::vector<HtmlColumn> columns;
+  std::string caption = {};
+  std::vector<HtmlColumn> columns = {};
   std::vector<std::vector<HtmlCell>> rows = {};
 };
 

@@ -429,7 +429,8 @@ class LineChartDrawing {
       }
     }
     // A line that ends at the right is tied to its label there.
-    if (!sparse && runs.back().back().x < x_.pixel_hi - 12) dot(runs.back().back(), 3.2);
+    if (!sparse && !runs.empty() && runs.back().back().x < x_.pixel_hi - 12)
+      dot(runs.back().back(), 3.2);
     if (strip_row_[index]) draw_divergence(index);
     out_ += "</g>\n";
   }

@@ -147,7 +147,7 @@ namespace detail {
   chart.subtitle =
       "How often each binary exponent occurs, over the range of the format that a tensor is "
       "rounded to. The numbers are of the filled histograms; lost is what rounds to zero or to the "
-      "largest number, or is not finite.";
+      "largest number, or is not finite. A row that names a step is of the one that lost most.";
   chart.series = {"last step looked at", "first step looked at"};
   chart.note_heads = {"rms", "lost", "subnormal"};
   const auto notes = [](const TrackedSample& sample) {
@@ -170,12 +170,11 @@ namespace detail {
            .histograms = {shown.last->statistics.histogram, shown.first->statistics.histogram},
            .notes = notes(*shown.last)});
       if (shown.worst == nullptr) continue;
-      chart.rows.push_back(
-          {.heading = {},
-           .label = runs[r].name + ", at step " + std::to_string(shown.worst->step) + ", the worst",
-           .format = spec_of(*tensor),
-           .histograms = {shown.worst->statistics.histogram},
-           .notes = notes(*shown.worst)});
+      chart.rows.push_back({.heading = {},
+                            .label = label + ", step " + std::to_string(shown.worst->step),
+                            .format = spec_of(*tensor),
+                            .histograms = {shown.worst->statistics.histogram},
+                            .notes = notes(*shown.worst)});
     }
   }
   return chart;

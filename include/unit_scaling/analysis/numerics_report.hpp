@@ -268,9 +268,9 @@ gradient with where that is not β/α, as residual weights do.</dd>
     if (runs_.empty()) return paragraph("No run was added to this report.");
     HtmlTable table{.caption = "What became of the runs",
                     .columns = {{"run", Kind::head},
-                                {"loss at the end", Kind::text},
-                                {"first tensor that is not finite", Kind::text},
-                                {"loses most in its format", Kind::text},
+                                {"loss at the end", Kind::prose},
+                                {"first tensor that is not finite", Kind::prose},
+                                {"loses most in its format", Kind::prose},
                                 {"constraint check"},
                                 {"linter"}}};
     for (std::size_t r = 0; r < runs_.size(); ++r) {
@@ -308,7 +308,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
   [[nodiscard]] std::string facts_section(const Facts& facts) const {
     std::string html;
     if (!facts.empty()) {
-      HtmlTable table{.caption = "All runs", .columns = {{"what", Kind::head}, {"is", Kind::text}}};
+      HtmlTable table{.caption = "All runs",
+                      .columns = {{"what", Kind::head}, {"is", Kind::prose}}};
       for (const auto& [what, is] : facts) table.rows.push_back({{what}, {is}});
       html += to_html(table);
     }
@@ -321,7 +322,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       }
     }
     HtmlTable table{.caption = "Each run", .columns = {{"run", Kind::head}}};
-    for (const std::string& name : names) table.columns.push_back({name, Kind::text});
+    for (const std::string& name : names) table.columns.push_back({name, Kind::prose});
     for (std::size_t r = 0; r < runs_.size(); ++r) {
       auto& row = table.rows.emplace_back();
       row.push_back({runs_[r].name, "run-" + std::to_string(r)});
@@ -534,20 +535,20 @@ gradient with where that is not β/α, as residual weights do.</dd>
   }
 
   /// Columns for what the narrow formats would lose, behind others.
-  static void add_format_columns(HtmlTable& table) {
+  static void add_format_columns(HtmlTable& table, Kind kind = Kind::number) {
     for (const std::string_view name : narrow_format_names) {
-      table.columns.push_back({std::string(name)});
+      table.columns.push_back({std::string(name), kind});
     }
   }
 
   /// Of all tensors of a role together, and of the one that would lose most.
   [[nodiscard]] HtmlTable format_table(std::size_t r) const {
-    HtmlTable table{.caption =
-                        "What rounding to these formats would lose at the last step looked "
-                        "at: ↓ rounds to zero, ↑ overflows, s becomes subnormal",
-                    .columns = {{"tensors of " + runs_[r].name, Kind::head}, {"", Kind::text}}};
-    table.columns[1].head = "which";
-    add_format_columns(table);
+    HtmlTable table{
+        .caption =
+            "What rounding to these formats would lose at the last step looked "
+            "at: ↓ rounds to zero, ↑ overflows, s becomes subnormal",
+        .columns = {{"tensors of " + runs_[r].name, Kind::head}, {"which", Kind::text}}};
+    add_format_columns(table, Kind::prose);
     for (const TrackedRole role :
          {TrackedRole::value, TrackedRole::operand, TrackedRole::gradient, TrackedRole::parameter,
           TrackedRole::parameter_gradient, TrackedRole::update}) {
@@ -616,27 +617,24 @@ gradient with where that is not β/α, as residual weights do.</dd>
            html;
   }
 
-  /// Moments, shares lost in the tensor's own format, and what others would lose.
+  /// At the last step looked at, and at the worst one: moments, shares lost in the tensor's own
+  /// format, and what rounding to others would lose.
   [[nodiscard]] HtmlTable figures_table(const TensorGroup& group) const {
-    HtmlTable table{
-        .caption = group.label +
-                   " at the last step looked at, and at the worst one: moments, shares "
-                   "lost in its format, and what rounding to others would lose (↓ rounds "
-                   "to zero, ↑ overflows, s becomes subnormal)",
-        .columns = {{"tensor", Kind::head},
-                    {"run", Kind::text},
-                    {"format", Kind::text},
-                    {"step"},
-                    {"rms"},
-                    {"mean"},
-                    {"std"},
-                    {"least magnitude"},
-                    {"largest magnitude"},
-                    {"zero"},
-                    {"rounds to zero"},
-                    {"subnormal"},
-                    {"at the largest"},
-                    {"not finite"}}};
+    HtmlTable table{.caption = group.label + ", in figures",
+                    .columns = {{"tensor", Kind::head},
+                                {"run", Kind::text},
+                                {"format", Kind::text},
+                                {"step"},
+                                {"rms"},
+                                {"mean"},
+                                {"std"},
+                                {"least magnitude"},
+                                {"largest magnitude"},
+                                {"zero"},
+                                {"rounds to zero"},
+                                {"subnormal"},
+                                {"at the largest"},
+                                {"not finite"}}};
     add_format_columns(table);
     for (const TensorPlace& place : places_of(group)) {
       for (std::size_t r = 0; r < runs_.size(); ++r) {
