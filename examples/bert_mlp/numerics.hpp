@@ -32,7 +32,7 @@ class NumericsRecorder {
   /// the
   ///        first and the last.
   NumericsRecorder(std::size_t first, std::size_t end, std::size_t total)
-      : first_(first), end_(end), every_(std::max<std::size_t>(1, total / 16)) {}
+      : first_(first), end_(end), every_(std::max<std::size_t>(2, total / 16)) {}
 
   /// To be called after Tape::clear, before the step is recorded.
   template <us::Precision P> void begin_step(us::Tape<P>& tape, std::size_t step) {
