@@ -579,7 +579,7 @@ TEST(NumericsReport, SaysWhatIsMissing) {
   bare.add_run({.name = "bare"});
   NumericsRun run{.name = "no trace, and a loss that is not finite"};
   run.losses = {{.name = "training",
-                 .points = {{1, nan}, {2, std::numeric_limits<double>::infinity()}, {nan, 1}}},
+                 .points = {{nan, 1}, {1, nan}, {2, std::numeric_limits<double>::infinity()}}},
                 {.name = "empty"}};
   run.tensors = tracked<precision::fp16>("", scaling::none, 0x1p40F).tensors;
   bare.add_run(run);
