@@ -285,7 +285,7 @@ class HistogramChartDrawing {
                 svg_number(top + 10) + "v-6h6v-4h6v7h6v3\"/></g>\n";
       } else {
         zone(entry.x, entry.x + 18, top, 10, entry.what);
-        out_ += "<path class=\"us-axis\" fill=\"none\" d=\"M" + svg_number(entry.x) + " " +
+        out_ += R"(<path class="us-axis" fill="none" d="M)" + svg_number(entry.x) + " " +
                 svg_number(top) + "h18v10h-18z\"/>\n";
       }
       svg_text(out_, entry.x + 24, entry.y + 1, "us-ink", 12, "start", xml_text(entry.name));
@@ -336,7 +336,7 @@ class HistogramChartDrawing {
              "magnitude");
     // Unit scale, through all rows.
     const double one = axis_.pixel_of(0);
-    svg_line(out_, one, rows_top_ - 2, one, y + 2, "class=\"us-axis\" stroke-dasharray=\"2 3\"");
+    svg_line(out_, one, rows_top_ - 2, one, y + 2, R"(class="us-axis" stroke-dasharray="2 3")");
   }
 
   static constexpr int normal_ = -1;
@@ -369,7 +369,7 @@ class HistogramChartDrawing {
       if (x <= axis_.pixel_lo || x >= axis_.pixel_hi) continue;
       edges += "M" + svg_number(x, 1) + " " + svg_number(top, 1) + "v" + svg_number(height, 1);
     }
-    if (!edges.empty()) out_ += "<path class=\"us-axis\" d=\"" + edges + "\"/>\n";
+    if (!edges.empty()) out_ += R"(<path class="us-axis" d=")" + edges + "\"/>\n";
   }
 
   /// The backgrounds of all rows: one for rows of one format that follow each other.
@@ -392,13 +392,13 @@ class HistogramChartDrawing {
       lines += "M" + svg_number(zero_left_) + " " + svg_number(top + chart_.row_height) + "H" +
                svg_number(right);
     }
-    if (!lines.empty()) out_ += "<path class=\"us-grid\" d=\"" + lines + "\"/>\n";
+    if (!lines.empty()) out_ += R"(<path class="us-grid" d=")" + lines + "\"/>\n";
   }
 
   /// The texts of one column beside the rows, which share all but their place.
   template <class Text>
   void draw_text_column(double x, double width, std::string_view anchor, const Text& text_of) {
-    out_ += "<g class=\"us-ink\" font-size=\"" + svg_number(row_size_) + "\" text-anchor=\"" +
+    out_ += R"(<g class="us-ink" font-size=")" + svg_number(row_size_) + "\" text-anchor=\"" +
             std::string(anchor) + "\">";
     for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
       const std::string text = text_of(chart_.rows[i]);
@@ -490,7 +490,10 @@ class HistogramChartDrawing {
                 svg_number(bar.right - bar.left, 1);
         at = bar.right;
       }
-      out_ += "<path d=\"" + path + to_base + "\"/>\n";
+      path += to_base;
+      out_ += "<path d=\"";
+      out_ += path;
+      out_ += "\"/>\n";
     }
     out_ += "</g>\n";
   }

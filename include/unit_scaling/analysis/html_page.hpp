@@ -119,8 +119,12 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
   html += "</ul></nav>\n</header>\n<main id=\"main\" tabindex=\"-1\">\n";
   for (const HtmlSection& section : sections) {
     const std::string id = xml_text(section.id);
-    html += "<section id=\"" + id + "\" aria-labelledby=\"" + id + "-heading\">\n<h2 id=\"" + id +
-            "-heading\">" + xml_text(section.heading) + "</h2>\n" + section.html + "</section>\n";
+    const std::string heading_id = xml_text(section.id + "-heading");
+    html += "<section id=\"" + id + "\" aria-labelledby=\"";
+    html += heading_id + "\">\n<h2 id=\"";
+    html += heading_id + "\">" + xml_text(section.heading) + "</h2>\n";
+    html += section.html;
+    html += "</section>\n";
   }
   return html + "</main>\n<footer>\n" + footer + "</footer>\n</body>\n</html>\n";
 }
@@ -128,7 +132,7 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
 /// A figure that scrolls sideways, by keys too, where the page is too narrow for it.
 /// @param svg a chart drawn with `ChartStyle::of_page`.
 [[nodiscard]] inline std::string html_figure(const std::string& svg, const std::string& label) {
-  return "<figure><div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"" +
+  return R"(<figure><div class="scroll" role="region" tabindex="0" aria-label=")" +
          detail::xml_text("Picture: " + label) + "\">" + svg + "</div></figure>\n";
 }
 

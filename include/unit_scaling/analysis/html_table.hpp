@@ -42,12 +42,12 @@ struct HtmlTable {
 /// @throws std::invalid_argument if a row has not as many cells as there are columns.
 [[nodiscard]] inline std::string to_html(const HtmlTable& table) {
   using detail::xml_text;
-  std::string html = "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"" +
+  std::string html = R"(<div class="scroll" role="region" tabindex="0" aria-label=")" +
                      xml_text(table.caption) + "\"><table>\n<caption>" + xml_text(table.caption) +
                      "</caption>\n<thead><tr>";
   for (const HtmlColumn& column : table.columns) {
     html += column.kind == HtmlColumn::Kind::number ? "<th scope=\"col\">"
-                                                    : "<th scope=\"col\" class=\"t\">";
+                                                    : R"(<th scope="col" class="t">)";
     html += xml_text(column.head) + "</th>";
   }
   html += "</tr></thead>\n<tbody>\n";
@@ -65,12 +65,15 @@ struct HtmlTable {
         text = "<a href=\"#" + xml_text(row[i].anchor) + "\">" + text + "</a>";
       }
       if (kind == HtmlColumn::Kind::head) {
-        html += "<th scope=\"row\">" + text + "</th>";
+        html += "<th scope=\"row\">";
+        html += text;
+        html += "</th>";
       } else {
-        html += (kind == HtmlColumn::Kind::text    ? "<td class=\"t\">"
-                 : kind == HtmlColumn::Kind::prose ? "<td class=\"t prose\">"
-                                                   : "<td>") +
-                text + "</td>";
+        html += kind == HtmlColumn::Kind::text    ? "<td class=\"t\">"
+                : kind == HtmlColumn::Kind::prose ? "<td class=\"t prose\">"
+                                                  : "<td>";
+        html += text;
+        html += "</td>";
       }
     }
     html += "</tr>\n";
