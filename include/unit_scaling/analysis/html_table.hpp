@@ -62,7 +62,8 @@ struct HtmlTable {
       const HtmlColumn::Kind kind = table.columns[i].kind;
       std::string text = xml_text(row[i].text);
       if (!row[i].anchor.empty()) {
-        text = "<a href=\"#" + xml_text(row[i].anchor) + "\">" + text + "</a>";
+        text.insert(0, "<a href=\"#" + xml_text(row[i].anchor) + "\">");
+        text += "</a>";
       }
       if (kind == HtmlColumn::Kind::head) {
         html += "<th scope=\"row\">";
