@@ -13,6 +13,7 @@
 #include "bert_mlp/corpus.hpp"
 #include "bert_mlp/experiments.hpp"
 #include "bert_mlp/machine.hpp"
+#include "bert_mlp/numerics_page.hpp"
 #include "bert_mlp/options.hpp"
 #include "bert_mlp/report.hpp"
 #include "bert_mlp/run_folder.hpp"
@@ -57,6 +58,7 @@ int run(Options options) {
   const std::string json = summary(options, runs, machine).dump(2) + "\n";
   us::write_file(options.out / "summary.json", json);
   us::write_file(options.out / "metrics.csv", metrics_csv(runs));
+  if (options.report) write_numerics_report(options, runs, machine);
   if (options.json) {
     std::cout << json;
   } else if (!options.quiet) {

@@ -74,6 +74,7 @@ struct Options {
   bool json = false;
   bool print_scales = false;
   bool loss_scale_window = false;
+  bool report = false;
   bool batch_given = false;
   std::string command;  // as typed, for the summary
 
@@ -298,12 +299,20 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "Train with loss scales from 2^-24 to 2^24 instead, plain and unit, in fp16 and fp8 "
       "(or in the --compare list), and draw which of them work. Takes --hidden 64 and "
       "--steps 300 unless they are given");
+  auto* report_option = app.add_flag(
+      "--report", options.report,
+      "Also look at every tensor in some of the steps, and write report.html: exponents, scales, "
+      "what is lost and where, op by op, with the variants side by side; its pictures go to "
+      "figures/. Changes no bit of the training");
   // Whatever one of a pair would drop without a word.
   compare_option->excludes(precision_option)->excludes(scaling_option);
-  for (CLI::Option* option : {window_option, json_option, resume_option, stop_option, out_option}) {
+  for (CLI::Option* option :
+       {window_option, json_option, resume_option, stop_option, out_option, report_option}) {
     scales_option->excludes(option);
   }
-  for (CLI::Option* option : {resume_option, stop_option}) window_option->excludes(option);
+  for (CLI::Option* option : {resume_option, stop_option, report_option}) {
+    window_option->excludes(option);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answer) {

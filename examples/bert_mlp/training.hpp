@@ -17,6 +17,7 @@
 
 #include "checkpoint.hpp"
 #include "machine.hpp"
+#include "numerics.hpp"
 #include "options.hpp"
 #include "recent_mean.hpp"
 #include "record.hpp"
@@ -52,6 +53,7 @@ struct RunResult {
   std::optional<std::size_t> peak_rss_bytes;
   std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
   std::optional<std::size_t> checkpoint_step;                // of the last checkpoint saved
+  std::optional<us::analysis::NumericsRun> numerics;         // with --report
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
 };
 
@@ -131,6 +133,24 @@ double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& ba
   return sum / static_cast<double>(items) / std::numbers::ln2;
 }
 
+/// What the ops of a variant tell before any training, for --report.
+template <us::Precision P, class MakeOptimiser>
+us::analysis::NumericsRun inspected(const Options& options, const Variant& variant,
+                                    const us::train::TextCorpus& corpus, double learning_rate,
+                                    const MakeOptimiser& make_optimiser) {
+  us::analysis::NumericsRun run;
+  us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  const us::train::MaskedBatches batches(corpus, options.window, options.seed);
+  inspect<P>(
+      run,
+      [&](us::Tape<P>& tape) {
+        return record_loss(tape, model, batches.training(options.batch, 0), variant.scaling);
+      },
+      make_optimiser(us::optim::parameters_of(model)), learning_rate);
+  run.facts.emplace_back("formats", formats_of<P>());
+  return run;
+}
+
 /// Trains `variant` under precision P, with an optimiser that `make_optimiser(parameters)` makes.
 template <us::Precision P, class MakeOptimiser>
 RunResult train(const Options& options, const Variant& variant, const us::train::TextCorpus& corpus,
@@ -138,6 +158,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   RunResult result;
   result.variant = variant;
   result.learning_rate = options.rate_of(variant);
+  if (options.report) {
+    result.numerics = inspected<P>(options, variant, corpus, result.learning_rate, make_optimiser);
+  }
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   auto optimiser = make_optimiser(us::optim::parameters_of(model));
@@ -173,6 +196,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
   RecentMean recent_bpc;
+  std::optional<NumericsRecorder> recorder;
+  if (options.report) recorder.emplace(step, end, options.steps, options.accumulate);
+  std::optional<us::analysis::NonFiniteTensor> first_non_finite;
   double training_seconds = 0;
   while (step < end) {
     const auto start = std::chrono::steady_clock::now();
@@ -183,10 +209,13 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       batch = batches.training(options.batch,
                                static_cast<std::uint32_t>(step * options.accumulate + k));
       tape.clear();
+      // Of several batches the last stands for the step.
+      if (recorder && k + 1 == options.accumulate) recorder->begin_step(tape, step);
       const auto loss = record_loss(tape, model, batch, variant.scaling);
       loss_value += static_cast<double>(*loss.value().data()) /
                     (std::numbers::ln2 * static_cast<double>(options.accumulate));
-      if (!result.saved_bytes) result.saved_bytes = tape.saved_bytes();
+      // A step that is looked at records each op on its own, so that more is saved.
+      if (!result.saved_bytes || !tape.is_observed()) result.saved_bytes = tape.saved_bytes();
       tape.backward(loss, loss_scale);
       if (sum) sum->add(tape);
     }
@@ -198,6 +227,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       result.diverged = "step " + std::to_string(step);
       if (const auto first = tracker.first_non_finite()) {
         result.diverged += ", first at " + first->name;
+        first_non_finite = {step + 1, first->name};
       }
       tape.observe_with(nullptr);
       break;
@@ -210,6 +240,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     } else {
       optimiser.step(tape, rate, variant.loss_scale);
     }
+    if (recorder) recorder->end_step(tape, model);
     ++step;
     training_seconds += seconds_since(start);
     ++result.measured_steps;
@@ -262,6 +293,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   tape.memory().release();
   progress.finish();
+  if (recorder) recorder->finish(*result.numerics, first_non_finite);
   result.points = std::move(record.points);
   if constexpr (!std::is_same_v<P, us::precision::fp32>) {
     if (!result.diverged.empty()) return result;

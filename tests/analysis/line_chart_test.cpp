@@ -144,7 +144,7 @@ std::vector<std::string> x_numbers(const std::string& svg) {
 }
 
 /// The lines of data: the paths inside the nested pictures.
-std::size_t line_count(const std::string& svg) { return count(svg, "stroke-width=\"1.9\""); }
+std::size_t line_count(const std::string& svg) { return count(svg, "class=\"us-line\""); }
 std::size_t cross_count(const std::string& svg) { return count(svg, R"(stroke-width="1.6" d="M)"); }
 std::size_t dot_count(const std::string& svg) { return count(svg, "<circle "); }
 
@@ -504,4 +504,13 @@ TEST(LineChart, DrawsInTheThemeAskedFor) {
 }
 
 }  // namespace
+TEST(LineChart, DrawsLinesWithoutDotsIfAsked) {
+  LineChart chart;
+  chart.series = {{"few", {{1, 1}, {2, 3}, {3, 2}}}, {"none", {}}};
+  EXPECT_EQ(dot_count(to_svg(chart)), 3U);
+  chart.marks_points = false;
+  EXPECT_EQ(dot_count(to_svg(chart)), 0U);
+  EXPECT_EQ(line_count(to_svg(chart)), 1U);
+}
+
 }  // namespace unit_scaling_test

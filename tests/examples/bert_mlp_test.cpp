@@ -476,6 +476,76 @@ TEST_F(BertMlp, WritesASummaryOfEveryRunOfAComparison) {
   EXPECT_TRUE(fs::exists(folder_ / "compare/metrics.csv"));
 }
 
+TEST_F(BertMlp, ReportChangesNoBitOfTheTraining) {
+  for (const std::string variants : {"--compare fp8:unit,fp8:none", "--precision fp16"}) {
+    const std::string what = " --overwrite " + variants;
+    ASSERT_EQ(run(small("without") + what).exit_code, 0);
+    const Outcome with = run(small("with") + what + " --report");
+    ASSERT_EQ(with.exit_code, 0) << with.output;
+    for (const char* file : {"metrics.csv", "checkpoint.safetensors", "loss.svg"}) {
+      EXPECT_EQ(content(folder_ / "with" / file), content(folder_ / "without" / file)) << file;
+    }
+    const auto runs = summary("with").at("runs");
+    const auto expected = summary("without").at("runs");
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      for (const char* key : {"valid_bpc", "underflowed_gradients", "saved_bytes"}) {
+        EXPECT_EQ(runs.at(i).at(key), expected.at(i).at(key)) << key;
+      }
+    }
+    EXPECT_FALSE(fs::exists(folder_ / "without/report.html"));
+  }
+}
+
+TEST_F(BertMlp, ReportShowsTheVariantsSideBySide) {
+  const Outcome outcome = run(small("report") + " --report --compare fp8:none,fp8:unit,fp8:unit");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const std::string html = content(folder_ / "report/report.html");
+  for (const char* text :
+       {"fp8 none and fp8 unit", "fp8 unit (2)", "storage float16, matrix operands float8_e4m3fn",
+        "paper, constraint gmean", "hidden 32, 2 layers, pre-norm, window 16", "--compare fp8:none",
+        "blocks.1.feed_forward.up/linear", "every gradient is a positive constant",
+        "nothing to complain about"}) {
+    EXPECT_NE(html.find(text), std::string::npos) << text;
+  }
+  const std::size_t begin = html.find('\n', html.find("id=\"numerics\">"));
+  const auto figures =
+      nlohmann::json::parse(html.substr(begin, html.find("</script>", begin) - begin));
+  ASSERT_EQ(figures.at("runs").size(), 3U);
+  // The curves are those of metrics.csv, and the last step is looked at.
+  const auto training = column("report", 3);
+  const auto points = figures.at("runs").at(0).at("losses").at(0).at("points");
+  ASSERT_EQ(points.size(), 3U);
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    EXPECT_NEAR(points.at(i).at(1).get<double>(), training.at(i), 1e-6);
+  }
+  for (const auto& tensor : figures.at("runs").at(1).at("tensors")) {
+    EXPECT_EQ(tensor.at("samples").back().at("step"), 12) << tensor.at("name");
+  }
+  for (const char* picture :
+       {"loss-training.svg", "compared-fp8-none-fp8-unit-matrix-gradients.svg",
+        "fp8-unit-outputs.svg", "fp8-unit-scale-of-each-update.svg"}) {
+    EXPECT_TRUE(content(folder_ / "report/figures" / picture).starts_with("<svg ")) << picture;
+  }
+}
+
+TEST_F(BertMlp, ReportOfAResumedRunCountsItsStepsOn) {
+  const std::string what = small("part") + " --precision fp8 --overwrite --report ";
+  ASSERT_EQ(run(what + "--stop-at 5").exit_code, 0);
+  const Outcome resumed = run(what + "--resume " + out("part/checkpoint.safetensors"));
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  const std::string html = content(folder_ / "part/report.html");
+  EXPECT_NE(html.find("\"step\":12,"), std::string::npos);
+  EXPECT_EQ(html.find("\"step\":13,"), std::string::npos);
+}
+
+TEST_F(BertMlp, ReportOfADivergedRunNamesTheFirstTensorThatIsNotFinite) {
+  const Outcome outcome = run(small("diverged") + " --report --precision fp8 --lr 1e30");
+  EXPECT_EQ(outcome.exit_code, 3) << outcome.output;
+  const std::string html = content(folder_ / "diverged/report.html");
+  EXPECT_NE(html.find("diverged: step "), std::string::npos);
+  EXPECT_EQ(html.find("First tensor that is not finite: none"), std::string::npos);
+}
+
 TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
   std::ofstream(folder_ / "empty.txt").close();
   std::ofstream(folder_ / "short.txt") << "too short";
@@ -536,6 +606,8 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--print-scales --loss-scale-window", "--print-scales excludes --loss-scale-window"},
       {"--print-scales --json", "--json excludes --print-scales"},
       {"--print-scales --stop-at 1", "--stop-at excludes --print-scales"},
+      {"--loss-scale-window --report", "--loss-scale-window excludes --report"},
+      {"--print-scales --report", "--print-scales excludes --report"},
       {"--loss-scale-window --scaling loss:8",
        "--loss-scale-window sets the loss scale: 'loss:8' cannot be had with it"},
       {"--precision fp8 --resume " + text,
@@ -607,6 +679,7 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
         "--json",
         "--print-scales",
         "--loss-scale-window",
+        "--report",
         "--version",
         "Exit codes"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option << "\n" << outcome.output;

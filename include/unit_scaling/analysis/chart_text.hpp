@@ -13,14 +13,14 @@
 
 namespace unit_scaling::analysis::detail {
 
-/// A number for an SVG attribute: at most two decimals.
-[[nodiscard]] inline std::string svg_number(double value) {
+/// A number for an SVG attribute, with at most so many decimals.
+[[nodiscard]] inline std::string svg_number(double value, int decimals = 2) {
   std::array<char, 400> buffer{};
   // Unlike printf, this writes a point in every locale.
   const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                    std::chars_format::fixed, 2);
+                                    std::chars_format::fixed, decimals);
   std::string text(buffer.data(), result.ptr);
-  text.erase(text.find_last_not_of('0') + 1);
+  if (decimals > 0) text.erase(text.find_last_not_of('0') + 1);
   if (text.ends_with('.')) text.pop_back();
   return text == "-0" ? "0" : text;
 }
@@ -113,6 +113,15 @@ namespace unit_scaling::analysis::detail {
     }
   }
   return width;
+}
+
+/// A text of at most that width, for a font of size 1: the rest of a longer one is three dots.
+[[nodiscard]] inline std::vector<char32_t> shortened_text(std::string_view text, double max_width) {
+  std::vector<char32_t> points = code_points(text);
+  if (text_width(points) <= max_width) return points;
+  while (!points.empty() && text_width(points) + 0.95 > max_width) points.pop_back();
+  points.push_back(U'\u2026');
+  return points;
 }
 
 /// A text in lines of at most that width, broken at spaces. A longer word stays whole.

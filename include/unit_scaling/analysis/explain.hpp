@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "unit_scaling/analysis/cut_edges.hpp"
+#include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/observation.hpp"
@@ -110,61 +110,34 @@ class MeasuredScales {
 ///     ...  // a step
 ///     std::cout << explain(trace.ops(), report.tensors());
 ///
-/// A β with a star is that of a cut-edge, which needs no constraint; "-" stands for what there is
-/// not, such as the β of an input that no gradient is wanted for. Residual weights are no factors:
-/// they show as gradient factors, what an op multiplies the true gradient of an input with, where
-/// these are not β/α.
+/// The words are those of `list_ops`; "-" stands for what there is not, such as the β of an input
+/// that no gradient is wanted for.
 /// @param ops as `GraphTrace` has them.
 /// @param measured `ScaleReport::tensors` of the same step, or nothing.
 /// @throws std::invalid_argument if the ops are not those of one step, or if `measured` has other
 ///         ops, other shapes, or more than one step.
 [[nodiscard]] inline std::string explain(std::span<const OpRecord> ops,
                                          std::span<const TensorScale> measured = {}) {
-  const auto cut = cut_edges(ops);
+  const std::vector<ListedOp> listed = list_ops(ops);
   detail::MeasuredScales scales(measured);
   std::vector<std::vector<std::string>> rows{
       {"op", "name", "module", "reads", "makes", "α", "β", "constraint"}};
   if (!measured.empty()) rows.front().insert(rows.front().end(), {"rms", "gradient rms"});
-  const auto append = [](std::string& cell, const std::string& text) {
-    cell += (cell.empty() ? "" : ", ") + text;
+  const auto append = [](std::string& cell, const TensorScale* tensor) {
+    if (tensor != nullptr) cell += (cell.empty() ? "" : ", ") + short_number(tensor->rms);
   };
   for (std::size_t k = 0; k < ops.size(); ++k) {
     const OpRecord& op = ops[k];
-    std::string reads;
-    std::string makes;
-    std::string backward;
+    const ListedOp& words = listed[k];
     std::string rms;
     std::string gradient_rms;
-    for (std::size_t i = 0; i < op.inputs.size(); ++i) {
-      const OpRecord::Input& input = op.inputs[i];
-      append(reads, (input.parameter == nullptr ? "" : input.parameter->name + " ") +
-                        to_string(input.shape));
-      append(backward,
-             input.is_wanted ? short_number(input.backward) + (cut[k][i] ? "*" : "") : "-");
-    }
     for (std::size_t i = 0; i < op.outputs.size(); ++i) {
-      append(makes, to_string(op.outputs[i].shape));
-      if (const TensorScale* value = scales.next_value(op, op.outputs[i].shape)) {
-        append(rms, short_number(value->rms));
-      }
-      if (const TensorScale* gradient = scales.gradient(op, i)) {
-        append(gradient_rms, short_number(gradient->rms));
-      }
+      append(rms, scales.next_value(op, op.outputs[i].shape));
+      append(gradient_rms, scales.gradient(op, i));
     }
-    std::string residual;
-    for (const OpRecord::Output& output : op.outputs) {
-      for (std::size_t i = 0; i < op.inputs.size(); ++i) {
-        const double factor = output.gradient_factors[i];
-        if (factor == op.inputs[i].backward / op.forward) continue;
-        append(residual, short_number(factor));
-      }
-    }
-    if (!residual.empty()) backward += " (gradient " + residual + ")";
-    const std::string constraint =
-        op.scaling ? std::string(op.scaling->effective_constraint().name) : "";
-    auto& row = rows.emplace_back(std::vector<std::string>{std::to_string(k), op.name, op.module,
-                                                           reads, makes, short_number(op.forward),
-                                                           backward, constraint});
+    auto& row = rows.emplace_back(
+        std::vector<std::string>{std::to_string(k), words.name, words.module, words.reads,
+                                 words.makes, words.forward, words.backward, words.constraint});
     if (!measured.empty()) row.insert(row.end(), {rms, gradient_rms});
     std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }

@@ -8,7 +8,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
 #include <optional>
 #include <string>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "unit_scaling/analysis/chart_axis.hpp"
+#include "unit_scaling/analysis/chart_document.hpp"
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 
@@ -55,7 +55,9 @@ struct LineChart {
   std::string diverged_label = "diverged";
   /// For readers who do not see the picture. Empty: tells where each line begins and ends.
   std::string description;
+  bool marks_points = true;  ///< Where there are few, each point has a dot.
   ChartTheme theme = ChartTheme::automatic;
+  ChartStyle style = ChartStyle::own;
   std::vector<LineSeries> series;
 };
 
@@ -115,8 +117,8 @@ class LineChartDrawing {
     for (std::size_t i = 0; i < chart_.series.size(); ++i) draw_series(i);
     draw_labels();
     if (!has_points_) {
-      text((left_ + right_) / 2, (top_ + bottom_) / 2, "us-muted", 13, "middle",
-           xml_text("no finite points"));
+      svg_text(out_, (left_ + right_) / 2, (top_ + bottom_) / 2, "us-muted", 13, "middle",
+               xml_text("no finite points"));
     }
     out_ += "</svg>\n";
     return std::move(out_);
@@ -221,66 +223,15 @@ class LineChartDrawing {
     x_.make_ticks((right_ - left_) / (x_.scale == AxisScale::linear ? 96 : 54));
   }
 
-  static std::string variables(const ChartPalette& palette) {
-    std::string result = "{--us-surface:" + std::string(palette.surface);
-    const auto add = [&](const std::string& name, std::string_view colour) {
-      result += ";--us-" + name + ":" + std::string(colour);
-    };
-    add("ink", palette.ink);
-    add("muted", palette.muted);
-    add("grid", palette.grid);
-    add("axis", palette.axis);
-    for (std::size_t i = 0; i < palette.series.size(); ++i) {
-      add(std::to_string(i), palette.series[i]);
-    }
-    return result + "}\n";
-  }
-
   void begin_document() {
-    const ChartPalette& palette = chart_.theme == ChartTheme::dark ? dark_palette : light_palette;
-    std::string description = chart_.description.empty() ? describe() : chart_.description;
-    // Several charts may stand in one page, where their names must differ.
-    std::uint64_t hash = 0xcbf29ce484222325U;  // FNV-1a
-    for (const char byte : chart_.title + '\n' + chart_.subtitle + '\n' + description) {
-      hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3U;
-    }
-    const std::string id = "us" + std::to_string(hash);
-
-    out_ =
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"us-chart\" role=\"img\" "
-        "aria-labelledby=\"" +
-        id + "t " + id + "d\" width=\"" + svg_number(width_) + "\" height=\"" +
-        svg_number(height_) + "\" viewBox=\"0 0 " + svg_number(width_) + " " + svg_number(height_) +
-        "\" font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, "
-        "'Helvetica Neue', 'Noto Sans', Arial, sans-serif\">\n";
-    out_ += "<title id=\"" + id + "t\">" +
-            xml_text(chart_.title.empty() ? "Line chart" : chart_.title) + "</title>\n";
-    out_ += "<desc id=\"" + id + "d\">" + xml_text(description) + "</desc>\n";
-
-    out_ += "<style>\n.us-chart" + variables(palette);
-    if (chart_.theme == ChartTheme::automatic) {
-      out_ += "@media (prefers-color-scheme:dark){.us-chart" + variables(dark_palette) + "}\n";
-    }
-    // Each colour stands twice: programs that do not know variables (librsvg, Inkscape) skip the
-    // second.
-    const auto rule = [&](const std::string& name, const std::string& property,
-                          std::string_view colour, const std::string& variable) {
-      out_ += ".us-chart ." + name + "{" + property + ":" + std::string(colour) + ";" + property +
-              ":var(--us-" + variable + ")}\n";
-    };
-    rule("us-surface", "fill", palette.surface, "surface");
-    rule("us-ink", "fill", palette.ink, "ink");
-    rule("us-muted", "fill", palette.muted, "muted");
-    rule("us-grid", "stroke", palette.grid, "grid");
-    rule("us-axis", "stroke", palette.axis, "axis");
-    rule("us-dot", "stroke", palette.surface, "surface");
-    for (std::size_t i = 0; i < palette.series.size(); ++i) {
-      rule("us-s" + std::to_string(i), "color", palette.series[i], std::to_string(i));
-    }
-    out_ += ".us-chart text{font-variant-numeric:tabular-nums}\n</style>\n";
-    // A surface of our own rather than a transparent one: the page around the picture need not
-    // follow the preference that the colours of the lines follow.
-    out_ += "<rect class=\"us-surface\" width=\"100%\" height=\"100%\" rx=\"6\"/>\n";
+    const std::string description = chart_.description.empty() ? describe() : chart_.description;
+    begin_chart(out_, {.title = chart_.title.empty() ? "Line chart" : chart_.title,
+                       .identity = chart_.title + '\n' + chart_.subtitle + '\n' + description,
+                       .description = description,
+                       .theme = chart_.theme,
+                       .style = chart_.style,
+                       .width = width_,
+                       .height = height_});
   }
 
   [[nodiscard]] std::string describe() const {
@@ -318,37 +269,25 @@ class LineChartDrawing {
     return result;
   }
 
-  /// A text at a baseline. `body` is XML.
-  void text(double x, double y, std::string_view style, double size, std::string_view anchor,
-            const std::string& body, std::string_view more = "") {
-    out_ += "<text class=\"" + std::string(style) + "\" x=\"" + svg_number(x) + "\" y=\"" +
-            svg_number(y) + "\" font-size=\"" + svg_number(size) + "\"";
-    if (anchor != "start") out_ += " text-anchor=\"" + std::string(anchor) + "\"";
-    out_ += std::string(more) + ">" + body + "</text>\n";
-  }
-
-  void line(double x1, double y1, double x2, double y2, const std::string& attributes) {
-    out_ += "<path d=\"M" + svg_number(x1) + " " + svg_number(y1) + "L" + svg_number(x2) + " " +
-            svg_number(y2) + "\" " + attributes + "/>\n";
-  }
-
   void draw_texts() {
     double baseline = 18;
     for (const auto& title_line : title_) {
       baseline += 23;
-      text(margin_, baseline - 4, "us-ink", title_size_, "start", xml_text(title_line),
-           " font-weight=\"600\"");
+      svg_text(out_, margin_, baseline - 4, "us-ink", title_size_, "start", xml_text(title_line),
+               " font-weight=\"600\"");
     }
     for (const auto& subtitle_line : subtitle_) {
       baseline += 18;
-      text(margin_, baseline - 3, "us-muted", subtitle_size_, "start", xml_text(subtitle_line));
+      svg_text(out_, margin_, baseline - 3, "us-muted", subtitle_size_, "start",
+               xml_text(subtitle_line));
     }
     if (!chart_.y_label.empty()) {
-      text(margin_, y_label_baseline_, "us-ink", label_size_, "start", xml_text(chart_.y_label));
+      svg_text(out_, margin_, y_label_baseline_, "us-ink", label_size_, "start",
+               xml_text(chart_.y_label));
     }
     if (!chart_.x_label.empty()) {
-      text((left_ + right_) / 2, height_ - 20, "us-ink", label_size_, "middle",
-           xml_text(chart_.x_label));
+      svg_text(out_, (left_ + right_) / 2, height_ - 20, "us-ink", label_size_, "middle",
+               xml_text(chart_.x_label));
     }
   }
 
@@ -363,19 +302,19 @@ class LineChartDrawing {
   void draw_grid() {
     for (const ChartTick& tick : y_.ticks) {
       const double y = y_.pixel_of(tick.position);
-      line(left_, y, right_, y, "class=\"us-grid\"");
+      svg_line(out_, left_, y, right_, y, "class=\"us-grid\"");
       if (!tick.text.empty()) {
-        text(left_ - 8, y + 4, "us-muted", number_size_, "end", tick_body(tick));
+        svg_text(out_, left_ - 8, y + 4, "us-muted", number_size_, "end", tick_body(tick));
       }
     }
     for (const ChartTick& tick : x_.ticks) {
       const double x = x_.pixel_of(tick.position);
-      line(x, bottom_, x, bottom_ + 5, "class=\"us-axis\"");
+      svg_line(out_, x, bottom_, x, bottom_ + 5, "class=\"us-axis\"");
       if (!tick.text.empty()) {
-        text(x, bottom_ + 19, "us-muted", number_size_, "middle", tick_body(tick));
+        svg_text(out_, x, bottom_ + 19, "us-muted", number_size_, "middle", tick_body(tick));
       }
     }
-    line(left_, bottom_, right_, bottom_, "class=\"us-axis\"");
+    svg_line(out_, left_, bottom_, right_, bottom_, "class=\"us-axis\"");
   }
 
   [[nodiscard]] double strip_y(std::size_t series) const {
@@ -385,10 +324,10 @@ class LineChartDrawing {
   void draw_strip() {
     if (strip_rows_ == 0) return;
     const double height = strip_pitch_ * static_cast<double>(strip_rows_);
-    text(left_ - 8, strip_top_ + height / 2 + 4, "us-muted", 11.5, "end",
-         xml_text(chart_.diverged_label));
-    line(left_, strip_top_ + height + 4, right_, strip_top_ + height + 4,
-         R"(class="us-axis" stroke-dasharray="1 3")");
+    svg_text(out_, left_ - 8, strip_top_ + height / 2 + 4, "us-muted", 11.5, "end",
+             xml_text(chart_.diverged_label));
+    svg_line(out_, left_, strip_top_ + height + 4, right_, strip_top_ + height + 4,
+             R"(class="us-axis" stroke-dasharray="1 3")");
   }
 
   /// Thousands of points fall on one column of pixels; the first, lowest, highest and last of each
@@ -460,27 +399,28 @@ class LineChartDrawing {
 
     begin_group(series, index);
     // A nested picture cuts lines off at the ends of the axes without needing a name in the page.
-    out_ += "<svg x=\"" + svg_number(left_) + "\" y=\"" + svg_number(top_ - 2) + "\" width=\"" +
-            svg_number(right_ - left_) + "\" height=\"" + svg_number(bottom_ - top_ + 3) +
-            "\" viewBox=\"" + svg_number(left_) + " " + svg_number(top_ - 2) + " " +
-            svg_number(right_ - left_) + " " + svg_number(bottom_ - top_ + 3) +
-            "\" overflow=\"hidden\">\n";
+    // Only lines that go beyond ends that were asked for are cut.
+    const bool is_cut = chart_.x_min || chart_.x_max || chart_.y_min || chart_.y_max;
+    if (is_cut) {
+      out_ += "<svg x=\"" + svg_number(left_) + "\" y=\"" + svg_number(top_ - 2) + "\" width=\"" +
+              svg_number(right_ - left_) + "\" height=\"" + svg_number(bottom_ - top_ + 3) +
+              "\" viewBox=\"" + svg_number(left_) + " " + svg_number(top_ - 2) + " " +
+              svg_number(right_ - left_) + " " + svg_number(bottom_ - top_ + 3) +
+              "\" overflow=\"hidden\">\n";
+    }
     for (const auto& run : runs) {
       if (run.size() < 2) continue;
-      out_ +=
-          "<path fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.9\" "
-          "stroke-linejoin=\"round\"" +
-          dash_attribute(series, index) + " d=\"M";
+      out_ += "<path class=\"us-line\"" + dash_attribute(series, index) + " d=\"M";
       bool first = true;
       for (const Pixel& pixel : thin_out(run)) {
         if (!std::exchange(first, false)) out_ += "L";
-        out_ += svg_number(pixel.x) + " " + svg_number(pixel.y);
+        out_ += svg_number(pixel.x, 1) + " " + svg_number(pixel.y, 1);
       }
       out_ += "\"/>\n";
     }
-    out_ += "</svg>\n";
+    if (is_cut) out_ += "</svg>\n";
 
-    const bool sparse = static_cast<double>(shown) <= (right_ - left_) / 11;
+    const bool sparse = chart_.marks_points && static_cast<double>(shown) <= (right_ - left_) / 11;
     for (const auto& run : runs) {
       if (sparse) {
         for (const Pixel& pixel : run) dot(pixel, 3.2);
@@ -489,7 +429,8 @@ class LineChartDrawing {
       }
     }
     // A line that ends at the right is tied to its label there.
-    if (!sparse && runs.back().back().x < x_.pixel_hi - 12) dot(runs.back().back(), 3.2);
+    if (!sparse && !runs.empty() && runs.back().back().x < x_.pixel_hi - 12)
+      dot(runs.back().back(), 3.2);
     if (strip_row_[index]) draw_divergence(index);
     out_ += "</g>\n";
   }
@@ -501,8 +442,8 @@ class LineChartDrawing {
     const double arm = std::min(3.2, strip_pitch_ / 2 - 0.5);
     const auto tie = [&](double cross_x, const Pixel& end) {
       const Pixel from{std::clamp(end.x, left_, right_), std::clamp(end.y, top_, bottom_)};
-      line(
-          from.x, from.y, cross_x, y + arm + 1,
+      svg_line(
+          out_, from.x, from.y, cross_x, y + arm + 1,
           "fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.1\" stroke-dasharray=\"1.5 2.5\" "
           "opacity=\"0.75\"");
     };
@@ -524,8 +465,8 @@ class LineChartDrawing {
         cross(run.front());
         const double direction = run.back() < run.front() ? -1 : 1;
         if (length > arm + 2) {
-          line(run.front() + direction * (arm + 2), y, run.back(), y,
-               R"(stroke="currentColor" stroke-width="1.6" opacity="0.6")");
+          svg_line(out_, run.front() + direction * (arm + 2), y, run.back(), y,
+                   R"(stroke="currentColor" stroke-width="1.6" opacity="0.6")");
         }
       }
     };
@@ -587,26 +528,15 @@ class LineChartDrawing {
       const double x = right_ + connector_;
       const double y = places[i];
       if (const auto& end = labels[i].end) {
-        line(end->x + 5, end->y, x - 1, y,
-             R"(fill="none" stroke="currentColor" stroke-width="1" opacity="0.55")");
+        svg_line(out_, end->x + 5, end->y, x - 1, y, R"(class="us-tie")");
       }
-      line(x, y, x + sample_, y,
-           R"(fill="none" stroke="currentColor" stroke-width="2.2")" +
-               dash_attribute(series, labels[i].series));
-      text(x + sample_ + label_gap_, y + 0.34 * label_size_, "us-ink",
-           std::min(label_size_, 0.85 * distance), "start", xml_text(shortened(series.name)));
+      svg_line(out_, x, y, x + sample_, y,
+               R"(class="us-sample")" + dash_attribute(series, labels[i].series));
+      svg_text(out_, x + sample_ + label_gap_, y + 0.34 * label_size_, "us-ink",
+               std::min(label_size_, 0.85 * distance), "start",
+               xml_text(shortened_text(series.name, label_limit_ / label_size_)));
       out_ += "</g>\n";
     }
-  }
-
-  [[nodiscard]] std::vector<char32_t> shortened(const std::string& name) const {
-    std::vector<char32_t> points = code_points(name);
-    if (text_width(points) * label_size_ <= label_limit_) return points;
-    while (!points.empty() && (text_width(points) + 0.95) * label_size_ > label_limit_) {
-      points.pop_back();
-    }
-    points.push_back(U'\u2026');
-    return points;
   }
 
   const LineChart& chart_;
@@ -635,7 +565,7 @@ class LineChartDrawing {
 /// It may stand in a file of its own or inside an HTML page, also beside others of its kind. Its
 /// texts are read out by screen readers. A page may set colours of its own by the CSS variables
 /// --us-surface, --us-ink, --us-muted, --us-grid, --us-axis and --us-0 to --us-6 of .us-chart.
-/// Lines are labelled at their ends; a series with few points shows these as dots.
+/// Lines are labelled at their ends.
 /// @throws std::invalid_argument if a fixed end of an axis is not finite, not above 0 on a
 ///         logarithmic axis, or the ends are in the wrong order. No series or point is refused.
 [[nodiscard]] inline std::string to_svg(const LineChart& chart) {

@@ -16,4 +16,9 @@ namespace unit_scaling::analysis {
   return text.data();
 }
 
+/// A share from 0 to 1 in percent, with that many digits: "0", "0.0123 %", "12 %".
+[[nodiscard]] inline std::string percent_text(double share, int digits = 3) {
+  return share == 0 ? "0" : short_number(100 * share, digits) + " %";
+}
+
 }  // namespace unit_scaling::analysis

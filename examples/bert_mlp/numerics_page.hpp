@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// The page that --report writes, and its pictures.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "machine.hpp"
+#include "options.hpp"
+#include "report.hpp"
+#include "training.hpp"
+#include "unit_scaling/analysis/numerics_report.hpp"
+#include "unit_scaling/analysis/numerics_run.hpp"
+#include "unit_scaling/core/atomic_file.hpp"
+
+namespace bert_mlp {
+
+/// The run as the report names it: a comparison may hold a variant twice.
+inline std::string report_name(const std::vector<RunResult>& runs, std::size_t i) {
+  const std::string name = runs[i].variant.name();
+  std::size_t number = 1;
+  for (std::size_t k = 0; k < i; ++k) number += runs[k].variant.name() == name ? 1 : 0;
+  return name + (number == 1 ? "" : " (" + std::to_string(number) + ")");
+}
+
+/// What a training left for the report, with its result.
+inline us::analysis::NumericsRun reported(const RunResult& result, const std::string& name) {
+  us::analysis::NumericsRun run = result.numerics.value();
+  run.name = name;
+  const Variant& variant = result.variant;
+  std::string rule(us::to_string(variant.scaling.rule));
+  if (variant.is_unit()) {
+    rule += ", constraint " + std::string(variant.scaling.effective_constraint().name);
+  }
+  run.facts.emplace_back("rule", rule);
+  run.facts.emplace_back("loss scale", exact_text(variant.loss_scale));
+  run.facts.emplace_back("peak learning rate", exact_text(result.learning_rate));
+  run.facts.emplace_back("steps", std::to_string(result.steps));
+  run.facts.emplace_back("parameters", std::to_string(result.parameter_bytes / sizeof(float)));
+  run.facts.emplace_back("valid_bpc", result.diverged.empty() ? format("%.4f", result.valid_bpc)
+                                                              : "diverged: " + result.diverged);
+  us::analysis::LossCurve training{.name = "training", .unit = "bits per character"};
+  us::analysis::LossCurve validation{.name = "validation sample", .unit = "bits per character"};
+  for (const Point& point : result.points) {
+    const auto step = static_cast<double>(point.step);
+    training.points.emplace_back(step, point.training_bpc);
+    validation.points.emplace_back(step, point.validation_sample_bpc);
+  }
+  run.losses = {std::move(training), std::move(validation)};
+  return run;
+}
+
+/// The report of all runs; of each precision, the unit-scaled run beside the plain one.
+inline us::analysis::NumericsReport numerics_report(const Options& options,
+                                                    const std::vector<RunResult>& runs,
+                                                    const Machine& machine) {
+  us::analysis::NumericsReport report("Numerics of a BERT-style masked character model");
+  report.add_fact(
+      "model", format("nn::BertMlp, hidden %zu, %zu layers, %s-norm, window %zu",
+                      options.hidden_size, options.layers,
+                      options.norm == us::nn::NormPlacement::pre ? "pre" : "post", options.window));
+  report.add_fact("steps", format("%zu, of %zu sequences or %zu characters each", options.steps,
+                                  options.batch, options.batch * options.window));
+  report.add_fact("optimiser",
+                  options.optimizer + ", weight decay " + exact_text(options.weight_decay));
+  std::string data;
+  for (const auto& file : options.data) data += (data.empty() ? "" : ", ") + file.string();
+  report.add_fact("text", data.empty() ? "the project's own sources" : data);
+  report.add_fact("seed", std::to_string(options.seed));
+  report.add_fact("machine", format("%s, %zu threads", machine.processor.c_str(), machine.threads));
+  report.add_fact("command", options.command);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    report.add_run(reported(runs[i], report_name(runs, i)));
+  }
+  // The last first: variants go from wide formats to narrow ones, where more is lost.
+  for (std::size_t unit = runs.size(); unit-- > 0;) {
+    for (std::size_t plain = 0; plain < runs.size(); ++plain) {
+      const Variant& a = runs[plain].variant;
+      const Variant& b = runs[unit].variant;
+      if (!a.is_unit() && b.is_unit() && a.precision == b.precision) {
+        report.compare(report_name(runs, plain), report_name(runs, unit));
+      }
+    }
+  }
+  return report;
+}
+
+/// Writes report.html and figures/*.svg into the folder of the results.
+inline void write_numerics_report(const Options& options, const std::vector<RunResult>& runs,
+                                  const Machine& machine) {
+  const us::analysis::NumericsReport report = numerics_report(options, runs, machine);
+  us::write_file(options.out / "report.html", report.html());
+  const std::filesystem::path figures = options.out / "figures";
+  std::filesystem::create_directories(figures);
+  for (const us::analysis::NumericsPicture& picture : report.pictures()) {
+    us::write_file(figures / picture.file_name, picture.svg);
+  }
+}
+
+}  // namespace bert_mlp

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// unit_scaling: optional
+/// @file
+/// Layer analysis: a table as HTML that screen readers can read cell by cell.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "unit_scaling/analysis/chart_text.hpp"
+
+namespace unit_scaling::analysis {
+
+/// A column of an `HtmlTable`.
+struct HtmlColumn {
+  enum class Kind {
+    head,    ///< names its row
+    text,    ///< begins at the left
+    prose,   ///< the same, in as many lines as it takes
+    number,  ///< ends at the right
+  };
+  std::string head = {};
+  Kind kind = Kind::number;
+};
+
+/// A cell of an `HtmlTable`. All texts are plain UTF-8, without markup.
+struct HtmlCell {
+  std::string text = {};
+  std::string anchor = {};  ///< Name of the element of the page that it leads to; empty: none.
+};
+
+/// A table with a caption.
+struct HtmlTable {
+  std::string caption = {};
+  std::vector<HtmlColumn> columns = {};
+  std::vector<std::vector<HtmlCell>> rows = {};
+};
+
+/// The table in a box that scrolls sideways, by keys too, where the page is too narrow for it.
+/// @throws std::invalid_argument if a row has not as many cells as there are columns.
+[[nodiscard]] inline std::string to_html(const HtmlTable& table) {
+  using detail::xml_text;
+  std::string html = R"(<div class="scroll" role="region" tabindex="0" aria-label=")" +
+                     xml_text(table.caption) + "\"><table>\n<caption>" + xml_text(table.caption) +
+                     "</caption>\n<thead><tr>";
+  for (const HtmlColumn& column : table.columns) {
+    html += column.kind == HtmlColumn::Kind::number ? "<th scope=\"col\">"
+                                                    : R"(<th scope="col" class="t">)";
+    html += xml_text(column.head) + "</th>";
+  }
+  html += "</tr></thead>\n<tbody>\n";
+  for (const auto& row : table.rows) {
+    if (row.size() != table.columns.size()) {
+      throw std::invalid_argument("HtmlTable '" + table.caption + "': expected rows of " +
+                                  std::to_string(table.columns.size()) + " cells, got one of " +
+                                  std::to_string(row.size()));
+    }
+    html += "<tr>";
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const HtmlColumn::Kind kind = table.columns[i].kind;
+      std::string text = xml_text(row[i].text);
+      if (!row[i].anchor.empty()) {
+        text.insert(0, "<a href=\"#" + xml_text(row[i].anchor) + "\">");
+        text += "</a>";
+      }
+      if (kind == HtmlColumn::Kind::head) {
+        html += "<th scope=\"row\">";
+        html += text;
+        html += "</th>";
+      } else {
+        html += kind == HtmlColumn::Kind::text    ? "<td class=\"t\">"
+                : kind == HtmlColumn::Kind::prose ? "<td class=\"t prose\">"
+                                                  : "<td>";
+        html += text;
+        html += "</td>";
+      }
+    }
+    html += "</tr>\n";
+  }
+  return html + "</tbody></table></div>\n";
+}
+
+}  // namespace unit_scaling::analysis

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+// Opens the report of a short training in a headless Chromium, as its reader would.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstddef>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string output;
+};
+
+Outcome run(const std::string& command) {
+  Outcome outcome;
+  std::FILE* pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  char buffer[4096];
+  while (const std::size_t size = std::fread(buffer, 1, sizeof(buffer), pipe)) {
+    outcome.output.append(buffer, size);
+  }
+  const int status = pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+std::string content(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+std::size_t count(const std::string& text, const std::string& what) {
+  std::size_t found = 0;
+  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += what.size()) {
+    ++found;
+  }
+  return found;
+}
+
+/// Watches a page from its beginning: what goes wrong in it, and what it asks others for.
+constexpr const char* watch = R"(<script>
+const seen = {errors: [], requests: [], pictures: 0, texts: 0, clipped: [], overlapping: []};
+addEventListener('error', e => seen.errors.push(e.message || 'cannot load ' + e.target.src), true);
+for (const level of ['error', 'warn']) console[level] = (...what) => seen.errors.push(what.join());
+</script>)";
+
+/// Once it is loaded: opens every fold and measures every text of every picture. A text is clipped
+/// if it leaves its picture, and overlaps another if they share more than the space around letters.
+constexpr const char* probe = R"(<script>addEventListener('load', () => {
+for (const fold of document.querySelectorAll('details')) fold.open = true;
+for (const picture of document.querySelectorAll('svg[role=img]')) {
+  ++seen.pictures;
+  const frame = picture.getBoundingClientRect();
+  const texts = [...picture.querySelectorAll('text')];
+  const boxes = texts.map(text => text.getBoundingClientRect());
+  seen.texts += texts.length;
+  const name = i => picture.querySelector('title').textContent + ': ' + texts[i].textContent;
+  for (let i = 0; i < boxes.length; ++i) {
+    const a = boxes[i];
+    if (a.left < frame.left || a.right > frame.right || a.top < frame.top ||
+        a.bottom > frame.bottom) seen.clipped.push(name(i));
+    for (let k = i + 1; k < boxes.length; ++k) {
+      const b = boxes[k];
+      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)
+        seen.overlapping.push(name(i) + ' and ' + texts[k].textContent);
+    }
+  }
+}
+seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
+seen.width = document.documentElement.scrollWidth;
+seen.window = innerWidth;
+const answer = document.createElement('script');
+answer.type = 'application/json';
+answer.id = 'probe';
+answer.textContent = JSON.stringify(seen);
+document.body.append(answer);
+});</script>)";
+
+class Browser : public testing::Test {
+ protected:
+  Browser() {
+    folder_ =
+        fs::path(testing::TempDir()) /
+        (std::string("browser.") + testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  ~Browser() override { fs::remove_all(folder_); }
+
+  /// The report of a short training of a plain and a unit-scaled model.
+  [[nodiscard]] std::string report() const {
+    const Outcome outcome =
+        run(UNIT_SCALING_BERT_MLP
+            " --report --steps 6 --hidden 32 --layers 1 --batch 8 --quiet --eval-every 2 "
+            "--compare fp8:none,fp8:unit --out " +
+            (folder_ / "run").string() + " 2>&1");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return content(folder_ / "run/report.html");
+  }
+
+  /// Writes a page and opens it; no proxy listens, so that it gets nothing from elsewhere.
+  /// @returns what the browser prints.
+  [[nodiscard]] std::string open(const std::string& html, const std::string& options) const {
+    std::ofstream(folder_ / "page.html") << html;
+    // A browser of its own, with settings of its own.
+    const Outcome outcome =
+        run(UNIT_SCALING_CHROMIUM
+            " --headless --no-sandbox --disable-gpu --disable-dev-shm-usage "
+            "--disable-extensions --proxy-server=127.0.0.1:9 --hide-scrollbars --user-data-dir=" +
+            (folder_ / "profile").string() + " " + options + " file://" +
+            (folder_ / "page.html").string() + " 2>" + (folder_ / "log").string());
+    EXPECT_EQ(outcome.exit_code, 0) << content(folder_ / "log");
+    return outcome.output;
+  }
+
+  /// What the watch and the probe see of a page, and the page as it then is.
+  [[nodiscard]] std::pair<nlohmann::json, std::string> look_at(std::string html,
+                                                               const std::string& options) const {
+    html.insert(html.find("<head>") + 6, watch);
+    html.insert(html.rfind("</body>"), probe);
+    const std::string page = open(html, "--dump-dom " + options);
+    const std::string opening = "id=\"probe\">";
+    const std::size_t begin = page.find(opening);
+    if (begin == std::string::npos) {
+      ADD_FAILURE() << content(folder_ / "log");
+      return {};
+    }
+    const std::size_t json = begin + opening.size();
+    return {nlohmann::json::parse(page.substr(json, page.find("</script>", json) - json)), page};
+  }
+
+  fs::path folder_;
+};
+
+// Without this, a test that finds no error could not fail.
+TEST_F(Browser, TellsOfErrorsRequestsAndTextsThatLieBadly) {
+  const auto of = [&](const std::string& body) {
+    return look_at("<!DOCTYPE html><html><head></head><body>" + body + "</body></html>", "").first;
+  };
+  EXPECT_TRUE(of("well")["errors"].empty());
+  EXPECT_TRUE(of("well")["requests"].empty());
+  EXPECT_EQ(of("<script>nonsense();</script>")["errors"].size(), 1U);
+  EXPECT_EQ(of("<script>console.error('so');</script>")["errors"].size(), 1U);
+  EXPECT_EQ(of("<img src=\"http://example.org/picture.png\"/>")["requests"].size(), 1U);
+  const auto texts =
+      of("<svg role=\"img\" width=\"100\" height=\"60\"><title>a picture</title>"
+         "<text x=\"10\" y=\"20\">one</text><text x=\"15\" y=\"22\">two</text>"
+         "<text x=\"90\" y=\"50\">three</text></svg>");
+  EXPECT_EQ(texts["overlapping"].size(), 1U) << texts;
+  EXPECT_EQ(texts["clipped"].size(), 1U) << texts;
+}
+
+TEST_F(Browser, LoadsTheReportWithoutErrorsRequestsOrClippedText) {
+  const std::string html = report();
+  const std::size_t pictures = count(html, "role=\"img\"");
+  EXPECT_GT(pictures, 40U);
+  for (const std::string size : {"500,900", "1400,900"}) {
+    const auto [seen, page] = look_at(html, "--window-size=" + size);
+    for (const char* id : {"summary", "facts", "losses", "comparisons", "findings", "run-0",
+                           "run-1", "ops", "parameters", "reading"}) {
+      EXPECT_NE(page.find("<section id=\"" + std::string(id) + "\""), std::string::npos) << id;
+    }
+    for (const char* bad : {"errors", "requests", "clipped", "overlapping"}) {
+      EXPECT_TRUE(seen[bad].empty()) << bad << ": " << seen[bad].dump(1);
+    }
+    EXPECT_EQ(seen["pictures"], pictures);
+    EXPECT_GT(seen["texts"], 10 * pictures);
+    EXPECT_LE(seen["width"], seen["window"]) << "the page itself does not scroll sideways";
+  }
+}
+
+TEST_F(Browser, DrawsTheReportInLightAndInDark) {
+  const std::string html = report();
+  const auto screenshot = [&](const std::string& page, const std::string& options) {
+    const fs::path file = folder_ / "page.png";
+    fs::remove(file);
+    static_cast<void>(
+        open(page, "--window-size=1200,3000 --screenshot=" + file.string() + " " + options));
+    return content(file);
+  };
+  const std::string blank = screenshot("<!DOCTYPE html><html><body></body></html>", "");
+  ASSERT_TRUE(blank.starts_with("\x89PNG")) << content(folder_ / "log");
+  const std::string light = screenshot(html, "");
+  const std::string dark = screenshot(html, "--blink-settings=preferredColorScheme=0");
+  // A picture of one colour takes a few kilobytes.
+  EXPECT_GT(light.size(), 5 * blank.size());
+  EXPECT_GT(dark.size(), 5 * blank.size());
+  EXPECT_NE(light, dark);
+}
+
+}  // namespace
