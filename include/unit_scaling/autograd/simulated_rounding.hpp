@@ -84,13 +84,13 @@ template <Precision P> class SimulatedRounding {
   }
 
   /// The array as an operand of products in a format.
-  /// @param now what it was rounded to before, or null. As with real formats, what is in the format
+  /// @param now what it was rounded to before; null: T. As with real formats, what is in the format
   ///        is not converted, so its infinities remain.
   template <class T>
   [[nodiscard]] Array<T> operand(const Array<T>& array, const SimulatedFormat* now,
                                  const SimulatedFormat& format, std::uint64_t step,
                                  std::uint32_t tensor) const {
-    if (now != nullptr && now->spec == format.spec) return array;
+    if (format.spec == (now != nullptr ? now->spec : format_spec<T>)) return array;
     return rounded(array, format, Overflow::saturate, step, tensor);
   }
 
