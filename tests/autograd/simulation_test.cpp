@@ -100,7 +100,7 @@ TEST(SimulationText, IsReadBackAsItIsWritten) {
 }
 
 TEST(SimulationText, ThatIsNoneIsRefusedByName) {
-  for (const auto& [text, part] :
+  for (const auto& refused :
        std::vector<std::pair<const char*, const char*>>{{"", "FORWARD/BACKWARD"},
                                                         {"e4m3fn", "FORWARD/BACKWARD"},
                                                         {"linear:e4m3fn", "FORWARD/BACKWARD"},
@@ -116,8 +116,8 @@ TEST(SimulationText, ThatIsNoneIsRefusedByName) {
                                                         {"/linear:e4m3fn/e5m2", "OP or MODULE/OP"},
                                                         {"a:b:e4m3fn/e5m2", "b:e4m3fn"},
                                                         {"fp8/fp8", "fp8"}}) {
-    expect_error<std::invalid_argument>([&] { (void)Simulation::parse(text); },
-                                        {"simulation '", part});
+    expect_error<std::invalid_argument>([&] { (void)Simulation::parse(refused.first); },
+                                        {"simulation '", refused.second});
   }
   expect_error<std::invalid_argument>([] { (void)Simulation({}); }, {"at least one rule"});
   expect_error<std::invalid_argument>(
