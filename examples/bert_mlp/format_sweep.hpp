@@ -122,34 +122,44 @@ inline std::string sweep_csv(const std::vector<RunResult>& runs) {
   return text;
 }
 
+/// The losses by format. One that is far from the best of all is marked as failed, for the axis
+/// would show nothing of the others.
 inline std::string sweep_svg(const Options& options, const std::vector<RunResult>& runs) {
+  constexpr double far = 2;  // bits per character
   const auto formats = swept_formats(options.sweep_bits);
+  double best = std::numeric_limits<double>::infinity();
+  for (const RunResult& run : runs) best = std::min(best, swept_loss(runs, run.variant));
   us::analysis::LineChart chart;
   chart.title = format("Which %d-bit formats train", options.sweep_bits);
   chart.subtitle = format(
       "Validation loss after %zu steps of %zu characters. Matrix products with operands in the "
       "format and gradients in e5m2, or gradients in the format and operands in e4m3fn.",
       options.steps, options.batch * options.window);
-  chart.x_label =
-      format("exponent bits; what is left of %d is the fraction's", options.sweep_bits - 1);
+  chart.x_label = format("exponents of the format; the fraction has the rest of %d bits",
+                         options.sweep_bits - 1);
+  chart.x_scale = us::analysis::AxisScale::log2;
   chart.y_label = "bits per character";
+  chart.diverged_label = "failed";
   for (std::size_t i = 0; i < options.variants.size(); ++i) {
     const Variant& variant = options.variants[i];
-    const auto add = [&](const std::string& name, std::size_t dash, const auto& loss_of) {
+    const auto add = [&](const std::string& name, std::size_t dash, const auto& variant_of) {
       us::analysis::LineSeries series{.name = name, .points = {}, .colour = i, .dash = dash};
       for (const SweptFormat& each : formats) {
-        series.points.emplace_back(static_cast<double>(each.exponent_bits), loss_of(each));
+        const double loss = swept_loss(runs, variant_of(each));
+        series.points.emplace_back(
+            std::exp2(each.exponent_bits),
+            loss <= best + far ? loss : std::numeric_limits<double>::infinity());
       }
       chart.series.push_back(std::move(series));
     };
     for (const auto direction : {SweptDirection::forward, SweptDirection::backward}) {
       add(swept_name(variant, direction), direction == SweptDirection::forward ? 0 : 1,
           [&](const SweptFormat& each) {
-            return swept_loss(runs, simulated(options, variant, swept_rule(direction, each)));
+            return simulated(options, variant, swept_rule(direction, each));
           });
     }
     add(variant.is_unit() ? "unit, float32" : "plain, float32", 2,
-        [&](const SweptFormat&) { return swept_loss(runs, variant); });
+        [&](const SweptFormat&) { return variant; });
   }
   return us::analysis::to_svg(chart);
 }
