@@ -277,7 +277,9 @@ TEST(Simulation, TellsObserversTheFormatsThatNumbersAreRoundedTo) {
   Fp32 tape;
   tape.simulate_with(Simulation::parse("one/*:e4m3fn/e5m2,gelu=e3m4/bfloat16"));
   std::set<std::tuple<std::string, std::string, TensorRole, std::string>> seen;
+  std::size_t operands_of_two = 0;
   tape.observe_with([&](const Observation& tensor) {
+    if (tensor.role == TensorRole::operand && tensor.module == "two") ++operands_of_two;
     seen.insert({std::string(tensor.module), std::string(tensor.name), tensor.role,
                  std::string(tensor.format)});
   });
@@ -292,6 +294,7 @@ TEST(Simulation, TellsObserversTheFormatsThatNumbersAreRoundedTo) {
   contains("", "gelu", TensorRole::value, "e3m4");
   contains("", "gelu", TensorRole::gradient, "float32");
   contains("two", "linear", TensorRole::operand, "float32");
+  EXPECT_EQ(operands_of_two, 2U) << "the bias is none";
   contains("two", "linear", TensorRole::gradient, "float32");
 }
 

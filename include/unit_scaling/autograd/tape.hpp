@@ -489,7 +489,7 @@ template <Precision P> class Tape {
     using Numbers = SimulatedTensors<inputs, detail::array_count<decltype(Result::output)>>;
     const SimulatedOp simulated =
         simulation_ ? simulation_.template begin_op<Op>(module_, Numbers::count) : SimulatedOp{};
-    if (ops::rounds_gradient<Op> && is_observed_) observe_operands(simulated, Op::name, args...);
+    if (ops::rounds_gradient<Op> && is_observed_) observe_operands<Op>(simulated, args...);
     Result result = [&] {
       if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
         if (simulated.operand != nullptr) {
@@ -670,16 +670,16 @@ template <Precision P> class Tape {
   }
 
   /// Shows what enters a matrix product, before it is rounded there.
-  template <class... Args>
-  void observe_operands(const SimulatedOp& simulated, std::string_view name, const Args&... args) {
-    Observation seen{.name = name,
+  template <class Op, class... Args>
+  void observe_operands(const SimulatedOp& simulated, const Args&... args) {
+    Observation seen{.name = Op::name,
                      .module = module_,
                      .index = nodes_.size(),
                      .role = TensorRole::operand,
                      .format = name_of<typename P::matmul_operand>(simulated.operand)};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        observe(seen, arg.value());
+        if (seen.argument < ops::matmul_operands<Op>()) observe(seen, arg.value());
         ++seen.argument;
       }
     };
