@@ -3,9 +3,11 @@
 /// Layer autograd: the arrays of a tape, rounded as a simulator says.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -16,6 +18,7 @@
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -28,6 +31,23 @@ template <Precision P>
 inline constexpr bool can_simulate = !std::is_same_v<typename P::storage, double> &&
                                      !std::is_same_v<typename P::matmul_operand, double> &&
                                      !std::is_same_v<typename P::matmul_gradient, double>;
+
+/// What must be known of an op to round its numbers.
+struct SimulatedOpTraits {
+  std::string_view name;
+  bool has_products = false;
+  bool rounds_within = false;  ///< as `ops::rounds_within`
+  /// As `ops::rounds_weights_as`.
+  bool (*rounds_weights_as)(const FormatSpec& operand, const FormatSpec& gradient) = nullptr;
+};
+
+/// Those of an op under policy P.
+template <class Op, Precision P>
+inline constexpr SimulatedOpTraits simulated_op_traits{
+    .name = Op::name,
+    .has_products = ops::matmul_operands<Op>() != 0 || ops::rounds_within<Op>,
+    .rounds_within = ops::rounds_within<Op>,
+    .rounds_weights_as = &ops::rounds_weights_as<Op, P>};
 
 /// How the tensors of an op that are rounded are numbered, from `SimulatedOp::first_tensor` on.
 template <std::size_t inputs, std::size_t outputs> struct SimulatedTensors {
@@ -73,12 +93,11 @@ template <Precision P> class SimulatedRounding {
   /// Asks the simulator about an op.
   /// @throws std::invalid_argument if the op rounded so would not have the bits of one under a
   ///         policy with these formats.
-  template <class Op>
-  [[nodiscard]] SimulatedOp begin_op(std::string_view module, std::uint32_t tensors) {
-    const SimulatedOp op = simulator_->begin_op(
-        Op::name, module, ops::matmul_operands<Op>() != 0 || ops::rounds_within<Op>, tensors);
+  [[nodiscard]] SimulatedOp begin_op(const SimulatedOpTraits& traits, std::string_view module,
+                                     std::uint32_t tensors) {
+    const SimulatedOp op = simulator_->begin_op(traits.name, module, traits.has_products, tensors);
     if constexpr (can_simulate<P>) {
-      if (op.rounds_products() || op.rounds_writes()) require_exact<Op>(op, module);
+      if (op.rounds_products() || op.rounds_writes()) require_exact(traits, op, module);
     }
     return op;
   }
@@ -106,16 +125,13 @@ template <Precision P> class SimulatedRounding {
   template <class Result>
   void round_outputs(Result& result, const SimulatedFormat& format, std::uint64_t step,
                      std::uint32_t tensor) const {
-    const auto round_output = [&]<class T>(Array<T>& output) {
-      const Array<T> before = std::exchange(output, written(output, format, step, tensor++));
-      const auto replace = [&]<class Saved>(Saved& saved) {
-        if constexpr (std::is_same_v<Saved, Array<T>>) {
-          if (saved.data() == before.data() && saved.size() == before.size()) {
-            saved = output.reshaped(saved.shape());
-          }
-        }
-      };
-      std::apply([&](auto&... saved) { (replace(saved), ...); }, result.saved);
+    const auto saved = std::apply(
+        [](auto&... each) {
+          return std::array<Array<Storage>*, sizeof...(each)>{storage_array(each)...};
+        },
+        result.saved);
+    const auto round_output = [&](Array<Storage>& output) {
+      round_output_and_saved(output, saved, format, step, tensor++);
     };
     if constexpr (is_array<decltype(result.output)>) {
       round_output(result.output);
@@ -125,6 +141,22 @@ template <Precision P> class SimulatedRounding {
   }
 
  private:
+  [[nodiscard]] static Array<Storage>* storage_array(Array<Storage>& array) { return &array; }
+  template <class T> [[nodiscard]] static Array<Storage>* storage_array(T& /*other*/) {
+    return nullptr;
+  }
+
+  void round_output_and_saved(Array<Storage>& output, std::span<Array<Storage>* const> saved,
+                              const SimulatedFormat& format, std::uint64_t step,
+                              std::uint32_t tensor) const {
+    const Array<Storage> before = std::exchange(output, written(output, format, step, tensor));
+    for (Array<Storage>* const each : saved) {
+      if (each != nullptr && each->data() == before.data() && each->size() == before.size()) {
+        *each = output.reshaped(each->shape());
+      }
+    }
+  }
+
   template <class T>
   [[nodiscard]] Array<T> rounded(const Array<T>& array, const SimulatedFormat& format,
                                  Overflow overflow, std::uint64_t step,
@@ -140,13 +172,14 @@ template <Precision P> class SimulatedRounding {
     }
   }
 
-  template <class Op> static void require_exact(const SimulatedOp& op, std::string_view module) {
+  static void require_exact(const SimulatedOpTraits& traits, const SimulatedOp& op,
+                            std::string_view module) {
     const auto refuse = [&](const std::string& expected) {
-      throw std::invalid_argument("simulation: " + std::string(Op::name) +
+      throw std::invalid_argument("simulation: " + std::string(traits.name) +
                                   (module.empty() ? "" : " in " + std::string(module)) +
                                   ": expected " + expected);
     };
-    if constexpr (ops::rounds_within<Op>) {
+    if (traits.rounds_within) {
       refuse("no format for it, as it rounds numbers within, which a tape does not see");
     }
     const auto require_held = [&]<class T>(const SimulatedFormat& format, std::type_identity<T>) {
@@ -163,8 +196,8 @@ template <Precision P> class SimulatedRounding {
       require_held(*op.gradient, std::type_identity<Gradient>{});
     }
     if (op.rounds_products() &&
-        !ops::rounds_weights_as<Op, P>(op.operand ? op.operand->spec : format_spec<Operand>,
-                                       op.gradient ? op.gradient->spec : format_spec<Gradient>)) {
+        !traits.rounds_weights_as(op.operand ? op.operand->spec : format_spec<Operand>,
+                                  op.gradient ? op.gradient->spec : format_spec<Gradient>)) {
       refuse(
           "a policy with the attention_weight that policies of these formats have, which is "
           "bfloat16 if that holds both; precision::with_bfloat16_attention makes one");

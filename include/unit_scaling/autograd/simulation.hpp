@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// Layer autograd: training in number formats that are chosen at run time, simulated by rounding.
+///
+/// Two seconds of compile time, so not in the umbrella header: include it where a simulation is made.
+// unit_scaling: optional
 #pragma once
 
 #include <algorithm>

@@ -451,7 +451,8 @@ template <Precision P> class Tape {
     const std::size_t slot = slots_.size() - 1;
     if constexpr (can_simulate<P>) {
       if (simulation_) {
-        const SimulatedOp simulated = simulation_.template begin_op<Source>(module_, 1);
+        const SimulatedOp simulated =
+            simulation_.begin_op(simulated_op_traits<Source, P>, module_, 1);
         if (const SimulatedFormat* const format = simulated.output) {
           slots_[slot].value_format = format;
           return {*this, slot, generation_,
@@ -488,7 +489,8 @@ template <Precision P> class Tape {
     using Result = decltype(op.forward(P{}, scales, value_of(args)...));
     using Numbers = SimulatedTensors<inputs, detail::array_count<decltype(Result::output)>>;
     const SimulatedOp simulated =
-        simulation_ ? simulation_.template begin_op<Op>(module_, Numbers::count) : SimulatedOp{};
+        simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
+                    : SimulatedOp{};
     if (ops::rounds_gradient<Op> && is_observed_) observe_operands<Op>(simulated, args...);
     Result result = [&] {
       if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
@@ -498,7 +500,8 @@ template <Precision P> class Tape {
       }
       return op.forward(P{}, scales, value_of(args)...);
     }();
-    if constexpr (can_simulate<P> && !ops::is_loss<Op>) {
+    if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
+                  !ops::is_loss<Op>) {
       if (simulated.output != nullptr) {
         simulation_.round_outputs(result, *simulated.output, step_,
                                   simulated.first_tensor + Numbers::output(0));
