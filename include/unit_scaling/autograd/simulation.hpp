@@ -2,7 +2,7 @@
 /// @file
 /// Layer autograd: training in number formats that are chosen at run time, simulated by rounding.
 ///
-/// Two seconds of compile time, so not in the umbrella header: include it where a simulation is made.
+/// It takes two seconds to compile, so it is not in the umbrella header.
 // unit_scaling: optional
 #pragma once
 
