@@ -12,6 +12,7 @@
 #include "bert_mlp/checkpoint.hpp"
 #include "bert_mlp/corpus.hpp"
 #include "bert_mlp/experiments.hpp"
+#include "bert_mlp/format_sweep.hpp"
 #include "bert_mlp/machine.hpp"
 #include "bert_mlp/numerics_page.hpp"
 #include "bert_mlp/options.hpp"
@@ -35,6 +36,7 @@ int run(Options options) {
 
   // Whatever may be wrong with the arguments is told before the first measurement, and leaves no
   // folder behind.
+  for (const Variant& variant : options.variants) check_simulation(options, variant, corpus);
   if (!options.resume.empty()) {
     open_checkpoint(options, checkpoint_fingerprint(options, options.variants.front(), corpus));
   }
@@ -42,7 +44,12 @@ int run(Options options) {
 
   const Machine machine = measure_machine();
   std::vector<RunResult> runs;
-  if (options.loss_scale_window) {
+  if (options.sweep_bits > 0) {
+    runs = sweep_formats(options, corpus, machine);
+    us::write_file(options.out / "formats.svg", sweep_svg(options, runs));
+    us::write_file(options.out / "formats.md", sweep_table(options, runs));
+    us::write_file(options.out / "formats.csv", sweep_csv(runs));
+  } else if (options.loss_scale_window) {
     runs = loss_scale_window(options, corpus, machine);
     us::write_file(options.out / "window.svg", window_svg(options, runs));
     us::write_file(options.out / "window.md", window_table(runs));
@@ -63,8 +70,9 @@ int run(Options options) {
     std::cout << json;
   } else if (!options.quiet) {
     std::cout << "\n"
-              << (options.loss_scale_window ? window_table(runs)
-                                            : comparison_table(options, runs, machine))
+              << (options.sweep_bits > 0      ? sweep_table(options, runs)
+                  : options.loss_scale_window ? window_table(runs)
+                                              : comparison_table(options, runs, machine))
               << "\n"
               << where_results_are(options, runs);
   }

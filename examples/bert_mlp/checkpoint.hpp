@@ -42,6 +42,7 @@ inline std::string checkpoint_fingerprint(const Options& options, const Variant&
        << " optimizer=" << options.optimizer << " weight-decay=" << exact_text(options.weight_decay)
        << " seed=" << options.seed << " eval-every=" << options.eval_every << " text=" << std::hex
        << hash;
+  if (!variant.simulation.empty()) text << " simulate=" << variant.simulation;
   return text.str();
 }
 

@@ -63,10 +63,8 @@ class NumericsRecorder {
   }
 
  private:
-  /// The step, counted from 1, whose last batch the tape counts as `clears`.
-  [[nodiscard]] std::uint64_t step_of(std::uint64_t clears) const {
-    return first_ + clears / batches_;
-  }
+  /// The step, counted from 1, whose last batch has this number on the tape.
+  [[nodiscard]] std::uint64_t step_of(std::uint64_t batch) const { return batch / batches_; }
 
   std::size_t first_;
   std::size_t end_;

@@ -16,8 +16,11 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/schedule.hpp"
@@ -33,11 +36,12 @@ namespace us = unit_scaling;
   return {digits, std::to_chars(digits, digits + sizeof(digits), value).ptr};
 }
 
-/// One model to train: a precision, the scale rules, and a factor on the loss.
+/// One model to train: a precision, the scale rules, a factor on the loss, and what is simulated.
 struct Variant {
   std::string precision = "fp8";  // fp32, fp16, bf16 or fp8
   us::Scaling scaling = us::scaling::paper;
   double loss_scale = 1;
+  std::string simulation = {};  // as us::Simulation::parse reads it; empty: none
 
   [[nodiscard]] bool is_unit() const { return scaling.rule != us::Rule::none; }
 
@@ -46,7 +50,9 @@ struct Variant {
     if (loss_scale == 1) return is_unit() ? "unit" : "none";
     return (is_unit() ? "unit+loss:" : "loss:") + exact_text(loss_scale);
   }
-  [[nodiscard]] std::string name() const { return precision + " " + scaling_name(); }
+  [[nodiscard]] std::string name() const {
+    return precision + " " + scaling_name() + (simulation.empty() ? "" : ", " + simulation);
+  }
 };
 
 struct Options {
@@ -75,6 +81,8 @@ struct Options {
   bool print_scales = false;
   bool loss_scale_window = false;
   bool report = false;
+  std::optional<us::Rounding> simulated_rounding;  // empty: as the rules of a simulation say
+  int sweep_bits = 0;                              // of the formats to sweep; 0: none
   bool batch_given = false;
   std::string command;  // as typed, for the summary
 
@@ -124,11 +132,45 @@ inline Variant parse_variant(const std::string& precision, const std::string& sc
                               "with a factor from 2^-64 to 2^64");
 }
 
+/// Reads "nearest", "stochastic" or, for as the rules say, "".
+/// @throws std::invalid_argument for anything else.
+inline std::optional<us::Rounding> parse_simulated_rounding(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  if (text == "nearest") return us::Rounding::nearest_even;
+  if (text == "stochastic") return us::Rounding::stochastic;
+  throw std::invalid_argument("--simulate-rounding '" + text + "': expected nearest or stochastic");
+}
+
+/// The variant with its numbers rounded by these rules, in the way that the options ask for.
+/// @throws std::invalid_argument if there are no such rules, or its precision is no carrier.
+inline Variant simulated(const Options& options, Variant variant, const std::string& rules) {
+  auto simulation = us::Simulation::parse(rules);
+  if (options.simulated_rounding)
+    simulation = simulation.with_rounding(*options.simulated_rounding);
+  if (variant.precision != "fp32" && variant.precision != "fp16") {
+    throw std::invalid_argument(
+        "--simulate goes with precision fp32 or fp16, which carry the "
+        "numbers: got " +
+        variant.precision);
+  }
+  variant.simulation = to_string(simulation);
+  return variant;
+}
+
 /// Whether all of `text` is a number, which is then in `value`.
 template <class Number> [[nodiscard]] bool read_number(const std::string& text, Number& value) {
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   return error == std::errc{} && rest == end;
+}
+
+/// Reads the bits of the formats to sweep: 8 if `text` is empty.
+/// @throws std::invalid_argument unless they are 5 to 8.
+inline int parse_sweep_bits(const std::string& text) {
+  if (text.empty()) return 8;
+  int bits = 0;
+  if (read_number(text, bits) && bits >= 5 && bits <= 8) return bits;
+  throw std::invalid_argument("--sweep-formats " + text + ": expected a whole number from 5 to 8");
 }
 
 /// CLI11 reads -1 as 2^64 - 1 and answers a number out of range with up to 309 digits, so numbers
@@ -181,6 +223,9 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   std::string compare = "fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none";
   std::string norm = "pre";
   std::string schedule = "linear";
+  std::string simulate;
+  std::string simulated_rounding;
+  std::string sweep;
 
   CLI::App app{
       "Trains a BERT-style masked character model on text, in FP8 with unit scaling and in what\n"
@@ -304,6 +349,31 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "Also look at every tensor in some of the steps, and write report.html: exponents, scales, "
       "what is lost and where, op by op, with the variants side by side; its pictures go to "
       "figures/. Changes no bit of the training");
+  auto* simulate_option = app.add_option(
+      "--simulate", simulate,
+      "Round numbers to formats that no precision has: RULE,... with RULE being "
+      "[PATTERN:]FORWARD/BACKWARD for what enters matrix products, PATTERN=FORWARD/BACKWARD for "
+      "what ops write; PATTERN is OP or MODULE/OP. So e3m4/e5m2, or "
+      "readout/*:-/-,e4m3fn/e5m2,*=bfloat16/bfloat16. With --precision fp32 (then the default) or "
+      "fp16. See docs/simulation.md");
+  auto* rounding_option =
+      app.add_option("--simulate-rounding", simulated_rounding,
+                     "nearest or stochastic: how simulated formats are rounded to (default: as "
+                     "the rules say, which is to nearest but for formats followed by ~)");
+  auto* sweep_option =
+      app.add_option("--sweep-formats", sweep,
+                     "Train with matrix products in every format of so many bits, 5 to 8 (default "
+                     "8), from two exponent bits up to five, first forward, then backward, and "
+                     "draw the loss. Plain and unit unless --scaling is given; takes --hidden 64 "
+                     "and --steps 300 unless they are given")
+          ->expected(0, 1);
+  for (CLI::Option* option : {scales_option, window_option, sweep_option}) {
+    simulate_option->excludes(option);
+  }
+  for (CLI::Option* option : {scales_option, window_option, compare_option, precision_option,
+                              resume_option, stop_option, report_option}) {
+    sweep_option->excludes(option);
+  }
   // Whatever one of a pair would drop without a word.
   compare_option->excludes(precision_option)->excludes(scaling_option);
   for (CLI::Option* option :
@@ -325,7 +395,7 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   }
 
   options.batch_given = batch_option->count() > 0;
-  if (options.loss_scale_window) {
+  if (options.loss_scale_window || sweep_option->count() > 0) {
     if (hidden_option->count() == 0) options.hidden_size = 64;
     if (steps_option->count() == 0) options.steps = 300;
   }
@@ -339,8 +409,17 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
                                 ": expected a step up to --steps " + std::to_string(options.steps));
   }
-  if (precision_option->count() + scaling_option->count() > 0) {
-    options.variants.push_back(parse_variant(precision, scaling));
+  if (sweep_option->count() > 0) {
+    options.sweep_bits = parse_sweep_bits(sweep);
+    std::vector<std::string> scalings{"unit", "none"};
+    if (scaling_option->count() > 0) scalings = {scaling};
+    for (const std::string& each : scalings) {
+      options.variants.push_back(parse_variant("fp32", each));
+    }
+  } else if (precision_option->count() + scaling_option->count() > 0 ||
+             (simulate_option->count() > 0 && compare_option->count() == 0)) {
+    const bool is_carrier = simulate_option->count() > 0 && precision_option->count() == 0;
+    options.variants.push_back(parse_variant(is_carrier ? "fp32" : precision, scaling));
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {
@@ -360,6 +439,16 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       if (variant.loss_scale == 1) continue;
       throw std::invalid_argument("--loss-scale-window sets the loss scale: '" +
                                   variant.scaling_name() + "' cannot be had with it");
+    }
+  }
+  if (rounding_option->count() > 0 && simulate_option->count() + sweep_option->count() == 0) {
+    throw std::invalid_argument(
+        "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated");
+  }
+  options.simulated_rounding = parse_simulated_rounding(simulated_rounding);
+  if (simulate_option->count() > 0) {
+    for (Variant& variant : options.variants) {
+      variant = simulated(options, std::move(variant), simulate);
     }
   }
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);

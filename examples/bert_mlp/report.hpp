@@ -29,7 +29,8 @@ template <class... Arguments>
 inline const RunResult* float_counterpart(const std::vector<RunResult>& runs,
                                           const RunResult& run) {
   const auto found = std::find_if(runs.begin(), runs.end(), [&](const RunResult& other) {
-    return other.variant.precision == "fp32" && other.variant.is_unit() == run.variant.is_unit();
+    return other.variant.precision == "fp32" && other.variant.simulation.empty() &&
+           other.variant.is_unit() == run.variant.is_unit();
   });
   return found == runs.end() ? nullptr : &*found;
 }
@@ -42,6 +43,7 @@ inline std::optional<double> unit_over_plain(const std::vector<RunResult>& runs)
   std::optional<double> plain;
   for (const RunResult& run : runs) {
     if (run.variant.precision != "fp32" || run.variant.loss_scale != 1) continue;
+    if (!run.variant.simulation.empty()) continue;
     if (!run.diverged.empty() || run.measured_steps < fewest_steps) continue;
     (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
   }
@@ -53,6 +55,12 @@ inline std::optional<double> unit_over_plain(const std::vector<RunResult>& runs)
 inline std::string few_steps_warning(const Options& options, const std::vector<RunResult>& runs) {
   if (runs.size() < 2 || options.stop_at.value_or(options.steps) >= 300) return {};
   return "So few steps compare nothing: differences between recipes show from about 300 steps.\n";
+}
+
+/// "fp8", "fp32 simulating e3m4/e5m2".
+inline std::string precision_text(const Variant& variant) {
+  return variant.precision +
+         (variant.simulation.empty() ? "" : " simulating " + variant.simulation);
 }
 
 /// The comparison as a Markdown table, which also reads well in a terminal.
@@ -70,7 +78,7 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
     const bool compares = reference != nullptr && reference != &run &&
                           std::isfinite(run.valid_bpc - reference->valid_bpc);
     rows.push_back(
-        {run.variant.precision, run.variant.scaling_name(), exact_text(run.learning_rate),
+        {precision_text(run.variant), run.variant.scaling_name(), exact_text(run.learning_rate),
          run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
          compares ? format("%+.4f", run.valid_bpc - reference->valid_bpc) : "-",
          run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-", mebibytes(run.saved_bytes),
@@ -139,7 +147,8 @@ inline std::string where_results_are(const Options& options, const std::vector<R
 /// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
 /// the tape holds beyond that: values, gradients, those of parameters included, and its records);
 /// `peak_rss_bytes` is the whole process's peak while it trained. `checkpoint` says which of the
-/// models checkpoint.safetensors holds; null if this command saved none.
+/// models checkpoint.safetensors holds; null if this command saved none. `simulation` is there
+/// where there was one.
 inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
                               const Machine& machine) {
   nlohmann::json result{{"command", options.command},
@@ -156,6 +165,9 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
                             {"scaling", run->variant.scaling_name()},
                             {"seed", options.seed},
                             {"step", *run->checkpoint_step}};
+    if (!run->variant.simulation.empty()) {
+      result["checkpoint"]["simulation"] = run->variant.simulation;
+    }
   }
   for (const RunResult& run : runs) {
     nlohmann::json entry{{"precision", run.variant.precision},
@@ -179,6 +191,7 @@ inline nlohmann::json summary(const Options& options, const std::vector<RunResul
       entry["underflowed_gradients"] = run.gradients->underflowed;
       entry["non_finite_gradients"] = run.gradients->non_finite;
     }
+    if (!run.variant.simulation.empty()) entry["simulation"] = run.variant.simulation;
     if (!run.diverged.empty()) entry["diverged"] = run.diverged;
     result["runs"].push_back(std::move(entry));
   }
@@ -192,10 +205,13 @@ inline std::string metrics_csv(const std::vector<RunResult>& runs) {
     return std::isfinite(value) ? format(",%.6f", value) : std::string(",");
   };
   for (const RunResult& run : runs) {
+    // A simulation may have commas of its own.
+    const std::string precision = run.variant.simulation.empty()
+                                      ? run.variant.precision
+                                      : "\"" + precision_text(run.variant) + "\"";
     for (const Point& point : run.points) {
-      text += run.variant.precision + "," + run.variant.scaling_name() + "," +
-              std::to_string(point.step) + cell(point.training_bpc) +
-              cell(point.validation_sample_bpc) + "\n";
+      text += precision + "," + run.variant.scaling_name() + "," + std::to_string(point.step) +
+              cell(point.training_bpc) + cell(point.validation_sample_bpc) + "\n";
     }
   }
   return text;

@@ -94,8 +94,11 @@ inline void require_replaceable(const Options& options, const std::filesystem::p
 /// "fp8-unit", "compare": what the folder of a run is called unless the user says.
 inline std::string default_folder_name(const Options& options) {
   if (options.loss_scale_window) return "loss-scale-window";
+  if (options.sweep_bits > 0) return "format-sweep-" + std::to_string(options.sweep_bits);
   if (options.variants.size() > 1) return "compare";
-  return options.variants[0].precision + "-" + options.variants[0].scaling_name();
+  const Variant& variant = options.variants[0];
+  return variant.precision + "-" + variant.scaling_name() +
+         (variant.simulation.empty() ? "" : "-simulated");
 }
 
 /// Chooses and makes the folder for results: the one that --out names, else that of the training

@@ -23,6 +23,7 @@
 #include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -75,6 +76,12 @@ auto record_loss(us::Tape<P>& tape, const us::nn::BertMlp& model,
                                 {.scaling = scaling});
 }
 
+/// What a variant rounds, under the seed of the run; empty: nothing beyond its precision.
+inline std::optional<us::Simulation> simulation_of(const Options& options, const Variant& variant) {
+  if (variant.simulation.empty()) return std::nullopt;
+  return us::Simulation::parse(variant.simulation, options.seed);
+}
+
 /// A batch of the held-out text: its windows and how characters are hidden.
 struct ValidationBatch {
   std::size_t first;
@@ -111,14 +118,16 @@ inline std::vector<ValidationBatch> validation_sample(const Options& options,
   return parts;
 }
 
-/// Bits per character over those batches.
+/// Bits per character over those batches, under the simulation if there is one.
 /// @param memory of the training, which waits meanwhile: used again here.
 /// @param progress shows how far it is.
 template <us::Precision P>
 double validate(const us::nn::BertMlp& model, const us::train::MaskedBatches& batches,
                 const std::vector<ValidationBatch>& parts, const us::Scaling& scaling,
-                us::RecyclingResource& memory, us::train::Progress& progress) {
+                const std::optional<us::Simulation>& simulation, us::RecyclingResource& memory,
+                us::train::Progress& progress) {
   us::Tape<P> tape(us::TapeMode::inference, &memory);
+  if (simulation) tape.simulate_with(*simulation);
   double sum = 0;
   std::size_t items = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -191,7 +200,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     }
   };
 
+  const auto simulation = simulation_of(options, variant);
   us::Tape<P> tape;
+  if (simulation) tape.simulate_with(*simulation);
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
@@ -204,10 +215,12 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const auto start = std::chrono::steady_clock::now();
     double loss_value = 0;
     us::train::MaskedBatch batch;
+    std::size_t number = 0;  // of the batch, among those of all steps
     if (sum) sum->clear();
     for (std::size_t k = 0; k < options.accumulate && std::isfinite(loss_value); ++k) {
-      batch = batches.training(options.batch,
-                               static_cast<std::uint32_t>(step * options.accumulate + k));
+      number = step * options.accumulate + k;
+      batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
+      tape.set_step(number);  // which stochastic rounding depends on
       tape.clear();
       // Of several batches the last stands for the step.
       if (recorder && k + 1 == options.accumulate) recorder->begin_step(tape, step);
@@ -221,6 +234,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     }
     if (!std::isfinite(loss_value)) {
       us::analysis::Tracker tracker({.updates = false});
+      tape.set_step(number);
       tape.clear();
       tracker.attach(tape);
       static_cast<void>(record_loss(tape, model, batch, variant.scaling));
@@ -252,7 +266,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     // Also where the run stops early, for the one that continues it has the point as well.
     if (step % options.eval_every == 0) {
       const double bpc =
-          validate<P>(model, batches, sample, variant.scaling, tape.memory(), progress);
+          validate<P>(model, batches, sample, variant.scaling, simulation, tape.memory(), progress);
       record.add(step, bpc);
       if (std::isfinite(bpc) && step < end) save_if_wanted();
     }
@@ -276,7 +290,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   tape.clear();
   if (result.diverged.empty()) {
     const auto whole = whole_validation(options, batches);
-    result.valid_bpc = validate<P>(model, batches, whole, variant.scaling, tape.memory(), progress);
+    result.valid_bpc =
+        validate<P>(model, batches, whole, variant.scaling, simulation, tape.memory(), progress);
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {
@@ -287,7 +302,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   // A last point, which is in no checkpoint: a run that goes on from there has none.
   if (record.points.empty() || record.points.back().step != step) {
     const bool measurable = result.diverged.empty();
-    record.add(step, measurable ? validate<P>(model, batches, sample, variant.scaling,
+    record.add(step, measurable ? validate<P>(model, batches, sample, variant.scaling, simulation,
                                               tape.memory(), progress)
                                 : std::numeric_limits<double>::quiet_NaN());
   }
@@ -303,7 +318,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
         std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
     const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
     result.gradients = us::analysis::gradient_underflow<P>(
-        [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
+        [&]<us::Precision Any>(us::Tape<Any>& any_tape) {
+          // Against float without a simulation.
+          if (std::is_same_v<Any, P> && simulation) any_tape.simulate_with(*simulation);
+          return record_loss(any_tape, model, batch, variant.scaling);
+        },
         loss_scale);
   }
   return result;
@@ -341,6 +360,22 @@ inline RunResult train(const Options& options, const Variant& variant,
                                    .rule = variant.scaling.rule});
         },
         save);
+  });
+}
+
+/// @throws std::invalid_argument if a rule of the variant's simulation meets no op of the model, or
+///         one that it does not go with.
+inline void check_simulation(const Options& options, const Variant& variant,
+                             const us::train::TextCorpus& corpus) {
+  const auto simulation = simulation_of(options, variant);
+  if (!simulation) return;
+  const us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  const auto batch = us::train::MaskedBatches(corpus, options.window, options.seed).training(1, 0);
+  with_precision(variant.precision, [&]<us::Precision P>(P) {
+    us::Tape<P> tape(us::TapeMode::inference);
+    tape.simulate_with(*simulation);
+    static_cast<void>(record_loss(tape, model, batch, variant.scaling));
+    tape.require_simulation_used();
   });
 }
 

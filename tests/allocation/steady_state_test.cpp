@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "support/threads.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
@@ -156,20 +158,27 @@ template <class Step> void give_each_thread_scratch_memory(std::size_t threads, 
   });
 }
 
-template <class P, class Optimiser> void expect_no_allocation_from_the_second_step_on() {
+/// @param simulation what is simulated; empty: nothing.
+template <class P, class Optimiser>
+void expect_no_allocation_from_the_second_step_on(const std::string& simulation = "") {
+  const auto prepare = [&](Tape<P>& tape) {
+    if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+  };
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
     const unit_scaling_test::ThreadCountScope scope(threads);
     Training<Optimiser> training;
     Tape<P> tape;
+    prepare(tape);
     training.step(tape);
-    give_each_thread_scratch_memory(threads, [] {
+    give_each_thread_scratch_memory(threads, [&] {
       Training<Optimiser> of_thread;
       Tape<P> tape_of_thread;
+      prepare(tape_of_thread);
       of_thread.step(tape_of_thread);
     });
     const std::size_t before = allocations;
     for (int step = 0; step < 5; ++step) training.step(tape);
-    EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads";
+    EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads, " << simulation;
   }
 }
 
@@ -184,6 +193,12 @@ TEST(Allocation, HappensInNoStepButTheFirstUnderFp8) {
 TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Sgd>();
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Lamb>();
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
+  expect_no_allocation_from_the_second_step_on<precision::fp16, optim::AdamW>("e4m3fn/e5m2");
+  expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>(
+      "readout/*:-/-,e4m3fn~/e5m2~,*=bfloat16/bfloat16~");
 }
 
 TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {

@@ -546,6 +546,68 @@ TEST_F(BertMlp, ReportOfADivergedRunNamesTheFirstTensorThatIsNotFinite) {
   EXPECT_EQ(html.find("First tensor that is not finite: none"), std::string::npos);
 }
 
+// All that FP8 does to numbers, in formats that hold them.
+TEST_F(BertMlp, TrainsInASimulationOfFp8AsInFp8) {
+  ASSERT_EQ(run(small("fp8") + " --precision fp8").exit_code, 0);
+  for (const std::string carrier :
+       {"--precision fp16 --simulate e4m3fn/e5m2", "--simulate 'e4m3fn/e5m2,*=float16/float16'"}) {
+    const Outcome outcome = run(small("simulated") + " --overwrite " + carrier);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    const auto simulated = summary("simulated").at("runs").at(0);
+    EXPECT_EQ(simulated.at("valid_bpc"), summary("fp8").at("runs").at(0).at("valid_bpc"))
+        << carrier;
+    EXPECT_TRUE(simulated.at("simulation").get<std::string>().starts_with("e4m3fn/e5m2"));
+    const std::string metrics = content(folder_ / "simulated/metrics.csv");
+    const std::string real = content(folder_ / "fp8/metrics.csv");
+    EXPECT_NE(metrics.find(" simulating e4m3fn/e5m2"), std::string::npos) << metrics;
+    EXPECT_EQ(metrics.substr(metrics.rfind("unit")), real.substr(real.rfind("unit")));
+  }
+}
+
+TEST_F(BertMlp, ResumesAStochasticSimulationBitIdentically) {
+  const std::string what = " --simulate e4m3fn/e5m2 --simulate-rounding stochastic --overwrite";
+  ASSERT_EQ(run(small("whole") + what).exit_code, 0);
+  ASSERT_EQ(run(small("part") + what + " --stop-at 5").exit_code, 0);
+  const std::string resume = " --resume " + out("part/checkpoint.safetensors");
+  ASSERT_EQ(run(small("rest") + what + " --threads 2" + resume).exit_code, 0);
+  const std::string checkpoint = content(folder_ / "whole/checkpoint.safetensors");
+  EXPECT_EQ(checkpoint, content(folder_ / "rest/checkpoint.safetensors"));
+  EXPECT_EQ(summary("whole").at("checkpoint").at("simulation"), "e4m3fn~/e5m2~");
+
+  const Outcome other = run(small("other") + " --simulate e4m3fn/e5m2" + resume);
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_NE(other.output.find("simulate is e4m3fn~/e5m2~ there and e4m3fn/e5m2 here"),
+            std::string::npos)
+      << other.output;
+}
+
+TEST_F(BertMlp, SweepsTheFormatsOfSoManyBits) {
+  const Outcome outcome =
+      run(tiny("sweep") + " --hidden 16 --layers 1 --steps 4 --sweep-formats 6 --scaling unit");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const std::string csv = content(folder_ / "sweep/formats.csv");
+  std::vector<std::string> rows;
+  std::istringstream lines(csv);
+  for (std::string line; std::getline(lines, line);) rows.push_back(line);
+  const std::vector<std::string> starts{"scaling,operands,gradients,learning_rate,valid_bpc",
+                                        "unit,float32,float32,0.25,",
+                                        "unit,e2m3fn,e5m2,0.25,",
+                                        "unit,e3m2fn,e5m2,0.25,",
+                                        "unit,e4m1fn,e5m2,0.25,",
+                                        "unit,e4m3fn,e2m3fn,0.25,",
+                                        "unit,e4m3fn,e3m2fn,0.25,",
+                                        "unit,e4m3fn,e4m1fn,0.25,"};
+  ASSERT_EQ(rows.size(), starts.size()) << csv;
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    EXPECT_TRUE(rows[i].starts_with(starts[i])) << rows[i];
+  EXPECT_NE(outcome.output.find("| bits/char with formats of | e2m3fn | e3m2fn | e4m1fn |"),
+            std::string::npos)
+      << outcome.output;
+  EXPECT_EQ(content(folder_ / "sweep/formats.md").substr(0, 30), "| bits/char with formats of | ");
+  EXPECT_NE(content(folder_ / "sweep/formats.svg").find("</svg>"), std::string::npos);
+  EXPECT_EQ(summary("sweep").at("runs").size(), 7U);
+}
+
 TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
   std::ofstream(folder_ / "empty.txt").close();
   std::ofstream(folder_ / "short.txt") << "too short";
@@ -565,6 +627,12 @@ TEST_F(BertMlp, AnswersEveryMistakeWithOneLineAndExitCodeTwo) {
                                      std::string("--weight-decay -1"),
                                      std::string("--threads 0"),
                                      std::string("--compare fp8"),
+                                     std::string("--simulate e4m3fn"),
+                                     std::string("--simulate e4m3fn/e5m3m2"),
+                                     std::string("--simulate nothing:e4m3fn/e5m2"),
+                                     std::string("--simulate gelu:e4m3fn/e5m2"),
+                                     std::string("--precision fp16 --simulate bfloat16/e5m2"),
+                                     std::string("--precision fp16 --simulate '*=e5m2/e5m2'"),
                                      std::string("--unknown"),
                                      "--data " + out("missing.txt"),
                                      "--data " + out("empty.txt"),
@@ -614,6 +682,15 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
        text + " is no safetensors file: says that its header has 7738140083766718318 bytes, "
               "expected at most 100000000; it is no safetensors file"},
       {"--precision fp8 --resume " + out("none"), "--resume: there is no file " + out("none")},
+      {"--precision fp8 --simulate e4m3/e5m2",
+       "--simulate goes with precision fp32 or fp16, which carry the numbers: got fp8"},
+      {"--simulate e4m3/e5m2 --loss-scale-window", "--loss-scale-window excludes --simulate"},
+      {"--sweep-formats --precision fp8", "--precision excludes --sweep-formats"},
+      {"--sweep-formats 9", "--sweep-formats 9: expected a whole number from 5 to 8"},
+      {"--simulate-rounding nearest",
+       "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated"},
+      {"--simulate e4m3/e5m2 --simulate-rounding up",
+       "--simulate-rounding 'up': expected nearest or stochastic"},
       {"--step 30", "--step: there is no such option; do you mean --steps?"},
       {"--optimiser=sgd", "--optimiser: there is no such option; do you mean --optimizer?"},
       {"-steps 30", "-steps: there is no such option; do you mean --steps?"},

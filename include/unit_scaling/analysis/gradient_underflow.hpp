@@ -7,11 +7,12 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/formats/rounding.hpp"
 
 namespace unit_scaling::analysis {
 
@@ -56,16 +57,13 @@ template <Precision P, class Record>
           std::string(seen.name));
     }
     const std::vector<bool>& nonzero = reference[next++];
+    // An op whose gradient is in its format already takes it as it is, infinities included.
+    const bool is_rounded =
+        seen.format != storage_name<typename P::storage> && seen.format != storage_name<float>;
+    const Format format = Format::parse(is_rounded ? seen.format : storage_name<float>);
     for (std::size_t i = 0; i < nonzero.size(); ++i) {
-      using Gradient = typename P::matmul_gradient;
       float element = seen.elements[i];
-      // An op whose gradient is in that format already takes it as it is, infinities included.
-      if constexpr (!std::is_same_v<Gradient, typename P::storage> &&
-                    !std::is_floating_point_v<Gradient>) {
-        if (seen.format == storage_name<Gradient>) {
-          element = static_cast<float>(Gradient::from_float(element, Overflow::saturate));
-        }
-      }
+      if (is_rounded) element = format.quantise(element, Overflow::saturate);
       non_finite += std::isfinite(element) ? 0 : 1;
       lost += nonzero[i] && element == 0 ? 1 : 0;
     }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -24,6 +25,8 @@
 
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/autograd/simulated_rounding.hpp"
+#include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
@@ -90,17 +93,21 @@ template <Precision P> class Tape {
     while (!nodes_.empty()) nodes_.pop_back();
     slots_.clear();
     parameters_.clear();
+    simulated_ops_.clear();
     unwound_ = false;
     generation_ = detail::next_recording();
     ++step_;
     choose_whether_to_observe();
+    if (simulation_) simulation_->begin_step();
   }
 
   /// A value that no gradient is wanted for.
-  [[nodiscard]] Variable<P> constant(const Array<Storage>& value) { return leaf(value, false); }
+  [[nodiscard]] Variable<P> constant(const Array<Storage>& value) {
+    return leaf<Constant>(value, false);
+  }
 
   /// A value whose gradient is wanted.
-  [[nodiscard]] Variable<P> input(const Array<Storage>& value) { return leaf(value, true); }
+  [[nodiscard]] Variable<P> input(const Array<Storage>& value) { return leaf<Input>(value, true); }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
   /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place,
@@ -133,7 +140,8 @@ template <Precision P> class Tape {
   /// Unwinds the tape, so it runs once between two clears. If an op or an observer throws, the
   /// tape is cleared.
   /// @throws std::invalid_argument if the loss is not one number, not of this tape or depends on no
-  ///         parameter or input; if the tape is for inference, or already unwound.
+  ///         parameter or input; if the tape is for inference, or already unwound; if part of its
+  ///         simulation has met no op.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
     check(loss);
@@ -147,6 +155,7 @@ template <Precision P> class Tape {
     if (mode_ == TapeMode::inference) refuse("a tape for training, got one for inference");
     if (unwound_) refuse("a Tape::clear since the last backward, which unwound the tape");
     if (!slots_[loss.slot_].wanted) refuse("a loss that depends on a parameter or an input");
+    require_simulation_used();
     unwound_ = true;
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
     while (!nodes_.empty()) {
@@ -166,7 +175,7 @@ template <Precision P> class Tape {
         observe({.name = parameter->name,
                  .index = index++,
                  .role = TensorRole::parameter_gradient,
-                 .format = storage_name<Storage>},
+                 .format = name_of<Storage>(slots_[slot].gradient_format)},
                 slots_[slot].gradient);
       }
     }
@@ -225,9 +234,34 @@ template <Precision P> class Tape {
   /// Calls `tracer` with every op as it is recorded, until another, or none (`nullptr`), is set.
   void trace_with(Tracer tracer) { tracer_ = std::move(tracer); }
 
-  /// True if somebody looks at the ops of this step. Modules then record each op on its own where
-  /// one op would compute the same.
-  [[nodiscard]] bool is_observed() const { return is_observed_ || tracer_; }
+  /// Rounds numbers of the ops that are recorded from here on as `simulator` says, which is kept in
+  /// a copy: `Simulation::parse("e4m3fn/e5m2")`, or `nullptr` for what P says and no more.
+  ///
+  /// What enters a matrix product is rounded before the op computes it, and what the op saves is
+  /// what it multiplied. What an op writes is rounded before anything else reads it.
+  /// @throws std::invalid_argument if P has double, or if something is recorded already.
+  template <std::derived_from<Simulator> S> void simulate_with(S simulator) {
+    if constexpr (!can_simulate<P>) {
+      throw std::invalid_argument("simulate_with: expected a policy without double, got " +
+                                  std::string(P::name));
+    }
+    require_nothing_recorded();
+    simulation_.use(std::make_unique<S>(std::move(simulator)));
+  }
+  void simulate_with(std::nullptr_t) {
+    require_nothing_recorded();
+    simulation_.use(nullptr);
+  }
+
+  /// @throws std::invalid_argument if part of the simulation has met no op so far. `backward` asks;
+  ///         a tape for inference is to be asked when a step is recorded.
+  void require_simulation_used() const {
+    if (simulation_) simulation_->require_all_used();
+  }
+
+  /// True if somebody looks at the ops of this step, or rounds their numbers. Modules then record
+  /// each op on its own where one op would compute the same.
+  [[nodiscard]] bool is_observed() const { return is_observed_ || tracer_ || simulation_; }
 
   /// While it lives, ops belong to the module of a path.
   class [[nodiscard]] Module {
@@ -257,6 +291,9 @@ template <Precision P> class Tape {
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
+    /// What a simulation has rounded the value, and the gradient, to.
+    const SimulatedFormat* value_format = nullptr;
+    const SimulatedFormat* gradient_format = nullptr;
   };
 
   struct Node {
@@ -279,6 +316,8 @@ template <Precision P> class Tape {
   /// One recorded op with `inputs` differentiable inputs and outputs of the given element types.
   template <class Op, std::size_t inputs, class Saved, class... Outputs>
   struct OpNode final : Node {
+    using Numbers = SimulatedTensors<inputs, sizeof...(Outputs)>;
+
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
            const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_,
            std::string_view module_)
@@ -295,6 +334,7 @@ template <Precision P> class Tape {
         any = any || tape.slots_[first_output + i].reached;
       }
       if (!any) return;
+      const SimulatedOp simulated = tape.simulation_ ? tape.simulated_ops_[index] : SimulatedOp{};
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
         return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
       }
@@ -304,8 +344,8 @@ template <Precision P> class Tape {
             [&](const auto&... gradient) {
               Observation seen{
                   .name = Op::name, .module = module, .index = index, .role = TensorRole::gradient};
-              (((seen.format = ops::rounds_gradient<Op> ? storage_name<typename P::matmul_gradient>
-                                                        : storage_name<Outputs>),
+              (((seen.format = tape.template format_entering<Op, Outputs>(
+                     simulated, first_output + seen.argument)),
                 tape.observe(seen, gradient), ++seen.argument),
                ...);
             },
@@ -314,21 +354,68 @@ template <Precision P> class Tape {
       std::array<bool, inputs> wanted{};
       for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[input_slots[i]].wanted;
       auto input_gradients = [&] {
-        const auto& dy = unwrap(output_gradients);
-        if constexpr (requires { op.backward(P{}, scales, saved, dy, wanted); }) {
-          return op.backward(P{}, scales, saved, dy, wanted);
-        } else {
-          return op.backward(P{}, scales, saved, dy);
+        if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+          if (simulated.gradient != nullptr) {
+            return of_rounded(tape, simulated, output_gradients, wanted);
+          }
         }
+        return of(output_gradients, wanted);
       }();
       static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
                     "backward must return one gradient for each differentiable input");
       std::apply(
           [&](auto&... gradient) {
             std::size_t i = 0;
-            (tape.add_gradient(input_slots[i++], std::move(gradient)), ...);
+            ((tape.add_gradient(input_slots[i], std::move(gradient), simulated.input_gradient,
+                                simulated.first_tensor + Numbers::input_gradient(i)),
+              ++i),
+             ...);
           },
           input_gradients);
+    }
+
+    /// The gradients of the inputs, from those of the outputs.
+    auto of(const std::tuple<Array<Outputs>...>& output_gradients,
+            [[maybe_unused]] const std::array<bool, inputs>& wanted) const {
+      const auto& dy = unwrap(output_gradients);
+      if constexpr (requires { op.backward(P{}, scales, saved, dy, wanted); }) {
+        return op.backward(P{}, scales, saved, dy, wanted);
+      } else {
+        return op.backward(P{}, scales, saved, dy);
+      }
+    }
+
+    /// The same, those of the operands of products from rounded gradients of the outputs.
+    auto of_rounded(Tape& tape, const SimulatedOp& simulated,
+                    const std::tuple<Array<Outputs>...>& output_gradients,
+                    const std::array<bool, inputs>& wanted) const {
+      const auto rounded = [&]<std::size_t... k>(std::index_sequence<k...>) {
+        return std::tuple{tape.simulation_.operand(
+            std::get<k>(output_gradients), tape.slots_[first_output + k].gradient_format,
+            *simulated.gradient, tape.step_,
+            simulated.first_tensor + Numbers::output_gradient(k))...};
+      }
+      (std::index_sequence_for<Outputs...>{});
+      if constexpr (ops::matmul_operands<Op>() >= inputs) {
+        return of(rounded, wanted);
+      } else {
+        std::array<bool, inputs> of_operands = wanted;
+        std::array<bool, inputs> of_others = wanted;
+        for (std::size_t i = 0; i < inputs; ++i) {
+          (i < ops::matmul_operands<Op>() ? of_others : of_operands)[i] = false;
+        }
+        auto result = of(rounded, of_operands);
+        if (std::none_of(of_others.begin(), of_others.end(), std::identity{})) return result;
+        auto others = of(output_gradients, of_others);
+        [&]<std::size_t... i>(std::index_sequence<i...>) {
+          ((i < ops::matmul_operands<Op>()
+                ? void()
+                : void(std::get<i>(result) = std::move(std::get<i>(others)))),
+           ...);
+        }
+        (std::make_index_sequence<inputs>{});
+        return result;
+      }
     }
 
     void for_each_saved(const std::function<void(const void*, std::size_t)>& visit) const override {
@@ -363,9 +450,29 @@ template <Precision P> class Tape {
     std::string_view module;
   };
 
-  template <class T> Variable<P, T> leaf(const Array<T>& value, bool wanted) {
+  /// What writes values that no op does, to a simulation.
+  struct Constant {
+    static constexpr std::string_view name = "constant";
+  };
+  struct Input {
+    static constexpr std::string_view name = "input";
+  };
+
+  template <class Source> Variable<P> leaf(const Array<Storage>& value, bool wanted) {
     slots_.push_back({.shape = value.shape(), .wanted = wanted});
-    return {*this, slots_.size() - 1, generation_, in_tape_memory(value)};
+    const std::size_t slot = slots_.size() - 1;
+    if constexpr (can_simulate<P>) {
+      if (simulation_) {
+        const SimulatedOp simulated =
+            simulation_.begin_op(simulated_op_traits<Source, P>, module_, 1);
+        if (const SimulatedFormat* const format = simulated.output) {
+          slots_[slot].value_format = format;
+          return {*this, slot, generation_,
+                  simulation_.written(value, *format, step_, simulated.first_tensor)};
+        }
+      }
+    }
+    return {*this, slot, generation_, in_tape_memory(value)};
   }
 
   /// Ops allocate where their first argument lives, so constants move into the tape's memory.
@@ -390,9 +497,28 @@ template <Precision P> class Tape {
 
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
-    if (ops::rounds_gradient<Op> && is_observed_) observe_operands(Op::name, args...);
-    auto result = op.forward(P{}, scales, value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
+    using Result = decltype(op.forward(P{}, scales, value_of(args)...));
+    using Numbers = SimulatedTensors<inputs, detail::array_count<decltype(Result::output)>>;
+    const SimulatedOp simulated =
+        simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
+                    : SimulatedOp{};
+    if (ops::rounds_gradient<Op> && is_observed_) observe_operands<Op>(simulated, args...);
+    Result result = [&] {
+      if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+        if (simulated.operand != nullptr) {
+          return forward_of_rounded<Numbers>(op, scales, simulated, args...);
+        }
+      }
+      return op.forward(P{}, scales, value_of(args)...);
+    }();
+    if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
+                  !ops::is_loss<Op>) {
+      if (simulated.output != nullptr) {
+        simulation_.round_outputs(result, *simulated.output, step_,
+                                  simulated.first_tensor + Numbers::output(0));
+      }
+    }
     static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
                   "scales must have one backward factor for each differentiable input");
     std::array<std::size_t, inputs> input_slots{};
@@ -409,11 +535,12 @@ template <Precision P> class Tape {
 
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
-      (slots_.push_back({.shape = outputs.shape(), .wanted = wanted}), ...);
+      const SimulatedFormat* const format = ops::is_loss<Op> ? nullptr : simulated.output;
+      (slots_.push_back({.shape = outputs.shape(), .wanted = wanted, .value_format = format}), ...);
       if (is_observed_) {
         Observation seen{
             .name = Op::name, .module = module_, .index = nodes_.size(), .role = TensorRole::value};
-        (((seen.format = storage_name<T>), observe(seen, outputs), ++seen.argument), ...);
+        (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
       }
       if (tracer_) {
         trace(op, scales, ops::without_constraint(op).scales(value_of(args)...), input_slots,
@@ -426,6 +553,7 @@ template <Precision P> class Tape {
                 op, scales, std::move(result.saved), input_slots, first_output, module_),
             DiscardNode{&records_});
         nodes_.push_back(std::move(node));
+        if (simulation_) simulated_ops_.push_back(simulated);
       }
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
@@ -437,6 +565,48 @@ template <Precision P> class Tape {
     } else {
       return std::apply(finish, result.output);
     }
+  }
+
+  void require_nothing_recorded() const {
+    if (slots_.empty()) return;
+    throw std::invalid_argument("simulate_with: expected a tape with nothing recorded, clear it");
+  }
+
+  template <class Numbers, class Op, class S, class... Args>
+  auto forward_of_rounded(const Op& op, const S& scales, const SimulatedOp& simulated,
+                          const Args&... args) {
+    std::size_t i = 0;
+    const auto argument = [&]<class Arg>(const Arg& arg) {
+      if constexpr (is_variable<Arg>) {
+        const std::size_t index = i++;
+        if (index < ops::matmul_operands<Op>()) {
+          return simulation_.operand(arg.value(), slots_[arg.slot_].value_format,
+                                     *simulated.operand, step_,
+                                     simulated.first_tensor + Numbers::operand(index));
+        }
+      }
+      return value_of(arg);
+    };
+    // In braces, left to right.
+    const std::tuple arguments{argument(args)...};
+    return std::apply([&](const auto&... each) { return op.forward(P{}, scales, each...); },
+                      arguments);
+  }
+
+  /// What a tensor in T is in.
+  template <class T> [[nodiscard]] static std::string_view name_of(const SimulatedFormat* format) {
+    return format != nullptr ? std::string_view(format->name) : storage_name<T>;
+  }
+
+  /// The name of the format that a gradient in T is in once it has entered an op.
+  template <class Op, class T>
+  [[nodiscard]] std::string_view format_entering(const SimulatedOp& simulated,
+                                                 std::size_t slot) const {
+    using Gradient = typename P::matmul_gradient;
+    if (ops::rounds_gradient<Op> && (simulated.gradient || !std::is_same_v<Gradient, T>)) {
+      return name_of<Gradient>(simulated.gradient);
+    }
+    return name_of<T>(slots_[slot].gradient_format);
   }
 
   /// True for the element type of a loss, whose gradient is kept in full.
@@ -466,8 +636,22 @@ template <Precision P> class Tape {
     return gradient;
   }
 
-  void add_gradient(std::size_t index, Array<Storage>&& gradient) {
-    if (slots_[index].wanted) accumulate(slots_[index], std::move(gradient));
+  /// Adds what an op computed, rounded if a simulation says so; and so is the sum, whose number is
+  /// one above that of the tensor.
+  void add_gradient(std::size_t index, Array<Storage>&& gradient, const SimulatedFormat* format,
+                    std::uint32_t tensor) {
+    Slot& slot = slots_[index];
+    if (!slot.wanted) return;
+    slot.gradient_format = format;
+    if constexpr (can_simulate<P>) {
+      if (format != nullptr) {
+        const bool is_sum = !slot.gradient.empty();
+        accumulate(slot, simulation_.written(gradient, *format, step_, tensor));
+        if (is_sum) slot.gradient = simulation_.written(slot.gradient, *format, step_, tensor + 1);
+        return;
+      }
+    }
+    accumulate(slot, std::move(gradient));
   }
 
   template <class T> void accumulate(Slot& slot, Array<T> gradient) {
@@ -498,15 +682,16 @@ template <Precision P> class Tape {
   }
 
   /// Shows what enters a matrix product, before it is rounded there.
-  template <class... Args> void observe_operands(std::string_view name, const Args&... args) {
-    Observation seen{.name = name,
+  template <class Op, class... Args>
+  void observe_operands(const SimulatedOp& simulated, const Args&... args) {
+    Observation seen{.name = Op::name,
                      .module = module_,
                      .index = nodes_.size(),
                      .role = TensorRole::operand,
-                     .format = storage_name<typename P::matmul_operand>};
+                     .format = name_of<typename P::matmul_operand>(simulated.operand)};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        observe(seen, arg.value());
+        if (seen.argument < ops::matmul_operands<Op>()) observe(seen, arg.value());
         ++seen.argument;
       }
     };
@@ -570,6 +755,8 @@ template <Precision P> class Tape {
   bool is_observed_ = false;  ///< in this step
   Tracer tracer_;
   std::string_view module_;  ///< whose ops are recorded
+  SimulatedRounding<P> simulation_{memory_};
+  std::vector<SimulatedOp> simulated_ops_;  ///< of the nodes, if there is a simulation
 };
 
 namespace detail {

@@ -214,6 +214,15 @@ struct FormatSpec {
            (mantissa_bits >= 1 || !has_sign());
   }
 
+  /// Whether this format has every number of `other`, but perhaps its infinities: zeros of either
+  /// sign and NaN among them.
+  [[nodiscard]] constexpr bool holds(const FormatSpec& other) const noexcept {
+    return mantissa_bits >= other.mantissa_bits &&
+           min_subnormal_exponent() <= other.min_subnormal_exponent() &&
+           max_finite() >= other.max_finite() && (has_sign() || !other.has_sign()) &&
+           (has_nan() || !other.has_nan()) && (has_negative_zero() || !other.has_negative_zero());
+  }
+
   /// 2^exponent, exactly, for an exponent of a normal binary64 number.
   [[nodiscard]] static constexpr double power_of_two(int exponent) noexcept {
     double power = 1.0;

@@ -45,6 +45,7 @@ namespace unit_scaling::ops {
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
   static constexpr bool rounds_gradient = true;
+  static constexpr std::size_t matmul_operands = 2;  ///< x and w
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
 
   Scaling scaling = {};

@@ -42,6 +42,7 @@ namespace unit_scaling::ops {
 ///      2015, arXiv:1512.00567, section 7 (label smoothing).
 struct CrossEntropy {
   static constexpr std::string_view name = "cross_entropy";
+  static constexpr bool is_loss = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
 
   Scaling scaling = {};

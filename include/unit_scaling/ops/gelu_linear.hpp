@@ -35,6 +35,8 @@ namespace unit_scaling::ops {
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
   static constexpr bool rounds_gradient = true;
+  static constexpr std::size_t matmul_operands = 2;  ///< x and w
+  static constexpr bool rounds_within = true;        ///< gelu(x)
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
 
   Gelu gelu = {};

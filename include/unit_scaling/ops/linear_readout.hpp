@@ -25,6 +25,7 @@ namespace unit_scaling::ops {
 struct LinearReadout {
   static constexpr std::string_view name = "linear_readout";
   static constexpr bool rounds_gradient = true;
+  static constexpr std::size_t matmul_operands = 2;  ///< x and w
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
 
   Scaling scaling = {};

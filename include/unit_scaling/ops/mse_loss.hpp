@@ -31,6 +31,7 @@ namespace unit_scaling::ops {
 /// @see u-μP, arXiv:2407.17465; E[(2 (x − t))²] = 8.
 struct MseLoss {
   static constexpr std::string_view name = "mse_loss";
+  static constexpr bool is_loss = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
 
   Scaling scaling = {};

@@ -59,6 +59,38 @@ template <class Op> inline constexpr bool rounds_gradient = requires {
   requires Op::rounds_gradient;
 };
 
+/// How many of the op's first differentiable arguments are operands of its matrix products, so that
+/// they are rounded to `P::matmul_operand` first: what the op says in a member `matmul_operands`,
+/// else all of them if it rounds its gradient, else none. The gradients of the others, biases, are
+/// of the gradient before it is rounded.
+template <class Op> [[nodiscard]] constexpr std::size_t matmul_operands() {
+  if constexpr (requires { Op::matmul_operands; }) {
+    return Op::matmul_operands;
+  } else {
+    return rounds_gradient<Op> ? static_cast<std::size_t>(-1) : 0;
+  }
+}
+
+/// True if the op rounds, to formats of its policy, what is neither an argument nor an output nor a
+/// gradient of one: states, say. What rounds to other formats from outside cannot see that.
+template <class Op> inline constexpr bool rounds_within = requires { requires Op::rounds_within; };
+
+/// True if the output is a loss: one number, in `P::compute`.
+template <class Op> inline constexpr bool is_loss = requires { requires Op::is_loss; };
+
+/// Whether what the op does to the numbers within its products under P is what it does under a
+/// policy with these formats of operands and gradients: true unless the op says otherwise in a
+/// member `rounds_weights_as<P>(operand, gradient)`.
+template <class Op, Precision P>
+[[nodiscard]] constexpr bool rounds_weights_as(const FormatSpec& operand,
+                                               const FormatSpec& gradient) {
+  if constexpr (requires { Op::template rounds_weights_as<P>(operand, gradient); }) {
+    return Op::template rounds_weights_as<P>(operand, gradient);
+  } else {
+    return true;
+  }
+}
+
 /// The op with its rule's own factors: without a constraint on them, if it has any.
 template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
   Op result = op;

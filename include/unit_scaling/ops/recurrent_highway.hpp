@@ -43,6 +43,7 @@ namespace unit_scaling::ops {
 ///      character-level RNN, whose gates have one factor for both directions).
 struct RecurrentHighway {
   static constexpr std::string_view name = "recurrent_highway";
+  static constexpr bool rounds_within = true;  ///< states, and gradients of gates
   static constexpr bool accepts(std::size_t arguments) { return arguments == 4; }
 
   Scaling scaling = {};

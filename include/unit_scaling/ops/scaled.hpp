@@ -21,7 +21,16 @@ namespace unit_scaling::ops {
 template <ScaledOp Op, std::size_t N> struct WithFactors {
   static constexpr std::string_view name = Op::name;
   static constexpr bool rounds_gradient = ops::rounds_gradient<Op>;
+  static constexpr std::size_t matmul_operands = ops::matmul_operands<Op>();
+  static constexpr bool rounds_within = ops::rounds_within<Op>;
+  static constexpr bool is_loss = ops::is_loss<Op>;
   static constexpr bool accepts(std::size_t arguments) { return Op::accepts(arguments); }
+
+  template <Precision P>
+  [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,
+                                                        const FormatSpec& gradient) {
+    return ops::rounds_weights_as<Op, P>(operand, gradient);
+  }
 
   Op op = {};
   Scales<N> factors = {};

@@ -63,6 +63,14 @@ struct ScaledDotProductAttention {
   static constexpr bool rounds_gradient = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 3 || arguments == 4; }
 
+  template <Precision P>
+  [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,
+                                                        const FormatSpec& gradient) {
+    const bool rounds = std::is_same_v<typename P::compute, float> &&
+                        bfloat16::format.holds(operand) && bfloat16::format.holds(gradient);
+    return std::is_same_v<attention_weight_t<P>, bfloat16> == rounds;
+  }
+
   Scaling scaling = {};
   double mult = 1;                                   ///< on the scores
   bool is_causal = false;                            ///< the first query is beside the first key

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+// Each op with matrix products under a simulation, against the op under a policy of the real
+// formats: value and gradients, to the bit, for numbers of every kind.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/ops/conv1d.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/linear_readout.hpp"
+#include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/recurrent_highway.hpp"
+#include "unit_scaling/ops/scaled.hpp"
+#include "unit_scaling/ops/scaled_dot_product_attention.hpp"
+#include "unit_scaling/ops/token_mixing.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+
+/// Stores float, and multiplies the real formats.
+template <Storage Operand, Storage Gradient> struct Real {
+  static constexpr std::string_view name = "real";
+  using storage = float;
+  using matmul_operand = Operand;
+  using matmul_gradient = Gradient;
+  using compute = float;
+};
+/// Stores and multiplies float, with the attention weights that the policy above has.
+template <class P> struct Carrier : precision::fp32 {
+  using attention_weight = attention_weight_t<P>;
+};
+
+/// Numbers of N(0, 1) times powers of two from far below every 8-bit format to far above, and among
+/// the first of them zeros, halves between numbers, the least and largest of float and, if
+/// `non_finite`, infinities and NaN.
+Array<float> all_kinds(const Shape& shape, std::uint32_t tensor, bool non_finite) {
+  Array<float> result = random_array<float>(shape, tensor);
+  float* elements = result.mutable_data();
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    // Mostly of the middle, where formats differ in how many bits of fraction they have.
+    const int exponent = i % 3 == 0 ? static_cast<int>(i * 7 % 48) - 26 : 0;
+    elements[i] = std::ldexp(elements[i], exponent);
+  }
+  using Limits = std::numeric_limits<float>;
+  std::vector<float> special{
+      0.0F,         -0.0F,     1.0625F,    -1.0625F,  1.125F,        1.1875F,
+      0x1p-10F,     -0x1p-10F, 0x1.8p-10F, 464.0F,    -464.0F,       57344.0F,
+      61440.0F,     65519.99F, 65520.0F,   -65536.0F, Limits::min(), -Limits::denorm_min(),
+      Limits::max()};
+  if (non_finite) {
+    special.insert(special.end(), {Limits::infinity(), -Limits::infinity(), Limits::quiet_NaN()});
+  }
+  for (std::size_t i = 0; i < special.size(); ++i) elements[i * 11 % result.size()] = special[i];
+  return result;
+}
+
+/// One and the same bits for every NaN.
+std::uint32_t bits_of(float value) {
+  return std::isnan(value) ? 0x7fc0'0000U : std::bit_cast<std::uint32_t>(value);
+}
+
+/// Bits of what `op(x...)` gives on a tape, and of the gradients of all its arguments.
+template <Precision P, class Op>
+std::vector<std::uint32_t> bits_of_op(const Op& op, const std::vector<Array<float>>& arguments,
+                                      const std::string& simulation, bool non_finite) {
+  Tape<P> tape;
+  if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+  std::vector<Variable<P>> inputs;
+  for (const Array<float>& argument : arguments) inputs.push_back(tape.input(argument));
+  const auto y = op(inputs);
+  std::vector<std::uint32_t> bits;
+  for (const float element : y.value().span()) bits.push_back(bits_of(element));
+  tape.backward(tape.record(WeightedSum{all_kinds(y.shape(), 99, non_finite)}, y));
+  for (const auto& input : inputs) {
+    for (const float element : tape.gradient(input).span()) bits.push_back(bits_of(element));
+  }
+  return bits;
+}
+
+template <Precision P, class Op>
+void expect_same_bits(const Op& op, const std::vector<Shape>& shapes,
+                      const std::string& what = "") {
+  if (kernels::may_use_amx()) GTEST_SKIP() << "AMX adds in another order, and only narrow numbers";
+  using Simulated = Carrier<P>;
+  const std::string simulation = std::string(storage_name<typename P::matmul_operand>) + "/" +
+                                 std::string(storage_name<typename P::matmul_gradient>);
+  for (const bool non_finite : {false, true}) {
+    std::vector<Array<float>> arguments;
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      arguments.push_back(all_kinds(shapes[i], static_cast<std::uint32_t>(i), non_finite));
+    }
+    const auto real = bits_of_op<P>(op, arguments, "", non_finite);
+    EXPECT_TRUE(real == bits_of_op<Simulated>(op, arguments, simulation, non_finite))
+        << what << " " << simulation << (non_finite ? ", with infinities and NaN" : "");
+    EXPECT_FALSE(real == bits_of_op<Simulated>(op, arguments, "", non_finite)) << what;
+  }
+}
+
+const auto linear_with_bias = [](const auto& x) { return ops::linear(x[0], x[1], x[2]); };
+const std::vector<Shape> linear_shapes{{5, 17}, {9, 17}, {9}};
+
+template <class T> class SimulatedOpsInEachFormat : public testing::Test {};
+/// Each format on either side, beside another one on the other.
+using Pairs =
+    testing::Types<Real<float8_e4m3fn, float8_e5m2>, Real<float8_e5m2, float8_e4m3fn>,
+                   Real<float8_e4m3fnuz, float8_e5m2fnuz>, Real<float8_e5m2fnuz, float8_e4m3fnuz>,
+                   Real<float8_e4m3, float8_e3m4>, Real<float8_e3m4, float8_e4m3b11fnuz>,
+                   Real<float8_e4m3b11fnuz, float8_e4m3>, Real<float6_e2m3fn, float6_e3m2fn>,
+                   Real<float6_e3m2fn, float4_e2m1fn>, Real<float4_e2m1fn, float16>,
+                   Real<float16, bfloat16>, Real<bfloat16, float6_e2m3fn>, Real<float, float8_e5m2>,
+                   Real<float8_e4m3fn, float>>;
+TYPED_TEST_SUITE(SimulatedOpsInEachFormat, Pairs);
+
+TYPED_TEST(SimulatedOpsInEachFormat, ALinearLayerHasTheBitsOfTheRealOne) {
+  expect_same_bits<TypeParam>(linear_with_bias, linear_shapes);
+}
+
+using Fp8 = Real<float8_e4m3fn, float8_e5m2>;
+
+TEST(SimulatedOps, EachWithProductsHasTheBitsOfTheRealOne) {
+  expect_same_bits<Fp8>([](const auto& x) { return ops::linear(x[0], x[1]); }, {{5, 17}, {9, 17}},
+                        "linear");
+  expect_same_bits<Fp8>([](const auto& x) { return ops::linear_readout(x[0], x[1], x[2]); },
+                        linear_shapes, "linear_readout");
+  expect_same_bits<Fp8>([](const auto& x) { return ops::matmul(x[0], x[1]); },
+                        {{3, 5, 7}, {3, 7, 6}}, "matmul");
+  expect_same_bits<Fp8>([](const auto& x) { return ops::token_mixing(x[0], x[1]); },
+                        {{3, 6, 8}, {5, 6}}, "token_mixing");
+  expect_same_bits<Fp8>([](const auto& x) { return ops::conv1d(x[0], x[1], x[2]); },
+                        {{2, 4, 9}, {6, 4, 3}, {6}}, "conv1d with bias");
+  expect_same_bits<Fp8>([](const auto& x) { return ops::conv1d(x[0], x[1], {.groups = 2}); },
+                        {{2, 4, 9}, {6, 2, 3}}, "conv1d");
+  expect_same_bits<Fp8>(
+      [](const auto& x) {
+        return ops::scaled(ops::Linear{}, 0.5, {0.25, 0.125, 0.5})(x[0], x[1], x[2]);
+      },
+      linear_shapes, "linear with factors");
+}
+
+TEST(SimulatedOps, AttentionHasTheBitsOfTheRealOne) {
+  const auto attend = [](const auto& x) {
+    return ops::scaled_dot_product_attention(x[0], x[1], x[2], {.is_causal = true});
+  };
+  const std::vector<Shape> shapes{{2, 9, 16}, {2, 9, 16}, {2, 9, 8}};
+  expect_same_bits<Fp8>(attend, shapes);
+  expect_same_bits<Real<float16, float16>>(attend, shapes);
+}
+
+TEST(SimulatedOps, AGeluAndALinearLayerHaveTheBitsOfTheRealOpThatIsBoth) {
+  if (kernels::may_use_amx()) GTEST_SKIP() << "AMX adds in another order, and only narrow numbers";
+  std::vector<Array<float>> arguments;
+  for (const Shape& shape : linear_shapes) {
+    arguments.push_back(all_kinds(shape, static_cast<std::uint32_t>(arguments.size()), false));
+  }
+  const auto both = [](const auto& x) { return ops::gelu_linear(x[0], x[1], x[2]); };
+  const auto each = [](const auto& x) { return ops::linear(ops::gelu(x[0]), x[1], x[2]); };
+  EXPECT_TRUE(bits_of_op<Fp8>(both, arguments, "", false) ==
+              bits_of_op<precision::fp32>(each, arguments, "e4m3fn/e5m2", false));
+}
+
+// Bits differ in a direction exactly where a format is given for it.
+TEST(SimulatedOps, ADirectionWithoutAFormatIsAsThePolicyHasIt) {
+  std::vector<Array<float>> arguments;
+  for (const Shape& shape : linear_shapes) {
+    arguments.push_back(all_kinds(shape, static_cast<std::uint32_t>(arguments.size()), false));
+  }
+  const auto bits = [&](const std::string& simulation) {
+    return bits_of_op<precision::fp32>(linear_with_bias, arguments, simulation, false);
+  };
+  const auto values = [](std::vector<std::uint32_t> all) {
+    all.resize(5 * 9);
+    return all;
+  };
+  EXPECT_TRUE(bits("-/-") == bits(""));
+  EXPECT_TRUE(values(bits("-/e5m2")) == values(bits("")));
+  EXPECT_FALSE(bits("-/e5m2") == bits(""));
+  EXPECT_TRUE(values(bits("e4m3fn/-")) == values(bits("e4m3fn/e5m2")));
+  EXPECT_FALSE(bits("e4m3fn/-") == bits("e4m3fn/e5m2"));
+}
+
+/// The error of recording `record(tape)` under a simulation.
+template <Precision P, class Record>
+void expect_refused(const std::string& simulation, const Record& record,
+                    std::initializer_list<std::string_view> parts) {
+  Tape<P> tape;
+  tape.simulate_with(Simulation::parse(simulation));
+  expect_error<std::invalid_argument>([&] { record(tape); }, parts);
+}
+
+template <Precision P> auto normal_input(Tape<P>& tape, const Shape& shape) {
+  return tape.input(random_array<typename P::storage>(shape, 1));
+}
+
+// It would round the weights otherwise than a policy with these formats, and nobody would see it.
+TEST(SimulatedOps, AttentionIsRefusedUnderAPolicyWithOtherWeights) {
+  const auto attend = [](auto& tape) {
+    const auto x = normal_input(tape, {2, 4, 8});
+    (void)ops::scaled_dot_product_attention(x, x, x);
+  };
+  expect_refused<precision::fp16>(
+      "e4m3fn/e5m2", attend,
+      {"scaled_dot_product_attention", "attention_weight", "with_bfloat16_attention"});
+  expect_refused<precision::with_bfloat16_attention<precision::fp32>>(
+      "float16/float16", attend, {"scaled_dot_product_attention", "attention_weight"});
+  Tape<precision::fp16> exempt;
+  exempt.simulate_with(Simulation::parse("scaled_*:-/-"));
+  EXPECT_NO_THROW(attend(exempt));
+}
+
+TEST(SimulatedOps, OnesThatRoundWithinAreRefused) {
+  const auto gelu_linear = [](auto& tape) {
+    (void)ops::gelu_linear(normal_input(tape, {2, 4}), normal_input(tape, {3, 4}));
+  };
+  const auto recurrent = [](auto& tape) {
+    (void)ops::recurrent_highway(normal_input(tape, {2, 3, 4}), normal_input(tape, {10, 9}),
+                                 normal_input(tape, {10}), normal_input(tape, {5}));
+  };
+  for (const char* simulation : {"e4m3fn/e5m2", "*=float16/float16", "*:-/e5m2"}) {
+    expect_refused<precision::fp32>(simulation, gelu_linear, {"gelu_linear", "within"});
+    expect_refused<precision::fp32>(simulation, recurrent, {"recurrent_highway", "within"});
+  }
+  Tape<precision::fp32> exempt;
+  exempt.simulate_with(Simulation::parse("recurrent_highway:-/-"));
+  EXPECT_NO_THROW(recurrent(exempt));
+}
+
+TEST(SimulatedOps, FormatsThatThePolicyDoesNotHoldAreRefused) {
+  const auto multiply = [](auto& tape) {
+    (void)ops::matmul(normal_input(tape, {2, 4}), normal_input(tape, {4, 3}));
+  };
+  expect_refused<precision::fp16>("bfloat16/-", multiply,
+                                  {"matmul", "float16", "fp16", "bfloat16"});
+  expect_refused<precision::fp16>("-/e6m9", multiply, {"matmul", "float16", "e6m9"});
+  expect_refused<precision::fp8>("e3m4/-", multiply, {"float8_e4m3fn", "fp8", "e3m4"});
+  expect_refused<precision::fp8>("-/e4m3fn", multiply, {"float8_e5m2", "fp8", "e4m3fn"});
+  expect_refused<precision::fp16>("*=e5m2/-", multiply, {"input", "stores float", "fp16"});
+  Tape<precision::fp64> wide;
+  expect_error<std::invalid_argument>([&] { wide.simulate_with(Simulation::parse("e4m3/e5m2")); },
+                                      {"simulate_with", "double", "fp64"});
+}
+
+}  // namespace
