@@ -12,6 +12,7 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
 namespace unit_scaling {
@@ -76,6 +77,7 @@ struct OpRecord {
   double forward = 1;                   ///< the op's forward factor α
   double ideal_forward = 1;             ///< what it would be without a constraint
   std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
+  Homogeneity homogeneity = {};         ///< how it answers to factors on its inputs
 };
 
 }  // namespace unit_scaling

@@ -9,6 +9,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -41,6 +42,10 @@ struct Add {
                .backward = {factor(a.shape()), factor(b.shape())}};
     }
     return constrain<2>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::sum(s.forward, s.forward);
   }
 
   template <Precision P, class A, class B>

@@ -19,6 +19,7 @@
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -77,6 +78,10 @@ struct CrossEntropy {
   [[nodiscard]] double gradient_factor(const Scales<1>& s, std::size_t /*input*/,
                                        std::size_t /*output*/) const {
     return s.backward[0] / (s.forward * mult);
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward, mult);
   }
 
   template <Precision P, class T>

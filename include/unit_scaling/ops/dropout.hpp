@@ -10,6 +10,7 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -35,6 +36,10 @@ struct Dropout {
     require(probability >= 0 && probability < 1, name, "expected a probability in [0, 1)");
     const double factor = scaling.rule == Rule::none ? 1 : std::sqrt(1 - probability);
     return {.forward = factor, .backward = {factor}};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

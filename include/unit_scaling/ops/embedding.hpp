@@ -15,6 +15,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -50,6 +51,10 @@ struct Embedding {
           std::sqrt(static_cast<double>(table.rows()) / static_cast<double>(ids.size()));
     }
     return s;
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

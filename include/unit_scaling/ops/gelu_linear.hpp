@@ -17,6 +17,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -51,6 +52,16 @@ struct GeluLinear {
     const double of_linear = ops::gradient_factor(linear, s, input, output);
     if (input != 0) return of_linear;
     return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
+  }
+
+  template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
+    const double a = gelu.scales(Array<float>()).forward / gelu.mult;
+    if constexpr (N == 3) {
+      return {.output = {a * s.forward, {0, 1, 0}},
+              .fixed = {{gelu.mult, {1, 0, 0}}, {a, {0, 1, -1}}}};
+    } else {
+      return {.output = {a * s.forward, {0, 1}}, .fixed = {{gelu.mult, {1, 0}}}};
+    }
   }
 
   template <Precision P, std::size_t N, class T, class W, class... B>

@@ -16,6 +16,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -85,6 +86,10 @@ struct SplitHeads {
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     (void)layout(x.shape());
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>
@@ -159,6 +164,10 @@ struct SeparateHeads {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     using Storage = typename P::storage;
@@ -215,6 +224,10 @@ struct MergeHeads {
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     (void)layout(x.shape());
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

@@ -13,6 +13,7 @@
 #include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -45,6 +46,10 @@ struct LayerNorm {
       s.backward[1] = s.backward[2] = inverse_power(x.rows());
     }
     return s;
+  }
+
+  template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
+    return Homogeneity::normalisation(s.forward, N, epsilon);
   }
 
   template <Precision P, class T>

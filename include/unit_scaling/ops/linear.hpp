@@ -10,6 +10,7 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -51,6 +52,10 @@ struct Linear {
       throw_shape_error(name, "bias (fan_out) for w (fan_out, fan_in)", b.shape(), w.shape());
     }
     return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
+  }
+
+  template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
+    return Homogeneity::product(s.forward, N);
   }
 
   template <Precision P, class X, class W>

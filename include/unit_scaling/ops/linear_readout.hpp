@@ -10,6 +10,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -38,6 +39,10 @@ struct LinearReadout {
                         x.shape(), w.shape(), b.shape()...);
     }
     return as_linear().scales(x, w, b...);
+  }
+
+  template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
+    return Homogeneity::product(s.forward, N);
   }
 
   template <Precision P, std::size_t N, class... Arrays>

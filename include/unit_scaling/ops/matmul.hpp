@@ -10,6 +10,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -37,6 +38,10 @@ struct Matmul {
       ideal = {.forward = inverse_power(e.k), .backward = {inverse_power(e.n), inverse_power(e.m)}};
     }
     return constrain<2>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
   }
 
   template <Precision P, class L, class R>

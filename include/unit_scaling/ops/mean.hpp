@@ -10,6 +10,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/sum.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -34,6 +35,10 @@ struct Mean {
     const auto n = static_cast<double>(x.columns());
     return constrain<1>(scaling.effective_constraint(),
                         Scales<1>{.forward = std::sqrt(n), .backward = {n}});
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

@@ -17,6 +17,7 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -43,6 +44,10 @@ struct MseLoss {
     const double forward = reduction == Reduction::mean ? 1 / size : 1;
     const double backward = scaling.rule == Rule::none ? forward : 1 / std::sqrt(8.0);
     return {.forward = forward, .backward = {backward, backward}};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return {.output = {s.forward, {2, 0}}, .fixed = {{1, {1, -1}}}};
   }
 
   template <Precision P, class X, class T>

@@ -10,6 +10,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -32,6 +33,10 @@ struct Mul {
   [[nodiscard]] Scales<2> scales(const Array<A>& a, const Array<B>& b) const {
     require_same_shape(name, "a and b", a.shape(), b.shape());
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
   }
 
   template <Precision P, class A, class B>

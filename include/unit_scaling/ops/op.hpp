@@ -25,6 +25,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
@@ -76,6 +77,20 @@ template <class Op, std::size_t N>
     return op.gradient_factor(s, input, output);
   } else {
     return s.backward[input] / s.forward;
+  }
+}
+
+/// How the op answers to factors on its inputs x, given its factors `s`: what its member
+/// `homogeneity(s, x...)` says, or `homogeneity(s)` if it needs no shapes. Without one, f is taken
+/// for a function that answers to none.
+template <class Op, std::size_t N, class... Arrays>
+[[nodiscard]] Homogeneity homogeneity(const Op& op, const Scales<N>& s, const Arrays&... x) {
+  if constexpr (requires { op.homogeneity(s, x...); }) {
+    return op.homogeneity(s, x...);
+  } else if constexpr (requires { op.homogeneity(s); }) {
+    return op.homogeneity(s);
+  } else {
+    return Homogeneity::unknown(s.forward, N);
   }
 }
 

@@ -18,6 +18,7 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -61,6 +62,15 @@ struct RecurrentHighway {
                                inverse_power(e.batch * e.positions), 1}});
     s.backward[3] = s.forward * inverse_power(e.batch);
     return s;
+  }
+
+  /// α is inside of the gates' functions, and so are all factors but that of the first state.
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<4>& s) {
+    return {.output = {1, {0, 0, 0, 0}},
+            .fixed = {{s.forward, {0, 1, 0, 0}},
+                      {s.forward, {1, 1, 0, 0}},
+                      {s.forward, {0, 0, 1, 0}},
+                      {1, {0, 0, 0, 1}}}};
   }
 
   template <Precision P, class X, class W, class B, class H>

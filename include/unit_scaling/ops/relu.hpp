@@ -12,6 +12,7 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -35,6 +36,10 @@ struct Relu {
     return constrain<1>(
         scaling.effective_constraint(),
         Scales<1>{.forward = 1 / std::sqrt(variance), .backward = {std::numbers::sqrt2}});
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

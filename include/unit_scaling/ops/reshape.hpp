@@ -9,6 +9,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -28,6 +29,10 @@ struct Reshape {
       throw_shape_error(name, "x and a shape of one size", x.shape(), shape);
     }
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

@@ -13,6 +13,7 @@
 #include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -42,6 +43,10 @@ struct RmsNorm {
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;
+  }
+
+  template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
+    return Homogeneity::normalisation(s.forward, N, epsilon);
   }
 
   template <Precision P, class T>

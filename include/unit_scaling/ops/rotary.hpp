@@ -15,6 +15,7 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -48,6 +49,10 @@ struct Rotary {
     }
     require(std::isfinite(base) && base >= 1, name, "expected a finite base of at least 1");
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

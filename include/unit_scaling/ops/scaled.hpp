@@ -13,6 +13,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -37,6 +38,10 @@ template <ScaledOp Op, std::size_t N> struct WithFactors {
   [[nodiscard]] double gradient_factor(const Scales<N>& s, std::size_t input,
                                        std::size_t output) const {
     return ops::gradient_factor(op, s, input, output);
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s, const auto&... x) const {
+    return ops::homogeneity(op, s, x...);
   }
 
   template <Precision P, class... Arrays>

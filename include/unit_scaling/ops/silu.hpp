@@ -11,6 +11,7 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {
@@ -48,6 +49,10 @@ struct Silu {
           .backward = {moments::log_interpolate(1 / (1 + 1 / square), std::numbers::sqrt2, 2)}};
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward / mult, mult);
   }
 
   template <Precision P, class T>

@@ -12,6 +12,7 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {
@@ -49,6 +50,10 @@ struct SiluGlu {
     const double of_slope = 1 / std::sqrt(moments::silu_mean_square_slope);
     return constrain<2>(scaling.effective_constraint(),
                         Scales<2>{.forward = of_gate, .backward = {of_gate, of_slope}});
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<2>& s) const {
+    return {.output = {s.forward / mult, {1, 0}}, .fixed = {{mult, {0, 1}}}};
   }
 
   template <Precision P, class X, class G>

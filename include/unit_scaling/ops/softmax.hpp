@@ -16,6 +16,7 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {
@@ -57,6 +58,10 @@ struct Softmax {
                .backward = {moments::log_interpolate(weight, std::sqrt(s / mult), s / mult)}};
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward, mult);
   }
 
   template <Precision P, class T>

@@ -13,6 +13,7 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"  // first, or GCC's -Wshadow finds its enumerators hidden
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -35,6 +36,10 @@ struct Sum {
     Scales<1> ideal;
     if (scaling.rule != Rule::none) ideal.forward = inverse_power(x.columns());
     return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

@@ -10,6 +10,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
@@ -40,6 +41,10 @@ struct TokenMixing {
                .backward = {inverse_power(e.out_positions), inverse_power(e.batch * e.channels)}};
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
   }
 
   template <Precision P, class X, class W>
