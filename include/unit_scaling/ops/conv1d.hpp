@@ -20,7 +20,6 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 

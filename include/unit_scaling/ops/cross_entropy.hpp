@@ -19,7 +19,6 @@
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 

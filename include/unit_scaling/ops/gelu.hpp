@@ -11,7 +11,6 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {

@@ -17,7 +17,6 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 

@@ -8,11 +8,11 @@
 ///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
 ///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
 ///
-/// and `inline constexpr Apply<Op> name{}`, a function object that computes on arrays and records
-/// on variables. `dx, ...` are the gradients of the N differentiable arguments, in order; `wanted`,
-/// where an op takes it, is a `std::array<bool, N>` that says which of them will be used, and the
-/// others may be left empty. `P` is a precision policy (formats/precision.hpp), passed as a value
-/// to choose it.
+/// if need be `gradient_factor` and `homogeneity`, see below, and `inline constexpr Apply<Op>
+/// name{}`, a function object that computes on arrays and records on variables. `dx, ...` are the
+/// gradients of the N differentiable arguments, in order; `wanted`, where an op takes it, is a
+/// `std::array<bool, N>` that says which of them will be used, and the others may be left empty.
+/// `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
 #pragma once
 
 #include <array>

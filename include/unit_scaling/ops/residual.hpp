@@ -12,7 +12,6 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 

@@ -18,7 +18,6 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {

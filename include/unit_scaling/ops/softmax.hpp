@@ -16,7 +16,6 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 namespace unit_scaling::ops {

@@ -13,7 +13,6 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"  // first, or GCC's -Wshadow finds its enumerators hidden
-#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling::ops {
 
