@@ -43,8 +43,8 @@ class TemporaryFile {
   std::filesystem::path path_;
 };
 
-/// The name in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
-std::string torch_name(const std::string& parameter) {
+/// The names in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
+std::vector<std::string> torch_names(const std::string& parameter) {
   static const std::vector<std::pair<std::string, std::string>> replacements{
       {"^embedding\\.table$", "embedding.weight"},
       {"^projection\\.", "readout."},
@@ -58,7 +58,7 @@ std::string torch_name(const std::string& parameter) {
       {"\\.mlp\\.down\\.", ".linear2."}};
   std::string name = parameter;
   for (const auto& [from, to] : replacements) name = std::regex_replace(name, std::regex(from), to);
-  return name;
+  return {name};
 }
 
 SafetensorsFile torch_file() {
@@ -106,7 +106,7 @@ TEST(PlainWeights, OfATransformerOfPyTorchGiveItsLogits) {
     const auto ids = file.tensor<std::int32_t>("ids");
     const auto forward = [&](const auto& each, auto& tape) { return each(tape, ids); };
     const WeightFolding folding = train::fold_weights(plain, model, forward);
-    const auto unused = train::import_plain_weights(model, file, folding, torch_name);
+    const auto unused = train::import_plain_weights(model, file, folding, torch_names);
     EXPECT_EQ(unused, (std::vector<std::string>{"logits", "ids"}));
     const bool is_plain = rules.rule == Rule::none;
     EXPECT_LT(distance_from_torch<precision::fp64>(model), is_plain ? 1e-13 : 1e-4);
@@ -114,7 +114,7 @@ TEST(PlainWeights, OfATransformerOfPyTorchGiveItsLogits) {
 
     // And back: PyTorch's weights, each rounded twice.
     SafetensorsWriter writer;
-    train::export_plain_weights(model, writer, folding, torch_name);
+    train::export_plain_weights(model, writer, folding, torch_names);
     const TemporaryFile temporary("torch_again");
     writer.write(temporary.path());
     SafetensorsFile again(temporary.path());
@@ -210,11 +210,12 @@ struct Layer {
     });
     return result;
   }
-  std::vector<std::string> import(const SafetensorsWriter& writer) {
+  std::vector<std::string> import(const SafetensorsWriter& writer,
+                                  const train::TensorNames& names = {}) {
     const TemporaryFile temporary("layer");
     writer.write(temporary.path());
     SafetensorsFile file(temporary.path());
-    return train::import_plain_weights(unit, file, folding);
+    return train::import_plain_weights(unit, file, folding, names);
   }
 };
 
@@ -235,6 +236,41 @@ TEST(PlainWeights, MayBeOfAnyFloatingType) {
   };
   expect_import(filled<double>({4, 3}, 1.5F), filled<float>({4}, -2));
   expect_import(filled<float16>({4, 3}, 1.5F), filled<bfloat16>({4}, -2));
+}
+
+TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
+  Layer layer;
+  const train::TensorNames names = [](const std::string& parameter) {
+    return parameter == "layer.bias" ? std::vector<std::string>{"bias"}
+                                     : std::vector<std::string>{"query", "key"};
+  };
+  SafetensorsWriter writer;
+  writer.add("query", filled<float>({2, 3}, 1));
+  writer.add("key", filled<float>({2, 3}, 2));
+  writer.add("bias", filled<float>({4}, 0));
+  EXPECT_TRUE(layer.import(writer, names).empty());
+  std::vector<float> expected(6, 2);
+  expected.insert(expected.end(), 6, 4);
+  expected.insert(expected.end(), 4, 0);
+  EXPECT_EQ(layer.weights(), expected);
+
+  SafetensorsWriter again;
+  train::export_plain_weights(layer.unit, again, layer.folding, names);
+  const TemporaryFile temporary("parts");
+  again.write(temporary.path());
+  SafetensorsFile file(temporary.path());
+  EXPECT_EQ(file.names(), (std::vector<std::string>{"bias", "key", "query"}));
+  const auto key = file.tensor<float>("key", Shape{2, 3});
+  EXPECT_TRUE(std::all_of(key.span().begin(), key.span().end(), [](float x) { return x == 2; }));
+}
+
+TEST(PlainWeights, ThatDoNotDivideAParameterEvenlyAreRefused) {
+  for (const std::size_t count : {std::size_t{0}, std::size_t{3}}) {
+    Layer layer;
+    const auto names = [=](const std::string&) { return std::vector<std::string>(count, "part"); };
+    expect_error<std::invalid_argument>([&] { (void)layer.import({}, names); },
+                                        {"layer.weight (4, 3)", std::to_string(count)});
+  }
 }
 
 TEST(PlainWeights, SayWhatNobodyAskedFor) {

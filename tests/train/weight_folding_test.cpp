@@ -389,6 +389,27 @@ TEST(WeightFolding, SaysWhichNormalisationsSeeAnotherScaleAndWhatEpsilonWouldFit
   EXPECT_TRUE(fold_weights<precision::fp64>(fitting, unit, forward).normalisations.empty());
 }
 
+TEST(WeightFolding, IsAsGoodInAPreNormStackWhoseEpsilonIsSmall) {
+  const auto forward = [](const auto& model, auto& tape) {
+    return model(tape, id_array({2, 6}, vocabulary, 1));
+  };
+  for (const auto norm : {nn::NormKind::layer_norm, nn::NormKind::rms_norm}) {
+    const auto make = [=](const Scaling& rules) {
+      nn::Initialiser initialiser(1, rules);
+      return nn::TransformerDecoder(
+          initialiser, vocabulary,
+          {.hidden_size = 8, .heads = 2, .norm = norm, .norm_epsilon = 1e-12});
+    };
+    auto plain = make(scaling::none);
+    auto unit = make(scaling::paper);
+    perturb(plain);
+    const WeightFolding folding = fold_weights(plain, unit, forward);
+    EXPECT_EQ(folding.normalisations.size(), 4U);
+    train::plain_to_unit(plain, unit, folding);
+    EXPECT_LT(forward_distance(plain, unit, forward), 1e-5);
+  }
+}
+
 TEST(WeightFolding, GivesBackEachWeightButForTwoRoundings) {
   const auto make = [](nn::Initialiser& initialiser) {
     return nn::FeedForward(initialiser, "mlp", 8, 32);
