@@ -87,9 +87,44 @@ double best_ratio(const std::vector<double>& a, const std::vector<double>& b) {
   return product / square;
 }
 
-/// Checks the statement of Homogeneity for an op under one scaling and under another, and that
-/// outputs are in no ratio at all if something that is said to be fixed is not.
-/// @param run_op called with the op and its differentiable inputs.
+/// Checks the statement of Homogeneity for one op and another of its kind, and that outputs are in
+/// no ratio at all if something that is said to be fixed is not.
+/// @param run_op called with each op and its differentiable inputs.
+template <class Op, class RunOp>
+void check_pair(const Op& op, const Op& other_op, const Arrays& x, const RunOp& run_op) {
+  const OpAnswer first = run_op(op, x);
+  const Homogeneity other = run_op(other_op, x).homogeneity;
+  ASSERT_EQ(first.homogeneity.fixed.size(), other.fixed.size());
+  // Any factors, of which one for each fixed monomial is then chosen so that it is fixed.
+  std::vector<double> factors;
+  for (std::size_t i = 0; i < x.size(); ++i) factors.push_back(0.7 + 0.9 * static_cast<double>(i));
+  const std::vector<double> ones(x.size(), 1);
+  std::set<std::size_t> chosen;
+  for (std::size_t k = 0; k < other.fixed.size(); ++k) {
+    const double wanted = value_of(first.homogeneity.fixed[k], ones);
+    for (std::size_t i = x.size(); i-- > 0;) {
+      const int power = other.fixed[k].powers[i];
+      if (power == 0 || !chosen.insert(i).second) continue;
+      factors[i] *= std::pow(wanted / value_of(other.fixed[k], factors), 1.0 / power);
+      break;
+    }
+    EXPECT_NEAR(value_of(other.fixed[k], factors) / wanted, 1, 1e-12);
+  }
+  ASSERT_EQ(chosen.size(), other.fixed.size());
+  const double ratio = value_of(other.output, factors) / value_of(first.homogeneity.output, ones);
+  const OpAnswer second = run_op(other_op, times(x, factors));
+  EXPECT_LT(distance(first.output, second.output, ratio), 1e-12);
+  for (const std::size_t i : chosen) {
+    std::vector<double> off = factors;
+    off[i] *= 1.5;
+    const OpAnswer third = run_op(other_op, times(x, off));
+    const bool is_one_number = third.output.size() == 1;
+    const double closest = is_one_number ? ratio : best_ratio(first.output, third.output);
+    EXPECT_GT(distance(first.output, third.output, closest), 1e-3) << "input " << i;
+  }
+}
+
+/// Checks an op under one scaling against the same under another.
 template <class Op, class RunOp> void check(const Op& op, const Arrays& x, const RunOp& run_op) {
   const auto under = [&](const Scaling& rules) {
     Op result = op;
@@ -101,40 +136,7 @@ template <class Op, class RunOp> void check(const Op& op, const Arrays& x, const
         std::pair(scaling::umup, scaling::paper.on_cut_edge())}) {
     SCOPED_TRACE(std::string(Op::name) + " under " + std::string(to_string(rules.rule)) + " and " +
                  std::string(to_string(other_rules.rule)));
-    const OpAnswer first = run_op(under(rules), x);
-    const Homogeneity other = run_op(under(other_rules), x).homogeneity;
-    ASSERT_EQ(first.homogeneity.fixed.size(), other.fixed.size());
-    // Any factors, of which one for each fixed monomial is then chosen so that it is fixed.
-    std::vector<double> factors;
-    for (std::size_t i = 0; i < x.size(); ++i)
-      factors.push_back(0.7 + 0.9 * static_cast<double>(i));
-    const std::vector<double> ones(x.size(), 1);
-    std::set<std::size_t> chosen;
-    for (std::size_t k = 0; k < other.fixed.size(); ++k) {
-      const double wanted = value_of(first.homogeneity.fixed[k], ones);
-      for (std::size_t i = x.size(); i-- > 0;) {
-        const int power = other.fixed[k].powers[i];
-        if (power == 0 || !chosen.insert(i).second) continue;
-        factors[i] *= std::pow(wanted / value_of(other.fixed[k], factors), 1.0 / power);
-        break;
-      }
-      EXPECT_NEAR(value_of(other.fixed[k], factors) / wanted, 1, 1e-12);
-    }
-    ASSERT_EQ(chosen.size(), other.fixed.size());
-    const double ratio = value_of(other.output, factors) / value_of(first.homogeneity.output, ones);
-    const OpAnswer second = run_op(under(other_rules), times(x, factors));
-    EXPECT_LT(distance(first.output, second.output, ratio), 1e-12);
-    for (const std::size_t i : chosen) {
-      std::vector<double> off = factors;
-      off[i] *= 1.5;
-      const OpAnswer third = run_op(under(other_rules), times(x, off));
-      if (third.output.size() == 1) {
-        EXPECT_GT(distance(first.output, third.output, ratio), 1e-3) << "input " << i;
-      } else {
-        const double closest = best_ratio(first.output, third.output);
-        EXPECT_GT(distance(first.output, third.output, closest), 1e-3) << "input " << i;
-      }
-    }
+    check_pair(under(rules), under(other_rules), x, run_op);
   }
 }
 
@@ -225,6 +227,20 @@ TEST(Homogeneity, IsWhatTheOutputsOfEveryOpShow) {
   for (const auto& row : analysis::scale_rules()) {
     EXPECT_TRUE(checked.contains(row.op)) << row.op;
   }
+}
+
+TEST(Homogeneity, HasTheMultiplierOfAFunction) {
+  const Arrays x{normal({3, 8}, 1), normal({3, 8}, 2)};
+  const auto of_one = [](const auto& op, const Arrays& a) { return run(op, a[0]); };
+  const auto of_two = [](const auto& op, const Arrays& a) { return run(op, a[0], a[1]); };
+  check_pair(ops::Gelu{.mult = 0.5}, ops::Gelu{.mult = 2}, {x[0]}, of_one);
+  check_pair(ops::Silu{.mult = 0.5}, ops::Silu{.mult = 2}, {x[0]}, of_one);
+  check_pair(ops::Softmax{.mult = 0.5}, ops::Softmax{.mult = 2}, {x[0]}, of_one);
+  check_pair(ops::SiluGlu{.mult = 0.5}, ops::SiluGlu{.mult = 2}, x, of_two);
+  check_pair(ops::GeluLinear{.gelu = {.mult = 0.5}}, ops::GeluLinear{.gelu = {.mult = 2}},
+             {x[0], normal({4, 8}, 3), normal({4}, 4)},
+             [](const auto& op, const Arrays& a) { return run(op, a[0], a[1], a[2]); });
+  check_pair(ops::ResidualAdd{.tau = 0.3}, ops::ResidualAdd{.tau = 0.6}, x, of_two);
 }
 
 TEST(Homogeneity, OfAnOpThatSaysNothingIsThatOfAFunctionThatAnswersToNoFactor) {
