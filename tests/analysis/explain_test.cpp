@@ -4,18 +4,28 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/sequential.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/ops/scale.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 
 namespace {
 
@@ -132,6 +142,90 @@ TEST(Explain, RefusesTwoSteps) {
   expect_error<std::invalid_argument>(explain, {"one step", "another"});
   expect_error<std::invalid_argument>([&] { (void)analysis::explain(trace.ops()); },
                                       {"one step", "another"});
+}
+
+double rms_of(std::span<const float> elements) {
+  double squares = 0;
+  for (const float element : elements) squares += static_cast<double>(element) * element;
+  return std::sqrt(squares / static_cast<double>(elements.size()));
+}
+
+double number_in(const std::string& cell) { return std::stod(cell); }
+
+TEST(Explain, RunsAStepOfAModelAndShowsItsParametersWithTheirMeasuredScale) {
+  nn::Initialiser initialiser(1, scaling::umup);
+  nn::BertMlp model(initialiser,
+                    {.vocabulary_size = 11, .window = 6, .hidden_size = 8, .layers = 2});
+  const auto loss = [](const nn::BertMlp& each, auto& tape) {
+    return ops::cross_entropy(each(tape, id_array({3, 6}, 11, 1), id_array({5}, 18, 2)),
+                              id_array({5}, 11, 3), {.scaling = scaling::umup});
+  };
+  const auto lines = lines_of(analysis::explain(model, loss));
+
+  // The same step once more, looked at by hand.
+  Tape<precision::fp32> tape;
+  std::vector<double> value_rms;
+  std::vector<std::string> names;
+  tape.trace_with([&](const OpRecord& op) { names.push_back(op.name); });
+  tape.observe_with([&](const Observation& seen) {
+    if (seen.role == TensorRole::value && seen.name != "residual_split") {
+      value_rms.push_back(rms_of(seen.elements));
+    }
+  });
+  tape.backward(loss(model, tape));
+
+  std::size_t op = 0;
+  std::size_t value = 0;
+  std::size_t line = 1;
+  for (; line < lines.size() && !lines[line].empty(); ++line) {
+    const auto cells = cells_of(lines[line]);
+    ASSERT_EQ(cells[1], names.at(op++));
+    if (cells[1] == "residual_split") continue;
+    EXPECT_NEAR(number_in(cells[8]), value_rms.at(value), 1e-3 * value_rms.at(value)) << cells[1];
+    ++value;
+  }
+  EXPECT_EQ(op, names.size());
+  EXPECT_EQ(value, value_rms.size());
+
+  ASSERT_LT(++line, lines.size());
+  EXPECT_EQ(cells_of(lines[line++]), (std::vector<std::string>{"parameter", "shape", "kind",
+                                                               "depth", "rms", "gradient rms"}));
+  model.for_each_parameter([&](const Parameter& parameter) {
+    ASSERT_LT(line, lines.size());
+    const auto cells = cells_of(lines[line++]);
+    ASSERT_EQ(cells.size(), 6U);
+    EXPECT_EQ(cells[0], parameter.name);
+    EXPECT_EQ(cells[1], to_string(parameter.value.shape()));
+    const bool is_in_stack = parameter.name.starts_with("blocks.");
+    EXPECT_EQ(cells[3], is_in_stack ? "2" : "-") << parameter.name;
+    const double rms = rms_of(parameter.value.span());
+    EXPECT_NEAR(number_in(cells[4]), rms, 1e-3 * rms) << parameter.name;
+    const double gradient_rms = rms_of(tape.gradient(parameter).span());
+    EXPECT_NEAR(number_in(cells[5]), gradient_rms, 1e-3 * gradient_rms) << parameter.name;
+  });
+  EXPECT_EQ(line, lines.size());
+  EXPECT_EQ(cells_of(lines[lines.size() - 1])[2], "output");
+}
+
+TEST(Explain, ShowsParametersThatTheLossDoesNotDependOn) {
+  nn::Initialiser initialiser(1);
+  nn::Sequential model(nn::Linear(initialiser, "read", 4, 2),
+                       nn::Linear(initialiser, "left", 2, 2));
+  const auto text = analysis::explain<precision::fp8>(model, [&](auto& /*model*/, auto& tape) {
+    const Parameter* first = optim::parameters_of(model).front();
+    using T = typename std::decay_t<decltype(tape)>::Storage;
+    const auto x = tape.constant(Array<T>::filled({3, 4}, T(1)));
+    return ops::mse_loss(ops::linear(x, *first), tape.constant(Array<T>({3, 2})));
+  });
+  const auto lines = lines_of(text);
+  const auto gradient_of = [&](const std::string& name) {
+    for (const std::string& line : lines) {
+      if (line.starts_with(name + " ")) return cells_of(line).back();
+    }
+    return std::string("no such line");
+  };
+  EXPECT_EQ(gradient_of("left.weight"), "-");
+  EXPECT_GT(number_in(gradient_of("read.weight")), 0);
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer analysis: a recorded step as a table for people.
+/// Layer analysis: a step of a model as tables for people.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <map>
 #include <span>
@@ -12,10 +13,16 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/optim/learning_rate_report.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 
 namespace unit_scaling::analysis {
 
@@ -143,6 +150,51 @@ class MeasuredScales {
   }
   scales.require_end();
   return detail::table_text(rows);
+}
+
+/// The parameters, one line for each: shape, kind, depth of its stack, and the rms of its value and
+/// of its gradient on the tape; "-" for a depth or a gradient that there is not.
+/// @param tape after the backward pass of the step.
+template <Precision P>
+[[nodiscard]] std::string explain_parameters(const Tape<P>& tape,
+                                             std::span<Parameter* const> parameters) {
+  const auto rms_text = [](const Array<float>& array) {
+    return short_number(ScaleReport::measure({.name = {}, .elements = array.span()}).rms);
+  };
+  std::vector<std::vector<std::string>> rows{
+      {"parameter", "shape", "kind", "depth", "rms", "gradient rms"}};
+  for (const Parameter* parameter : parameters) {
+    const auto gradient =
+        kernels::convert<float, Overflow::infinity_or_nan>(tape.gradient(*parameter));
+    rows.push_back({parameter->name, to_string(parameter->value.shape()),
+                    std::string(optim::to_string(parameter->kind)),
+                    parameter->depth ? std::to_string(*parameter->depth) : "-",
+                    rms_text(parameter->value), gradient.empty() ? "-" : rms_text(gradient)});
+  }
+  return detail::table_text(rows);
+}
+
+/// A model in one call: runs one step of it, forward and backward, on a tape of its own, and
+/// returns two tables, of the step's ops as above, and of the model's parameters.
+///
+///     std::cout << explain(model, [&](const auto& model, auto& tape) {
+///       return ops::cross_entropy(model(tape, ids, selected), labels);
+///     });
+///
+/// @tparam P the precision that the step runs in, and that scales are measured in.
+/// @param loss called with the model and the tape, records the step and returns its loss.
+/// @throws std::invalid_argument as `Tape::backward`; what `loss` throws.
+template <Precision P = precision::fp32, class Model, class Loss>
+requires std::invocable < const Loss&, Model&, Tape<P>
+& > [[nodiscard]] std::string explain(Model& model, const Loss& loss) {
+  GraphTrace trace;
+  ScaleReport report;
+  Tape<P> tape;
+  tape.trace_with(trace.tracer());
+  tape.observe_with(report.observer());
+  tape.backward(loss(model, tape));
+  return explain(trace.ops(), report.tensors()) + "\n" +
+         explain_parameters(tape, optim::parameters_of(model));
 }
 
 }  // namespace unit_scaling::analysis

@@ -13,6 +13,7 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
 namespace unit_scaling {
@@ -79,6 +80,7 @@ struct OpRecord {
   std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
   /// Which recording it belongs to: each tape begins another one, and again with each clear.
   std::uint64_t recording = 0;
+  Homogeneity homogeneity = {};         ///< how it answers to factors on its inputs
 };
 
 }  // namespace unit_scaling

@@ -32,6 +32,7 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 
 namespace unit_scaling {
 
@@ -543,8 +544,9 @@ template <Precision P> class Tape {
         (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
       }
       if (tracer_) {
-        trace(op, scales, ops::without_constraint(op).scales(value_of(args)...), input_slots,
-              first_output, sizeof...(T));
+        trace(op, scales, ops::without_constraint(op).scales(value_of(args)...),
+              ops::homogeneity(op, scales, value_of(args)...), input_slots, first_output,
+              sizeof...(T));
       }
       if (wanted) {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
@@ -700,14 +702,15 @@ template <Precision P> class Tape {
 
   template <class Op, std::size_t inputs>
   void trace(const Op& op, const Scales<inputs>& scales, const Scales<inputs>& ideal,
-             const std::array<std::size_t, inputs>& input_slots, std::size_t first_output,
-             std::size_t outputs) {
+             Homogeneity homogeneity, const std::array<std::size_t, inputs>& input_slots,
+             std::size_t first_output, std::size_t outputs) {
     OpRecord record{.name = std::string(Op::name),
                     .module = std::string(module_),
                     .index = nodes_.size(),
                     .forward = scales.forward,
                     .ideal_forward = ideal.forward,
-                    .recording = generation_};
+                    .recording = generation_,
+                    .homogeneity = std::move(homogeneity)};
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
     if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {

@@ -55,7 +55,8 @@ class Bert {
                   .segments = config.segments}),
         transform_(initialiser, "mlm.transform", config.transformer.hidden_size,
                    config.transformer.hidden_size),
-        norm_(initialiser, "mlm.norm", config.transformer.hidden_size, NormKind::layer_norm) {
+        norm_(initialiser, "mlm.norm", config.transformer.hidden_size, NormKind::layer_norm,
+              config.transformer.norm_epsilon) {
     if (config.tied_readout) {
       tied_bias_ = initialiser.bias("mlm.readout.bias", config.vocabulary_size);
     } else {

@@ -17,6 +17,7 @@
 #include "unit_scaling/nn/sequential.hpp"
 #include "unit_scaling/nn/token_mixing.hpp"
 #include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
 
 namespace unit_scaling::nn {
 
@@ -28,6 +29,7 @@ struct BertMlpConfig {
   std::size_t layers = 4;     ///< blocks, each of two residual branches
   std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
   NormPlacement norm = NormPlacement::pre;
+  double norm_epsilon = ops::LayerNorm{}.epsilon;  ///< ε of every norm
 };
 
 /// Token embedding + position embedding → blocks → layer norm → read-out over the vocabulary.
@@ -46,7 +48,7 @@ class BertMlp {
         add_{.scaling = initialiser.scaling().on_cut_edge()},
         select_{.scaling = initialiser.scaling()},
         blocks_(make_blocks(initialiser, config)),
-        norm_(initialiser, "norm", config.hidden_size),
+        norm_(initialiser, "norm", config.hidden_size, config.norm_epsilon),
         readout_(initialiser, "readout", config.hidden_size, config.vocabulary_size,
                  {.bias = false}) {}
 
@@ -93,10 +95,10 @@ class BertMlp {
     for (std::size_t i = 0; i < config.layers; ++i) {
       const std::string mixing_name = "blocks." + std::to_string(i) + ".mixing";
       TokenMixing mixing(initialiser, mixing_name, config.window);
-      LayerNorm mixing_norm(initialiser, mixing_name + ".norm", h);
+      LayerNorm mixing_norm(initialiser, mixing_name + ".norm", h, config.norm_epsilon);
       const std::string feed_forward_name = "blocks." + std::to_string(i) + ".feed_forward";
       FeedForward feed_forward(initialiser, feed_forward_name, h, config.expansion * h);
-      LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h);
+      LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h, config.norm_epsilon);
       blocks.emplace_back(
           Residual(initialiser, mixing_name, config.norm, tau(2 * i, branches), std::move(mixing),
                    std::move(mixing_norm)),

@@ -10,6 +10,7 @@
 
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/nn/rms_norm.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
 
 namespace unit_scaling::nn {
 
@@ -22,8 +23,9 @@ enum class NormKind {
 /// One of them.
 class Norm {
  public:
-  Norm(Initialiser& initialiser, const std::string& name, std::size_t size, NormKind kind)
-      : norm_(make(initialiser, name, size, kind)) {}
+  Norm(Initialiser& initialiser, const std::string& name, std::size_t size, NormKind kind,
+       double epsilon = ops::LayerNorm{}.epsilon)
+      : norm_(make(initialiser, name, size, kind, epsilon)) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     return std::visit([&](const auto& norm) { return norm(x); }, norm_);
@@ -38,9 +40,9 @@ class Norm {
   using Either = std::variant<LayerNorm, RmsNorm>;
 
   static Either make(Initialiser& initialiser, const std::string& name, std::size_t size,
-                     NormKind kind) {
-    if (kind == NormKind::layer_norm) return LayerNorm(initialiser, name, size);
-    return RmsNorm(initialiser, name, size);
+                     NormKind kind, double epsilon) {
+    if (kind == NormKind::layer_norm) return LayerNorm(initialiser, name, size, epsilon);
+    return RmsNorm(initialiser, name, size, {.epsilon = epsilon});
   }
 
   Either norm_;

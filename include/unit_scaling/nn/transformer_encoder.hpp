@@ -24,7 +24,8 @@ class TransformerEncoder {
       : embedding_(initialiser, "embedding", vocabulary_size, config.hidden_size, embedding),
         layers_(initialiser, "layers", config) {
     if (config.norm_placement == NormPlacement::pre) {
-      norm_.emplace(initialiser, "final_norm", config.hidden_size, config.norm);
+      norm_.emplace(initialiser, "final_norm", config.hidden_size, config.norm,
+                    config.norm_epsilon);
     }
   }
 

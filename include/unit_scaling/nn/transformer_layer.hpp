@@ -16,6 +16,7 @@
 #include "unit_scaling/nn/norm.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/nn/swiglu.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
 
 namespace unit_scaling::nn {
 
@@ -34,6 +35,7 @@ struct TransformerConfig {
   bool is_causal = false;     ///< no position attends to a later one
   NormPlacement norm_placement = NormPlacement::pre;
   NormKind norm = NormKind::rms_norm;
+  double norm_epsilon = ops::LayerNorm{}.epsilon;  ///< ε of every norm
   MlpKind mlp = MlpKind::swiglu;
   bool attention_bias = false;
   double dropout = 0;         ///< probability, at the end of each branch and on attention's weights
@@ -108,7 +110,8 @@ class TransformerLayer {
                                   .rotary_base = config.rotary_base,
                                   .relative_frequencies = config.relative_frequencies});
     const Dropout dropout(initialiser, config.dropout);
-    Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm);
+    Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm,
+              config.norm_epsilon);
     return {initialiser,
             name + ".mhsa",
             config.norm_placement,
@@ -128,7 +131,8 @@ class TransformerLayer {
     };
     auto mlp = make();
     const Dropout dropout(initialiser, config.dropout);
-    Norm norm(initialiser, name + ".mlp_norm", config.hidden_size, config.norm);
+    Norm norm(initialiser, name + ".mlp_norm", config.hidden_size, config.norm,
+              config.norm_epsilon);
     return {initialiser,
             name + ".mlp",
             config.norm_placement,

@@ -43,6 +43,10 @@ struct Add {
     return constrain<2>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::sum(s.forward, s.forward);
+  }
+
   template <Precision P, class A, class B>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<A>& a,
                              const Array<B>& b) const {

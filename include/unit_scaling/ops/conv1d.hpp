@@ -84,6 +84,10 @@ struct Conv1d {
     return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
   }
 
+  template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
+    return Homogeneity::product(s.forward, N);
+  }
+
   template <Precision P, class X, class W>
   [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
                              const Array<W>& w) const {

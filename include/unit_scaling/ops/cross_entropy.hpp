@@ -80,6 +80,10 @@ struct CrossEntropy {
     return s.backward[0] / (s.forward * mult);
   }
 
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward, mult);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& logits,
                              const Array<std::int32_t>& labels) const {

@@ -37,6 +37,10 @@ struct Dropout {
     return {.forward = factor, .backward = {factor}};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     return Forward{drop<P, typename P::storage>(x, s.forward), std::tuple{x.shape()}};

@@ -52,6 +52,10 @@ struct Embedding {
     return s;
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<std::int32_t>& ids,
                              const Array<T>& table) const {

@@ -54,6 +54,10 @@ struct Gelu {
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward / mult, mult);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;

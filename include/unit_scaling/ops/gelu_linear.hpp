@@ -62,6 +62,16 @@ struct GeluLinear {
     return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
   }
 
+  template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
+    const double a = gelu.scales(Array<float>()).forward / gelu.mult;
+    if constexpr (N == 3) {
+      return {.output = {a * s.forward, {0, 1, 0}},
+              .fixed = {{gelu.mult, {1, 0, 0}}, {a, {0, 1, -1}}}};
+    } else {
+      return {.output = {a * s.forward, {0, 1}}, .fixed = {{gelu.mult, {1, 0}}}};
+    }
+  }
+
   template <Precision P, std::size_t N, class T, class W, class... B>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Array<T>& x, const Array<W>& w,
                              const Array<B>&... b) const {

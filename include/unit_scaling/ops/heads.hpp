@@ -87,6 +87,10 @@ struct SplitHeads {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     using Storage = typename P::storage;
@@ -159,6 +163,10 @@ struct SeparateHeads {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     using Storage = typename P::storage;
@@ -215,6 +223,10 @@ struct MergeHeads {
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     (void)layout(x.shape());
     return {};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

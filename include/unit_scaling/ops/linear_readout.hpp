@@ -41,6 +41,10 @@ struct LinearReadout {
     return as_linear().scales(x, w, b...);
   }
 
+  template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
+    return Homogeneity::product(s.forward, N);
+  }
+
   template <Precision P, std::size_t N, class... Arrays>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Arrays&... arrays) const {
     return as_linear().forward(precision, s, arrays...);

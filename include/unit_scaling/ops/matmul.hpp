@@ -39,6 +39,10 @@ struct Matmul {
     return constrain<2>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
+  }
+
   template <Precision P, class L, class R>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<L>& left,
                              const Array<R>& right) const {

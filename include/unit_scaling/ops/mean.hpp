@@ -36,6 +36,10 @@ struct Mean {
                         Scales<1>{.forward = std::sqrt(n), .backward = {n}});
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P precision, const Scales<1>& s, const Array<T>& x) const {
     return Sum{}.forward(precision, per_term(s, x.shape()), x);

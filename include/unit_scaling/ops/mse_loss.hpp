@@ -46,6 +46,10 @@ struct MseLoss {
     return {.forward = forward, .backward = {backward, backward}};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return {.output = {s.forward, {2, 0}}, .fixed = {{1, {1, -1}}}};
+  }
+
   template <Precision P, class X, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
                              const Array<T>& target) const {

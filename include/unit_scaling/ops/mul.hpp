@@ -34,6 +34,10 @@ struct Mul {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
+  }
+
   template <Precision P, class A, class B>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<A>& a,
                              const Array<B>& b) const {

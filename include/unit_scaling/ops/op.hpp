@@ -8,11 +8,11 @@
 ///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
 ///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
 ///
-/// and `inline constexpr Apply<Op> name{}`, a function object that computes on arrays and records
-/// on variables. `dx, ...` are the gradients of the N differentiable arguments, in order; `wanted`,
-/// where an op takes it, is a `std::array<bool, N>` that says which of them will be used, and the
-/// others may be left empty. `P` is a precision policy (formats/precision.hpp), passed as a value
-/// to choose it.
+/// if need be `gradient_factor` and `homogeneity`, see below, and `inline constexpr Apply<Op>
+/// name{}`, a function object that computes on arrays and records on variables. `dx, ...` are the
+/// gradients of the N differentiable arguments, in order; `wanted`, where an op takes it, is a
+/// `std::array<bool, N>` that says which of them will be used, and the others may be left empty.
+/// `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
 #pragma once
 
 #include <array>
@@ -25,6 +25,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
@@ -108,6 +109,20 @@ template <class Op, std::size_t N>
     return op.gradient_factor(s, input, output);
   } else {
     return s.backward[input] / s.forward;
+  }
+}
+
+/// How the op answers to factors on its inputs x, given its factors `s`: what its member
+/// `homogeneity(s, x...)` says, or `homogeneity(s)` if it needs no shapes. Without one, f is taken
+/// for a function that answers to none.
+template <class Op, std::size_t N, class... Arrays>
+[[nodiscard]] Homogeneity homogeneity(const Op& op, const Scales<N>& s, const Arrays&... x) {
+  if constexpr (requires { op.homogeneity(s, x...); }) {
+    return op.homogeneity(s, x...);
+  } else if constexpr (requires { op.homogeneity(s); }) {
+    return op.homogeneity(s);
+  } else {
+    return Homogeneity::unknown(s.forward, N);
   }
 }
 

@@ -64,6 +64,15 @@ struct RecurrentHighway {
     return s;
   }
 
+  /// α is inside of the gates' functions, and so are all factors but that of the first state.
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<4>& s) {
+    return {.output = {1, {0, 0, 0, 0}},
+            .fixed = {{s.forward, {0, 1, 0, 0}},
+                      {s.forward, {1, 1, 0, 0}},
+                      {s.forward, {0, 0, 1, 0}},
+                      {1, {0, 0, 0, 1}}}};
+  }
+
   template <Precision P, class X, class W, class B, class H>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<4>& s, const Array<X>& x,
                              const Array<W>& w, const Array<B>& b, const Array<H>& initial) const {

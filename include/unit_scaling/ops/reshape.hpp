@@ -30,6 +30,10 @@ struct Reshape {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     return Forward{

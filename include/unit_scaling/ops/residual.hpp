@@ -60,6 +60,10 @@ struct ResidualSplit {
     return output == 0 ? weights.branch : weights.skip;
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     return Forward{std::tuple{x, x}, std::tuple<>{}};
@@ -104,6 +108,11 @@ struct ResidualAdd {
                                        std::size_t /*output*/) const {
     const ResidualWeights weights = residual_weights(scaling.rule, tau);
     return 1 / (input == 0 ? weights.branch : weights.skip);
+  }
+
+  [[nodiscard]] Homogeneity homogeneity(const Scales<2>& /*s*/) const {
+    const ResidualWeights weights = residual_weights(scaling.rule, tau);
+    return Homogeneity::sum(weights.branch, weights.skip);
   }
 
   template <Precision P, class T>

@@ -44,6 +44,10 @@ struct RmsNorm {
     return s;
   }
 
+  template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
+    return Homogeneity::normalisation(s.forward, N, epsilon);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;

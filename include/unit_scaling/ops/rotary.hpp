@@ -50,6 +50,10 @@ struct Rotary {
     return {};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     return Forward{turn<P, typename P::storage>(x, 1, s.forward), std::tuple{x.shape()}};

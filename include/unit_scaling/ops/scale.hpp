@@ -46,6 +46,10 @@ struct ScaleForward {
     return {.forward = factor, .backward = {1}};
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     return Forward{detail::times<typename P::compute, typename P::storage>(s.forward, x),
@@ -78,6 +82,10 @@ struct ScaleBackward {
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     require(std::isfinite(factor), name, "expected a finite factor");
     return {.forward = 1, .backward = {factor}};
+  }
+
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
   }
 
   template <Precision P, class T>

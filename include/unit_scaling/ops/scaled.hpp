@@ -48,6 +48,10 @@ template <ScaledOp Op, std::size_t N> struct WithFactors {
     return ops::gradient_factor(op, s, input, output);
   }
 
+  [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s, const auto&... x) const {
+    return ops::homogeneity(op, s, x...);
+  }
+
   template <Precision P, class... Arrays>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Arrays&... x) const {
     return op.forward(precision, s, x...);

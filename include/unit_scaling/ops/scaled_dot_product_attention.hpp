@@ -90,6 +90,21 @@ struct ScaledDotProductAttention {
     return factors(sizes(q.shape(), k.shape(), v.shape(), &r.shape()));
   }
 
+  /// The scores' factor c is inside of the softmax, so that c t_q t_k is fixed, and c t_q t_r.
+  template <class Q, class K, class V>
+  [[nodiscard]] Homogeneity homogeneity(const Scales<3>& s, const Array<Q>& q, const Array<K>& k,
+                                        const Array<V>& v) const {
+    const double c = sizes(q.shape(), k.shape(), v.shape(), nullptr).score_factor;
+    return {.output = {s.forward, {0, 0, 1}}, .fixed = {{c, {1, 1, 0}}}};
+  }
+
+  template <class Q, class K, class V, class R>
+  [[nodiscard]] Homogeneity homogeneity(const Scales<4>& s, const Array<Q>& q, const Array<K>& k,
+                                        const Array<V>& v, const Array<R>& r) const {
+    const double c = sizes(q.shape(), k.shape(), v.shape(), &r.shape()).score_factor;
+    return {.output = {s.forward, {0, 0, 1, 0}}, .fixed = {{c, {1, 1, 0, 0}}, {c, {1, 0, 0, 1}}}};
+  }
+
   template <Precision P, class Q, class K, class V>
   [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<Q>& q, const Array<K>& k,
                              const Array<V>& v) const {

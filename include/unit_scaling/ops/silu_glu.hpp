@@ -51,6 +51,10 @@ struct SiluGlu {
                         Scales<2>{.forward = of_gate, .backward = {of_gate, of_slope}});
   }
 
+  [[nodiscard]] Homogeneity homogeneity(const Scales<2>& s) const {
+    return {.output = {s.forward / mult, {1, 0}}, .fixed = {{mult, {0, 1}}}};
+  }
+
   template <Precision P, class X, class G>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
                              const Array<G>& gate) const {

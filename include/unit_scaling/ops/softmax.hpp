@@ -59,6 +59,10 @@ struct Softmax {
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] Homogeneity homogeneity(const Scales<1>& s) const {
+    return Homogeneity::function(s.forward, mult);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     const auto a = static_cast<typename P::compute>(s.forward);

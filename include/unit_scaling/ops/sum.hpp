@@ -37,6 +37,10 @@ struct Sum {
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
+    return Homogeneity::linear(s.forward);
+  }
+
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;

@@ -42,6 +42,10 @@ struct TokenMixing {
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
 
+  [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
+    return Homogeneity::product(s.forward, 2);
+  }
+
   template <Precision P, class X, class W>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
                              const Array<W>& w) const {

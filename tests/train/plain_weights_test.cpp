@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/train/plain_weights.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <regex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "support/errors.hpp"
+#include "support/random_arrays.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/transformer_decoder.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/optim/adam.hpp"
+
+namespace {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using train::SafetensorsFile;
+using train::SafetensorsWriter;
+using train::WeightFolding;
+
+/// A file that is gone when the test is done.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& name)
+      : path_(std::filesystem::path(testing::TempDir()) / (name + ".safetensors")) {}
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() { std::filesystem::remove(path_); }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// The names in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
+std::vector<std::string> torch_names(const std::string& parameter) {
+  static const std::vector<std::pair<std::string, std::string>> replacements{
+      {"^embedding\\.table$", "embedding.weight"},
+      {"^projection\\.", "readout."},
+      {"^final_norm\\.", "norm."},
+      {"\\.mhsa_norm\\.", ".norm1."},
+      {"\\.mlp_norm\\.", ".norm2."},
+      {"\\.gain$", ".weight"},
+      {"\\.mhsa\\.linear_qkv\\.", ".self_attn.in_proj_"},
+      {"\\.mhsa\\.linear_o\\.", ".self_attn.out_proj."},
+      {"\\.mlp\\.up\\.", ".linear1."},
+      {"\\.mlp\\.down\\.", ".linear2."}};
+  std::string name = parameter;
+  for (const auto& [from, to] : replacements) name = std::regex_replace(name, std::regex(from), to);
+  return {name};
+}
+
+SafetensorsFile torch_file() {
+  return SafetensorsFile(std::string(UNIT_SCALING_SOURCE_DIR) +
+                         "/tests/data/plain_weights/torch_transformer.safetensors");
+}
+
+nn::TransformerDecoder torch_transformer(const Scaling& rules) {
+  nn::Initialiser initialiser(1, rules);
+  return {initialiser,
+          11,
+          {.hidden_size = 16,
+           .heads = 2,
+           .expansion = 2,
+           .norm = nn::NormKind::layer_norm,
+           .mlp = nn::MlpKind::gelu,
+           .attention_bias = true}};
+}
+
+/// The largest distance of the logits from PyTorch's, over their root mean square.
+template <Precision P> double distance_from_torch(const nn::TransformerDecoder& model) {
+  SafetensorsFile file = torch_file();
+  Tape<P> tape(TapeMode::inference);
+  const auto logits = model(tape, file.tensor<std::int32_t>("ids"));
+  const auto expected = file.tensor<double>("logits", logits.shape());
+  double distance = 0;
+  double squares = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto logit = static_cast<double>(logits.value().data()[i]);
+    distance = std::max(distance, std::abs(logit - expected.data()[i]));
+    squares += expected.data()[i] * expected.data()[i];
+  }
+  return distance / std::sqrt(squares / static_cast<double>(expected.size()));
+}
+
+// The plain model has the very weights: rounding of doubles. In the unit-scaled one each weight is
+// rounded once to float, 2^-24, and ε = 1e-5 weighs more against sums that are smaller.
+TEST(PlainWeights, OfATransformerOfPyTorchGiveItsLogits) {
+  const nn::TransformerDecoder plain = torch_transformer(scaling::none);
+  for (const Scaling& rules :
+       {scaling::none, scaling::paper, scaling::umup,
+        scaling::paper.with(constraint::to_output_scale), scaling::umup.with(constraint::gmean)}) {
+    nn::TransformerDecoder model = torch_transformer(rules);
+    SafetensorsFile file = torch_file();
+    const auto ids = file.tensor<std::int32_t>("ids");
+    const auto forward = [&](const auto& each, auto& tape) { return each(tape, ids); };
+    const WeightFolding folding = train::fold_weights(plain, model, forward);
+    const auto unused = train::import_plain_weights(model, file, folding, torch_names);
+    EXPECT_EQ(unused, (std::vector<std::string>{"logits", "ids"}));
+    const bool is_plain = rules.rule == Rule::none;
+    EXPECT_LT(distance_from_torch<precision::fp64>(model), is_plain ? 1e-13 : 1e-4);
+    EXPECT_LT(distance_from_torch<precision::fp32>(model), is_plain ? 1e-5 : 1e-4);
+
+    // And back: PyTorch's weights, each rounded twice.
+    SafetensorsWriter writer;
+    train::export_plain_weights(model, writer, folding, torch_names);
+    const TemporaryFile temporary("torch_again");
+    writer.write(temporary.path());
+    SafetensorsFile again(temporary.path());
+    EXPECT_EQ(again.names().size() + 2, file.names().size());
+    for (const std::string& name : again.names()) {
+      const auto expected = file.tensor<float>(name);
+      const auto found = again.tensor<float>(name, expected.shape());
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        const double tolerance = is_plain ? 0 : 0x1p-22 * std::abs(expected.data()[i]);
+        EXPECT_NEAR(found.data()[i], expected.data()[i], tolerance) << name;
+      }
+    }
+  }
+}
+
+nn::BertMlp small_model(const Scaling& rules) {
+  nn::Initialiser initialiser(1, rules);
+  return {initialiser, {.vocabulary_size = 11, .window = 8, .hidden_size = 32, .layers = 2}};
+}
+
+/// Sequences of tokens that count up, with one of them masked.
+struct Batch {
+  Array<std::int32_t> ids{Shape{16, 8}};
+  Array<std::int32_t> selected{Shape{16}};
+  Array<std::int32_t> labels{Shape{16}};
+
+  explicit Batch(std::uint64_t seed) {
+    const Random random(seed);
+    for (std::size_t i = 0; i < 16; ++i) {
+      const std::uint32_t first = random.below(10, 2 * i);
+      const std::uint32_t at = random.below(8, 2 * i + 1);
+      for (std::uint32_t p = 0; p < 8; ++p) {
+        ids.mutable_data()[8 * i + p] = p == at ? 10 : static_cast<std::int32_t>((first + p) % 10);
+      }
+      selected.mutable_data()[i] = static_cast<std::int32_t>(8 * i + at);
+      labels.mutable_data()[i] = static_cast<std::int32_t>((first + at) % 10);
+    }
+  }
+
+  template <Precision P> auto loss(Tape<P>& tape, const nn::BertMlp& model, Scaling rules) const {
+    return ops::cross_entropy(model(tape, ids, selected), labels, {.scaling = rules});
+  }
+  template <Precision P> [[nodiscard]] double loss(const nn::BertMlp& model) const {
+    Tape<P> tape(TapeMode::inference);
+    return static_cast<double>(*loss(tape, model, scaling::none).value().data());
+  }
+};
+
+TEST(PlainWeights, OfAModelTrainedInFp8GiveItsValidationLossInAPlainModel) {
+  nn::BertMlp unit = small_model(scaling::umup);
+  optim::Adam adam(optim::parameters_of(unit), {.rule = Rule::umup});
+  Tape<precision::fp8> tape;
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    tape.clear();
+    tape.backward(Batch(step).loss(tape, unit, scaling::umup));
+    adam.step(tape, 0.1);
+  }
+  const Batch validation(1000);
+  const double trained = validation.loss<precision::fp8>(unit);
+  EXPECT_LT(trained, 0.7 * std::log(10.0));  // it has learned something
+
+  nn::BertMlp plain = small_model(scaling::none);
+  const auto forward = [&](const auto& model, auto& on) {
+    return model(on, validation.ids, validation.selected);
+  };
+  const WeightFolding folding = train::fold_weights(plain, unit, forward);
+  SafetensorsWriter writer;
+  train::export_plain_weights(unit, writer, folding);
+  const TemporaryFile temporary("trained_in_fp8");
+  writer.write(temporary.path());
+
+  SafetensorsFile file(temporary.path());
+  plain.for_each_parameter([&](Parameter& parameter) {
+    parameter.value = file.tensor<float>(parameter.name, parameter.value.shape());
+  });
+  const double exported = validation.loss<precision::fp32>(plain);
+  // The same weights in the same precision: rounding, and ε of the norms.
+  EXPECT_NEAR(exported / validation.loss<precision::fp32>(unit), 1, 1e-3);
+  // What fp8 itself makes of them differs by its rounding of operands to three bits of fraction.
+  EXPECT_NEAR(exported / trained, 1, 0.05);
+}
+
+/// A layer of four outputs of three numbers each, and how its weights are folded.
+struct Layer {
+  nn::Initialiser initialiser{2, scaling::paper.on_cut_edge()};
+  nn::Linear unit{initialiser, "layer", 3, 4};
+  WeightFolding folding{.factors = {{"layer.weight", 0.5}, {"layer.bias", 0.25}}};
+
+  std::vector<float> weights() {
+    std::vector<float> result;
+    unit.for_each_parameter([&](const Parameter& each) {
+      result.insert(result.end(), each.value.span().begin(), each.value.span().end());
+    });
+    return result;
+  }
+  std::vector<std::string> import(const SafetensorsWriter& writer,
+                                  const train::TensorNames& names = {}) {
+    const TemporaryFile temporary("layer");
+    writer.write(temporary.path());
+    SafetensorsFile file(temporary.path());
+    return train::import_plain_weights(unit, file, folding, names);
+  }
+};
+
+template <class T> Array<T> filled(const Shape& shape, float value) {
+  return Array<T>::filled(shape, static_cast<T>(value));
+}
+
+TEST(PlainWeights, MayBeOfAnyFloatingType) {
+  const auto expect_import = [](const auto& weight, const auto& bias) {
+    Layer layer;
+    SafetensorsWriter writer;
+    writer.add("layer.weight", weight);
+    writer.add("layer.bias", bias);
+    EXPECT_TRUE(layer.import(writer).empty());
+    std::vector<float> expected(12, 3);
+    expected.insert(expected.end(), 4, -8);
+    EXPECT_EQ(layer.weights(), expected);
+  };
+  expect_import(filled<double>({4, 3}, 1.5F), filled<float>({4}, -2));
+  expect_import(filled<float16>({4, 3}, 1.5F), filled<bfloat16>({4}, -2));
+}
+
+TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
+  Layer layer;
+  const train::TensorNames names = [](const std::string& parameter) {
+    return parameter == "layer.bias" ? std::vector<std::string>{"bias"}
+                                     : std::vector<std::string>{"query", "key"};
+  };
+  SafetensorsWriter writer;
+  writer.add("query", filled<float>({2, 3}, 1));
+  writer.add("key", filled<float>({2, 3}, 2));
+  writer.add("bias", filled<float>({4}, 0));
+  EXPECT_TRUE(layer.import(writer, names).empty());
+  std::vector<float> expected(6, 2);
+  expected.insert(expected.end(), 6, 4);
+  expected.insert(expected.end(), 4, 0);
+  EXPECT_EQ(layer.weights(), expected);
+
+  SafetensorsWriter again;
+  train::export_plain_weights(layer.unit, again, layer.folding, names);
+  const TemporaryFile temporary("parts");
+  again.write(temporary.path());
+  SafetensorsFile file(temporary.path());
+  EXPECT_EQ(file.names(), (std::vector<std::string>{"bias", "key", "query"}));
+  const auto key = file.tensor<float>("key", Shape{2, 3});
+  EXPECT_TRUE(std::all_of(key.span().begin(), key.span().end(), [](float x) { return x == 2; }));
+}
+
+TEST(PlainWeights, ThatDoNotDivideAParameterEvenlyAreRefused) {
+  for (const std::size_t count : {std::size_t{0}, std::size_t{3}}) {
+    Layer layer;
+    const auto names = [=](const std::string&) { return std::vector<std::string>(count, "part"); };
+    expect_error<std::invalid_argument>([&] { (void)layer.import({}, names); },
+                                        {"layer.weight (4, 3)", std::to_string(count)});
+  }
+}
+
+TEST(PlainWeights, SayWhatNobodyAskedFor) {
+  Layer layer;
+  SafetensorsWriter writer;
+  writer.add("layer.weight", filled<float>({4, 3}, 1));
+  writer.add("layer.bias", filled<float>({4}, 1));
+  writer.add("position_ids", Array<std::int64_t>(Shape{5}));
+  EXPECT_EQ(layer.import(writer), std::vector<std::string>{"position_ids"});
+}
+
+TEST(PlainWeights, ThatDoNotFitAreRefusedAndLeaveTheModelAlone) {
+  const auto refused = [](const auto& weight, const auto& bias, const std::string& bias_name,
+                          std::initializer_list<std::string_view> parts) {
+    Layer layer;
+    const std::vector<float> before = layer.weights();
+    SafetensorsWriter writer;
+    writer.add("layer.weight", weight);
+    writer.add(bias_name, bias);
+    expect_error<std::runtime_error>([&] { (void)layer.import(writer); }, parts);
+    EXPECT_EQ(layer.weights(), before);
+  };
+  const auto weight = filled<float>({4, 3}, 1);
+  const auto bias = filled<float>({4}, 1);
+  refused(weight, bias, "layer.b", {"has no array 'layer.bias'"});
+  refused(weight, filled<float>({5}, 1), "layer.bias", {"layer.bias", "(5)", "expected (4)"});
+  refused(filled<float>({3, 4}, 1), bias, "layer.bias", {"layer.weight", "(3, 4)", "(4, 3)"});
+  refused(weight, Array<std::int32_t>(Shape{4}), "layer.bias", {"layer.bias", "I32", "F32"});
+  refused(weight, filled<float8_e4m3fn>({4}, 1), "layer.bias", {"layer.bias", "F8_E4M3", "F32"});
+}
+
+}  // namespace
