@@ -201,7 +201,7 @@ template <class Op, class... Arrays>
     text += "| `" + std::string(row.op) + "` |";
     for (const std::string_view cell :
          {row.arguments, row.forward, row.backward, row.constrained}) {
-      text += " " + std::string(cell) + " |";
+      ((text += ' ') += cell) += " |";
     }
     text += "\n";
   }
@@ -212,7 +212,7 @@ template <class Op, class... Arrays>
     text += "| `" + std::string(row.op) + "` | " + std::string(row.example) + " |";
     for (const Scaling& scaling : {scaling::paper.on_cut_edge(), scaling::paper,
                                    scaling::umup.on_cut_edge(), scaling::umup, scaling::none}) {
-      text += " " + detail::factors_text(row.factors(scaling)) + " |";
+      ((text += ' ') += detail::factors_text(row.factors(scaling))) += " |";
     }
     text += "\n";
   }

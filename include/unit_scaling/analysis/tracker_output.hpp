@@ -80,10 +80,14 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
     for (const std::size_t extent : tensor.shape) {
       shape += (shape.empty() ? "" : "x") + std::to_string(extent);
     }
-    const std::string what = "," + detail::csv_field(tensor.name) + "," +
-                             std::string(to_string(tensor.role)) + "," +
-                             detail::csv_field(tensor.format) + "," + std::to_string(tensor.index) +
-                             "," + std::to_string(tensor.argument) + "," + shape + ",";
+    std::string what;
+    for (const std::string& cell :
+         {detail::csv_field(tensor.name), std::string(to_string(tensor.role)),
+          detail::csv_field(tensor.format), std::to_string(tensor.index),
+          std::to_string(tensor.argument), shape}) {
+      (what += ',') += cell;
+    }
+    what += ',';
     for (const TrackedSample& sample : tensor.samples) {
       text += std::to_string(sample.step) + what + std::to_string(sample.statistics.elements);
       detail::for_each_figure(
@@ -93,7 +97,7 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
       const ExponentHistogram& histogram = sample.statistics.histogram;
       text += ',';
       if (!histogram.counts.empty()) text += std::to_string(histogram.first_exponent);
-      text += "," + detail::count_list(histogram, " ") + "\n";
+      ((text += ',') += detail::count_list(histogram, " ")) += '\n';
     }
   }
   return text;
