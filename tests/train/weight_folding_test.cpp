@@ -537,6 +537,26 @@ TEST(WeightFolding, RefusesModelsThatDifferInMoreThanFactors) {
                         {"a factor of 2", "op 0, gelu"});
 }
 
+/// The ops of relu(y) + y with y = relu(x), or of relu(y) + another input.
+std::vector<OpRecord> sum_of_two(bool reads_another) {
+  std::vector<OpRecord> ops;
+  Tape<precision::fp64> tape(TapeMode::inference);
+  tape.trace_with([&](const OpRecord& op) { ops.push_back(op); });
+  const auto x = tape.constant(Array<double>::filled({4}, -1));
+  const auto y = ops::relu(x);
+  const auto other = tape.constant(Array<double>::filled({4}, 2));
+  (void)ops::add(ops::relu(y), reads_another ? other : y);
+  return ops;
+}
+
+TEST(WeightFolding, RefusesModelsOfWhichOneReadsAnInputWhereTheOtherReadsWhatAnOpMade) {
+  for (const bool is_plain : {false, true}) {
+    expect_error<std::invalid_argument>(
+        [&] { (void)train::fold_weights(sum_of_two(is_plain), sum_of_two(!is_plain)); },
+        {"whose ops read the same values", "op 2, add"});
+  }
+}
+
 TEST(WeightFolding, RefusesTwoParametersOfOneName) {
   const auto make = [](nn::Initialiser& initialiser) {
     return nn::Sequential(nn::Linear(initialiser, "layer", 16, 16),

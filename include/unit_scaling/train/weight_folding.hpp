@@ -198,15 +198,17 @@ class FoldedOps {
             k, "parameters of the same names, got '" + name(plain) + "' and '" + name(unit) + "'");
       }
     }
-    const auto [entry, is_new] = unit_value_.try_emplace(plain.value, unit.value);
-    if (entry->second != unit.value) {
+    const auto in_unit = unit_value_.try_emplace(plain.value, unit.value).first;
+    const auto in_plain = plain_value_.try_emplace(unit.value, plain.value).first;
+    if (in_unit->second != unit.value || in_plain->second != plain.value) {
       refuse_op(k, "two models whose ops read the same values");
     }
   }
 
   std::span<const OpRecord> plain_;
   std::span<const OpRecord> unit_;
-  std::map<std::size_t, std::size_t> unit_value_;  ///< by the plain model's number for it
+  std::map<std::size_t, std::size_t> unit_value_;   ///< by the plain model's number for it
+  std::map<std::size_t, std::size_t> plain_value_;  ///< by the unit-scaled model's
   std::set<std::size_t> made_;
   std::set<std::size_t> inputs_;
   std::map<std::size_t, std::size_t> outputs_;
@@ -237,13 +239,14 @@ struct WeightFolding {
   /// The plain weight over the unit-scaled one, by the parameter's name.
   std::map<std::string, double> factors;
 
-  /// A normalisation that sees another scale of its input in the two models, so that ε, which is
-  /// the same in both, weighs more in one of them.
+  /// A normalisation that sees another scale of its input in the two models, so that ε weighs more
+  /// in one of them.
   struct Normalisation {
     std::string op;  ///< such as "op 7, layer_norm of blocks.1.mixing.norm"
-    /// The unit-scaled model's input over the plain one's. With ε / ratio² in the plain model both
-    /// would agree but for rounding. As it is, outputs differ by a relative ε |ratio⁻² − 1| / (2 v)
-    /// where v is the variance (of an rms_norm, the mean square) of the plain model's input.
+    /// The unit-scaled model's input over the plain one's, each over its √ε. With ε / ratio² in the
+    /// plain model both would agree but for rounding. As it is, outputs differ by a relative ε
+    /// |ratio⁻² − 1| / (2 v) where v is the variance (of an rms_norm, the mean square) of the plain
+    /// model's input.
     double ratio;
   };
   std::vector<Normalisation> normalisations = {};
@@ -346,12 +349,26 @@ template <Precision P, class Model, class Forward>
   return ops;
 }
 
+/// Calls `visit` with each parameter of a model, once.
+/// @throws std::invalid_argument if two have one name.
+template <class Model, class Visit> void visit_parameters(Model& model, const Visit& visit) {
+  std::map<std::string, const Parameter*> seen;
+  model.for_each_parameter([&](Parameter& each) {
+    const auto [entry, is_new] = seen.try_emplace(each.name, &each);
+    if (is_new) return visit(each);
+    if (entry->second == &each) return;
+    throw std::invalid_argument(
+        "WeightFolding: expected parameters with names of their own, got two called '" + each.name +
+        "'");
+  });
+}
+
 /// Gives each parameter of `to` what `weight_of` makes of the one of the same name in `from`.
 template <class From, class To, class WeightOf>
 void copy_weights(From& from, To& to, const WeightOf& weight_of) {
   std::map<std::string, Array<float>> weights;
-  from.for_each_parameter([&](const Parameter& each) { weights[each.name] = weight_of(each); });
-  to.for_each_parameter([&](const Parameter& each) {
+  visit_parameters(from, [&](const Parameter& each) { weights[each.name] = weight_of(each); });
+  visit_parameters(to, [&](const Parameter& each) {
     const auto found = weights.find(each.name);
     if (found == weights.end()) {
       throw std::invalid_argument("WeightFolding: expected a parameter called " + each.name +
@@ -386,7 +403,8 @@ template <Precision P = precision::fp32, class Plain, class Unit, class Forward>
 
 /// Gives each parameter of the unit-scaled model the weight that it has in the plain one.
 /// @throws std::invalid_argument as `WeightFolding::unit_weight`, and if the plain model has no
-///         parameter of a name; nothing is changed then. ShapeError if one has another shape.
+///         parameter of a name, or either has two; ShapeError if one has another shape. Nothing is
+///         changed then.
 template <class Plain, class Unit>
 void plain_to_unit(Plain& plain, Unit& unit, const WeightFolding& folding) {
   detail::copy_weights(plain, unit,
