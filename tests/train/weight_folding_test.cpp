@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -512,6 +513,52 @@ TEST(WeightFolding, RefusesAFactorThatNoWeightCanTakeUp) {
             scaling::umup, on_hidden);
       },
       {"fold_weights", "puts out", "residual_add of layer.mlp"});
+}
+
+/// A GELU and a layer behind it.
+struct HiddenGelu {
+  Scaling rules;
+  nn::Linear layer;
+
+  explicit HiddenGelu(nn::Initialiser& initialiser)
+      : rules(initialiser.scaling()), layer(initialiser, "layer", 16, 4) {}
+};
+
+TEST(WeightFolding, RefusesAFactorOnWhatIsReturnedThoughAnOpReadsIt) {
+  nn::Initialiser plain_parameters(1, scaling::none);
+  nn::Initialiser unit_parameters(1, scaling::paper);
+  const HiddenGelu plain(plain_parameters);
+  const HiddenGelu unit(unit_parameters);
+  const auto fold = [&](const auto& choose) {
+    return fold_weights(plain, unit, [&](const HiddenGelu& model, auto& tape) {
+      const auto x = tape.constant(Array<float>::filled({2, 16}, 1));
+      const auto hidden = ops::gelu(x, {.scaling = model.rules});
+      return choose(hidden, model.layer(hidden));
+    });
+  };
+  EXPECT_GT(fold([](const auto&, const auto& y) { return y; }).factor("layer.weight"), 0);
+  const std::initializer_list<std::string_view> refusal{"puts out", "op 0, gelu"};
+  expect_error<std::invalid_argument>(
+      [&] { (void)fold([](const auto& hidden, const auto&) { return hidden; }); }, refusal);
+  expect_error<std::invalid_argument>(
+      [&] { (void)fold([](const auto& hidden, const auto& y) { return std::tuple(y, hidden); }); },
+      refusal);
+}
+
+TEST(WeightFolding, RefusesModelsThatReturnOtherValues) {
+  nn::Initialiser initialiser(1, scaling::none);
+  const HiddenGelu first(initialiser);
+  const HiddenGelu second(initialiser);
+  expect_error<std::invalid_argument>(
+      [&] {
+        (void)fold_weights(first, second, [&](const HiddenGelu& model, auto& tape) {
+          const auto x = tape.constant(Array<float>::filled({2, 16}, 1));
+          const auto hidden = ops::gelu(x, {.scaling = model.rules});
+          (void)model.layer(hidden);
+          return &model == &first ? hidden : x;
+        });
+      },
+      {"return the same"});
 }
 
 TEST(WeightFolding, RefusesModelsThatDifferInMoreThanFactors) {
