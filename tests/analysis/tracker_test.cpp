@@ -327,6 +327,40 @@ TEST(Tracker, KeepsTensorsApartByPlaceModuleAndFormat) {
                                             "one/reshape 0 float16 1", "one/reshape 1 float16 1"}));
 }
 
+TEST(Tracker, KeepsOpsApartThatNoGradientIsWantedOf) {
+  for (const TapeMode mode : {TapeMode::training, TapeMode::inference}) {
+    Tape<precision::fp32> tape(mode);
+    Tracker tracker;
+    tracker.attach(tape);
+    const ops::Reshape same{.shape = Shape{2}};
+    for (int step = 0; step < 2; ++step) {
+      tape.clear();
+      const auto one = tape.constant(Array<float>::filled({2}, 1));
+      const auto two = tape.constant(Array<float>::filled({2}, 2));
+      const auto three = tape.input(Array<float>::filled({2}, 3));
+      static_cast<void>(ops::reshape(one, same));
+      static_cast<void>(ops::reshape(two, same));
+      const auto y = ops::reshape(ops::reshape(three, same), {.shape = Shape{1, 2}});
+      if (mode == TapeMode::training) {
+        const ops::Sum plain{.scaling = scaling::none};
+        tape.backward(ops::sum(ops::sum(y, plain), plain));
+      }
+    }
+    std::vector<double> scales;
+    for (const TrackedTensor& tensor : tracker.tensors()) {
+      EXPECT_EQ(tensor.samples.size(), 2U) << tensor.name << " " << tensor.index;
+      if (tensor.role == TrackedRole::value && tensor.source == "reshape") {
+        scales.push_back(tensor.samples[0].statistics.rms);
+        EXPECT_EQ(tensor.samples.back().statistics.rms, scales.back());
+      }
+      if (tensor.role == TrackedRole::gradient && tensor.source == "reshape") {
+        EXPECT_GE(tensor.index, 2U) << "those of constants have none";
+      }
+    }
+    EXPECT_EQ(scales, (std::vector<double>{1, 2, 3, 3}));
+  }
+}
+
 /// y = x wᵀ, summed.
 template <Precision P>
 void record_product(Tape<P>& tape, const Parameter& weight, float x, float seed = 1) {

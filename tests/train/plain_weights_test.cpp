@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -273,6 +274,44 @@ TEST(PlainWeights, ThatDoNotDivideAParameterEvenlyAreRefused) {
   }
 }
 
+TEST(PlainWeights, KeepWhatIsNotFiniteInAFileOfDoubles) {
+  Layer layer;
+  auto bias = filled<double>({4}, 1);
+  bias.mutable_data()[0] = std::numeric_limits<double>::infinity();
+  SafetensorsWriter writer;
+  writer.add("layer.weight", filled<float>({4, 3}, 1));
+  writer.add("layer.bias", bias);
+  EXPECT_TRUE(layer.import(writer).empty());
+  EXPECT_EQ(layer.weights()[12], std::numeric_limits<float>::infinity());
+}
+
+/// Two parameters of one name, of which only one is read.
+struct Twins {
+  Parameter first{.name = "w", .value = filled<float>({2}, 1)};
+  Parameter second{.name = "w", .value = filled<float>({2}, 2)};
+
+  template <class Visit> void for_each_parameter(const Visit& visit) {
+    visit(first);
+    visit(second);
+  }
+};
+
+TEST(PlainWeights, OfTwoParametersOfOneNameAreRefused) {
+  const WeightFolding folding{.factors = {{"w", 1.0}}};
+  SafetensorsWriter writer;
+  writer.add("w", filled<float>({2}, 3));
+  const TemporaryFile temporary("twins");
+  writer.write(temporary.path());
+  SafetensorsFile file(temporary.path());
+  Twins twins;
+  expect_error<std::invalid_argument>(
+      [&] { (void)train::import_plain_weights(twins, file, folding); }, {"two", "'w'"});
+  Twins others;
+  expect_error<std::invalid_argument>([&] { train::plain_to_unit(twins, others, folding); },
+                                      {"two", "'w'"});
+  EXPECT_EQ(twins.second.value.size(), 2U);
+}
+
 TEST(PlainWeights, SayWhatNobodyAskedFor) {
   Layer layer;
   SafetensorsWriter writer;
@@ -298,6 +337,9 @@ TEST(PlainWeights, ThatDoNotFitAreRefusedAndLeaveTheModelAlone) {
   refused(weight, bias, "layer.b", {"has no array 'layer.bias'"});
   refused(weight, filled<float>({5}, 1), "layer.bias", {"layer.bias", "(5)", "expected (4)"});
   refused(filled<float>({3, 4}, 1), bias, "layer.bias", {"layer.weight", "(3, 4)", "(4, 3)"});
+  auto large = filled<double>({4}, 1);
+  large.mutable_data()[2] = -1e39;
+  refused(weight, large, "layer.bias", {"layer.bias", "range of a float"});
   refused(weight, Array<std::int32_t>(Shape{4}), "layer.bias", {"layer.bias", "I32", "F32"});
   refused(weight, filled<float8_e4m3fn>({4}, 1), "layer.bias", {"layer.bias", "F8_E4M3", "F32"});
 }

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -514,6 +515,52 @@ TEST(WeightFolding, RefusesAFactorThatNoWeightCanTakeUp) {
       {"fold_weights", "puts out", "residual_add of layer.mlp"});
 }
 
+/// A GELU and a layer behind it.
+struct HiddenGelu {
+  Scaling rules;
+  nn::Linear layer;
+
+  explicit HiddenGelu(nn::Initialiser& initialiser)
+      : rules(initialiser.scaling()), layer(initialiser, "layer", 16, 4) {}
+};
+
+TEST(WeightFolding, RefusesAFactorOnWhatIsReturnedThoughAnOpReadsIt) {
+  nn::Initialiser plain_parameters(1, scaling::none);
+  nn::Initialiser unit_parameters(1, scaling::paper);
+  const HiddenGelu plain(plain_parameters);
+  const HiddenGelu unit(unit_parameters);
+  const auto fold = [&](const auto& choose) {
+    return fold_weights(plain, unit, [&](const HiddenGelu& model, auto& tape) {
+      const auto x = tape.constant(Array<float>::filled({2, 16}, 1));
+      const auto hidden = ops::gelu(x, {.scaling = model.rules});
+      return choose(hidden, model.layer(hidden));
+    });
+  };
+  EXPECT_GT(fold([](const auto&, const auto& y) { return y; }).factor("layer.weight"), 0);
+  const std::initializer_list<std::string_view> refusal{"puts out", "op 0, gelu"};
+  expect_error<std::invalid_argument>(
+      [&] { (void)fold([](const auto& hidden, const auto&) { return hidden; }); }, refusal);
+  expect_error<std::invalid_argument>(
+      [&] { (void)fold([](const auto& hidden, const auto& y) { return std::tuple(y, hidden); }); },
+      refusal);
+}
+
+TEST(WeightFolding, RefusesModelsThatReturnOtherValues) {
+  nn::Initialiser initialiser(1, scaling::none);
+  const HiddenGelu first(initialiser);
+  const HiddenGelu second(initialiser);
+  expect_error<std::invalid_argument>(
+      [&] {
+        (void)fold_weights(first, second, [&](const HiddenGelu& model, auto& tape) {
+          const auto x = tape.constant(Array<float>::filled({2, 16}, 1));
+          const auto hidden = ops::gelu(x, {.scaling = model.rules});
+          (void)model.layer(hidden);
+          return &model == &first ? hidden : x;
+        });
+      },
+      {"return the same"});
+}
+
 TEST(WeightFolding, RefusesModelsThatDifferInMoreThanFactors) {
   using Refused = std::invalid_argument;
   nn::Initialiser plain(1, scaling::none);
@@ -535,6 +582,26 @@ TEST(WeightFolding, RefusesModelsThatDifferInMoreThanFactors) {
   };
   expect_error<Refused>([&] { (void)fold_weights<precision::fp64>(gelu(1), gelu(2), on_rows); },
                         {"a factor of 2", "op 0, gelu"});
+}
+
+/// The ops of relu(y) + y with y = relu(x), or of relu(y) + another input.
+std::vector<OpRecord> sum_of_two(bool reads_another) {
+  std::vector<OpRecord> ops;
+  Tape<precision::fp64> tape(TapeMode::inference);
+  tape.trace_with([&](const OpRecord& op) { ops.push_back(op); });
+  const auto x = tape.constant(Array<double>::filled({4}, -1));
+  const auto y = ops::relu(x);
+  const auto other = tape.constant(Array<double>::filled({4}, 2));
+  (void)ops::add(ops::relu(y), reads_another ? other : y);
+  return ops;
+}
+
+TEST(WeightFolding, RefusesModelsOfWhichOneReadsAnInputWhereTheOtherReadsWhatAnOpMade) {
+  for (const bool is_plain : {false, true}) {
+    expect_error<std::invalid_argument>(
+        [&] { (void)train::fold_weights(sum_of_two(is_plain), sum_of_two(!is_plain)); },
+        {"whose ops read the same values", "op 2, add"});
+  }
 }
 
 TEST(WeightFolding, RefusesTwoParametersOfOneName) {

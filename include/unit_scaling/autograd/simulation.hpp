@@ -62,8 +62,8 @@ struct SimulationRule {
     products,
     /// What it writes: its outputs forward, and backward the gradients of its inputs, and the sums
     /// where they are added to those of other ops. Overflows to infinity, or to NaN in a format
-    /// that
-    /// has none, as a policy's `storage` does.
+    /// that has none, as a policy's `storage` does. Losses, and what parameters hold, are not
+    /// touched.
     writes,
   };
 
@@ -184,7 +184,7 @@ class Simulation final : public Simulator {
              std::uint32_t tensor, std::span<const float> in, std::span<float> out) const override {
     EncodeOptions options{.overflow = overflow, .rounding = format.rounding};
     if (format.rounding == Rounding::stochastic) {
-      // As many bits as the mean takes to be exact.
+      // As many bits as the mean takes to be exact, for all but the smallest numbers.
       options.random = StochasticRounding(Random(seed_, RandomStream::rounding, step, tensor), 32);
     }
     Format(format.spec).quantise(in, out, options);

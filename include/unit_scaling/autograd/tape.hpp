@@ -95,6 +95,7 @@ template <Precision P> class Tape {
     slots_.clear();
     parameters_.clear();
     simulated_ops_.clear();
+    recorded_ = 0;
     unwound_ = false;
     generation_ = detail::next_recording();
     ++step_;
@@ -302,7 +303,8 @@ template <Precision P> class Tape {
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     virtual ~Node() = default;
-    virtual void backward(Tape& tape, std::size_t index) = 0;
+    /// @param position among the nodes.
+    virtual void backward(Tape& tape, std::size_t position) = 0;
     virtual void for_each_saved(
         const std::function<void(const void*, std::size_t)>& visit) const = 0;
     /// Destroys the node and gives its memory back to `records`, where it came from.
@@ -321,21 +323,23 @@ template <Precision P> class Tape {
 
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
            const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_,
-           std::string_view module_)
+           std::size_t index_, std::string_view module_)
         : op(op_),
           scales(scales_),
           saved(std::move(saved_)),
           input_slots(input_slots_),
           first_output(first_output_),
+          index(index_),
           module(module_) {}
 
-    void backward(Tape& tape, std::size_t index) override {
+    void backward(Tape& tape, std::size_t position) override {
       bool any = false;
       for (std::size_t i = 0; i < sizeof...(Outputs); ++i) {
         any = any || tape.slots_[first_output + i].reached;
       }
       if (!any) return;
-      const SimulatedOp simulated = tape.simulation_ ? tape.simulated_ops_[index] : SimulatedOp{};
+      const SimulatedOp simulated =
+          tape.simulation_ ? tape.simulated_ops_[position] : SimulatedOp{};
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
         return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
       }
@@ -448,6 +452,7 @@ template <Precision P> class Tape {
     Saved saved;
     std::array<std::size_t, inputs> input_slots;
     std::size_t first_output;
+    std::size_t index;  ///< the op's number on the tape, for observers
     std::string_view module;
   };
 
@@ -540,7 +545,7 @@ template <Precision P> class Tape {
       (slots_.push_back({.shape = outputs.shape(), .wanted = wanted, .value_format = format}), ...);
       if (is_observed_) {
         Observation seen{
-            .name = Op::name, .module = module_, .index = nodes_.size(), .role = TensorRole::value};
+            .name = Op::name, .module = module_, .index = recorded_, .role = TensorRole::value};
         (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
       }
       if (tracer_) {
@@ -552,11 +557,12 @@ template <Precision P> class Tape {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
         NodePointer node(
             std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
-                op, scales, std::move(result.saved), input_slots, first_output, module_),
+                op, scales, std::move(result.saved), input_slots, first_output, recorded_, module_),
             DiscardNode{&records_});
         nodes_.push_back(std::move(node));
         if (simulation_) simulated_ops_.push_back(simulated);
       }
+      ++recorded_;
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
       }
@@ -688,7 +694,7 @@ template <Precision P> class Tape {
   void observe_operands(const SimulatedOp& simulated, const Args&... args) {
     Observation seen{.name = Op::name,
                      .module = module_,
-                     .index = nodes_.size(),
+                     .index = recorded_,
                      .role = TensorRole::operand,
                      .format = name_of<typename P::matmul_operand>(simulated.operand)};
     const auto show = [&]<class Arg>(const Arg& arg) {
@@ -706,7 +712,7 @@ template <Precision P> class Tape {
              std::size_t first_output, std::size_t outputs) {
     OpRecord record{.name = std::string(Op::name),
                     .module = std::string(module_),
-                    .index = nodes_.size(),
+                    .index = recorded_,
                     .forward = scales.forward,
                     .ideal_forward = ideal.forward,
                     .recording = generation_,
@@ -748,7 +754,8 @@ template <Precision P> class Tape {
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
   std::vector<Slot> slots_;
-  std::vector<NodePointer> nodes_;
+  std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
+  std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;

@@ -9,12 +9,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <functional>
 #include <map>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -57,12 +59,24 @@ namespace detail {
 }
 
 /// Reads an array of type F64 (rounded), F32, F16 or BF16.
+/// @throws std::runtime_error as `SafetensorsFile::tensor`, and if a finite number of an F64 leaves
+///         the range of a float.
 inline void read_weight(SafetensorsFile& file, const std::string& name, const Shape& shape,
                         float* target) {
   const auto convert = [&]<class T>(T /*type*/) {
     const auto array = file.tensor<T>(name, shape);
-    std::transform(array.data(), array.data() + array.size(), target,
-                   [](T element) { return static_cast<float>(element); });
+    std::transform(array.data(), array.data() + array.size(), target, [&](T element) {
+      const auto rounded = static_cast<float>(element);
+      if constexpr (std::is_same_v<T, double>) {
+        if (std::isfinite(element) && !std::isfinite(rounded)) {
+          throw std::runtime_error(
+              "plain weights: expected numbers in the range "
+              "of a float in '" +
+              name + "'");
+        }
+      }
+      return rounded;
+    });
   };
   const std::string& type = file.info(name).type;
   if (type == "F64") return convert(double{});
@@ -78,7 +92,8 @@ inline void read_weight(SafetensorsFile& file, const std::string& name, const Sh
 /// its factor and rounded once to float (F64 twice).
 /// @returns the names of the arrays that no parameter asked for: best empty.
 /// @throws std::runtime_error naming file and array, if one is missing or has another shape or
-///         type; std::invalid_argument as `WeightFolding::unit_weight`, and if names are not such
+///         type, or an F64 beyond the range of a float; std::invalid_argument as
+///         `WeightFolding::unit_weight`, if two parameters have one name, and if names are not such
 ///         that the parameter can be divided among them. Nothing is changed then.
 template <class Unit>
 [[nodiscard]] std::vector<std::string> import_plain_weights(Unit& unit, SafetensorsFile& file,
@@ -86,7 +101,7 @@ template <class Unit>
                                                             const TensorNames& names = {}) {
   std::map<std::string, Array<float>> weights;
   std::vector<std::string> unused = file.names();
-  unit.for_each_parameter([&](const Parameter& each) {
+  detail::visit_parameters(unit, [&](const Parameter& each) {
     const auto parts = detail::part_names(names, each);
     const Shape shape = detail::part_shape(each.value.shape(), parts.size());
     Parameter plain{each.name, Array<float>(each.value.shape())};
@@ -98,7 +113,8 @@ template <class Unit>
     }
     weights[each.name] = folding.unit_weight(plain);
   });
-  unit.for_each_parameter([&](Parameter& each) { each.value = std::move(weights.at(each.name)); });
+  detail::visit_parameters(unit,
+                           [&](Parameter& each) { each.value = std::move(weights.at(each.name)); });
   return unused;
 }
 

@@ -12,12 +12,15 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
@@ -112,10 +115,22 @@ class FoldedOps {
 
   /// Numbers of the values, as in the plain model, that no op makes and that are no parameters.
   [[nodiscard]] const std::set<std::size_t>& inputs() const { return inputs_; }
-  /// Numbers of the values that no op reads, with the op that makes them.
+  /// Numbers of the values that no op reads, or that are returned, with the op that makes them.
   [[nodiscard]] const std::map<std::size_t, std::size_t>& outputs() const { return outputs_; }
   [[nodiscard]] const std::map<std::string, std::size_t>& parameters() const {
     return value_of_parameter_;
+  }
+
+  /// Counts a value of both models among the outputs, by their numbers for it, though an op may
+  /// read it.
+  void add_output(std::size_t plain, std::size_t unit) {
+    const auto in_unit = unit_value_.find(plain);
+    const bool is_known = in_unit != unit_value_.end();
+    if (is_known ? in_unit->second != unit : plain_value_.contains(unit)) {
+      refuse("two models that return the same of their values");
+    }
+    const auto maker = made_.find(plain);
+    if (maker != made_.end()) outputs_.emplace(*maker);
   }
 
   /// The log2 of how much larger the monomial's coefficient is in the unit-scaled model.
@@ -178,7 +193,7 @@ class FoldedOps {
     }
     for (std::size_t i = 0; i < plain.outputs.size(); ++i) {
       match(k, plain.outputs[i], unit.outputs[i]);
-      made_.insert(plain.outputs[i].value);
+      made_[plain.outputs[i].value] = k;
       outputs_[plain.outputs[i].value] = k;
     }
   }
@@ -198,16 +213,18 @@ class FoldedOps {
             k, "parameters of the same names, got '" + name(plain) + "' and '" + name(unit) + "'");
       }
     }
-    const auto [entry, is_new] = unit_value_.try_emplace(plain.value, unit.value);
-    if (entry->second != unit.value) {
+    const auto in_unit = unit_value_.try_emplace(plain.value, unit.value).first;
+    const auto in_plain = plain_value_.try_emplace(unit.value, plain.value).first;
+    if (in_unit->second != unit.value || in_plain->second != plain.value) {
       refuse_op(k, "two models whose ops read the same values");
     }
   }
 
   std::span<const OpRecord> plain_;
   std::span<const OpRecord> unit_;
-  std::map<std::size_t, std::size_t> unit_value_;  ///< by the plain model's number for it
-  std::set<std::size_t> made_;
+  std::map<std::size_t, std::size_t> unit_value_;   ///< by the plain model's number for it
+  std::map<std::size_t, std::size_t> plain_value_;  ///< by the unit-scaled model's
+  std::map<std::size_t, std::size_t> made_;         ///< values of ops, with the op
   std::set<std::size_t> inputs_;
   std::map<std::size_t, std::size_t> outputs_;
   std::map<std::string, std::size_t> value_of_parameter_;
@@ -237,13 +254,14 @@ struct WeightFolding {
   /// The plain weight over the unit-scaled one, by the parameter's name.
   std::map<std::string, double> factors;
 
-  /// A normalisation that sees another scale of its input in the two models, so that ε, which is
-  /// the same in both, weighs more in one of them.
+  /// A normalisation that sees another scale of its input in the two models, so that ε weighs more
+  /// in one of them.
   struct Normalisation {
     std::string op;  ///< such as "op 7, layer_norm of blocks.1.mixing.norm"
-    /// The unit-scaled model's input over the plain one's. With ε / ratio² in the plain model both
-    /// would agree but for rounding. As it is, outputs differ by a relative ε |ratio⁻² − 1| / (2 v)
-    /// where v is the variance (of an rms_norm, the mean square) of the plain model's input.
+    /// The unit-scaled model's input over the plain one's, each over its √ε. With ε / ratio² in the
+    /// plain model both would agree but for rounding. As it is, outputs differ by a relative ε
+    /// |ratio⁻² − 1| / (2 v) where v is the variance (of an rms_norm, the mean square) of the plain
+    /// model's input.
     double ratio;
   };
   std::vector<Normalisation> normalisations = {};
@@ -268,23 +286,12 @@ struct WeightFolding {
   }
 };
 
-/// Finds, for each parameter, the factor by which the weight of a plain model and that of a
-/// unit-scaled one must differ for both to compute the same.
-///
-/// Let t be how much larger a value is in the unit-scaled model. What is fed in has t = 1, each op
-/// says what it makes of the t of its inputs (`Homogeneity`), each value that no op reads must have
-/// t = 1: linear equations in log t, one unknown for each value and each parameter, whose solution
-/// gives plain weight = unit weight / t. Where they leave a choice, inputs of normalisations have
-/// t = 1, so that ε means the same, and then other values, in the order in which they are made.
-///
-/// @param plain, unit the ops of one forward pass of each, as a tape's tracer has them: the same
-///        ops on the same shapes, of parameters of the same names.
-/// @throws std::invalid_argument if the models differ in more than factors; if no factors on the
-///         weights make an op, which its text names, compute the same in both.
-[[nodiscard]] inline WeightFolding fold_weights(std::span<const OpRecord> plain,
+namespace detail {
+
+/// `fold_weights` of ops that are matched already.
+[[nodiscard]] inline WeightFolding fold_matched(const FoldedOps& ops,
+                                                std::span<const OpRecord> plain,
                                                 std::span<const OpRecord> unit) {
-  using detail::Equations;
-  const detail::FoldedOps ops(plain, unit);
   Equations log_ratio;
   const auto factor_text = [](double log2) { return std::to_string(std::exp2(log2)); };
   for (const std::size_t input : ops.inputs()) (void)log_ratio.add({{input, 1}}, 0);
@@ -334,24 +341,75 @@ struct WeightFolding {
   return result;
 }
 
+}  // namespace detail
+
+/// Finds, for each parameter, the factor by which the weight of a plain model and that of a
+/// unit-scaled one must differ for both to compute the same.
+///
+/// Let t be how much larger a value is in the unit-scaled model. What is fed in has t = 1, each op
+/// says what it makes of the t of its inputs (`Homogeneity`), each value that no op reads must have
+/// t = 1: linear equations in log t, one unknown for each value and each parameter, whose solution
+/// gives plain weight = unit weight / t. Where they leave a choice, inputs of normalisations have
+/// t = 1, so that ε means the same, and then other values, in the order in which they are made.
+///
+/// @param plain, unit the ops of one forward pass of each, as a tape's tracer has them: the same
+///        ops on the same shapes, of parameters of the same names.
+/// @throws std::invalid_argument if the models differ in more than factors; if no factors on the
+///         weights make an op, which its text names, compute the same in both.
+[[nodiscard]] inline WeightFolding fold_weights(std::span<const OpRecord> plain,
+                                                std::span<const OpRecord> unit) {
+  return detail::fold_matched(detail::FoldedOps(plain, unit), plain, unit);
+}
+
 namespace detail {
 
-/// The ops of one forward pass.
+/// The ops of one forward pass, and the numbers of the values that it returns.
+struct ForwardPass {
+  std::vector<OpRecord> ops = {};
+  std::vector<std::size_t> returned = {};
+
+  template <class Returned> void add_returned(const Returned& value) {
+    if constexpr (is_variable<Returned>) {
+      returned.push_back(value.number());
+    } else if constexpr (requires { std::tuple_size<Returned>::value; }) {
+      std::apply([&](const auto&... each) { (add_returned(each), ...); }, value);
+    }
+  }
+};
+
 template <Precision P, class Model, class Forward>
-[[nodiscard]] std::vector<OpRecord> ops_of(const Model& model, const Forward& forward) {
-  std::vector<OpRecord> ops;
+[[nodiscard]] ForwardPass forward_pass(const Model& model, const Forward& forward) {
+  ForwardPass pass;
   Tape<P> tape(TapeMode::inference);
-  tape.trace_with([&](const OpRecord& op) { ops.push_back(op); });
-  (void)forward(model, tape);
-  return ops;
+  tape.trace_with([&](const OpRecord& op) { pass.ops.push_back(op); });
+  if constexpr (std::is_void_v<decltype(forward(model, tape))>) {
+    forward(model, tape);
+  } else {
+    pass.add_returned(forward(model, tape));
+  }
+  return pass;
+}
+
+/// Calls `visit` with each parameter of a model, once.
+/// @throws std::invalid_argument if two have one name.
+template <class Model, class Visit> void visit_parameters(Model& model, const Visit& visit) {
+  std::map<std::string, const Parameter*> seen;
+  model.for_each_parameter([&](Parameter& each) {
+    const auto [entry, is_new] = seen.try_emplace(each.name, &each);
+    if (is_new) return visit(each);
+    if (entry->second == &each) return;
+    throw std::invalid_argument(
+        "WeightFolding: expected parameters with names of their own, got two called '" + each.name +
+        "'");
+  });
 }
 
 /// Gives each parameter of `to` what `weight_of` makes of the one of the same name in `from`.
 template <class From, class To, class WeightOf>
 void copy_weights(From& from, To& to, const WeightOf& weight_of) {
   std::map<std::string, Array<float>> weights;
-  from.for_each_parameter([&](const Parameter& each) { weights[each.name] = weight_of(each); });
-  to.for_each_parameter([&](const Parameter& each) {
+  visit_parameters(from, [&](const Parameter& each) { weights[each.name] = weight_of(each); });
+  visit_parameters(to, [&](const Parameter& each) {
     const auto found = weights.find(each.name);
     if (found == weights.end()) {
       throw std::invalid_argument("WeightFolding: expected a parameter called " + each.name +
@@ -371,22 +429,32 @@ void copy_weights(From& from, To& to, const WeightOf& weight_of) {
 ///     const auto forward = [&](const auto& model, auto& tape) { return model(tape, ids, at); };
 ///     const WeightFolding folding = fold_weights(plain, unit, forward);
 ///
-/// Weights do not matter, but sizes do: α of attention and of softmax depends on the number of
-/// keys, so a folding is for the sequence length of this forward pass. Attributes that are no
-/// factors, such as whether attention is causal, are not compared: `forward_distance` proves that
-/// outputs agree.
+/// A variable that `forward` returns, or each of a tuple or array of them, has t = 1 as well, even
+/// if an op reads it. Weights do not matter, but sizes do: α of attention and of softmax depends on
+/// the number of keys, so a folding is for the sequence length of this forward pass. Attributes
+/// that are no factors, such as whether attention is causal, are not compared: `forward_distance`
+/// shows whether outputs agree.
 /// @param forward called with each model and a tape for inference, records the forward pass.
+/// @throws std::invalid_argument as above, and if the models return other values.
 template <Precision P = precision::fp32, class Plain, class Unit, class Forward>
 [[nodiscard]] WeightFolding fold_weights(const Plain& plain, const Unit& unit,
                                          const Forward& forward) {
-  const auto plain_ops = detail::ops_of<P>(plain, forward);
-  const auto unit_ops = detail::ops_of<P>(unit, forward);
-  return fold_weights(plain_ops, unit_ops);
+  const detail::ForwardPass in_plain = detail::forward_pass<P>(plain, forward);
+  const detail::ForwardPass in_unit = detail::forward_pass<P>(unit, forward);
+  detail::FoldedOps ops(in_plain.ops, in_unit.ops);
+  if (in_plain.returned.size() != in_unit.returned.size()) {
+    ops.refuse("two models that return as many values");
+  }
+  for (std::size_t i = 0; i < in_plain.returned.size(); ++i) {
+    ops.add_output(in_plain.returned[i], in_unit.returned[i]);
+  }
+  return detail::fold_matched(ops, in_plain.ops, in_unit.ops);
 }
 
 /// Gives each parameter of the unit-scaled model the weight that it has in the plain one.
 /// @throws std::invalid_argument as `WeightFolding::unit_weight`, and if the plain model has no
-///         parameter of a name; nothing is changed then. ShapeError if one has another shape.
+///         parameter of a name, or either has two; ShapeError if one has another shape. Nothing is
+///         changed then.
 template <class Plain, class Unit>
 void plain_to_unit(Plain& plain, Unit& unit, const WeightFolding& folding) {
   detail::copy_weights(plain, unit,
