@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Each op with matrix products under a simulation, against the op under a policy of the real
-// formats: value and gradients, to the bit, for numbers of every kind.
+// Each op under a simulation, against the op under a policy of the real formats: value and
+// gradients, to the bit, for numbers of every kind.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -11,6 +11,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "autograd/tape_support.hpp"
@@ -18,14 +19,37 @@
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/dropout.hpp"
+#include "unit_scaling/ops/embedding.hpp"
+#include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
+#include "unit_scaling/ops/heads.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/linear_readout.hpp"
 #include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/mean.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
+#include "unit_scaling/ops/mul.hpp"
 #include "unit_scaling/ops/recurrent_highway.hpp"
+#include "unit_scaling/ops/relu.hpp"
+#include "unit_scaling/ops/reshape.hpp"
+#include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/rms_norm.hpp"
+#include "unit_scaling/ops/rotary.hpp"
+#include "unit_scaling/ops/scale.hpp"
 #include "unit_scaling/ops/scaled.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
+#include "unit_scaling/ops/sigmoid.hpp"
+#include "unit_scaling/ops/silu.hpp"
+#include "unit_scaling/ops/silu_glu.hpp"
+#include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/ops/sum.hpp"
+#include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
 namespace {
@@ -82,14 +106,24 @@ std::vector<std::uint32_t> bits_of_op(const Op& op, const std::vector<Array<floa
   Tape<P> tape;
   if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
   std::vector<Variable<P>> inputs;
-  for (const Array<float>& argument : arguments) inputs.push_back(tape.input(argument));
+  for (const Array<float>& argument : arguments) {
+    inputs.push_back(
+        tape.input(kernels::convert<typename P::storage, Overflow::infinity_or_nan>(argument)));
+  }
   const auto y = op(inputs);
   std::vector<std::uint32_t> bits;
-  for (const float element : y.value().span()) bits.push_back(bits_of(element));
-  tape.backward(tape.record(WeightedSum{all_kinds(y.shape(), 99, non_finite)}, y));
-  for (const auto& input : inputs) {
-    for (const float element : tape.gradient(input).span()) bits.push_back(bits_of(element));
+  const auto append = [&](const auto& array) {
+    for (const auto element : array.span()) bits.push_back(bits_of(static_cast<float>(element)));
+  };
+  append(y.value());
+  if (y.shape().rank() == 0) {
+    tape.backward(y);
+  } else {
+    if constexpr (std::is_same_v<std::remove_const_t<decltype(y)>, Variable<P>>) {
+      tape.backward(tape.record(WeightedSum{all_kinds(y.shape(), 99, non_finite)}, y));
+    }
   }
+  for (const auto& input : inputs) append(tape.gradient(input));
   return bits;
 }
 
@@ -151,6 +185,83 @@ TEST(SimulatedOps, EachWithProductsHasTheBitsOfTheRealOne) {
         return ops::scaled(ops::Linear{}, 0.5, {0.25, 0.125, 0.5})(x[0], x[1], x[2]);
       },
       linear_shapes, "linear with factors");
+}
+
+/// The op under a policy that stores half precision, and under one of float whose ops write it.
+template <class Op>
+void expect_same_bits_written(const std::string& what, const std::vector<Shape>& shapes,
+                              const Op& op) {
+  for (const bool non_finite : {false, true}) {
+    std::vector<Array<float>> arguments;
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      arguments.push_back(all_kinds(shapes[i], static_cast<std::uint32_t>(i), non_finite));
+    }
+    const auto real = bits_of_op<precision::fp16>(op, arguments, "", non_finite);
+    EXPECT_TRUE(real == bits_of_op<precision::fp32>(op, arguments, "*=float16/float16", non_finite))
+        << what << (non_finite ? ", with infinities and NaN" : "");
+    EXPECT_FALSE(real == bits_of_op<precision::fp32>(op, arguments, "", non_finite)) << what;
+  }
+}
+
+TEST(SimulatedOps, EachWithoutProductsWritesTheBitsOfTheRealOne) {
+  const Shape rows{40, 18};
+  const Shape row{18};
+  const auto one = [&](const char* what, const auto& op) {
+    expect_same_bits_written(what, {rows}, [&](const auto& x) { return op(x[0]); });
+  };
+  one("gelu", [](const auto& x) { return ops::gelu(x, {.mult = 0.5}); });
+  one("silu", [](const auto& x) { return ops::silu(x, {.mult = 2}); });
+  one("relu", [](const auto& x) { return ops::relu(x); });
+  one("tanh", [](const auto& x) { return ops::tanh(x); });
+  one("sigmoid", [](const auto& x) { return ops::sigmoid(x); });
+  one("softmax", [](const auto& x) { return ops::softmax(x); });
+  one("softmax of columns", [](const auto& x) { return ops::softmax(x, {.dimension = 0}); });
+  one("mean", [](const auto& x) { return ops::mean(x); });
+  one("sum", [](const auto& x) { return ops::sum(x); });
+  one("dropout", [](const auto& x) { return ops::dropout(x, {.probability = 0.25}); });
+  one("rotary", [](const auto& x) { return ops::rotary(x); });
+  one("scale_fwd", [](const auto& x) { return ops::scale_fwd(x, {.factor = 0.3}); });
+  one("scale_bwd", [](const auto& x) { return ops::scale_bwd(x, {.factor = 0.3}); });
+  one("reshape", [](const auto& x) { return ops::reshape(x, {.shape = Shape{18, 40}}); });
+  one("heads", [](const auto& x) {
+    const auto [q, k, v] = ops::split_heads(x, {.heads = 2});
+    return ops::merge_heads(ops::mul(ops::add(q, k), v));
+  });
+  one("separate_heads", [](const auto& x) { return ops::separate_heads(x, {.heads = 2}); });
+  one("residual", [](const auto& x) {
+    const auto [branch, skip] = ops::residual_split(x, {.tau = 0.3});
+    return ops::residual_add(ops::tanh(branch), skip, {.tau = 0.3});
+  });
+  one("rms_norm", [](const auto& x) { return ops::rms_norm(x); });
+  one("layer_norm", [](const auto& x) { return ops::layer_norm(x); });
+  one("embedding", [](const auto& x) {
+    Array<std::int32_t> ids({50});
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ids.mutable_data()[i] = static_cast<std::int32_t>(7 * i % 20);  // some of them often
+    }
+    return ops::embedding(ids, x);
+  });
+  expect_same_bits_written("rms_norm with gain", {rows, row},
+                           [](const auto& x) { return ops::rms_norm(x[0], x[1]); });
+  expect_same_bits_written("layer_norm with gain and bias", {rows, row, row},
+                           [](const auto& x) { return ops::layer_norm(x[0], x[1], x[2]); });
+  expect_same_bits_written("add", {rows, rows}, [](const auto& x) { return ops::add(x[0], x[1]); });
+  expect_same_bits_written("add of a row", {rows, row},
+                           [](const auto& x) { return ops::add(x[0], x[1]); });
+  expect_same_bits_written("mul", {rows, rows}, [](const auto& x) { return ops::mul(x[0], x[1]); });
+  expect_same_bits_written("mul with itself", {rows},
+                           [](const auto& x) { return ops::mul(x[0], x[0]); });
+  expect_same_bits_written("silu_glu", {rows, rows},
+                           [](const auto& x) { return ops::silu_glu(x[0], x[1]); });
+  expect_same_bits_written("mse_loss", {rows, rows},
+                           [](const auto& x) { return ops::mse_loss(x[0], x[1]); });
+  expect_same_bits_written("cross_entropy", {rows}, [](const auto& x) {
+    Array<std::int32_t> labels({40});
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      labels.mutable_data()[i] = static_cast<std::int32_t>(5 * i % 18);
+    }
+    return ops::cross_entropy(x[0], labels);
+  });
 }
 
 TEST(SimulatedOps, AttentionHasTheBitsOfTheRealOne) {
