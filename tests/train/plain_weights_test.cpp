@@ -12,6 +12,7 @@
 #include <regex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -47,16 +48,16 @@ class TemporaryFile {
 /// The names in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
 std::vector<std::string> torch_names(const std::string& parameter) {
   static const std::vector<std::pair<std::string, std::string>> replacements{
-      {"^embedding\\.table$", "embedding.weight"},
-      {"^projection\\.", "readout."},
-      {"^final_norm\\.", "norm."},
-      {"\\.mhsa_norm\\.", ".norm1."},
-      {"\\.mlp_norm\\.", ".norm2."},
-      {"\\.gain$", ".weight"},
-      {"\\.mhsa\\.linear_qkv\\.", ".self_attn.in_proj_"},
-      {"\\.mhsa\\.linear_o\\.", ".self_attn.out_proj."},
-      {"\\.mlp\\.up\\.", ".linear1."},
-      {"\\.mlp\\.down\\.", ".linear2."}};
+      {R"(^embedding\.table$)", "embedding.weight"},
+      {R"(^projection\.)", "readout."},
+      {R"(^final_norm\.)", "norm."},
+      {R"(\.mhsa_norm\.)", ".norm1."},
+      {R"(\.mlp_norm\.)", ".norm2."},
+      {R"(\.gain$)", ".weight"},
+      {R"(\.mhsa\.linear_qkv\.)", ".self_attn.in_proj_"},
+      {R"(\.mhsa\.linear_o\.)", ".self_attn.out_proj."},
+      {R"(\.mlp\.up\.)", ".linear1."},
+      {R"(\.mlp\.down\.)", ".linear2."}};
   std::string name = parameter;
   for (const auto& [from, to] : replacements) name = std::regex_replace(name, std::regex(from), to);
   return {name};

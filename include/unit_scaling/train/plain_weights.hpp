@@ -39,7 +39,7 @@ namespace detail {
 /// @throws std::invalid_argument unless its first extent can be divided among them.
 [[nodiscard]] inline std::vector<std::string> part_names(const TensorNames& names,
                                                          const Parameter& parameter) {
-  const auto parts = names ? names(parameter.name) : std::vector{parameter.name};
+  auto parts = names ? names(parameter.name) : std::vector{parameter.name};
   const Shape& shape = parameter.value.shape();
   if (parts.empty() || (parts.size() > 1 && (shape.rank() == 0 || shape[0] % parts.size() != 0))) {
     throw std::invalid_argument("plain weights: expected names of arrays that " + parameter.name +
