@@ -80,7 +80,7 @@ struct OpRecord {
   std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
   /// Which recording it belongs to: each tape begins another one, and again with each clear.
   std::uint64_t recording = 0;
-  Homogeneity homogeneity = {};         ///< how it answers to factors on its inputs
+  Homogeneity homogeneity = {};  ///< how it answers to factors on its inputs
 };
 
 }  // namespace unit_scaling
