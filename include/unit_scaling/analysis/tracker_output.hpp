@@ -78,7 +78,8 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
   for (const TrackedTensor& tensor : tracker.tensors()) {
     std::string shape;
     for (const std::size_t extent : tensor.shape) {
-      shape += (shape.empty() ? "" : "x") + std::to_string(extent);
+      if (!shape.empty()) shape += 'x';
+      shape += std::to_string(extent);
     }
     std::string what;
     for (const std::string& cell :

@@ -708,7 +708,7 @@ template <Precision P> class Tape {
 
   template <class Op, std::size_t inputs>
   void trace(const Op& op, const Scales<inputs>& scales, const Scales<inputs>& ideal,
-             Homogeneity homogeneity, const std::array<std::size_t, inputs>& input_slots,
+             const Homogeneity& homogeneity, const std::array<std::size_t, inputs>& input_slots,
              std::size_t first_output, std::size_t outputs) {
     OpRecord record{.name = std::string(Op::name),
                     .module = std::string(module_),
@@ -716,7 +716,7 @@ template <Precision P> class Tape {
                     .forward = scales.forward,
                     .ideal_forward = ideal.forward,
                     .recording = generation_,
-                    .homogeneity = std::move(homogeneity)};
+                    .homogeneity = homogeneity};
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
     if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {
