@@ -64,7 +64,7 @@ inline us::analysis::NumericsReport numerics_report(const Options& options,
                       options.hidden_size, options.layers,
                       options.norm == us::nn::NormPlacement::pre ? "pre" : "post", options.window));
   report.add_fact("steps", format("%zu, of %zu sequences or %zu characters each", options.steps,
-                                  options.batch, options.batch * options.window));
+                                  options.accumulate * options.batch, options.tokens_per_step()));
   report.add_fact("optimiser",
                   options.optimizer + ", weight decay " + exact_text(options.weight_decay));
   std::string data;

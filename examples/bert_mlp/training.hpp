@@ -206,6 +206,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
+  const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts) {
+    return validate<P>(model, batches, parts, variant.scaling, simulation, tape.memory(), progress);
+  };
   RecentMean recent_bpc;
   std::optional<NumericsRecorder> recorder;
   if (options.report) recorder.emplace(step, end, options.steps, options.accumulate);
@@ -246,13 +249,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       tape.observe_with(nullptr);
       break;
     }
-    const double rate = result.learning_rate * schedule(step);
-    if (sum) {
-      optimiser.step(*sum, rate,
+    const auto take_step = [&](const auto& gradients) {
+      optimiser.step(gradients, result.learning_rate * schedule(step),
                      variant.loss_scale *
                          us::optim::loss_scale_of_sum(variant.scaling.rule, options.accumulate));
+    };
+    if (sum) {
+      take_step(*sum);
     } else {
-      optimiser.step(tape, rate, variant.loss_scale);
+      take_step(tape);
     }
     if (recorder) recorder->end_step(tape, model);
     ++step;
@@ -265,8 +270,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
 
     // Also where the run stops early, for the one that continues it has the point as well.
     if (step % options.eval_every == 0) {
-      const double bpc =
-          validate<P>(model, batches, sample, variant.scaling, simulation, tape.memory(), progress);
+      const double bpc = bits_per_character(sample);
       record.add(step, bpc);
       if (std::isfinite(bpc) && step < end) save_if_wanted();
     }
@@ -289,9 +293,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   tape.clear();
   if (result.diverged.empty()) {
-    const auto whole = whole_validation(options, batches);
-    result.valid_bpc =
-        validate<P>(model, batches, whole, variant.scaling, simulation, tape.memory(), progress);
+    result.valid_bpc = bits_per_character(whole_validation(options, batches));
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {
@@ -302,9 +304,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   // A last point, which is in no checkpoint: a run that goes on from there has none.
   if (record.points.empty() || record.points.back().step != step) {
     const bool measurable = result.diverged.empty();
-    record.add(step, measurable ? validate<P>(model, batches, sample, variant.scaling, simulation,
-                                              tape.memory(), progress)
-                                : std::numeric_limits<double>::quiet_NaN());
+    record.add(step,
+               measurable ? bits_per_character(sample) : std::numeric_limits<double>::quiet_NaN());
   }
   tape.memory().release();
   progress.finish();
