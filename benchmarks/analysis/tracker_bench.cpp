@@ -7,47 +7,30 @@
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
+#include "bert_mlp_steps.hpp"
 #include "median.hpp"
-#include "random_ids.hpp"
 #include "unit_normal.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
-#include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/nn/bert_mlp.hpp"
-#include "unit_scaling/ops/cross_entropy.hpp"
-#include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 
 namespace {
 
 namespace analysis = unit_scaling::analysis;
-namespace nn = unit_scaling::nn;
 namespace optim = unit_scaling::optim;
-namespace precision = unit_scaling::precision;
-namespace scaling = unit_scaling::scaling;
+using unit_scaling_benchmarks::BertMlpSteps;
 using unit_scaling_benchmarks::median;
-using unit_scaling_benchmarks::random_ids;
 
-constexpr std::size_t vocabulary = 128;
-constexpr std::size_t batch = 16;
-constexpr std::size_t window = 64;
-constexpr std::size_t selected = batch * window * 15 / 100;
 constexpr int steps = 10;
 
 void bert_mlp_steps(benchmark::State& state) {
-  nn::Initialiser initialiser(1, scaling::paper);
-  nn::BertMlp model(initialiser, {.vocabulary_size = vocabulary, .window = window});
-  optim::Adam optimiser(optim::parameters_of(model), {.rule = unit_scaling::Rule::paper});
-  const auto parameters = optim::parameters_of(model);
-  const auto ids = random_ids({batch, window}, vocabulary);
-  const auto positions = random_ids({selected}, batch * window);
-  const auto labels = random_ids({selected}, vocabulary);
-  unit_scaling::Tape<precision::fp8> tape;
+  BertMlpSteps<unit_scaling::precision::fp8> training;
+  const auto parameters = optim::parameters_of(training.model);
+  auto& tape = training.tape;
   analysis::Tracker tracker({.every = steps});
   enum class Watched { not_at_all, by_nobody, by_tracker };
   const auto seconds = [&](Watched watched) {
@@ -57,15 +40,9 @@ void bert_mlp_steps(benchmark::State& state) {
       tape.observe_with([](const unit_scaling::Observation&) {}, steps);
     }
     if (is_tracked) tracker.attach(tape);
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < steps; ++i) {
-      tape.clear();
-      tape.backward(unit_scaling::ops::cross_entropy(model(tape, ids, positions), labels,
-                                                     {.scaling = scaling::paper}));
-      optimiser.step(tape, 0x1p-10);
+    return training.seconds(steps, [&] {
       if (is_tracked) tracker.record_updates(parameters);
-    }
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    });
   };
   static_cast<void>(seconds(Watched::by_tracker));
   std::vector<double> without;

@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/texts.hpp"
+
 namespace unit_scaling_test {
 namespace {
 
@@ -103,14 +105,6 @@ std::string drawn(LineChart chart) {
     for (const std::string_view attribute : {"=\"nan", "=\"-nan", "=\"inf", "=\"-inf", "Mnan"}) {
       EXPECT_EQ(picture.find(attribute), std::string_view::npos) << attribute;
     }
-  }
-  return result;
-}
-
-std::size_t count(std::string_view text, std::string_view part) {
-  std::size_t result = 0;
-  for (std::size_t i = text.find(part); i != std::string_view::npos; i = text.find(part, i + 1)) {
-    ++result;
   }
   return result;
 }

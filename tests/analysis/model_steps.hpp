@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "support/random_arrays.hpp"
+#include "support/transformer_variants.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/shape.hpp"
@@ -152,36 +153,15 @@ inline std::vector<ModelStep> model_steps() {
                   y, tape.constant(normal_array<double>(y.shape(), 2)), {.scaling = rules});
             }));
       }
-      for (const auto mlp : {nn::MlpKind::gelu, nn::MlpKind::swiglu}) {
-        for (const std::string positions : {"rotary", "relative", "learned", "sinusoidal"}) {
-          nn::TransformerConfig config{
-              .hidden_size = 8,
-              .layers = 2,
-              .heads = 2,
-              .norm_placement = placement,
-              .norm = mlp == nn::MlpKind::gelu ? nn::NormKind::layer_norm : nn::NormKind::rms_norm,
-              .mlp = mlp,
-              .dropout = positions == "learned" ? 0.2 : 0,
-              .attention_mult = positions == "relative" ? 2.0 : 1.0};
-          nn::InputEmbedding::Options embedding;
-          if (positions == "rotary") config.rotary_base = 10000;
-          if (positions == "relative") config.relative_frequencies = 4;
-          if (positions == "learned") {
-            embedding = {.positions = nn::PositionKind::learned, .max_positions = 6};
-          }
-          if (positions == "sinusoidal") {
-            embedding = {.positions = nn::PositionKind::sinusoidal, .max_positions = 6};
-          }
-          nn::Initialiser initialiser(1, rules);
-          steps.push_back(step_of(
-              "TransformerDecoder" + where +
-                  (mlp == nn::MlpKind::gelu ? ", gelu, " : ", swiglu, ") + positions,
-              rules,
-              std::make_unique<nn::TransformerDecoder>(initialiser, vocabulary, config, embedding),
-              [](const nn::TransformerDecoder& model, Fp64& tape) {
-                return model.next_token_loss(tape, id_array({2, 6}, vocabulary, 1));
-              }));
-        }
+      for (const TransformerVariant& variant : transformer_variants(placement)) {
+        nn::Initialiser initialiser(1, rules);
+        steps.push_back(
+            step_of("TransformerDecoder" + where + ", " + variant.name, rules,
+                    std::make_unique<nn::TransformerDecoder>(initialiser, vocabulary,
+                                                             variant.config, variant.embedding),
+                    [](const nn::TransformerDecoder& model, Fp64& tape) {
+                      return model.next_token_loss(tape, id_array({2, 6}, vocabulary, 1));
+                    }));
       }
       for (const bool is_tied : {true, false}) {
         nn::BertConfig config = nn::bert_config(vocabulary, 8, 2, 2);

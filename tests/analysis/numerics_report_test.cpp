@@ -21,6 +21,7 @@
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "support/texts.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
@@ -34,6 +35,7 @@ using namespace unit_scaling;
 using analysis::NumericsReport;
 using analysis::NumericsRun;
 using analysis::TrackedTensor;
+using unit_scaling_test::count;
 using unit_scaling_test::expect_error;
 using unit_scaling_test::id_array;
 
@@ -117,14 +119,6 @@ template <Precision P> std::vector<RawTensor> raw_tensors(const Scaling& rules, 
       },
       [](auto&&...) {});
   return all;
-}
-
-std::size_t count(const std::string& text, const std::string& what) {
-  std::size_t found = 0;
-  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += what.size()) {
-    ++found;
-  }
-  return found;
 }
 
 /// The element with that id, from its opening to its closing tag.

@@ -13,16 +13,13 @@
 #include <set>
 #include <string>
 
+#include "support/texts.hpp"
+
 namespace {
 
 using namespace unit_scaling;
 
 const std::filesystem::path source_folder = UNIT_SCALING_SOURCE_DIR;
-
-std::string contents(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 TEST(ScaleRules, TheTableHasEveryOpOfTheLibrary) {
   std::set<std::string> listed;
@@ -31,7 +28,7 @@ TEST(ScaleRules, TheTableHasEveryOpOfTheLibrary) {
   const std::regex object("inline constexpr Apply<[A-Za-z0-9]+> ([a-z0-9_]+)\\{\\};");
   for (const auto& entry :
        std::filesystem::directory_iterator(source_folder / "include/unit_scaling/ops")) {
-    const std::string text = contents(entry.path());
+    const std::string text = unit_scaling_test::content(entry.path());
     for (auto it = std::sregex_iterator(text.begin(), text.end(), object);
          it != std::sregex_iterator(); ++it) {
       existing.insert((*it)[1]);
@@ -58,7 +55,7 @@ TEST(ScaleRules, FactorsAreFiniteAndRuleNoneScalesNothingButTheMeanOfALoss) {
 // Written with UNIT_SCALING_WRITE_DOCUMENTS=1 in the environment, compared without.
 TEST(ScaleRules, TheDocumentHasTheTableThatFollowsFromTheCode) {
   const std::filesystem::path path = source_folder / "docs/scale_rules.md";
-  std::string document = contents(path);
+  std::string document = unit_scaling_test::content(path);
   const std::string begin = "<!-- begin of the tables -->\n";
   const std::size_t from = document.find(begin);
   const std::size_t to = document.find("<!-- end of the tables -->\n");

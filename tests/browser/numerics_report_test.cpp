@@ -1,51 +1,25 @@
 // SPDX-License-Identifier: MIT
 // Opens the report of a short training in a headless Chromium, as its reader would.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstddef>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+
+#include "support/command.hpp"
+#include "support/texts.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int exit_code = -1;
-  std::string output;
-};
-
-Outcome run(const std::string& command) {
-  Outcome outcome;
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return outcome;
-  char buffer[4096];
-  while (const std::size_t size = std::fread(buffer, 1, sizeof(buffer), pipe)) {
-    outcome.output.append(buffer, size);
-  }
-  const int status = pclose(pipe);
-  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
-std::string content(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::size_t count(const std::string& text, const std::string& what) {
-  std::size_t found = 0;
-  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += what.size()) {
-    ++found;
-  }
-  return found;
-}
+using unit_scaling_test::content;
+using unit_scaling_test::count;
+using unit_scaling_test::Outcome;
+using unit_scaling_test::run_command;
 
 /// Watches a page from its beginning: what goes wrong in it, and what it asks others for.
 constexpr const char* watch = R"(<script>
@@ -101,10 +75,10 @@ class Browser : public testing::Test {
   /// The report of a short training of a plain and a unit-scaled model.
   [[nodiscard]] std::string report() const {
     const Outcome outcome =
-        run(UNIT_SCALING_BERT_MLP
-            " --report --steps 6 --hidden 32 --layers 1 --batch 8 --quiet --eval-every 2 "
-            "--compare fp8:none,fp8:unit --out " +
-            (folder_ / "run").string() + " 2>&1");
+        run_command(UNIT_SCALING_BERT_MLP
+                    " --report --steps 6 --hidden 32 --layers 1 --batch 8 --quiet --eval-every 2 "
+                    "--compare fp8:none,fp8:unit --out " +
+                    (folder_ / "run").string() + " 2>&1");
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     return content(folder_ / "run/report.html");
   }
@@ -114,12 +88,12 @@ class Browser : public testing::Test {
   [[nodiscard]] std::string open(const std::string& html, const std::string& options) const {
     std::ofstream(folder_ / "page.html") << html;
     // A browser of its own, with settings of its own.
-    const Outcome outcome =
-        run(UNIT_SCALING_CHROMIUM
-            " --headless --no-sandbox --disable-gpu --disable-dev-shm-usage "
-            "--disable-extensions --proxy-server=127.0.0.1:9 --hide-scrollbars --user-data-dir=" +
-            (folder_ / "profile").string() + " " + options + " file://" +
-            (folder_ / "page.html").string() + " 2>" + (folder_ / "log").string());
+    const Outcome outcome = run_command(
+        UNIT_SCALING_CHROMIUM
+        " --headless --no-sandbox --disable-gpu --disable-dev-shm-usage "
+        "--disable-extensions --proxy-server=127.0.0.1:9 --hide-scrollbars --user-data-dir=" +
+        (folder_ / "profile").string() + " " + options + " file://" +
+        (folder_ / "page.html").string() + " 2>" + (folder_ / "log").string());
     EXPECT_EQ(outcome.exit_code, 0) << content(folder_ / "log");
     return outcome.output;
   }

@@ -14,20 +14,19 @@
 #include <string>
 #include <string_view>
 
+#include "support/texts.hpp"
+
 namespace {
 
 using unit_scaling::AtomicFile;
 using unit_scaling::write_file;
+using unit_scaling_test::content;
 
 class AtomicFileTest : public ::testing::Test {
  protected:
   AtomicFileTest() { std::filesystem::create_directories(folder_); }
   ~AtomicFileTest() override { std::filesystem::remove_all(folder_); }
 
-  static std::string content(const std::filesystem::path& path) {
-    std::ifstream stream(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
-  }
   [[nodiscard]] std::ptrdiff_t files() const {
     return std::distance(std::filesystem::directory_iterator(folder_), {});
   }

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Runs the example as a user would, and looks at what it leaves behind.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -21,36 +18,23 @@
 #include <utility>
 #include <vector>
 
+#include "support/command.hpp"
+#include "support/texts.hpp"
+
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int exit_code = -1;
-  std::string output;  // stdout and stderr together
-};
+using unit_scaling_test::content;
+using unit_scaling_test::Outcome;
 
+/// Runs the example.
 /// @param errors where stderr goes.
 /// @param folder where to run. Empty: here.
 Outcome run(const std::string& arguments, const std::string& errors = "2>&1",
             const std::string& folder = "") {
-  const std::string command = (folder.empty() ? "" : "cd " + folder + " && ") +
-                              UNIT_SCALING_BERT_MLP + " " + arguments + " " + errors;
-  Outcome outcome;
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return outcome;
-  char buffer[4096];
-  while (const std::size_t size = std::fread(buffer, 1, sizeof(buffer), pipe)) {
-    outcome.output.append(buffer, size);
-  }
-  const int status = pclose(pipe);
-  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
-std::string content(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return unit_scaling_test::run_command((folder.empty() ? "" : "cd " + folder + " && ") +
+                                        UNIT_SCALING_BERT_MLP + " " + arguments + " " + errors);
 }
 
 /// 30000 bytes of words, which the project's own text, the default, would change with every commit.

@@ -24,6 +24,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/texts.hpp"
+
 namespace unit_scaling_test {
 namespace {
 
@@ -53,10 +55,7 @@ class Safetensors : public ::testing::Test {
   void store(const std::string& bytes) const {
     std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
   }
-  [[nodiscard]] std::string stored() const {
-    std::ifstream stream(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
-  }
+  [[nodiscard]] std::string stored() const { return unit_scaling_test::content(file); }
   [[nodiscard]] std::size_t files_in_folder() const {
     return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
   }

@@ -18,6 +18,7 @@
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "support/transformer_variants.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/nn/bert.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
@@ -79,55 +80,36 @@ template <class Check> void for_each_model(const Check& check) {
         [](const nn::BertMlp& model, auto& tape) {
           return model(tape, id_array({3, 6}, vocabulary, 1), id_array({5}, 18, 2));
         });
-    for (const auto mlp : {nn::MlpKind::gelu, nn::MlpKind::swiglu}) {
-      for (const std::string positions : {"rotary", "relative", "learned", "sinusoidal"}) {
-        const bool is_gelu = mlp == nn::MlpKind::gelu;
-        nn::TransformerConfig config{
-            .hidden_size = 8,
-            .layers = 2,
-            .heads = 2,
-            .norm_placement = placement,
-            .norm = is_gelu ? nn::NormKind::layer_norm : nn::NormKind::rms_norm,
-            .mlp = mlp,
-            .attention_bias = is_gelu,
-            .dropout = positions == "learned" ? 0.2 : 0,
-            .attention_mult = positions == "relative" ? 2.0 : 1.0};
-        nn::InputEmbedding::Options embedding;
-        if (positions == "rotary") config.rotary_base = 10000;
-        if (positions == "relative") config.relative_frequencies = 4;
-        if (positions == "learned") {
-          embedding = {.positions = nn::PositionKind::learned, .max_positions = 6};
-        }
-        if (positions == "sinusoidal") {
-          embedding = {.positions = nn::PositionKind::sinusoidal, .max_positions = 6};
-        }
-        const std::string what = where + (is_gelu ? ", gelu, " : ", swiglu, ") + positions;
-        check(
-            "TransformerDecoder" + what,
-            [=](nn::Initialiser& initialiser) {
-              return nn::TransformerDecoder(initialiser, vocabulary, config, embedding);
-            },
-            on_ids);
-        check(
-            "TransformerEncoder" + what,
-            [=](nn::Initialiser& initialiser) {
-              return nn::TransformerEncoder(initialiser, vocabulary, config, embedding);
-            },
-            on_ids);
-        if (is_pre) continue;
-        check(
-            "TransformerStack" + what,
-            [=](nn::Initialiser& initialiser) {
-              return nn::TransformerStack(initialiser, "layers", config);
-            },
-            on_hidden);
-        check(
-            "TransformerLayer" + what,
-            [=](nn::Initialiser& initialiser) {
-              return nn::TransformerLayer(initialiser, "layer", config, 0.5, 0.25);
-            },
-            on_hidden);
-      }
+    for (const TransformerVariant& variant : transformer_variants(placement)) {
+      nn::TransformerConfig config = variant.config;
+      config.attention_bias = config.mlp == nn::MlpKind::gelu;
+      const auto& embedding = variant.embedding;
+      const std::string what = where + ", " + variant.name;
+      check(
+          "TransformerDecoder" + what,
+          [=](nn::Initialiser& initialiser) {
+            return nn::TransformerDecoder(initialiser, vocabulary, config, embedding);
+          },
+          on_ids);
+      check(
+          "TransformerEncoder" + what,
+          [=](nn::Initialiser& initialiser) {
+            return nn::TransformerEncoder(initialiser, vocabulary, config, embedding);
+          },
+          on_ids);
+      if (is_pre) continue;
+      check(
+          "TransformerStack" + what,
+          [=](nn::Initialiser& initialiser) {
+            return nn::TransformerStack(initialiser, "layers", config);
+          },
+          on_hidden);
+      check(
+          "TransformerLayer" + what,
+          [=](nn::Initialiser& initialiser) {
+            return nn::TransformerLayer(initialiser, "layer", config, 0.5, 0.25);
+          },
+          on_hidden);
     }
     for (const bool is_tied : {true, false}) {
       nn::BertConfig config = nn::bert_config(vocabulary, 8, 2, 2);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
@@ -121,6 +122,22 @@ inline void svg_text(std::string& out, double x, double y, std::string_view styl
          svg_number(y) + "\" font-size=\"" + svg_number(size) + "\"";
   if (anchor != "start") out += " text-anchor=\"" + std::string(anchor) + "\"";
   out += std::string(more) + ">" + body + "</text>\n";
+}
+
+/// Title and subtitle at the top of a chart, line by line.
+inline void svg_titles(std::string& out, double margin,
+                       const std::vector<std::vector<char32_t>>& title, double title_size,
+                       const std::vector<std::vector<char32_t>>& subtitle, double subtitle_size) {
+  double baseline = 18;
+  for (const auto& line : title) {
+    baseline += 23;
+    svg_text(out, margin, baseline - 4, "us-ink", title_size, "start", xml_text(line),
+             " font-weight=\"600\"");
+  }
+  for (const auto& line : subtitle) {
+    baseline += 18;
+    svg_text(out, margin, baseline - 3, "us-muted", subtitle_size, "start", xml_text(line));
+  }
 }
 
 /// A straight line.

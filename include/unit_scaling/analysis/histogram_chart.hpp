@@ -262,18 +262,7 @@ class HistogramChartDrawing {
     }
   }
 
-  void draw_texts() {
-    double baseline = 18;
-    for (const auto& line : title_) {
-      baseline += 23;
-      svg_text(out_, margin_, baseline - 4, "us-ink", title_size_, "start", xml_text(line),
-               " font-weight=\"600\"");
-    }
-    for (const auto& line : subtitle_) {
-      baseline += 18;
-      svg_text(out_, margin_, baseline - 3, "us-muted", subtitle_size_, "start", xml_text(line));
-    }
-  }
+  void draw_texts() { svg_titles(out_, margin_, title_, title_size_, subtitle_, subtitle_size_); }
 
   void draw_legend() {
     for (const LegendEntry& entry : legend_) {

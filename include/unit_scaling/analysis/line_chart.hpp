@@ -270,17 +270,7 @@ class LineChartDrawing {
   }
 
   void draw_texts() {
-    double baseline = 18;
-    for (const auto& title_line : title_) {
-      baseline += 23;
-      svg_text(out_, margin_, baseline - 4, "us-ink", title_size_, "start", xml_text(title_line),
-               " font-weight=\"600\"");
-    }
-    for (const auto& subtitle_line : subtitle_) {
-      baseline += 18;
-      svg_text(out_, margin_, baseline - 3, "us-muted", subtitle_size_, "start",
-               xml_text(subtitle_line));
-    }
+    svg_titles(out_, margin_, title_, title_size_, subtitle_, subtitle_size_);
     if (!chart_.y_label.empty()) {
       svg_text(out_, margin_, y_label_baseline_, "us-ink", label_size_, "start",
                xml_text(chart_.y_label));
