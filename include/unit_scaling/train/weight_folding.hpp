@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file
 /// Layer train: weights of an ordinary model as those of a unit-scaled one, and back.
+///
+/// Training does not need it, so it is not in the umbrella header.
+// unit_scaling: optional
 #pragma once
 
 #include <algorithm>
