@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -81,11 +82,13 @@ template <Precision P> class SimulatedRounding {
  public:
   explicit SimulatedRounding(RecyclingResource& memory) : memory_(&memory) {}
 
-  /// Null: none.
-  void use(std::unique_ptr<Simulator> simulator) {
-    simulator_ = std::move(simulator);
-    if (simulator_) simulator_->begin_step();
+  template <std::derived_from<Simulator> S> void use(S simulator) {
+    simulator_ = std::make_unique<S>(std::move(simulator));
+    require_exact_ = &require_exact;
+    round_stored_ = &round_stored;
+    simulator_->begin_step();
   }
+  void use_none() { simulator_ = nullptr; }
   explicit operator bool() const { return simulator_ != nullptr; }
   Simulator* operator->() { return simulator_.get(); }
   const Simulator* operator->() const { return simulator_.get(); }
@@ -97,7 +100,7 @@ template <Precision P> class SimulatedRounding {
                                      std::uint32_t tensors) {
     const SimulatedOp op = simulator_->begin_op(traits.name, module, traits.has_products, tensors);
     if constexpr (can_simulate<P>) {
-      if (op.rounds_products() || op.rounds_writes()) require_exact(traits, op, module);
+      if (op.rounds_products() || op.rounds_writes()) require_exact_(traits, op, module);
     }
     return op;
   }
@@ -166,10 +169,16 @@ template <Precision P> class SimulatedRounding {
       simulator_->round(format, overflow, step, tensor, array.span(), result.mutable_span());
       return result;
     } else {
-      auto floats = kernels::convert<float, Overflow::infinity_or_nan>(array, memory_);
-      simulator_->round(format, overflow, step, tensor, floats.span(), floats.mutable_span());
-      return kernels::convert<T, Overflow::infinity_or_nan>(floats, memory_);
+      return round_stored_(*this, array, format, overflow, step, tensor);
     }
+  }
+
+  static Array<Storage> round_stored(const SimulatedRounding& self, const Array<Storage>& array,
+                                     const SimulatedFormat& format, Overflow overflow,
+                                     std::uint64_t step, std::uint32_t tensor) {
+    auto floats = kernels::convert<float, Overflow::infinity_or_nan>(array, self.memory_);
+    self.simulator_->round(format, overflow, step, tensor, floats.span(), floats.mutable_span());
+    return kernels::convert<Storage, Overflow::infinity_or_nan>(floats, self.memory_);
   }
 
   static void require_exact(const SimulatedOpTraits& traits, const SimulatedOp& op,
@@ -211,6 +220,9 @@ template <Precision P> class SimulatedRounding {
 
   RecyclingResource* memory_;
   std::unique_ptr<Simulator> simulator_;
+  // Called by pointers that `use` sets, so that only who simulates compiles what they point to.
+  decltype(&require_exact) require_exact_ = nullptr;
+  decltype(&round_stored) round_stored_ = nullptr;
 };
 
 }  // namespace unit_scaling

@@ -173,12 +173,13 @@ template <Precision P> class Tape {
     }
     if (is_observed_) {
       std::size_t index = 0;
-      for (const auto& [parameter, slot] : ordered_parameters()) {
-        observe({.name = parameter->name,
+      for (const Slot& slot : slots_) {
+        if (slot.parameter == nullptr) continue;
+        observe({.name = slot.parameter->name,
                  .index = index++,
                  .role = TensorRole::parameter_gradient,
-                 .format = name_of<Storage>(slots_[slot].gradient_format)},
-                slots_[slot].gradient);
+                 .format = name_of<Storage>(slot.gradient_format)},
+                slot.gradient);
       }
     }
   }
@@ -248,11 +249,11 @@ template <Precision P> class Tape {
                                   std::string(P::name));
     }
     require_nothing_recorded();
-    simulation_.use(std::make_unique<S>(std::move(simulator)));
+    simulation_.use(std::move(simulator));
   }
   void simulate_with(std::nullptr_t) {
     require_nothing_recorded();
-    simulation_.use(nullptr);
+    simulation_.use_none();
   }
 
   /// @throws std::invalid_argument if part of the simulation has met no op so far. `backward` asks;
@@ -549,9 +550,7 @@ template <Precision P> class Tape {
         (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
       }
       if (tracer_) {
-        trace(op, scales, ops::without_constraint(op).scales(value_of(args)...),
-              ops::homogeneity(op, scales, value_of(args)...), input_slots, first_output,
-              sizeof...(T));
+        trace(op, scales, input_slots, first_output, sizeof...(T), value_of(args)...);
       }
       if (wanted) {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
@@ -706,48 +705,53 @@ template <Precision P> class Tape {
     (show(args), ...);
   }
 
-  template <class Op, std::size_t inputs>
-  void trace(const Op& op, const Scales<inputs>& scales, const Scales<inputs>& ideal,
-             const Homogeneity& homogeneity, const std::array<std::size_t, inputs>& input_slots,
-             std::size_t first_output, std::size_t outputs) {
-    OpRecord record{.name = std::string(Op::name),
-                    .module = std::string(module_),
-                    .index = recorded_,
-                    .forward = scales.forward,
-                    .ideal_forward = ideal.forward,
-                    .recording = generation_,
-                    .homogeneity = homogeneity};
+  /// Completes a record of the op with arguments `x` and shows it.
+  template <class Op, std::size_t inputs, class... Arrays>
+  void trace(const Op& op, const Scales<inputs>& scales,
+             const std::array<std::size_t, inputs>& input_slots, std::size_t first_output,
+             std::size_t outputs, const Arrays&... x) {
+    OpRecord record = record_of_slots(input_slots, first_output, outputs);
+    const Scales<inputs> ideal = ops::without_constraint(op).scales(x...);
+    record.name = Op::name;
+    record.forward = scales.forward;
+    record.ideal_forward = ideal.forward;
+    record.homogeneity = ops::homogeneity(op, scales, x...);
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
     if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {
-      const Slot& slot = slots_[input_slots[i]];
-      record.inputs.push_back({.value = input_slots[i],
-                               .shape = slot.shape,
-                               .parameter = slot.parameter,
-                               .is_wanted = slot.wanted,
-                               .backward = scales.backward[i],
-                               .ideal_backward = ideal.backward[i]});
-    }
-    for (std::size_t k = 0; k < outputs; ++k) {
-      auto& output = record.outputs.emplace_back(
-          OpRecord::Output{.value = first_output + k, .shape = slots_[first_output + k].shape});
-      for (std::size_t i = 0; i < inputs; ++i) {
-        output.gradient_factors.push_back(ops::gradient_factor(op, scales, i, k));
+      record.inputs[i].backward = scales.backward[i];
+      record.inputs[i].ideal_backward = ideal.backward[i];
+      for (std::size_t k = 0; k < outputs; ++k) {
+        record.outputs[k].gradient_factors[i] = ops::gradient_factor(op, scales, i, k);
       }
     }
     tracer_(record);
   }
 
-  void choose_whether_to_observe() { is_observed_ = observer_ && step_ % observe_every_ == 0; }
-
-  /// Parameters in the order in which they were first used.
-  [[nodiscard]] std::vector<std::pair<const Parameter*, std::size_t>> ordered_parameters() const {
-    std::vector<std::pair<const Parameter*, std::size_t>> result(parameters_.begin(),
-                                                                 parameters_.end());
-    std::sort(result.begin(), result.end(),
-              [](const auto& a, const auto& b) { return a.second < b.second; });
-    return result;
+  /// What a record tells of an op's inputs and outputs whatever the op is.
+  [[nodiscard]] OpRecord record_of_slots(std::span<const std::size_t> input_slots,
+                                         std::size_t first_output, std::size_t outputs) const {
+    OpRecord record{.module = std::string(module_),
+                    .index = recorded_,
+                    .inputs = std::vector<OpRecord::Input>(input_slots.size()),
+                    .outputs = std::vector<OpRecord::Output>(outputs),
+                    .recording = generation_};
+    for (std::size_t i = 0; i < input_slots.size(); ++i) {
+      const Slot& slot = slots_[input_slots[i]];
+      record.inputs[i] = {.value = input_slots[i],
+                          .shape = slot.shape,
+                          .parameter = slot.parameter,
+                          .is_wanted = slot.wanted};
+    }
+    for (std::size_t k = 0; k < outputs; ++k) {
+      record.outputs[k] = {.value = first_output + k,
+                           .shape = slots_[first_output + k].shape,
+                           .gradient_factors = std::vector<double>(input_slots.size())};
+    }
+    return record;
   }
+
+  void choose_whether_to_observe() { is_observed_ = observer_ && step_ % observe_every_ == 0; }
 
   // Declared first, hence destroyed last: every array below lives in it.
   RecyclingResource memory_;

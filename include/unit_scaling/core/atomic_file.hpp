@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -29,10 +28,9 @@ class AtomicFile {
   /// @throws std::runtime_error naming the file, if none can be created beside it.
   explicit AtomicFile(const std::filesystem::path& target) : target_(target) {
     // "x" creates a new file or fails, so that two writers never share one.
-    std::random_device random;
-    for (int attempt = 0; attempt < 10 && file_ == nullptr; ++attempt) {
+    for (int number = 0; number < 1000 && file_ == nullptr; ++number) {
       path_ = target;
-      path_ += ".tmp" + std::to_string(random());
+      path_ += ".tmp" + std::to_string(number);
       errno = 0;
       file_ = std::fopen(path_.c_str(), "wbx");
       if (file_ == nullptr && errno != EEXIST) break;
