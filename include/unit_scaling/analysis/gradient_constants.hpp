@@ -78,8 +78,8 @@ template <class Record>
     tape.clear();
     tape.set_step(0);
     const double loss = *record(tape).value().data();
-    require(std::isfinite(loss), "gradient_constants",
-            "expected a finite loss, got " + std::to_string(loss) + " near " + parameter.name);
+    require(std::isfinite(loss), "gradient_constants", "expected a finite loss, got ",
+            std::to_string(loss), " near ", parameter.name);
     return loss;
   };
   std::vector<GradientConstant> result;
@@ -114,8 +114,8 @@ template <class Record>
         along +=
             gradients[p].data()[i] * (static_cast<double>(up[i]) - static_cast<double>(down[i]));
       }
-      require(has_moved || size == 0, "gradient_constants",
-              "expected a step that changes " + parameter.name);
+      require(has_moved || size == 0, "gradient_constants", "expected a step that changes ",
+              parameter.name);
       const double loss_ahead = loss_at(parameter, ahead);
       const double loss_behind = loss_at(parameter, behind);
       computed.push_back(along);

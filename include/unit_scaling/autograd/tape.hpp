@@ -117,7 +117,7 @@ template <Precision P> class Tape {
   [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
     const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
     if (is_new) {
-      slots_.push_back({.shape = parameter.value.shape(), .wanted = true, .parameter = &parameter});
+      add_slot(parameter.value.shape(), true).parameter = &parameter;
       if (is_observed_) {
         observe({.name = parameter.name,
                  .index = parameters_.size() - 1,
@@ -466,8 +466,8 @@ template <Precision P> class Tape {
   };
 
   template <class Source> Variable<P> leaf(const Array<Storage>& value, bool wanted) {
-    slots_.push_back({.shape = value.shape(), .wanted = wanted});
-    const std::size_t slot = slots_.size() - 1;
+    const std::size_t slot = slots_.size();
+    add_slot(value.shape(), wanted);
     if constexpr (can_simulate<P>) {
       if (simulation_) {
         const SimulatedOp simulated =
@@ -480,6 +480,14 @@ template <Precision P> class Tape {
       }
     }
     return {*this, slot, generation_, in_tape_memory(value)};
+  }
+
+  /// Appends what is known of a new value.
+  Slot& add_slot(const Shape& shape, bool wanted) {
+    Slot& slot = slots_.emplace_back();
+    slot.shape = shape;
+    slot.wanted = wanted;
+    return slot;
   }
 
   /// Ops allocate where their first argument lives, so constants move into the tape's memory.
@@ -531,19 +539,19 @@ template <Precision P> class Tape {
     std::array<std::size_t, inputs> input_slots{};
     bool wanted = false;
     std::size_t i = 0;
-    const auto add_slot = [&]<class Arg>(const Arg& arg) {
+    const auto add_input = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
         wanted = wanted || slots_[arg.slot_].wanted;
         input_slots[i++] = arg.slot_;
       }
     };
-    (add_slot(args), ...);
+    (add_input(args), ...);
     wanted = wanted && mode_ == TapeMode::training;
 
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
       const SimulatedFormat* const format = ops::is_loss<Op> ? nullptr : simulated.output;
-      (slots_.push_back({.shape = outputs.shape(), .wanted = wanted, .value_format = format}), ...);
+      ((add_slot(outputs.shape(), wanted).value_format = format), ...);
       if (is_observed_) {
         Observation seen{
             .name = Op::name, .module = module_, .index = recorded_, .role = TensorRole::value};

@@ -3,6 +3,8 @@
 /// Layer core: the errors of the library, and the checks that throw them.
 #pragma once
 
+#include <concepts>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -41,14 +43,19 @@ inline void require_same_shape(std::string_view operation, std::string_view what
   if (a != b) throw_shape_error(operation, std::string(what) + " of one shape", a, b);
 }
 
-/// @throws DomainError "`operation`: `message`" unless `condition`.
-inline void require(bool condition, std::string_view operation, std::string_view message) {
-  if (!condition) {
-    std::string text(operation);
-    text += ": ";
-    text += message;
-    throw DomainError(text);
-  }
+/// @throws DomainError "`operation`: " followed by the parts of `message`.
+[[noreturn]] inline void throw_domain_error(std::string_view operation,
+                                            std::initializer_list<std::string_view> message) {
+  std::string text(operation);
+  text += ": ";
+  for (const std::string_view part : message) text += part;
+  throw DomainError(text);
+}
+
+/// As above, unless `condition`: the text is put together only if it is needed.
+template <std::convertible_to<std::string_view>... Parts>
+void require(bool condition, std::string_view operation, const Parts&... message) {
+  if (!condition) throw_domain_error(operation, {message...});
 }
 
 }  // namespace unit_scaling

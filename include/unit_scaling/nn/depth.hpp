@@ -21,10 +21,10 @@ namespace unit_scaling::nn {
 /// @see u-μP, arXiv:2407.17465, table 2.
 template <class Module> void set_depth(Module& module, std::size_t depth) {
   module.for_each_parameter([&](Parameter& parameter) {
-    require(!parameter.depth, "set_depth",
-            "expected a parameter outside of any stack, got " + parameter.name);
+    require(!parameter.depth, "set_depth", "expected a parameter outside of any stack, got ",
+            parameter.name);
     require(parameter.kind != ParameterKind::untagged, "set_depth",
-            "expected a parameter with a kind, got " + parameter.name);
+            "expected a parameter with a kind, got ", parameter.name);
     parameter.depth = depth;
   });
 }

@@ -53,8 +53,8 @@ class MultiHeadAttention {
                   {.bias = options.bias}),
         dropout_(initialiser, options.dropout) {
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
-            "expected heads that divide hidden_size, got " + std::to_string(heads) + " for " +
-                std::to_string(hidden_size));
+            "expected heads that divide hidden_size, got ", std::to_string(heads), " for ",
+            std::to_string(hidden_size));
     require(!options.rotary_base || options.relative_frequencies == 0, "MultiHeadAttention",
             "expected rotary or relative positions, not both");
     if (options.relative_frequencies > 0) {

@@ -28,8 +28,10 @@ struct Mean {
   Scaling scaling = {};
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    require(x.columns() != 0, name,
-            "expected a last extent of at least 1, got " + to_string(x.shape()));
+    if (x.columns() == 0) {
+      throw_domain_error(name,
+                         {"expected a last extent of at least 1, got ", to_string(x.shape())});
+    }
     if (scaling.rule == Rule::none) return {};
     const auto n = static_cast<double>(x.columns());
     return constrain<1>(scaling.effective_constraint(),

@@ -46,7 +46,7 @@ class GradientSum {
       const Parameter* parameter = parameters_[k];
       require(parameter != nullptr, "GradientSum", "expected parameters, got a null pointer");
       require(numbers_.emplace(parameter, k).second, "GradientSum",
-              "expected each parameter once, got '" + parameter->name + "' twice");
+              "expected each parameter once, got '", parameter->name, "' twice");
       sums_.push_back({Array<float>(parameter->value.shape())});
     }
   }

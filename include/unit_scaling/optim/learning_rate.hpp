@@ -20,8 +20,8 @@ namespace unit_scaling::optim {
 [[nodiscard]] inline std::size_t fan_in_of(const Parameter& parameter) {
   const Shape& shape = parameter.value.shape();
   require(shape.rank() <= 3, "learning_rate_factor",
-          "expected a parameter of at most three extents, got " + parameter.name + " of " +
-              to_string(shape));
+          "expected a parameter of at most three extents, got ", parameter.name, " of ",
+          to_string(shape));
   if (shape.rank() <= 1) return shape.size();
   return shape.size() / std::max<std::size_t>(1, shape[0]);
 }
@@ -45,7 +45,7 @@ namespace unit_scaling::optim {
     return parameter.kind == ParameterKind::norm ? inverse_root(parameter.value.size()) : 1;
   }
   require(parameter.kind != ParameterKind::untagged, "learning_rate_factor",
-          "expected a parameter with a kind, got " + parameter.name);
+          "expected a parameter with a kind, got ", parameter.name);
   const double of_depth = inverse_root(parameter.depth.value_or(1));
   return parameter.kind == ParameterKind::weight ? of_depth * inverse_root(fan_in_of(parameter))
                                                  : of_depth;
@@ -61,7 +61,7 @@ namespace unit_scaling::optim {
                                                      bool readout_is_constrained) {
   if (rule != Rule::umup || !readout_is_constrained) return learning_rate_factor(rule, parameter);
   require(parameter.kind != ParameterKind::untagged, "sgd_learning_rate_factor",
-          "expected a parameter with a kind, got " + parameter.name);
+          "expected a parameter with a kind, got ", parameter.name);
   const double of_depth =
       1 / std::sqrt(static_cast<double>(std::max<std::size_t>(1, parameter.depth.value_or(1))));
   switch (parameter.kind) {

@@ -95,10 +95,9 @@ template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::s
 
 /// One array of zeros for each parameter.
 inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>& settings) {
-  std::vector<Array<float>> result;
-  result.reserve(settings.size());
-  for (const ParameterSetting& setting : settings) {
-    result.push_back(Array<float>::filled(setting.parameter->value.shape(), 0));
+  std::vector<Array<float>> result(settings.size());
+  for (std::size_t k = 0; k < settings.size(); ++k) {
+    result[k] = Array<float>::filled(settings[k].parameter->value.shape(), 0);
   }
   return result;
 }

@@ -95,7 +95,7 @@ template <class Factor>
     for (Parameter* parameter : group.parameters) {
       require(parameter != nullptr, name, "expected parameters, got a null pointer");
       require(seen.insert(parameter).second, name,
-              "expected each parameter once, got twice: " + parameter->name);
+              "expected each parameter once, got twice: ", parameter->name);
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
@@ -105,7 +105,7 @@ template <class Factor>
     }
   }
   require(untagged.empty() || options.allow_untagged || options.rule == Rule::none, name,
-          "expected parameters with a kind (Parameter::kind), got untagged: " + untagged);
+          "expected parameters with a kind (Parameter::kind), got untagged: ", untagged);
   return settings;
 }
 

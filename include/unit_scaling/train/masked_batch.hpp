@@ -39,9 +39,9 @@ class MaskedBatches {
   MaskedBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
       : corpus_(&corpus), window_(window), seed_(seed) {
     const std::size_t longest = corpus.training().size();
-    require(window >= 1 && window <= longest, "MaskedBatches",
-            "expected a window of 1 to " + std::to_string(longest) +
-                " positions, as many as the training text has, got " + std::to_string(window));
+    require(window >= 1 && window <= longest, "MaskedBatches", "expected a window of 1 to ",
+            std::to_string(longest), " positions, as many as the training text has, got ",
+            std::to_string(window));
   }
 
   /// How many positions of a batch of so many windows are selected: at least one.
