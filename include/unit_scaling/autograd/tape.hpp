@@ -244,12 +244,13 @@ template <Precision P> class Tape {
   /// what it multiplied. What an op writes is rounded before anything else reads it.
   /// @throws std::invalid_argument if P has double, or if something is recorded already.
   template <std::derived_from<Simulator> S> void simulate_with(S simulator) {
-    if constexpr (!can_simulate<P>) {
+    if constexpr (can_simulate<P>) {
+      require_nothing_recorded();
+      simulation_.use(std::move(simulator));
+    } else {
       throw std::invalid_argument("simulate_with: expected a policy without double, got " +
                                   std::string(P::name));
     }
-    require_nothing_recorded();
-    simulation_.use(std::move(simulator));
   }
   void simulate_with(std::nullptr_t) {
     require_nothing_recorded();
