@@ -55,10 +55,8 @@ int run(Options options) {
     us::write_file(options.out / "window.md", window_table(runs));
   } else {
     for (std::size_t i = 0; i < options.variants.size(); ++i) {
-      // One checkpoint: of the only run, or of the unit-scaled FP8 one that a comparison is about.
       const Variant& variant = options.variants[i];
-      const bool save = options.variants.size() == 1 || variant.name() == "fp8 unit";
-      runs.push_back(train(options, variant, corpus, machine, save));
+      runs.push_back(train(options, variant, corpus, machine, options.saves(variant)));
     }
     us::write_file(options.out / "loss.svg", loss_svg(options, runs));
   }

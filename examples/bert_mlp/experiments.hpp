@@ -133,7 +133,7 @@ inline std::string window_svg(const Options& options, const std::vector<RunResul
   us::analysis::LineChart chart;
   chart.title = "Which loss scales work";
   chart.subtitle = format("Validation loss after %zu steps of %zu characters", options.steps,
-                          options.batch * options.window);
+                          options.tokens_per_step());
   chart.x_label = "loss scale";
   chart.x_scale = us::analysis::AxisScale::log2;
   chart.y_label = "bits per character";

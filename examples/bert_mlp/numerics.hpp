@@ -90,11 +90,13 @@ void inspect(us::analysis::NumericsRun& run, const RecordLoss& record_loss,
 }
 
 /// "storage float16, matrix operands float8_e4m3fn, …".
-template <us::Precision P> [[nodiscard]] std::string formats_of() {
+/// @param is_simulated whether these carry the numbers of other formats.
+template <us::Precision P> [[nodiscard]] std::string formats_of(bool is_simulated) {
   return "storage " + std::string(us::storage_name<typename P::storage>) + ", matrix operands " +
          std::string(us::storage_name<typename P::matmul_operand>) + ", gradients entering them " +
          std::string(us::storage_name<typename P::matmul_gradient>) + ", computed in " +
-         std::string(us::storage_name<typename P::compute>);
+         std::string(us::storage_name<typename P::compute>) +
+         (is_simulated ? "; rounded to what is simulated before" : "");
 }
 
 }  // namespace bert_mlp

@@ -32,17 +32,18 @@ inline us::analysis::NumericsRun reported(const RunResult& result, const std::st
   us::analysis::NumericsRun run = result.numerics.value();
   run.name = name;
   const Variant& variant = result.variant;
+  run.outcome = result.diverged.empty() ? format("valid_bpc %.4f", result.valid_bpc)
+                                        : "diverged: " + result.diverged;
   std::string rule(us::to_string(variant.scaling.rule));
   if (variant.is_unit()) {
     rule += ", constraint " + std::string(variant.scaling.effective_constraint().name);
   }
   run.facts.emplace_back("rule", rule);
+  if (!variant.simulation.empty()) run.facts.emplace_back("simulated", variant.simulation);
   run.facts.emplace_back("loss scale", exact_text(variant.loss_scale));
   run.facts.emplace_back("peak learning rate", exact_text(result.learning_rate));
   run.facts.emplace_back("steps", std::to_string(result.steps));
   run.facts.emplace_back("parameters", std::to_string(result.parameter_bytes / sizeof(float)));
-  run.facts.emplace_back("valid_bpc", result.diverged.empty() ? format("%.4f", result.valid_bpc)
-                                                              : "diverged: " + result.diverged);
   us::analysis::LossCurve training{.name = "training", .unit = "bits per character"};
   us::analysis::LossCurve validation{.name = "validation sample", .unit = "bits per character"};
   for (const Point& point : result.points) {
@@ -73,6 +74,8 @@ inline us::analysis::NumericsReport numerics_report(const Options& options,
   report.add_fact("seed", std::to_string(options.seed));
   report.add_fact("machine", format("%s, %zu threads", machine.processor.c_str(), machine.threads));
   report.add_fact("command", options.command);
+  const std::string warning = few_steps_warning(options, runs);
+  if (!warning.empty()) report.add_fact("note", warning.substr(0, warning.find('\n')));
   for (std::size_t i = 0; i < runs.size(); ++i) {
     report.add_run(reported(runs[i], report_name(runs, i)));
   }
@@ -81,7 +84,7 @@ inline us::analysis::NumericsReport numerics_report(const Options& options,
     for (std::size_t plain = 0; plain < runs.size(); ++plain) {
       const Variant& a = runs[plain].variant;
       const Variant& b = runs[unit].variant;
-      if (!a.is_unit() && b.is_unit() && a.precision == b.precision) {
+      if (!a.is_unit() && b.is_unit() && precision_text(a) == precision_text(b)) {
         report.compare(report_name(runs, plain), report_name(runs, unit));
       }
     }

@@ -97,6 +97,16 @@ struct Options {
     return loses && !loss_scale_window ? 0x1p-9 : 0x1p-7;
   }
 
+  /// Whether the checkpoint is of this variant: of the only one, or of the one that a comparison is
+  /// about, which is simulated or the unit-scaled one in FP8.
+  [[nodiscard]] bool saves(const Variant& variant) const {
+    const auto simulated_variants =
+        std::count_if(variants.begin(), variants.end(),
+                      [](const Variant& each) { return !each.simulation.empty(); });
+    if (simulated_variants == 1) return !variant.simulation.empty();
+    return variants.size() == 1 || variant.name() == "fp8 unit";
+  }
+
   [[nodiscard]] std::size_t tokens_per_step() const { return accumulate * batch * window; }
 
   [[nodiscard]] us::train::Schedule rate_schedule() const {
@@ -155,6 +165,20 @@ inline Variant simulated(const Options& options, Variant variant, const std::str
   }
   variant.simulation = to_string(simulation);
   return variant;
+}
+
+/// Puts in front what simulated runs are compared with: of each scaling that they have, the run in
+/// fp32 without a simulation.
+inline void add_baselines(std::vector<Variant>& variants) {
+  std::vector<Variant> baselines;
+  for (const Variant& variant : variants) {
+    const bool is_there =
+        std::any_of(baselines.begin(), baselines.end(), [&](const Variant& baseline) {
+          return baseline.is_unit() == variant.is_unit();
+        });
+    if (!is_there) baselines.push_back({"fp32", variant.scaling, 1});
+  }
+  variants.insert(variants.begin(), baselines.begin(), baselines.end());
 }
 
 /// Whether all of `text` is a number, which is then in `value`.
@@ -238,7 +262,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "validation_sample_bpc of metrics.csv and loss.svg, are on a sample of it, which is the\n"
       "same at every point, the last one too. The progress line shows the mean training bpc\n"
       "of the last 50 steps.\n"
-      "A checkpoint holds one model: the only one trained or, of several, fp8 unit. summary.json\n"
+      "A checkpoint holds one model: the only one trained, the only one that --simulate rounds or,\n"
+      "of several, fp8 unit. summary.json\n"
       "says which, and so does the metadata of the checkpoint, under \"training\".\n"
       "Results already there: runs/NAME gets a number appended, NAME-2, NAME-3. A folder that\n"
       "--out names is refused if it holds those of another command, unless --overwrite is given\n"
@@ -355,7 +380,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "[PATTERN:]FORWARD/BACKWARD for what enters matrix products, PATTERN=FORWARD/BACKWARD for "
       "what ops write; PATTERN is OP or MODULE/OP. So e3m4/e5m2, or "
       "readout/*:-/-,e4m3fn/e5m2,*=bfloat16/bfloat16. With --precision fp32 (then the default) or "
-      "fp16. See docs/simulation.md");
+      "fp16. Trains the fp32 run without it first, to compare with, unless the run stops early or "
+      "is resumed. See docs/simulation.md");
   auto* rounding_option =
       app.add_option("--simulate-rounding", simulated_rounding,
                      "nearest or stochastic: how simulated formats are rounded to (default: as "
@@ -450,6 +476,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     for (Variant& variant : options.variants) {
       variant = simulated(options, std::move(variant), simulate);
     }
+    // A run that is resumed, or will be, was compared or will be.
+    if (options.resume.empty() && !options.stop_at) add_baselines(options.variants);
   }
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
   if (options.steps > (std::uint64_t{1} << 32) / options.accumulate) {

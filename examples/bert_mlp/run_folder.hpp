@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -95,8 +96,12 @@ inline void require_replaceable(const Options& options, const std::filesystem::p
 inline std::string default_folder_name(const Options& options) {
   if (options.loss_scale_window) return "loss-scale-window";
   if (options.sweep_bits > 0) return "format-sweep-" + std::to_string(options.sweep_bits);
-  if (options.variants.size() > 1) return "compare";
-  const Variant& variant = options.variants[0];
+  const Variant& variant = options.variants.back();
+  const bool is_compared =
+      std::count_if(options.variants.begin(), options.variants.end(), [&](const Variant& each) {
+        return each.simulation == variant.simulation;
+      }) > 1;
+  if (is_compared) return "compare";
   return variant.precision + "-" + variant.scaling_name() +
          (variant.simulation.empty() ? "" : "-simulated");
 }

@@ -156,7 +156,7 @@ us::analysis::NumericsRun inspected(const Options& options, const Variant& varia
         return record_loss(tape, model, batches.training(options.batch, 0), variant.scaling);
       },
       make_optimiser(us::optim::parameters_of(model)), learning_rate);
-  run.facts.emplace_back("formats", formats_of<P>());
+  run.facts.emplace_back("formats", formats_of<P>(!variant.simulation.empty()));
   return run;
 }
 
@@ -311,20 +311,16 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   progress.finish();
   if (recorder) recorder->finish(*result.numerics, first_non_finite);
   result.points = std::move(record.points);
-  if constexpr (!std::is_same_v<P, us::precision::fp32>) {
-    if (!result.diverged.empty()) return result;
+  const bool is_float = std::is_same_v<P, us::precision::fp32> && !simulation;
+  if (!is_float && result.diverged.empty()) {
     // Of so few tokens that comparing with fp32 takes less memory than training did.
     constexpr std::size_t most_tokens = 4096;
     const std::size_t sequences =
         std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
     const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
     result.gradients = us::analysis::gradient_underflow<P>(
-        [&]<us::Precision Any>(us::Tape<Any>& any_tape) {
-          // Against float without a simulation.
-          if (std::is_same_v<Any, P> && simulation) any_tape.simulate_with(*simulation);
-          return record_loss(any_tape, model, batch, variant.scaling);
-        },
-        loss_scale);
+        [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
+        loss_scale, simulation);
   }
   return result;
 }

@@ -16,14 +16,21 @@
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
+#include "support/random_arrays.hpp"
+#include "unit_scaling/analysis/constraint_check.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/lint.hpp"
+#include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/sequential.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/linear_readout.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/rms_norm.hpp"
 #include "unit_scaling/ops/scale.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -69,17 +76,20 @@ TEST(Explain, ShowsEachOpWithItsFactorsAndWhatWasMeasured) {
       {"op", "name", "module", "reads", "makes", "α", "β", "constraint", "rms", "gradient rms"},
       {"0", "linear", "layer", "(1, 4), w (16, 4)", "(1, 16)", "0.5", "-, 1*", "none", "2", "1.4"},
       {"1", "residual_split", "layer", "(1, 16)", "(1, 16), (1, 16)", "1", "1* (gradient 0.6, 0.8)",
-       "gmean", "2, 2", "1, 1"},
+       "-", "2, 2", "1, 1"},
       {"2", "scale_fwd", "layer", "(1, 16)", "(1, 16)", "2", "1", "-", "4", "1"},
       {"3", "residual_add", "layer", "(1, 16), (1, 16)", "(1, 16)", "1",
-       "1, 1 (gradient 1.667, 1.25)", "gmean", "4", "1"},
+       "1, 1 (gradient 1.667, 1.25)", "-", "4", "1"},
       {"4", "weighted_sum", "layer", "(1, 16)", "()", "1", "1*", "-", "64", "1"}};
   const auto lines = lines_of(analysis::explain(trace.ops(), report.tensors()));
-  ASSERT_EQ(lines.size(), expected.size());
-  for (std::size_t k = 0; k < lines.size(); ++k) EXPECT_EQ(cells_of(lines[k]), expected[k]) << k;
+  ASSERT_EQ(lines.size(), expected.size() + 2);
+  for (std::size_t k = 0; k < expected.size(); ++k) EXPECT_EQ(cells_of(lines[k]), expected[k]) << k;
+  // What the signs mean.
+  EXPECT_TRUE(lines[expected.size()].starts_with("* ")) << lines[expected.size()];
+  EXPECT_TRUE(lines[expected.size() + 1].starts_with("(gradient ...) "));
   // Without measurements the last two columns are left out.
   const auto unmeasured = lines_of(analysis::explain(trace.ops()));
-  ASSERT_EQ(unmeasured.size(), expected.size());
+  ASSERT_EQ(unmeasured.size(), lines.size());
   EXPECT_EQ(cells_of(unmeasured[1]),
             std::vector<std::string>(expected[1].begin(), expected[1].end() - 2));
 }
@@ -93,7 +103,10 @@ TEST(Explain, TakesEveryModelAndJoinsEveryMeasurement) {
     tape.observe_with(report.observer());
     tape.backward(step.record(tape));
     const auto lines = lines_of(analysis::explain(trace.ops(), report.tensors()));
-    EXPECT_EQ(lines.size(), trace.ops().size() + 1) << step.name;
+    const auto legend = std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
+      return line.starts_with("* ") || line.starts_with("(gradient ");
+    });
+    EXPECT_EQ(lines.size(), trace.ops().size() + 1 + static_cast<std::size_t>(legend)) << step.name;
   }
 }
 
@@ -144,6 +157,46 @@ TEST(Explain, RefusesTwoSteps) {
                                       {"one step", "another"});
 }
 
+// An op may name a constraint that its factors do not ask for.
+TEST(Explain, NamesAConstraintWhereOneActsAndNowhereElse) {
+  const Parameter w = {.name = "w", .value = Array<float>::filled(Shape{16, 4}, 1)};
+  const Parameter gain = {.name = "gain", .value = Array<float>::filled(Shape{4}, 1)};
+  const auto constraints_of = [&](const Scaling& scaling) {
+    analysis::GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    const auto x = tape.input(random_array<double>({3, 4}, 0));
+    (void)ops::linear(x, w, {.scaling = scaling});
+    (void)ops::linear_readout(x, w, {.scaling = scaling});
+    (void)ops::linear_readout(x, w, {.scaling = scaling.with(constraint::hmean)});
+    (void)ops::rms_norm(x, gain, {.scaling = scaling});
+    (void)ops::mse_loss(x, x, {.scaling = scaling});
+    (void)ops::cross_entropy(x, id_array({3}, 4, 1), {.scaling = scaling});
+    (void)ops::gelu(x, {.scaling = scaling});
+    (void)ops::gelu(x, {.scaling = scaling.on_cut_edge()});
+    std::vector<std::string> names;
+    for (const auto& op : analysis::list_ops(trace.ops())) names.push_back(op.constraint);
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(constraints_of(scaling::paper),
+            (Names{"gmean", "none", "hmean", "", "", "", "gmean", "none"}));
+  EXPECT_EQ(constraints_of(scaling::umup), (Names{"to_output_scale", "none", "hmean", "", "", "",
+                                                  "to_output_scale", "none"}));
+  EXPECT_EQ(constraints_of(scaling::none), Names(8, ""));
+}
+
+TEST(Explain, OfNoOpsSaysThatNobodyTraced) {
+  const analysis::GraphTrace trace;
+  const auto expect_refused = [](const auto& look) {
+    expect_error<std::invalid_argument>(look, {"got none", "tape.trace_with"});
+  };
+  expect_refused([&] { (void)analysis::explain(trace.ops()); });
+  expect_refused([&] { (void)analysis::lint(trace.ops()); });
+  expect_refused([&] { (void)analysis::check_constraints(trace.ops(), 0); });
+  expect_refused([&] { (void)analysis::list_ops(trace.ops()); });
+}
+
 double rms_of(std::span<const float> elements) {
   double squares = 0;
   for (const float element : elements) squares += static_cast<double>(element) * element;
@@ -178,6 +231,7 @@ TEST(Explain, RunsAStepOfAModelAndShowsItsParametersWithTheirMeasuredScale) {
   std::size_t value = 0;
   std::size_t line = 1;
   for (; line < lines.size() && !lines[line].empty(); ++line) {
+    if (lines[line].starts_with("* ") || lines[line].starts_with("(gradient ")) continue;
     const auto cells = cells_of(lines[line]);
     ASSERT_EQ(cells[1], names.at(op++));
     if (cells[1] == "residual_split") continue;

@@ -34,6 +34,7 @@ namespace {
 using namespace unit_scaling;
 using analysis::NumericsReport;
 using analysis::NumericsRun;
+using analysis::TrackedRole;
 using analysis::TrackedTensor;
 using unit_scaling_test::count;
 using unit_scaling_test::expect_error;
@@ -468,7 +469,9 @@ TEST(NumericsReport, ShowsAtWhichOpALossMultipliedByTooLittleUnderflows) {
   ASSERT_NE(at, std::string::npos) << summary;
   const std::size_t link = summary.rfind("href=\"#op-", at) + 7;
   const std::string id = summary.substr(link, summary.find('"', link) - link);
-  const std::string fold = element(html, "details", id);
+  ASSERT_TRUE(id.ends_with("-inside")) << id;
+  ASSERT_NE(html.find("id=\"" + id + "\""), std::string::npos);
+  const std::string fold = element(html, "details", id.substr(0, id.rfind("-inside")));
   EXPECT_NE(fold.find("readout/linear_readout"), std::string::npos);
   EXPECT_NE(fold.find("<span>bad loses "), std::string::npos) << fold.substr(0, 400);
 }
@@ -497,7 +500,7 @@ TEST(NumericsReport, HasEverySectionAndIsWellFormed) {
   EXPECT_NE(element(html, "section", "facts").find("this one"), std::string::npos);
   EXPECT_NE(html.find("<a class=\"skip\" href=\"#main\">"), std::string::npos);
   EXPECT_EQ(count(html, "<h1>"), 1U);
-  EXPECT_EQ(count(html, "<table>"), count(html, "<caption>"));
+  EXPECT_EQ(count(html, "<table"), count(html, "<caption>"));
   EXPECT_EQ(count(html, "role=\"img\""), count(html, "<desc "));
   // Ops are listed in order, with factors and cut-edges.
   const std::string ops = element(html, "details", "run-1-ops");
@@ -599,6 +602,87 @@ TEST(NumericsReport, RefusesRunsThatItCannotTellApart) {
       {.name = "x", .source = "x", .module = "", .format = "float9", .shape = {}, .samples = {}});
   expect_error<std::invalid_argument>([&] { report.add_run(run); }, {"float9"});
   expect_well_formed(report.html());
+}
+
+/// A tensor of 1000 elements in float8_e5m2, looked at once.
+TrackedTensor tensor_of(const std::string& name, TrackedRole role, std::uint64_t zeros,
+                        std::uint64_t underflowed) {
+  TrackedTensor tensor{.name = name,
+                       .source = name,
+                       .module = "",
+                       .role = role,
+                       .format = "float8_e5m2",
+                       .shape = {1000},
+                       .samples = {}};
+  analysis::TrackedSample sample{.step = 7};
+  sample.statistics.elements = 1000;
+  sample.statistics.underflowed = underflowed;
+  sample.statistics.histogram = {
+      .first_exponent = -18, .counts = {1000 - zeros}, .zeros = zeros};
+  tensor.samples.push_back(sample);
+  return tensor;
+}
+
+TEST(NumericsReport, CountsZerosThatWereThereAlreadyAsZeros) {
+  NumericsReport report("zeros");
+  report.add_run({.name = "run",
+                  .tensors = {tensor_of("one", TrackedRole::gradient, 300, 100),
+                              tensor_of("two", TrackedRole::gradient, 200, 0)}});
+  report.add_run({.name = "other", .tensors = {tensor_of("one", TrackedRole::gradient, 500, 0)}});
+  report.compare("run", "other");
+  const std::string html = report.html();
+  expect_well_formed(html);
+  const std::string summary = element(html, "section", "summary");
+  EXPECT_NE(summary.find("</span>30 %</td>"), std::string::npos) << "(400 + 200) / 2000" << summary;
+  EXPECT_NE(summary.find("</span>50 %</td>"), std::string::npos) << "of the other run";
+  // Of "one": a third and a quarter of what is zero in the end, apart and together.
+  const std::string one = element(html, "details", "op-0");
+  EXPECT_NE(one.find("<td>30 %</td><td>10 %</td>"), std::string::npos) << "already, rounds to zero";
+  EXPECT_NE(one.find(">40 %</text>"), std::string::npos) << "beside the histogram";
+  EXPECT_NE(one.find("<span>run loses 10 % of one"), std::string::npos);
+  EXPECT_NE(element(html, "details", "op-1")
+                .find("<span>loses nothing, but run has 20 % zeros already in two</span>"),
+            std::string::npos);
+  const std::string compared = element(html, "section", "comparisons");
+  EXPECT_NE(compared.find("<td>40 %</td><td>50 %</td><td>10 %</td><td>0</td>"), std::string::npos)
+      << "zero in both, lost in both";
+}
+
+TEST(NumericsReport, JudgesARunByItsOutcomeIfItHasOne) {
+  NumericsReport report("outcomes");
+  const std::vector<analysis::LossCurve> losses{{.name = "sample", .points = {{1, 4.5}}}};
+  report.add_run({.name = "run", .outcome = "valid_bpc 2.31", .losses = losses});
+  report.add_run({.name = "other", .losses = losses});
+  const std::string summary = element(report.html(), "section", "summary");
+  EXPECT_NE(summary.find("valid_bpc 2.31"), std::string::npos);
+  EXPECT_EQ(count(summary, "sample 4.5 at step 1"), 1U) << "of the run without one";
+}
+
+TEST(NumericsReport, AsksWhatNarrowFormatsOfTheRunsThemselvesWouldLose) {
+  NumericsReport report("simulated");
+  TrackedTensor narrow = tensor_of("narrow", TrackedRole::operand, 0, 0);
+  narrow.format = "float8_e3m4";
+  TrackedTensor wide = tensor_of("wide", TrackedRole::value, 0, 0);
+  wide.format = "bfloat16";
+  report.add_run({.name = "run", .tensors = {narrow, wide}});
+  const std::string table = element(report.html(), "details", "run-0-formats");
+  EXPECT_EQ(count(table, "<th scope=\"col\" class=\"t\">float8_e3m4</th>"), 1U) << table;
+  EXPECT_EQ(count(table, ">bfloat16</th>"), 0U);
+  // 2^-18 is far below half the smallest number of E3M4.
+  EXPECT_NE(table.find("\u2193 100 %"), std::string::npos) << table;
+}
+
+TEST(NumericsReport, ShowsTheStepThatItNames) {
+  TrackedTensor tensor = tensor_of("op", TrackedRole::gradient, 0, 100);
+  tensor.samples.push_back(tensor.samples.front());
+  tensor.samples.front().statistics.underflowed = 101;
+  tensor.samples.back().step = 8;
+  NumericsReport report("named");
+  report.add_run({.name = "run", .tensors = {tensor}});
+  const std::string html = report.html();
+  EXPECT_NE(html.find("run loses 10.1 % of op, float8_e5m2, at step 7"), std::string::npos);
+  EXPECT_NE(html.find(">run, float8_e5m2, step 7<"), std::string::npos) << "a histogram of it";
+  EXPECT_EQ(figures_of(html)["runs"][0]["tensors"][0]["samples"][0]["step"], 7);
 }
 
 TEST(NumericsReport, ShowsTheStepThatLostMost) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -535,11 +536,25 @@ TEST_F(BertMlp, TrainsInASimulationOfFp8AsInFp8) {
   ASSERT_EQ(run(small("fp8") + " --precision fp8").exit_code, 0);
   for (const std::string carrier :
        {"--precision fp16 --simulate e4m3fn/e5m2", "--simulate 'e4m3fn/e5m2,*=float16/float16'"}) {
-    const Outcome outcome = run(small("simulated") + " --overwrite " + carrier);
+    const Outcome outcome =
+        run(tiny("simulated") + " --hidden 32 --layers 2 --steps 12 --eval-every 4 --overwrite " +
+            carrier);
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-    const auto simulated = summary("simulated").at("runs").at(0);
-    EXPECT_EQ(simulated.at("valid_bpc"), summary("fp8").at("runs").at(0).at("valid_bpc"))
-        << carrier;
+    const auto runs = summary("simulated").at("runs");
+    ASSERT_EQ(runs.size(), 2U) << "the run in fp32 to compare with, and the simulation";
+    EXPECT_EQ(runs.at(0).at("precision"), "fp32");
+    EXPECT_FALSE(runs.at(0).contains("simulation"));
+    const auto& simulated = runs.at(1);
+    const auto fp8 = summary("fp8").at("runs").at(0);
+    for (const char* figure : {"valid_bpc", "underflowed_gradients", "non_finite_gradients"}) {
+      EXPECT_EQ(simulated.at(figure), fp8.at(figure)) << carrier << ", " << figure;
+    }
+    // The difference to the baseline, in the table.
+    const double difference = simulated.at("valid_bpc").get<double>() -
+                              runs.at(0).at("valid_bpc").get<double>();
+    char text[32];
+    std::snprintf(text, sizeof(text), "| %+.4f ", difference);
+    EXPECT_NE(outcome.output.find(text), std::string::npos) << text << outcome.output;
     EXPECT_TRUE(simulated.at("simulation").get<std::string>().starts_with("e4m3fn/e5m2"));
     const std::string metrics = content(folder_ / "simulated/metrics.csv");
     const std::string real = content(folder_ / "fp8/metrics.csv");

@@ -80,6 +80,23 @@ class MeasuredScales {
   std::map<std::size_t, std::vector<const TensorScale*>> gradients_;
 };
 
+/// What the signs in a column of β mean, those that occur.
+[[nodiscard]] inline std::string legend_text(const std::vector<ListedOp>& listed) {
+  const auto occurs = [&](std::string_view sign) {
+    return std::any_of(listed.begin(), listed.end(), [&](const ListedOp& op) {
+      return op.backward.find(sign) != std::string::npos;
+    });
+  };
+  std::string text;
+  if (occurs("*")) text += "* the input is a cut-edge, where β may differ from α\n";
+  if (occurs("(gradient")) {
+    text +=
+        "(gradient ...) what the op multiplies the true gradient of each input with, where that is "
+        "not β/α, as residual weights do\n";
+  }
+  return text;
+}
+
 /// Columns padded to the width of their widest cell; numbers of characters, not of bytes.
 [[nodiscard]] inline std::string table_text(const std::vector<std::vector<std::string>>& rows) {
   const auto width_of = [](const std::string& text) {
@@ -118,7 +135,7 @@ class MeasuredScales {
 ///     std::cout << explain(trace.ops(), report.tensors());
 ///
 /// The words are those of `list_ops`; "-" stands for what there is not, such as the β of an input
-/// that no gradient is wanted for.
+/// that no gradient is wanted for. Below the table stands what a star and a gradient behind β mean.
 /// @param ops as `GraphTrace` has them.
 /// @param measured `ScaleReport::tensors` of the same step, or nothing.
 /// @throws std::invalid_argument if the ops are not those of one step, or if `measured` has other
@@ -149,7 +166,7 @@ class MeasuredScales {
     std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }
   scales.require_end();
-  return detail::table_text(rows);
+  return detail::table_text(rows) + detail::legend_text(listed);
 }
 
 /// The parameters, one line for each: shape, kind, depth of its stack, and the rms of its value and

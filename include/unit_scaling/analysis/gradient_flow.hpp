@@ -10,6 +10,7 @@
 #include <map>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "unit_scaling/analysis/graph_trace.hpp"
@@ -74,7 +75,8 @@ class GradientFlow {
   /// @throws std::invalid_argument if no op makes the loss.
   GradientFlow(const Graph& graph, std::size_t loss) {
     if (!graph.maker(loss)) {
-      throw std::invalid_argument("GradientFlow: expected a loss that an op of the graph makes");
+      throw std::invalid_argument("expected a loss that one of the traced ops makes, got value " +
+                                  std::to_string(loss));
     }
     ratios_[loss] = {};
     const auto ops = graph.ops();

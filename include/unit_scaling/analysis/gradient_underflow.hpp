@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
@@ -29,9 +31,12 @@ struct GradientUnderflow {
 /// Unlike Tracker, which tells what each rounding loses of what is there, it tells what is gone
 /// altogether: a gradient that underflowed on the way makes all zero that follows from it.
 /// @param loss_scale gradient of the loss, in both.
+/// @param simulation rounds numbers of the step under P, and of that only; empty: nothing does.
 /// @throws std::invalid_argument if the two steps have other gradients.
 template <Precision P, class Record>
-[[nodiscard]] GradientUnderflow gradient_underflow(const Record& record, float loss_scale = 1) {
+[[nodiscard]] GradientUnderflow gradient_underflow(
+    const Record& record, float loss_scale = 1,
+    const std::optional<Simulation>& simulation = std::nullopt) {
   std::vector<std::vector<bool>> reference;  // for each gradient, which elements are not zero
   {
     Tape<precision::fp32> float_tape;
@@ -48,6 +53,7 @@ template <Precision P, class Record>
   std::size_t non_finite = 0;
   std::size_t next = 0;
   Tape<P> tape;
+  if (simulation) tape.simulate_with(*simulation);
   tape.observe_with([&](const Observation& seen) {
     if (is_forward(seen.role)) return;
     if (next == reference.size() || reference[next].size() != seen.elements.size()) {

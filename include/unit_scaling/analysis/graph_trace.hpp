@@ -52,9 +52,15 @@ struct Maker {
 class Graph {
  public:
   /// @param ops of one step, in order; they must stay in place.
-  /// @throws std::invalid_argument if they are of two steps or two tapes, if a value is made twice
-  ///         or read before it is made, or if an op's gradient factors are not one for each input.
+  /// @throws std::invalid_argument if there are none; if they are of two steps or two tapes, if a
+  ///         value is made twice or read before it is made, or if an op's gradient factors are not
+  ///         one for each input.
   explicit Graph(std::span<const OpRecord> ops) : ops_(ops) {
+    if (ops.empty()) {
+      throw std::invalid_argument(
+          "Graph: expected the ops of a step, got none; call tape.trace_with(trace.tracer()) before "
+          "the step is recorded");
+    }
     const auto refuse = [](const OpRecord& op, const std::string& why) {
       throw std::invalid_argument("Graph: expected the ops of one step, got a " + op.name + " " +
                                   why);

@@ -50,6 +50,8 @@ tbody th,.t{text-align:left}
 .prose{white-space:normal;min-width:11rem;max-width:26rem;overflow-wrap:anywhere}
 tbody th{font-weight:600}
 tbody tr:hover{background:var(--us-hover)}
+.head{display:none}
+.in{scroll-margin-top:4.5rem}
 figure{margin:.8rem 0 1.4rem}
 .us-chart{display:block;max-width:100%;min-width:760px;height:auto}
 details{border:1px solid var(--us-grid);border-radius:6px;margin:.45rem 0;padding:0 .9rem}
@@ -62,6 +64,14 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--us-1
 dt{font-weight:600;margin-top:.5rem}
 dd{margin:0 0 .3rem;max-width:46rem}
 footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted)}
+@media screen and (max-width:800px){
+  figure::before{content:'Scroll sideways to see all of it.';font-size:.8rem;color:var(--us-muted)}
+  .stacks,.stacks tbody,.stacks tr,.stacks tbody th,.stacks td{display:block}
+  .stacks thead{position:absolute;left:-9999px}
+  .stacks tbody th{padding:.6rem 0 .1rem;border:0;font-size:.95rem}
+  .stacks td{display:flex;text-align:left;white-space:normal;max-width:none;padding:.15rem 0;overflow-wrap:anywhere}
+  .stacks .head{display:block;flex:0 0 9rem;padding-right:.6rem;color:var(--us-muted)}
+}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{
   header,main,footer{max-width:none}

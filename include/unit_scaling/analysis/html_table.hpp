@@ -36,6 +36,8 @@ struct HtmlTable {
   std::string caption = {};
   std::vector<HtmlColumn> columns = {};
   std::vector<std::vector<HtmlCell>> rows = {};
+  /// Where the page is narrow each row becomes a list of its cells, each under its column's head.
+  bool stacks = false;
 };
 
 /// The table in a box that scrolls sideways, by keys too, where the page is too narrow for it.
@@ -43,7 +45,9 @@ struct HtmlTable {
 [[nodiscard]] inline std::string to_html(const HtmlTable& table) {
   using detail::xml_text;
   std::string html = R"(<div class="scroll" role="region" tabindex="0" aria-label=")" +
-                     xml_text(table.caption) + "\"><table>\n<caption>" + xml_text(table.caption) +
+                     xml_text(table.caption) + "\"><table" +
+                     (table.stacks ? " class=\"stacks\"" : "") + ">\n<caption>" +
+                     xml_text(table.caption) +
                      "</caption>\n<thead><tr>";
   for (const HtmlColumn& column : table.columns) {
     html += column.kind == HtmlColumn::Kind::number ? "<th scope=\"col\">"
@@ -73,6 +77,12 @@ struct HtmlTable {
         html += kind == HtmlColumn::Kind::text    ? "<td class=\"t\">"
                 : kind == HtmlColumn::Kind::prose ? "<td class=\"t prose\">"
                                                   : "<td>";
+        // Read out by its head in a table; written before it in a list.
+        if (table.stacks) {
+          html += "<span class=\"head\" aria-hidden=\"true\">";
+          html += xml_text(table.columns[i].head);
+          html += "</span>";
+        }
         html += text;
         html += "</td>";
       }

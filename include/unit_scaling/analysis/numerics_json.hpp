@@ -6,9 +6,11 @@
 
 #include <array>
 #include <cstddef>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "unit_scaling/analysis/format_losses.hpp"
 #include "unit_scaling/analysis/json_text.hpp"
@@ -56,7 +58,7 @@ namespace detail {
 }  // namespace detail
 
 /// One JSON object (RFC 8259) with, of each tensor, the last sample and, before it, the one that
-/// lost most, if that is another:
+/// lost most, as ShownSamples has it:
 ///
 ///     {"runs":[{"name":"fp8 unit","first_non_finite":null,
 ///               "losses":[{"name":"training","points":[[1,4.2],[2,4.1]]}],
@@ -69,6 +71,8 @@ namespace detail {
 /// and overflowed to six digits, and leaves out formats that would lose nothing.
 [[nodiscard]] inline std::string to_json(std::span<const NumericsRun> runs) {
   std::string text = "{\"runs\":[";
+  const std::vector<TensorGroup> groups = group_tensors(runs);
+  std::size_t number = 0;
   std::string_view between_runs;
   for (const NumericsRun& run : runs) {
     text += std::string(between_runs) + "\n{\"name\":" + json_string(run.name);
@@ -94,9 +98,15 @@ namespace detail {
     }
     text += "],\"tensors\":[";
     std::string_view between_tensors;
+    std::map<const TrackedTensor*, LargestLoss> largest;
+    for (const TensorGroup& group : groups) {
+      const LargestLoss of_group = largest_loss(group.tensors[number]);
+      for (const TrackedTensor* tensor : group.tensors[number]) largest[tensor] = of_group;
+    }
+    ++number;
     for (const TrackedTensor& tensor : run.tensors) {
       if (tensor.samples.empty() || is_seen_elsewhere(tensor)) continue;
-      const ShownSamples shown = shown_samples(tensor);
+      const ShownSamples shown = shown_samples(tensor, largest[&tensor]);
       text += std::string(between_tensors) + "\n{\"name\":" + json_string(tensor.name) +
               ",\"role\":" + json_string(to_string(tensor.role)) +
               ",\"format\":" + json_string(tensor.format) + ",\"samples\":[";

@@ -79,7 +79,10 @@ class NumericsPage {
   using Facts = std::vector<std::pair<std::string, std::string>>;
 
   NumericsPage(std::span<const NumericsRun> runs, std::span<const Comparison> comparisons)
-      : runs_(runs), comparisons_(comparisons), groups_(group_tensors(runs)) {}
+      : runs_(runs),
+        comparisons_(comparisons),
+        groups_(group_tensors(runs)),
+        formats_(formats_asked_about(runs)) {}
 
   [[nodiscard]] std::string html(const std::string& title, const Facts& facts) const {
     std::vector<HtmlSection> sections{
@@ -163,6 +166,10 @@ class NumericsPage {
                                           TrackedRole::parameter, TrackedRole::parameter_gradient,
                                           TrackedRole::update};
   using Kind = HtmlColumn::Kind;
+  struct NamedFormat {
+    std::string name;
+    FormatSpec spec;
+  };
 
   static constexpr std::string_view reading = R"(<dl>
 <dt>Histogram</dt><dd>Each bar is a power of two: the share of a tensor's elements with a magnitude in
@@ -176,8 +183,12 @@ keep fewer bits; in between they are normal.</dd>
 <dt>Before or after rounding</dt><dd>Outputs, gradients between ops and parameters are as they are
 stored. Operands of matrix products, and gradients that enter one, are seen before they are rounded for
 it: what is lost is lost there.</dd>
-<dt>Rounds to zero, subnormal, at the largest</dt><dd>Shares of all elements. Rounds to zero: not zero
-yet. At the largest: rounded to the largest number of the format, or beyond it.</dd>
+<dt>Zero, rounds to zero, subnormal, at the largest</dt><dd>Shares of all elements. Zero: after
+rounding. Some are zero already when they come: by nature, as the gradients of rows of a table that
+nobody looked up, or because an op before lost them, of which this op is innocent but which are lost all
+the same. Rounds to zero: the others, not zero before. At the largest: rounded to the largest number of
+the format, or beyond it.</dd>
+<dt>Lost</dt><dd>Rounds to zero, at the largest, or not finite: what happens here, not before.</dd>
 <dt>rms</dt><dd>Root of the mean square of the finite elements. Gradients are as they pass, a loss scale
 included.</dd>
 <dt>Would lose</dt><dd>What rounding to nearest in a format would do, computed from the exponents alone:
@@ -194,10 +205,13 @@ gradient with where that is not β/α, as residual weights do.</dd>
   [[nodiscard]] static std::string fold(const std::string& id, const std::string& heading,
                                         const std::string& remark, const std::string& html,
                                         bool is_open = false) {
+    // Links lead to what is inside: browsers unfold that, but not what a link leads to itself.
     return "<details id=\"" + xml_text(id) + "\"" + (is_open ? " open=\"open\"" : "") +
            "><summary><h3>" + xml_text(heading) + "</h3> <span>" + xml_text(remark) +
-           "</span></summary>\n" + html + "</details>\n";
+           "</span></summary>\n<div class=\"in\" id=\"" + xml_text(inside(id)) + "\">\n" + html +
+           "</div></details>\n";
   }
+  [[nodiscard]] static std::string inside(const std::string& fold_id) { return fold_id + "-inside"; }
   template <class Chart> [[nodiscard]] static std::string figure(Chart chart) {
     chart.style = ChartStyle::of_page;
     // What a picture of its own has to read out is in a table here.
@@ -250,6 +264,11 @@ gradient with where that is not β/α, as residual weights do.</dd>
     return names;
   }
 
+  /// Where a link to the group leads.
+  [[nodiscard]] std::string group_link(std::size_t group) const {
+    return inside(group_id(group));
+  }
+
   /// "12 % of gradient of readout/linear_readout, float8_e5m2, at step 700".
   [[nodiscard]] static std::string loss_text(const LargestLoss& loss) {
     if (loss.tensor == nullptr) return "nothing";
@@ -265,16 +284,20 @@ gradient with where that is not β/α, as residual weights do.</dd>
     if (runs_.empty()) return paragraph("No run was added to this report.");
     HtmlTable table{.caption = "What became of the runs",
                     .columns = {{"run", Kind::head},
-                                {"loss at the end", Kind::prose},
-                                {"first tensor that is not finite", Kind::prose},
+                                {"at the end", Kind::prose},
+                                {"gradients between ops that are zero"},
                                 {"loses most in its format", Kind::prose},
+                                {"first tensor that is not finite", Kind::prose},
                                 {"constraint check"},
-                                {"linter"}}};
+                                {"linter"}},
+                    .stacks = true};
     for (std::size_t r = 0; r < runs_.size(); ++r) {
       const NumericsRun& run = runs_[r];
-      std::string losses;
-      for (const LossCurve& curve : run.losses) {
-        losses += (losses.empty() ? "" : "; ") + curve.name + " " + last_loss_text(curve);
+      std::string outcome = run.outcome;
+      if (outcome.empty()) {
+        for (const LossCurve& curve : run.losses) {
+          outcome += (outcome.empty() ? "" : "; ") + curve.name + " " + last_loss_text(curve);
+        }
       }
       std::vector<const TrackedTensor*> tensors;
       for (const TrackedTensor& tensor : run.tensors) tensors.push_back(&tensor);
@@ -282,10 +305,11 @@ gradient with where that is not β/α, as residual weights do.</dd>
       const auto group = largest.tensor == nullptr ? std::nullopt : group_of(r, *largest.tensor);
       table.rows.push_back(
           {{run.name, "run-" + std::to_string(r)},
-           {losses.empty() ? "-" : losses},
-           {non_finite_text(run)},
+           {outcome.empty() ? "-" : outcome},
+           {zero_gradients_text(run)},
            {run.tensors.empty() ? "not tracked" : loss_text(largest),
-            group ? group_id(*group) : ""},
+            group ? group_link(*group) : ""},
+           {non_finite_text(run)},
            {count_text(run.constraint_findings.has_value(),
                        run.constraint_findings ? run.constraint_findings->size() : 0),
             "findings"},
@@ -294,6 +318,20 @@ gradient with where that is not β/α, as residual weights do.</dd>
             "findings"}});
     }
     return to_html(table);
+  }
+
+  /// The share of all elements of gradients between ops that are zero after rounding, at the last
+  /// step looked at.
+  [[nodiscard]] static std::string zero_gradients_text(const NumericsRun& run) {
+    double zeros = 0;
+    double elements = 0;
+    for (const TrackedTensor& tensor : run.tensors) {
+      if (tensor.role != TrackedRole::gradient || tensor.samples.empty()) continue;
+      const TensorStatistics& seen = tensor.samples.back().statistics;
+      zeros += zero_share(seen) * static_cast<double>(seen.elements);
+      elements += static_cast<double>(seen.elements);
+    }
+    return elements == 0 ? "not tracked" : percent_text(zeros / elements, 3);
   }
 
   [[nodiscard]] static std::string non_finite_text(const NumericsRun& run) {
@@ -318,8 +356,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
         }
       }
     }
-    HtmlTable table{.caption = "Each run", .columns = {{"run", Kind::head}}};
-    for (const std::string& name : names) table.columns.push_back({name, Kind::prose});
+    HtmlTable table{.caption = "Each run", .columns = {{"run", Kind::head}}, .stacks = true};
+    for (const std::string& name : names) table.columns.push_back({name, Kind::text});
     for (std::size_t r = 0; r < runs_.size(); ++r) {
       auto& row = table.rows.emplace_back();
       row.push_back({runs_[r].name, "run-" + std::to_string(r)});
@@ -328,6 +366,10 @@ gradient with where that is not β/α, as residual weights do.</dd>
         const auto found = std::find_if(all.begin(), all.end(),
                                         [&](const auto& fact) { return fact.first == name; });
         row.push_back({found == all.end() ? "-" : found->second});
+        constexpr std::size_t longest_line = 20;
+        if (row.back().text.size() > longest_line) {
+          table.columns[row.size() - 1].kind = Kind::prose;
+        }
       }
     }
     if (!names.empty()) html += to_html(table);
@@ -375,6 +417,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                 {"tensor", Kind::text},
                                 {"rms, " + a},
                                 {"rms, " + b},
+                                {"zero, " + a},
+                                {"zero, " + b},
                                 {"lost, " + a},
                                 {"lost, " + b},
                                 {"subnormal, " + a},
@@ -388,16 +432,21 @@ gradient with where that is not β/α, as residual weights do.</dd>
           return HtmlCell{tensor == nullptr ? "-" : text(tensor->samples.back())};
         };
         const auto rms = [](const TrackedSample& sample) { return rms_text(sample); };
+        const auto zero = [](const TrackedSample& sample) {
+          return percent_text(zero_share(sample.statistics));
+        };
         const auto lost = [](const TrackedSample& sample) {
           return percent_text(lost_share(sample.statistics));
         };
         const auto subnormal = [](const TrackedSample& sample) {
           return percent_text(sample.statistics.share(sample.statistics.subnormal));
         };
-        table.rows.push_back({{groups_[g].label, group_id(g)},
+        table.rows.push_back({{groups_[g].label, group_link(g)},
                               {place_text(groups_[g], place)},
                               cell(of_first, rms),
                               cell(of_second, rms),
+                              cell(of_first, zero),
+                              cell(of_second, zero),
                               cell(of_first, lost),
                               cell(of_second, lost),
                               cell(of_first, subnormal),
@@ -503,7 +552,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       }
       table.rows.push_back({{std::to_string(table.rows.size())},
                             or_dash(op.module),
-                            {op.name, group ? group_id(*group) : ""},
+                            {op.name, group ? group_link(*group) : ""},
                             or_dash(op.reads),
                             or_dash(op.makes),
                             or_dash(op.forward),
@@ -531,11 +580,29 @@ gradient with where that is not β/α, as residual weights do.</dd>
     return table;
   }
 
-  /// Columns for what the narrow formats would lose, behind others.
-  static void add_format_columns(HtmlTable& table, Kind kind = Kind::number) {
-    for (const std::string_view name : narrow_format_names) {
-      table.columns.push_back({std::string(name), kind});
+  /// The formats that are usually asked about and, if any are narrow, the others of the runs: those
+  /// that were simulated.
+  [[nodiscard]] static std::vector<NamedFormat> formats_asked_about(
+      std::span<const NumericsRun> runs) {
+    std::vector<NamedFormat> formats;
+    for (std::size_t i = 0; i < narrow_formats.size(); ++i) {
+      formats.push_back({std::string(narrow_format_names[i]), narrow_formats[i]});
     }
+    for (const NumericsRun& run : runs) {
+      for (const TrackedTensor& tensor : run.tensors) {
+        const FormatSpec spec = spec_of(tensor);
+        const bool is_there =
+            std::any_of(formats.begin(), formats.end(),
+                        [&](const NamedFormat& other) { return other.spec == spec; });
+        if (spec.bits() < 16 && !is_there) formats.push_back({tensor.format, spec});
+      }
+    }
+    return formats;
+  }
+
+  /// Columns for what those formats would lose, behind others.
+  void add_format_columns(HtmlTable& table, Kind kind = Kind::number) const {
+    for (const NamedFormat& format : formats_) table.columns.push_back({format.name, kind});
   }
 
   /// Of all tensors of a role together, and of the one that would lose most.
@@ -549,17 +616,17 @@ gradient with where that is not β/α, as residual weights do.</dd>
     for (const TrackedRole role :
          {TrackedRole::value, TrackedRole::operand, TrackedRole::gradient, TrackedRole::parameter,
           TrackedRole::parameter_gradient, TrackedRole::update}) {
-      std::array<FormatLosses, narrow_formats.size()> all{};
-      std::array<std::string, narrow_formats.size()> worst{};
-      std::array<double, narrow_formats.size()> most{};
+      std::vector<FormatLosses> all(formats_.size());
+      std::vector<std::string> worst(formats_.size());
+      std::vector<double> most(formats_.size());
       double elements = 0;
       for (const TrackedTensor& tensor : runs_[r].tensors) {
         if (tensor.role != role || tensor.samples.empty()) continue;
         const TensorStatistics& seen = tensor.samples.back().statistics;
         const auto count = static_cast<double>(seen.elements);
         elements += count;
-        for (std::size_t i = 0; i < narrow_formats.size(); ++i) {
-          const FormatLosses losses = format_losses(seen.histogram, narrow_formats[i]);
+        for (std::size_t i = 0; i < formats_.size(); ++i) {
+          const FormatLosses losses = format_losses(seen.histogram, formats_[i].spec);
           all[i].underflowed += losses.underflowed * count;
           all[i].subnormal += losses.subnormal * count;
           all[i].overflowed += losses.overflowed * count;
@@ -572,7 +639,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       if (elements == 0) continue;
       std::vector<HtmlCell> together{{std::string(to_string(role))}, {"all together"}};
       std::vector<HtmlCell> single{{std::string(to_string(role))}, {"the worst one loses"}};
-      for (std::size_t i = 0; i < narrow_formats.size(); ++i) {
+      for (std::size_t i = 0; i < formats_.size(); ++i) {
         together.push_back({losses_text({all[i].underflowed / elements, all[i].subnormal / elements,
                                          all[i].overflowed / elements})});
         single.push_back({worst[i].empty() ? "0" : worst[i]});
@@ -597,8 +664,9 @@ gradient with where that is not β/α, as residual weights do.</dd>
         largest = loss;
         of_run = runs_[r].name;
       }
-      const std::string remark =
-          largest.tensor == nullptr ? "loses nothing" : of_run + " loses " + loss_text(largest);
+      const std::string remark = largest.tensor == nullptr
+                                     ? "loses nothing" + zeros_text(group)
+                                     : of_run + " loses " + loss_text(largest);
       const std::string number = group_id(g);
       html += fold(number, number.substr(number.find('-') + 1) + " " + group.label, remark,
                    figure(group_histograms(runs_, group)) + figure(group_scales(runs_, group)) +
@@ -614,6 +682,25 @@ gradient with where that is not β/α, as residual weights do.</dd>
            html;
   }
 
+  /// ", but fp8 none has 40 % zeros already in gradient of x, float8_e5m2": of the tensor of which
+  /// most were zero when they came, at the last step; empty if none were.
+  [[nodiscard]] std::string zeros_text(const TensorGroup& group) const {
+    double most = 0;
+    std::string text;
+    for (std::size_t r = 0; r < runs_.size(); ++r) {
+      for (const TrackedTensor* tensor : group.tensors[r]) {
+        if (tensor->role == TrackedRole::update || tensor->samples.empty()) continue;
+        const TensorStatistics& seen = tensor->samples.back().statistics;
+        const double share = seen.share(seen.histogram.zeros);
+        if (share <= most) continue;
+        most = share;
+        text = ", but " + runs_[r].name + " has " + percent_text(share, 3) + " zeros already in " +
+               tensor->name;
+      }
+    }
+    return text;
+  }
+
   /// At the last step looked at, and at the worst one: moments, shares lost in the tensor's own
   /// format, and what rounding to others would lose.
   [[nodiscard]] HtmlTable figures_table(const TensorGroup& group) const {
@@ -627,7 +714,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                 {"std"},
                                 {"least magnitude"},
                                 {"largest magnitude"},
-                                {"zero"},
+                                {"zero already"},
                                 {"rounds to zero"},
                                 {"subnormal"},
                                 {"at the largest"},
@@ -637,7 +724,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       for (std::size_t r = 0; r < runs_.size(); ++r) {
         const TrackedTensor* tensor = tensor_at(group, r, place);
         if (tensor == nullptr) continue;
-        const ShownSamples shown = shown_samples(*tensor);
+        const ShownSamples shown = shown_samples(*tensor, largest_loss(group.tensors[r]));
         for (const TrackedSample* sample : {shown.last, shown.worst}) {
           if (sample == nullptr) continue;
           const TensorStatistics& seen = sample->statistics;
@@ -656,8 +743,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                     {percent_text(seen.share(seen.subnormal))},
                                     {percent_text(seen.share(seen.saturated))},
                                     {percent_text(seen.share(seen.histogram.non_finite))}});
-          for (const FormatSpec& format : narrow_formats) {
-            row.push_back({losses_text(format_losses(seen.histogram, format))});
+          for (const NamedFormat& format : formats_) {
+            row.push_back({losses_text(format_losses(seen.histogram, format.spec))});
           }
         }
       }
@@ -668,6 +755,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
   std::span<const NumericsRun> runs_;
   std::span<const Comparison> comparisons_;
   std::vector<TensorGroup> groups_;
+  std::vector<NamedFormat> formats_;  ///< that tables tell the losses of
 };
 
 }  // namespace detail

@@ -146,13 +146,15 @@ namespace detail {
   chart.title = group.label;
   chart.subtitle =
       "How often each binary exponent occurs, over the range of the format that a tensor is "
-      "rounded to. The numbers are of the filled histograms; lost is what rounds to zero or to the "
-      "largest number, or is not finite. A row that names a step is of the one that lost most.";
+      "rounded to. The numbers are of the filled histograms; zero is what is zero after rounding; "
+      "lost is what rounds to zero or to the largest number, or is not finite. A row that names a "
+      "step is of the one that lost most.";
   chart.series = {"last step looked at", "first step looked at"};
-  chart.note_heads = {"rms", "lost", "subnormal"};
+  chart.note_heads = {"rms", "zero", "lost", "subnormal"};
   const auto notes = [](const TrackedSample& sample) {
     const TensorStatistics& seen = sample.statistics;
-    return std::vector<std::string>{detail::rms_text(sample), percent_text(lost_share(seen)),
+    return std::vector<std::string>{detail::rms_text(sample), percent_text(zero_share(seen)),
+                                    percent_text(lost_share(seen)),
                                     percent_text(seen.share(seen.subnormal))};
   };
   for (const TensorPlace& place : places_of(group)) {
@@ -161,7 +163,7 @@ namespace detail {
     for (std::size_t r = 0; r < runs.size(); ++r) {
       const TrackedTensor* tensor = tensor_at(group, r, place);
       if (tensor == nullptr) continue;
-      const ShownSamples shown = shown_samples(*tensor);
+      const ShownSamples shown = shown_samples(*tensor, largest_loss(group.tensors[r]));
       const std::string label = runs[r].name + ", " + tensor->format;
       chart.rows.push_back(
           {.heading = std::exchange(heading, ""),
@@ -268,9 +270,9 @@ namespace detail {
   chart.title = runs[run].name + ": " + std::string(detail::title_of(choice));
   chart.subtitle =
       "In the order of the ops, at the last step looked at. Exponents over the range of the "
-      "format.";
+      "format. Zero is what is zero after rounding, rounds to zero what was not zero before.";
   chart.series = {""};
-  chart.note_heads = {"rms", "rounds to zero", "subnormal", "at the largest"};
+  chart.note_heads = {"rms", "zero", "rounds to zero", "subnormal", "at the largest"};
   chart.row_height = 19;
   for (const TensorGroup& group : groups) {
     const auto places = detail::chosen(group, choice);
@@ -283,6 +285,7 @@ namespace detail {
                             .format = spec_of(*tensor),
                             .histograms = {seen.histogram},
                             .notes = {detail::rms_text(tensor->samples.back()),
+                                      percent_text(zero_share(seen)),
                                       percent_text(seen.share(seen.underflowed)),
                                       percent_text(seen.share(seen.subnormal)),
                                       percent_text(seen.share(seen.saturated))}});
@@ -304,9 +307,9 @@ namespace detail {
   chart.subtitle =
       "In the order of the ops, at the last step looked at. Exponents over the range of the format "
       "that " +
-      runs[second].name + " rounds to.";
+      runs[second].name + " rounds to. Zero: after rounding, those that were zero already included.";
   chart.series = {runs[second].name + " (filled)", runs[first].name + " (outlined)"};
-  chart.note_heads = {"rms, filled", "rms, outlined", "to zero, filled", "to zero, outlined"};
+  chart.note_heads = {"rms, filled", "rms, outlined", "zero, filled", "zero, outlined"};
   chart.row_height = 21;
   for (const TensorGroup& group : groups) {
     const auto places = detail::chosen(group, choice);
@@ -324,7 +327,7 @@ namespace detail {
         const TensorStatistics& seen = tensor->samples.back().statistics;
         row.histograms[i] = seen.histogram;
         row.notes[i] = detail::rms_text(tensor->samples.back());
-        row.notes[2 + i] = percent_text(seen.share(seen.underflowed));
+        row.notes[2 + i] = percent_text(zero_share(seen));
       };
       show(filled, 0);
       show(outlined, 1);

@@ -27,6 +27,8 @@ struct LossCurve {
 /// else: model, tape and tracker may be gone when the report is written.
 struct NumericsRun {
   std::string name;
+  /// What it is judged by, at its end: "valid_bpc 2.31". Empty: the last of each of its losses.
+  std::string outcome = {};
   /// What to know of it: "precision" and "fp8", "learning rate" and "0.25".
   std::vector<std::pair<std::string, std::string>> facts = {};
   std::vector<TrackedTensor> tensors = {};                         ///< Tracker::tensors

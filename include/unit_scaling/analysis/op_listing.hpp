@@ -23,7 +23,7 @@ struct ListedOp {
   std::string makes;       ///< shapes of the outputs
   std::string forward;     ///< α
   std::string backward;    ///< β of each input, with a star on a cut-edge; "-" if none is wanted
-  std::string constraint;  ///< its name; empty if the op has none
+  std::string constraint;  ///< its name; empty if none acts on the op's factors
   std::string cut_edges;   ///< "yes" or "no" for each input; "-" if no gradient is wanted
 };
 
@@ -68,7 +68,7 @@ struct ListedOp {
       }
     }
     if (!residual.empty()) row.backward += " (gradient " + residual + ")";
-    if (op.scaling) row.constraint = op.scaling->effective_constraint().name;
+    if (op.constraint) row.constraint = op.constraint->name;
   }
   return listed;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
@@ -16,9 +17,15 @@ namespace unit_scaling::analysis {
   return text.data();
 }
 
-/// A share from 0 to 1 in percent, with that many digits: "0", "0.0123 %", "12 %".
+/// A share from 0 to 1 in percent, with that many digits, or those before the point if they are
+/// more: "0", "0.0123 %", "12 %", "100 %".
 [[nodiscard]] inline std::string percent_text(double share, int digits = 3) {
-  return share == 0 ? "0" : short_number(100 * share, digits) + " %";
+  constexpr int most_before_point = 3;
+  if (share == 0) return "0";
+  const double percent = 100 * share;
+  // 99.5 has three before the point once it is rounded to two digits.
+  const bool is_long = percent >= std::pow(10.0, digits) - 0.5;
+  return short_number(percent, is_long ? most_before_point : digits) + " %";
 }
 
 }  // namespace unit_scaling::analysis

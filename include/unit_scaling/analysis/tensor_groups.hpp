@@ -141,24 +141,10 @@ struct TensorPlace {
   return seen.share(seen.underflowed + seen.saturated + seen.histogram.non_finite);
 }
 
-/// Which samples of a tensor a picture shows.
-struct ShownSamples {
-  const TrackedSample* first = nullptr;
-  const TrackedSample* last = nullptr;
-  /// The one that lost most, if that is clearly more than at the first and the last step.
-  const TrackedSample* worst = nullptr;
-};
-
-/// @param tensor with at least one sample.
-[[nodiscard]] inline ShownSamples shown_samples(const TrackedTensor& tensor) {
-  ShownSamples shown{&tensor.samples.front(), &tensor.samples.back(), nullptr};
-  const auto loss = [](const TrackedSample& sample) { return lost_share(sample.statistics); };
-  const auto worst =
-      std::max_element(tensor.samples.begin(), tensor.samples.end(),
-                       [&](const auto& a, const auto& b) { return loss(a) < loss(b); });
-  const double at_ends = std::max(loss(*shown.first), loss(*shown.last));
-  if (loss(*worst) > std::max(0.001, 1.5 * at_ends)) shown.worst = &*worst;
-  return shown;
+/// The share of a tensor's elements that are zero once it is rounded to its format: those that were
+/// zero already, by their nature or because an op before lost them, and those that it loses here.
+[[nodiscard]] inline double zero_share(const TensorStatistics& seen) {
+  return seen.share(seen.histogram.zeros + seen.underflowed);
 }
 
 /// The tensor of a run that loses the largest share of its elements, and when. Updates, which are
@@ -179,6 +165,30 @@ struct LargestLoss {
     }
   }
   return largest;
+}
+
+/// Which samples of a tensor a report shows.
+struct ShownSamples {
+  const TrackedSample* first = nullptr;
+  const TrackedSample* last = nullptr;
+  /// The one that lost most, unless it is the last one, if it lost clearly more than that or is the
+  /// largest loss of its group: what a report names can be looked up in it.
+  const TrackedSample* worst = nullptr;
+};
+
+/// @param tensor with at least one sample.
+/// @param largest of the tensors of the same op or parameter in the same run.
+[[nodiscard]] inline ShownSamples shown_samples(const TrackedTensor& tensor,
+                                                const LargestLoss& largest) {
+  ShownSamples shown{&tensor.samples.front(), &tensor.samples.back(), nullptr};
+  const auto loss = [](const TrackedSample& sample) { return lost_share(sample.statistics); };
+  const TrackedSample* const worst =
+      &*std::max_element(tensor.samples.begin(), tensor.samples.end(),
+                         [&](const auto& a, const auto& b) { return loss(a) < loss(b); });
+  const bool is_named = largest.sample == worst;
+  const bool is_clear = loss(*worst) > std::max(0.001, 1.5 * loss(*shown.last));
+  if (worst != shown.last && (is_named || is_clear)) shown.worst = worst;
+  return shown;
 }
 
 }  // namespace unit_scaling::analysis

@@ -70,14 +70,15 @@ struct OpRecord {
     std::vector<double> gradient_factors = {};
   };
 
-  std::string name;
-  std::string module;  ///< path of the module that the op belongs to, as in `Tape::enter`
+  std::string name = {};
+  std::string module = {};  ///< path of the module that the op belongs to, as in `Tape::enter`
   std::size_t index = 0;
   std::vector<Input> inputs = {};  ///< differentiable ones, in order
   std::vector<Output> outputs = {};
   double forward = 1;                   ///< the op's forward factor α
   double ideal_forward = 1;             ///< what it would be without a constraint
-  std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
+  std::optional<Scaling> scaling = {};        ///< the op's rule and constraint, if it has any
+  std::optional<Constraint> constraint = {};  ///< the one in force, as `ops::constraint_on`
   /// Which recording it belongs to: each tape begins another one, and again with each clear.
   std::uint64_t recording = 0;
   Homogeneity homogeneity = {};  ///< how it answers to factors on its inputs

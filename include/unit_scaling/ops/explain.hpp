@@ -52,7 +52,9 @@ template <ScaledOp Op, class... Args>
   ((text += separator + detail::shape_text(args), separator = ", "), ...);
   if constexpr (requires { op.scaling; }) {
     text += " under rule " + std::string(to_string(op.scaling.rule)) + ", constraint " +
-            std::string(op.scaling.effective_constraint().name);
+            std::string(constraint_on(op, detail::of_shape(args)...)
+                            .value_or(unit_scaling::constraint::none)
+                            .name);
   }
   const auto used = op.scales(detail::of_shape(args)...);
   const auto ideal = without_constraint(op).scales(detail::of_shape(args)...);

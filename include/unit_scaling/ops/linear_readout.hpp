@@ -41,6 +41,9 @@ struct LinearReadout {
     return as_linear().scales(x, w, b...);
   }
 
+  /// None unless it is asked for: what follows is a loss.
+  [[nodiscard]] Constraint constraint() const { return as_linear().scaling.effective_constraint(); }
+
   template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
     return Homogeneity::product(s.forward, N);
   }

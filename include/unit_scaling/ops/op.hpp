@@ -18,6 +18,8 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <optional>
+#include <span>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
@@ -25,6 +27,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
@@ -97,6 +100,24 @@ template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
   Op result = op;
   if constexpr (requires { op.scaling.on_cut_edge(); }) result.scaling = op.scaling.on_cut_edge();
   return result;
+}
+
+/// The constraint in force on the op's factors, called with x: what the op says in a member
+/// `constraint()`, else that of its scaling. Empty if its factors do not depend on any: it has none,
+/// or is an op whose inputs are cut-edges by its nature.
+template <class Op, class... Arrays>
+[[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Arrays&... x) {
+  if constexpr (requires { op.scaling.effective_constraint(); }) {
+    // A factor that no other constraint gives tells whether the op asks.
+    Op asked = op;
+    asked.scaling = op.scaling.with(
+        {"asked", [](double forward, std::span<const double> /*backward*/) { return 2 * forward; }});
+    if (asked.scales(x...).forward == without_constraint(op).scales(x...).forward) return {};
+    if constexpr (requires { op.constraint(); }) return op.constraint();
+    return op.scaling.effective_constraint();
+  } else {
+    return {};
+  }
 }
 
 /// What the op's backward pass multiplies the true gradient, of output number `output` with respect
