@@ -155,8 +155,14 @@ inline std::optional<us::Rounding> parse_simulated_rounding(const std::string& t
 /// @throws std::invalid_argument if there are no such rules, or its precision is no carrier.
 inline Variant simulated(const Options& options, Variant variant, const std::string& rules) {
   auto simulation = us::Simulation::parse(rules);
-  if (options.simulated_rounding)
+  if (options.simulated_rounding) {
+    if (options.simulated_rounding == us::Rounding::nearest_even &&
+        rules.find('~') != std::string::npos) {
+      throw std::invalid_argument("--simulate-rounding nearest contradicts --simulate '" + rules +
+                                  "': ~ is for stochastic rounding");
+    }
     simulation = simulation.with_rounding(*options.simulated_rounding);
+  }
   if (variant.precision != "fp32" && variant.precision != "fp16") {
     throw std::invalid_argument(
         "--simulate goes with precision fp32 or fp16, which carry the "

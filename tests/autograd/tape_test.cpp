@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -91,6 +94,38 @@ TYPED_TEST(TapeInEachPrecision, RecordsTheBitsThatTheOpsComputeOnArrays) {
   const auto a11 = ops::cross_entropy(p, a10, ids);
   const auto v11 = ops::cross_entropy(v10, ids);
   ASSERT_TRUE(same_bits(v11.value(), a11));
+}
+
+TYPED_TEST(TapeInEachPrecision, RoundsWhatItIsGivenOnceToWhatItStores) {
+  using T = typename TypeParam::storage;
+  // Halves between numbers of 11 bits of fraction and of 8, and the next double above and below; the
+  // largest of each format, beyond, and what is no number.
+  std::vector<double> numbers{0.0, -0.0, 65504.0, 65520.0, 1e39, HUGE_VAL, -HUGE_VAL, std::nan("")};
+  for (const double half : {1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1p-8, 1 + 0x3p-8, 0x1p-25, 0x1p-134}) {
+    for (const double x : {half, std::nextafter(half, 0.0), std::nextafter(half, 2.0)}) {
+      numbers.insert(numbers.end(), {x, -x});
+    }
+  }
+  const auto bits_of = [](T x) {
+    return std::isnan(static_cast<double>(x)) ? std::numeric_limits<std::uint64_t>::max()
+                                              : std::bit_cast<std::uint64_t>(static_cast<double>(x));
+  };
+  Tape<TypeParam> tape;
+  const auto expect_rounded = [&]<class From>(std::type_identity<From>) {
+    Array<From> given(Shape{numbers.size()});
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      given.mutable_data()[i] = static_cast<From>(numbers[i]);
+    }
+    const auto constant = tape.constant(given);
+    const auto input = tape.input(given);
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      const auto expected = static_cast<T>(given.data()[i]);
+      EXPECT_EQ(bits_of(constant.value().data()[i]), bits_of(expected)) << numbers[i];
+      EXPECT_EQ(bits_of(input.value().data()[i]), bits_of(expected)) << numbers[i];
+    }
+  };
+  expect_rounded(std::type_identity<double>{});
+  expect_rounded(std::type_identity<float>{});
 }
 
 TYPED_TEST(TapeInEachPrecision, GivesTheGradientsThatTheOpComputesOnArrays) {

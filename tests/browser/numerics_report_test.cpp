@@ -23,7 +23,8 @@ using unit_scaling_test::run_command;
 
 /// Watches a page from its beginning: what goes wrong in it, and what it asks others for.
 constexpr const char* watch = R"(<script>
-const seen = {errors: [], requests: [], pictures: 0, texts: 0, clipped: [], overlapping: []};
+const seen = {errors: [], requests: [], pictures: 0, texts: 0, clipped: [], overlapping: [],
+              wide: [], links: 0, folded: []};
 addEventListener('error', e => seen.errors.push(e.message || 'cannot load ' + e.target.src), true);
 for (const level of ['error', 'warn']) console[level] = (...what) => seen.errors.push(what.join());
 </script>)";
@@ -50,6 +51,18 @@ for (const picture of document.querySelectorAll('svg[role=img]')) {
         seen.overlapping.push(name(i) + ' and ' + texts[k].textContent);
     }
   }
+}
+for (const table of document.querySelectorAll('.stacks')) {
+  if (table.parentElement.scrollWidth > table.parentElement.clientWidth)
+    seen.wide.push(table.querySelector('caption').textContent);
+}
+for (const link of document.querySelectorAll('#summary a[href^="#op-"]')) {
+  for (const fold of document.querySelectorAll('details')) fold.open = false;
+  location.hash = '#main';
+  location.hash = link.getAttribute('href');
+  const fold = document.querySelector(link.getAttribute('href'))?.closest('details');
+  ++seen.links;
+  if (!fold?.open) seen.folded.push(link.textContent);
 }
 seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
 seen.width = document.documentElement.scrollWidth;
@@ -139,16 +152,18 @@ TEST_F(Browser, LoadsTheReportWithoutErrorsRequestsOrClippedText) {
   const std::string html = report();
   const std::size_t pictures = count(html, "role=\"img\"");
   EXPECT_GT(pictures, 40U);
-  for (const std::string size : {"500,900", "1400,900"}) {
+  // On a telephone, and on a desk.
+  for (const std::string size : {"390,900", "1280,900"}) {
     const auto [seen, page] = look_at(html, "--window-size=" + size);
     for (const char* id : {"summary", "facts", "losses", "comparisons", "findings", "run-0",
                            "run-1", "ops", "parameters", "reading"}) {
       EXPECT_NE(page.find("<section id=\"" + std::string(id) + "\""), std::string::npos) << id;
     }
-    for (const char* bad : {"errors", "requests", "clipped", "overlapping"}) {
+    for (const char* bad : {"errors", "requests", "clipped", "overlapping", "wide", "folded"}) {
       EXPECT_TRUE(seen[bad].empty()) << bad << ": " << seen[bad].dump(1);
     }
     EXPECT_EQ(seen["pictures"], pictures);
+    EXPECT_GT(seen["links"], 0);
     EXPECT_GT(seen["texts"], 10 * pictures);
     EXPECT_LE(seen["width"], seen["window"]) << "the page itself does not scroll sideways";
   }

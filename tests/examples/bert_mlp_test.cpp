@@ -688,6 +688,8 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--sweep-formats 9", "--sweep-formats 9: expected a whole number from 5 to 8"},
       {"--simulate-rounding nearest",
        "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated"},
+      {"--simulate e4m3~/e5m2 --simulate-rounding nearest",
+       "--simulate-rounding nearest contradicts --simulate 'e4m3~/e5m2'"},
       {"--simulate e4m3/e5m2 --simulate-rounding up",
        "--simulate-rounding 'up': expected nearest or stochastic"},
       {"--step 30", "--step: there is no such option; do you mean --steps?"},

@@ -45,7 +45,7 @@ nav ul{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;list-style:none;margin:.8rem
 table{border-collapse:collapse;font-size:.84rem;line-height:1.4;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--us-muted);padding:0 0 .35rem;caption-side:top}
 th,td{padding:.22rem .65rem;border-bottom:1px solid var(--us-grid);text-align:right;vertical-align:top;white-space:nowrap}
-thead th{border-bottom:2px solid var(--us-axis);vertical-align:bottom}
+thead th{border-bottom:2px solid var(--us-axis);vertical-align:bottom;white-space:normal}
 tbody th,.t{text-align:left}
 .prose{white-space:normal;min-width:11rem;max-width:26rem;overflow-wrap:anywhere}
 tbody th{font-weight:600}
@@ -66,7 +66,7 @@ dd{margin:0 0 .3rem;max-width:46rem}
 footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted)}
 @media screen and (max-width:800px){
   figure::before{content:'Scroll sideways to see all of it.';font-size:.8rem;color:var(--us-muted)}
-  .stacks,.stacks tbody,.stacks tr,.stacks tbody th,.stacks td{display:block}
+  .stacks,.stacks caption,.stacks tbody,.stacks tr,.stacks tbody th,.stacks td{display:block}
   .stacks thead{position:absolute;left:-9999px}
   .stacks tbody th{padding:.6rem 0 .1rem;border:0;font-size:.95rem}
   .stacks td{display:flex;text-align:left;white-space:normal;max-width:none;padding:.15rem 0;overflow-wrap:anywhere}
