@@ -74,7 +74,9 @@ class Format {
     int exponent_bits = 0;
     int mantissa_bits = 0;
     if (!number_after("e", exponent_bits) || !number_after("m", mantissa_bits)) {
-      fail("e4m3fn, float8_e5m2 or the like");
+      fail(
+          "e, exponent bits, m, mantissa bits and maybe b with a bias and a suffix, such as e3m4, "
+          "e4m3fn or e4m3b11fnuz; or float16, bfloat16 or float32");
     }
     if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
       fail("1 to 8 exponent bits and 0 to 23 mantissa bits");

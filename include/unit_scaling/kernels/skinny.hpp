@@ -41,77 +41,147 @@ template <class Words>
   }
 }
 
-/// Sums of 16 lanes that are contiguous along the inner dimension, one vector after the other.
-/// `vectors` holds groups of `most_skinny_vectors` words, of which the first `count` are used.
-template <class Words, std::size_t count, class T>
-[[gnu::always_inline]] inline std::array<float32x16, count> multiply_contiguous(
-    const PanelSource<T>& source, const std::uint32_t* vectors) {
-  std::array<float32x16, count> sums{};
-  // Lanes a power of two apart share sets of the first-level cache, which would not keep them all.
-  constexpr int second_level = 2;
-  constexpr std::size_t ahead = 512 / sizeof(T);
-  const auto lane = [&](std::size_t i) __attribute__((always_inline)) {
-    return source.data + std::min(i, source.lane_count - 1) * source.lane_stride;
-  };
-  std::size_t p = 0;
-  const auto step = [&](const auto& load_words, const auto& transpose)
-      __attribute__((always_inline)) {
-    uint32x16 block[lanes];
-    for (std::size_t i = 0; i < lanes; ++i) block[i] = load_words(lane(i) + p);
-    transpose(block);
-    const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
-    // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
-    const std::size_t steps = std::min(lanes, (source.depth - p + Words::depth - 1) / Words::depth);
-    for (std::size_t q = 0; q < steps; ++q, group += most_skinny_vectors) {
-      for (std::size_t c = 0; c < count; ++c) {
-        sums[c] = multiply_add_lanes<Words>(sums[c], group[c], block[q]);
+/// Adds to the sums of some groups of 16 lanes the products of their words with those of the
+/// vectors: `sums` holds `count` rows of `stride`, `vectors` groups of `most_skinny_vectors` words.
+template <class Words, std::size_t most_steps, std::size_t groups>
+[[gnu::always_inline]] inline void add_products(const uint32x16 (&words)[most_steps][groups],
+                                                std::size_t steps, const std::uint32_t* vectors,
+                                                std::size_t count, float* sums,
+                                                std::size_t stride) {
+  for (std::size_t c = 0; c < count; ++c) {
+    float* const at = sums + c * stride;
+    float32x16 sum[groups];
+    for (std::size_t g = 0; g < groups; ++g) {
+      sum[g] = unit_scaling::load<float32x16>(at + g * lanes);
+    }
+    for (std::size_t q = 0; q < steps; ++q) {
+      for (std::size_t g = 0; g < groups; ++g) {
+        sum[g] =
+            multiply_add_lanes<Words>(sum[g], vectors[q * most_skinny_vectors + c], words[q][g]);
       }
     }
+    for (std::size_t g = 0; g < groups; ++g) unit_scaling::store(sum[g], at + g * lanes);
+  }
+}
+
+/// Whether words are looked up, two at a time, from four codes.
+template <class Words, class T> [[nodiscard]] constexpr bool looks_up_fours() {
+  return Words::depth == 2 && has_bfloat16_table<T>();
+}
+
+/// Adds to the sums of the first `groups` groups of 16 lanes their products; the lanes are
+/// contiguous along the inner dimension.
+template <class Words, std::size_t groups, class T>
+[[gnu::noinline]] void multiply_groups(const PanelSource<T>& source, std::size_t count,
+                                       const std::uint32_t* vectors, float* sums,
+                                       std::size_t stride) {
+  constexpr std::size_t run = lanes * Words::depth;
+  // Lanes a power of two apart share sets of the first-level cache, which would not keep them all.
+  constexpr int second_level = 2;
+  constexpr std::size_t ahead = 256 / sizeof(T);
+  // So many words of all groups as registers hold.
+  constexpr std::size_t most_steps = lanes / groups;
+  std::size_t p = 0;
+  // Lanes beyond the last one repeat it.
+  const T* lane[groups * lanes];
+  for (std::size_t i = 0; i < groups * lanes; ++i) {
+    lane[i] = source.data + std::min(i, source.lane_count - 1) * source.lane_stride;
+  }
+  const auto transposed = [&](uint32x16(&block)[groups][lanes], const auto& load,
+                              const auto& transpose) __attribute__((always_inline)) {
+    for (std::size_t g = 0; g < groups; ++g) {
+      for (std::size_t i = 0; i < lanes; ++i) block[g][i] = load(lane[g * lanes + i] + p);
+      transpose(block[g]);
+    }
   };
-  constexpr bool takes_fours = Words::depth == 2 && has_bfloat16_table<T>();
+  const auto add = [&](const uint32x16(&words)[most_steps][groups], std::size_t steps,
+                       std::size_t at) __attribute__((always_inline)) {
+    add_products<Words>(words, steps, vectors + at / Words::depth * most_skinny_vectors, count,
+                        sums, stride);
+  };
+  const auto transpose = [](uint32x16(&block)[lanes]) __attribute__((always_inline)) {
+    transpose_16x16(block);
+  };
+  uint32x16 block[groups][lanes];
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-  if constexpr (takes_fours) {
+  if constexpr (looks_up_fours<Words, T>()) {
     // Codes are transposed, four at a time, before they are looked up: half as much to move.
-    for (; p + 64 <= source.depth; p += 64) {
-      uint32x16 block[lanes];
-      for (std::size_t i = 0; i < lanes; ++i) {
-        const T* from = lane(i) + p;
-        std::memcpy(&block[i], from, sizeof(block[i]));
-        __builtin_prefetch(from + ahead, 0, second_level);
-      }
-      transpose_16x16(block);
-      const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
-      for (std::size_t q = 0; q < lanes; ++q, group += 2 * most_skinny_vectors) {
-        const auto [first, second] = pairs_of_fours<T>(reinterpret_cast<__m512i>(block[q]));
-        for (std::size_t c = 0; c < count; ++c) {
-          sums[c] = multiply_add_lanes<Words>(sums[c], group[c], first);
-          sums[c] = multiply_add_lanes<Words>(sums[c], group[most_skinny_vectors + c], second);
+    for (; p + 4 * lanes <= source.depth; p += 4 * lanes) {
+      transposed(
+          block, [](const T* from) __attribute__((always_inline)) {
+            uint32x16 codes;
+            std::memcpy(&codes, from, sizeof(codes));
+            __builtin_prefetch(from + ahead, 0, second_level);
+            return codes;
+          },
+          transpose);
+      for (std::size_t q = 0; q < lanes; q += most_steps / 2) {
+        uint32x16 words[most_steps][groups];
+        for (std::size_t k = 0; k < most_steps; k += 2) {
+          for (std::size_t g = 0; g < groups; ++g) {
+            const auto [first, second] =
+                pairs_of_fours<T>(reinterpret_cast<__m512i>(block[g][q + k / 2]));
+            words[k][g] = first;
+            words[k + 1][g] = second;
+          }
         }
+        add(words, most_steps, p + 4 * q);
       }
     }
   }
 #endif
-  constexpr std::size_t run = lanes * Words::depth;
-  if constexpr (!takes_fours) {
-    for (; p + run <= source.depth; p += run) {
-      step(
-          [](const T* from) {
-            __builtin_prefetch(from + ahead, 0, second_level);
-            return load_run<Words>(from);
-          },
-          [](auto& block) __attribute__((always_inline)) { transpose_16x16(block); });
+  const auto add_block = [&](std::size_t steps) __attribute__((always_inline)) {
+    for (std::size_t q = 0; q < steps; q += most_steps) {
+      uint32x16 words[most_steps][groups];
+      for (std::size_t k = 0; k < most_steps; ++k) {
+        for (std::size_t g = 0; g < groups; ++g) words[k][g] = block[g][q + k];
+      }
+      add(words, std::min(most_steps, steps - q), p + q * Words::depth);
     }
-  }
-  for (; p < source.depth; p += run) {
-    step(
-        [&](const T* from) {
-          T elements[run] = {};
-          std::copy_n(from, std::min(run, source.depth - p), elements);
-          return load_run<Words>(elements);
+  };
+  for (; p + run <= source.depth; p += run) {
+    transposed(
+        block, [](const T* from) __attribute__((always_inline)) {
+          __builtin_prefetch(from + ahead, 0, second_level);
+          return load_run<Words>(from);
         },
-        transpose_rarely);
+        transpose);
+    add_block(lanes);
   }
-  return sums;
+  if (p == source.depth) return;
+  transposed(
+      block,
+      [&](const T* from) {
+        T elements[run] = {};
+        std::copy_n(from, source.depth - p, elements);
+        return load_run<Words>(elements);
+      },
+      transpose_rarely);
+  // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
+  add_block((source.depth - p + Words::depth - 1) / Words::depth);
+}
+
+/// Adds to sums of lanes that are contiguous along the inner dimension their products: `sums` holds
+/// `count` rows of `stride`, a multiple of 16.
+///
+/// A sum is a chain of additions, each of which waits for the one before. Where a step of the inner
+/// dimension reads whole cache lines and does little else, four groups of lanes at a time fill that
+/// time; of lines that several steps read the first-level cache would not keep so many.
+template <class Words, class T>
+void multiply_contiguous(const PanelSource<T>& source, std::size_t count,
+                         const std::uint32_t* vectors, float* sums, std::size_t stride) {
+  constexpr std::size_t most_groups = looks_up_fours<Words, T>() ? 4 : 1;
+  PanelSource<T> rest = source;
+  while (rest.lane_count > 0) {
+    const bool is_whole = rest.lane_count >= most_groups * lanes;
+    const auto multiply =
+        is_whole ? &multiply_groups<Words, most_groups, T> : &multiply_groups<Words, 1, T>;
+    multiply(rest, count, vectors, sums, stride);
+    const std::size_t done = std::min(rest.lane_count, (is_whole ? most_groups : 1) * lanes);
+    rest.data += done * rest.lane_stride;
+    rest.lane_count -= done;
+    sums += done;
+  }
 }
 
 /// Adds to sums of many lanes, which follow each other in memory, the products of a few places of
@@ -125,40 +195,13 @@ void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
         std::min(most_steps, (source.depth - p + Words::depth - 1) / Words::depth);
     const std::uint32_t* group = vectors + p / Words::depth * most_skinny_vectors;
     for (std::size_t j = 0; j < source.lane_count; j += lanes) {
-      uint32x16 words[most_steps];
+      uint32x16 words[most_steps][1];
       for (std::size_t q = 0; q < steps; ++q) {
         const std::size_t at = p + q * Words::depth;
-        words[q] = load_interleaved<Words>(source, at, j, std::min(lanes, source.lane_count - j),
-                                           may_load_whole<Words>(source, at, j + lanes));
+        words[q][0] = load_interleaved<Words>(source, at, j, std::min(lanes, source.lane_count - j),
+                                              may_load_whole<Words>(source, at, j + lanes));
       }
-      for (std::size_t c = 0; c < count; ++c) {
-        float* at = sums + c * stride + j;
-        auto sum = unit_scaling::load<float32x16>(at);
-        for (std::size_t q = 0; q < steps; ++q) {
-          sum = multiply_add_lanes<Words>(sum, group[q * most_skinny_vectors + c], words[q]);
-        }
-        unit_scaling::store(sum, at);
-      }
-    }
-  }
-}
-
-/// Writes the sums of lanes that are contiguous along the inner dimension to `sums`: `count` rows
-/// of `stride`, a multiple of 16.
-template <class Words, std::size_t count, class T>
-[[gnu::noinline]] void contiguous_sums(const PanelSource<T>& source, const std::uint32_t* vectors,
-                                       float* sums, std::size_t stride) {
-  for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
-    const auto result = multiply_contiguous<Words, count>(
-        PanelSource<T>{.data = source.data + lane * source.lane_stride,
-                       .lane_stride = source.lane_stride,
-                       .depth_stride = 1,
-                       .lane_count = source.lane_count - lane,
-                       .depth = source.depth,
-                       .lanes_readable = 0},
-        vectors);
-    for (std::size_t c = 0; c < count; ++c) {
-      unit_scaling::store(result[c], sums + c * stride + lane);
+      add_products<Words>(words, steps, group, count, sums + j, stride);
     }
   }
 }
@@ -173,14 +216,12 @@ void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::
                  float* sums) {
   const auto typed = of_type<T>(source);
   const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
+  std::fill_n(sums, count * stride, 0.0F);
   if (source.depth_stride != 1 && source.lane_stride == 1) {
-    std::fill_n(sums, count * stride, 0.0F);
     detail::multiply_interleaved<Words>(typed, count, vectors, sums, stride);
-    return;
+  } else {
+    detail::multiply_contiguous<Words>(typed, count, vectors, sums, stride);
   }
-  detail::unrolled<most_skinny_vectors>([&](auto i) {
-    if (count == i + 1) detail::contiguous_sums<Words, i + 1>(typed, vectors, sums, stride);
-  });
 }
 
 }  // namespace unit_scaling::kernels
