@@ -198,7 +198,7 @@ TEST(Matmul, EqualsTheLoopAtEveryRemainderOfTheInnerDimension) {
     for (const Layout a : {Layout::rows, Layout::columns}) {
       for (const Layout b : {Layout::rows, Layout::columns}) {
         expect_loop<float, float, float>({5, 19, inner}, a, b);
-        expect_loop<float8_e4m3fn, float8_e5m2, float16>({5, 19, inner}, a, b);
+        expect_loop<float16, float8_e4m3fn, float8_e5m2>({5, 19, inner}, a, b);
       }
     }
   };
@@ -212,8 +212,8 @@ TEST(Matmul, EqualsTheLoopAtEveryRemainderOfTheInnerDimension) {
 TEST(Matmul, EqualsTheLoopAtEveryRemainderOfATileOfBytes) {
   for (std::size_t size = 1; size <= 2 * kernels::detail::tile_columns + 1; ++size) {
     for (const Layout layout : {Layout::rows, Layout::columns}) {
-      expect_loop<float8_e4m3fn, float8_e4m3fn, float>({size, 3, 5}, layout, Layout::rows);
-      expect_loop<float8_e5m2, float8_e4m3fn, float>({3, size, 5}, Layout::rows, layout);
+      expect_loop<float, float8_e4m3fn, float8_e4m3fn>({size, 3, 5}, layout, Layout::rows);
+      expect_loop<float, float8_e5m2, float8_e4m3fn>({3, size, 5}, Layout::rows, layout);
     }
   }
 }
@@ -229,17 +229,20 @@ TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
 /// Few rows or columns, which have loops of their own, in every layout and at every remainder.
 TEST(Matmul, EqualsTheLoopWithFewVectors) {
   for (const std::size_t few : {std::size_t{1}, std::size_t{2}, std::size_t{3}, std::size_t{4}}) {
-    for (const std::size_t many : {std::size_t{1}, std::size_t{15}, std::size_t{33}}) {
+    // Groups of 16 lanes one by one, and of 64 at a time with what is left over.
+    for (const std::size_t many :
+         {std::size_t{1}, std::size_t{15}, std::size_t{33}, std::size_t{64}, std::size_t{147}}) {
       for (const std::size_t inner :
            {std::size_t{1}, std::size_t{31}, std::size_t{64}, std::size_t{65}, std::size_t{300}}) {
         expect_loop_in_every_layout<float, float, float>({few, many, inner});
         expect_loop_in_every_layout<float, float, float>({many, few, inner});
-        expect_loop_in_every_layout<float8_e4m3fn, float8_e5m2, float16>({few, many, inner});
-        expect_loop_in_every_layout<float8_e5m2, float8_e4m3fn, float>({many, few, inner});
+        expect_loop_in_every_layout<float16, float8_e4m3fn, float8_e5m2>({few, many, inner});
+        expect_loop_in_every_layout<float, float8_e5m2, float8_e4m3fn>({many, few, inner});
       }
     }
   }
   expect_loop_in_every_layout<bfloat16, float16, float>({2, 1030, 70});
+  expect_loop_in_every_layout<float, bfloat16, bfloat16>({3, 1030, 70});
 }
 
 /// Memory for packing is used again and again; what an earlier product left there must not matter.
@@ -252,7 +255,7 @@ TEST(Matmul, EqualsTheLoopAfterAProductOfNans) {
       kernels::matmul<float>({64, 64, 1024}, kernels::row_major(nans.data(), 1024),
                              kernels::row_major(nans.data(), 64), out.data(), 64);
       expect_loop_in_every_layout<float, float, float>(size);
-      expect_loop_in_every_layout<float8_e4m3fn, float8_e4m3fn, float>(size);
+      expect_loop_in_every_layout<float, float8_e4m3fn, float8_e4m3fn>(size);
     }
   }
 }
