@@ -286,7 +286,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                     .columns = {{"run", Kind::head},
                                 {"at the end", Kind::prose},
                                 {"gradients between ops that are zero"},
-                                {"of these, newly"},
+                                {"gradients that round to zero newly"},
                                 {"loses most in its format", Kind::prose},
                                 {"first tensor that is not finite", Kind::prose},
                                 {"constraint check"},
