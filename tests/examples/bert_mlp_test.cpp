@@ -562,12 +562,12 @@ TEST_F(BertMlp, ReportOfASimulationNamesWhatIsSimulated) {
 }
 
 TEST_F(BertMlp, TableSaysHowMuchAStepReads) {
-  const std::string what = " --hidden 32 --layers 1 --steps 3 --batch 8 --precision fp8";
-  const Outcome parts = run(data() + " --out " + out("parts") + what + " --accumulate 4");
+  const std::string what = " --hidden 32 --layers 1 --steps 3 --precision fp8";
+  const Outcome parts = run(tiny("parts") + what + " --accumulate 4");
   EXPECT_NE(parts.output.find("3 steps of 512 characters: 32 sequences of 16 in 4 batches"),
             std::string::npos)
       << parts.output;
-  const Outcome whole = run(data() + " --out " + out("whole") + what);
+  const Outcome whole = run(tiny("whole") + what);
   EXPECT_NE(whole.output.find("3 steps of 128 characters: 8 sequences of 16\n"), std::string::npos)
       << whole.output;
 }
