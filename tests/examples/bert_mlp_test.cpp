@@ -495,7 +495,9 @@ TEST_F(BertMlp, ReportShowsTheVariantsSideBySide) {
     EXPECT_NE(html.find(text), std::string::npos) << text;
   }
   // It is judged by what the table and summary.json judge it by, and 12 steps compare nothing.
-  for (const auto& each : summary("report").at("runs")) {
+  const auto runs = summary("report").at("runs");
+  ASSERT_EQ(runs.size(), 3U);
+  for (const auto& each : runs) {
     std::array<char, 64> figure{};
     std::snprintf(figure.data(), figure.size(), "valid_bpc %.4f",
                   each.at("valid_bpc").get<double>());
