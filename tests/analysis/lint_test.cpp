@@ -3,21 +3,15 @@
 
 #include <gtest/gtest.h>
 
-#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
-#include "unit_scaling/analysis/constraint_check.hpp"
-#include "unit_scaling/analysis/explain.hpp"
-#include "unit_scaling/analysis/graph_trace.hpp"
-#include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
@@ -243,17 +237,6 @@ TEST(Lint, ComparesBothWeightsOfAResidual) {
     ops.front().outputs[output].gradient_factors[0] *= 1.01;
     expect_one(analysis::lint(ops), Kind::residual_without_split, "op 2, residual_add", "tau");
   }
-}
-
-// A clean bill for a step that nobody traced would be worthless.
-TEST(Lint, AnEmptyTraceIsRefusedByAllThatReadOneAndSaysHowToFillIt) {
-  const analysis::GraphTrace nothing;
-  const std::initializer_list<std::string_view> words{"no ops were traced", "tape.trace_with"};
-  const auto& ops = nothing.ops();
-  expect_error<std::invalid_argument>([&] { (void)analysis::lint(ops); }, words);
-  expect_error<std::invalid_argument>([&] { (void)analysis::check_constraints(ops, 0); }, words);
-  expect_error<std::invalid_argument>([&] { (void)analysis::list_ops(ops); }, words);
-  expect_error<std::invalid_argument>([&] { (void)analysis::explain(ops); }, words);
 }
 
 TEST(Lint, FindsParametersThatNobodyTagged) {
