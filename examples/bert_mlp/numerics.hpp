@@ -89,14 +89,17 @@ void inspect(us::analysis::NumericsRun& run, const RecordLoss& record_loss,
       trace.ops(), {.learning_rates = us::optim::learning_rate_report(optimiser, learning_rate)});
 }
 
-/// "storage float16, matrix operands float8_e4m3fn, …".
-/// @param is_simulated whether these carry the numbers of other formats.
+/// "storage float16, matrix operands float8_e4m3fn, …"; of a simulation, whose numbers are of other
+/// formats, what carries them.
 template <us::Precision P> [[nodiscard]] std::string formats_of(bool is_simulated) {
-  return "storage " + std::string(us::storage_name<typename P::storage>) + ", matrix operands " +
+  const std::string storage(us::storage_name<typename P::storage>);
+  const std::string compute(us::storage_name<typename P::compute>);
+  if (is_simulated) {
+    return "those that are simulated, carried by " + storage + ", computed in " + compute;
+  }
+  return "storage " + storage + ", matrix operands " +
          std::string(us::storage_name<typename P::matmul_operand>) + ", gradients entering them " +
-         std::string(us::storage_name<typename P::matmul_gradient>) + ", computed in " +
-         std::string(us::storage_name<typename P::compute>) +
-         (is_simulated ? "; rounded to what is simulated before" : "");
+         std::string(us::storage_name<typename P::matmul_gradient>) + ", computed in " + compute;
 }
 
 }  // namespace bert_mlp

@@ -189,7 +189,7 @@ TEST(Explain, NamesAConstraintWhereOneActsAndNowhereElse) {
 TEST(Explain, OfNoOpsSaysThatNobodyTraced) {
   const analysis::GraphTrace trace;
   const auto expect_refused = [](const auto& look) {
-    expect_error<std::invalid_argument>(look, {"got none", "tape.trace_with"});
+    expect_error<std::invalid_argument>(look, {"no ops were traced", "tape.trace_with"});
   };
   expect_refused([&] { (void)analysis::explain(trace.ops()); });
   expect_refused([&] { (void)analysis::lint(trace.ops()); });

@@ -16,11 +16,13 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "support/svg_path.hpp"
 #include "support/texts.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/autograd/tape.hpp"
@@ -39,6 +41,7 @@ using analysis::TrackedTensor;
 using unit_scaling_test::count;
 using unit_scaling_test::expect_error;
 using unit_scaling_test::id_array;
+using unit_scaling_test::path_commands;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
@@ -334,22 +337,29 @@ TEST(NumericsReport, TablesShowTheFiguresOfTheRawTensors) {
   for (const RawTensor& seen : raw_tensors<precision::fp8>(scaling::paper, 0x1p-10F)) {
     if (seen.role != TensorRole::gradient || seen.source != "linear_readout") continue;
     double squares = 0;
+    double zeros = 0;
     double underflowed = 0;
     for (const float element : seen.elements) {
       squares += static_cast<double>(element) * static_cast<double>(element);
+      zeros += element == 0 ? 1 : 0;
       underflowed += fate(seen.format, element) == 1 ? 1 : 0;
     }
     const auto size = static_cast<double>(seen.elements.size());
     std::array<char, 64> rms{};
-    std::array<char, 64> share{};
     std::snprintf(rms.data(), rms.size(), "<td>%.4g</td>", std::sqrt(squares / size));
-    std::snprintf(share.data(), share.size(), "<td>%.3g %%</td>", 100 * underflowed / size);
+    const auto cell = [&](double number) -> std::string {
+      if (number == 0) return "<td>0</td>";
+      std::array<char, 64> share{};
+      std::snprintf(share.data(), share.size(), "<td>%.3g %%</td>", 100 * number / size);
+      return share.data();
+    };
+    const std::string shares = cell(zeros + underflowed) + cell(zeros) + cell(underflowed);
     const std::size_t fold = html.find("readout/linear_readout, in figures</caption>");
     ASSERT_NE(fold, std::string::npos);
     const std::size_t row = html.find("<th scope=\"row\">gradient of output</th>", fold);
     const std::string text = html.substr(row, html.find("</tr>", row) - row);
     EXPECT_NE(text.find(rms.data()), std::string::npos) << rms.data() << " in " << text;
-    EXPECT_NE(text.find(share.data()), std::string::npos) << share.data() << " in " << text;
+    EXPECT_NE(text.find(shares), std::string::npos) << shares << " in " << text;
     EXPECT_GT(underflowed, 0);
     return;
   }
@@ -360,24 +370,14 @@ TEST(NumericsReport, TablesShowTheFiguresOfTheRawTensors) {
 std::vector<std::array<double, 3>> bars_of(const std::string& svg) {
   const std::size_t group = svg.find("us-fill\">\n<path d=\"");  // behind the legend's
   const std::size_t begin = svg.find("d=\"", group) + 3;
-  std::istringstream path(svg.substr(begin, svg.find('"', begin) - begin));
   std::vector<std::array<double, 3>> bars;
   double base = 0;
-  double x = 0;
-  double y = 0;
-  for (char command = 0; path >> command;) {
-    double number = 0;
-    path >> number;
-    if (command == 'M') {
-      x = number;
-      path >> base;
-      y = base;
-    } else if (command == 'V') {
-      y = number;
-    } else if (command == 'h') {
-      bars.push_back({x, number, base - y});
-      x += number;
-    }
+  double left = 0;
+  for (const auto& [name, x, y] :
+       path_commands(std::string_view(svg).substr(begin, svg.find('"', begin) - begin))) {
+    if (name == 'M') base = y;
+    if (name == 'h') bars.push_back({left, x - left, base - y});
+    left = x;
   }
   return bars;
 }
@@ -398,6 +398,23 @@ TEST(HistogramChart, BarsAreAsHighAsTheirShares) {
   EXPECT_NEAR(bars[3][2], 25.0 / 40 * room, 0.1);
   EXPECT_NEAR(bars[2][0] - bars[1][0], 2 * bars[1][1], 0.01) << "a bar's width is one exponent";
   EXPECT_NEAR(bars[3][0] - bars[2][0], bars[2][1], 0.01);
+}
+
+TEST(HistogramChart, BarsOfOneHeightAreOnePieceOfThePath) {
+  analysis::HistogramChart chart{.series = {"filled"}};
+  chart.rows.push_back(
+      {.label = "row", .histograms = {{.first_exponent = 0, .counts = {9, 5, 5, 5, 9}}}});
+  const auto pieces = bars_of(to_svg(chart));
+  ASSERT_EQ(pieces.size(), 3U);
+  EXPECT_NEAR(pieces[1][1], pieces[0][1] + pieces[2][1] + pieces[0][1], 1e-9) << "three bars wide";
+}
+
+TEST(HistogramChart, TakesTheFontOfAPageButHasOneOfItsOwnInAFile) {
+  analysis::HistogramChart chart{.series = {"filled"}};
+  chart.rows.push_back({.label = "row", .histograms = {{.first_exponent = 0, .counts = {1}}}});
+  EXPECT_EQ(count(to_svg(chart), "font-family"), 1U);
+  chart.style = analysis::ChartStyle::of_page;
+  EXPECT_EQ(count(to_svg(chart), "font-family"), 0U);
 }
 
 TEST(HistogramChart, NoBarIsTooLowToBeSeen) {
@@ -617,8 +634,7 @@ TrackedTensor tensor_of(const std::string& name, TrackedRole role, std::uint64_t
   analysis::TrackedSample sample{.step = 7};
   sample.statistics.elements = 1000;
   sample.statistics.underflowed = underflowed;
-  sample.statistics.histogram = {
-      .first_exponent = -18, .counts = {1000 - zeros}, .zeros = zeros};
+  sample.statistics.histogram = {.first_exponent = -18, .counts = {1000 - zeros}, .zeros = zeros};
   tensor.samples.push_back(sample);
   return tensor;
 }
@@ -634,12 +650,18 @@ TEST(NumericsReport, CountsZerosThatWereThereAlreadyAsZeros) {
   expect_well_formed(html);
   const std::string summary = element(html, "section", "summary");
   EXPECT_NE(summary.find("</span>30 %</td>"), std::string::npos) << "(400 + 200) / 2000" << summary;
+  EXPECT_NE(summary.find("</span>5 %</td>"), std::string::npos) << "100 / 2000, newly" << summary;
   EXPECT_NE(summary.find("</span>50 %</td>"), std::string::npos) << "of the other run";
   // Of "one": a third and a quarter of what is zero in the end, apart and together.
   const std::string one = element(html, "details", "op-0");
-  EXPECT_NE(one.find("<td>30 %</td><td>10 %</td>"), std::string::npos) << "already, rounds to zero";
+  EXPECT_NE(one.find("<td>40 %</td><td>30 %</td><td>10 %</td>"), std::string::npos)
+      << "zero, already, rounds to zero";
   EXPECT_NE(one.find(">40 %</text>"), std::string::npos) << "beside the histogram";
-  EXPECT_NE(one.find("<span>run loses 10 % of one"), std::string::npos);
+  EXPECT_NE(
+      one.find("<span>run loses 10 % of one, float8_e5m2, at step 7, but other has 50 % zeros "
+               "already in one</span>"),
+      std::string::npos)
+      << "more is gone already than is lost";
   EXPECT_NE(element(html, "details", "op-1")
                 .find("<span>loses nothing, but run has 20 % zeros already in two</span>"),
             std::string::npos);

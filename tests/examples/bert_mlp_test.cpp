@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include <numeric>
 #include <random>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -492,6 +494,16 @@ TEST_F(BertMlp, ReportShowsTheVariantsSideBySide) {
         "nothing to complain about"}) {
     EXPECT_NE(html.find(text), std::string::npos) << text;
   }
+  // It is judged by what the table and summary.json judge it by, and 12 steps compare nothing.
+  const auto runs = summary("report").at("runs");
+  ASSERT_EQ(runs.size(), 3U);
+  for (const auto& each : runs) {
+    std::array<char, 64> figure{};
+    std::snprintf(figure.data(), figure.size(), "valid_bpc %.4f",
+                  each.at("valid_bpc").get<double>());
+    EXPECT_NE(html.find(figure.data()), std::string::npos) << figure.data();
+  }
+  EXPECT_NE(html.find("So few steps compare nothing"), std::string::npos);
   const std::size_t begin = html.find('\n', html.find("id=\"numerics\">"));
   const auto figures =
       nlohmann::json::parse(html.substr(begin, html.find("</script>", begin) - begin));
@@ -532,6 +544,36 @@ TEST_F(BertMlp, ReportOfADivergedRunNamesTheFirstTensorThatIsNotFinite) {
 }
 
 // All that FP8 does to numbers, in formats that hold them.
+TEST_F(BertMlp, ReportOfASimulationNamesWhatIsSimulated) {
+  const Outcome outcome = run(small("simulated") + " --report --simulate e3m4/e5m3");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const std::string html = content(folder_ / "simulated/report.html");
+  for (const char* text :
+       {">e3m4/e5m3</td>", "those that are simulated, carried by float32",  // among the facts
+        ">e3m4</th>", ">e5m3</th>"}) {  // of what is asked about
+    EXPECT_NE(html.find(text), std::string::npos) << text;
+  }
+  const std::size_t begin = html.find('\n', html.find("id=\"numerics\">"));
+  const auto figures =
+      nlohmann::json::parse(html.substr(begin, html.find("</script>", begin) - begin));
+  std::set<std::string> operand_formats;
+  for (const auto& tensor : figures.at("runs").at(1).at("tensors")) {
+    if (tensor.at("role") == "operand") operand_formats.insert(tensor.at("format"));
+  }
+  EXPECT_EQ(operand_formats, std::set<std::string>{"e3m4"});
+}
+
+TEST_F(BertMlp, TableSaysHowMuchAStepReads) {
+  const std::string what = " --hidden 32 --layers 1 --steps 3 --precision fp8";
+  const Outcome parts = run(tiny("parts") + what + " --accumulate 4");
+  EXPECT_NE(parts.output.find("3 steps of 512 characters: 32 sequences of 16 in 4 batches"),
+            std::string::npos)
+      << parts.output;
+  const Outcome whole = run(tiny("whole") + what);
+  EXPECT_NE(whole.output.find("3 steps of 128 characters: 8 sequences of 16\n"), std::string::npos)
+      << whole.output;
+}
+
 TEST_F(BertMlp, TrainsInASimulationOfFp8AsInFp8) {
   ASSERT_EQ(run(small("fp8") + " --precision fp8").exit_code, 0);
   for (const std::string carrier :
@@ -550,8 +592,8 @@ TEST_F(BertMlp, TrainsInASimulationOfFp8AsInFp8) {
       EXPECT_EQ(simulated.at(figure), fp8.at(figure)) << carrier << ", " << figure;
     }
     // The difference to the baseline, in the table.
-    const double difference = simulated.at("valid_bpc").get<double>() -
-                              runs.at(0).at("valid_bpc").get<double>();
+    const double difference =
+        simulated.at("valid_bpc").get<double>() - runs.at(0).at("valid_bpc").get<double>();
     char text[32];
     std::snprintf(text, sizeof(text), "| %+.4f ", difference);
     EXPECT_NE(outcome.output.find(text), std::string::npos) << text << outcome.output;

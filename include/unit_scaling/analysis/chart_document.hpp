@@ -100,9 +100,15 @@ inline void begin_chart(std::string& out, const ChartHead& head) {
       "aria-labelledby=\"" +
       id + "t " + id + "d\" width=\"" + svg_number(head.width) + "\" height=\"" +
       svg_number(head.height) + "\" viewBox=\"0 0 " + svg_number(head.width) + " " +
-      svg_number(head.height) +
-      "\" font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, "
-      "'Helvetica Neue', 'Noto Sans', Arial, sans-serif\">\n";
+      svg_number(head.height) + "\"";
+  // Texts inherit the font of a page.
+  if (head.style == ChartStyle::own) {
+    out +=
+        " font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto "
+        "Sans', "
+        "Arial, sans-serif\"";
+  }
+  out += ">\n";
   out += "<title id=\"" + id + "t\">" + xml_text(head.title) + "</title>\n";
   out += "<desc id=\"" + id + "d\">" + xml_text(head.description) + "</desc>\n";
   if (head.style == ChartStyle::own) {
@@ -143,8 +149,11 @@ inline void svg_titles(std::string& out, double margin,
 /// A straight line.
 inline void svg_line(std::string& out, double x1, double y1, double x2, double y2,
                      const std::string& attributes) {
-  out += "<path d=\"M" + svg_number(x1) + " " + svg_number(y1) + "L" + svg_number(x2) + " " +
-         svg_number(y2) + "\" " + attributes + "/>\n";
+  out += "<path d=\"M" + svg_number(x1) + " " + svg_number(y1) +
+         (y1 == y2   ? "H" + svg_number(x2)
+          : x1 == x2 ? "V" + svg_number(y2)
+                     : "L" + svg_number(x2) + " " + svg_number(y2)) +
+         "\" " + attributes + "/>\n";
 }
 
 }  // namespace detail

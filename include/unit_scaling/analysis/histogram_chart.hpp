@@ -19,6 +19,7 @@
 #include "unit_scaling/analysis/chart_axis.hpp"
 #include "unit_scaling/analysis/chart_document.hpp"
 #include "unit_scaling/analysis/chart_palette.hpp"
+#include "unit_scaling/analysis/chart_path.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/analysis/exponent_histogram.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
@@ -273,7 +274,12 @@ class HistogramChartDrawing {
                 "\"" + std::string(dash_of(series)) + "><path d=\"M" + svg_number(entry.x) + " " +
                 svg_number(top + 10) + "v-6h6v-4h6v7h6v3\"/></g>\n";
       } else {
-        zone(entry.x, entry.x + 18, top, 10, entry.what);
+        Zones zones;
+        if (entry.what != normal_) {
+          Zones::add(entry.what == lost_ ? zones.lost : zones.subnormal, entry.x, entry.x + 18, top,
+                     top + 10);
+        }
+        draw_zones(zones);
         out_ += R"(<path class="us-axis" fill="none" d="M)" + svg_number(entry.x) + " " +
                 svg_number(top) + "h18v10h-18z\"/>\n";
       }
@@ -332,37 +338,55 @@ class HistogramChartDrawing {
   static constexpr int subnormal_ = -2;
   static constexpr int lost_ = -3;
 
-  /// A part of a row's background: a range of its format.
-  void zone(double left, double right, double top, double height, int what) {
-    if (what == normal_ || right - left < 0.05) return;
-    out_ += "<path " +
-            (what == subnormal_ ? std::string("class=\"us-subnormal\"")
-                                : "fill=\"url(#" + hatch_ + ")\" opacity=\"0.55\"") +
-            " d=\"M" + svg_number(left) + " " + svg_number(top) + "H" + svg_number(right) + "v" +
-            svg_number(height) + "H" + svg_number(left) + "z\"/>\n";
-  }
+  /// Ranges of formats behind the rows, each kind of which is one path.
+  struct Zones {
+    SvgPath lost;
+    SvgPath subnormal;
+    SvgPath edges;
 
-  /// The ranges of a format behind rows from `top` on.
-  void draw_zones(const FormatSpec& format, double top, double height) {
+    static void add(SvgPath& path, double left, double right, double top, double bottom) {
+      if (right - left < 0.05) return;
+      path.move_to(left, top);
+      path.horizontal_to(right);
+      path.vertical_to(bottom);
+      path.horizontal_to(left);  // a fill closes it
+    }
+  };
+
+  /// The ranges of a format behind rows from `top` to `bottom`.
+  void add_zones(Zones& zones, const FormatSpec& format, double top, double bottom) const {
     const auto place = [&](double magnitude) {
       return std::clamp(axis_.pixel_of(std::log2(magnitude)), axis_.pixel_lo, axis_.pixel_hi);
     };
     const double lost = place(format.min_subnormal() / 2);
     const double subnormal = place(format.min_normal());
     const double largest = place(format.max_finite());
-    zone(axis_.pixel_lo, lost, top, height, lost_);
-    zone(lost, subnormal, top, height, subnormal_);
-    zone(largest, axis_.pixel_hi, top, height, lost_);
-    std::string edges;
+    Zones::add(zones.lost, axis_.pixel_lo, lost, top, bottom);
+    Zones::add(zones.subnormal, lost, subnormal, top, bottom);
+    Zones::add(zones.lost, largest, axis_.pixel_hi, top, bottom);
     for (const double x : {lost, subnormal, largest}) {
       if (x <= axis_.pixel_lo || x >= axis_.pixel_hi) continue;
-      edges += "M" + svg_number(x, 1) + " " + svg_number(top, 1) + "v" + svg_number(height, 1);
+      zones.edges.move_to(x, top);
+      zones.edges.vertical_to(bottom);
     }
-    if (!edges.empty()) out_ += R"(<path class="us-axis" d=")" + edges + "\"/>\n";
+  }
+
+  void draw_zones(const Zones& zones) {
+    if (!zones.lost.empty()) {
+      out_ += "<path fill=\"url(#" + hatch_ + ")\" opacity=\"0.55\" d=\"" + zones.lost.text() +
+              "\"/>\n";
+    }
+    if (!zones.subnormal.empty()) {
+      out_ += R"(<path class="us-subnormal" d=")" + zones.subnormal.text() + "\"/>\n";
+    }
+    if (!zones.edges.empty()) {
+      out_ += R"(<path class="us-axis" d=")" + zones.edges.text() + "\"/>\n";
+    }
   }
 
   /// The backgrounds of all rows: one for rows of one format that follow each other.
   void draw_backgrounds() {
+    Zones zones;
     for (std::size_t i = 0; i < chart_.rows.size();) {
       std::size_t end = i + 1;
       while (end < chart_.rows.size() && chart_.rows[end].format == chart_.rows[i].format &&
@@ -371,29 +395,30 @@ class HistogramChartDrawing {
       }
       const double bottom = row_top_[end - 1] + chart_.row_height;
       if (chart_.rows[i].format) {
-        draw_zones(*chart_.rows[i].format, row_top_[i], bottom - row_top_[i]);
+        add_zones(zones, *chart_.rows[i].format, row_top_[i], bottom);
       }
       i = end;
     }
-    std::string lines;
+    draw_zones(zones);
+    SvgPath lines;
     const double right = axis_.pixel_hi + (has_non_finite_ ? axis_gap_ + column_ : 0);
     for (const double top : row_top_) {
-      lines += "M" + svg_number(zero_left_) + " " + svg_number(top + chart_.row_height) + "H" +
-               svg_number(right);
+      lines.move_to(zero_left_, top + chart_.row_height);
+      lines.horizontal_to(right);
     }
-    if (!lines.empty()) out_ += R"(<path class="us-grid" d=")" + lines + "\"/>\n";
+    if (!lines.empty()) out_ += R"(<path class="us-grid" d=")" + lines.text() + "\"/>\n";
   }
 
   /// The texts of one column beside the rows, which share all but their place.
   template <class Text>
   void draw_text_column(double x, double width, std::string_view anchor, const Text& text_of) {
     out_ += R"(<g class="us-ink" font-size=")" + svg_number(row_size_) + "\" text-anchor=\"" +
-            std::string(anchor) + "\">";
+            std::string(anchor) + "\" transform=\"translate(" + svg_number(x) + ")\">";
     for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
       const std::string text = text_of(chart_.rows[i]);
       if (text.empty()) continue;
       const double y = row_top_[i] + chart_.row_height / 2 + 0.36 * row_size_;
-      out_ += "<text x=\"" + svg_number(x) + "\" y=\"" + svg_number(y, 1) + "\">" +
+      out_ += "<text y=\"" + svg_number(y, 1) + "\">" +
               xml_text(shortened_text(text, width / row_size_ + 0.01)) + "</text>";
     }
     out_ += "</g>\n";
@@ -467,22 +492,19 @@ class HistogramChartDrawing {
       if (series >= row.histograms.size() || !has_elements(row.histograms[series])) continue;
       const double base = row_top_[i] + chart_.row_height;
       const double room = chart_.row_height - 3;
-      const std::string to_base = "V" + svg_number(base, 1);
-      std::string path;
+      SvgPath path;
       double at = -1;  // where the outline stands, on the base line or on a bar
       for (const Bar& bar : bars(row.histograms[series], highest_share(row))) {
         if (std::abs(bar.left - at) > 0.01) {
-          if (at >= 0) path += to_base;
-          path += "M" + svg_number(bar.left, 1) + " " + svg_number(base, 1);
+          if (at >= 0) path.vertical_to(base);
+          path.move_to(bar.left, base);
         }
-        path += "V" + svg_number(base - std::max(1.0, bar.height * room), 1) + "h" +
-                svg_number(bar.right - bar.left, 1);
+        path.vertical_to(base - std::max(1.0, bar.height * room));
+        path.horizontal_to(bar.right);
         at = bar.right;
       }
-      path += to_base;
-      out_ += "<path d=\"";
-      out_ += path;
-      out_ += "\"/>\n";
+      path.vertical_to(base);
+      out_ += "<path d=\"" + path.text() + "\"/>\n";
     }
     out_ += "</g>\n";
   }

@@ -18,6 +18,7 @@
 #include "unit_scaling/analysis/chart_axis.hpp"
 #include "unit_scaling/analysis/chart_document.hpp"
 #include "unit_scaling/analysis/chart_palette.hpp"
+#include "unit_scaling/analysis/chart_path.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 
 namespace unit_scaling::analysis {
@@ -400,13 +401,16 @@ class LineChartDrawing {
     }
     for (const auto& run : runs) {
       if (run.size() < 2) continue;
-      out_ += "<path class=\"us-line\"" + dash_attribute(series, index) + " d=\"M";
-      bool first = true;
+      SvgPath path;
       for (const Pixel& pixel : thin_out(run)) {
-        if (!std::exchange(first, false)) out_ += "L";
-        out_ += svg_number(pixel.x, 1) + " " + svg_number(pixel.y, 1);
+        if (path.empty()) {
+          path.move_to(pixel.x, pixel.y);
+        } else {
+          path.line_to(pixel.x, pixel.y);
+        }
       }
-      out_ += "\"/>\n";
+      out_ += "<path class=\"us-line\"" + dash_attribute(series, index) + " d=\"" + path.text() +
+              "\"/>\n";
     }
     if (is_cut) out_ += "</svg>\n";
 

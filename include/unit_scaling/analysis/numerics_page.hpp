@@ -186,7 +186,7 @@ it: what is lost is lost there.</dd>
 <dt>Zero, rounds to zero, subnormal, at the largest</dt><dd>Shares of all elements. Zero: after
 rounding. Some are zero already when they come: by nature, as the gradients of rows of a table that
 nobody looked up, or because an op before lost them, of which this op is innocent but which are lost all
-the same. Rounds to zero: the others, not zero before. At the largest: rounded to the largest number of
+the same. Rounds to zero, newly: the others, not zero before. At the largest: rounded to the largest number of
 the format, or beyond it.</dd>
 <dt>Lost</dt><dd>Rounds to zero, at the largest, or not finite: what happens here, not before.</dd>
 <dt>rms</dt><dd>Root of the mean square of the finite elements. Gradients are as they pass, a loss scale
@@ -211,7 +211,9 @@ gradient with where that is not β/α, as residual weights do.</dd>
            "</span></summary>\n<div class=\"in\" id=\"" + xml_text(inside(id)) + "\">\n" + html +
            "</div></details>\n";
   }
-  [[nodiscard]] static std::string inside(const std::string& fold_id) { return fold_id + "-inside"; }
+  [[nodiscard]] static std::string inside(const std::string& fold_id) {
+    return fold_id + "-inside";
+  }
   template <class Chart> [[nodiscard]] static std::string figure(Chart chart) {
     chart.style = ChartStyle::of_page;
     // What a picture of its own has to read out is in a table here.
@@ -265,9 +267,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
   }
 
   /// Where a link to the group leads.
-  [[nodiscard]] std::string group_link(std::size_t group) const {
-    return inside(group_id(group));
-  }
+  [[nodiscard]] std::string group_link(std::size_t group) const { return inside(group_id(group)); }
 
   /// "12 % of gradient of readout/linear_readout, float8_e5m2, at step 700".
   [[nodiscard]] static std::string loss_text(const LargestLoss& loss) {
@@ -286,6 +286,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                     .columns = {{"run", Kind::head},
                                 {"at the end", Kind::prose},
                                 {"gradients between ops that are zero"},
+                                {"gradients that round to zero newly"},
                                 {"loses most in its format", Kind::prose},
                                 {"first tensor that is not finite", Kind::prose},
                                 {"constraint check"},
@@ -306,7 +307,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
       table.rows.push_back(
           {{run.name, "run-" + std::to_string(r)},
            {outcome.empty() ? "-" : outcome},
-           {zero_gradients_text(run)},
+           {gradients_text(run, zero_share)},
+           {gradients_text(run, [](const auto& seen) { return seen.share(seen.underflowed); })},
            {run.tensors.empty() ? "not tracked" : loss_text(largest),
             group ? group_link(*group) : ""},
            {non_finite_text(run)},
@@ -320,18 +322,19 @@ gradient with where that is not β/α, as residual weights do.</dd>
     return to_html(table);
   }
 
-  /// The share of all elements of gradients between ops that are zero after rounding, at the last
-  /// step looked at.
-  [[nodiscard]] static std::string zero_gradients_text(const NumericsRun& run) {
-    double zeros = 0;
+  /// A share of the elements of each gradient between ops, of all their elements together, at the
+  /// last step looked at.
+  template <class Share>
+  [[nodiscard]] static std::string gradients_text(const NumericsRun& run, const Share& share_of) {
+    double sum = 0;
     double elements = 0;
     for (const TrackedTensor& tensor : run.tensors) {
       if (tensor.role != TrackedRole::gradient || tensor.samples.empty()) continue;
       const TensorStatistics& seen = tensor.samples.back().statistics;
-      zeros += zero_share(seen) * static_cast<double>(seen.elements);
+      sum += share_of(seen) * static_cast<double>(seen.elements);
       elements += static_cast<double>(seen.elements);
     }
-    return elements == 0 ? "not tracked" : percent_text(zeros / elements, 3);
+    return elements == 0 ? "not tracked" : percent_text(sum / elements, 3);
   }
 
   [[nodiscard]] static std::string non_finite_text(const NumericsRun& run) {
@@ -664,9 +667,10 @@ gradient with where that is not β/α, as residual weights do.</dd>
         largest = loss;
         of_run = runs_[r].name;
       }
-      const std::string remark = largest.tensor == nullptr
-                                     ? "loses nothing" + zeros_text(group)
-                                     : of_run + " loses " + loss_text(largest);
+      std::string remark =
+          largest.tensor == nullptr ? "loses nothing" : of_run + " loses " + loss_text(largest);
+      const std::string zeros = zeros_text(group, largest.share);
+      if (!zeros.empty()) remark += ", but " + zeros;
       const std::string number = group_id(g);
       html += fold(number, number.substr(number.find('-') + 1) + " " + group.label, remark,
                    figure(group_histograms(runs_, group)) + figure(group_scales(runs_, group)) +
@@ -682,10 +686,10 @@ gradient with where that is not β/α, as residual weights do.</dd>
            html;
   }
 
-  /// ", but fp8 none has 40 % zeros already in gradient of x, float8_e5m2": of the tensor of which
-  /// most were zero when they came, at the last step; empty if none were.
-  [[nodiscard]] std::string zeros_text(const TensorGroup& group) const {
-    double most = 0;
+  /// "fp8 none has 40 % zeros already in gradient of x": of the tensor of which most were zero when
+  /// they came, at the last step; empty if they were no more than `lost`, the share that is lost.
+  [[nodiscard]] std::string zeros_text(const TensorGroup& group, double lost) const {
+    double most = lost;
     std::string text;
     for (std::size_t r = 0; r < runs_.size(); ++r) {
       for (const TrackedTensor* tensor : group.tensors[r]) {
@@ -694,8 +698,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
         const double share = seen.share(seen.histogram.zeros);
         if (share <= most) continue;
         most = share;
-        text = ", but " + runs_[r].name + " has " + percent_text(share, 3) + " zeros already in " +
-               tensor->name;
+        text =
+            runs_[r].name + " has " + percent_text(share, 3) + " zeros already in " + tensor->name;
       }
     }
     return text;
@@ -714,6 +718,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                 {"std"},
                                 {"least magnitude"},
                                 {"largest magnitude"},
+                                {"zero"},
                                 {"zero already"},
                                 {"rounds to zero"},
                                 {"subnormal"},
@@ -738,6 +743,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                     {short_number(seen.std)},
                                     {short_number(seen.min_magnitude, 3)},
                                     {short_number(seen.max_magnitude, 3)},
+                                    {percent_text(zero_share(seen))},
                                     {percent_text(seen.share(seen.histogram.zeros))},
                                     {percent_text(seen.share(seen.underflowed))},
                                     {percent_text(seen.share(seen.subnormal))},
