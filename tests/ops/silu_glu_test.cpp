@@ -128,7 +128,8 @@ TYPED_TEST(SiluGluIn, ResultIsTheDoubleReferenceRoundedOnce) {
 
 TYPED_TEST(SiluGluIn, ThreadCountChangesNoBit) {
   using T = typename TypeParam::storage;
-  expect_thread_count_changes_no_bit(TypeParam{}, ops::SiluGlu{}, normal_array<T>({211, 233}, 10),
+  constexpr ops::SiluGlu op;
+  expect_thread_count_changes_no_bit(TypeParam{}, op, normal_array<T>({211, 233}, 10),
                                      normal_array<T>({211, 233}, 11));
 }
 

@@ -148,7 +148,8 @@ TYPED_TEST(SiluIn, ResultIsTheDoubleReferenceRoundedOnce) {
 }
 
 TYPED_TEST(SiluIn, ThreadCountChangesNoBit) {
-  expect_thread_count_changes_no_bit(TypeParam{}, ops::Silu{},
+  constexpr ops::Silu op;
+  expect_thread_count_changes_no_bit(TypeParam{}, op,
                                      normal_array<typename TypeParam::storage>({211, 233}, 10));
 }
 

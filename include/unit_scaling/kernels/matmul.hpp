@@ -170,12 +170,18 @@ void matmul_double(const MatmulSize& size, const MatrixView<A>& a, const MatrixV
   }
 }
 
+/// What operands are multiplied as: pairs, if the target has them and they are exact for both.
+template <class A, class B, bool has_pairs>
+using WordsOf = std::conditional_t<has_pairs && is_exact_in_bfloat16_pairs<A>() &&
+                                       is_exact_in_bfloat16_pairs<B>(),
+                                   Bfloat16Pairs, FloatWords>;
+
 /// The kernel that multiplies these operands fastest on the target, of those exact for them.
-template <class A, class B>
-using BestTile =
-    RegisterTile<std::conditional_t<has_bfloat16_pairs && is_exact_in_bfloat16_pairs<A>() &&
-                                        is_exact_in_bfloat16_pairs<B>(),
-                                    Bfloat16Pairs, FloatWords>>;
+template <class A, class B> using BestTile = RegisterTile<WordsOf<A, B, has_fast_bfloat16_pairs>>;
+
+/// The same for products with vectors, where decoding takes more time than multiplying, and pairs
+/// are decoded faster than floats.
+template <class A, class B> using SkinnyWords = WordsOf<A, B, has_bfloat16_pairs>;
 
 /// Whether a product has so few rows or columns that the other operand is better not packed.
 template <class A, class B>
@@ -561,7 +567,7 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
             const Finish& finish) {
   if (size.rows == 0 || size.columns == 0) return;
   if (detail::is_skinny(size, a, b)) {
-    using Words = typename detail::BestTile<A, B>::words;
+    using Words = detail::SkinnyWords<A, B>;
     const bool are_rows = size.rows <= most_skinny_vectors;
     const auto product = are_rows
                              ? detail::skinny_product<Words>(b.transposed(), size.columns, a,
