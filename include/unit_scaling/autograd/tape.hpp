@@ -103,15 +103,17 @@ template <Precision P> class Tape {
     if (simulation_) simulation_->begin_step();
   }
 
-  /// A value that no gradient is wanted for. Numbers of another format are rounded to P::storage, to
-  /// nearest even, and to infinity or NaN beyond its largest.
-  template <unit_scaling::Storage T> [[nodiscard]] Variable<P> constant(const Array<T>& value) {
+  /// A value that no gradient is wanted for. Numbers of another format are rounded to P::storage,
+  /// to nearest even, and to infinity or NaN beyond its largest.
+  template <unit_scaling::Storage T = Storage>
+  [[nodiscard]] Variable<P> constant(const Array<T>& value) {
     return leaf<Constant>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
                           false);
   }
 
   /// A value whose gradient is wanted. Numbers of another format are rounded as in `constant`.
-  template <unit_scaling::Storage T> [[nodiscard]] Variable<P> input(const Array<T>& value) {
+  template <unit_scaling::Storage T = Storage>
+  [[nodiscard]] Variable<P> input(const Array<T>& value) {
     return leaf<Input>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_), true);
   }
 
