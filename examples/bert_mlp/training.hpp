@@ -318,9 +318,10 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const std::size_t sequences =
         std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
     const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
+    auto rounding = simulation;
     result.gradients = us::analysis::gradient_underflow<P>(
         [&](auto& any_tape) { return record_loss(any_tape, model, batch, variant.scaling); },
-        loss_scale, simulation);
+        loss_scale, rounding ? &*rounding : nullptr);
   }
   return result;
 }

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <stdexcept>
 #include <type_traits>
@@ -10,6 +12,8 @@
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
@@ -24,7 +28,8 @@ using analysis::GradientUnderflow;
 /// The shares for y = w x with w and x of ones and a gradient of y of the two given elements. Of
 /// seven gradient elements the loss has one, y two, and w has each of those two twice.
 template <Precision P>
-GradientUnderflow of_gradient(float first, float second, float loss_scale = 1) {
+GradientUnderflow of_gradient(float first, float second, float loss_scale = 1,
+                              Simulator* simulator = nullptr) {
   const Parameter w{"w", Array<float>::filled(Shape{2, 2}, 1)};
   const auto record = [&]<Precision Q>(Tape<Q>& tape) {
     using T = typename Q::storage;
@@ -32,7 +37,7 @@ GradientUnderflow of_gradient(float first, float second, float loss_scale = 1) {
     const auto y = ops::linear(x, tape.parameter(w), {.scaling = scaling::none});
     return tape.record(WeightedSum{Array<float>(Shape{1, 2}, {first, second})}, y);
   };
-  return gradient_underflow<P>(record, loss_scale);
+  return gradient_underflow<P>(record, loss_scale, simulator);
 }
 
 TEST(GradientUnderflow, CountsElementsThatAreZeroOnlyInThePrecision) {
@@ -75,6 +80,50 @@ TEST(GradientUnderflow, CountsElementsThatAreNotFinite) {
   EXPECT_EQ(of_gradient<precision::fp16>(1, 1e6F).non_finite, 3.0 / 7);
   EXPECT_EQ(of_gradient<precision::fp16>(1, 1e6F).underflowed, 0);
   EXPECT_EQ(of_gradient<precision::fp32>(1, 1e6F).non_finite, 0);
+}
+
+TEST(GradientUnderflow, OfASimulationIsThatOfTheRealFormats) {
+  // Beyond the range of E5M2 and of float16, within it, and below either's least number.
+  for (const float element : {1e6F, 6e4F, 1.0F, 0x1p-16F, 0x1p-20F, 0x1p-30F}) {
+    const auto expect_same = [&](const GradientUnderflow& simulated,
+                                 const GradientUnderflow& real) {
+      EXPECT_EQ(simulated.underflowed, real.underflowed) << element;
+      EXPECT_EQ(simulated.non_finite, real.non_finite) << element;
+    };
+    auto fp8 = Simulation::parse("e4m3fn/e5m2,*=float16/float16");
+    auto fp8_in_fp16 = Simulation::parse("e4m3fn/e5m2");
+    auto fp16 = Simulation::parse("*=float16/float16");
+    expect_same(of_gradient<precision::fp32>(1, element, 1, &fp8),
+                of_gradient<precision::fp8>(1, element));
+    expect_same(of_gradient<precision::fp16>(1, element, 1, &fp8_in_fp16),
+                of_gradient<precision::fp8>(1, element));
+    expect_same(of_gradient<precision::fp32>(1, element, 1, &fp16),
+                of_gradient<precision::fp16>(1, element));
+  }
+}
+
+TEST(GradientUnderflow, OfStochasticRoundingCountsWhatTheStepDrew) {
+  // A quarter of the least number of E5M2: to nearest all is lost, so three quarters.
+  constexpr std::size_t outputs = 4096;
+  const Parameter w{"w", Array<float>::filled(Shape{outputs, 1}, 1)};
+  const auto record = [&]<Precision Q>(Tape<Q>& tape) {
+    const auto x = tape.constant(Array<float>::filled(Shape{1, 1}, 1));
+    const auto y = ops::linear(x, tape.parameter(w), {.scaling = scaling::none});
+    return tape.record(WeightedSum{Array<float>::filled(Shape{1, outputs}, 0x1p-18F)}, y);
+  };
+  // With x = 1 the gradient of w is that of y, as it was rounded.
+  Tape<precision::fp32> tape;
+  tape.simulate_with(Simulation::parse("e4m3fn/e5m2~", 7));
+  tape.backward(record(tape));
+  const auto gradient = tape.gradient(w);
+  const auto zeros =
+      static_cast<double>(std::count(gradient.span().begin(), gradient.span().end(), 0.0F));
+  // Four standard deviations of the count, (n/4 · 3/4)^½.
+  EXPECT_NEAR(zeros, 0.75 * outputs, 4 * std::sqrt(outputs * 0.1875));
+
+  auto simulation = Simulation::parse("e4m3fn/e5m2~", 7);
+  const auto seen = gradient_underflow<precision::fp32>(record, 1, &simulation);
+  EXPECT_EQ(seen.underflowed, 2 * zeros / (2 * outputs + 1));
 }
 
 template <Precision P> GradientUnderflow of_model(const Scaling& scaling, float loss_scale) {

@@ -6,10 +6,12 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "format_cases.hpp"
@@ -170,6 +172,16 @@ TEST(Format, IsKnownByTheNamesOfTheField) {
         "e4m3fnu", "e4m3b200fn", "e4m3b-9", "float0_e4m3fn", "e04m3fn"}) {
     expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); }, {"ormat"});
   }
+}
+
+TEST(Format, OfAnUnknownNameSaysHowNamesAreMade) {
+  const auto expect_told = [](const char* name, std::initializer_list<std::string_view> parts) {
+    expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); }, parts);
+  };
+  expect_told("fp8", {"'fp8'", "exponent bits", "mantissa bits", "bias", "e3m4", "e4m3b11fnuz",
+                      "float16", "bfloat16", "float32"});
+  expect_told("e5m2x", {"'e5m2x'", "suffixes fn, fnuz, finite, fnu"});
+  expect_told("e9m3", {"'e9m3'", "1 to 8 exponent bits", "0 to 23 mantissa bits"});
 }
 
 TEST(Format, RefusesWhatBinary32DoesNotHold) {
