@@ -16,6 +16,10 @@
 #include <span>
 #include <vector>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "unit_scaling/analysis/exponent_histogram.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -246,8 +250,7 @@ class StatisticsLanes {
     std::array<NarrowFloats, width / double_width> narrow;
     std::memcpy(&narrow, &values, sizeof(values));
     for (std::size_t i = 0; i < narrow.size(); ++i) {
-      const Doubles difference =
-          __builtin_convertvector(narrow[i], Doubles) - static_cast<double>(pivot_);
+      const Doubles difference = widen(narrow[i]) - static_cast<double>(pivot_);
       sums_[part * narrow.size() + i] += difference;
       squares_[part * narrow.size() + i] += difference * difference;
     }
@@ -256,6 +259,15 @@ class StatisticsLanes {
     return unit_scaling::detail::lesser(unit_scaling::detail::greater(field, first_field),
                                         first_field + window - 1) -
            first_field;
+  }
+
+  [[gnu::always_inline]] static Doubles widen(NarrowFloats narrow) {
+#if defined(__AVX512F__)
+    // GCC 12 makes two conversions of four and puts them together.
+    return reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(narrow)));
+#else
+    return __builtin_convertvector(narrow, Doubles);
+#endif
   }
 
   RoundingThresholds thresholds_;
