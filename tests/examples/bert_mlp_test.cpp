@@ -731,7 +731,8 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--simulate-rounding nearest",
        "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated"},
       {"--simulate e4m3~/e5m2 --simulate-rounding nearest",
-       "--simulate-rounding nearest contradicts --simulate 'e4m3~/e5m2'"},
+       "--simulate-rounding nearest contradicts --simulate 'e4m3~/e5m2': ~ is for stochastic "
+       "rounding"},
       {"--simulate e4m3/e5m2 --simulate-rounding up",
        "--simulate-rounding 'up': expected nearest or stochastic"},
       {"--step 30", "--step: there is no such option; do you mean --steps?"},
