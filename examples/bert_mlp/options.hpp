@@ -178,10 +178,9 @@ inline Variant simulated(const Options& options, Variant variant, const std::str
 inline void add_baselines(std::vector<Variant>& variants) {
   std::vector<Variant> baselines;
   for (const Variant& variant : variants) {
-    const bool is_there =
-        std::any_of(baselines.begin(), baselines.end(), [&](const Variant& baseline) {
-          return baseline.is_unit() == variant.is_unit();
-        });
+    const bool is_there = std::any_of(
+        baselines.begin(), baselines.end(),
+        [&](const Variant& baseline) { return baseline.is_unit() == variant.is_unit(); });
     if (!is_there) baselines.push_back({"fp32", variant.scaling, 1});
   }
   variants.insert(variants.begin(), baselines.begin(), baselines.end());
@@ -268,7 +267,8 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "validation_sample_bpc of metrics.csv and loss.svg, are on a sample of it, which is the\n"
       "same at every point, the last one too. The progress line shows the mean training bpc\n"
       "of the last 50 steps.\n"
-      "A checkpoint holds one model: the only one trained, the only one that --simulate rounds or,\n"
+      "A checkpoint holds one model: the only one trained, the only one that --simulate rounds "
+      "or,\n"
       "of several, fp8 unit. summary.json\n"
       "says which, and so does the metadata of the checkpoint, under \"training\".\n"
       "Results already there: runs/NAME gets a number appended, NAME-2, NAME-3. A folder that\n"

@@ -103,14 +103,13 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   text += "|\n";
   for (std::size_t i = 1; i < rows.size(); ++i) line(rows[i]);
 
-  const std::string batches = options.accumulate == 1
-                                  ? std::string()
-                                  : format(" in %zu batches", options.accumulate);
+  const std::string batches =
+      options.accumulate == 1 ? std::string() : format(" in %zu batches", options.accumulate);
   text += format("\n%zu steps of %zu characters: %zu sequences of %zu%s\n", options.steps,
                  options.tokens_per_step(), options.accumulate * options.batch, options.window,
                  batches.c_str());
-  text += format("%s, %zu thread%s, sgemm %.0f GFLOP/s", machine.processor.c_str(),
-                 machine.threads, machine.threads == 1 ? "" : "s", machine.sgemm_gflops);
+  text += format("%s, %zu thread%s, sgemm %.0f GFLOP/s", machine.processor.c_str(), machine.threads,
+                 machine.threads == 1 ? "" : "s", machine.sgemm_gflops);
   for (const RunResult& run : runs) {
     if (run.variant.name() == "fp32 unit" && run.sgemm_share) {
       text += format("; fp32 unit steps reach %.0f %% of it", 100 * *run.sgemm_share);

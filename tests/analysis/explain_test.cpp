@@ -181,8 +181,8 @@ TEST(Explain, NamesAConstraintWhereOneActsAndNowhereElse) {
   using Names = std::vector<std::string>;
   EXPECT_EQ(constraints_of(scaling::paper),
             (Names{"gmean", "none", "hmean", "", "", "", "gmean", "none"}));
-  EXPECT_EQ(constraints_of(scaling::umup), (Names{"to_output_scale", "none", "hmean", "", "", "",
-                                                  "to_output_scale", "none"}));
+  EXPECT_EQ(constraints_of(scaling::umup),
+            (Names{"to_output_scale", "none", "hmean", "", "", "", "to_output_scale", "none"}));
   EXPECT_EQ(constraints_of(scaling::none), Names(8, ""));
 }
 

@@ -98,8 +98,8 @@ TYPED_TEST(TapeInEachPrecision, RecordsTheBitsThatTheOpsComputeOnArrays) {
 
 TYPED_TEST(TapeInEachPrecision, RoundsWhatItIsGivenOnceToWhatItStores) {
   using T = typename TypeParam::storage;
-  // Halves between numbers of 11 bits of fraction and of 8, and the next double above and below; the
-  // largest of each format, beyond, and what is no number.
+  // Halves between numbers of 11 bits of fraction and of 8, and the next double above and below;
+  // the largest of each format, beyond, and what is no number.
   std::vector<double> numbers{0.0, -0.0, 65504.0, 65520.0, 1e39, HUGE_VAL, -HUGE_VAL, std::nan("")};
   for (const double half : {1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1p-8, 1 + 0x3p-8, 0x1p-25, 0x1p-134}) {
     for (const double x : {half, std::nextafter(half, 0.0), std::nextafter(half, 2.0)}) {
@@ -107,8 +107,9 @@ TYPED_TEST(TapeInEachPrecision, RoundsWhatItIsGivenOnceToWhatItStores) {
     }
   }
   const auto bits_of = [](T x) {
-    return std::isnan(static_cast<double>(x)) ? std::numeric_limits<std::uint64_t>::max()
-                                              : std::bit_cast<std::uint64_t>(static_cast<double>(x));
+    return std::isnan(static_cast<double>(x))
+               ? std::numeric_limits<std::uint64_t>::max()
+               : std::bit_cast<std::uint64_t>(static_cast<double>(x));
   };
   Tape<TypeParam> tape;
   const auto expect_rounded = [&]<class From>(std::type_identity<From>) {

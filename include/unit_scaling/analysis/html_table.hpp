@@ -47,8 +47,7 @@ struct HtmlTable {
   std::string html = R"(<div class="scroll" role="region" tabindex="0" aria-label=")" +
                      xml_text(table.caption) + "\"><table" +
                      (table.stacks ? " class=\"stacks\"" : "") + ">\n<caption>" +
-                     xml_text(table.caption) +
-                     "</caption>\n<thead><tr>";
+                     xml_text(table.caption) + "</caption>\n<thead><tr>";
   for (const HtmlColumn& column : table.columns) {
     html += column.kind == HtmlColumn::Kind::number ? "<th scope=\"col\">"
                                                     : R"(<th scope="col" class="t">)";
@@ -79,7 +78,7 @@ struct HtmlTable {
                                                   : "<td>";
         // Read out by its head in a table; written before it in a list.
         if (table.stacks) {
-          html += "<span class=\"head\" aria-hidden=\"true\">";
+          html += R"(<span class="head" aria-hidden="true">)";
           html += xml_text(table.columns[i].head);
           html += "</span>";
         }

@@ -280,15 +280,15 @@ namespace detail {
       const TrackedTensor* tensor = tensor_at(group, run, place);
       if (tensor == nullptr || tensor->shape.size() == 1) continue;
       const TensorStatistics& seen = tensor->samples.back().statistics;
-      chart.rows.push_back({.heading = {},
-                            .label = detail::row_label(group, place, places.size()),
-                            .format = spec_of(*tensor),
-                            .histograms = {seen.histogram},
-                            .notes = {detail::rms_text(tensor->samples.back()),
-                                      percent_text(zero_share(seen)),
-                                      percent_text(seen.share(seen.underflowed)),
-                                      percent_text(seen.share(seen.subnormal)),
-                                      percent_text(seen.share(seen.saturated))}});
+      chart.rows.push_back(
+          {.heading = {},
+           .label = detail::row_label(group, place, places.size()),
+           .format = spec_of(*tensor),
+           .histograms = {seen.histogram},
+           .notes = {detail::rms_text(tensor->samples.back()), percent_text(zero_share(seen)),
+                     percent_text(seen.share(seen.underflowed)),
+                     percent_text(seen.share(seen.subnormal)),
+                     percent_text(seen.share(seen.saturated))}});
     }
   }
   return chart;
@@ -307,7 +307,8 @@ namespace detail {
   chart.subtitle =
       "In the order of the ops, at the last step looked at. Exponents over the range of the format "
       "that " +
-      runs[second].name + " rounds to. Zero: after rounding, those that were zero already included.";
+      runs[second].name +
+      " rounds to. Zero: after rounding, those that were zero already included.";
   chart.series = {runs[second].name + " (filled)", runs[first].name + " (outlined)"};
   chart.note_heads = {"rms, filled", "rms, outlined", "zero, filled", "zero, outlined"};
   chart.row_height = 21;

@@ -75,8 +75,8 @@ struct OpRecord {
   std::size_t index = 0;
   std::vector<Input> inputs = {};  ///< differentiable ones, in order
   std::vector<Output> outputs = {};
-  double forward = 1;                   ///< the op's forward factor α
-  double ideal_forward = 1;             ///< what it would be without a constraint
+  double forward = 1;                         ///< the op's forward factor α
+  double ideal_forward = 1;                   ///< what it would be without a constraint
   std::optional<Scaling> scaling = {};        ///< the op's rule and constraint, if it has any
   std::optional<Constraint> constraint = {};  ///< the one in force, as `ops::constraint_on`
   /// Which recording it belongs to: each tape begins another one, and again with each clear.

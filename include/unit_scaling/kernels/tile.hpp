@@ -52,8 +52,8 @@ inline constexpr bool has_bfloat16_pairs = true;
 inline constexpr bool has_bfloat16_pairs = false;
 #endif
 
-/// Whether it multiplies them faster than floats: twice as fast on AMD's Zen 4, but at two thirds of
-/// the rate on Intel's Sapphire Rapids, which is made to multiply them in tiles.
+/// Whether it multiplies them faster than floats: twice as fast on AMD's Zen 4, but at two thirds
+/// of the rate on Intel's Sapphire Rapids, which is made to multiply them in tiles.
 #if defined(__sapphirerapids__)
 inline constexpr bool has_fast_bfloat16_pairs = false;
 #else

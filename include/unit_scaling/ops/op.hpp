@@ -103,15 +103,17 @@ template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
 }
 
 /// The constraint in force on the op's factors, called with x: what the op says in a member
-/// `constraint()`, else that of its scaling. Empty if its factors do not depend on any: it has none,
-/// or is an op whose inputs are cut-edges by its nature.
+/// `constraint()`, else that of its scaling. Empty if its factors do not depend on any: it has
+/// none, or is an op whose inputs are cut-edges by its nature.
 template <class Op, class... Arrays>
 [[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Arrays&... x) {
   if constexpr (requires { op.scaling.effective_constraint(); }) {
     // A factor that no other constraint gives tells whether the op asks.
     Op asked = op;
-    asked.scaling = op.scaling.with(
-        {"asked", [](double forward, std::span<const double> /*backward*/) { return 2 * forward; }});
+    asked.scaling =
+        op.scaling.with({"asked", [](double forward, std::span<const double> /*backward*/) {
+                           return 2 * forward;
+                         }});
     if (asked.scales(x...).forward == without_constraint(op).scales(x...).forward) return {};
     if constexpr (requires { op.constraint(); }) return op.constraint();
     return op.scaling.effective_constraint();
