@@ -731,7 +731,7 @@ template <Precision P> class Tape {
     record.forward = scales.forward;
     record.ideal_forward = ideal.forward;
     record.homogeneity = ops::homogeneity(op, scales, x...);
-    record.constraint = ops::constraint_on(op, x...);
+    record.constraint = ops::constraint_on(op, ideal, x...);
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
     if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
     for (std::size_t i = 0; i < inputs; ++i) {

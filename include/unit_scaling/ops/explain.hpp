@@ -47,17 +47,17 @@ template <class T> [[nodiscard]] std::string shape_text(const Array<T>& array) {
 /// @throws what the op throws for shapes that do not fit.
 template <ScaledOp Op, class... Args>
 [[nodiscard]] std::string explain(const Op& op, const Args&... args) {
+  const auto used = op.scales(detail::of_shape(args)...);
+  const auto ideal = without_constraint(op).scales(detail::of_shape(args)...);
   std::string text(Op::name);
   std::string separator = " of ";
   ((text += separator + detail::shape_text(args), separator = ", "), ...);
   if constexpr (requires { op.scaling; }) {
     text += " under rule " + std::string(to_string(op.scaling.rule)) + ", constraint " +
-            std::string(constraint_on(op, detail::of_shape(args)...)
+            std::string(constraint_on(op, ideal, detail::of_shape(args)...)
                             .value_or(unit_scaling::constraint::none)
                             .name);
   }
-  const auto used = op.scales(detail::of_shape(args)...);
-  const auto ideal = without_constraint(op).scales(detail::of_shape(args)...);
   text += "\n                                ideal         used\n";
   text += detail::explain_line("forward", ideal.forward, used.forward);
   for (std::size_t i = 0; i < used.backward.size(); ++i) {

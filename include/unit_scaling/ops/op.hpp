@@ -102,11 +102,12 @@ template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
   return result;
 }
 
-/// The constraint in force on the op's factors, called with x: what the op says in a member
-/// `constraint()`, else that of its scaling. Empty if its factors do not depend on any: it has
-/// none, or is an op whose inputs are cut-edges by its nature.
-template <class Op, class... Arrays>
-[[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Arrays&... x) {
+/// The constraint in force on the op's factors, called with x, which without one would be `ideal`:
+/// what the op says in a member `constraint()`, else that of its scaling. Empty if its factors do
+/// not depend on any: it has none, or is an op whose inputs are cut-edges by its nature.
+template <class Op, std::size_t N, class... Arrays>
+[[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Scales<N>& ideal,
+                                                      const Arrays&... x) {
   if constexpr (requires { op.scaling.effective_constraint(); }) {
     // A factor that no other constraint gives tells whether the op asks.
     Op asked = op;
@@ -114,7 +115,7 @@ template <class Op, class... Arrays>
         op.scaling.with({"asked", [](double forward, std::span<const double> /*backward*/) {
                            return 2 * forward;
                          }});
-    if (asked.scales(x...).forward == without_constraint(op).scales(x...).forward) return {};
+    if (asked.scales(x...).forward == ideal.forward) return {};
     if constexpr (requires { op.constraint(); }) return op.constraint();
     return op.scaling.effective_constraint();
   } else {
