@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "support/command.hpp"
+#include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 
 namespace {
@@ -20,6 +21,7 @@ using unit_scaling_test::content;
 using unit_scaling_test::count;
 using unit_scaling_test::Outcome;
 using unit_scaling_test::run_command;
+using unit_scaling_test::TemporaryFolder;
 
 /// Watches a page from its beginning: what goes wrong in it, and what it asks others for.
 constexpr const char* watch = R"(<script>
@@ -76,15 +78,6 @@ document.body.append(answer);
 
 class Browser : public testing::Test {
  protected:
-  Browser() {
-    folder_ =
-        fs::path(testing::TempDir()) /
-        (std::string("browser.") + testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~Browser() override { fs::remove_all(folder_); }
-
   /// The report of a short training of a plain and a unit-scaled model.
   [[nodiscard]] std::string report() const {
     const Outcome outcome =
@@ -127,7 +120,8 @@ class Browser : public testing::Test {
     return {nlohmann::json::parse(page.substr(json, page.find("</script>", json) - json)), page};
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path& folder_ = temporary_.path();
 };
 
 // Without this, a test that finds no error could not fail.

@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 
 namespace {
@@ -24,17 +25,12 @@ using unit_scaling_test::content;
 
 class AtomicFileTest : public ::testing::Test {
  protected:
-  AtomicFileTest() { std::filesystem::create_directories(folder_); }
-  ~AtomicFileTest() override { std::filesystem::remove_all(folder_); }
-
   [[nodiscard]] std::ptrdiff_t files() const {
     return std::distance(std::filesystem::directory_iterator(folder_), {});
   }
 
-  const std::filesystem::path folder_ =
-      std::filesystem::path(::testing::TempDir()) /
-      (std::string("atomic_file_") +
-       ::testing::UnitTest::GetInstance()->current_test_info()->name());
+  const unit_scaling_test::TemporaryFolder temporary_;
+  const std::filesystem::path& folder_ = temporary_.path();
 };
 
 TEST_F(AtomicFileTest, ReplacesAFileAsAWhole) {

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "support/command.hpp"
+#include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 
 namespace {
@@ -30,6 +31,7 @@ namespace fs = std::filesystem;
 
 using unit_scaling_test::content;
 using unit_scaling_test::Outcome;
+using unit_scaling_test::TemporaryFolder;
 
 /// Runs the example.
 /// @param errors where stderr goes.
@@ -51,15 +53,7 @@ std::string words() {
 
 class BertMlp : public testing::Test {
  protected:
-  BertMlp() {
-    folder_ =
-        fs::path(testing::TempDir()) /
-        (std::string("bert_mlp.") + testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    std::ofstream(folder_ / "words.txt") << words();
-  }
-  ~BertMlp() override { fs::remove_all(folder_); }
+  BertMlp() { std::ofstream(folder_ / "words.txt") << words(); }
 
   [[nodiscard]] std::string out(const std::string& name) const { return (folder_ / name).string(); }
 
@@ -90,7 +84,8 @@ class BertMlp : public testing::Test {
     return nlohmann::json::parse(content(folder_ / name / "summary.json"));
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path& folder_ = temporary_.path();
 };
 
 TEST_F(BertMlp, ThreadCountDoesNotChangeABitOfTheTraining) {

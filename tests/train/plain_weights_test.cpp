@@ -17,6 +17,7 @@
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "support/temporary_folder.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
@@ -30,20 +31,6 @@ using namespace unit_scaling_test;
 using train::SafetensorsFile;
 using train::SafetensorsWriter;
 using train::WeightFolding;
-
-/// A file that is gone when the test is done.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& name)
-      : path_(std::filesystem::path(testing::TempDir()) / (name + ".safetensors")) {}
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() { std::filesystem::remove(path_); }
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// The names in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
 std::vector<std::string> torch_names(const std::string& parameter) {
@@ -117,9 +104,10 @@ TEST(PlainWeights, OfATransformerOfPyTorchGiveItsLogits) {
     // And back: PyTorch's weights, each rounded twice.
     SafetensorsWriter writer;
     train::export_plain_weights(model, writer, folding, torch_names);
-    const TemporaryFile temporary("torch_again");
-    writer.write(temporary.path());
-    SafetensorsFile again(temporary.path());
+    const TemporaryFolder temporary;
+    const auto path = temporary.path() / "torch_again.safetensors";
+    writer.write(path);
+    SafetensorsFile again(path);
     EXPECT_EQ(again.names().size() + 2, file.names().size());
     for (const std::string& name : again.names()) {
       const auto expected = file.tensor<float>(name);
@@ -185,10 +173,11 @@ TEST(PlainWeights, OfAModelTrainedInFp8GiveItsValidationLossInAPlainModel) {
   const WeightFolding folding = train::fold_weights(plain, unit, forward);
   SafetensorsWriter writer;
   train::export_plain_weights(unit, writer, folding);
-  const TemporaryFile temporary("trained_in_fp8");
-  writer.write(temporary.path());
+  const TemporaryFolder temporary;
+  const auto path = temporary.path() / "trained_in_fp8.safetensors";
+  writer.write(path);
 
-  SafetensorsFile file(temporary.path());
+  SafetensorsFile file(path);
   plain.for_each_parameter([&](Parameter& parameter) {
     parameter.value = file.tensor<float>(parameter.name, parameter.value.shape());
   });
@@ -214,9 +203,10 @@ struct Layer {
   }
   std::vector<std::string> import(const SafetensorsWriter& writer,
                                   const train::TensorNames& names = {}) {
-    const TemporaryFile temporary("layer");
-    writer.write(temporary.path());
-    SafetensorsFile file(temporary.path());
+    const TemporaryFolder temporary;
+    const auto path = temporary.path() / "layer.safetensors";
+    writer.write(path);
+    SafetensorsFile file(path);
     return train::import_plain_weights(unit, file, folding, names);
   }
 };
@@ -258,9 +248,10 @@ TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
 
   SafetensorsWriter again;
   train::export_plain_weights(layer.unit, again, layer.folding, names);
-  const TemporaryFile temporary("parts");
-  again.write(temporary.path());
-  SafetensorsFile file(temporary.path());
+  const TemporaryFolder temporary;
+  const auto path = temporary.path() / "parts.safetensors";
+  again.write(path);
+  SafetensorsFile file(path);
   EXPECT_EQ(file.names(), (std::vector<std::string>{"bias", "key", "query"}));
   const auto key = file.tensor<float>("key", Shape{2, 3});
   EXPECT_TRUE(std::all_of(key.span().begin(), key.span().end(), [](float x) { return x == 2; }));
@@ -301,9 +292,10 @@ TEST(PlainWeights, OfTwoParametersOfOneNameAreRefused) {
   const WeightFolding folding{.factors = {{"w", 1.0}}};
   SafetensorsWriter writer;
   writer.add("w", filled<float>({2}, 3));
-  const TemporaryFile temporary("twins");
-  writer.write(temporary.path());
-  SafetensorsFile file(temporary.path());
+  const TemporaryFolder temporary;
+  const auto path = temporary.path() / "twins.safetensors";
+  writer.write(path);
+  SafetensorsFile file(path);
   Twins twins;
   expect_error<std::invalid_argument>(
       [&] { (void)train::import_plain_weights(twins, file, folding); }, {"two", "'w'"});

@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 
 namespace unit_scaling_test {
@@ -42,16 +43,6 @@ using namespace std::string_literals;
 /// A folder of its own for each test, removed after it.
 class Safetensors : public ::testing::Test {
  protected:
-  Safetensors()
-      : folder(std::filesystem::temp_directory_path() /
-               ("unit_scaling_safetensors_" + std::to_string(std::random_device{}()))) {
-    std::filesystem::create_directory(folder);
-  }
-  ~Safetensors() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder, ignored);
-  }
-
   void store(const std::string& bytes) const {
     std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
   }
@@ -86,7 +77,8 @@ class Safetensors : public ::testing::Test {
     return length + header;
   }
 
-  std::filesystem::path folder;
+  const unit_scaling_test::TemporaryFolder temporary;
+  const std::filesystem::path& folder = temporary.path();
   std::filesystem::path file = folder / "model.safetensors";
 };
 

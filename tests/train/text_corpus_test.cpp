@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "support/errors.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace {
 
@@ -24,25 +25,16 @@ using unit_scaling_test::expect_error;
 /// A folder of the test's own, removed at its end.
 class TextFiles : public testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) /
-              (std::string("text_corpus_test_") +
-               testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   fs::path write(std::string_view name, std::string_view bytes) {
-    const fs::path path = folder_ / name;
+    const fs::path path = folder() / name;
     std::ofstream(path, std::ios::binary) << bytes;
     return path;
   }
 
-  [[nodiscard]] const fs::path& folder() const { return folder_; }
+  [[nodiscard]] const fs::path& folder() const { return folder_.path(); }
 
  private:
-  fs::path folder_;
+  unit_scaling_test::TemporaryFolder folder_;
 };
 
 std::vector<std::int32_t> all_ids(const TextCorpus& corpus) {
