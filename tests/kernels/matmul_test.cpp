@@ -26,8 +26,9 @@ using kernels::Epilogue;
 using kernels::MatmulSize;
 using kernels::MatrixView;
 
-enum class Layout { rows, columns, strided };
+enum class Layout { rows, columns, strided, spaced_rows };
 
+/// Those that differ in which of their strides is one.
 constexpr std::array all_layouts{Layout::rows, Layout::columns, Layout::strided};
 
 /// Random elements and a view of them in which a matrix, or several, lie in the given layout.
@@ -51,6 +52,9 @@ template <class T> struct Operand {
         view = {nullptr, stride, 3, rows * stride + 7};
         break;
       }
+      case Layout::spaced_rows:
+        view = {nullptr, columns + 5, 1, rows * (columns + 5) + 7};
+        break;
     }
     elements = Array<T>({segments * view.segment_stride + 1});
     const Random random(seed);
@@ -176,7 +180,6 @@ TEST(Matmul, EqualsTheThreeLineLoopBitForBit) {
   expect_loop_in_every_layout<float, float, float>({5, 9, 7});
   expect_loop_in_every_layout<float, float, float>({1, 40, 3});
   expect_loop_in_every_layout<float, float, float>({40, 1, 3});
-  // 300 and 513 are more than one and more than two inner blocks, the last of 44 and of 1.
   expect_loop_in_every_layout<float, float, float>({17, 33, 300});
   expect_loop_in_every_layout<float, float, float>({100, 70, 513});
 }
@@ -219,11 +222,49 @@ TEST(Matmul, EqualsTheLoopAtEveryRemainderOfATileOfBytes) {
 }
 
 // 2^21 packed words of B are one pass; an inner dimension of 16384 leaves few tiles of columns a
-// pass.
+// pass. One thread packs each panel when it needs it, as there are few rows.
 TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
-  const MatmulSize size{3, 4 * kernels::detail::tile_columns + 2, 16384};
-  expect_loop<float, float, float>(size, Layout::rows, Layout::rows);
-  expect_loop<float, float, float>(size, Layout::rows, Layout::columns);
+  const MatmulSize size{5, 4 * kernels::detail::tile_columns + 2, 16384};
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
+    const ThreadCountScope scope(threads);
+    expect_loop<float, float, float>(size, Layout::rows, Layout::rows);
+    expect_loop<float, float, float>(size, Layout::rows, Layout::columns);
+  }
+}
+
+// Rows of floats that are multiplied by few columns are not packed, but for the last, partial tile
+// and where they lie 1024 floats apart.
+TEST(Matmul, EqualsTheLoopWhereRowsOfFloatsStayUnpacked) {
+  constexpr std::size_t tile = kernels::detail::tile_rows;
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
+    const ThreadCountScope scope(threads);
+    for (const std::size_t inner : {std::size_t{1}, std::size_t{7}, std::size_t{1019},
+                                    std::size_t{1024}, std::size_t{2049}}) {
+      for (const Layout layout : {Layout::rows, Layout::spaced_rows}) {
+        for (const std::size_t columns : {std::size_t{5}, std::size_t{17}, std::size_t{33}}) {
+          expect_loop<float, float, float>({tile, columns, inner}, layout, Layout::rows);
+          expect_loop<float, float, float>({2 * tile + 1, columns, inner, 2}, layout,
+                                           Layout::columns);
+        }
+      }
+    }
+    expect_loop<float, float, float>({2 * tile, 8 * kernels::detail::tile_columns, 9}, Layout::rows,
+                                     Layout::rows);
+    expect_loop<float, float, float>({2 * tile, 8 * kernels::detail::tile_columns + 1, 9},
+                                     Layout::rows, Layout::rows);
+    expect_loop<float16, float, float8_e4m3fn>({2 * tile, 40, 70}, Layout::rows, Layout::rows);
+  }
+}
+
+// More rows than are packed at a time share panels of the right operand, which are packed first.
+TEST(Matmul, EqualsTheLoopWithManyRows) {
+  for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
+    const ThreadCountScope scope(threads);
+    for (const Layout layout : {Layout::rows, Layout::columns}) {
+      expect_loop<float, float, float>({300, 40, 1030}, layout, Layout::rows);
+      expect_loop<float, float8_e4m3fn, float8_e5m2>({300, 40, 2060}, layout, Layout::rows);
+    }
+  }
 }
 
 /// Few rows or columns, which have loops of their own, in every layout and at every remainder.

@@ -63,6 +63,7 @@ struct AmxTile {
   static constexpr std::size_t columns = 32;
   static constexpr std::size_t depth_step = 32;
   static constexpr bool finishes_in_registers = false;
+  static constexpr bool takes_unpacked_rows = false;
 
   /// Holds the shapes of the tiles of the calling thread, which others must not use meanwhile.
   class Session {

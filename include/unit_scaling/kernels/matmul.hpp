@@ -337,9 +337,10 @@ inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::
   return best;
 }
 
-/// A product by tiles of one kernel. The right operand is packed first, whole or in passes. The
-/// left one is packed block by block as one thread needs it, or first as well if several threads
-/// share it.
+/// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
+/// each of its panels is needed but once. The left one is packed block by block as one thread needs
+/// it, or first as well if several threads share it; or not at all, but for a last tile of fewer
+/// rows, where the kernel takes it as it is.
 template <class Tile> class TiledProduct {
  public:
   template <class A, class B>
@@ -354,6 +355,9 @@ template <class Tile> class TiledProduct {
           Tile::pack_right(of_type<B>(source), target);
         }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
+        stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
+                        a.column_stride == 1 && a.row_stride % set_stride != 0 &&
+                        size.columns <= most_unpacked_panels * Tile::columns),
         threads_(thread_count()),
         left_words_(Tile::left_words(blocks_.most_depth())),
         right_words_(Tile::right_words(blocks_.most_depth())) {}
@@ -370,7 +374,7 @@ template <class Tile> class TiledProduct {
             : std::min(row_tiles, ceil_divide(row_tiles * left_words_ * blocks, packed_words));
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const std::uint32_t* right = pack_right(columns);
+      const std::uint32_t* right = needs_panels_once() ? nullptr : pack_right(columns);
       for (std::size_t row_pass = 0; row_pass < row_passes; ++row_pass) {
         const Range rows = part_of(row_tiles, row_passes, row_pass);
         const std::uint32_t* left = threads_ == 1 ? nullptr : pack_left(rows);
@@ -394,11 +398,19 @@ template <class Tile> class TiledProduct {
 
   /// The right operand, and for several threads the left one, is packed whole if it takes no more.
   static constexpr std::size_t packed_words = std::size_t{1} << 21;
-  /// Rows of the left operand that stay in the second-level cache beside a right panel.
-  static constexpr std::size_t left_block_words = std::size_t{1} << 16;
+  /// Rows of the left operand that stay in the second-level cache beside a right panel: a part of
+  /// many, or all of few.
+  static constexpr std::size_t left_block_words = std::size_t{64} << 10;
+  static constexpr std::size_t whole_left_words = std::size_t{160} << 10;
   /// Places of the inner dimension packed at a time where lanes follow each other in memory.
   static constexpr std::size_t pack_run = 64;
   static_assert(pack_run % Tile::depth_step == 0);
+  /// Floats this far apart share a set of the first-level cache, which holds fewer of them than a
+  /// tile has rows.
+  static constexpr std::size_t set_stride = 4096 / sizeof(float);
+  /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
+  /// to pack them.
+  static constexpr std::size_t most_unpacked_panels = 8;
 
   static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
     const Range part = part_of(range.end - range.begin, parts, index);
@@ -412,17 +424,24 @@ template <class Tile> class TiledProduct {
     return std::min(Tile::columns, size_.columns - panel * Tile::columns);
   }
 
+  /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
+  /// that is multiplied by it.
+  [[nodiscard]] bool needs_panels_once() const {
+    return threads_ == 1 && ceil_divide(size_.rows, Tile::rows) * left_words_ <= whole_left_words;
+  }
+
   const std::uint32_t* pack_right(const Range& panels) const {
     const std::size_t count = panels.end - panels.begin;
     auto* words = packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_);
     parallel_for(blocks_.count() * count, [&](std::size_t index) {
-      const std::size_t block = index / count;
-      const std::size_t column = (panels.begin + index % count) * Tile::columns;
-      pack_right_panel_(right_.part(blocks_.segment(block), column, Tile::columns,
-                                    blocks_.begin(block), blocks_.depth(block)),
-                        words + index * right_words_);
+      pack_right_panel(index / count, panels.begin + index % count, words + index * right_words_);
     });
     return words;
+  }
+  void pack_right_panel(std::size_t block, std::size_t panel, std::uint32_t* words) const {
+    pack_right_panel_(right_.part(blocks_.segment(block), panel * Tile::columns, Tile::columns,
+                                  blocks_.begin(block), blocks_.depth(block)),
+                      words);
   }
 
   const std::uint32_t* pack_left(const Range& tiles) const {
@@ -436,9 +455,20 @@ template <class Tile> class TiledProduct {
     return words;
   }
 
-  /// Packs `depth` elements from `begin` on of each row of a tile; `words` is its whole panel.
+  [[nodiscard]] bool is_unpacked(std::size_t tile) const {
+    return stays_unpacked_ && height(tile) == Tile::rows;
+  }
+  [[nodiscard]] UnpackedRows unpacked_rows(std::size_t block, std::size_t tile) const {
+    const auto source = of_type<float>(
+        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows, blocks_.begin(block), 0));
+    return {source.data, source.lane_stride};
+  }
+
+  /// Packs `depth` elements from `begin` on of each row of a tile, unless they stay unpacked;
+  /// `words` is its whole panel.
   void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
                        std::uint32_t* words) const {
+    if (is_unpacked(tile)) return;
     pack_left_panel_(left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
                                 blocks_.begin(block) + begin, depth),
                      words + begin / Tile::words::depth * Tile::rows);
@@ -448,9 +478,10 @@ template <class Tile> class TiledProduct {
   void multiply_piece(const Range& rows, const Range& columns, const Operand& left,
                       const Operand& right, const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
+    const std::size_t tiles = rows.end - rows.begin;
     const std::size_t most_tiles =
         std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1, 16);
-    const std::size_t parts = ceil_divide(rows.end - rows.begin, most_tiles);
+    const std::size_t parts = right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles);
     for (std::size_t part = 0; part < parts; ++part) {
       multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);
     }
@@ -463,6 +494,8 @@ template <class Tile> class TiledProduct {
     const std::size_t blocks = blocks_.count();
     auto* own_left =
         left.words == nullptr ? packing_memory<1, std::uint32_t>(tiles * left_words_) : nullptr;
+    auto* own_right =
+        right.words == nullptr ? packing_memory<0, std::uint32_t>(right_words_) : nullptr;
     const auto left_panel = [&](std::size_t block, std::size_t tile) -> const std::uint32_t* {
       if (left.words == nullptr) return own_left + (tile - rows.begin) * left_words_;
       const std::size_t count = left.tiles.end - left.tiles.begin;
@@ -497,8 +530,13 @@ template <class Tile> class TiledProduct {
       }
       const std::size_t right_panels = right.tiles.end - right.tiles.begin;
       for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
-        const std::uint32_t* right_panel =
-            right.words + (block * right_panels + panel - right.tiles.begin) * right_words_;
+        const std::uint32_t* right_panel = own_right;
+        if (right.words == nullptr) {
+          pack_right_panel(block, panel, own_right);
+        } else {
+          right_panel =
+              right.words + (block * right_panels + panel - right.tiles.begin) * right_words_;
+        }
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
           float* sums = all_sums;
           if (tiles_kept > 1) {
@@ -514,6 +552,19 @@ template <class Tile> class TiledProduct {
   void multiply_tile(std::size_t block, std::size_t tile, std::size_t panel,
                      const std::uint32_t* left, const std::uint32_t* right, float* sums,
                      const Finish& finish) const {
+    if constexpr (Tile::takes_unpacked_rows) {
+      if (is_unpacked(tile)) {
+        return multiply_rows_of_tile(block, tile, panel, unpacked_rows(block, tile), right, sums,
+                                     finish);
+      }
+    }
+    multiply_rows_of_tile(block, tile, panel, left, right, sums, finish);
+  }
+
+  template <class Left, class Finish>
+  void multiply_rows_of_tile(std::size_t block, std::size_t tile, std::size_t panel,
+                             const Left& left, const std::uint32_t* right, float* sums,
+                             const Finish& finish) const {
     const std::size_t row = tile * Tile::rows;
     const std::size_t column = panel * Tile::columns;
     const bool is_last = block + 1 == blocks_.count();
@@ -549,6 +600,7 @@ template <class Tile> class TiledProduct {
   PackPanel pack_left_panel_;
   PackPanel pack_right_panel_;
   InnerBlocks blocks_;
+  bool stays_unpacked_;
   std::size_t threads_;
   std::size_t left_words_;
   std::size_t right_words_;

@@ -102,11 +102,35 @@ template <class Words>
   }
 }
 
-/// sums (+)= a·b: a holds `depth` groups of `tile_rows` words, b of `tile_columns`; `sums` has rows
-/// of `tile_columns`, of which the first `rows` are computed, in their first `registers`. What came
-/// before is added if `accumulate` says so; `write(i, j, register)` is called with each result.
-template <class Words, std::size_t rows, std::size_t registers, class Write>
-[[gnu::always_inline]] inline void multiply_rows(std::size_t depth, const std::uint32_t* a,
+/// A packed left operand, groups of `tile_rows` words: word p of row i.
+struct PackedRows {
+  const std::uint32_t* words;
+
+  [[gnu::always_inline]] std::uint32_t operator()(std::size_t i, std::size_t p) const {
+    return words[p * tile_rows + i];
+  }
+};
+
+}  // namespace detail
+
+/// A left operand of floats that stays where it is, in rows `stride` apart.
+struct UnpackedRows {
+  const float* data;
+  std::size_t stride;
+
+  [[gnu::always_inline]] std::uint32_t operator()(std::size_t i, std::size_t p) const {
+    return std::bit_cast<std::uint32_t>(data[i * stride + p]);
+  }
+};
+
+namespace detail {
+
+/// sums (+)= a·b: a(i, p) is word p of `depth` of row i, b holds `depth` groups of `tile_columns`;
+/// `sums` has rows of `tile_columns`, of which the first `rows` are computed, in their first
+/// `registers`. What came before is added if `accumulate` says so; `write(i, j, register)` is
+/// called with each result.
+template <class Words, std::size_t rows, std::size_t registers, class Left, class Write>
+[[gnu::always_inline]] inline void multiply_rows(std::size_t depth, const Left& a,
                                                  const std::uint32_t* b, const float* sums,
                                                  bool accumulate, const Write& write) {
   register_t sum[rows][registers];
@@ -119,19 +143,17 @@ template <class Words, std::size_t rows, std::size_t registers, class Write>
     unrolled_block<1, registers>([&](std::size_t, std::size_t j) __attribute__((always_inline)) {
       column[j] = load_register(b + p * tile_columns + j * register_floats);
     });
-    unrolled_block<rows, registers>([&](std::size_t i,
-                                        std::size_t j) __attribute__((always_inline)) {
-      sum[i][j] = multiply_add<Words>(sum[i][j], a[p * tile_rows + i], column[j]);
-    });
+    unrolled_block<rows, registers>([&](std::size_t i, std::size_t j) __attribute__((
+        always_inline)) { sum[i][j] = multiply_add<Words>(sum[i][j], a(i, p), column[j]); });
   }
   unrolled_block<rows, registers>([&](std::size_t i, std::size_t j)
                                       __attribute__((always_inline)) { write(i, j, sum[i][j]); });
 }
 
 /// As above, written back to `sums`.
-template <class Words, std::size_t rows, std::size_t registers>
-inline void accumulate_rows(std::size_t depth, const std::uint32_t* a, const std::uint32_t* b,
-                            float* sums, bool accumulate) {
+template <class Words, std::size_t rows, std::size_t registers, class Left>
+inline void accumulate_rows(std::size_t depth, const Left& a, const std::uint32_t* b, float* sums,
+                            bool accumulate) {
   multiply_rows<Words, rows, registers>(
       depth, a, b, sums,
       accumulate, [=](std::size_t i, std::size_t j, register_t sum) __attribute__((always_inline)) {
@@ -168,22 +190,38 @@ template <class Words> struct RegisterTile {
     pack_panel<Words, columns>(source, target);
   }
 
+  /// Whether a left operand of floats may stay unpacked.
+  static constexpr bool takes_unpacked_rows = std::is_same_v<Words, FloatWords>;
+
   /// sums (+)= left·right for the first `height` rows and `width` columns; `sums` is (rows,
   /// columns), of which the rest is of no meaning.
   static void multiply(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,
                        std::size_t height, std::size_t width, float* sums, bool accumulate) {
     using Multiply =
-        void (*)(std::size_t, const std::uint32_t*, const std::uint32_t*, float*, bool);
+        void (*)(std::size_t, const detail::PackedRows&, const std::uint32_t*, float*, bool);
     // Heights in steps of two, so that few kernels are compiled.
     constexpr auto table = []<std::size_t... i>(std::index_sequence<i...>) {
       constexpr std::size_t narrow = lanes / detail::register_floats;
       return std::array<std::array<Multiply, 2>, sizeof...(i)>{
-          {{&detail::accumulate_rows<Words, 2 * (i + 1), narrow>,
-            &detail::accumulate_rows<Words, 2 * (i + 1), detail::tile_registers>}...}};
+          {{&detail::accumulate_rows<Words, 2 * (i + 1), narrow, detail::PackedRows>,
+            &detail::accumulate_rows<Words, 2 * (i + 1), detail::tile_registers,
+                                     detail::PackedRows>}...}};
     }
     (std::make_index_sequence<rows / 2>{});
     static_assert(rows % 2 == 0);
-    table[(height - 1) / 2][width > lanes ? 1 : 0](steps(depth), left, right, sums, accumulate);
+    table[(height - 1) / 2][width > lanes ? 1 : 0](steps(depth), {left}, right, sums, accumulate);
+  }
+
+  /// The same for all rows of a tile, unpacked.
+  static void multiply(std::size_t depth, const UnpackedRows& left, const std::uint32_t* right,
+                       std::size_t /*height*/, std::size_t width, float* sums, bool accumulate) {
+    constexpr std::size_t narrow = lanes / detail::register_floats;
+    if (width > lanes) {
+      detail::accumulate_rows<Words, rows, detail::tile_registers>(depth, left, right, sums,
+                                                                   accumulate);
+    } else {
+      detail::accumulate_rows<Words, rows, narrow>(depth, left, right, sums, accumulate);
+    }
   }
 
   /// Whether `multiply_and_finish` is there, for whole tiles.
@@ -191,7 +229,13 @@ template <class Words> struct RegisterTile {
 
   /// As `multiply` of a whole tile, but hands the sums on: `finish(i, j, sums)` with 16 of them.
   template <class Finish>
-  [[gnu::noinline]] static void multiply_and_finish(std::size_t depth, const std::uint32_t* left,
+  static void multiply_and_finish(std::size_t depth, const std::uint32_t* left,
+                                  const std::uint32_t* right, const float* sums, bool accumulate,
+                                  const Finish& finish) {
+    multiply_and_finish(depth, detail::PackedRows{left}, right, sums, accumulate, finish);
+  }
+  template <class Left, class Finish>
+  [[gnu::noinline]] static void multiply_and_finish(std::size_t depth, const Left& left,
                                                     const std::uint32_t* right, const float* sums,
                                                     bool accumulate, const Finish& finish) {
     detail::multiply_rows<Words, rows, detail::tile_registers>(
