@@ -40,6 +40,10 @@ inline us::analysis::NumericsRun reported(const RunResult& result, const std::st
   }
   run.facts.emplace_back("rule", rule);
   if (!variant.simulation.empty()) run.facts.emplace_back("simulated", variant.simulation);
+  if (variant.simulation.find('~') != std::string::npos) {
+    run.facts.emplace_back("figures of rounding",
+                           "as if to nearest; the run keeps some of what that loses");
+  }
   run.facts.emplace_back("loss scale", exact_text(variant.loss_scale));
   run.facts.emplace_back("peak learning rate", exact_text(result.learning_rate));
   run.facts.emplace_back("steps", std::to_string(result.steps));

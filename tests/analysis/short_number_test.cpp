@@ -21,6 +21,8 @@ TEST(PercentText, IsNeverWrittenWithAnExponentWhereItIsAShare) {
   EXPECT_EQ(percent_text(0.994, 2), "99 %");
   EXPECT_EQ(percent_text(0.9951, 2), "99.5 %");
   EXPECT_EQ(percent_text(1, 2), "100 %");
+  EXPECT_EQ(percent_text(0.07, 1), "7 %");
+  EXPECT_EQ(percent_text(0.1234, 1), "12.3 %");
   EXPECT_EQ(percent_text(1, 1), "100 %");
   EXPECT_EQ(percent_text(1), "100 %");
   EXPECT_EQ(percent_text(0.9996), "100 %");

@@ -538,7 +538,6 @@ TEST_F(BertMlp, ReportOfADivergedRunNamesTheFirstTensorThatIsNotFinite) {
   EXPECT_EQ(html.find("First tensor that is not finite: none"), std::string::npos);
 }
 
-// All that FP8 does to numbers, in formats that hold them.
 TEST_F(BertMlp, ReportOfASimulationNamesWhatIsSimulated) {
   const Outcome outcome = run(small("simulated") + " --report --simulate e3m4/e5m3");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
@@ -558,6 +557,17 @@ TEST_F(BertMlp, ReportOfASimulationNamesWhatIsSimulated) {
   EXPECT_EQ(operand_formats, std::set<std::string>{"e3m4"});
 }
 
+TEST_F(BertMlp, ReportOfStochasticRoundingSaysThatItsFiguresAreOfRoundingToNearest) {
+  const std::string report = tiny("report") + " --hidden 32 --layers 1 --steps 2 --quiet --report";
+  for (const bool is_stochastic : {false, true}) {
+    const Outcome outcome =
+        run(report + " --overwrite --simulate e4m3fn/e5m2" + (is_stochastic ? "~" : ""));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    const std::string html = content(folder_ / "report/report.html");
+    EXPECT_EQ(html.find("as if to nearest") != std::string::npos, is_stochastic);
+  }
+}
+
 TEST_F(BertMlp, TableSaysHowMuchAStepReads) {
   const std::string what = " --hidden 32 --layers 1 --steps 3 --precision fp8";
   const Outcome parts = run(tiny("parts") + what + " --accumulate 4");
@@ -569,6 +579,7 @@ TEST_F(BertMlp, TableSaysHowMuchAStepReads) {
       << whole.output;
 }
 
+// All that FP8 does to numbers, in formats that hold them.
 TEST_F(BertMlp, TrainsInASimulationOfFp8AsInFp8) {
   ASSERT_EQ(run(small("fp8") + " --precision fp8").exit_code, 0);
   for (const std::string carrier :

@@ -184,7 +184,7 @@ namespace detail {
 /// has no true gradient, whatever is computed in it, and nothing is said of its parameters.
 /// @param ops those of one step, as `GraphTrace` has them.
 /// @param loss number of the value that `backward` begins from (`Variable::number`).
-/// @throws std::invalid_argument if the ops are not those of one step, or none makes the loss.
+/// @throws std::invalid_argument as Graph, or if no op makes the loss.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 5, theorem 5.2.
 [[nodiscard]] inline std::vector<ConstraintFinding> check_constraints(std::span<const OpRecord> ops,
                                                                       std::size_t loss) {

@@ -138,8 +138,8 @@ class MeasuredScales {
 /// that no gradient is wanted for. Below the table stands what a star and a gradient behind β mean.
 /// @param ops as `GraphTrace` has them.
 /// @param measured `ScaleReport::tensors` of the same step, or nothing.
-/// @throws std::invalid_argument if the ops are not those of one step, or if `measured` has other
-///         ops, other shapes, or more than one step.
+/// @throws std::invalid_argument as Graph, or if `measured` has other ops, other shapes, or more
+///         than one step.
 [[nodiscard]] inline std::string explain(std::span<const OpRecord> ops,
                                          std::span<const TensorScale> measured = {}) {
   const std::vector<ListedOp> listed = list_ops(ops);

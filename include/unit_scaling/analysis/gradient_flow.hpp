@@ -75,8 +75,9 @@ class GradientFlow {
   /// @throws std::invalid_argument if no op makes the loss.
   GradientFlow(const Graph& graph, std::size_t loss) {
     if (!graph.maker(loss)) {
-      throw std::invalid_argument("expected a loss that one of the traced ops makes, got value " +
-                                  std::to_string(loss));
+      throw std::invalid_argument(
+          "GradientFlow: expected a loss that one of the traced ops makes, got value " +
+          std::to_string(loss));
     }
     ratios_[loss] = {};
     const auto ops = graph.ops();

@@ -54,7 +54,9 @@ class GradientCounts {
 
   /// The last gradient as it was rounded before the op consumed it. Nothing before the first.
   void replace(std::span<const float> rounded) {
-    if (is_open_) last_.assign(rounded.begin(), rounded.end());
+    if (is_open_ && rounded.size() == last_.size()) {
+      last_.assign(rounded.begin(), rounded.end());
+    }
   }
 
   [[nodiscard]] std::span<float> last() { return last_; }
@@ -115,13 +117,16 @@ class CountedSimulator final : public Simulator {
 }  // namespace detail
 
 /// Runs one step in float and one under P and compares their gradients element by element.
-/// @param record `record(tape)` records the step on a tape of any precision, with the same
-///        parameters and the same batch, and returns the loss.
+///
 /// Unlike Tracker, which tells what each rounding loses of what is there, it tells what is gone
 /// altogether: a gradient that underflowed on the way makes all zero that follows from it.
+/// @param record `record(tape)` records the step on a tape of any precision, with the same
+///        parameters and the same batch, and returns the loss.
 /// @param loss_scale gradient of the loss, in both.
-/// @param simulator rounds numbers of the step under P, and of that only; null: nothing does.
-/// @throws std::invalid_argument if the two steps have other gradients.
+/// @param simulator rounds numbers of the step under P, and of that only; null: nothing does. It
+///        begins a step of its own, so stochastic rounding draws as in the first step of a tape.
+/// @throws std::invalid_argument if the two steps have other gradients, or as `simulate_with` and
+///         `backward` of a tape if the simulation fits neither the model nor P.
 template <Precision P, class Record>
 [[nodiscard]] GradientUnderflow gradient_underflow(const Record& record, float loss_scale = 1,
                                                    Simulator* simulator = nullptr) {

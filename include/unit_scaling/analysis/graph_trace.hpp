@@ -58,7 +58,8 @@ class Graph {
   explicit Graph(std::span<const OpRecord> ops) : ops_(ops) {
     if (ops.empty()) {
       throw std::invalid_argument(
-          "no ops were traced: call tape.trace_with(trace.tracer()) before the step is recorded");
+          "Graph: no ops were traced; call tape.trace_with(trace.tracer()) before the step is "
+          "recorded");
     }
     const auto refuse = [](const OpRecord& op, const std::string& why) {
       throw std::invalid_argument("Graph: expected the ops of one step, got a " + op.name + " " +

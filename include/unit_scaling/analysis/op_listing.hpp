@@ -32,7 +32,7 @@ struct ListedOp {
 /// Residual weights are no factors: they stand behind the β as gradient factors, what an op
 /// multiplies the true gradient of an input with, where these are not β/α.
 /// @param ops as `GraphTrace` has them.
-/// @throws std::invalid_argument if the ops are not those of one step.
+/// @throws std::invalid_argument as Graph.
 [[nodiscard]] inline std::vector<ListedOp> list_ops(std::span<const OpRecord> ops) {
   const auto cut = analysis::cut_edges(ops);
   const auto append = [](std::string& cell, const std::string& text) {

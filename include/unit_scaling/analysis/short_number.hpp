@@ -17,8 +17,8 @@ namespace unit_scaling::analysis {
   return text.data();
 }
 
-/// A share from 0 to 1 in percent, with that many digits, or those before the point if they are
-/// more: "0", "0.0123 %", "12 %", "100 %".
+/// A share from 0 to 1 in percent, with that many digits, or three where more of them stand before
+/// the point: "0", "0.0123 %", "12 %", "100 %".
 [[nodiscard]] inline std::string percent_text(double share, int digits = 3) {
   constexpr int most_before_point = 3;
   if (share == 0) return "0";

@@ -82,13 +82,16 @@ template <Precision P> class SimulatedRounding {
  public:
   explicit SimulatedRounding(RecyclingResource& memory) : memory_(&memory) {}
 
+  /// Rounds as this simulator says, which begins a step now, instead of any before it.
   template <std::derived_from<Simulator> S> void use(S simulator) {
     simulator_ = std::make_unique<S>(std::move(simulator));
     require_exact_ = &require_exact;
     round_stored_ = &round_stored;
     simulator_->begin_step();
   }
+  /// Rounds nothing.
   void use_none() { simulator_ = nullptr; }
+  /// Whether a simulator is in use; the pointers are null if not.
   explicit operator bool() const { return simulator_ != nullptr; }
   Simulator* operator->() { return simulator_.get(); }
   const Simulator* operator->() const { return simulator_.get(); }

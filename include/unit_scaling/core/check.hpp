@@ -52,9 +52,10 @@ inline void require_same_shape(std::string_view operation, std::string_view what
   throw DomainError(text);
 }
 
-/// As above, unless `condition`: the text is put together only if it is needed.
+/// As above, unless `condition`: the parts are joined only if they are needed.
 template <std::convertible_to<std::string_view>... Parts>
-void require(bool condition, std::string_view operation, const Parts&... message) {
+requires(sizeof...(Parts) > 0) void require(bool condition, std::string_view operation,
+                                            const Parts&... message) {
   if (!condition) throw_domain_error(operation, {message...});
 }
 

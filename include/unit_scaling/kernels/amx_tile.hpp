@@ -9,7 +9,9 @@
 #include <type_traits>
 
 /// Defined where the target has the matrix unit, the vectors that fill it, and a system to ask.
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+#if defined(__AVX512F__) && defined(__linux__) &&        \
+    ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
+     (defined(__AMXTILE__) && defined(__AMXBF16__)))  // so Clang 14 names them
 #define UNIT_SCALING_HAS_AMX 1
 #endif
 

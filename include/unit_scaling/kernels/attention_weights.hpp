@@ -3,7 +3,7 @@
 /// Layer kernels: weights of attention and gradients of its scores as operands of products.
 ///
 /// Both are made in `Compute` and then enter products with stored operands. They may be rounded to
-/// bfloat16 for that. Then a target with the bfloat16 instructions multiplies them in pairs, twice
+/// bfloat16 for that. Then a target with fast bfloat16 instructions multiplies them in pairs, twice
 /// as fast as floats, and any other one widens them and multiplies floats. Both give the same
 /// chains of fused steps, to the bit, for nothing that they meet is below the smallest normal
 /// float, which the instructions take for zero: see `least_attention_weight`.
@@ -34,7 +34,7 @@ inline constexpr float least_attention_weight = 0x1p-64F;
 /// Whether products of weights in `Weight` with elements of T, of which bfloat16 pairs are not to
 /// change a bit, run as such pairs.
 template <class Weight, class T> [[nodiscard]] constexpr bool multiplies_weights_in_pairs() {
-  if constexpr (detail::has_bfloat16_pairs && std::is_same_v<Weight, bfloat16> &&
+  if constexpr (detail::has_fast_bfloat16_pairs && std::is_same_v<Weight, bfloat16> &&
                 is_exact_in_bfloat16_pairs<T>()) {
     return T::format.min_subnormal_exponent() >= -55;
   } else {

@@ -9,9 +9,10 @@
 /// the tests, for any thread count, and the same on any machine with FMA where the compiler uses
 /// it: GCC fuses from -O2 up and rounds twice below.
 ///
-/// Where the target has the bfloat16 instructions of AVX-512, operands that bfloat16 holds exactly
-/// (those of FP8, FP6 and FP4) are multiplied by these, two elements in an instruction. They make
-/// the same chain, to the bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
+/// Where the target has the bfloat16 instructions of AVX-512, and they are fast
+/// (`detail::has_fast_bfloat16_pairs`), operands that bfloat16 holds exactly (those of FP8, FP6 and
+/// FP4) are multiplied by these, two elements in an instruction. They make the same chain, to the
+/// bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
 /// target has AMX, operands that bfloat16 holds are multiplied there, in an order of its own: that
 /// of `AmxTile`, unless the product has at most four rows or columns (`detail::is_skinny`). It
 /// depends on sizes and layouts alone, so the thread count changes no bit there either.

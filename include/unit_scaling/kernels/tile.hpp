@@ -53,8 +53,9 @@ inline constexpr bool has_bfloat16_pairs = false;
 #endif
 
 /// Whether it multiplies them faster than floats: twice as fast on AMD's Zen 4, but at two thirds
-/// of the rate on Intel's Sapphire Rapids, which is made to multiply them in tiles.
-#if defined(__sapphirerapids__)
+/// of the rate on Intel's Sapphire Rapids, which is made to multiply them in tiles. Compilers name
+/// that processor or its tiles, Clang 14 in another way than GCC.
+#if defined(__sapphirerapids__) || defined(__AMX_TILE__) || defined(__AMXTILE__)
 inline constexpr bool has_fast_bfloat16_pairs = false;
 #else
 inline constexpr bool has_fast_bfloat16_pairs = has_bfloat16_pairs;
