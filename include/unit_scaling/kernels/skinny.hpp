@@ -139,26 +139,30 @@ template <class Words, std::size_t groups, class T>
       add(words, std::min(most_steps, steps - q), p + q * Words::depth);
     }
   };
-  for (; p + run <= source.depth; p += run) {
-    transposed(
-        block, [](const T* from) __attribute__((always_inline)) {
-          __builtin_prefetch(from + ahead, 0, second_level);
-          return load_run<Words>(from);
-        },
-        transpose);
-    add_block(lanes);
+  if constexpr (!looks_up_fours<Words, T>()) {
+    for (; p + run <= source.depth; p += run) {
+      transposed(
+          block, [](const T* from) __attribute__((always_inline)) {
+            __builtin_prefetch(from + ahead, 0, second_level);
+            return load_run<Words>(from);
+          },
+          transpose);
+      add_block(lanes);
+    }
   }
-  if (p == source.depth) return;
-  transposed(
-      block,
-      [&](const T* from) {
-        T elements[run] = {};
-        std::copy_n(from, source.depth - p, elements);
-        return load_run<Words>(elements);
-      },
-      transpose_rarely);
-  // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
-  add_block((source.depth - p + Words::depth - 1) / Words::depth);
+  for (; p < source.depth; p += run) {
+    const std::size_t left = std::min(run, source.depth - p);
+    transposed(
+        block,
+        [&](const T* from) {
+          T elements[run] = {};
+          std::copy_n(from, left, elements);
+          return load_run<Words>(elements);
+        },
+        transpose_rarely);
+    // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
+    add_block((left + Words::depth - 1) / Words::depth);
+  }
 }
 
 /// Adds to sums of lanes that are contiguous along the inner dimension their products: `sums` holds

@@ -3,6 +3,7 @@
 /// Layer kernels: the register block of a matrix product, from two packed panels.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -200,17 +201,15 @@ template <class Words> struct RegisterTile {
                        std::size_t height, std::size_t width, float* sums, bool accumulate) {
     using Multiply =
         void (*)(std::size_t, const detail::PackedRows&, const std::uint32_t*, float*, bool);
-    // Heights in steps of two, so that few kernels are compiled.
+    constexpr std::size_t narrow = lanes / detail::register_floats;
     constexpr auto table = []<std::size_t... i>(std::index_sequence<i...>) {
-      constexpr std::size_t narrow = lanes / detail::register_floats;
+      using detail::accumulate_rows, detail::PackedRows, detail::tile_registers;
       return std::array<std::array<Multiply, 2>, sizeof...(i)>{
-          {{&detail::accumulate_rows<Words, 2 * (i + 1), narrow, detail::PackedRows>,
-            &detail::accumulate_rows<Words, 2 * (i + 1), detail::tile_registers,
-                                     detail::PackedRows>}...}};
+          {{&accumulate_rows<Words, height_of(i), narrow, PackedRows>,
+            &accumulate_rows<Words, height_of(i), tile_registers, PackedRows>}...}};
     }
-    (std::make_index_sequence<rows / 2>{});
-    static_assert(rows % 2 == 0);
-    table[(height - 1) / 2][width > lanes ? 1 : 0](steps(depth), {left}, right, sums, accumulate);
+    (std::make_index_sequence<kernel_of(rows) + 1>{});
+    table[kernel_of(height)][width > lanes ? 1 : 0](steps(depth), {left}, right, sums, accumulate);
   }
 
   /// The same for all rows of a tile, unpacked.
@@ -247,6 +246,15 @@ template <class Words> struct RegisterTile {
   }
 
  private:
+  /// Heights of the kernels for parts of tiles, few, as each takes its time to compile: powers of
+  /// two from 2 on, and all rows; and which of them is the first for so many rows.
+  static constexpr std::size_t height_of(std::size_t kernel) {
+    return std::min(rows, std::size_t{2} << kernel);
+  }
+  static constexpr std::size_t kernel_of(std::size_t height) {
+    return static_cast<std::size_t>(std::bit_width((height - 1) / 2));
+  }
+
   static constexpr std::size_t steps(std::size_t depth) {
     return (depth + Words::depth - 1) / Words::depth;
   }
