@@ -54,12 +54,15 @@ class NumericsRecorder {
     for (us::analysis::TrackedTensor& tensor : run.tensors) {
       for (us::analysis::TrackedSample& sample : tensor.samples) sample.step = step_of(sample.step);
     }
-    run.first_non_finite = tracker_.first_non_finite();
-    if (run.first_non_finite) {
-      run.first_non_finite->step = step_of(run.first_non_finite->step);
-    } else {
-      run.first_non_finite = first_non_finite;
-    }
+    run.first_non_finite = this->first_non_finite();
+    if (!run.first_non_finite) run.first_non_finite = first_non_finite;
+  }
+
+  /// The first tensor that was not finite in a step that it looked at, counted from 1.
+  [[nodiscard]] std::optional<us::analysis::NonFiniteTensor> first_non_finite() const {
+    auto first = tracker_.first_non_finite();
+    if (first) first->step = step_of(first->step);
+    return first;
   }
 
  private:

@@ -236,17 +236,25 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       if (sum) sum->add(tape);
     }
     if (!std::isfinite(loss_value)) {
-      us::analysis::Tracker tracker({.updates = false});
-      tape.set_step(number);
-      tape.clear();
-      tracker.attach(tape);
-      static_cast<void>(record_loss(tape, model, batch, variant.scaling));
-      result.diverged = "step " + std::to_string(step);
-      if (const auto first = tracker.first_non_finite()) {
-        result.diverged += ", first at " + first->name;
-        first_non_finite = {step + 1, first->name};
+      if (recorder) first_non_finite = recorder->first_non_finite();
+      if (!first_non_finite) {
+        us::analysis::Tracker tracker({.updates = false});
+        tape.set_step(number);
+        tape.clear();
+        tracker.attach(tape);
+        static_cast<void>(record_loss(tape, model, batch, variant.scaling));
+        if (const auto first = tracker.first_non_finite()) {
+          first_non_finite = {step + 1, first->name + " in the forward pass"};
+        }
       }
       tape.observe_with(nullptr);
+      result.diverged = "step " + std::to_string(step + 1);
+      if (first_non_finite) {
+        result.diverged += ", first at " + first_non_finite->name;
+        if (first_non_finite->step != step + 1) {
+          result.diverged += " in step " + std::to_string(first_non_finite->step);
+        }
+      }
       break;
     }
     const auto take_step = [&](const auto& gradients) {

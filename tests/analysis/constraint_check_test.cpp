@@ -16,8 +16,10 @@
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
+#include "support/random_arrays.hpp"
 #include "unit_scaling/analysis/cut_edges.hpp"
 #include "unit_scaling/ops/add.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/linear.hpp"
@@ -160,6 +162,33 @@ TEST(ConstraintCheck, PassesASumWithoutSplitWhoseGradientsAreRight) {
               return ops::add(x, ops::linear(ops::linear(x, w1, unconstrained), w2));
             }).size(),
             1U);
+}
+
+TEST(ConstraintCheck, SaysHowTwoLossesOfOneTrunkComeToOneFactor) {
+  const Parameter few = random_parameter("few", {10, 4}, 5);
+  const Parameter many = random_parameter("many", {20, 4}, 6);
+  const auto findings_with = [&](double factor) {
+    GraphTrace trace;
+    Fp64 tape;
+    tape.trace_with(trace.tracer());
+    const auto x = tape.input(random_array<double>({3, 4}, 0));
+    const auto logits =
+        ops::scale_bwd(ops::linear(x, few, {.scaling = scaling::none}), {.factor = factor});
+    const auto other = ops::linear(x, many, {.scaling = scaling::none});
+    const auto loss =
+        ops::add(ops::cross_entropy(logits, id_array({3}, 10, 7)),
+                 ops::cross_entropy(other, id_array({3}, 20, 8)), {.scaling = scaling::none});
+    return check_constraints(trace.ops(), loss);
+  };
+  const auto findings = findings_with(1);
+  ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+  // classes / (classes − 1)^½, of the one over the other.
+  EXPECT_NEAR(std::abs(std::log(findings[0].ratio)),
+              std::log((20 / std::sqrt(19)) / (10 / std::sqrt(9))), 1e-9);
+  EXPECT_EQ(findings[0].fix,
+            "no constraint acts on cross_entropy: let a scale_bwd on its input bring that gradient "
+            "to the factor of the others");
+  EXPECT_TRUE(findings_with((20 / std::sqrt(19)) / (10 / std::sqrt(9))).empty());
 }
 
 TEST(ConstraintCheck, LeavesOutCulpritsThatAnEqualOneOnTheOtherPathMakesUpFor) {

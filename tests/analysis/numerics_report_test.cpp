@@ -686,12 +686,27 @@ TEST(NumericsReport, AsksWhatNarrowFormatsOfTheRunsThemselvesWouldLose) {
   narrow.format = "float8_e3m4";
   TrackedTensor wide = tensor_of("wide", TrackedRole::value, 0, 0);
   wide.format = "bfloat16";
-  report.add_run({.name = "run", .tensors = {narrow, wide}});
+  TrackedTensor without_zero = tensor_of("scales", TrackedRole::operand, 0, 0);
+  without_zero.format = "e8m0fnu";  // which cannot say what it would lose
+  report.add_run({.name = "run", .tensors = {narrow, wide, without_zero}});
   const std::string table = element(report.html(), "details", "run-0-formats");
   EXPECT_EQ(count(table, "<th scope=\"col\" class=\"t\">float8_e3m4</th>"), 1U) << table;
   EXPECT_EQ(count(table, ">bfloat16</th>"), 0U);
+  EXPECT_EQ(count(table, ">e8m0fnu</th>"), 0U);
   // 2^-18 is far below half the smallest number of E3M4.
   EXPECT_NE(table.find("\u2193 100 %"), std::string::npos) << table;
+}
+
+TEST(NumericsReport, GivesNoRmsOfATensorOfWhichNothingIsFinite) {
+  TrackedTensor tensor = tensor_of("op", TrackedRole::value, 0, 0);
+  analysis::TrackedSample lost = tensor.samples.front();
+  lost.step = 8;
+  lost.statistics.rms = 0;
+  lost.statistics.histogram = {.non_finite = lost.statistics.elements};
+  tensor.samples.push_back(lost);
+  NumericsReport report("lost");
+  report.add_run({.name = "run", .tensors = {tensor}});
+  EXPECT_NE(report.html().find("not finite</td>"), std::string::npos);
 }
 
 TEST(NumericsReport, ShowsTheStepThatItNames) {

@@ -332,8 +332,9 @@ TEST(PlainWeights, ThatDoNotFitAreRefusedAndLeaveTheModelAlone) {
   refused(filled<float>({3, 4}, 1), bias, "layer.bias", {"layer.weight", "(3, 4)", "(4, 3)"});
   auto large = filled<double>({4}, 1);
   large.mutable_data()[2] = -1e39;
-  refused(weight, large, "layer.bias", {"layer.bias", "range of a float"});
-  refused(weight, Array<std::int32_t>(Shape{4}), "layer.bias", {"layer.bias", "I32", "F32"});
+  refused(weight, large, "layer.bias", {"layer.safetensors", "layer.bias", "range of a float"});
+  refused(weight, Array<std::int32_t>(Shape{4}), "layer.bias",
+          {"layer.bias", "I32", "F64, F32, F16 or BF16"});
   refused(weight, filled<float8_e4m3fn>({4}, 1), "layer.bias", {"layer.bias", "F8_E4M3", "F32"});
 }
 

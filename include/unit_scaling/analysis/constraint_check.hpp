@@ -148,6 +148,10 @@ namespace detail {
            (op.name == "scale_fwd" ? "scale_bwd" : "scale_fwd") +
            " by the same factor, or put it on a cut-edge";
   }
+  if (op.name == "cross_entropy" || op.name == "mse_loss") {
+    return "no constraint acts on " + op.name +
+           ": let a scale_bwd on its input bring that gradient to the factor of the others";
+  }
   return "give " + op.name + " a constraint such as gmean, or put it on a cut-edge";
 }
 

@@ -28,6 +28,7 @@ struct LintFinding {
   enum class Kind {
     parameter_scale,         ///< a weight without unit scale, a bias that is not 0, a gain not 1
     unscaled_op,             ///< an op without rules in a model that follows some
+    scaled_op,               ///< an op that follows rules in a model most of whose ops follow none
     residual_without_split,  ///< a sum of a value and a branch of it that nothing weighs backwards
     untagged_parameter,      ///< one whose kind nobody said
     learning_rate,       ///< one that is too small or too large to learn with, or not the rules'
@@ -67,16 +68,22 @@ class Linter {
 
   Linter(std::span<const OpRecord> ops, const LintOptions& options)
       : graph_(ops), options_(options) {
+    std::size_t scaled = 0;
+    std::size_t plain = 0;
+    Rule rule = Rule::none;
     for (const OpRecord& op : ops) {
-      if (rule_ == Rule::none && op.scaling) rule_ = op.scaling->rule;
+      if (!op.scaling) continue;
+      if (rule == Rule::none) rule = op.scaling->rule;
+      if (needs_rules(op)) ++(op.scaling->rule == Rule::none ? plain : scaled);
     }
+    if (scaled >= plain) rule_ = rule;
   }
 
   [[nodiscard]] std::vector<LintFinding> run() {
     check_parameters();
     for (std::size_t k = 0; k < graph_.ops().size(); ++k) {
-      if (rule_ == Rule::none) break;
       check_rule(k);
+      if (rule_ == Rule::none) continue;
       check_residual(k);
       check_readout(k);
     }
@@ -153,18 +160,27 @@ class Linter {
 
   void check_rule(std::size_t k) {
     const OpRecord& op = graph_.ops()[k];
-    if (!op.scaling || op.scaling->rule != Rule::none) return;
-    // Constants need no gradient; rows of activations that are picked once stay as they are; and
-    // numbers, such as losses, are added up as they are.
-    const bool matters = std::any_of(op.inputs.begin(), op.inputs.end(), [&](const auto& input) {
-      return input.is_wanted && input.shape.size() != 1 &&
-             (op.name != "embedding" || input.parameter != nullptr);
-    });
-    if (matters) {
+    if (!op.scaling || !needs_rules(op)) return;
+    const Rule rule = op.scaling->rule;
+    if (rule_ != Rule::none && rule == Rule::none) {
       find(Kind::unscaled_op, graph_.op_text(k),
            "follows no rules in a model under " + std::string(to_string(rule_)) +
                ": give it the model's scaling");
     }
+    if (rule_ == Rule::none && rule != Rule::none) {
+      find(Kind::scaled_op, graph_.op_text(k),
+           "follows " + std::string(to_string(rule)) +
+               " in a model most of whose ops follow no rules: give it the model's scaling");
+    }
+  }
+
+  /// Whether it matters if an op follows the rules. Constants need no gradient; rows of activations
+  /// that are picked once stay as they are; and numbers, such as losses, are added up as they are.
+  static bool needs_rules(const OpRecord& op) {
+    return std::any_of(op.inputs.begin(), op.inputs.end(), [&](const auto& input) {
+      return input.is_wanted && input.shape.size() != 1 &&
+             (op.name != "embedding" || input.parameter != nullptr);
+    });
   }
 
   void check_residual(std::size_t k) {
@@ -289,9 +305,9 @@ class Linter {
 /// Looks for what does not fit unit scaling in a recorded step and, if it is told of them, in the
 /// optimiser's learning rates. Empty if there is nothing.
 ///
-/// The model is to be as it was initialised: a trained weight has any scale. A model under
-/// `scaling::none` throughout need not be of unit scale; of it, parameters' kinds and learning
-/// rates are looked at.
+/// The model is to be as it was initialised: a trained weight has any scale. A model most of whose
+/// ops are under `scaling::none` need not be of unit scale; of it, the ops that follow rules all
+/// the same, parameters' kinds and learning rates are looked at.
 /// @param ops those of one step, as `GraphTrace` has them; their parameters must still be there.
 /// @throws std::invalid_argument as Graph.
 [[nodiscard]] inline std::vector<LintFinding> lint(std::span<const OpRecord> ops,
@@ -305,6 +321,8 @@ class Linter {
       return "parameter scale";
     case LintFinding::Kind::unscaled_op:
       return "unscaled op";
+    case LintFinding::Kind::scaled_op:
+      return "scaled op";
     case LintFinding::Kind::residual_without_split:
       return "residual without split";
     case LintFinding::Kind::untagged_parameter:

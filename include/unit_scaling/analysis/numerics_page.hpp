@@ -597,7 +597,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
         const bool is_there =
             std::any_of(formats.begin(), formats.end(),
                         [&](const NamedFormat& other) { return other.spec == spec; });
-        if (spec.bits() < 16 && !is_there) formats.push_back({tensor.format, spec});
+        if (spec.bits() < 16 && spec.has_zero() && !is_there)
+          formats.push_back({tensor.format, spec});
       }
     }
     return formats;

@@ -92,7 +92,9 @@ namespace detail {
 }
 
 [[nodiscard]] inline std::string rms_text(const TrackedSample& sample) {
-  return short_number(sample.statistics.rms, 3);
+  const TensorStatistics& seen = sample.statistics;
+  if (seen.elements > 0 && seen.histogram.non_finite == seen.elements) return "not finite";
+  return short_number(seen.rms, 3);
 }
 
 /// The label of a group, and which of its tensors where it has several of that choice.

@@ -31,9 +31,8 @@ class Format {
   explicit Format(const FormatSpec& spec) : spec_(spec) {
     if (!spec.is_within_binary32()) {
       throw std::invalid_argument(
-          "Format: expected 1 to 8 exponent bits, 0 to 23 mantissa bits and numbers within "
-          "binary32, "
-          "got " +
+          "Format: expected 1 to 8 exponent bits, 0 to 23 mantissa bits, in a format with "
+          "infinities at least 2 and 1, and numbers within binary32, got " +
           std::to_string(spec.exponent_bits) + " and " + std::to_string(spec.mantissa_bits) +
           " with bias " + std::to_string(spec.bias));
     }

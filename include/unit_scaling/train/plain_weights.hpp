@@ -69,10 +69,8 @@ inline void read_weight(SafetensorsFile& file, const std::string& name, const Sh
       const auto rounded = static_cast<float>(element);
       if constexpr (std::is_same_v<T, double>) {
         if (std::isfinite(element) && !std::isfinite(rounded)) {
-          throw std::runtime_error(
-              "plain weights: expected numbers in the range "
-              "of a float in '" +
-              name + "'");
+          throw std::runtime_error("'" + file.path() + "': array '" + name +
+                                   "' has a number beyond the range of a float");
         }
       }
       return rounded;
@@ -82,7 +80,9 @@ inline void read_weight(SafetensorsFile& file, const std::string& name, const Sh
   if (type == "F64") return convert(double{});
   if (type == "F16") return convert(float16{});
   if (type == "BF16") return convert(bfloat16{});
-  convert(float{});  // which refuses all others
+  if (type == "F32") return convert(float{});
+  throw std::runtime_error("'" + file.path() + "': array '" + name + "' is of type " + type +
+                           ", expected F64, F32, F16 or BF16");
 }
 
 }  // namespace detail

@@ -253,6 +253,9 @@ class SafetensorsFile {
     read_header(static_cast<std::uint64_t>(size));
   }
 
+  /// Of the file, as it was given.
+  [[nodiscard]] const std::string& path() const { return path_; }
+
   /// Names of all arrays in the order of their elements.
   [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
 
