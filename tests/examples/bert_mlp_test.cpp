@@ -538,6 +538,25 @@ TEST_F(BertMlp, ReportOfADivergedRunNamesTheFirstTensorThatIsNotFinite) {
   EXPECT_EQ(html.find("First tensor that is not finite: none"), std::string::npos);
 }
 
+TEST_F(BertMlp, SaysOfADivergedRunWhatItsReportSays) {
+  // The loss of the first step is finite; its gradient, times this, is not.
+  const Outcome outcome = run(small("scaled") + " --report --precision fp16 --scaling loss:1e9");
+  ASSERT_EQ(outcome.exit_code, 3) << outcome.output;
+  const std::string diverged = summary("scaled").at("runs").at(0).at("diverged");
+  EXPECT_TRUE(diverged.starts_with("step 2, first at gradient of ")) << diverged;
+  EXPECT_TRUE(diverged.ends_with(" in step 1")) << diverged;
+  constexpr std::size_t before = std::string_view("step 2, first at ").size();
+  constexpr std::size_t after = std::string_view(" in step 1").size();
+  const std::string first = diverged.substr(before, diverged.size() - before - after);
+  const std::string html = content(folder_ / "scaled/report.html");
+  EXPECT_NE(html.find(first + " at step 1"), std::string::npos) << first;
+  // Without a report only a forward pass is looked at, that of the loss.
+  const Outcome unseen = run(small("unseen") + " --precision fp16 --scaling loss:1e9");
+  ASSERT_EQ(unseen.exit_code, 3) << unseen.output;
+  EXPECT_NE(unseen.output.find("diverged: step 2, first at "), std::string::npos) << unseen.output;
+  EXPECT_NE(unseen.output.find(" in the forward pass"), std::string::npos) << unseen.output;
+}
+
 TEST_F(BertMlp, ReportOfASimulationNamesWhatIsSimulated) {
   const Outcome outcome = run(small("simulated") + " --report --simulate e3m4/e5m3");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
