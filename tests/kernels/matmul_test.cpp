@@ -420,6 +420,47 @@ TEST(Matmul, DoubleProductIsExactForIntegers) {
   }
 }
 
+/// An epilogue of a user's own: adds a residual, rounds to FP8 and finds the largest magnitude.
+struct ResidualAndLargest {
+  const float* residual;
+  float8_e4m3fn* out;
+  std::size_t stride;
+  std::vector<float>* largest;  ///< of each row, which one thread alone finishes a part of
+
+  template <class Count>
+  void operator()(std::size_t i, std::size_t j, float32x16 sums, Count count) const {
+    const float32x16 y = sums + kernels::load<float>(residual + i * stride + j, count);
+    kernels::store<Overflow::saturate, float>(y, out + i * stride + j, count);
+    for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
+      float& most = (*largest)[i];
+      most = std::max(most, std::abs(y[k]));
+    }
+  }
+};
+
+TEST(Matmul, TakesAnEpilogueOfOnesOwn) {
+  const ThreadCountScope scope(1);
+  for (const MatmulSize& size : {MatmulSize{33, 70, 40}, MatmulSize{2, 70, 40}}) {
+    const Operand<float8_e4m3fn> a(size.rows, size.inner, 1, Layout::rows, 1);
+    const Operand<float8_e4m3fn> b(size.inner, size.columns, 1, Layout::rows, 2);
+    const Array<float> residual = normal_array<float>({size.rows, size.columns}, 3);
+    std::vector<float8_e4m3fn> out(size.rows * size.columns);
+    std::vector<float> largest(size.rows, 0.0F);
+    kernels::matmul(size, a.view, b.view,
+                    ResidualAndLargest{residual.data(), out.data(), size.columns, &largest});
+    const std::vector<float> sums = loop(size, a, b, {});
+    for (std::size_t i = 0; i < size.rows; ++i) {
+      float expected_largest = 0;
+      for (std::size_t j = 0; j < size.columns; ++j) {
+        const float expected = sums[i * size.columns + j] + residual.data()[i * size.columns + j];
+        EXPECT_EQ(out[i * size.columns + j], float8_e4m3fn(expected)) << i << " " << j;
+        expected_largest = std::max(expected_largest, std::abs(expected));
+      }
+      EXPECT_EQ(largest[i], expected_largest);
+    }
+  }
+}
+
 TEST(Matmul, ThreadCountChangesNoBit) {
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}, std::size_t{3}}) {
     const ThreadCountScope scope(threads);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer kernels: the register block of a matrix product, from two packed panels.
+/// Layer kernels: the register block of a matrix product, from panels that are packed, or a left one
+/// that stays where it is.
 #pragma once
 
 #include <algorithm>
