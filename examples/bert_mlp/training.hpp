@@ -236,8 +236,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       if (sum) sum->add(tape);
     }
     if (!std::isfinite(loss_value)) {
+      // What was not finite in an earlier step, and did no harm until now, is not the cause.
       if (recorder) first_non_finite = recorder->first_non_finite();
-      if (!first_non_finite) {
+      if (!first_non_finite || first_non_finite->step < step) {
         us::analysis::Tracker tracker({.updates = false});
         tape.set_step(number);
         tape.clear();

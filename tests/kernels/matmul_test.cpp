@@ -256,13 +256,14 @@ TEST(Matmul, EqualsTheLoopWhereRowsOfFloatsStayUnpacked) {
   }
 }
 
-// More rows than are packed at a time share panels of the right operand, which are packed first.
+// So many rows share panels of the right operand that these are packed first, and are packed in
+// parts themselves.
 TEST(Matmul, EqualsTheLoopWithManyRows) {
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
     const ThreadCountScope scope(threads);
     for (const Layout layout : {Layout::rows, Layout::columns}) {
-      expect_loop<float, float, float>({300, 40, 1030}, layout, Layout::rows);
-      expect_loop<float, float8_e4m3fn, float8_e5m2>({300, 40, 2060}, layout, Layout::rows);
+      expect_loop<float, float, float>({400, 40, 1030}, layout, Layout::rows);
+      expect_loop<float, float8_e4m3fn, float8_e5m2>({400, 40, 2060}, layout, Layout::rows);
     }
   }
 }
@@ -334,6 +335,10 @@ TEST(Matmul, EmptyInnerDimensionGivesTheEpilogueOfZero) {
 }
 
 TEST(Matmul, SegmentsAreOneLongInnerDimension) {
+  const ThreadCountScope scope(1);
+  // Sums wait for the next segment: of some tiles at a time, or of all of few.
+  expect_loop<float, float, float>({240, 40, 5, 3}, Layout::columns, Layout::rows);
+  expect_loop<float, float, float>({30, 40, 5, 3}, Layout::columns, Layout::rows);
   expect_loop_in_every_layout<float, float, float>({5, 9, 7, 3});
   expect_loop_in_every_layout<float, float, float>({17, 33, 300, 2});
   expect_loop_in_every_layout<float, float, float>({15, 34, 1, 20});

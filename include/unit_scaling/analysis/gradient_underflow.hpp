@@ -52,7 +52,8 @@ class GradientCounts {
     is_open_ = true;
   }
 
-  /// The last gradient as it was rounded before the op consumed it. Nothing before the first.
+  /// The last gradient as it was rounded before the op consumed it; nothing before the first. Of an
+  /// op with several outputs only the last one's is counted as rounded.
   void replace(std::span<const float> rounded) {
     if (is_open_ && rounded.size() == last_.size()) {
       last_.assign(rounded.begin(), rounded.end());

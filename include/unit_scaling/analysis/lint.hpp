@@ -170,7 +170,7 @@ class Linter {
     if (rule_ == Rule::none && rule != Rule::none) {
       find(Kind::scaled_op, graph_.op_text(k),
            "follows " + std::string(to_string(rule)) +
-               " in a model most of whose ops follow no rules: give it the model's scaling");
+               " in a model most of whose ops follow no rules: give it their scaling, or them its");
     }
   }
 

@@ -10,8 +10,9 @@
 /// it: GCC fuses from -O2 up and rounds twice below.
 ///
 /// Where the target has the bfloat16 instructions of AVX-512, and they are fast
-/// (`detail::has_fast_bfloat16_pairs`), operands that bfloat16 holds exactly (those of FP8, FP6 and
-/// FP4) are multiplied by these, two elements in an instruction. They make the same chain, to the
+/// (`detail::has_fast_bfloat16_pairs`) or one operand has at most four rows or columns, operands
+/// that bfloat16 holds exactly (those of FP8, FP6 and FP4) are multiplied by these, two elements in
+/// an instruction. They make the same chain, to the
 /// bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
 /// target has AMX, operands that bfloat16 holds are multiplied there, in an order of its own: that
 /// of `AmxTile`, unless the product has at most four rows or columns (`detail::is_skinny`). It
@@ -403,6 +404,8 @@ template <class Tile> class TiledProduct {
   /// many, or all of few.
   static constexpr std::size_t left_block_words = std::size_t{64} << 10;
   static constexpr std::size_t whole_left_words = std::size_t{160} << 10;
+  /// Tiles of rows whose sums wait together for the next block of the inner dimension.
+  static constexpr std::size_t most_tiles_at_once = 16;
   /// Places of the inner dimension packed at a time where lanes follow each other in memory.
   static constexpr std::size_t pack_run = 64;
   static_assert(pack_run % Tile::depth_step == 0);
@@ -428,7 +431,9 @@ template <class Tile> class TiledProduct {
   /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
   /// that is multiplied by it.
   [[nodiscard]] bool needs_panels_once() const {
-    return threads_ == 1 && ceil_divide(size_.rows, Tile::rows) * left_words_ <= whole_left_words;
+    const std::size_t tiles = ceil_divide(size_.rows, Tile::rows);
+    return threads_ == 1 && tiles * left_words_ <= whole_left_words &&
+           (blocks_.count() <= 1 || tiles <= most_tiles_at_once);
   }
 
   const std::uint32_t* pack_right(const Range& panels) const {
@@ -480,8 +485,8 @@ template <class Tile> class TiledProduct {
                       const Operand& right, const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
     const std::size_t tiles = rows.end - rows.begin;
-    const std::size_t most_tiles =
-        std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1, 16);
+    const std::size_t most_tiles = std::clamp<std::size_t>(
+        left_block_words / std::max<std::size_t>(1, left_words_), 1, most_tiles_at_once);
     const std::size_t parts = right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles);
     for (std::size_t part = 0; part < parts; ++part) {
       multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);

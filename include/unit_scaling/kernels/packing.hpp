@@ -328,7 +328,8 @@ template <class Words, class T>
 void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* target) {
   const std::size_t lane_count = std::min(source.lane_count, width);
   if (source.lane_stride == 1) {
-    // Rows far apart in memory are not foreseen by the processor.
+    // Rows far apart in memory are not foreseen by the processor. Those of bytes are so short that
+    // to fetch them ahead costs more than it saves.
     constexpr std::size_t rows_ahead = 64;
     constexpr int second_level = 2;
     const std::size_t reach = (lane_count + lanes - 1) / lanes * lanes;
@@ -337,8 +338,10 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
       const auto pack_row = [&](bool is_whole) __attribute__((always_inline)) {
         for (std::size_t j = 0; j < lane_count; j += lanes) {
           const std::size_t count = std::min(lanes, lane_count - j);
-          __builtin_prefetch(source.data + (p + rows_ahead) * source.depth_stride + j, 0,
-                             second_level);
+          if constexpr (Words::depth == 1) {
+            __builtin_prefetch(source.data + (p + rows_ahead) * source.depth_stride + j, 0,
+                               second_level);
+          }
           unit_scaling::store(load_interleaved<Words>(source, p, j, count, is_whole), target + j);
         }
       };

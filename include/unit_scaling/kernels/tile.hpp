@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer kernels: the register block of a matrix product, from panels that are packed, or a left one
-/// that stays where it is.
+/// Layer kernels: the register block of a matrix product, from panels that are packed, or a left
+/// one that stays where it is.
 #pragma once
 
 #include <algorithm>
@@ -167,7 +167,7 @@ inline void accumulate_rows(std::size_t depth, const Left& a, const std::uint32_
 }  // namespace detail
 
 /// The kernel of a matrix product: how operands are packed, and how a tile of sums is computed
-/// from two packed panels. Every sum is one chain of fused multiply-adds in ascending order.
+/// from two panels. Every sum is one chain of fused multiply-adds in ascending order.
 template <class Words> struct RegisterTile {
   using words = Words;
   static constexpr std::size_t rows = detail::tile_rows;
