@@ -282,16 +282,17 @@ gradient with where that is not β/α, as residual weights do.</dd>
 
   [[nodiscard]] std::string summary() const {
     if (runs_.empty()) return paragraph("No run was added to this report.");
-    HtmlTable table{.caption = "What became of the runs",
-                    .columns = {{"run", Kind::head},
-                                {"at the end", Kind::prose},
-                                {"gradients between ops that are zero"},
-                                {"gradients that round to zero newly"},
-                                {"loses most in its format", Kind::prose},
-                                {"first tensor that is not finite", Kind::prose},
-                                {"constraint check"},
-                                {"linter"}},
-                    .stacks = true};
+    HtmlTable table{
+        .caption = "What became of the runs. Shares of gradients are of the last step looked at",
+        .columns = {{"run", Kind::head},
+                    {"at the end", Kind::prose},
+                    {"gradients between ops that are zero"},
+                    {"gradients that round to zero newly"},
+                    {"loses most in its format", Kind::prose},
+                    {"first tensor that is not finite", Kind::prose},
+                    {"constraint check"},
+                    {"linter"}},
+        .stacks = true};
     for (std::size_t r = 0; r < runs_.size(); ++r) {
       const NumericsRun& run = runs_[r];
       std::string outcome = run.outcome;
