@@ -47,15 +47,15 @@ class NumericsRecorder {
   }
 
   /// Puts what it saw into `run`, with the steps of the whole training, counted from 1.
-  /// @param first_non_finite what somebody else found, in case that it did not look at that step.
+  /// @param found_elsewhere the first tensor that was not finite in a step it did not look at.
   void finish(us::analysis::NumericsRun& run,
-              const std::optional<us::analysis::NonFiniteTensor>& first_non_finite) const {
+              const std::optional<us::analysis::NonFiniteTensor>& found_elsewhere) const {
     run.tensors = tracker_.tensors();
     for (us::analysis::TrackedTensor& tensor : run.tensors) {
       for (us::analysis::TrackedSample& sample : tensor.samples) sample.step = step_of(sample.step);
     }
-    run.first_non_finite = this->first_non_finite();
-    if (!run.first_non_finite) run.first_non_finite = first_non_finite;
+    run.first_non_finite = first_non_finite();
+    if (!run.first_non_finite) run.first_non_finite = found_elsewhere;
   }
 
   /// The first tensor that was not finite in a step that it looked at, counted from 1.

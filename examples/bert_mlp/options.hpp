@@ -397,8 +397,7 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
                      "Train with matrix products in every format of so many bits, 5 to 8 (default "
                      "8), from two exponent bits up to five and with a fraction, first forward, "
                      "then backward, and draw the loss. Plain and unit unless --scaling is given; "
-                     "takes --hidden 64 "
-                     "and --steps 300 unless they are given")
+                     "takes --hidden 64 and --steps 300 unless they are given")
           ->expected(0, 1);
   for (CLI::Option* option : {scales_option, window_option, sweep_option}) {
     simulate_option->excludes(option);

@@ -139,6 +139,7 @@ template <class Words, std::size_t groups, class T>
       add(words, std::min(most_steps, steps - q), p + q * Words::depth);
     }
   };
+  // After fours less than two runs are left, for which a loop of their own is too much to compile.
   if constexpr (!looks_up_fours<Words, T>()) {
     for (; p + run <= source.depth; p += run) {
       transposed(
