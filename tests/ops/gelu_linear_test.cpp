@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "support/errors.hpp"
+#include "support/gradient_check.hpp"
 #include "support/op_run.hpp"
 #include "support/random_arrays.hpp"
 #include "support/statistics.hpp"
@@ -139,6 +140,18 @@ TEST(GeluLinearOp, OutputAndGradientsHaveUnitScaleForGaussianInput) {
     EXPECT_NEAR(standard_deviation(run.y), std::sqrt(1 + mean * mean), 0.1);
     EXPECT_NEAR(rms(std::get<0>(run.gradients)), 1, 0.1);
     EXPECT_NEAR(rms(std::get<1>(run.gradients)), std::sqrt(1 + mean * mean), 0.1);
+  }
+}
+
+// The factors of the op are the linear layer's, so the GELU has none here.
+TEST(GeluLinearOp, BackwardIsTheScaledGradient) {
+  for (const Scaling& rules : gradient_check_scalings) {
+    SCOPED_TRACE(testing::Message() << to_string(rules.rule));
+    const ops::GeluLinear op{.gelu = {.scaling = scaling::none}, .linear = {.scaling = rules}};
+    const auto x = normal_array<double>({3, 5}, 1);
+    const auto w = normal_array<double>({4, 5}, 2);
+    expect_scaled_gradients(op, 1, x, w);
+    expect_scaled_gradients(op, 1, x, w, normal_array<double>({4}, 3));
   }
 }
 
