@@ -357,29 +357,32 @@ template <class Tile> class TiledProduct {
           Tile::pack_right(of_type<B>(source), target);
         }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
-        stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
-                        a.column_stride == 1 && a.row_stride % set_stride != 0 &&
-                        size.columns <= most_unpacked_panels * Tile::columns),
         threads_(thread_count()),
         left_words_(Tile::left_words(blocks_.most_depth())),
-        right_words_(Tile::right_words(blocks_.most_depth())) {}
+        right_words_(Tile::right_words(blocks_.most_depth())),
+        stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
+                        a.column_stride == 1 && a.row_stride % set_stride != 0 &&
+                        is_read_well_unpacked()) {}
 
   template <class Finish> void run(const Finish& finish) const {
     const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
     const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
+    const bool packs_right = !needs_panels_once();
+    const bool packs_left = threads_ > 1 && !stays_unpacked_;
     const std::size_t column_passes =
-        std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words));
+        packs_right ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
+                    : 1;
     const std::size_t row_passes =
-        threads_ == 1
-            ? 1
-            : std::min(row_tiles, ceil_divide(row_tiles * left_words_ * blocks, packed_words));
+        packs_left
+            ? std::min(row_tiles, ceil_divide(row_tiles * left_words_ * blocks, packed_words))
+            : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const std::uint32_t* right = needs_panels_once() ? nullptr : pack_right(columns);
+      const std::uint32_t* right = packs_right ? pack_right(columns) : nullptr;
       for (std::size_t row_pass = 0; row_pass < row_passes; ++row_pass) {
         const Range rows = part_of(row_tiles, row_passes, row_pass);
-        const std::uint32_t* left = threads_ == 1 ? nullptr : pack_left(rows);
+        const std::uint32_t* left = packs_left ? pack_left(rows) : nullptr;
         const PieceGrid grid = piece_grid(rows.end - rows.begin, Tile::rows,
                                           columns.end - columns.begin, Tile::columns, threads_);
         parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
@@ -413,8 +416,12 @@ template <class Tile> class TiledProduct {
   /// tile has rows.
   static constexpr std::size_t set_stride = 4096 / sizeof(float);
   /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
-  /// to pack them.
+  /// to pack them, unless a tile of them takes no more floats than the first-level cache holds
+  /// beside a right panel.
   static constexpr std::size_t most_unpacked_panels = 8;
+  static constexpr std::size_t most_unpacked_floats = 2048;
+  /// Words of right panels that stay in the second-level cache while tiles of rows pass by.
+  static constexpr std::size_t right_block_words = std::size_t{128} << 10;
 
   static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
     const Range part = part_of(range.end - range.begin, parts, index);
@@ -426,6 +433,18 @@ template <class Tile> class TiledProduct {
   }
   [[nodiscard]] std::size_t width(std::size_t panel) const {
     return std::min(Tile::columns, size_.columns - panel * Tile::columns);
+  }
+
+  /// Whether some panels of the right operand, packed, stay in the second-level cache.
+  [[nodiscard]] bool stay_in_cache(std::size_t panels) const {
+    return blocks_.count() * panels * right_words_ <= right_block_words;
+  }
+
+  /// Whether the kernel reads rows of floats at least as fast as it would after packing them.
+  [[nodiscard]] bool is_read_well_unpacked() const {
+    const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
+    return panels <= most_unpacked_panels ||
+           (Tile::rows * size_.inner <= most_unpacked_floats && stay_in_cache(panels));
   }
 
   /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
@@ -485,9 +504,20 @@ template <class Tile> class TiledProduct {
                       const Operand& right, const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
     const std::size_t tiles = rows.end - rows.begin;
-    const std::size_t most_tiles = std::clamp<std::size_t>(
-        left_block_words / std::max<std::size_t>(1, left_words_), 1, most_tiles_at_once);
-    const std::size_t parts = right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles);
+    std::size_t parts = 1;
+    if (right.words != nullptr) {
+      // One tile at a time, if that does not fetch its right panels from afar: it is packed and
+      // multiplied in the first-level cache, and writes whole rows. Lanes that follow each other in
+      // memory are packed together.
+      const bool is_one_by_one =
+          stay_in_cache(columns.end - columns.begin) && left_.lane_stride != 1;
+      const std::size_t most_tiles =
+          is_one_by_one
+              ? 1
+              : std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1,
+                                        most_tiles_at_once);
+      parts = ceil_divide(tiles, most_tiles);
+    }
     for (std::size_t part = 0; part < parts; ++part) {
       multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);
     }
@@ -606,10 +636,10 @@ template <class Tile> class TiledProduct {
   PackPanel pack_left_panel_;
   PackPanel pack_right_panel_;
   InnerBlocks blocks_;
-  bool stays_unpacked_;
   std::size_t threads_;
   std::size_t left_words_;
   std::size_t right_words_;
+  bool stays_unpacked_;
 };
 
 }  // namespace detail
