@@ -264,6 +264,9 @@ TEST(Matmul, EqualsTheLoopWithManyRows) {
     for (const Layout layout : {Layout::rows, Layout::columns}) {
       expect_loop<float, float, float>({400, 40, 1030}, layout, Layout::rows);
       expect_loop<float, float8_e4m3fn, float8_e5m2>({400, 40, 2060}, layout, Layout::rows);
+      // Short rows, whose tiles are taken one by one; of floats they stay unpacked.
+      expect_loop<float, float, float>({1303, 300, 129}, layout, Layout::rows);
+      expect_loop<float, float16, float>({1303, 300, 129}, layout, Layout::rows);
     }
   }
 }

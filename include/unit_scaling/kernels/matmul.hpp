@@ -362,7 +362,7 @@ template <class Tile> class TiledProduct {
         right_words_(Tile::right_words(blocks_.most_depth())),
         stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
                         a.column_stride == 1 && a.row_stride % set_stride != 0 &&
-                        is_read_well_unpacked()) {}
+                        reads_rows_well()) {}
 
   template <class Finish> void run(const Finish& finish) const {
     const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
@@ -416,11 +416,11 @@ template <class Tile> class TiledProduct {
   /// tile has rows.
   static constexpr std::size_t set_stride = 4096 / sizeof(float);
   /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
-  /// to pack them, unless a tile of them takes no more floats than the first-level cache holds
-  /// beside a right panel.
+  /// to pack them, unless they are short.
   static constexpr std::size_t most_unpacked_panels = 8;
-  static constexpr std::size_t most_unpacked_floats = 2048;
-  /// Words of right panels that stay in the second-level cache while tiles of rows pass by.
+  /// A tile of rows that stays in the first-level cache beside a right panel, and right panels that
+  /// stay in the second-level cache while such tiles pass by.
+  static constexpr std::size_t short_tile_words = 2048;
   static constexpr std::size_t right_block_words = std::size_t{128} << 10;
 
   static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
@@ -435,16 +435,18 @@ template <class Tile> class TiledProduct {
     return std::min(Tile::columns, size_.columns - panel * Tile::columns);
   }
 
-  /// Whether some panels of the right operand, packed, stay in the second-level cache.
-  [[nodiscard]] bool stay_in_cache(std::size_t panels) const {
-    return blocks_.count() * panels * right_words_ <= right_block_words;
+  /// Whether rows are so short, and the panels they are multiplied by so few, that it is fastest to
+  /// take tiles one by one, each past all panels: it stays in the first-level cache, packed or not,
+  /// and writes whole rows.
+  [[nodiscard]] bool passes_short_rows(std::size_t panels) const {
+    return Tile::takes_unpacked_rows && blocks_.count() * left_words_ <= short_tile_words &&
+           blocks_.count() * panels * right_words_ <= right_block_words;
   }
 
   /// Whether the kernel reads rows of floats at least as fast as it would after packing them.
-  [[nodiscard]] bool is_read_well_unpacked() const {
+  [[nodiscard]] bool reads_rows_well() const {
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
-    return panels <= most_unpacked_panels ||
-           (Tile::rows * size_.inner <= most_unpacked_floats && stay_in_cache(panels));
+    return panels <= most_unpacked_panels || passes_short_rows(panels);
   }
 
   /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
@@ -499,25 +501,22 @@ template <class Tile> class TiledProduct {
                      words + begin / Tile::words::depth * Tile::rows);
   }
 
+  /// Tiles of rows that are packed together and multiplied by one of so many panels after the
+  /// other.
+  [[nodiscard]] std::size_t most_tiles(std::size_t panels) const {
+    // Lanes that follow each other in memory share lines with those of the next tile.
+    if (passes_short_rows(panels) && left_.lane_stride != 1) return 1;
+    return std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1,
+                                   most_tiles_at_once);
+  }
+
   template <class Finish>
   void multiply_piece(const Range& rows, const Range& columns, const Operand& left,
                       const Operand& right, const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
     const std::size_t tiles = rows.end - rows.begin;
-    std::size_t parts = 1;
-    if (right.words != nullptr) {
-      // One tile at a time, if that does not fetch its right panels from afar: it is packed and
-      // multiplied in the first-level cache, and writes whole rows. Lanes that follow each other in
-      // memory are packed together.
-      const bool is_one_by_one =
-          stay_in_cache(columns.end - columns.begin) && left_.lane_stride != 1;
-      const std::size_t most_tiles =
-          is_one_by_one
-              ? 1
-              : std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1,
-                                        most_tiles_at_once);
-      parts = ceil_divide(tiles, most_tiles);
-    }
+    const std::size_t parts =
+        right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles(columns.end - columns.begin));
     for (std::size_t part = 0; part < parts; ++part) {
       multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);
     }
