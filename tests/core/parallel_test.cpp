@@ -81,6 +81,26 @@ TEST(Parallel, RethrowsOneOfManyExceptionsAndThoseOfNestedLoops) {
   }
 }
 
+TEST(Parallel, OneThreadIsAvailableInsideASharedLoopAndAllAreAgainAfterIt) {
+  for (const std::size_t threads : thread_counts) {
+    const ThreadCountScope scope(threads);
+    EXPECT_EQ(available_thread_count(), threads);
+    std::atomic<int> of_more = 0;
+    parallel_for(100, [&](std::size_t) {
+      of_more += available_thread_count() != 1;
+      parallel_for(3, [&](std::size_t) { of_more += available_thread_count() != 1; });
+      of_more += available_thread_count() != 1;
+    });
+    EXPECT_EQ(of_more, 0);
+    EXPECT_EQ(available_thread_count(), threads);
+    // A loop of one piece is not shared.
+    parallel_for(1, [&](std::size_t) { EXPECT_EQ(available_thread_count(), threads); });
+    EXPECT_THROW(parallel_for(100, [](std::size_t) { throw std::runtime_error("each"); }),
+                 std::runtime_error);
+    EXPECT_EQ(available_thread_count(), threads);
+  }
+}
+
 TEST(Parallel, RangesCoverTheCountInPiecesOfTheGrain) {
   for (const std::size_t threads : thread_counts) {
     const ThreadCountScope scope(threads);

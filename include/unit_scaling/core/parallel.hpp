@@ -113,6 +113,7 @@ class ThreadPool {
   ThreadPool() = default;
 
   void take_work() {
+    is_in_shared_loop = true;
     for (std::size_t i = next_++; i < count_; i = next_++) {
       try {
         function_(context_, i);
@@ -121,6 +122,7 @@ class ThreadPool {
         if (!error_) error_ = std::current_exception();
       }
     }
+    is_in_shared_loop = false;
   }
 
   /// Looks `most_spins_` times whether `happened()`.

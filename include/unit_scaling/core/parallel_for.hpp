@@ -21,10 +21,20 @@ struct LoopThreads {
 };
 inline constinit LoopThreads loop_threads;
 
+/// Whether the calling thread is at work on a piece of a loop that several threads share: a loop
+/// inside that piece runs on it alone.
+inline constinit thread_local bool is_in_shared_loop = false;
+
 }  // namespace detail
 
 /// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
 [[nodiscard]] inline std::size_t thread_count() { return detail::loop_threads.count; }
+
+/// How many threads a `parallel_for` that begins here may use: one inside a piece of work of
+/// another one.
+[[nodiscard]] inline std::size_t available_thread_count() {
+  return detail::is_in_shared_loop ? 1 : thread_count();
+}
 
 /// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
 /// particular order, and returns when all are done. The first exception thrown is rethrown.

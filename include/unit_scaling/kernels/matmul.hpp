@@ -340,9 +340,9 @@ inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::
 }
 
 /// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
-/// each of its panels is needed but once. The left one is packed block by block as one thread needs
-/// it, or first as well if several threads share it; or not at all, but for a last tile of fewer
-/// rows, where the kernel takes it as it is.
+/// each of its panels is needed but once. The left one each thread packs for itself, block by block
+/// as it needs it: to decode it again costs less than to fetch it from another core's cache. Or not
+/// at all, but for a last tile of fewer rows, where the kernel takes it as it is.
 template <class Tile> class TiledProduct {
  public:
   template <class A, class B>
@@ -357,7 +357,7 @@ template <class Tile> class TiledProduct {
           Tile::pack_right(of_type<B>(source), target);
         }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
-        threads_(thread_count()),
+        threads_(available_thread_count()),
         left_words_(Tile::left_words(blocks_.most_depth())),
         right_words_(Tile::right_words(blocks_.most_depth())),
         stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
@@ -369,39 +369,30 @@ template <class Tile> class TiledProduct {
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
     const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
     const bool packs_right = !needs_panels_once();
-    const bool packs_left = threads_ > 1 && !stays_unpacked_;
     const std::size_t column_passes =
         packs_right ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
                     : 1;
-    const std::size_t row_passes =
-        packs_left
-            ? std::min(row_tiles, ceil_divide(row_tiles * left_words_ * blocks, packed_words))
-            : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const std::uint32_t* right = packs_right ? pack_right(columns) : nullptr;
-      for (std::size_t row_pass = 0; row_pass < row_passes; ++row_pass) {
-        const Range rows = part_of(row_tiles, row_passes, row_pass);
-        const std::uint32_t* left = packs_left ? pack_left(rows) : nullptr;
-        const PieceGrid grid = piece_grid(rows.end - rows.begin, Tile::rows,
-                                          columns.end - columns.begin, Tile::columns, threads_);
-        parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
-          multiply_piece(inner_part(rows, grid.row_groups, piece / grid.column_groups),
-                         inner_part(columns, grid.column_groups, piece % grid.column_groups),
-                         Operand{left, rows}, Operand{right, columns}, finish);
-        });
-      }
+      const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns};
+      const PieceGrid grid =
+          piece_grid(row_tiles, Tile::rows, columns.end - columns.begin, Tile::columns, threads_);
+      parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
+        multiply_piece(part_of(row_tiles, grid.row_groups, piece / grid.column_groups),
+                       inner_part(columns, grid.column_groups, piece % grid.column_groups), right,
+                       finish);
+      });
     }
   }
 
  private:
-  /// Panels of all blocks of some tiles, packed; nothing yet if `words` is null.
-  struct Operand {
+  /// Some panels of the right operand, in all blocks, packed; nothing yet if `words` is null.
+  struct RightPanels {
     const std::uint32_t* words;
-    Range tiles;
+    Range panels;
   };
 
-  /// The right operand, and for several threads the left one, is packed whole if it takes no more.
+  /// The right operand is packed whole if it takes no more.
   static constexpr std::size_t packed_words = std::size_t{1} << 21;
   /// Rows of the left operand that stay in the second-level cache beside a right panel: a part of
   /// many, or all of few.
@@ -471,17 +462,6 @@ template <class Tile> class TiledProduct {
                       words);
   }
 
-  const std::uint32_t* pack_left(const Range& tiles) const {
-    const std::size_t count = tiles.end - tiles.begin;
-    auto* words = packing_memory<1, std::uint32_t>(blocks_.count() * count * left_words_);
-    parallel_for(blocks_.count() * count, [&](std::size_t index) {
-      const std::size_t block = index / count;
-      pack_left_panel(block, tiles.begin + index % count, 0, blocks_.depth(block),
-                      words + index * left_words_);
-    });
-    return words;
-  }
-
   [[nodiscard]] bool is_unpacked(std::size_t tile) const {
     return stays_unpacked_ && height(tile) == Tile::rows;
   }
@@ -511,31 +491,28 @@ template <class Tile> class TiledProduct {
   }
 
   template <class Finish>
-  void multiply_piece(const Range& rows, const Range& columns, const Operand& left,
-                      const Operand& right, const Finish& finish) const {
+  void multiply_piece(const Range& rows, const Range& columns, const RightPanels& right,
+                      const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
     const std::size_t tiles = rows.end - rows.begin;
     const std::size_t parts =
         right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles(columns.end - columns.begin));
     for (std::size_t part = 0; part < parts; ++part) {
-      multiply_rows_of_tiles(inner_part(rows, parts, part), columns, left, right, finish);
+      multiply_rows_of_tiles(inner_part(rows, parts, part), columns, right, finish);
     }
   }
 
   template <class Finish>
-  void multiply_rows_of_tiles(const Range& rows, const Range& columns, const Operand& left,
-                              const Operand& right, const Finish& finish) const {
+  void multiply_rows_of_tiles(const Range& rows, const Range& columns, const RightPanels& right,
+                              const Finish& finish) const {
     const std::size_t tiles = rows.end - rows.begin;
     const std::size_t blocks = blocks_.count();
-    auto* own_left =
-        left.words == nullptr ? packing_memory<1, std::uint32_t>(tiles * left_words_) : nullptr;
+    auto* left = packing_memory<1, std::uint32_t>(tiles * left_words_);
+    const auto left_panel = [&](std::size_t tile) {
+      return left + (tile - rows.begin) * left_words_;
+    };
     auto* own_right =
         right.words == nullptr ? packing_memory<0, std::uint32_t>(right_words_) : nullptr;
-    const auto left_panel = [&](std::size_t block, std::size_t tile) -> const std::uint32_t* {
-      if (left.words == nullptr) return own_left + (tile - rows.begin) * left_words_;
-      const std::size_t count = left.tiles.end - left.tiles.begin;
-      return left.words + (block * count + tile - left.tiles.begin) * left_words_;
-    };
     // Sums of one tile, or of all of them where they have to wait for the next block.
     constexpr std::size_t tile_size = Tile::rows * Tile::columns;
     const std::size_t tiles_kept = blocks > 1 ? tiles * (columns.end - columns.begin) : 1;
@@ -551,33 +528,30 @@ template <class Tile> class TiledProduct {
       return;
     }
     for (std::size_t block = 0; block < blocks; ++block) {
-      if (left.words == nullptr) {
-        // Lanes that follow each other in memory share lines with those of the next tile: all tiles
-        // take their part of some lines before any goes on.
-        const std::size_t depth = blocks_.depth(block);
-        const std::size_t run = left_.lane_stride == 1 ? pack_run : depth;
-        for (std::size_t begin = 0; begin < depth; begin += run) {
-          for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
-            pack_left_panel(block, tile, begin, std::min(run, depth - begin),
-                            own_left + (tile - rows.begin) * left_words_);
-          }
+      // Lanes that follow each other in memory share lines with those of the next tile: all tiles
+      // take their part of some lines before any goes on.
+      const std::size_t depth = blocks_.depth(block);
+      const std::size_t run = left_.lane_stride == 1 ? pack_run : depth;
+      for (std::size_t begin = 0; begin < depth; begin += run) {
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          pack_left_panel(block, tile, begin, std::min(run, depth - begin), left_panel(tile));
         }
       }
-      const std::size_t right_panels = right.tiles.end - right.tiles.begin;
+      const std::size_t right_panels = right.panels.end - right.panels.begin;
       for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
         const std::uint32_t* right_panel = own_right;
         if (right.words == nullptr) {
           pack_right_panel(block, panel, own_right);
         } else {
           right_panel =
-              right.words + (block * right_panels + panel - right.tiles.begin) * right_words_;
+              right.words + (block * right_panels + panel - right.panels.begin) * right_words_;
         }
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
           float* sums = all_sums;
           if (tiles_kept > 1) {
             sums += ((panel - columns.begin) * tiles + tile - rows.begin) * tile_size;
           }
-          multiply_tile(block, tile, panel, left_panel(block, tile), right_panel, sums, finish);
+          multiply_tile(block, tile, panel, left_panel(tile), right_panel, sums, finish);
         }
       }
     }
@@ -647,8 +621,7 @@ template <class Tile> class TiledProduct {
 /// columns from j on, as many as `count` says, for every element of the product once; from several
 /// threads, each for rows and columns of its own. An inner dimension of zero gives sums of zero.
 ///
-/// Shapes: as in `size`. Runs on `thread_count()` threads unless called from inside a
-/// `parallel_for`.
+/// Shapes: as in `size`. Runs on `available_thread_count()` threads.
 template <class A, class B, class Finish>
 void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
             const Finish& finish) {
