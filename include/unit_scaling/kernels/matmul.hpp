@@ -323,7 +323,12 @@ struct PieceGrid {
 inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::size_t panels,
                             std::size_t tile_columns_, std::size_t threads) {
   if (threads == 1) return {1, 1};
-  const std::size_t wanted = 2 * threads;
+  // All wait for whoever takes the last piece. Of many threads one is likely to be slow: then there
+  // are more pieces, if they are large.
+  constexpr std::size_t large_piece = 128;  // tiles
+  const std::size_t least_wanted = 2 * threads;
+  const std::size_t wanted = std::clamp(row_tiles * panels / large_piece, least_wanted,
+                                        std::max(least_wanted, threads * threads / 2));
   PieceGrid best{std::min(row_tiles, wanted), 1};
   std::size_t least_read = static_cast<std::size_t>(-1);
   for (std::size_t columns = 1; columns <= std::min(panels, wanted); ++columns) {
