@@ -230,10 +230,14 @@ TEST(Matmul, EqualsTheLoopWhereColumnsTakeSeveralPasses) {
     expect_loop<float, float, float>(size, Layout::rows, Layout::rows);
     expect_loop<float, float, float>(size, Layout::rows, Layout::columns);
   }
+  // So many rows that one thread packs the panels of a pass first.
+  const ThreadCountScope scope(1);
+  expect_loop<float, float, float>({17 * kernels::detail::tile_rows, size.columns, size.inner},
+                                   Layout::rows, Layout::rows);
 }
 
-// Rows of floats that are multiplied by few columns are not packed, but for the last, partial tile
-// and where they lie 1024 floats apart.
+// Rows of floats that are short or multiplied by few columns are not packed, but for the last,
+// partial tile and where they lie 1024 floats apart.
 TEST(Matmul, EqualsTheLoopWhereRowsOfFloatsStayUnpacked) {
   constexpr std::size_t tile = kernels::detail::tile_rows;
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
@@ -250,8 +254,11 @@ TEST(Matmul, EqualsTheLoopWhereRowsOfFloatsStayUnpacked) {
     }
     expect_loop<float, float, float>({2 * tile, 8 * kernels::detail::tile_columns, 9}, Layout::rows,
                                      Layout::rows);
-    expect_loop<float, float, float>({2 * tile, 8 * kernels::detail::tile_columns + 1, 9},
-                                     Layout::rows, Layout::rows);
+    // With more panels only short rows stay unpacked.
+    for (const std::size_t inner : {std::size_t{9}, std::size_t{1031}}) {
+      expect_loop<float, float, float>({2 * tile, 8 * kernels::detail::tile_columns + 1, inner},
+                                       Layout::rows, Layout::rows);
+    }
     expect_loop<float16, float, float8_e4m3fn>({2 * tile, 40, 70}, Layout::rows, Layout::rows);
   }
 }
@@ -479,6 +486,31 @@ TEST(Matmul, ThreadCountChangesNoBit) {
     expect_loop_in_every_layout<float, float, float>({100, 70, 513});
     expect_loop_in_every_layout<float16, float8_e4m3fn, float8_e5m2>({90, 40, 300, 2});
   }
+}
+
+// Each tile is in one piece, and no piece is empty.
+TEST(Matmul, PiecesForThreadsAreAPartition) {
+  for (std::size_t threads = 1; threads <= 40; threads += 3) {
+    for (const std::size_t row_tiles : {1, 2, 3, 7, 16, 61, 150, 400}) {
+      for (const std::size_t panels : {1, 2, 5, 16, 33, 130}) {
+        const auto grid = kernels::detail::piece_grid(row_tiles, 14, panels, 32, threads);
+        EXPECT_GE(grid.row_groups, 1U);
+        EXPECT_GE(grid.column_groups, 1U);
+        EXPECT_LE(grid.row_groups, row_tiles);
+        EXPECT_LE(grid.column_groups, panels);
+        EXPECT_GE(grid.row_groups * grid.column_groups, std::min(threads, row_tiles * panels));
+      }
+    }
+  }
+}
+
+TEST(Matmul, EqualsTheLoopInManyPiecesForManyThreads) {
+  const ThreadCountScope scope(8);
+  constexpr std::size_t rows = 50 * kernels::detail::tile_rows + 3;
+  constexpr std::size_t columns = 50 * kernels::detail::tile_columns + 5;
+  expect_loop<float, float, float>({rows, columns, 5}, Layout::rows, Layout::rows);
+  expect_loop<float16, float8_e4m3fn, float8_e5m2>({rows, columns, 5}, Layout::columns,
+                                                   Layout::rows);
 }
 
 TEST(Matmul, RunsInsideALoopOverSeveralThreadsWhateverTheThreadCount) {

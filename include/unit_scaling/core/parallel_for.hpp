@@ -30,8 +30,8 @@ inline constinit thread_local bool is_in_shared_loop = false;
 /// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
 [[nodiscard]] inline std::size_t thread_count() { return detail::loop_threads.count; }
 
-/// How many threads a `parallel_for` that begins here may use: one inside a piece of work of
-/// another one.
+/// How many threads a `parallel_for` that begins here may use: one inside a piece of a loop that
+/// several threads share.
 [[nodiscard]] inline std::size_t available_thread_count() {
   return detail::is_in_shared_loop ? 1 : thread_count();
 }

@@ -217,8 +217,9 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
   /// − largest score). That is one number more than a log-sum-exp, which would lose the sum beside
   /// a large score.
   template <class Out> void forward(Compute factor, Out* y, Compute* normalisers) const {
-    const std::size_t group = size_.slices >= thread_count() ? detail::attention_large_query_group
-                                                             : detail::attention_query_group;
+    const std::size_t group = size_.slices >= available_thread_count()
+                                  ? detail::attention_large_query_group
+                                  : detail::attention_query_group;
     const std::size_t groups = detail::ceil_divide(size_.queries, group);
     with_tiles([&]<class Score, class Slope>(std::type_identity<std::pair<Score, Slope>>) {
       parallel_for(size_.slices * groups, [&](std::size_t index) {
@@ -244,7 +245,7 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
     const bool wants_keys = dk != nullptr || dv != nullptr;
     // Scores serve all gradients at once where that leaves enough to do for every thread. Each
     // gradient has the same chain of terms in either way.
-    if (dq != nullptr && wants_keys && size_.slices >= thread_count()) {
+    if (dq != nullptr && wants_keys && size_.slices >= available_thread_count()) {
       with_tiles([&](auto tiles) {
         parallel_for(size_.slices,
                      [&](std::size_t slice) { backward_part(tiles, upstream, slice, whole); });

@@ -318,8 +318,8 @@ struct PieceGrid {
   std::size_t column_groups;
 };
 
-/// A few pieces for each thread, as square as may be: a piece reads its rows and columns once, and
-/// what that is together is least for a square.
+/// Some pieces for each thread, of such a shape that they read as little as may be. Rows count
+/// twice, as a piece packs them too.
 inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::size_t panels,
                             std::size_t tile_columns_, std::size_t threads) {
   if (threads == 1) return {1, 1};
@@ -333,8 +333,8 @@ inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::
   std::size_t least_read = static_cast<std::size_t>(-1);
   for (std::size_t columns = 1; columns <= std::min(panels, wanted); ++columns) {
     const std::size_t rows = std::min(row_tiles, ceil_divide(wanted, columns));
-    const std::size_t read =
-        ceil_divide(row_tiles, rows) * tile_rows_ + ceil_divide(panels, columns) * tile_columns_;
+    const std::size_t read = 2 * ceil_divide(row_tiles, rows) * tile_rows_ +
+                             ceil_divide(panels, columns) * tile_columns_;
     // Fewer pieces than threads leave some of them idle.
     if (rows * columns >= std::min(threads, row_tiles * panels) && read < least_read) {
       least_read = read;
@@ -346,8 +346,9 @@ inline PieceGrid piece_grid(std::size_t row_tiles, std::size_t tile_rows_, std::
 
 /// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
 /// each of its panels is needed but once. The left one each thread packs for itself, block by block
-/// as it needs it: to decode it again costs less than to fetch it from another core's cache. Or not
-/// at all, but for a last tile of fewer rows, where the kernel takes it as it is.
+/// as it needs it: where that was measured, to decode it again cost less than to fetch it from
+/// another core's cache. Or not at all, but for a last tile of fewer rows, where the kernel takes
+/// it as it is.
 template <class Tile> class TiledProduct {
  public:
   template <class A, class B>
@@ -374,9 +375,12 @@ template <class Tile> class TiledProduct {
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
     const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
     const bool packs_right = !needs_panels_once();
+    // A pass holds its right panels, if they are packed first, and all its sums, if they wait for
+    // the next block.
     const std::size_t column_passes =
-        packs_right ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
-                    : 1;
+        packs_right || blocks > 1
+            ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
+            : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
       const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns};
@@ -414,8 +418,8 @@ template <class Tile> class TiledProduct {
   /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
   /// to pack them, unless they are short.
   static constexpr std::size_t most_unpacked_panels = 8;
-  /// A tile of rows that stays in the first-level cache beside a right panel, and right panels that
-  /// stay in the second-level cache while such tiles pass by.
+  /// A tile of rows that, where registers are wide, stays in the first-level cache beside a right
+  /// panel, and right panels that stay in the second-level cache while such tiles pass by.
   static constexpr std::size_t short_tile_words = 2048;
   static constexpr std::size_t right_block_words = std::size_t{128} << 10;
 
@@ -433,7 +437,8 @@ template <class Tile> class TiledProduct {
 
   /// Whether rows are so short, and the panels they are multiplied by so few, that it is fastest to
   /// take tiles one by one, each past all panels: it stays in the first-level cache, packed or not,
-  /// and writes whole rows.
+  /// and what it writes is contiguous. Pairs and AMX, whose tiles take half the time and less, gain
+  /// nothing by it.
   [[nodiscard]] bool passes_short_rows(std::size_t panels) const {
     return Tile::takes_unpacked_rows && blocks_.count() * left_words_ <= short_tile_words &&
            blocks_.count() * panels * right_words_ <= right_block_words;
