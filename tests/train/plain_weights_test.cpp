@@ -184,8 +184,9 @@ TEST(PlainWeights, OfAModelTrainedInFp8GiveItsValidationLossInAPlainModel) {
   const double exported = validation.loss<precision::fp32>(plain);
   // The same weights in the same precision: rounding, and ε of the norms.
   EXPECT_NEAR(exported / validation.loss<precision::fp32>(unit), 1, 1e-3);
-  // What fp8 itself makes of them differs by its rounding of operands to three bits of fraction.
-  EXPECT_NEAR(exported / trained, 1, 0.05);
+  // What fp8 itself makes of them differs by its rounding of operands to three bits of fraction: a
+  // part of a loss that is small, so the bound is a hundredth of what knowing nothing costs.
+  EXPECT_NEAR(exported, trained, 0.01 * std::log(10.0));
 }
 
 /// A layer of four outputs of three numbers each, and how its weights are folded.
