@@ -77,10 +77,7 @@ struct Conv1d {
   template <class X, class W, class B>
   [[nodiscard]] Scales<3> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b) const {
     const Scales<2> s = scales(x, w);
-    if (b.shape() != Shape{w.shape()[0]}) {
-      throw_shape_error(name, "bias (fan_out) for w (fan_out, channels / groups, kernel_size)",
-                        b.shape(), w.shape());
-    }
+    check_bias(b.shape(), w.shape());
     return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
   }
 
@@ -98,6 +95,8 @@ struct Conv1d {
   [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<X>& x, const Array<W>& w,
                              const Array<B>& b) const {
     using Compute = typename P::compute;
+    static_cast<void>(extents(x.shape(), w.shape()));
+    check_bias(b.shape(), w.shape());
     const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource());
     return convolve(precision, s.forward, x, w, bias.data());
   }
@@ -133,6 +132,13 @@ struct Conv1d {
   }
 
  private:
+  static void check_bias(const Shape& bias, const Shape& w) {
+    if (bias != Shape{w[0]}) {
+      throw_shape_error(name, "bias (fan_out) for w (fan_out, channels / groups, kernel_size)",
+                        bias, w);
+    }
+  }
+
   struct Extents {
     std::size_t batch, channels, length, fan_out, channels_per_group, kernel_size, before,
         out_length, groups;

@@ -54,9 +54,7 @@ struct CrossEntropy {
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
     const Shape& x = logits.shape();
-    if (x.rank() != 2 || labels.shape() != Shape{x[0]}) {
-      throw_shape_error(name, "logits (items, classes) and labels (items)", x, labels.shape());
-    }
+    check(x, labels.shape());
     require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
     require(label_smoothing >= 0 && label_smoothing < 1, name,
             "expected a label_smoothing in [0, 1)");
@@ -88,6 +86,7 @@ struct CrossEntropy {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& logits,
                              const Array<std::int32_t>& labels) const {
     using Compute = typename P::compute;
+    check(logits.shape(), labels.shape());
     const std::size_t classes = logits.columns();
     for (const std::int32_t label : labels.span()) {
       if (label == ignore_index) continue;
@@ -169,6 +168,13 @@ struct CrossEntropy {
       to.finish();
     });
     return std::tuple{std::move(dx)};
+  }
+
+ private:
+  static void check(const Shape& logits, const Shape& labels) {
+    if (logits.rank() != 2 || labels != Shape{logits[0]}) {
+      throw_shape_error(name, "logits (items, classes) and labels (items)", logits, labels);
+    }
   }
 };
 inline constexpr Apply<CrossEntropy> cross_entropy{};

@@ -40,9 +40,7 @@ struct Embedding {
 
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<std::int32_t>& ids, const Array<T>& table) const {
-    if (table.shape().rank() < 2) {
-      throw_shape_error(name, "ids and table (entries, size)", ids.shape(), table.shape());
-    }
+    check(ids.shape(), table.shape());
     if (padding_idx) require_entry(*padding_idx, table.rows(), "a padding_idx");
     Scales<1> s;
     if (scaling.rule != Rule::none && ids.size() != 0) {
@@ -59,6 +57,7 @@ struct Embedding {
   template <Precision P, class T>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<std::int32_t>& ids,
                              const Array<T>& table) const {
+    check(ids.shape(), table.shape());
     using Compute = typename P::compute;
     using Storage = typename P::storage;
     const std::size_t size = table.columns();
@@ -105,6 +104,10 @@ struct Embedding {
   }
 
  private:
+  static void check(const Shape& ids, const Shape& table) {
+    if (table.rank() < 2) throw_shape_error(name, "ids and table (entries, size)", ids, table);
+  }
+
   static void require_entry(std::int32_t id, std::size_t entries, const char* what) {
     if (id >= 0 && static_cast<std::size_t>(id) < entries) return;
     throw DomainError("embedding: expected " + std::string(what) + " in [0, " +

@@ -36,10 +36,7 @@ struct LayerNorm {
   template <class T, class G, class B>
   [[nodiscard]] Scales<3> scales(const Array<T>& x, const Array<G>& gain,
                                  const Array<B>& bias) const {
-    if (const Shape expected{x.columns()}; gain.shape() != expected || bias.shape() != expected) {
-      throw_shape_error(name, "x (..., size), gain (size) and bias (size)", x.shape(), gain.shape(),
-                        bias.shape());
-    }
+    check(x.shape(), gain.shape(), bias.shape());
     Scales<3> s;
     if (scaling.rule != Rule::none && x.rows() != 0) {
       s.backward[1] = s.backward[2] = inverse_power(x.rows());
@@ -66,6 +63,7 @@ struct LayerNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<3>& s, const Array<T>& x,
                              const Array<G>& gain, const Array<B>& bias) const {
     using Compute = typename P::compute;
+    check(x.shape(), gain.shape(), bias.shape());
     const auto a = static_cast<Compute>(s.forward);
     Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
@@ -106,6 +104,12 @@ struct LayerNorm {
   }
 
  private:
+  static void check(const Shape& x, const Shape& gain, const Shape& bias) {
+    if (const Shape expected{x.columns()}; gain != expected || bias != expected) {
+      throw_shape_error(name, "x (..., size), gain (size) and bias (size)", x, gain, bias);
+    }
+  }
+
   /// Notes the mean and the reciprocal standard deviation of a row in `statistics`, (rows, 2).
   template <class Compute, class T>
   [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& statistics) const {

@@ -48,9 +48,7 @@ struct Linear {
   template <class X, class W, class B>
   [[nodiscard]] Scales<3> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b) const {
     const Scales<2> s = scales(x, w);
-    if (b.shape() != Shape{w.shape()[0]}) {
-      throw_shape_error(name, "bias (fan_out) for w (fan_out, fan_in)", b.shape(), w.shape());
-    }
+    check_bias(b.shape(), w.shape());
     return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
   }
 
@@ -61,6 +59,7 @@ struct Linear {
   template <Precision P, class X, class W>
   [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
                              const Array<W>& w) const {
+    check(x.shape(), w.shape());
     return forward(precision, s.forward, x, w, nullptr);
   }
 
@@ -68,6 +67,8 @@ struct Linear {
   [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<X>& x, const Array<W>& w,
                              const Array<B>& b) const {
     using Compute = typename P::compute;
+    check(x.shape(), w.shape());
+    check_bias(b.shape(), w.shape());
     const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource());
     return forward(precision, s.forward, x, w, bias.data());
   }
@@ -114,6 +115,11 @@ struct Linear {
   static void check(const Shape& x, const Shape& w) {
     if (w.rank() != 2 || x.rank() < 1 || x.columns() != w[1]) {
       throw_shape_error(name, "x (..., fan_in) and w (fan_out, fan_in)", x, w);
+    }
+  }
+  static void check_bias(const Shape& bias, const Shape& w) {
+    if (bias != Shape{w[0]}) {
+      throw_shape_error(name, "bias (fan_out) for w (fan_out, fan_in)", bias, w);
     }
   }
 

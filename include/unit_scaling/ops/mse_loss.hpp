@@ -54,6 +54,7 @@ struct MseLoss {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
                              const Array<T>& target) const {
     using Compute = typename P::compute;
+    require_same_shape(name, "x and target", x.shape(), target.shape());
     // Sums of a piece of fixed size, added up in order: the same for any thread count.
     constexpr std::size_t piece = std::size_t{1} << 14;
     std::pmr::vector<double> sums((x.size() + piece - 1) / piece, &scratch_memory());

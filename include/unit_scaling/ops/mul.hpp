@@ -41,6 +41,7 @@ struct Mul {
   template <Precision P, class A, class B>
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<A>& a,
                              const Array<B>& b) const {
+    require_same_shape(name, "a and b", a.shape(), b.shape());
     return Forward{product<P, typename P::storage>(s.forward, a, b), std::tuple{a, b}};
   }
 

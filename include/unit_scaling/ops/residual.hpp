@@ -119,6 +119,7 @@ struct ResidualAdd {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& /*s*/, const Array<T>& branch,
                              const Array<T>& skip) const {
     using Compute = typename P::compute;
+    require_same_shape(name, "branch and skip", branch.shape(), skip.shape());
     const ResidualWeights weights = residual_weights(scaling.rule, tau);
     const auto b = static_cast<Compute>(weights.branch);
     const auto s = static_cast<Compute>(weights.skip);

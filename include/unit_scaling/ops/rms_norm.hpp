@@ -36,9 +36,7 @@ struct RmsNorm {
 
   template <class T, class G>
   [[nodiscard]] Scales<2> scales(const Array<T>& x, const Array<G>& gain) const {
-    if (gain.shape() != Shape{x.columns()}) {
-      throw_shape_error(name, "x (..., size) and gain (size)", x.shape(), gain.shape());
-    }
+    check(x.shape(), gain.shape());
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;
@@ -63,6 +61,7 @@ struct RmsNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<T>& x,
                              const Array<G>& gain) const {
     using Compute = typename P::compute;
+    check(x.shape(), gain.shape());
     const auto a = static_cast<Compute>(s.forward);
     Array<Compute> inverse(Shape{x.rows()}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
@@ -101,6 +100,12 @@ struct RmsNorm {
   }
 
  private:
+  static void check(const Shape& x, const Shape& gain) {
+    if (gain != Shape{x.columns()}) {
+      throw_shape_error(name, "x (..., size) and gain (size)", x, gain);
+    }
+  }
+
   /// Notes 1 / √(mean(x²) + ε) of a row in `inverse`, (rows).
   template <class Compute, class T>
   [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& inverse) const {

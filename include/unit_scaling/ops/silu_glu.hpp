@@ -59,6 +59,7 @@ struct SiluGlu {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
                              const Array<G>& gate) const {
     using Compute = typename P::compute;
+    require_same_shape(name, "x and gate", x.shape(), gate.shape());
     const auto m = static_cast<Compute>(mult);
     const auto a = static_cast<Compute>(s.forward);
     const auto f = [=](auto v, auto g) { return a * v * (g * kernels::sigmoid(m * g)); };
