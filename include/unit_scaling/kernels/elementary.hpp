@@ -128,7 +128,7 @@ template <class V> struct Normal {
 /// for |x| above 13.2.
 ///
 /// Absolute error of Φ below 2.1e-7; relative error below 3.5e-6 for x ≥ −9. Relative error of φ
-/// below (x²/2 + 4.8) 2^-24 for |x| ≤ 13, where it is a normal number.
+/// below (x²/2 + 4.3) 2^-24 for |x| ≤ 13, where it is a normal number.
 [[nodiscard]] inline Normal<float32x16> normal(float32x16 x) {
   constexpr float inv_sqrt_2pi = static_cast<float>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
   constexpr float greatest = detail::greatest_half_square_argument;
