@@ -17,8 +17,9 @@
 #include <vector>
 
 #include "unit_scaling/analysis/chart_text.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// How an axis of a chart runs. A number that is not positive leaves a gap on a logarithmic axis.
 enum class AxisScale {
@@ -245,4 +246,4 @@ inline void set_range(ChartAxis& axis, double lo, double hi, double margin) {
 
 }  // namespace detail
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -11,8 +11,9 @@
 
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Where the colours of a chart are said.
 enum class ChartStyle {
@@ -158,4 +159,4 @@ inline void svg_line(std::string& out, double x1, double y1, double x2, double y
 
 }  // namespace detail
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

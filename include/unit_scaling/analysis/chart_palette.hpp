@@ -6,7 +6,9 @@
 #include <array>
 #include <string_view>
 
-namespace unit_scaling::analysis {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The colours of a chart.
 enum class ChartTheme {
@@ -45,4 +47,4 @@ inline constexpr std::array<std::string_view, 7> chart_dashes{
 
 }  // namespace detail
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

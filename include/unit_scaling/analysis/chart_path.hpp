@@ -8,8 +8,9 @@
 #include <string>
 
 #include "unit_scaling/analysis/chart_text.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis::detail {
+namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 
 /// A path of an SVG picture: where it goes, to a tenth of a pixel. It is written relative to where
 /// it stands, which takes fewer characters, and rounded so that no error adds up.
@@ -77,4 +78,4 @@ class SvgPath {
   long long piece_from_ = 0;     ///< Where that began.
 };
 
-}  // namespace unit_scaling::analysis::detail
+}  // namespace UNIT_SCALING_NAMESPACE::analysis::detail

@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
-namespace unit_scaling::analysis::detail {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 
 /// A number for an SVG attribute, with at most so many decimals.
 [[nodiscard]] inline std::string svg_number(double value, int decimals = 2) {
@@ -151,4 +153,4 @@ namespace unit_scaling::analysis::detail {
   return lines;
 }
 
-}  // namespace unit_scaling::analysis::detail
+}  // namespace UNIT_SCALING_NAMESPACE::analysis::detail

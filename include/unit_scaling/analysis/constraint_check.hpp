@@ -18,8 +18,9 @@
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/variable.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One op on a way from a value to the loss.
 struct PathStep {
@@ -299,4 +300,4 @@ template <Precision P, class T>
   return text;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

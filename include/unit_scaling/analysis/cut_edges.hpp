@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// For each op and each of its inputs: whether the edge into it is a cut-edge, one whose removal
 /// takes the graph apart. Where it is one, forward and backward factors may differ.
@@ -96,4 +97,4 @@ namespace unit_scaling::analysis {
   return result;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

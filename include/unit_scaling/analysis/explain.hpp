@@ -20,11 +20,12 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/learning_rate_report.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 namespace detail {
 
@@ -214,4 +215,4 @@ requires std::invocable < const Loss&, Model&, Tape<P>
          explain_parameters(tape, optim::parameters_of(model));
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -8,7 +8,9 @@
 #include <numeric>
 #include <vector>
 
-namespace unit_scaling::analysis {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One count for each binary exponent e: of the elements whose magnitude lies in [2^e, 2^(e+1)).
 /// The exponents are those of binary32, subnormal numbers included: from -149 to 127.
@@ -34,4 +36,4 @@ struct ExponentHistogram {
   friend bool operator==(const ExponentHistogram&, const ExponentHistogram&) = default;
 };
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -10,10 +10,11 @@
 #include <stdexcept>
 
 #include "unit_scaling/analysis/exponent_histogram.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Shares of all elements, from 0 to 1.
 struct FormatLosses {
@@ -64,4 +65,4 @@ inline constexpr std::array<FormatSpec, 6> narrow_formats{
           (finite - in_range) / elements};
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

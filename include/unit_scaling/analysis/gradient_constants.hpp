@@ -17,8 +17,9 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// How the computed gradient of one parameter compares with the true one.
 struct GradientConstant {
@@ -152,4 +153,4 @@ template <class Record>
   return result;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

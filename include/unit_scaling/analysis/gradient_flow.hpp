@@ -15,8 +15,9 @@
 
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A computed gradient over the true one. As a logarithm, because products over a deep graph leave
 /// the range of a double.
@@ -145,4 +146,4 @@ class GradientFlow {
   return result;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

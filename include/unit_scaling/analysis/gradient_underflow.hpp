@@ -16,11 +16,12 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Shares of the gradient elements of one step, over the gradient of every op's output as the op
 /// consumes it (rounded to P::matmul_gradient, or to what is simulated, where it does) and of every
@@ -160,4 +161,4 @@ template <Precision P, class Record>
   return counts.shares();
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

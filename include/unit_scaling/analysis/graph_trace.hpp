@@ -13,8 +13,9 @@
 
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Collects the ops of one step:
 /// `GraphTrace trace; tape.trace_with(trace.tracer());` before the step is recorded.
@@ -134,4 +135,4 @@ class Graph {
   std::map<std::size_t, Maker> makers_;
 };
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -22,9 +22,10 @@
 #include "unit_scaling/analysis/chart_path.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/analysis/exponent_histogram.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One row of a `HistogramChart`. All texts are plain UTF-8, without markup.
 struct HistogramRow {
@@ -563,4 +564,4 @@ class HistogramChartDrawing {
   return detail::HistogramChartDrawing(chart).draw();
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

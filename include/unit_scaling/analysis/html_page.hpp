@@ -12,8 +12,9 @@
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/analysis/histogram_chart.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A part of a page under a heading.
 struct HtmlSection {
@@ -146,4 +147,4 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
          detail::xml_text("Picture: " + label) + "\">" + svg + "</div></figure>\n";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "unit_scaling/analysis/chart_text.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A column of an `HtmlTable`.
 struct HtmlColumn {
@@ -91,4 +92,4 @@ struct HtmlTable {
   return html + "</tbody></table></div>\n";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

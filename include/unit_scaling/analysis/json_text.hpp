@@ -11,7 +11,9 @@
 #include <string>
 #include <string_view>
 
-namespace unit_scaling::analysis {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The shortest decimal number that reads back as `value`; "null" for NaN and infinities, which
 /// JSON has no numbers for.
@@ -70,4 +72,4 @@ namespace detail {
   return result + "\"";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

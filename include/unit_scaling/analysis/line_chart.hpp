@@ -20,8 +20,9 @@
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_path.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One line of a `LineChart`.
 struct LineSeries {
@@ -566,4 +567,4 @@ class LineChartDrawing {
   return detail::LineChartDrawing(chart).draw();
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -18,10 +18,11 @@
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/learning_rate_report.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Something that does not fit unit scaling.
 struct LintFinding {
@@ -346,4 +347,4 @@ class Linter {
   return text;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -20,9 +20,10 @@
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/analysis/tracker_output.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Names of `narrow_formats`.
 inline constexpr std::array<std::string_view, narrow_formats.size()> narrow_format_names{
@@ -130,4 +131,4 @@ namespace detail {
   return text + "]}\n";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

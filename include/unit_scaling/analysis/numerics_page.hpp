@@ -33,9 +33,10 @@
 #include "unit_scaling/analysis/tensor_groups.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A picture of a report as a file of its own.
 struct NumericsPicture {
@@ -768,4 +769,4 @@ gradient with where that is not β/α, as residual weights do.</dd>
 
 }  // namespace detail
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -21,11 +21,12 @@
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/analysis/tensor_groups.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The format of a tracked tensor. Doubles are seen as binary32.
 /// @throws std::invalid_argument for a name that no format has.
@@ -340,4 +341,4 @@ namespace detail {
   return chart;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -16,8 +16,9 @@
 #include "unit_scaling/analysis/numerics_pictures.hpp"
 #include "unit_scaling/analysis/numerics_run.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A report of what happened to the numbers of training runs:
 ///
@@ -95,4 +96,4 @@ class NumericsReport {
   std::vector<std::pair<std::size_t, std::size_t>> comparisons_;
 };
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -13,8 +13,9 @@
 #include "unit_scaling/analysis/lint.hpp"
 #include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A loss by training step. What is not finite shows as diverged.
 struct LossCurve {
@@ -41,4 +42,4 @@ struct NumericsRun {
   std::optional<std::vector<LintFinding>> lint_findings = std::nullopt;
 };
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -11,8 +11,9 @@
 #include "unit_scaling/analysis/cut_edges.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One op of a recorded step. It refers to nothing else and may outlive the model.
 struct ListedOp {
@@ -73,4 +74,4 @@ struct ListedOp {
   return listed;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -11,9 +11,10 @@
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// What one tensor's elements look like. Moments and the largest magnitude are over finite
 /// elements, as in TensorStatistics.
@@ -67,4 +68,4 @@ class ScaleReport {
   std::vector<TensorScale> tensors_;
 };
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

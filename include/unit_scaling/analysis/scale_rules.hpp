@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "unit_scaling/analysis/short_number.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -42,7 +43,7 @@
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The factors of one op: what they are, in symbols, and what the op itself says they are for an
 /// example.
@@ -219,4 +220,4 @@ template <class Op, class... Arrays>
   return text;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -8,7 +8,9 @@
 #include <cstdio>
 #include <string>
 
-namespace unit_scaling::analysis {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The least digits that show `digits` of them, at most 17: "0.04419", "1.701", "1".
 [[nodiscard]] inline std::string short_number(double value, int digits = 4) {
@@ -28,4 +30,4 @@ namespace unit_scaling::analysis {
   return short_number(percent, is_long ? most_before_point : digits) + " %";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -15,9 +15,10 @@
 #include "unit_scaling/analysis/numerics_run.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The tensors of one op, or of one parameter, in each of several runs.
 struct TensorGroup {
@@ -191,4 +192,4 @@ struct ShownSamples {
   return shown;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -24,11 +24,12 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Where rounding to nearest in a format changes what becomes of a magnitude. Each is the smallest
 /// binary32 magnitude, by its bits, of which the format makes at least that.
@@ -414,4 +415,4 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
   return result;
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

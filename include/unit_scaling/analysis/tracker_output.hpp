@@ -14,8 +14,9 @@
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::analysis {
+namespace UNIT_SCALING_NAMESPACE::analysis {
 
 namespace detail {
 
@@ -163,4 +164,4 @@ template <class Visit> void for_each_figure(const TrackedSample& sample, const V
   return text + "]}\n";
 }
 
-}  // namespace unit_scaling::analysis
+}  // namespace UNIT_SCALING_NAMESPACE::analysis

@@ -13,10 +13,11 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// What a tensor that an observer sees is to the tape.
 enum class TensorRole {
@@ -84,4 +85,4 @@ struct OpRecord {
   Homogeneity homogeneity = {};  ///< how it answers to factors on its inputs
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

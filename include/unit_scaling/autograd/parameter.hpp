@@ -8,8 +8,9 @@
 #include <string>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// What a parameter is to the rules that set its learning rate (u-μP's types).
 enum class ParameterKind {
@@ -31,4 +32,4 @@ struct Parameter {
   std::optional<std::size_t> depth = std::nullopt;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

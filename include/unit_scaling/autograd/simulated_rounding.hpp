@@ -19,13 +19,14 @@
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Whether binary32, in which simulators round, holds every number that P stores.
 template <Precision P>
@@ -228,4 +229,4 @@ template <Precision P> class SimulatedRounding {
   decltype(&round_stored) round_stored_ = nullptr;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -21,11 +21,12 @@
 
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Whether `text` has the form of `pattern`, in which * stands for any number of characters and ?
 /// for one.
@@ -320,4 +321,4 @@ class Simulation final : public Simulator {
   return text;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -9,10 +9,11 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A format that numbers are rounded to though they are stored in another one.
 struct SimulatedFormat {
@@ -69,4 +70,4 @@ class Simulator {
   virtual void require_all_used() const = 0;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -30,11 +30,12 @@
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// What a tape does with the ops it sees.
 enum class TapeMode {
@@ -808,4 +809,4 @@ requires(is_variable<Args> || ...) auto record(const Op& op, const Args&... args
   return detail::tape_of(args...).record(op, args...);
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -8,9 +8,10 @@
 #include <utility>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 template <Precision P> class Tape;
 
@@ -44,4 +45,4 @@ template <Precision P, class T = typename P::storage> class Variable {
 template <class> inline constexpr bool is_variable = false;
 template <class P, class T> inline constexpr bool is_variable<Variable<P, T>> = true;
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

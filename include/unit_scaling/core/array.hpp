@@ -15,8 +15,9 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/shared_memory.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A dense row-major array with value semantics.
 ///
@@ -143,4 +144,4 @@ class Array {
 template <class> inline constexpr bool is_array = false;
 template <class T> inline constexpr bool is_array<Array<T>> = true;
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

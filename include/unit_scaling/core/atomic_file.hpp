@@ -14,7 +14,9 @@
 #include <system_error>
 #include <utility>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A file in the making. It is written under a temporary name in the folder where it belongs and
 /// then renamed, so that no moment and no failure leaves half a file there; only of a machine that
@@ -93,4 +95,4 @@ inline void write_file(const std::filesystem::path& path, std::string_view text)
   file.finish();
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

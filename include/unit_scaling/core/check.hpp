@@ -11,8 +11,9 @@
 #include <utility>
 
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Arrays whose shapes do not fit the operation; the text names it, the shapes and what it expects.
 class ShapeError : public std::invalid_argument {
@@ -59,4 +60,4 @@ requires(sizeof...(Parts) > 0) void require(bool condition, std::string_view ope
   if (!condition) throw_domain_error(operation, {message...});
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -11,8 +11,9 @@
 #include <span>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Row-major dynamic Eigen matrix: the layout that an Array has.
 template <class T>
@@ -48,4 +49,4 @@ template <class Derived>
   return result;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -11,7 +11,9 @@
 #include <unordered_map>
 #include <utility>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Cache-line and vector alignment of every array.
 inline constexpr std::size_t array_alignment = 64;
@@ -108,4 +110,4 @@ class RecyclingResource final : public std::pmr::memory_resource {
   return memory;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -16,8 +16,9 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
@@ -202,4 +203,4 @@ inline void set_thread_count(std::size_t threads) {
                           .run = [](auto... loop) { detail::ThreadPool::instance().run(loop...); }};
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -8,9 +8,11 @@
 
 #include <cstddef>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
 
-namespace detail {
+/// What the files of a program share whatever their targets (core/target.hpp): data, and no
+/// function.
+namespace unit_scaling::every_target {
 
 /// What a loop knows of the threads that share its work: without a pool there is the calling one.
 struct LoopThreads {
@@ -25,6 +27,14 @@ inline constinit LoopThreads loop_threads;
 /// inside that piece runs on it alone.
 inline constinit thread_local bool is_in_shared_loop = false;
 
+}  // namespace unit_scaling::every_target
+
+namespace UNIT_SCALING_NAMESPACE {
+
+namespace detail {
+using every_target::is_in_shared_loop;
+using every_target::loop_threads;
+using every_target::LoopThreads;
 }  // namespace detail
 
 /// How many threads `parallel_for` uses; 1 until `set_thread_count` says otherwise.
@@ -58,4 +68,4 @@ template <class Body> void parallel_ranges(std::size_t count, std::size_t grain,
   });
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

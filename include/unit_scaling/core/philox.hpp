@@ -14,8 +14,9 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
@@ -113,4 +114,4 @@ inline constexpr std::size_t wide_lanes = sizeof(WideRegister) / sizeof(std::uin
   return words;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -12,8 +12,9 @@
 
 #include "unit_scaling/core/philox.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// What a stream of random numbers is for; two purposes never share a word.
 enum class RandomStream : std::uint32_t {
@@ -85,4 +86,4 @@ class Random {
   std::array<std::uint32_t, 2> label_;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

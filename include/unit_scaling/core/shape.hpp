@@ -11,7 +11,9 @@
 #include <stdexcept>
 #include <string>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Extents of a row-major array of up to `max_rank` dimensions; the last one is contiguous.
 /// A default-constructed shape has rank 0 and size 1: a scalar. Any extent may be 0.
@@ -112,4 +114,4 @@ class Shape {
   return text;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -9,8 +9,9 @@
 #include <utility>
 
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A handle of memory that is given back when the last of its handles goes. Handles may be copied
 /// and dropped by several threads at once, one handle by one thread.
@@ -79,4 +80,4 @@ class SharedMemory {
   Owners* owners_ = nullptr;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

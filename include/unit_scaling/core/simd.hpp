@@ -17,6 +17,8 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+
+#include "unit_scaling/core/target.hpp"
 #endif
 
 // The warning that the calling convention of a wide vector depends on the instruction set concerns
@@ -27,7 +29,7 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Number of lanes in every vector of the library, on every instruction set.
 inline constexpr std::size_t lanes = 16;
@@ -257,4 +259,4 @@ template <HalfSimdVector V>
 #endif
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

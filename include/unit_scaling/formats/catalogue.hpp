@@ -12,10 +12,11 @@
 #include <string_view>
 #include <type_traits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// FP8 E4M3 of the OCP 8-bit Floating Point Specification (OFP8), revision 1.0: no infinity.
 using float8_e4m3fn = Minifloat<FormatSpec::fn(4, 3)>;
@@ -190,4 +191,4 @@ static_assert(storage_name<float> == "float32" && storage_name<double> == "float
 /// otherwise binary32.
 template <Storage T> using compute_t = std::conditional_t<std::same_as<T, double>, double, float>;
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

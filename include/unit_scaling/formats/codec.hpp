@@ -22,11 +22,12 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling::detail {
+namespace UNIT_SCALING_NAMESPACE::detail {
 
 inline constexpr std::uint32_t float_sign_mask = 0x8000'0000U;
 inline constexpr std::uint32_t float_magnitude_mask = 0x7fff'ffffU;
@@ -516,4 +517,4 @@ template <std::integral Integer>
   return round_to_odd(nearest, static_cast<double>(value - static_cast<long double>(nearest)));
 }
 
-}  // namespace unit_scaling::detail
+}  // namespace UNIT_SCALING_NAMESPACE::detail

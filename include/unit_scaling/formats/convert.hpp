@@ -25,11 +25,12 @@
 
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A storage type that the vector conversions take: binary32 or any `Minifloat`.
 template <class T>
@@ -411,4 +412,4 @@ template <Storage T> void encode(std::span<const double> in, std::span<T> out, O
   });
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

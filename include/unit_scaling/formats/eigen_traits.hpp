@@ -18,11 +18,12 @@
 #include <cstdint>
 #include <limits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/math.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// The same number, code for code, as the type of Eigen. A NaN keeps its payload.
 [[nodiscard]] inline Eigen::half to_eigen(float16 value) noexcept {
@@ -41,7 +42,7 @@ namespace unit_scaling {
   return bfloat16::from_bits(Eigen::numext::bit_cast<std::uint16_t>(value));
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE
 
 namespace Eigen {
 

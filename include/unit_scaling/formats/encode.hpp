@@ -18,13 +18,14 @@
 
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// How a span is encoded.
 struct EncodeOptions {
@@ -265,4 +266,4 @@ EncodeStatistics encode_with_statistics(std::span<const float> in, std::span<T> 
   return detail::encode_with<true>(in, out, options);
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -14,13 +14,14 @@
 
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A number format known at run time: any exponent of 1 to 8 bits and fraction of up to 23, as long
 /// as binary32 holds its numbers. It rounds binary32 numbers to numbers of the format, which stay
@@ -149,4 +150,4 @@ class Format {
   FormatSpec spec_;
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

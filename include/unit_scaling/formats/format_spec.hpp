@@ -6,7 +6,9 @@
 
 #include <cstdint>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Which codes of a format stand for something other than a finite number. The names are the
 /// suffixes of the field's type names.
@@ -232,4 +234,4 @@ struct FormatSpec {
   }
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -14,10 +14,11 @@
 #include <bit>
 #include <cstdint>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #endif
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 #if defined(__STDCPP_FLOAT16_T__)
 /// The same number, code for code, as a type of the language.
@@ -41,4 +42,4 @@ namespace unit_scaling {
 }
 #endif
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

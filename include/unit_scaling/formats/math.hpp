@@ -16,11 +16,12 @@
 #include <limits>
 #include <type_traits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/round_to_odd.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
@@ -304,4 +305,4 @@ template <AnyMinifloat T> [[nodiscard]] constexpr int fpclassify(T x) noexcept {
   return x == T() ? FP_ZERO : FP_SUBNORMAL;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -14,11 +14,12 @@
 #include <string_view>
 #include <type_traits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A floating-point number in the format `spec`: one byte up to eight bits, otherwise two.
 ///
@@ -244,7 +245,7 @@ template <FormatSpec spec> inline constexpr bool is_minifloat_v<Minifloat<spec>>
 template <class T>
 concept AnyMinifloat = is_minifloat_v<T>;
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE
 
 /// Numerical limits of a `Minifloat`, as the C++ standard defines them for a floating-point type.
 template <unit_scaling::FormatSpec spec> class std::numeric_limits<unit_scaling::Minifloat<spec>> {

@@ -25,13 +25,14 @@
 #include <vector>
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// The element INT8 of the MX specification: an integer of two's complement times 2^-6. Encoding
 /// gives -127 to 127 only, so that the range is symmetric; -128 decodes to -2. It has one zero.
@@ -436,4 +437,4 @@ using mxfp4_e2m1 = MxArray<float4_e2m1fn>;
 /// MXINT8 of the MX specification, 8.25 bits for each number.
 using mxint8 = MxArray<MxInt8>;
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -22,11 +22,12 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A number format narrower than a byte, of which a packed array saves memory.
 template <class T>
@@ -301,4 +302,4 @@ template <PackableMinifloat T> void decode(const PackedArray<T>& in, std::span<f
   }
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

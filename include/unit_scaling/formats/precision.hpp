@@ -7,9 +7,10 @@
 #include <string_view>
 #include <type_traits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A precision policy: a type that says in which format each role is stored.
 ///
@@ -109,4 +110,4 @@ struct fp8 {
 
 }  // namespace precision
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -7,7 +7,9 @@
 #include <bit>
 #include <cstdint>
 
-namespace unit_scaling::detail {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::detail {
 
 /// Rounds an exact number to odd, given a neighbour of it and on which side of that it lies.
 ///
@@ -29,4 +31,4 @@ namespace unit_scaling::detail {
   return std::bit_cast<double>(is_larger ? bits + 1U : bits - 1U);
 }
 
-}  // namespace unit_scaling::detail
+}  // namespace UNIT_SCALING_NAMESPACE::detail

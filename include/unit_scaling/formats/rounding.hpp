@@ -8,7 +8,9 @@
 /// number above 464 overflows.
 #pragma once
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// What becomes of a number whose rounded value lies beyond the largest finite number of a format.
 /// A NaN remains a NaN under both (in a format without a NaN it becomes negative zero).
@@ -38,4 +40,4 @@ enum class Rounding {
   stochastic,
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

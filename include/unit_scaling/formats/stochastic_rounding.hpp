@@ -11,8 +11,9 @@
 
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// Random bits for rounding the elements of one tensor: a pure function of the random stream, keyed
 /// by seed, step and tensor, and of the element. It has no state, so the bits depend neither on the
@@ -101,4 +102,4 @@ class StochasticRounding {
   std::uint32_t half_ = bits_ == 32 ? 0U : 1U << (31 - bits_);
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -28,12 +28,13 @@
 #include <format>
 #endif
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
@@ -413,7 +414,7 @@ template <FormatSpec spec> std::istream& operator>>(std::istream& stream, Minifl
   return stream;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE
 
 #if defined(__cpp_lib_format)
 /// Formats a `Minifloat`: without a format specification as unit_scaling::to_string(), with one as

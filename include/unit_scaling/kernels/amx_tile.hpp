@@ -21,10 +21,11 @@
 #include <unistd.h>
 #endif
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Whether the target multiplies operands of A and B on AMX, given that the system lets us: those
 /// that bfloat16 holds, of which bfloat16 itself has numbers that AMX takes for zero.
@@ -202,4 +203,4 @@ struct AmxTile {
 
 #endif
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

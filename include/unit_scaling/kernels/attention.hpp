@@ -31,6 +31,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/attention_weights.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
@@ -38,7 +39,7 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Extents of attention, and which weights are zero. A slice is one index of the leading extents:
 /// one head of one sequence.
@@ -1308,4 +1309,4 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
   AttentionOperands<Operand> operands_;
 };
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

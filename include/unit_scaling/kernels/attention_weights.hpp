@@ -19,12 +19,13 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// What is rounded to bfloat16 and is then smaller in magnitude counts as zero. The rest are
 /// multiples of 2^-71, so their products with operands that are multiples of 2^-55 are multiples
@@ -150,4 +151,4 @@ class RoundedWeights {
 
 }  // namespace detail
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

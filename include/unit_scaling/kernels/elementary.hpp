@@ -17,9 +17,10 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 [[nodiscard]] inline double select_lane(bool mask, double if_true, double if_false) {
   return mask ? if_true : if_false;
@@ -153,4 +154,4 @@ template <class V> struct Normal {
 /// 1 / (1 + e^−x).
 template <class V> [[nodiscard]] inline V sigmoid(V x) { return 1.0F / (1.0F + exp(-x)); }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

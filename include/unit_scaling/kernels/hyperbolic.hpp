@@ -6,9 +6,10 @@
 #include <cmath>
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 [[nodiscard]] inline double tanh(double x) { return std::tanh(x); }
 
@@ -32,4 +33,4 @@ namespace unit_scaling::kernels {
   return select_lane(magnitude < 0.625F, near_zero, select_lane(x < 0, -far, far));
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

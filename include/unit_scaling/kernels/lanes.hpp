@@ -13,10 +13,11 @@
 #include <type_traits>
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// What a loop whose arithmetic is in `Compute` (float or double) holds in a register.
 template <class Compute>
@@ -168,4 +169,4 @@ template <class Compute, class Count>
   return value;
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

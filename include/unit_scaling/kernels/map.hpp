@@ -8,9 +8,10 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Elements per piece of work: large enough to hide the hand-over to a thread.
 inline constexpr std::size_t map_grain = std::size_t{1} << 14;
@@ -64,4 +65,4 @@ template <class Out, Overflow overflow, class In>
   return convert<Out, overflow>(array, array.resource());
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

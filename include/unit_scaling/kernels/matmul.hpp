@@ -31,12 +31,13 @@
 
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// An operand of a matrix product: element (row, column) of segment s is at
 /// `data[s * segment_stride + row * row_stride + column * column_stride]`.
@@ -669,4 +670,4 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
   }
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

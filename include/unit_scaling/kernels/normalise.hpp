@@ -14,10 +14,11 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 // In the last loop over a row the next one is fetched: the loops before it leave memory idle.
 
@@ -174,4 +175,4 @@ template <class Compute, bool has_bias> class AffineGradients {
   std::pmr::vector<Compute> bias_;
 };
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -20,10 +20,11 @@
 #endif
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// A word is one float.
 struct FloatWords {
@@ -399,4 +400,4 @@ inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
   pack_panel<Words>(source, width, target);
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -14,9 +14,10 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Calls `body(row)` for every row, sharing out pieces of about `piece_elements` elements.
 template <class Body> void for_rows(std::size_t rows, std::size_t columns, const Body& body) {
@@ -92,4 +93,4 @@ template <class Compute, class Out, class T>
   return out;
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -16,10 +16,11 @@
 #include <type_traits>
 
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// The most vectors that these kernels take: with more, packing pays.
 inline constexpr std::size_t most_skinny_vectors = 4;
@@ -229,4 +230,4 @@ void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::
   }
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -7,10 +7,11 @@
 #include <cstddef>
 #include <limits>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// max_j x_j and Σ_j exp(m (x_j − max)): what softmax and cross-entropy need of a row. The
 /// difference comes before the product: m·x_j − m·max, fused, would not be zero at the maximum.
@@ -38,4 +39,4 @@ template <class Compute, class T>
   return {max, sum};
 }
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -16,9 +16,10 @@
 #include <immintrin.h>
 #endif
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 
-namespace unit_scaling::kernels {
+namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
@@ -261,4 +262,4 @@ template <class Words> struct RegisterTile {
   }
 };
 
-}  // namespace unit_scaling::kernels
+}  // namespace UNIT_SCALING_NAMESPACE::kernels

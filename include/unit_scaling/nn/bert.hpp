@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/nn/norm.hpp"
@@ -16,7 +17,7 @@
 #include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/tanh.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a Bert; the defaults of `transformer` that differ from BERT's are set by `bert_config`.
 struct BertConfig {
@@ -202,4 +203,4 @@ class BertSpan {
   LinearReadout end_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/embedding.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
@@ -19,7 +20,7 @@
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a BertMlp.
 struct BertMlpConfig {
@@ -118,4 +119,4 @@ class BertMlp {
   LinearReadout readout_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -9,10 +9,11 @@
 
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::conv1d(x, weight[, bias]): x (…, channels, length) to y (…, out_channels, out_length).
 class Conv1d {
@@ -69,4 +70,4 @@ class Conv1d {
   std::optional<Parameter> bias_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

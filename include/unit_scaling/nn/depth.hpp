@@ -11,9 +11,10 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/sequential.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Writes `depth` into every parameter of the module: u-μP's learning rates fall with its root.
 /// @throws DomainError naming the parameter, if one has a depth already (stacks do not nest) or is
@@ -67,4 +68,4 @@ template <class... Modules> class DepthSequential : public Sequential<Modules...
   }
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

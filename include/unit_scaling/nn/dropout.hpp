@@ -7,10 +7,11 @@
 
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/dropout.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Random numbers for a layer that drops: those of (seed, the tape's step, the layer), so that each
 /// step and each layer has its own, and a run that is resumed at a step draws the same ones.
@@ -60,4 +61,4 @@ class Dropout {
   DropoutSource source_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -8,10 +8,11 @@
 #include <string>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::embedding(ids, table): ids (…) to y (…, size).
 class Embedding {
@@ -40,4 +41,4 @@ class Embedding {
   Parameter table_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

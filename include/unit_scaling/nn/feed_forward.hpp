@@ -6,11 +6,12 @@
 #include <cstddef>
 #include <string>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = down(gelu(up(x))): x (…, hidden_size), in between (…, inner_size).
 /// Under unit scaling the factors of all three are constrained, as they stand in a residual branch.
@@ -44,4 +45,4 @@ class FeedForward {
   Linear down_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -12,9 +12,10 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Makes the parameters of a model, in the order in which its modules ask for them.
 ///
@@ -90,4 +91,4 @@ class Initialiser {
   std::uint32_t next_layer_ = 0;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

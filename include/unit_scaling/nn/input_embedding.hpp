@@ -10,12 +10,13 @@
 #include <string>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/nn/embedding.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/sinusoidal_positions.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// How a model tells positions apart at its input.
 enum class PositionKind {
@@ -110,4 +111,4 @@ class InputEmbedding {
   Array<float> sinusoids_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -8,11 +8,12 @@
 #include <string>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::linear(x, weight[, bias]): x (…, fan_in) to y (…, fan_out).
 class Linear {
@@ -63,4 +64,4 @@ class Linear {
   std::optional<Parameter> bias_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -8,10 +8,11 @@
 #include <string>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/linear_readout.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::linear_readout(x, weight[, bias]): x (…, fan_in) to logits (…, fan_out). Its weight is
 /// of kind `output`. The edge into it is a cut-edge, so that nothing is constrained.
@@ -54,4 +55,4 @@ class LinearReadout {
   std::optional<Parameter> bias_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

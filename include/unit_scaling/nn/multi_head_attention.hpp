@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/heads.hpp"
@@ -18,7 +19,7 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/sinusoidal_positions.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = linear_o(attention of linear_qkv(x)): x and y (batch, positions, hidden_size), by
 /// ops::scaled_dot_product_attention over `heads` heads of hidden_size / heads.
@@ -123,4 +124,4 @@ class MultiHeadAttention {
   std::optional<Linear> relative_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

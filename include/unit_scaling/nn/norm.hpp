@@ -8,11 +8,12 @@
 #include <utility>
 #include <variant>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/nn/rms_norm.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Which normalisation.
 enum class NormKind {
@@ -48,4 +49,4 @@ class Norm {
   Either norm_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -7,10 +7,11 @@
 #include <string>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/recurrent_highway.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::recurrent_highway(x, weight, bias, initial): x (batch, positions, input_size) to y
 /// (batch, positions, hidden_size). The state before the first position is learned, from zeros on.
@@ -46,4 +47,4 @@ class RecurrentHighway {
   Parameter initial_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

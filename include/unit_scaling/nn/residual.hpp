@@ -6,11 +6,12 @@
 #include <string>
 #include <utility>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/scaling/residual_rule.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Where a residual connection is normalised.
 enum class NormPlacement {
@@ -64,4 +65,4 @@ template <class Branch, class Norm = LayerNorm> class Residual {
   Branch branch_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -8,10 +8,11 @@
 #include <string>
 
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/rms_norm.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::rms_norm(x[, gain]) along the last extent of x (…, size).
 class RmsNorm {
@@ -45,4 +46,4 @@ class RmsNorm {
   std::optional<Parameter> gain_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "unit_scaling/autograd/variable.hpp"
+#include "unit_scaling/core/target.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Applies each module to the result of the one before it. Anything callable with a variable is a
 /// module here, a lambda over an op as well; those without parameters are passed over in the walk.
@@ -36,4 +37,4 @@ template <class... Modules> class Sequential {
   std::tuple<Modules...> modules_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -6,10 +6,11 @@
 #include <cstddef>
 #include <string>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/silu_glu.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = linear_2(linear_1(x) · silu(linear_gate(x))): x (…, hidden_size), in between
 /// (…, inner_size). No biases.
@@ -49,4 +50,4 @@ class SwiGlu {
   Linear linear_2_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

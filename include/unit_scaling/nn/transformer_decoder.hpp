@@ -7,11 +7,12 @@
 #include <cstdint>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/nn/transformer_encoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// A TransformerEncoder with causal attention and a read-out over the vocabulary.
 /// @see the TransformerDecoder of the reference library.
@@ -72,4 +73,4 @@ class TransformerDecoder {
   ops::CrossEntropy loss_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

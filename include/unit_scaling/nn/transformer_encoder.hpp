@@ -8,11 +8,12 @@
 #include <optional>
 #include <string>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/input_embedding.hpp"
 #include "unit_scaling/nn/norm.hpp"
 #include "unit_scaling/nn/transformer_stack.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Input embedding → transformer layers → norm (after a pre-norm stack; a post-norm one ends in
 /// one): ids (batch, positions) to y (batch, positions, hidden_size).
@@ -54,4 +55,4 @@ class TransformerEncoder {
   std::optional<Norm> norm_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

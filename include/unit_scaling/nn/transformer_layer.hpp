@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/multi_head_attention.hpp"
@@ -18,7 +19,7 @@
 #include "unit_scaling/nn/swiglu.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Which feed-forward network.
 enum class MlpKind {
@@ -145,4 +146,4 @@ class TransformerLayer {
   Residual<MlpBranch, Norm> mlp_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -9,10 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/transformer_layer.hpp"
 
-namespace unit_scaling::nn {
+namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// config.layers transformer layers; τ of each branch follows from the residual rule, and the
 /// parameters know the depth. x and y (batch, positions, hidden_size).
@@ -57,4 +58,4 @@ class TransformerStack {
   DepthModuleList<TransformerLayer> layers_;
 };
 
-}  // namespace unit_scaling::nn
+}  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -6,11 +6,12 @@
 #include <cmath>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sum: y = α (a + b), da = β_a dy and db = β_b dy, summed over the repetitions.
 /// Shapes: a and b alike, or the shape of one is the end of the other's and it is repeated along
@@ -106,4 +107,4 @@ struct Add {
 };
 inline constexpr Apply<Add> add{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

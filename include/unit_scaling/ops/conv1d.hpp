@@ -16,12 +16,13 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled convolution along the last extent (cross-correlation, as everywhere in the field):
 /// y[o, l] = α (b[o] + Σ_c Σ_t w[o, c, t] x[c, l stride + t dilation − padding]), zeros beyond the
@@ -350,4 +351,4 @@ struct Conv1d {
 };
 inline constexpr Apply<Conv1d> conv1d{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

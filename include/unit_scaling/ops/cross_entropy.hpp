@@ -14,13 +14,14 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m Σ_j t_ij x_ij),
 /// dx = β dloss (softmax(m x) − t), with t_i = (1 − ε) onehot(label_i) + ε / classes.
@@ -179,4 +180,4 @@ struct CrossEntropy {
 };
 inline constexpr Apply<CrossEntropy> cross_entropy{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -8,10 +8,11 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled dropout: y = α k x / (1−p), dx = β k dy / (1−p), with k_i = 1 with probability 1−p,
 /// else 0.
@@ -79,4 +80,4 @@ struct Dropout {
 };
 inline constexpr Apply<Dropout> dropout{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -7,10 +7,11 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// y = f(x), dx = dy f'(x), without any scaling of its own: `scaled` adds that.
 ///
@@ -54,4 +55,4 @@ template <class F, class Slope> struct Elementwise {
 
 template <class F, class Slope> Elementwise(F, Slope) -> Elementwise<F, Slope>;
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -12,11 +12,12 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled lookup: y[i] = table[ids[i]]; dtable[v] = β Σ_{i: ids[i] = v} dy[i].
 /// Shapes: ids any, of 32-bit integers; table (entries, size); y and dy (ids..., size).
@@ -116,4 +117,4 @@ struct Embedding {
 };
 inline constexpr Apply<Embedding> embedding{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -13,9 +13,10 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// What `estimate_scales` measured.
 template <std::size_t N> struct ScaleEstimate {
@@ -147,4 +148,4 @@ template <ScaledOp Op, class... Args>
   return estimate_scales(op, EstimateOptions{}, args...);
 }
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -8,9 +8,10 @@
 #include <cstdio>
 #include <string>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 namespace detail {
 
@@ -67,4 +68,4 @@ template <ScaledOp Op, class... Args>
   return text;
 }
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
@@ -19,7 +20,7 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// y = linear(gelu(x), w[, b]): to the bit, but for which NaN, what the two ops give one after the
 /// other, in fewer passes over memory and with less to keep. Between the two, each number is
@@ -170,4 +171,4 @@ struct GeluLinear {
 };
 inline constexpr Apply<GeluLinear> gelu_linear{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -10,11 +10,12 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled layer normalisation: y = x̂ g + b, x̂ = (x − mean) / √(variance + ε) along the last
 /// extent; dx = the true gradient, dg = β Σ dy x̂, db = β Σ dy.
@@ -159,4 +160,4 @@ struct LayerNorm {
 };
 inline constexpr Apply<LayerNorm> layer_norm{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

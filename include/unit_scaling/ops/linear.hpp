@@ -6,12 +6,13 @@
 #include <array>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled linear layer: y = α (x wᵀ + b), dx = β_x dy w, dw = β_w dyᵀ x, db = β_b Σ dy.
 /// Shapes: x (…, fan_in), w (fan_out, fan_in), b (fan_out) or absent, y and dy (…, fan_out).
@@ -142,4 +143,4 @@ struct Linear {
 };
 inline constexpr Apply<Linear> linear{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -9,9 +9,10 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// A linear layer that makes logits: as Linear, but the edge into it is a cut-edge and nothing is
 /// constrained unless `scaling` says so; and under u-μP logits shrink with the width.
@@ -73,4 +74,4 @@ struct LinearReadout {
 };
 inline constexpr Apply<LinearReadout> linear_readout{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

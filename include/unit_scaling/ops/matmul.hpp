@@ -7,11 +7,12 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled matrix product, one for each index of the leading extents:
 /// y = α l r, dl = β_l dy rᵀ, dr = β_r lᵀ dy.
@@ -120,4 +121,4 @@ struct Matmul {
 };
 inline constexpr Apply<Matmul> matmul{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

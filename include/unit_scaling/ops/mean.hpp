@@ -8,10 +8,11 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled mean along the last extent: y = α/n Σ_j x_j, dx_j = β/n dy.
 /// Shapes: x and dx (…, n), y and dy (…), n at least 1; a single number is its own mean.
@@ -63,4 +64,4 @@ struct Mean {
 };
 inline constexpr Apply<Mean> mean{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -13,12 +13,13 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled squared error: loss = α Σ_i (x_i − t_i)², dx = 2 β dloss (x − t), dt = −dx.
 /// Shapes: x, t, dx and dt alike, any; the loss is one number of P::compute.
@@ -91,4 +92,4 @@ struct MseLoss {
 };
 inline constexpr Apply<MseLoss> mse_loss{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

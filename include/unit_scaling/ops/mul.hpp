@@ -8,10 +8,11 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled product: y = α a b, da = β_a dy b, db = β_b dy a, element by element.
 /// Shapes: a, b, y, dy, da and db alike, any. Unlike `add`, it repeats nothing.
@@ -66,4 +67,4 @@ struct Mul {
 };
 inline constexpr Apply<Mul> mul{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

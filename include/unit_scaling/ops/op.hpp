@@ -26,13 +26,14 @@
 #include <utility>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The result of an op: its output (a tuple of arrays if it has several) and the arrays, as a
 /// tuple, that its backward pass reads.
@@ -222,4 +223,4 @@ template <ScaledOp Op> struct Apply {
   /// @endcond
 };
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/hyperbolic.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -19,7 +20,7 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Recurrent highway cell, run over the positions of x: with h the state, h_{-1} = initial,
 ///   (t, u) = α ([x_p, h_{p−1}] wᵀ + b),   g = σ(u − rebias),   h_p = (1 − g) h_{p−1} + g tanh(t),
@@ -260,4 +261,4 @@ struct RecurrentHighway {
 };
 inline constexpr Apply<RecurrentHighway> recurrent_highway{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

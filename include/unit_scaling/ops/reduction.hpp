@@ -3,9 +3,11 @@
 /// Layer ops: how the losses of items become one number.
 #pragma once
 
-namespace unit_scaling::ops {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// How the losses of the items become one number.
 enum class Reduction { mean, sum };
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

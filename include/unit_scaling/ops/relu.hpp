@@ -9,11 +9,12 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled ReLU: y = α max(x, 0), dx = β dy [x > 0].
 /// Shapes: y, dy and dx have the shape of x, which may be any.
@@ -64,4 +65,4 @@ struct Relu {
 };
 inline constexpr Apply<Relu> relu{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

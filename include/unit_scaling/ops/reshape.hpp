@@ -7,10 +7,11 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The elements of x, row-major, under `shape`; the gradient goes back under that of x.
 /// Shapes: x any, y and dy `shape`, of as many elements.
@@ -50,4 +51,4 @@ struct Reshape {
 };
 inline constexpr Apply<Reshape> reshape{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

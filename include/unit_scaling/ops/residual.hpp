@@ -10,10 +10,11 @@
 #include <cstddef>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The weights of a residual connection: `branch`² + `skip`² = 1 under both sets of scale rules.
 struct ResidualWeights {
@@ -145,4 +146,4 @@ template <class X, class Branch>
   return residual_add(branch(into_branch), skip, op);
 }
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

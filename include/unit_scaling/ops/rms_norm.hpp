@@ -10,11 +10,12 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled RMS normalisation: y = x̂ g, x̂ = x / √(mean(x²) + ε) along the last extent; dx = the
 /// true gradient, dg = β Σ dy x̂.
@@ -142,4 +143,4 @@ struct RmsNorm {
 };
 inline constexpr Apply<RmsNorm> rms_norm{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

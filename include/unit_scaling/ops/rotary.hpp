@@ -13,10 +13,11 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Which elements of a row are turned together.
 enum class RotaryPairs {
@@ -126,4 +127,4 @@ struct Rotary {
 };
 inline constexpr Apply<Rotary> rotary{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -12,9 +12,10 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// An op whose forward and backward passes are those of `op`, with `factors` in place of what its
 /// own rule would say. Made by `scaled`.
@@ -110,4 +111,4 @@ template <ScaledOp Op, std::size_t N>
   return scaled(op, factors.forward, backward);
 }
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

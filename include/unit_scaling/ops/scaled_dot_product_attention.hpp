@@ -14,13 +14,14 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled attention: y_i = α Σ_j p_ij k_ij v_j, p_i = softmax_j(c (q_i·k_j + q_i·r_{i−j}))
 /// over the keys that query i sees, k_ij = 1/(1−p) with probability 1−p, else 0; dq, dk, dv and dr
@@ -302,4 +303,4 @@ struct ScaledDotProductAttention {
 };
 inline constexpr Apply<ScaledDotProductAttention> scaled_dot_product_attention{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -8,11 +8,12 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sigmoid: y = α σ(x), dx = β dy σ(x) (1 − σ(x)), σ(x) = 1 / (1 + e^−x).
 /// Shapes: y, dy and dx have the shape of x, which may be any.
@@ -64,4 +65,4 @@ struct Sigmoid {
 };
 inline constexpr Apply<Sigmoid> sigmoid{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

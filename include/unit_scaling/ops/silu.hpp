@@ -8,12 +8,13 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled SiLU: y = α f(m x) / m, dx = β dy f'(m x), with f(x) = x σ(x), σ the logistic
 /// sigmoid.
@@ -80,4 +81,4 @@ struct Silu {
 };
 inline constexpr Apply<Silu> silu{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

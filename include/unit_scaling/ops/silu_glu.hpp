@@ -9,12 +9,13 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled gated linear unit: y = α x f(g), dx = β_x dy f(g), dg = β_g dy x f'(g), with
 /// f(g) = g σ(m g), σ the logistic sigmoid.
@@ -103,4 +104,4 @@ struct SiluGlu {
 };
 inline constexpr Apply<SiluGlu> silu_glu{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

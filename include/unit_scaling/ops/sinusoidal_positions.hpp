@@ -11,9 +11,10 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// A table (positions, size): row p holds √2 sin(t ω_i) in its first half and √2 cos(t ω_i) in its
 /// second, t = first + p, ω_i = max_period^(−2i/size). The √2 gives every row an RMS of 1.
@@ -47,4 +48,4 @@ template <Storage T>
   return table;
 }
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -12,13 +12,14 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled softmax: y = α p, p = softmax(m x) along one extent, the last unless said otherwise;
 /// dx = β m p (dy − Σ dy p).
@@ -186,4 +187,4 @@ struct Softmax {
 };
 inline constexpr Apply<Softmax> softmax{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

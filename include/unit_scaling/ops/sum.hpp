@@ -9,12 +9,13 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"  // first, or GCC's -Wshadow finds its enumerators hidden
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sum along the last extent: y = α Σ_j x_j, dx_j = β dy.
 /// Shapes: x and dx (…, n), y and dy (…); a single number is its own sum.
@@ -85,4 +86,4 @@ struct Sum {
 };
 inline constexpr Apply<Sum> sum{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

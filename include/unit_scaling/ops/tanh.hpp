@@ -8,11 +8,12 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/hyperbolic.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled tanh: y = α tanh x, dx = β dy (1 − tanh² x).
 /// Shapes: y, dy and dx have the shape of x, which may be any.
@@ -65,4 +66,4 @@ struct Tanh {
 };
 inline constexpr Apply<Tanh> tanh{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

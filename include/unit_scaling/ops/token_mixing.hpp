@@ -7,11 +7,12 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
 
-namespace unit_scaling::ops {
+namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled mixing of positions: y_b = α w x_b for each sequence b, dx_b = β_x wᵀ dy_b,
 /// dw = β_w Σ_b dy_b x_bᵀ.
@@ -127,4 +128,4 @@ struct TokenMixing {
 };
 inline constexpr Apply<TokenMixing> token_mixing{};
 
-}  // namespace unit_scaling::ops
+}  // namespace UNIT_SCALING_NAMESPACE::ops

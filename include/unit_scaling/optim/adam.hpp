@@ -10,11 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// How weight decay λ enters Adam's update at learning rate η.
 enum class WeightDecay {
@@ -146,4 +147,4 @@ class AdamW : public Adam {
   }
 };
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// √(Σ g²) over the gradients of all parameters, divided by `loss_scale`; a parameter
 /// without a gradient adds nothing. Summed in double, in one order whatever the number of threads.
@@ -47,4 +48,4 @@ template <GradientSource Gradients>
   return norm > max_norm ? max_norm / norm : 1;
 }
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

@@ -14,11 +14,12 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Adds up the gradients of several batches, so that a step on many tokens takes the memory, and
 /// at any size the time per token, of a few:
@@ -135,4 +136,4 @@ class GradientSum {
   return rule == Rule::none ? count : std::sqrt(count);
 }
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

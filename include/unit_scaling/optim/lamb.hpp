@@ -11,12 +11,13 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// LAMB: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², u = m̂ / (√v̂ + ε) + λ p with the bias
 /// corrections of Adam, p ← p − η (‖p‖ / ‖u‖) u. The trust ratio ‖p‖ / ‖u‖ is that of the whole
@@ -130,4 +131,4 @@ class Lamb {
   std::uint64_t steps_ = 0;
 };
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

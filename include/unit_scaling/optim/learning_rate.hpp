@@ -9,9 +9,10 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// The fan-in that u-μP's learning rates go by: what one output sums over, (fan_out, fan_in) or
 /// (fan_out, channels, kernel_size). Of a lookup table it is the size of an entry; of a vector, its
@@ -77,4 +78,4 @@ namespace unit_scaling::optim {
   return of_depth;
 }
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

@@ -12,9 +12,10 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 [[nodiscard]] constexpr std::string_view to_string(ParameterKind kind) {
   switch (kind) {
@@ -82,4 +83,4 @@ template <Optimiser O>
   return table;
 }
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

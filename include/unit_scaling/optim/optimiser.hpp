@@ -18,10 +18,11 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
 /// array of a parameter without a gradient is empty.
@@ -104,4 +105,4 @@ inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>&
 
 }  // namespace detail
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

@@ -15,9 +15,10 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Parameters that are trained alike. They must stay in place.
 struct ParameterGroup {
@@ -109,4 +110,4 @@ template <class Factor>
   return settings;
 }
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

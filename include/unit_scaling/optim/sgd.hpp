@@ -8,10 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace unit_scaling::optim {
+namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// SGD with momentum μ: b ← μ b + g + λ p, p ← p − η b (Nesterov: p ← p − η (g + λ p + μ b)).
 /// η is the learning rate of the step, λ the weight decay, coupled as usual for SGD.
@@ -86,4 +87,4 @@ class Sgd {
   std::uint64_t steps_ = 0;
 };
 
-}  // namespace unit_scaling::optim
+}  // namespace UNIT_SCALING_NAMESPACE::optim

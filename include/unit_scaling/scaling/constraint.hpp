@@ -11,9 +11,10 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// How an op's forward factor and the backward factors of its non-cut-edge inputs become one value.
 ///
@@ -126,4 +127,4 @@ requires(Constrained <= N)
   return scales;
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

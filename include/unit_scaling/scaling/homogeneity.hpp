@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <vector>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// coefficient · Π t_i^powers[i] over the factors t_i on an op's inputs.
 struct Monomial {
@@ -81,4 +83,4 @@ struct Homogeneity {
   }
 };
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <numbers>
 
-namespace unit_scaling::moments {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::moments {
 
 /// Var[x Φ(x)] for x ~ N(0,1), Φ its distribution function: 1/3 + 1/(2√3 π) − 1/(4π).
 ///
@@ -35,4 +37,4 @@ inline constexpr double silu_mean_square_slope = 0.37948235163282934;
   return std::exp(weight * std::log(upper) + (1 - weight) * std::log(lower));
 }
 
-}  // namespace unit_scaling::moments
+}  // namespace UNIT_SCALING_NAMESPACE::moments

@@ -10,9 +10,10 @@
 #include <string_view>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// τ of branch `index` of a stack of `branches`, counted from the input, in the convention of the
 /// rules it is used under (see ops::residual_weights).
@@ -63,4 +64,4 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
   return [tau](std::size_t /*index*/, std::size_t /*branches*/) { return tau; };
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -6,9 +6,10 @@
 #include <optional>
 #include <string_view>
 
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 
-namespace unit_scaling {
+namespace UNIT_SCALING_NAMESPACE {
 
 /// A set of scale rules.
 enum class Rule {
@@ -57,4 +58,4 @@ inline constexpr Scaling umup{Rule::umup};
 
 }  // namespace scaling
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstddef>
 
-namespace unit_scaling {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE {
 
 /// The scale factors of an op f with `N` differentiable inputs: the forward pass computes
 /// `y = forward · f(x…)`, the backward pass `dx_i = backward[i] · (∂f/∂x_i)ᵀ dy`.
@@ -32,4 +34,4 @@ template <std::size_t N> struct Scales {
   return exponent == 0.5 ? 1 / std::sqrt(base) : std::pow(base, -exponent);
 }
 
-}  // namespace unit_scaling
+}  // namespace UNIT_SCALING_NAMESPACE

@@ -15,9 +15,10 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
-namespace unit_scaling::train {
+namespace UNIT_SCALING_NAMESPACE::train {
 
 /// Sequences with some positions hidden, and what stood there.
 struct MaskedBatch {
@@ -122,4 +123,4 @@ class MaskedBatches {
   std::uint64_t seed_;
 };
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

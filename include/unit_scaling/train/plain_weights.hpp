@@ -23,11 +23,12 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
 
-namespace unit_scaling::train {
+namespace UNIT_SCALING_NAMESPACE::train {
 
 /// The names of the arrays that are a parameter, stacked along its first extent and of equal size:
 /// one, or three where a file has queries, keys and values apart. Empty: the parameter's own.
@@ -136,4 +137,4 @@ void export_plain_weights(Unit& unit, SafetensorsWriter& writer, const WeightFol
   });
 }
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

@@ -20,9 +20,11 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "unit_scaling/core/target.hpp"
 #endif
 
-namespace unit_scaling::train {
+namespace UNIT_SCALING_NAMESPACE::train {
 
 /// How a `Progress` behaves. The defaults suit a program; tests set the clock and the terminal.
 struct ProgressOptions {
@@ -285,4 +287,4 @@ class Progress {
   bool finished_ = false;
 };
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

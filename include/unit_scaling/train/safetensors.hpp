@@ -40,9 +40,10 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace unit_scaling::train {
+namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
 
@@ -479,4 +480,4 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

@@ -10,7 +10,9 @@
 #include <string>
 #include <string_view>
 
-namespace unit_scaling::train {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::train {
 
 /// The factor by which to multiply the learning rate at each step, counted from zero: it rises
 /// linearly, then decays.
@@ -95,4 +97,4 @@ struct Schedule {
   return "?";
 }
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

@@ -15,7 +15,9 @@
 #include <string>
 #include <vector>
 
-namespace unit_scaling::train {
+#include "unit_scaling/core/target.hpp"
+
+namespace UNIT_SCALING_NAMESPACE::train {
 
 /// A text, any bytes, in ids: each byte value that occurs is a symbol, numbered in byte order, and
 /// one more symbol stands for a masked position. The last tenth is held out for validation.
@@ -81,4 +83,4 @@ class TextCorpus {
   std::int32_t symbols_ = 0;
 };
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

@@ -26,9 +26,10 @@
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 
-namespace unit_scaling::train {
+namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
 
@@ -497,4 +498,4 @@ template <Precision P = precision::fp64, class First, class Second, class Forwar
   return distance / std::sqrt(squares / static_cast<double>(y.value().size()));
 }
 
-}  // namespace unit_scaling::train
+}  // namespace UNIT_SCALING_NAMESPACE::train

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer core: the namespace of the library, which is another one for each target.
+///
+/// A program may compile one file for AVX-512 and another one for any x86-64. If both define an
+/// inline function of the same name, the linker keeps one of the two for both files. Results would
+/// then depend on the order of linking, and code for any x86-64 could run AVX-512 instructions. So
+/// the library is in an inline namespace. Its name holds one digit for each property of the target
+/// that the compiler may rely on by itself: instruction sets, and freedoms of floating-point
+/// arithmetic.
+///
+/// Users write `unit_scaling::Array` as if there were no such namespace. A file that passes a type
+/// of the library to a file with another target does not link. Who adds to the library opens
+/// `namespace UNIT_SCALING_NAMESPACE`.
+#pragma once
+
+/// 1 if the compiler predefines `macro` as 1, else 0.
+#define UNIT_SCALING_IS_SET(macro) UNIT_SCALING_IS_SET_EXPANDED(macro)
+#define UNIT_SCALING_IS_SET_EXPANDED(value) \
+  UNIT_SCALING_SECOND(UNIT_SCALING_BEFORE_SECOND_##value 1, 0, )
+#define UNIT_SCALING_BEFORE_SECOND_1 0,
+#define UNIT_SCALING_SECOND(...) UNIT_SCALING_SECOND_EXPANDED(__VA_ARGS__)
+#define UNIT_SCALING_SECOND_EXPANDED(first, second, ...) second
+
+/// Four such bits as one hexadecimal digit.
+#define UNIT_SCALING_DIGIT(a, b, c, d)                                                 \
+  UNIT_SCALING_JOIN(UNIT_SCALING_HEX_, UNIT_SCALING_IS_SET(a), UNIT_SCALING_IS_SET(b), \
+                    UNIT_SCALING_IS_SET(c), UNIT_SCALING_IS_SET(d), , , , )
+#define UNIT_SCALING_HEX_0000 0
+#define UNIT_SCALING_HEX_0001 1
+#define UNIT_SCALING_HEX_0010 2
+#define UNIT_SCALING_HEX_0011 3
+#define UNIT_SCALING_HEX_0100 4
+#define UNIT_SCALING_HEX_0101 5
+#define UNIT_SCALING_HEX_0110 6
+#define UNIT_SCALING_HEX_0111 7
+#define UNIT_SCALING_HEX_1000 8
+#define UNIT_SCALING_HEX_1001 9
+#define UNIT_SCALING_HEX_1010 a
+#define UNIT_SCALING_HEX_1011 b
+#define UNIT_SCALING_HEX_1100 c
+#define UNIT_SCALING_HEX_1101 d
+#define UNIT_SCALING_HEX_1110 e
+#define UNIT_SCALING_HEX_1111 f
+
+#define UNIT_SCALING_JOIN(a, b, c, d, e, f, g, h, i) \
+  UNIT_SCALING_JOIN_EXPANDED(a, b, c, d, e, f, g, h, i)
+#define UNIT_SCALING_JOIN_EXPANDED(a, b, c, d, e, f, g, h, i) a##b##c##d##e##f##g##h##i
+
+#if defined(__x86_64__) || defined(__i386__)
+#define UNIT_SCALING_TARGET                                                                 \
+  UNIT_SCALING_JOIN(                                                                        \
+      x86_, UNIT_SCALING_DIGIT(__SSE3__, __SSSE3__, __SSE4_1__, __SSE4_2__),                \
+      UNIT_SCALING_DIGIT(__POPCNT__, __LZCNT__, __BMI__, __BMI2__),                         \
+      UNIT_SCALING_DIGIT(__AVX__, __AVX2__, __FMA__, __F16C__),                             \
+      UNIT_SCALING_DIGIT(__MOVBE__, __AVXVNNI__, __FMA4__, __XOP__),                        \
+      UNIT_SCALING_DIGIT(__AVX512F__, __AVX512BW__, __AVX512DQ__, __AVX512VL__),            \
+      UNIT_SCALING_DIGIT(__AVX512CD__, __AVX512IFMA__, __AVX512VBMI__, __AVX512VBMI2__),    \
+      UNIT_SCALING_DIGIT(__AVX512VNNI__, __AVX512BITALG__, __AVX512BF16__, __AVX512FP16__), \
+      UNIT_SCALING_DIGIT(__AVX512VPOPCNTDQ__, __AMX_TILE__, __AMXTILE__, __GFNI__))
+#elif defined(__aarch64__) || defined(__arm__)
+#define UNIT_SCALING_TARGET                                                                       \
+  UNIT_SCALING_JOIN(arm_,                                                                         \
+                    UNIT_SCALING_DIGIT(__ARM_NEON, __ARM_FEATURE_FMA, __ARM_FEATURE_DOTPROD,      \
+                                       __ARM_FEATURE_MATMUL_INT8),                                \
+                    UNIT_SCALING_DIGIT(__ARM_FEATURE_SVE, __ARM_FEATURE_SVE2, __ARM_FEATURE_BF16, \
+                                       __ARM_FEATURE_FP16_VECTOR_ARITHMETIC),                     \
+                    , , , , , )
+#else
+#define UNIT_SCALING_TARGET other
+#endif
+
+/// Freedoms of floating-point arithmetic, as -ffast-math and its parts give.
+#define UNIT_SCALING_ARITHMETIC                                                                   \
+  UNIT_SCALING_JOIN(_math_,                                                                       \
+                    UNIT_SCALING_DIGIT(__FAST_MATH__, __FINITE_MATH_ONLY__, __ASSOCIATIVE_MATH__, \
+                                       __RECIPROCAL_MATH__),                                      \
+                    UNIT_SCALING_IS_SET(__NO_SIGNED_ZEROS__), , , , , , )
+
+/// What to open to add to the library: `namespace UNIT_SCALING_NAMESPACE::ops { … }`.
+#define UNIT_SCALING_NAMESPACE \
+  unit_scaling::inline UNIT_SCALING_JOIN(UNIT_SCALING_TARGET, UNIT_SCALING_ARITHMETIC, , , , , , , )
