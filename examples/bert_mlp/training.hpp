@@ -259,9 +259,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       break;
     }
     const auto take_step = [&](const auto& gradients) {
-      optimiser.step(gradients, result.learning_rate * schedule(step),
-                     variant.loss_scale *
-                         us::optim::loss_scale_of_sum(variant.scaling.rule, options.accumulate));
+      optimiser.step(gradients, result.learning_rate * schedule(step), variant.loss_scale);
     };
     if (sum) {
       take_step(*sum);

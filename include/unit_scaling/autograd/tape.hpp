@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <memory_resource>
+#include <optional>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -23,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/autograd/gradient_factor.hpp"
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/simulated_rounding.hpp"
@@ -94,6 +96,8 @@ template <Precision P> class Tape {
   void clear() {
     while (!nodes_.empty()) nodes_.pop_back();
     slots_.clear();
+    parts_.clear();
+    factors_.clear();
     parameters_.clear();
     simulated_ops_.clear();
     recorded_ = 0;
@@ -166,6 +170,7 @@ template <Precision P> class Tape {
     if (!slots_[loss.slot_].wanted) refuse("a loss that depends on a parameter or an input");
     require_simulation_used();
     unwound_ = true;
+    factors_.emplace_back();
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
     while (!nodes_.empty()) {
       // Taken off the tape first: what the op saved is freed at the end of its turn.
@@ -178,6 +183,7 @@ template <Precision P> class Tape {
         throw;
       }
     }
+    add_up_parts();
     if (is_observed_) {
       std::size_t index = 0;
       for (const Slot& slot : slots_) {
@@ -204,6 +210,25 @@ template <Precision P> class Tape {
   [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const {
     check(input);
     return slots_[input.slot_].gradient;
+  }
+
+  /// The products of batch-dependent factors that the gradients of `backward` carry; see
+  /// `for_each_gradient_part`. None before it.
+  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const { return factors_; }
+
+  /// Calls `visit(factor, gradient)` for each part of a parameter's gradient, in the order of the
+  /// backward pass: the sum of those that carry the product number `factor` of
+  /// `gradient_factors()`. The parts add up to `gradient(parameter)`.
+  ///
+  /// Most parameters have one part. A tied table has two: that of the look-up, whose factor counts
+  /// ids, and that of the read-out, whose factor counts rows.
+  template <class Visit>
+  void for_each_gradient_part(const Parameter& parameter, const Visit& visit) const {
+    const auto entry = parameters_.find(&parameter);
+    if (entry == parameters_.end()) return;
+    for (std::size_t k = slots_[entry->second].first_part; k != no_part; k = parts_[k].next) {
+      visit(parts_[k].factor, parts_[k].gradient);
+    }
   }
 
   /// Number of ops recorded and not yet unwound.
@@ -292,19 +317,55 @@ template <Precision P> class Tape {
   /// copied and must stay in place, as parameters must, until `backward` is done.
   Module enter(std::string_view path) { return {*this, path}; }
 
+  /// While it lives, ops do not belong to the batch.
+  class [[nodiscard]] OutsideBatch {
+   public:
+    explicit OutsideBatch(Tape& tape)
+        : tape_(tape), outer_(std::exchange(tape.is_outside_batch_, true)) {}
+    OutsideBatch(const OutsideBatch&) = delete;
+    OutsideBatch& operator=(const OutsideBatch&) = delete;
+    ~OutsideBatch() { tape_.is_outside_batch_ = outer_; }
+
+   private:
+    Tape& tape_;
+    bool outer_;
+  };
+
+  /// `const auto outside = tape.outside_batch();` says that the ops that follow are the same for
+  /// every batch: their rows are positions or distances, say, which all sequences share. So their
+  /// factors do not depend on the size of the batch, which GradientSum (optim/gradient_sum.hpp)
+  /// asks about.
+  OutsideBatch outside_batch() { return OutsideBatch(*this); }
+
  private:
+  static constexpr std::size_t no_part = static_cast<std::size_t>(-1);
+
   /// What is known of a variable without its value.
   struct Slot {
     Shape shape = {};
     bool wanted = false;   ///< a gradient is wanted, or passes through on its way to one that is
     bool reached = false;  ///< by a gradient, which has no elements where the value has none
     const Parameter* parameter = nullptr;  ///< whose value it is
+    std::size_t factor = 0;                ///< of its gradient, a number of `factors_`
+    std::size_t first_part = no_part;      ///< of a parameter's gradient, a number of `parts_`
+    std::size_t last_part = no_part;
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
     /// What a simulation has rounded the value, and the gradient, to.
     const SimulatedFormat* value_format = nullptr;
     const SimulatedFormat* gradient_format = nullptr;
+  };
+
+  /// The sum of those gradients of a parameter that carry the same product of factors.
+  struct Part {
+    std::size_t slot;
+    std::size_t factor;  ///< a number of `factors_`
+    std::size_t next;    ///< part of the same parameter
+    Array<Storage> gradient = {};
+    /// How a simulation rounds a sum with it, and which tensor that sum is.
+    const SimulatedFormat* format;
+    std::uint32_t tensor;
   };
 
   struct Node {
@@ -331,22 +392,25 @@ template <Precision P> class Tape {
     using Numbers = SimulatedTensors<inputs, sizeof...(Outputs)>;
 
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
-           const std::array<std::size_t, inputs>& input_slots_, std::size_t first_output_,
+           const std::array<std::size_t, inputs>& input_slots_,
+           const std::array<ItemCount, inputs>& counts_, std::size_t first_output_,
            std::size_t index_, std::string_view module_)
         : op(op_),
           scales(scales_),
           saved(std::move(saved_)),
           input_slots(input_slots_),
+          counts(counts_),
           first_output(first_output_),
           index(index_),
           module(module_) {}
 
     void backward(Tape& tape, std::size_t position) override {
-      bool any = false;
+      std::optional<std::size_t> factor;
       for (std::size_t i = 0; i < sizeof...(Outputs); ++i) {
-        any = any || tape.slots_[first_output + i].reached;
+        const Slot& output = tape.slots_[first_output + i];
+        if (output.reached) factor = factor ? tape.joined(*factor, output.factor) : output.factor;
       }
-      if (!any) return;
+      if (!factor) return;
       const SimulatedOp simulated =
           tape.simulation_ ? tape.simulated_ops_[position] : SimulatedOp{};
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
@@ -381,7 +445,13 @@ template <Precision P> class Tape {
           [&](auto&... gradient) {
             std::size_t i = 0;
             ((tape.add_gradient(input_slots[i], std::move(gradient), simulated.input_gradient,
-                                simulated.first_tensor + Numbers::input_gradient(i)),
+                                simulated.first_tensor + Numbers::input_gradient(i),
+                                {.of = *factor,
+                                 .op = Op::name,
+                                 .module = module,
+                                 .argument = i,
+                                 .parameter = tape.slots_[input_slots[i]].parameter,
+                                 .count = counts[i]}),
               ++i),
              ...);
           },
@@ -460,6 +530,7 @@ template <Precision P> class Tape {
     Scales<inputs> scales;
     Saved saved;
     std::array<std::size_t, inputs> input_slots;
+    std::array<ItemCount, inputs> counts;  ///< of the backward factors
     std::size_t first_output;
     std::size_t index;  ///< the op's number on the tape, for observers
     std::string_view module;
@@ -569,10 +640,19 @@ template <Precision P> class Tape {
         trace(op, scales, input_slots, first_output, sizeof...(T), value_of(args)...);
       }
       if (wanted) {
+        std::array<bool, inputs> are_parameters{};
+        for (std::size_t k = 0; k < inputs; ++k) {
+          are_parameters[k] = slots_[input_slots[k]].parameter != nullptr;
+        }
+        std::array<ItemCount, inputs> counts{};
+        if (!is_outside_batch_) {
+          counts = ops::item_counts<Op, inputs>(op, are_parameters, value_of(args)...);
+        }
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
         NodePointer node(
             std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
-                op, scales, std::move(result.saved), input_slots, first_output, recorded_, module_),
+                op, scales, std::move(result.saved), input_slots, counts, first_output, recorded_,
+                module_),
             DiscardNode{&records_});
         nodes_.push_back(std::move(node));
         if (simulation_) simulated_ops_.push_back(simulated);
@@ -659,27 +739,106 @@ template <Precision P> class Tape {
     return gradient;
   }
 
-  /// Adds what an op computed, rounded if a simulation says so; and so is the sum, whose number is
-  /// one above that of the tensor.
+  /// Adds what an op computed for its input.
+  /// @param format how a simulation rounds it, or null.
+  /// @param tensor its number in the simulation; that of a sum is one above.
+  /// @param factor what the gradient took on its way through the op.
   void add_gradient(std::size_t index, Array<Storage>&& gradient, const SimulatedFormat* format,
-                    std::uint32_t tensor) {
+                    std::uint32_t tensor, const GradientFactor& factor) {
     Slot& slot = slots_[index];
     if (!slot.wanted) return;
     slot.gradient_format = format;
+    const bool is_first = !std::exchange(slot.reached, true);
+    if (slot.parameter == nullptr) {
+      const std::size_t product =
+          factor.count.power == 0 ? factor.of : number_of(factor, factors_.size() - 1);
+      slot.factor = is_first ? product : joined(slot.factor, product);
+      add_to(slot.gradient, std::move(gradient), format, tensor);
+      return;
+    }
+    Part& part = part_of(index, factor);
+    part.format = format;
+    part.tensor = tensor;
+    add_to(part.gradient, std::move(gradient), format, tensor);
+  }
+
+  /// Adds a gradient, rounded if a simulation says so; and so is the sum.
+  void add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedFormat* format,
+              std::uint32_t tensor) {
     if constexpr (can_simulate<P>) {
       if (format != nullptr) {
-        const bool is_sum = !slot.gradient.empty();
-        accumulate(slot, simulation_.written(gradient, *format, step_, tensor));
-        if (is_sum) slot.gradient = simulation_.written(slot.gradient, *format, step_, tensor + 1);
+        const bool is_sum = !sum.empty();
+        accumulate(sum, simulation_.written(gradient, *format, step_, tensor));
+        if (is_sum) sum = simulation_.written(sum, *format, step_, tensor + 1);
         return;
       }
     }
-    accumulate(slot, std::move(gradient));
+    accumulate(sum, std::move(gradient));
+  }
+
+  /// The number of a product of factors: that of product number `last` if it is the same one.
+  std::size_t number_of(const GradientFactor& factor, std::size_t last) {
+    GradientFactor& before = factors_[last];
+    if (last != 0 && before.of == factor.of && before.other == factor.other &&
+        before.op == factor.op && before.module == factor.module &&
+        before.argument == factor.argument && before.parameter == factor.parameter &&
+        before.count == factor.count) {
+      ++before.uses;
+      return last;
+    }
+    factors_.push_back(factor);
+    return factors_.size() - 1;
+  }
+
+  /// The number of the products that a sum of gradients with the products `a` and `b` has.
+  std::size_t joined(std::size_t a, std::size_t b) {
+    if (a == b) return a;
+    // The sum of a sum and what is in it already.
+    for (const auto& [sum, part] : {std::pair{a, b}, std::pair{b, a}}) {
+      if (factors_[sum].is_sum && (factors_[sum].of == part || factors_[sum].other == part)) {
+        return sum;
+      }
+    }
+    return number_of({.of = a, .other = b, .is_sum = true}, factors_.size() - 1);
+  }
+
+  /// The part of a parameter's gradient that a gradient with this factor belongs to.
+  Part& part_of(std::size_t index, const GradientFactor& factor) {
+    Slot& slot = slots_[index];
+    std::size_t product = factor.of;
+    if (factor.count.power != 0) {
+      const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
+      product = number_of(factor, last);
+    }
+    for (std::size_t k = slot.first_part; k != no_part; k = parts_[k].next) {
+      if (parts_[k].factor == product) return parts_[k];
+    }
+    (slot.last_part == no_part ? slot.first_part : parts_[slot.last_part].next) = parts_.size();
+    slot.last_part = parts_.size();
+    return parts_.emplace_back(
+        Part{.slot = index, .factor = product, .next = no_part, .format = nullptr, .tensor = 0});
+  }
+
+  /// The gradient of each parameter, from its parts.
+  void add_up_parts() {
+    for (const Part& part : parts_) {
+      Array<Storage>& sum = slots_[part.slot].gradient;
+      const bool is_sum = !sum.empty();
+      accumulate(sum, part.gradient);
+      if constexpr (can_simulate<P>) {
+        if (is_sum && part.format != nullptr) {
+          sum = simulation_.written(sum, *part.format, step_, part.tensor + 1);
+        }
+      }
+    }
   }
 
   template <class T> void accumulate(Slot& slot, Array<T> gradient) {
     slot.reached = true;
-    Array<T>& sum = gradient_of<T>(slot);
+    accumulate(gradient_of<T>(slot), std::move(gradient));
+  }
+
+  template <class T> void accumulate(Array<T>& sum, Array<T> gradient) {
     if (sum.empty()) {
       sum = std::move(gradient);
     } else {
@@ -775,8 +934,10 @@ template <Precision P> class Tape {
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
   std::vector<Slot> slots_;
-  std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
-  std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
+  std::vector<Part> parts_;              ///< of the gradients of parameters
+  std::vector<GradientFactor> factors_;  ///< what gradients carry; none before `backward`
+  std::vector<NodePointer> nodes_;       ///< of the ops that a gradient passes through
+  std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
@@ -786,6 +947,7 @@ template <Precision P> class Tape {
   bool is_observed_ = false;  ///< in this step
   Tracer tracer_;
   std::string_view module_;  ///< whose ops are recorded
+  bool is_outside_batch_ = false;
   SimulatedRounding<P> simulation_{memory_};
   std::vector<SimulatedOp> simulated_ops_;  ///< of the nodes, if there is a simulation
 };

@@ -94,6 +94,7 @@ class InputEmbedding {
     }
     Array<std::int32_t> indices(Shape{count});
     std::iota(indices.mutable_data(), indices.mutable_data() + count, 0);
+    const auto outside = tape.outside_batch();
     if (positions_) return (*positions_)(tape, indices);
     using Storage = typename P::storage;
     return ops::embedding(

@@ -106,6 +106,7 @@ class MultiHeadAttention {
   /// on if attention is causal.
   template <Precision P>
   [[nodiscard]] Variable<P> relative_positions(Tape<P>& tape, std::size_t positions) const {
+    const auto outside = tape.outside_batch();
     const std::size_t behind =
         options_.is_causal ? 0 : positions - std::min<std::size_t>(1, positions);
     const auto sinusoids = ops::sinusoidal_positions<typename P::storage>(

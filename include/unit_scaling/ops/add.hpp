@@ -3,6 +3,7 @@
 /// Layer ops: the sum of two arrays, one of which may be repeated.
 #pragma once
 
+#include <array>
 #include <cmath>
 
 #include "unit_scaling/core/check.hpp"
@@ -42,6 +43,23 @@ struct Add {
                .backward = {factor(a.shape()), factor(b.shape())}};
     }
     return constrain<2>(scaling.effective_constraint(), ideal);
+  }
+
+  /// Without a constraint the factor of what is repeated is of the repetitions.
+  template <class A, class B>
+  [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<A>& a, const Array<B>& b) const {
+    std::array<ItemCount, 2> counts{};
+    if (scaling.rule == Rule::none || scaling.effective_constraint().combine != nullptr) {
+      return counts;
+    }
+    const Shape& y = longer(a.shape(), b.shape());
+    if (y.size() == 0) return counts;
+    // Repeated once where the batch is of one item.
+    const auto count = [&](const Shape& shape) {
+      return shape.rank() == y.rank() ? ItemCount{} : item_count(y.size() / shape.size());
+    };
+    counts = {count(a.shape()), count(b.shape())};
+    return counts;
   }
 
   [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {

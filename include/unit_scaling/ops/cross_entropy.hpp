@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -60,17 +61,20 @@ struct CrossEntropy {
     require(label_smoothing >= 0 && label_smoothing < 1, name,
             "expected a label_smoothing in [0, 1)");
     require(x[1] >= 2, name, "expected at least two classes");
-    const auto counted = [&] {
-      if (scaling.rule != Rule::none || !ignore_index) return x[0];
-      return x[0] - static_cast<std::size_t>(
-                        std::count(labels.span().begin(), labels.span().end(), *ignore_index));
-    };
-    const auto items = static_cast<double>(std::max<std::size_t>(1, counted()));
+    const auto items = static_cast<double>(std::max<std::size_t>(1, counted(labels)));
     const auto classes = static_cast<double>(x[1]);
     const double forward = reduction == Reduction::mean ? 1 / items : 1;
     if (scaling.rule == Rule::none) return {.forward = forward, .backward = {forward * mult}};
     return {.forward = forward,
             .backward = {classes / ((1 - label_smoothing) * std::sqrt(classes - 1))}};
+  }
+
+  /// Under rule none a mean's factor is of the items.
+  template <class T>
+  [[nodiscard]] std::array<ItemCount, 1> item_counts(const Array<T>& /*logits*/,
+                                                     const Array<std::int32_t>& labels) const {
+    if (scaling.rule != Rule::none || reduction != Reduction::mean) return {};
+    return {item_count(counted(labels), 1)};
   }
 
   /// The true gradient is α m (softmax(m x) − t), and β says all that comes before the bracket.
@@ -172,6 +176,13 @@ struct CrossEntropy {
   }
 
  private:
+  /// How many items a mean is over.
+  [[nodiscard]] std::size_t counted(const Array<std::int32_t>& labels) const {
+    if (scaling.rule != Rule::none || !ignore_index) return labels.size();
+    return labels.size() - static_cast<std::size_t>(std::count(labels.span().begin(),
+                                                               labels.span().end(), *ignore_index));
+  }
+
   static void check(const Shape& logits, const Shape& labels) {
     if (logits.rank() != 2 || labels != Shape{logits[0]}) {
       throw_shape_error(name, "logits (items, classes) and labels (items)", logits, labels);

@@ -3,6 +3,7 @@
 /// Layer ops: rows of a table, picked by index.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <optional>
@@ -49,6 +50,17 @@ struct Embedding {
           std::sqrt(static_cast<double>(table.rows()) / static_cast<double>(ids.size()));
     }
     return s;
+  }
+
+  /// β is of the ids; and of the table's rows where these are activations of the batch.
+  template <class T>
+  [[nodiscard]] std::array<ItemCount, 1> item_counts(const std::array<bool, 1>& are_parameters,
+                                                     const Array<std::int32_t>& ids,
+                                                     const Array<T>& table) const {
+    if (scaling.rule == Rule::none) return {};
+    ItemCount count = item_count(ids.size());
+    if (!are_parameters[0]) count.entries = static_cast<double>(table.rows());
+    return {count};
   }
 
   [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {

@@ -63,6 +63,10 @@ struct GeluLinear {
     return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
   }
 
+  template <class... T> [[nodiscard]] auto item_counts(const Array<T>&... x) const {
+    return linear.item_counts(x...);
+  }
+
   template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
     const double a = gelu.scales(Array<float>()).forward / gelu.mult;
     if constexpr (N == 3) {

@@ -3,6 +3,7 @@
 /// Layer ops: layer normalisation along the last extent.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <string_view>
@@ -43,6 +44,14 @@ struct LayerNorm {
       s.backward[1] = s.backward[2] = inverse_power(x.rows());
     }
     return s;
+  }
+
+  /// The factors of gain and bias are of the rows.
+  template <class T, class G, class B>
+  [[nodiscard]] std::array<ItemCount, 3> item_counts(const Array<T>& x, const Array<G>& /*gain*/,
+                                                     const Array<B>& /*bias*/) const {
+    if (scaling.rule == Rule::none) return {};
+    return {ItemCount{}, item_count(x.rows()), item_count(x.rows())};
   }
 
   template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {

@@ -53,6 +53,16 @@ struct Linear {
     return {.forward = s.forward, .backward = {s.backward[0], s.backward[1], s.backward[1]}};
   }
 
+  /// β_w and β_b are of the rows.
+  template <class X, class W, class... B>
+  [[nodiscard]] std::array<ItemCount, 2 + sizeof...(B)> item_counts(
+      const Array<X>& x, const Array<W>& /*w*/, const Array<B>&... /*b*/) const {
+    std::array<ItemCount, 2 + sizeof...(B)> counts{};
+    if (scaling.rule == Rule::none) return counts;
+    for (std::size_t i = 1; i < counts.size(); ++i) counts[i] = item_count(x.rows(), power[2]);
+    return counts;
+  }
+
   template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
     return Homogeneity::product(s.forward, N);
   }

@@ -45,6 +45,10 @@ struct LinearReadout {
   /// None unless it is asked for: what follows is a loss.
   [[nodiscard]] Constraint constraint() const { return as_linear().scaling.effective_constraint(); }
 
+  template <class... T> [[nodiscard]] auto item_counts(const Array<T>&... x) const {
+    return as_linear().item_counts(x...);
+  }
+
   template <std::size_t N> [[nodiscard]] static Homogeneity homogeneity(const Scales<N>& s) {
     return Homogeneity::product(s.forward, N);
   }

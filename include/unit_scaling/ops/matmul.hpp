@@ -40,6 +40,22 @@ struct Matmul {
     return constrain<2>(scaling.effective_constraint(), ideal);
   }
 
+  /// Where one operand is a parameter and no constraint binds its factor, that is of the rows or
+  /// columns of the other one.
+  template <class L, class R>
+  [[nodiscard]] std::array<ItemCount, 2> item_counts(const std::array<bool, 2>& are_parameters,
+                                                     const Array<L>& left,
+                                                     const Array<R>& right) const {
+    std::array<ItemCount, 2> counts{};
+    if (scaling.rule == Rule::none || scaling.effective_constraint().combine != nullptr) {
+      return counts;
+    }
+    const Extents e = extents(left.shape(), right.shape());
+    if (are_parameters[0]) counts[0] = item_count(e.n);
+    if (are_parameters[1]) counts[1] = item_count(e.m);
+    return counts;
+  }
+
   [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
     return Homogeneity::product(s.forward, 2);
   }

@@ -3,6 +3,7 @@
 /// Layer ops: the mean along the last extent.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <string_view>
 #include <tuple>
@@ -33,10 +34,13 @@ struct Mean {
       throw_domain_error(name,
                          {"expected a last extent of at least 1, got ", to_string(x.shape())});
     }
-    if (scaling.rule == Rule::none) return {};
-    const auto n = static_cast<double>(x.columns());
-    return constrain<1>(scaling.effective_constraint(),
-                        Scales<1>{.forward = std::sqrt(n), .backward = {n}});
+    return factors(static_cast<double>(x.columns()));
+  }
+
+  /// One number made of a batch's is taken for its loss, whose items are what the mean is over.
+  template <class T> [[nodiscard]] std::array<ItemCount, 1> item_counts(const Array<T>& x) const {
+    if (x.shape().rank() != 1 || x.empty()) return {};
+    return {item_count_of_power(factors(2).backward[0] / 2, x.columns())};
   }
 
   [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
@@ -57,6 +61,12 @@ struct Mean {
   }
 
  private:
+  [[nodiscard]] Scales<1> factors(double n) const {
+    if (scaling.rule == Rule::none) return {};
+    return constrain<1>(scaling.effective_constraint(),
+                        Scales<1>{.forward = std::sqrt(n), .backward = {n}});
+  }
+
   static Scales<1> per_term(const Scales<1>& s, const Shape& shape) {
     const auto n = static_cast<double>(shape.columns());
     return {.forward = s.forward / n, .backward = {s.backward[0] / n}};

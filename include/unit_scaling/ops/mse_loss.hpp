@@ -47,6 +47,14 @@ struct MseLoss {
     return {.forward = forward, .backward = {backward, backward}};
   }
 
+  /// Under rule none a mean's factor is of the elements.
+  template <class X, class T>
+  [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<X>& x,
+                                                     const Array<T>& /*target*/) const {
+    if (scaling.rule != Rule::none || reduction != Reduction::mean) return {};
+    return {item_count(x.size(), 1), item_count(x.size(), 1)};
+  }
+
   [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
     return {.output = {s.forward, {2, 0}}, .fixed = {{1, {1, -1}}}};
   }

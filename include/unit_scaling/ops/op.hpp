@@ -8,11 +8,11 @@
 ///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
 ///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
 ///
-/// if need be `gradient_factor` and `homogeneity`, see below, and `inline constexpr Apply<Op>
-/// name{}`, a function object that computes on arrays and records on variables. `dx, ...` are the
-/// gradients of the N differentiable arguments, in order; `wanted`, where an op takes it, is a
-/// `std::array<bool, N>` that says which of them will be used, and the others may be left empty.
-/// `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
+/// if need be `gradient_factor`, `homogeneity` and `item_counts`, see below, and `inline constexpr
+/// Apply<Op> name{}`, a function object that computes on arrays and records on variables. `dx, ...`
+/// are the gradients of the N differentiable arguments, in order; `wanted`, where an op takes it,
+/// is a `std::array<bool, N>` that says which of them will be used, and the others may be left
+/// empty. `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
 #pragma once
 
 #include <array>
@@ -30,6 +30,7 @@
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
+#include "unit_scaling/scaling/item_count.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
@@ -148,6 +149,23 @@ template <class Op, std::size_t N, class... Arrays>
     return op.homogeneity(s);
   } else {
     return Homogeneity::unknown(s.forward, N);
+  }
+}
+
+/// How each of the op's N backward factors, called with x, depends on the number of items in the
+/// batch: what its member `item_counts(x...)` says, or `item_counts(are_parameters, x...)` if that
+/// depends on which inputs are parameters. Without one, no factor does. An op says so of the
+/// factors of weights, and of that of a loss which is a mean over items.
+template <class Op, std::size_t N, class... Arrays>
+[[nodiscard]] std::array<ItemCount, N> item_counts(const Op& op,
+                                                   const std::array<bool, N>& are_parameters,
+                                                   const Arrays&... x) {
+  if constexpr (requires { op.item_counts(are_parameters, x...); }) {
+    return op.item_counts(are_parameters, x...);
+  } else if constexpr (requires { op.item_counts(x...); }) {
+    return op.item_counts(x...);
+  } else {
+    return {};
   }
 }
 

@@ -65,6 +65,17 @@ struct RecurrentHighway {
     return s;
   }
 
+  /// β_w and β_b are of all positions, that of the first state is of the batch.
+  template <class X, class W, class B, class H>
+  [[nodiscard]] std::array<ItemCount, 4> item_counts(const Array<X>& x, const Array<W>& w,
+                                                     const Array<B>& b,
+                                                     const Array<H>& initial) const {
+    if (scaling.rule == Rule::none) return {};
+    const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
+    const ItemCount rows = item_count(e.batch * e.positions);
+    return {ItemCount{}, rows, rows, item_count(e.batch)};
+  }
+
   /// α is inside of the gates' functions, and so are all factors but that of the first state.
   [[nodiscard]] static Homogeneity homogeneity(const Scales<4>& s) {
     return {.output = {1, {0, 0, 0, 0}},

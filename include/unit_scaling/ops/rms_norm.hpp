@@ -3,6 +3,7 @@
 /// Layer ops: root-mean-square normalisation along the last extent.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <string_view>
@@ -41,6 +42,14 @@ struct RmsNorm {
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;
+  }
+
+  /// The gain's factor is of the rows.
+  template <class T, class G>
+  [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<T>& x,
+                                                     const Array<G>& /*gain*/) const {
+    if (scaling.rule == Rule::none) return {};
+    return {ItemCount{}, item_count(x.rows())};
   }
 
   template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {

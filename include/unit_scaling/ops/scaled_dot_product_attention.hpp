@@ -91,6 +91,16 @@ struct ScaledDotProductAttention {
     return factors(sizes(q.shape(), k.shape(), v.shape(), &r.shape()));
   }
 
+  /// The factor of r is of the queries of all sequences.
+  template <class Q, class K, class V, class R>
+  [[nodiscard]] std::array<ItemCount, 4> item_counts(const Array<Q>& q, const Array<K>& k,
+                                                     const Array<V>& v, const Array<R>& r) const {
+    const kernels::AttentionSize size = sizes(q.shape(), k.shape(), v.shape(), &r.shape());
+    if (scaling.rule == Rule::none || size.heads == 0) return {};
+    return {ItemCount{}, ItemCount{}, ItemCount{},
+            item_count(size.slices / size.heads * size.queries)};
+  }
+
   /// The scores' factor c is inside of the softmax, so that c t_q t_k is fixed, and c t_q t_r.
   template <class Q, class K, class V>
   [[nodiscard]] Homogeneity homogeneity(const Scales<3>& s, const Array<Q>& q, const Array<K>& k,

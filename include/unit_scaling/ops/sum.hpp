@@ -3,6 +3,7 @@
 /// Layer ops: the sum along the last extent.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -33,9 +34,13 @@ struct Sum {
   Scaling scaling = {};
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    Scales<1> ideal;
-    if (scaling.rule != Rule::none) ideal.forward = inverse_power(x.columns());
-    return constrain<1>(scaling.effective_constraint(), ideal);
+    return factors(x.columns());
+  }
+
+  /// One number made of a batch's is taken for its loss, whose items are what the sum is over.
+  template <class T> [[nodiscard]] std::array<ItemCount, 1> item_counts(const Array<T>& x) const {
+    if (x.shape().rank() != 1 || x.empty()) return {};
+    return {item_count_of_power(factors(2).backward[0], x.columns())};
   }
 
   [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
@@ -82,6 +87,13 @@ struct Sum {
   [[nodiscard]] static Shape without_last(const Shape& shape) {
     if (shape.rank() == 0) return shape;
     return Shape(std::span<const std::size_t>(shape.begin(), shape.rank() - 1));
+  }
+
+ private:
+  [[nodiscard]] Scales<1> factors(std::size_t n) const {
+    Scales<1> ideal;
+    if (scaling.rule != Rule::none) ideal.forward = inverse_power(n);
+    return constrain<1>(scaling.effective_constraint(), ideal);
   }
 };
 inline constexpr Apply<Sum> sum{};

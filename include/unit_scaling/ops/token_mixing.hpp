@@ -43,6 +43,14 @@ struct TokenMixing {
     return constrain<1>(scaling.effective_constraint(), ideal);
   }
 
+  /// β_w is of the channels of all sequences.
+  template <class X, class W>
+  [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<X>& x, const Array<W>& w) const {
+    if (scaling.rule == Rule::none) return {};
+    const Extents e = extents(x.shape(), w.shape());
+    return {ItemCount{}, item_count(e.batch * e.channels)};
+  }
+
   [[nodiscard]] static Homogeneity homogeneity(const Scales<2>& s) {
     return Homogeneity::product(s.forward, 2);
   }
