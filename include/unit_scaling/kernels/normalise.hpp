@@ -8,7 +8,10 @@
 /// would be loaded again after every store.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <memory_resource>
 #include <vector>
 
@@ -19,6 +22,46 @@
 #include "unit_scaling/kernels/rows.hpp"
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
+
+/// A row of T as lanes of Compute, times a power of two.
+template <class Compute, class T> struct ScaledRow {
+  const T* row;
+  std::size_t columns;
+  Compute power = 1;
+
+  template <class Count>
+  [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
+    return load<Compute>(row + j, count) * power;
+  }
+
+  /// The same with a power that brings the largest magnitude to between 1 and 2, or as near as it
+  /// may: the power is a normal number, and ε times its square is not above 1. A row of zeros, or
+  /// with an infinity, stays.
+  [[nodiscard]] ScaledRow near_one(Compute epsilon) const {
+    auto largest = broadcast<Compute>(0);
+    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+      const auto v = fill_beyond<Compute>(load<Compute>(row + j, count), count, Compute{0});
+      largest = greater_lane(greater_lane(v, -v), largest);
+    });
+    const Compute magnitude = horizontal_max(largest);
+    if (magnitude == 0 || !std::isfinite(magnitude)) return *this;
+    constexpr int most = 1 - std::numeric_limits<Compute>::min_exponent;
+    const int most_of_epsilon = epsilon > 0 ? -(std::ilogb(epsilon) + 1) / 2 : most;
+    const int exponent = std::max(-most, std::min({-std::ilogb(magnitude), most, most_of_epsilon}));
+    return {row, columns, std::scalbn(Compute{1}, exponent)};
+  }
+};
+
+/// Whether the mean of the squares of a row has left the range in which it is accurate, and matters
+/// beside ε.
+template <class Compute>
+[[nodiscard]] bool is_beyond_squares(Compute mean_square, Compute epsilon) {
+  constexpr Compute least = std::numeric_limits<Compute>::min();
+  // 2^36 above the least normal number, squares of what counts in a mean are accurate. Below that,
+  // an ε that is 2^30 greater than the mean is all that is left of the sum.
+  return !std::isfinite(mean_square) ||
+         (mean_square < least * Compute{0x1p36} && epsilon < least * Compute{0x1p66});
+}
 
 // In the last loop over a row the next one is fetched: the loops before it leave memory idle.
 
@@ -95,13 +138,32 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
       const auto also_row = also(begin / column_sum_rows, i);
       auto total = broadcast<Compute>(0);
       auto total_x_hat = broadcast<Compute>(0);
+      [[maybe_unused]] auto squares = broadcast<Compute>(0);
       for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         const auto d = gradient(j, count);
-        if constexpr (centring == Centring::mean) total += d;
-        total_x_hat += d * normalised(j, count);
+        if constexpr (centring == Centring::mean) {
+          total += d;
+          squares += d * d;
+        }
+        // Beyond the end of a row x̂ is no number of it, and may be infinite.
+        total_x_hat += fill_beyond<Compute>(d * normalised(j, count), count, Compute{0});
       });
-      const Compute average = horizontal_sum(total) / size;
-      const Compute average_x_hat = horizontal_sum(total_x_hat) / size;
+      Compute average = horizontal_sum(total) / size;
+      Compute average_x_hat = horizontal_sum(total_x_hat) / size;
+      if constexpr (centring == Centring::mean) {
+        // Where the mean is most of the row, its rounding would be much of what is left without it.
+        if (average * average * 2 > horizontal_sum(squares) / size) {
+          total = broadcast<Compute>(0);
+          total_x_hat = broadcast<Compute>(0);
+          for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+            const auto rest = fill_beyond<Compute>(gradient(j, count) - average, count, Compute{0});
+            total += rest;
+            total_x_hat += fill_beyond<Compute>(rest * normalised(j, count), count, Compute{0});
+          });
+          average += horizontal_sum(total) / size;
+          average_x_hat = horizontal_sum(total_x_hat) / size;
+        }
+      }
       const Compute scale = factor * inverse(i);
       const T* next_row = x.data() + (i + 1) * columns;
       for_lanes<Compute>(columns, [=](std::size_t j, auto count) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory_resource>
 #include <vector>
@@ -35,6 +36,16 @@ template <class Compute, class F> [[nodiscard]] Compute sum_lanes(std::size_t co
   auto sum = broadcast<Compute>(0);
   for_lanes<Compute>(columns, [&](std::size_t i, auto count) { sum += f(i, count); });
   return horizontal_sum(sum);
+}
+
+/// `sum`, or where that is not finite the sum of `term(i)` over [0, size) in double, which is
+/// finite if the sum of finite terms left the range of Compute only on its way.
+template <class Compute, class Term>
+[[nodiscard]] double sum_in_range(Compute sum, std::size_t size, const Term& term) {
+  if (std::isfinite(sum)) return static_cast<double>(sum);
+  double total = 0;
+  for (std::size_t i = 0; i < size; ++i) total += term(i);
+  return total;
 }
 
 /// Rows of a block whose sums down the columns are added up by one thread, in order; the sums of

@@ -23,7 +23,11 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Shapes: x, y, dx, dy (…, size); gain g and bias b (size), both or neither.
 /// Units:  any x of one scale gives std(y) = 1 for g = 1, b = 0; dx has std 1 / std(x).
 /// Scales: α = β_x = 1, β_g = β_b = rows^−½, rows = all extents of x but the last.
-/// Values: mean and variance in P::compute, in two passes, and saved in it; y rounded once.
+/// Values: mean and variance in P::compute, and saved in it; y rounded once. A constant row gives
+///         b. The rounding of the mean is corrected, and a row whose squares leave the range of
+///         P::compute is first multiplied with a power of two. So x̂ is accurate to some units of
+///         P::compute whatever the mean and the magnitude of the row. A NaN or an infinity makes
+///         its row NaN.
 /// @throws ShapeError if g or b is not (size), or dy and x differ in shape.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2; Ba et al. 2016, arXiv:1607.06450.
 struct LayerNorm {
@@ -62,7 +66,7 @@ struct LayerNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
+    Array<Compute> statistics(Shape{x.rows(), RowStatistics::count}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
         x, measure(x, statistics), x_hat<Compute>(x, statistics),
         [=](std::size_t, auto, auto v) { return a * v; });
@@ -75,7 +79,7 @@ struct LayerNorm {
     using Compute = typename P::compute;
     check(x.shape(), gain.shape(), bias.shape());
     const auto a = static_cast<Compute>(s.forward);
-    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
+    Array<Compute> statistics(Shape{x.rows(), RowStatistics::count}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
         x, measure(x, statistics), x_hat<Compute>(x, statistics),
         [a, g = gain.data(), b = bias.data()](std::size_t j, auto count, auto v) {
@@ -120,29 +124,55 @@ struct LayerNorm {
     }
   }
 
-  /// Notes the mean and the reciprocal standard deviation of a row in `statistics`, (rows, 2).
+  /// What is noted of a row: x̂ = ((power x − centre) − rest) inverse.
+  struct RowStatistics {
+    enum : std::size_t { power, centre, rest, inverse, count };
+  };
+
+  /// Notes the statistics of a row in `statistics`, (rows, 4).
+  ///
+  /// The mean is `centre` + `rest`, of the row times `power`: a sum of rounded terms is off by more
+  /// than what is left of a row whose mean is large, so the mean of what is left corrects it.
   template <class Compute, class T>
   [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& statistics) const {
     return [&x, target = statistics.mutable_data(), size = static_cast<Compute>(x.columns()),
             epsilon_ = static_cast<Compute>(epsilon)](std::size_t i) {
-      const T* row = x.row(i);
-      const std::size_t columns = x.columns();
-      const Compute centre =
-          kernels::sum_lanes<Compute>(
-              columns,
-              [&](std::size_t j, auto count) { return kernels::load<Compute>(row + j, count); }) /
-          size;
-      const Compute variance =
-          kernels::sum_lanes<Compute>(columns,
-                                      [&](std::size_t j, auto count) {
-                                        const auto d = kernels::fill_beyond<Compute>(
-                                            kernels::load<Compute>(row + j, count) - centre, count,
-                                            Compute{0});
-                                        return d * d;
-                                      }) /
-          size;
-      target[2 * i] = centre;
-      target[2 * i + 1] = 1 / std::sqrt(variance + epsilon_);
+      kernels::ScaledRow<Compute, T> row{x.row(i), x.columns()};
+      Compute centre = kernels::sum_lanes<Compute>(row.columns, row) / size;
+      Compute rest = 0;
+      Compute mean_square = 0;
+      const auto take_off = [&] {
+        auto total = kernels::broadcast<Compute>(0);
+        auto squares = kernels::broadcast<Compute>(0);
+        kernels::for_lanes<Compute>(row.columns, [&](std::size_t j, auto count) {
+          const auto d = kernels::fill_beyond<Compute>(row(j, count) - centre, count, Compute{0});
+          total += d;
+          squares += d * d;
+        });
+        rest = kernels::horizontal_sum(total) / size;
+        mean_square = kernels::horizontal_sum(squares) / size;
+      };
+      take_off();
+      if (kernels::is_beyond_squares(mean_square, epsilon_)) {
+        row = row.near_one(epsilon_);
+        centre = kernels::sum_lanes<Compute>(row.columns, row) / size;
+        take_off();
+      }
+      if (rest * rest > mean_square / 64) {
+        centre += rest;
+        take_off();
+      }
+      Compute variance = mean_square - rest * rest;
+      if (variance <= 0) {
+        // A constant row, of which the centre takes all: only ε counts, and not times a power.
+        centre /= std::exchange(row.power, 1);
+        rest = variance = 0;
+      }
+      Compute* noted = target + RowStatistics::count * i;
+      noted[RowStatistics::power] = row.power;
+      noted[RowStatistics::centre] = centre;
+      noted[RowStatistics::rest] = rest;
+      noted[RowStatistics::inverse] = 1 / std::sqrt(variance + epsilon_ * row.power * row.power);
     };
   }
 
@@ -150,10 +180,13 @@ struct LayerNorm {
   template <class Compute, class T>
   static auto x_hat(const Array<T>& x, const Array<Compute>& statistics) {
     return [&](std::size_t i) {
-      return [row = x.row(i), centre = statistics.data()[2 * i],
-              inverse = statistics.data()[2 * i + 1]](std::size_t j, auto count) {
-        return (kernels::load<Compute>(row + j, count) - centre) * inverse;
-      };
+      const Compute* noted = statistics.data() + RowStatistics::count * i;
+      return
+          [row = kernels::ScaledRow<Compute, T>{x.row(i), x.columns(), noted[RowStatistics::power]},
+           centre = noted[RowStatistics::centre], rest = noted[RowStatistics::rest],
+           inverse = noted[RowStatistics::inverse]](std::size_t j, auto count) {
+            return ((row(j, count) - centre) - rest) * inverse;
+          };
     };
   }
 
@@ -163,8 +196,11 @@ struct LayerNorm {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     return kernels::normalise_rows_gradient<Compute, kernels::Centring::mean>(
         x, static_cast<Compute>(factor),
-        [&](std::size_t i) { return statistics.data()[2 * i + 1]; }, x_hat<Compute>(x, statistics),
-        x_hat_gradient, also);
+        [&](std::size_t i) {
+          const Compute* noted = statistics.data() + RowStatistics::count * i;
+          return noted[RowStatistics::inverse] * noted[RowStatistics::power];
+        },
+        x_hat<Compute>(x, statistics), x_hat_gradient, also);
   }
 };
 inline constexpr Apply<LayerNorm> layer_norm{};

@@ -20,7 +20,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Units:  x ~ N(0,1), dy ~ N(0,1) give unit std of y and dx (without a constraint).
 /// Scales: α = n^½, β = n; the constraint binds both. u-μP, which does not list it, the same.
 ///         What is computed is that of `sum`, whose factors are these over n.
-/// Values: as for `sum`: in P::compute, rounded once, and a sum beyond its range is infinite.
+/// Values: as for `sum`: in P::compute, rounded once; the mean of finite numbers is finite.
 /// @throws DomainError if n is 0; ShapeError if dy does not have the shape of y.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4.
 struct Mean {

@@ -68,12 +68,16 @@ struct MseLoss {
     constexpr std::size_t piece = std::size_t{1} << 14;
     std::pmr::vector<double> sums((x.size() + piece - 1) / piece, &scratch_memory());
     parallel_ranges(x.size(), piece, [&](std::size_t begin, std::size_t end) {
-      sums[begin / piece] = static_cast<double>(
-          kernels::sum_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
-            const auto difference = kernels::load<Compute>(x.data() + begin + i, count) -
-                                    kernels::load<Compute>(target.data() + begin + i, count);
-            return difference * difference;
-          }));
+      const auto squares = kernels::sum_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
+        const auto difference = kernels::load<Compute>(x.data() + begin + i, count) -
+                                kernels::load<Compute>(target.data() + begin + i, count);
+        return difference * difference;
+      });
+      sums[begin / piece] = kernels::sum_in_range(squares, end - begin, [&](std::size_t i) {
+        const double difference = static_cast<double>(x.data()[begin + i]) -
+                                  static_cast<double>(target.data()[begin + i]);
+        return difference * difference;
+      });
     });
     double total = 0;
     for (const double piece_sum : sums) total += piece_sum;

@@ -23,8 +23,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Shapes: x, y, dx, dy (…, size); gain g (size) or absent.
 /// Units:  any x of one scale gives rms(y) = 1 for g = 1; dx has std 1 / rms(x).
 /// Scales: α = β_x = 1, β_g = rows^−½, rows = all extents of x but the last.
-/// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once. A NaN makes
-///         its row NaN; an infinity makes itself NaN and the other elements of its row 0.
+/// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once. A row whose
+///         squares leave the range of P::compute is first multiplied with a power of two. A NaN
+///         makes its row NaN; an infinity makes itself NaN and the other elements of its row 0.
 /// @throws ShapeError if g is not (size), or dy and x differ in shape.
 /// @see Zhang & Sennrich 2019, arXiv:1910.07467; u-μP, arXiv:2407.17465.
 struct RmsNorm {
@@ -60,11 +61,11 @@ struct RmsNorm {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& s, const Array<T>& x) const {
     using Compute = typename P::compute;
     const auto a = static_cast<Compute>(s.forward);
-    Array<Compute> inverse(Shape{x.rows()}, x.resource());
+    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, measure(x, inverse), x_hat<Compute>(x, inverse),
+        x, measure(x, statistics), x_hat<Compute>(x, statistics),
         [=](std::size_t, auto, auto v) { return a * v; });
-    return Forward{std::move(y), std::tuple{x, std::move(inverse)}};
+    return Forward{std::move(y), std::tuple{x, std::move(statistics)}};
   }
 
   template <Precision P, class T, class G>
@@ -73,13 +74,13 @@ struct RmsNorm {
     using Compute = typename P::compute;
     check(x.shape(), gain.shape());
     const auto a = static_cast<Compute>(s.forward);
-    Array<Compute> inverse(Shape{x.rows()}, x.resource());
+    Array<Compute> statistics(Shape{x.rows(), 2}, x.resource());
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
-        x, measure(x, inverse), x_hat<Compute>(x, inverse),
+        x, measure(x, statistics), x_hat<Compute>(x, statistics),
         [a, g = gain.data()](std::size_t j, auto count, auto v) {
           return a * (v * kernels::load<Compute>(g + j, count));
         });
-    return Forward{std::move(y), std::tuple{x, std::move(inverse), gain}};
+    return Forward{std::move(y), std::tuple{x, std::move(statistics), gain}};
   }
 
   template <Precision P, class T>
@@ -99,11 +100,11 @@ struct RmsNorm {
       const Array<T>& dy) const {
     using Compute = typename P::compute;
     const Array<T>& x = std::get<0>(saved);
-    const Array<Compute>& inverse = std::get<1>(saved);
+    const Array<Compute>& statistics = std::get<1>(saved);
     const Array<G>& gain = std::get<2>(saved);
     kernels::AffineGradients<Compute, false> sums(x.rows(), x.columns());
     auto dx = input_gradient<Compute>(
-        s.backward[0], x, inverse, dy, kernels::row_lanes_times<Compute>(dy, gain),
+        s.backward[0], x, statistics, dy, kernels::row_lanes_times<Compute>(dy, gain),
         [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
     auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     return std::tuple{std::move(dx), std::move(dg)};
@@ -116,38 +117,50 @@ struct RmsNorm {
     }
   }
 
-  /// Notes 1 / √(mean(x²) + ε) of a row in `inverse`, (rows).
+  /// Notes power and inverse of a row in `statistics`, (rows, 2): x̂ = power x inverse, where power
+  /// is 1 unless squares leave the range of Compute.
   template <class Compute, class T>
-  [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& inverse) const {
-    return [&x, target = inverse.mutable_data(),
+  [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& statistics) const {
+    return [&x, target = statistics.mutable_data(), size = static_cast<Compute>(x.columns()),
             epsilon_ = static_cast<Compute>(epsilon)](std::size_t i) {
-      const T* row = x.row(i);
-      const Compute squares =
-          kernels::sum_lanes<Compute>(x.columns(), [&](std::size_t j, auto count) {
-            const auto v = kernels::load<Compute>(row + j, count);
-            return v * v;
-          });
-      target[i] = 1 / std::sqrt(squares / static_cast<Compute>(x.columns()) + epsilon_);
+      kernels::ScaledRow<Compute, T> row{x.row(i), x.columns()};
+      const auto mean_square = [&] {
+        const Compute squares =
+            kernels::sum_lanes<Compute>(row.columns, [&](std::size_t j, auto count) {
+              const auto v = row(j, count);
+              return v * v;
+            });
+        return squares / size;
+      };
+      Compute square = mean_square();
+      if (kernels::is_beyond_squares(square, epsilon_)) {
+        row = row.near_one(epsilon_);
+        square = mean_square();
+      }
+      target[2 * i] = row.power;
+      target[2 * i + 1] = 1 / std::sqrt(square + epsilon_ * row.power * row.power);
     };
   }
 
   /// x̂ of a row as lanes.
   template <class Compute, class T>
-  static auto x_hat(const Array<T>& x, const Array<Compute>& inverse) {
+  static auto x_hat(const Array<T>& x, const Array<Compute>& statistics) {
     return [&](std::size_t i) {
-      return [row = x.row(i), factor = inverse.data()[i]](std::size_t j, auto count) {
-        return kernels::load<Compute>(row + j, count) * factor;
+      return [row = kernels::ScaledRow<Compute, T>{x.row(i), x.columns(), statistics.data()[2 * i]},
+              inverse = statistics.data()[2 * i + 1]](std::size_t j, auto count) {
+        return row(j, count) * inverse;
       };
     };
   }
 
   template <class Compute, class T, class D, class Also>
-  static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& inverse,
+  static Array<T> input_gradient(double factor, const Array<T>& x, const Array<Compute>& statistics,
                                  const Array<T>& dy, const D& x_hat_gradient, const Also& also) {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     return kernels::normalise_rows_gradient<Compute, kernels::Centring::none>(
-        x, static_cast<Compute>(factor), [&](std::size_t i) { return inverse.data()[i]; },
-        x_hat<Compute>(x, inverse), x_hat_gradient, also);
+        x, static_cast<Compute>(factor),
+        [&](std::size_t i) { return statistics.data()[2 * i] * statistics.data()[2 * i + 1]; },
+        x_hat<Compute>(x, statistics), x_hat_gradient, also);
   }
 };
 inline constexpr Apply<RmsNorm> rms_norm{};

@@ -53,15 +53,21 @@ struct Sum {
     const std::size_t columns = x.columns();
     Array<Compute> totals(without_last(x.shape()), x.resource());
     Compute* target = totals.mutable_data();
+    const auto a = static_cast<Compute>(s.forward);
     kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      target[i] = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+      const auto total = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         return kernels::load<Compute>(x.row(i) + j, count);
       });
+      target[i] = a * total;
+      if (!std::isfinite(total)) {
+        target[i] = static_cast<Compute>(s.forward *
+                                         kernels::sum_in_range(total, columns, [&](std::size_t j) {
+                                           return static_cast<double>(x.row(i)[j]);
+                                         }));
+      }
     });
-    const auto a = static_cast<Compute>(s.forward);
-    return Forward{
-        kernels::map<Compute, typename P::storage>([=](auto v) { return a * v; }, totals),
-        std::tuple{x.shape()}};
+    return Forward{kernels::convert<typename P::storage, Overflow::infinity_or_nan>(totals),
+                   std::tuple{x.shape()}};
   }
 
   template <Precision P, class T>
