@@ -9,10 +9,15 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -39,21 +44,32 @@ inline void pause_in_spin() {
 /// loop by themselves, so a loop waits for no worker that has not joined: what is over before a
 /// thread wakes is not held up by it. Loops mostly follow each other closely, so workers look out
 /// for the next one for some microseconds before they sleep, and no lock is taken until they do.
+///
+/// A process that forks leaves its threads behind: in the child there is the forking one alone. So
+/// the child gets a new pool, of one thread, and never looks at the old one again, in whatever
+/// state that was; the exception is a thread that forked inside a loop, which leaves the loop with
+/// an error.
 class ThreadPool {
  public:
   static ThreadPool& instance() {
-    static ThreadPool pool;
-    return pool;
+    static Owner owner;
+    return *owner.pool;
   }
 
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  ~ThreadPool() { resize(1); }
+  ~ThreadPool() { stop(); }
 
   [[nodiscard]] std::size_t size() const { return workers_.size() + 1; }
 
   void resize(std::size_t threads) {
-    loop_threads = {};
+    stop();
+    start(threads);
+  }
+
+  /// Ends the workers.
+  void stop() {
+    use_threads(1);
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
@@ -62,6 +78,10 @@ class ThreadPool {
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
     stopping_ = false;
+  }
+
+  /// Starts workers, where there are none.
+  void start(std::size_t threads) {
     // With more threads than processors, who spins keeps from work whoever is waited for.
     most_spins_ = threads <= std::thread::hardware_concurrency() ? 1000 : 0;
     try {
@@ -70,9 +90,10 @@ class ThreadPool {
         workers_.emplace_back([this, seen = loop_of(state_)] { work(seen); });
       }
     } catch (...) {
-      resize(1);  // a system that has no more threads to give is not left with idle ones
+      stop();  // a system that has no more threads to give is not left with idle ones
       throw;
     }
+    use_threads(size());
   }
 
   /// Calls `function(context, i)` for every i in [0, count), shared with the workers.
@@ -96,7 +117,12 @@ class ThreadPool {
     }
     take_work();
     state_.fetch_and(~open);
-    wait_for_workers();
+    if (!is_left_behind_) wait_for_workers();
+    if (is_left_behind_) {
+      throw std::runtime_error(
+          "parallel_for: the process forked inside a loop that several threads shared; the child "
+          "does not have them and cannot finish the loop");
+    }
     // Taken before another caller's loop may begin, which would clear it.
     const std::exception_ptr error = std::exchange(error_, nullptr);
     busy_.clear(std::memory_order_release);
@@ -111,11 +137,46 @@ class ThreadPool {
   static constexpr unsigned loop_shift = 18;
   static constexpr std::uint64_t loop_of(std::uint64_t state) { return state >> loop_shift; }
 
+  /// The pool of the process.
+  struct Owner {
+    ThreadPool* pool;
+    Owner() : pool(new ThreadPool) {
+#if defined(__unix__) || defined(__APPLE__)
+      of_process = this;
+      pthread_atfork(nullptr, nullptr, [] { of_process->begin_child(); });
+#endif
+    }
+    Owner(const Owner&) = delete;
+    Owner& operator=(const Owner&) = delete;
+    ~Owner() { delete pool; }
+
+   private:
+    void begin_child() {
+      // Its threads are not here to be joined, and its mutex may be held by one of them.
+      pool->is_left_behind_ = true;
+      pool->stopping_ = true;
+      auto* const next = new ThreadPool;
+      next->left_behind_ = pool;
+      pool = next;
+      use_threads(1);
+    }
+
+    static inline Owner* of_process = nullptr;
+  };
+
   ThreadPool() = default;
+
+  static void use_threads(std::size_t count) {
+    loop_threads.count = count;
+    loop_threads.run = count == 1
+                           ? nullptr
+                           : +[](std::size_t pieces, void (*function)(void*, std::size_t),
+                                 void* context) { instance().run(pieces, function, context); };
+  }
 
   void take_work() {
     is_in_shared_loop = true;
-    for (std::size_t i = next_++; i < count_; i = next_++) {
+    for (std::size_t i = next_++; i < count_ && !is_left_behind_; i = next_++) {
       try {
         function_(context_, i);
       } catch (...) {
@@ -160,6 +221,7 @@ class ThreadPool {
       while ((state & open) != 0 && loop_of(state) == seen) {
         if (!state_.compare_exchange_weak(state, state + 1)) continue;
         take_work();
+        if (is_left_behind_) return;
         if (const std::uint64_t before = state_.fetch_sub(1);
             (before & workers_inside) == 1 && (before & caller_sleeps) != 0) {
           const std::lock_guard lock(mutex_);
@@ -171,7 +233,9 @@ class ThreadPool {
   }
 
   std::vector<std::thread> workers_;
-  std::size_t most_spins_ = 0;  ///< some tens of microseconds
+  bool is_left_behind_ = false;        ///< by a fork: the threads are in the parent
+  ThreadPool* left_behind_ = nullptr;  ///< that of the parent, in a child
+  std::size_t most_spins_ = 0;         ///< some tens of microseconds
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable finished_;
@@ -191,16 +255,19 @@ class ThreadPool {
 
 /// Sets how many threads the library uses, the calling one included. It starts none on its own.
 /// The number changes how long things take and never a bit of any result. Not to be called while
-/// another thread is inside the library.
+/// another thread is inside the library. All files of a program have one number, whatever their
+/// targets (core/target.hpp). The child of a fork has one thread until it calls this.
 /// @throws DomainError unless there are 1 to 4096 of them; std::system_error if the system refuses,
 /// and
 ///         there is one thread then.
 inline void set_thread_count(std::size_t threads) {
   require(threads >= 1 && threads <= 4096, "set_thread_count", "expected 1 to 4096 threads");
-  auto& pool = detail::ThreadPool::instance();
-  pool.resize(threads);
-  detail::loop_threads = {.count = pool.size(),
-                          .run = [](auto... loop) { detail::ThreadPool::instance().run(loop...); }};
+  if (detail::loop_threads.resize == nullptr) {
+    detail::loop_threads.resize = [](std::size_t count) {
+      detail::ThreadPool::instance().resize(count);
+    };
+  }
+  detail::loop_threads.resize(threads);
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

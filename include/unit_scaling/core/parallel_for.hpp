@@ -20,6 +20,8 @@ struct LoopThreads {
   /// Calls `function(context, i)` for every i in [0, count) and rethrows what that threw first.
   /// Null if there is one thread.
   void (*run)(std::size_t count, void (*function)(void*, std::size_t), void* context) = nullptr;
+  /// Sets the number of threads of the one pool of the program; null until there is a pool.
+  void (*resize)(std::size_t threads) = nullptr;
 };
 inline constinit LoopThreads loop_threads;
 
