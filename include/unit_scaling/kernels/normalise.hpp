@@ -18,6 +18,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 // In the last loop over a row the next one is fetched: the loops before it leave memory idle.
@@ -176,3 +178,5 @@ template <class Compute, bool has_bias> class AffineGradients {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

@@ -15,6 +15,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled layer normalisation: y = x̂ g + b, x̂ = (x − mean) / √(variance + ε) along the last
@@ -161,3 +163,5 @@ struct LayerNorm {
 inline constexpr Apply<LayerNorm> layer_norm{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

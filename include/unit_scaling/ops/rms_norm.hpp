@@ -15,6 +15,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled RMS normalisation: y = x̂ g, x̂ = x / √(mean(x²) + ε) along the last extent; dx = the
@@ -144,3 +146,5 @@ struct RmsNorm {
 inline constexpr Apply<RmsNorm> rms_norm{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END
