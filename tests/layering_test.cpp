@@ -45,6 +45,9 @@ std::vector<std::string> violations(const std::string& file, const std::string& 
     return found;
   }
 
+  // Their arithmetic keeps to IEEE 754 whatever the compiler's options say; see core/target.hpp.
+  const bool is_arithmetic = own_layer == "formats" || own_layer == "kernels" || own_layer == "ops";
+  bool keeps_to_ieee = false;
   bool has_pragma_once = false;
   std::istringstream lines(text);
   std::string line;
@@ -55,6 +58,12 @@ std::vector<std::string> violations(const std::string& file, const std::string& 
     has_pragma_once = has_pragma_once || line == "#pragma once";
     // clang-format indents function bodies but not namespaces, so column 0 is namespace scope.
     if (line.starts_with("using namespace ")) complain(number, "'" + line + "' in a header");
+    if (line == "UNIT_SCALING_IEEE_BEGIN") keeps_to_ieee = true;
+    if (line == "UNIT_SCALING_IEEE_END") keeps_to_ieee = false;
+    if (is_arithmetic && !keeps_to_ieee &&
+        (line.starts_with("namespace ") || line.starts_with("}  // namespace "))) {
+      complain(number, "a namespace outside of UNIT_SCALING_IEEE_BEGIN and UNIT_SCALING_IEEE_END");
+    }
 
     if (!std::regex_match(line, match, include_line)) continue;
     const bool quoted = match.str(1) == "\"";
@@ -159,6 +168,18 @@ TEST(LayeringCheck, AllowsEigenInFormatsOnlyInItsAdapter) {
 TEST(LayeringCheck, KeepsArraysOutOfScaling) {
   const std::string text = header_with("#include \"unit_scaling/core/array.hpp\"");
   EXPECT_EQ(violations("unit_scaling/scaling/moments.hpp", text).size(), 1U);
+}
+
+TEST(LayeringCheck, AsksThatArithmeticKeepsToIeee) {
+  const std::string code = "namespace a {\n}  // namespace a\n";
+  const std::string kept = "UNIT_SCALING_IEEE_BEGIN\n" + code + "UNIT_SCALING_IEEE_END\n";
+  for (const char* layer : {"formats", "kernels", "ops"}) {
+    const std::string file = "unit_scaling/" + std::string(layer) + "/thing.hpp";
+    EXPECT_EQ(violations(file, header_with(code)).size(), 2U) << layer;
+    EXPECT_EQ(violations(file, header_with(kept)).size(), 0U) << layer;
+    EXPECT_EQ(violations(file, header_with(kept + code)).size(), 2U) << layer;
+  }
+  EXPECT_EQ(violations("unit_scaling/nn/thing.hpp", header_with(code)).size(), 0U);
 }
 
 TEST(LayeringCheck, AsksForLicencePragmaAndNoUsingNamespace) {

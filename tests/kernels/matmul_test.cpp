@@ -73,24 +73,9 @@ template <class T> struct Operand {
   }
 };
 
-/// Whether the compiler makes one fused instruction of a vector's product and sum: it does where
-/// the processor has one, GCC from -O2 up. The square of 1 + 2^-12 is 1 + 2^-11 + 2^-24, whose last
-/// bit only a fused addition sees.
-bool products_are_fused() {
-  using Vector [[gnu::vector_size(kernels::detail::register_bytes)]] = float;
-  const volatile float factor = 1 + 0x1p-12F;
-  const volatile float start = -(1 + 0x1p-11F);
-  const Vector b = Vector{} + factor;
-  const Vector sum = Vector{} + start;
-  const float a = factor;
-  const Vector result = sum + a * b;
-  return result[0] != 0;
-}
-
-/// sum + a b, fused or in two roundings.
+/// sum + a b, fused where the target can, or in two roundings.
 float multiply_add(float a, float b, float sum) {
-  static const bool fused = products_are_fused();
-  if (fused) return std::fma(a, b, sum);
+  if (has_fused_multiply_add) return std::fma(a, b, sum);
   const volatile float product = a * b;
   return sum + product;
 }
@@ -326,7 +311,7 @@ TEST(Matmul, KeepsANegativeZeroInEveryLayout) {
                                transposed ? right.transposed() : right, out.data(), 1);
         for (const float sum : out) {
           EXPECT_EQ(sum, 0);
-          EXPECT_EQ(std::signbit(sum), products_are_fused())
+          EXPECT_EQ(std::signbit(sum), has_fused_multiply_add)
               << inner << " " << rows << " " << transposed;
         }
       }

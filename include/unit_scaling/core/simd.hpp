@@ -15,11 +15,13 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#include <arm_neon.h>
+#endif
 
 #include "unit_scaling/core/target.hpp"
-#endif
 
 // The warning that the calling convention of a wide vector depends on the instruction set concerns
 // calls across translation units compiled with different flags. Every function below is inlined,
@@ -28,6 +30,8 @@
 #if defined(__GNUC__) && !defined(__AVX512F__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -259,4 +263,130 @@ template <HalfSimdVector V>
 #endif
 }
 
+namespace detail {
+
+/// a b + c of floats in one register of the target, rounded once.
+#if defined(__AVX512F__)
+#define UNIT_SCALING_HAS_FMA 1
+using FusedRegister = float __attribute__((vector_size(64)));
+[[nodiscard, gnu::always_inline]] inline FusedRegister fuse(FusedRegister a, FusedRegister b,
+                                                            FusedRegister c) noexcept {
+  return reinterpret_cast<FusedRegister>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+}
+#elif defined(__FMA__)
+#define UNIT_SCALING_HAS_FMA 1
+using FusedRegister = float __attribute__((vector_size(32)));
+[[nodiscard, gnu::always_inline]] inline FusedRegister fuse(FusedRegister a, FusedRegister b,
+                                                            FusedRegister c) noexcept {
+  return reinterpret_cast<FusedRegister>(_mm256_fmadd_ps(
+      reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+}
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#define UNIT_SCALING_HAS_FMA 1
+using FusedRegister = float __attribute__((vector_size(16)));
+[[nodiscard, gnu::always_inline]] inline FusedRegister fuse(FusedRegister a, FusedRegister b,
+                                                            FusedRegister c) noexcept {
+  return reinterpret_cast<FusedRegister>(vfmaq_f32(reinterpret_cast<float32x4_t>(c),
+                                                   reinterpret_cast<float32x4_t>(a),
+                                                   reinterpret_cast<float32x4_t>(b)));
+}
+#endif
+
+/// The floats of a register from one of the bytes of `value` on, or the register full of a number.
+template <class Register, class T>
+[[nodiscard, gnu::always_inline]] inline Register register_of(const T& value,
+                                                              std::size_t byte) noexcept {
+  if constexpr (std::is_arithmetic_v<T>) {
+    const auto number = static_cast<float>(value);
+    if constexpr (SimdVector<Register>) {
+      return splat<Register>(number);
+    } else {
+      return Register{number, number, number, number};
+    }
+  } else {
+    Register part;
+    std::memcpy(&part, reinterpret_cast<const char*>(&value) + byte, sizeof(part));
+    return part;
+  }
+}
+
+}  // namespace detail
+
+/// Whether `multiply_add` rounds once: the target has the instruction, and the library names it.
+#if defined(UNIT_SCALING_HAS_FMA)
+inline constexpr bool has_fused_multiply_add = true;
+#else
+inline constexpr bool has_fused_multiply_add = false;
+#endif
+
+/// a b + c of floats, doubles, or vectors of floats as wide as a register or wider: rounded once on
+/// a target with fused multiply-add, whatever the compiler's options say, else twice.
+///
+/// Compilers fuse a product and a sum by themselves, or not: GCC from -O2 on, across statements,
+/// Clang within one expression, neither under -ffp-contract=off. So whatever is to have the same
+/// bits in every build calls this where they would. There is one exception: vectors wider than a
+/// register, under GCC and optimisation, are fused by the compiler or not at all.
+/// A number stands for lanes of it.
+template <class A, class B, class C>
+requires(!(std::is_arithmetic_v<A> && std::is_arithmetic_v<B> && std::is_arithmetic_v<C>))
+    [[nodiscard, gnu::always_inline]] inline auto multiply_add(A a, B b, C c) noexcept {
+#if defined(UNIT_SCALING_HAS_FMA)
+  using V = decltype(a * b + c);
+  using Register = detail::FusedRegister;
+  static_assert(sizeof(V) % sizeof(Register) == 0);
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
+  // GCC 12 would move the parts of wider vectors through memory, which takes twice as long.
+  if constexpr (sizeof(V) > sizeof(Register)) return a * b + c;
+#endif
+  V result;
+  for (std::size_t byte = 0; byte < sizeof(V); byte += sizeof(Register)) {
+    const Register fused =
+        detail::fuse(detail::register_of<Register>(a, byte), detail::register_of<Register>(b, byte),
+                     detail::register_of<Register>(c, byte));
+    std::memcpy(reinterpret_cast<char*>(&result) + byte, &fused, sizeof(Register));
+  }
+  return result;
+#else
+  return a * b + c;
+#endif
+}
+[[nodiscard, gnu::always_inline]] inline float multiply_add(float a, float b, float c) noexcept {
+#if defined(UNIT_SCALING_HAS_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+[[nodiscard, gnu::always_inline]] inline double multiply_add(double a, double b,
+                                                             double c) noexcept {
+#if defined(UNIT_SCALING_HAS_FMA)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+/// a b + (c d), of which the first product is fused, as `multiply_add` does.
+template <class A, class B, class C, class D>
+[[nodiscard, gnu::always_inline]] inline auto sum_of_products(A a, B b, C c, D d) noexcept {
+#if defined(UNIT_SCALING_HAS_FMA) && defined(__GNUC__) && !defined(__clang__) && \
+    defined(__OPTIMIZE__)
+  // Of two products GCC fuses the one that comes first.
+  using V = decltype(a * b + c * d);
+  if constexpr (sizeof(V) > sizeof(detail::FusedRegister)) return a * b + c * d;
+#endif
+  return multiply_add(a, b, c * d);
+}
+
+/// As `multiply_add`, of a float and a constant, in the wider of the two.
+template <class A, class B, class C>
+requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>&& std::is_arithmetic_v<C> &&
+         !(std::same_as<A, B> && std::same_as<B, C>))
+    [[nodiscard, gnu::always_inline]] inline auto multiply_add(A a, B b, C c) noexcept {
+  using Number = decltype(a * b + c);
+  return multiply_add(static_cast<Number>(a), static_cast<Number>(b), static_cast<Number>(c));
+}
+
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -77,6 +77,18 @@
                                        __RECIPROCAL_MATH__),                                      \
                     UNIT_SCALING_IS_SET(__NO_SIGNED_ZEROS__), , , , , , )
 
+/// Between these two, Clang keeps the rules of IEEE 754 whatever its options say: no sum is
+/// reassociated, no quotient becomes a product with a reciprocal, and zeros keep their signs. No
+/// macro tells Clang's -fassociative-math or -funsafe-math-optimizations, so nothing can refuse
+/// them. GCC has macros for its freedoms, and no such pragma; see kernels/ieee_arithmetic.hpp.
+#if defined(__clang__)
+#define UNIT_SCALING_IEEE_BEGIN _Pragma("float_control(precise, on, push)")
+#define UNIT_SCALING_IEEE_END _Pragma("float_control(pop)")
+#else
+#define UNIT_SCALING_IEEE_BEGIN
+#define UNIT_SCALING_IEEE_END
+#endif
+
 /// What to open to add to the library: `namespace UNIT_SCALING_NAMESPACE::ops { … }`.
 #define UNIT_SCALING_NAMESPACE \
   unit_scaling::inline UNIT_SCALING_JOIN(UNIT_SCALING_TARGET, UNIT_SCALING_ARITHMETIC, , , , , , , )

@@ -16,6 +16,8 @@
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// FP8 E4M3 of the OCP 8-bit Floating Point Specification (OFP8), revision 1.0: no infinity.
@@ -192,3 +194,5 @@ static_assert(storage_name<float> == "float32" && storage_name<double> == "float
 template <Storage T> using compute_t = std::conditional_t<std::same_as<T, double>, double, float>;
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -27,6 +27,8 @@
 #include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::detail {
 
 inline constexpr std::uint32_t float_sign_mask = 0x8000'0000U;
@@ -518,3 +520,5 @@ template <std::integral Integer>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::detail
+
+UNIT_SCALING_IEEE_END

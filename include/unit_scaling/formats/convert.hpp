@@ -30,6 +30,8 @@
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A storage type that the vector conversions take: binary32 or any `Minifloat`.
@@ -413,3 +415,5 @@ template <Storage T> void encode(std::span<const double> in, std::span<T> out, O
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -23,6 +23,8 @@
 #include "unit_scaling/formats/math.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// The same number, code for code, as the type of Eigen. A NaN keeps its payload.
@@ -144,3 +146,5 @@ template <> struct cast_impl<bfloat16, unit_scaling::bfloat16> {
 }  // namespace internal
 
 }  // namespace Eigen
+
+UNIT_SCALING_IEEE_END

@@ -25,6 +25,8 @@
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// How a span is encoded.
@@ -267,3 +269,5 @@ EncodeStatistics encode_with_statistics(std::span<const float> in, std::span<T> 
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

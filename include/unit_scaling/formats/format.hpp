@@ -21,6 +21,8 @@
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A number format known at run time: any exponent of 1 to 8 bits and fraction of up to 23, as long
@@ -151,3 +153,5 @@ class Format {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -8,6 +8,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Which codes of a format stand for something other than a finite number. The names are the
@@ -235,3 +237,5 @@ struct FormatSpec {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -14,9 +14,12 @@
 #include <bit>
 #include <cstdint>
 
-#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #endif
+
+#include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -43,3 +46,5 @@ namespace UNIT_SCALING_NAMESPACE {
 #endif
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

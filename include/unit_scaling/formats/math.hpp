@@ -21,6 +21,8 @@
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/round_to_odd.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
@@ -213,14 +215,15 @@ template <AnyMinifloat T> [[nodiscard]] T fmod(T x, std::type_identity_t<T> y) n
 /// its error (2Sum; D. E. Knuth, The Art of Computer Programming, vol. 2, section 4.2.2), from
 /// which the sum is rounded to odd. A sum in binary64 alone would not do for bfloat16: 259/256 less
 /// its smallest number is no longer half-way between 129/128 and 130/128, and binary64 cannot tell.
-/// @pre The compiler may not reassociate sums (-ffast-math).
 template <AnyMinifloat T>
 [[nodiscard]] T fma(T x, std::type_identity_t<T> y, std::type_identity_t<T> z) noexcept {
-  const double product = static_cast<double>(x) * static_cast<double>(y);
-  const auto addend = static_cast<double>(z);
-  const double sum = product + addend;
-  const double added = sum - product;
-  const double error = (product - (sum - added)) + (addend - added);
+  using detail::opaque;
+  const double product = opaque(static_cast<double>(x) * static_cast<double>(y));
+  const double addend = opaque(static_cast<double>(z));
+  const double sum = opaque(product + addend);
+  const double added = opaque(sum - product);
+  const double kept = opaque(sum - added);
+  const double error = opaque(product - kept) + opaque(addend - added);
   return T(detail::round_to_odd(sum, error));
 }
 
@@ -306,3 +309,5 @@ template <AnyMinifloat T> [[nodiscard]] constexpr int fpclassify(T x) noexcept {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

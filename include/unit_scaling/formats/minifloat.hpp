@@ -19,6 +19,8 @@
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A floating-point number in the format `spec`: one byte up to eight bits, otherwise two.
@@ -102,7 +104,9 @@ template <FormatSpec spec> class Minifloat {
       // Its binary32 counterpart is subnormal, which the processor may take for zero.
       if (magnitude() < spec.min_normal_code()) {
         const double value = static_cast<double>(magnitude()) * spec.min_subnormal();
-        return signbit(*this) ? -value : value;
+        // By the bits: -fno-signed-zeros may forget the sign of a zero.
+        return std::bit_cast<double>(std::bit_cast<std::uint64_t>(value) |
+                                     (signbit(*this) ? std::uint64_t{1} << 63 : 0U));
       }
     }
     return static_cast<double>(static_cast<float>(*this));
@@ -192,7 +196,8 @@ template <FormatSpec spec> class Minifloat {
   }
   /// The quotient; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator/(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<Compute>(left) / static_cast<Compute>(right));
+    // Not a product with the reciprocal, which would round twice.
+    return Minifloat(static_cast<Compute>(left) / detail::opaque(static_cast<Compute>(right)));
   }
   /// Adds in place.
   constexpr Minifloat& operator+=(Minifloat other) noexcept { return *this = *this + other; }
@@ -323,3 +328,5 @@ template <unit_scaling::FormatSpec spec> struct std::hash<unit_scaling::Minifloa
     return std::hash<std::uint32_t>{}(is_zero ? 0U : std::uint32_t{value.bits()});
   }
 };
+
+UNIT_SCALING_IEEE_END

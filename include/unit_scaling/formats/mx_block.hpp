@@ -32,6 +32,8 @@
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// The element INT8 of the MX specification: an integer of two's complement times 2^-6. Encoding
@@ -438,3 +440,5 @@ using mxfp4_e2m1 = MxArray<float4_e2m1fn>;
 using mxint8 = MxArray<MxInt8>;
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

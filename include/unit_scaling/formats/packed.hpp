@@ -27,6 +27,8 @@
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A number format narrower than a byte, of which a packed array saves memory.
@@ -303,3 +305,5 @@ template <PackableMinifloat T> void decode(const PackedArray<T>& in, std::span<f
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

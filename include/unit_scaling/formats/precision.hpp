@@ -10,6 +10,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A precision policy: a type that says in which format each role is stored.
@@ -111,3 +113,5 @@ struct fp8 {
 }  // namespace precision
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

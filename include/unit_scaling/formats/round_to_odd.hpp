@@ -5,11 +5,37 @@
 #pragma once
 
 #include <bit>
+#include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::detail {
+
+/// The number itself, of which the compiler is to know nothing, so that it neither reassociates
+/// what made it with what is made of it, nor takes its reciprocal. Where options let compilers do
+/// so
+/// (-ffast-math), GCC has no other way to forbid it in part of a file.
+template <std::floating_point T>
+[[nodiscard, gnu::always_inline]] constexpr T opaque(T value) noexcept {
+  if (!std::is_constant_evaluated()) {
+#if defined(__SSE2__)
+    if constexpr (sizeof(T) <= sizeof(double)) {
+      asm("" : "+x"(value));
+    } else {
+      asm("" : "+m"(value));
+    }
+#elif defined(__aarch64__)
+    asm("" : "+w"(value));
+#else
+    asm("" : "+m"(value));
+#endif
+  }
+  return value;
+}
 
 /// Rounds an exact number to odd, given a neighbour of it and on which side of that it lies.
 ///
@@ -32,3 +58,5 @@ namespace UNIT_SCALING_NAMESPACE::detail {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::detail
+
+UNIT_SCALING_IEEE_END

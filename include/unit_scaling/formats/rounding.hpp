@@ -10,6 +10,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// What becomes of a number whose rounded value lies beyond the largest finite number of a format.
@@ -41,3 +43,5 @@ enum class Rounding {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

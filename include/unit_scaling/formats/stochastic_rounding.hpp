@@ -13,6 +13,8 @@
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Random bits for rounding the elements of one tensor: a pure function of the random stream, keyed
@@ -103,3 +105,5 @@ class StochasticRounding {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -34,6 +34,8 @@
 #include "unit_scaling/formats/round_to_odd.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
@@ -441,3 +443,5 @@ struct std::formatter<unit_scaling::Minifloat<spec>, char> : std::formatter<doub
   bool is_shortest_ = true;
 };
 #endif
+
+UNIT_SCALING_IEEE_END

@@ -25,6 +25,8 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Whether the target multiplies operands of A and B on AMX, given that the system lets us: those
@@ -204,3 +206,5 @@ struct AmxTile {
 #endif
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

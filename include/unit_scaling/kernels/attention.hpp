@@ -39,6 +39,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Extents of attention, and which weights are zero. A slice is one index of the leading extents:
@@ -119,7 +121,9 @@ struct DoubleTile {
     for (std::size_t i = 0; i < height; ++i) {
       for (std::size_t j = 0; j < width; ++j) {
         double sum = accumulate ? sums[i * columns + j] : 0;
-        for (std::size_t p = 0; p < depth; ++p) sum += left[p * rows + i] * right[p * columns + j];
+        for (std::size_t p = 0; p < depth; ++p) {
+          sum = multiply_add(left[p * rows + i], right[p * columns + j], sum);
+        }
         sums[i * columns + j] = sum;
       }
     }
@@ -171,7 +175,7 @@ template <class Words, std::size_t rows>
           always_inline)) { column[j] = load_register(right + j * register_floats); });
       unrolled_block<rows, tile_registers>([&](std::size_t i,
                                                std::size_t j) __attribute__((always_inline)) {
-        sum[i][j] = multiply_add<Words>(sum[i][j], panel[i * row_words + p], column[j]);
+        sum[i][j] = multiply_add_words<Words>(sum[i][j], panel[i * row_words + p], column[j]);
       });
     }
   }
@@ -189,8 +193,9 @@ inline void multiply_unpacked(std::size_t depth, const UnpackedPanels<double>& l
     for (std::size_t j = 0; j < columns; ++j) {
       double sum = sums[i * columns + j];
       for (std::size_t p = 0; p < depth; ++p) {
-        sum += left.words[p / columns * left.panel_stride + i * columns + p % columns] *
-               right[p * columns + j];
+        const double weight =
+            left.words[p / columns * left.panel_stride + i * columns + p % columns];
+        sum = multiply_add(weight, right[p * columns + j], sum);
       }
       sums[i * columns + j] = sum;
     }
@@ -630,7 +635,8 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
       for (std::size_t a = 0; a < block.rows; ++a) {
         if (!seen(a, b)) continue;
         for (std::size_t d = 0; d < columns; ++d) {
-          sums[d * panel + a] += weight(a, b) * static_cast<Compute>(left[b * columns + d]);
+          Compute& sum = sums[d * panel + a];
+          sum = multiply_add(weight(a, b), static_cast<Compute>(left[b * columns + d]), sum);
         }
       }
     }
@@ -643,8 +649,8 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
       for (std::size_t b = 0; b < rows; ++b) {
         if (!seen(a, b)) continue;
         for (std::size_t d = 0; d < columns; ++d) {
-          sums[d / panel * sums_stride + b * panel + d % panel] +=
-              weight(a, b) * static_cast<Compute>(right[a * columns + d]);
+          Compute& sum = sums[d / panel * sums_stride + b * panel + d % panel];
+          sum = multiply_add(weight(a, b), static_cast<Compute>(right[a * columns + d]), sum);
         }
       }
     }
@@ -1167,8 +1173,8 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
             weight_of(get(weights + at), exponent_factor, get(of_queries + x * step)) *
             get(of_queries + panel + x * step);
         weight[r][x] = keep(share, at);
-        slope[r][x] =
-            keep(get(slopes + at), at) * share - share * get(of_queries + 2 * panel + x * step);
+        slope[r][x] = sum_of_products(keep(get(slopes + at), at), share, -share,
+                                      get(of_queries + 2 * panel + x * step));
         if constexpr (hides) {
           weight[r][x] = keep_lanes(weight[r][x], x * step, first, block.rows);
           slope[r][x] = keep_lanes(slope[r][x], x * step, first, block.rows);
@@ -1310,3 +1316,5 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

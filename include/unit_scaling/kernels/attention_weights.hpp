@@ -25,6 +25,8 @@
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// What is rounded to bfloat16 and is then smaller in magnitude counts as zero. The rest are
@@ -66,10 +68,10 @@ template <class Weight, class T> [[nodiscard]] constexpr bool multiplies_weights
   const float32x16 shifted = x + round_to_integer;
   const float32x16 r = x - (shifted - round_to_integer);
   // Minimax polynomial for 2^r on |r| ≤ 1/2, with the last coefficient given.
-  float32x16 p = r * 0x1.409104p-7F + 0x1.ca9008p-5F;
-  p = p * r + 0x1.ebf1b4p-3F;
-  p = p * r + 0x1.62dfcap-1F;
-  p = p * r + 1.0F;
+  float32x16 p = multiply_add(r, 0x1.409104p-7F, 0x1.ca9008p-5F);
+  p = multiply_add(p, r, 0x1.ebf1b4p-3F);
+  p = multiply_add(p, r, 0x1.62dfcap-1F);
+  p = multiply_add(p, r, 1.0F);
   const auto within =
       bit_cast_to<float32x16>(bit_cast_to<uint32x16>(p) + (bit_cast_to<uint32x16>(shifted) << 23));
   const auto is_zero = is_less(shifted, splat<float32x16>(round_to_integer - 63));
@@ -152,3 +154,5 @@ class RoundedWeights {
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

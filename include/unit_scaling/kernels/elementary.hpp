@@ -20,6 +20,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 [[nodiscard]] inline double select_lane(bool mask, double if_true, double if_false) {
@@ -43,15 +45,15 @@ inline constexpr float greatest_exp_argument = 88.72283F;  ///< e^x is just belo
 /// e^x within 1.1 ulp, for x between the two limits; of no meaning for NaN.
 [[nodiscard, gnu::always_inline]] inline float32x16 exp_within_limits(float32x16 x) {
   constexpr float log2_e = std::numbers::log2e_v<float>;
-  const float32x16 shifted = x * log2_e + round_to_integer;
+  const float32x16 shifted = multiply_add(x, log2_e, round_to_integer);
   const float32x16 n = shifted - round_to_integer;
-  const float32x16 r = (x - n * ln2_high) - n * ln2_low;
+  const float32x16 r = multiply_add(n, -ln2_low, multiply_add(n, -ln2_high, x));
   // Minimax polynomial for e^r on |r| ≤ ln(2) / 2, relative error 4.3e-9.
-  float32x16 p = r * 1.38144669e-3F + 8.36878041e-3F;
-  p = p * r + 4.16683942e-2F;
-  p = p * r + 1.66665201e-1F;
-  p = p * r + 4.99999934e-1F;
-  p = p * (r * r) + r + 1.0F;
+  float32x16 p = multiply_add(r, 1.38144669e-3F, 8.36878041e-3F);
+  p = multiply_add(p, r, 4.16683942e-2F);
+  p = multiply_add(p, r, 1.66665201e-1F);
+  p = multiply_add(p, r, 4.99999934e-1F);
+  p = multiply_add(p, r * r, r) + 1.0F;
   // Times 2^n, by the exponent field: at its upper end p is below 1, at its lower end it is not.
   return bit_cast_to<float32x16>(bit_cast_to<uint32x16>(p) +
                                  (bit_cast_to<uint32x16>(shifted) << 23));
@@ -64,15 +66,15 @@ inline constexpr float greatest_half_square_argument = 13.2F;
 [[nodiscard, gnu::always_inline]] inline float32x16 exp_of_minus_half_square(float32x16 a) {
   constexpr float half_log2_e = std::numbers::log2e_v<float> / 2;
   const float32x16 square = a * a;
-  const float32x16 shifted = round_to_integer - square * half_log2_e;
+  const float32x16 shifted = multiply_add(square, -half_log2_e, round_to_integer);
   const float32x16 n = round_to_integer - shifted;
-  const float32x16 r = (n * (2 * ln2_high) - square) + n * (2 * ln2_low);
+  const float32x16 r = multiply_add(n, 2 * ln2_low, multiply_add(n, 2 * ln2_high, -square));
   // Minimax polynomial for e^(r/2) on |r| ≤ ln 2, relative error 9.4e-8.
-  float32x16 p = r * 2.59071003e-4F + 2.61863498e-3F;
-  p = p * r + 2.08345477e-2F;
-  p = p * r + 1.2499787e-1F;
-  p = p * r + 4.99999853e-1F;
-  p = p * r + 1.0F;
+  float32x16 p = multiply_add(r, 2.59071003e-4F, 2.61863498e-3F);
+  p = multiply_add(p, r, 2.08345477e-2F);
+  p = multiply_add(p, r, 1.2499787e-1F);
+  p = multiply_add(p, r, 4.99999853e-1F);
+  p = multiply_add(p, r, 1.0F);
   return bit_cast_to<float32x16>(bit_cast_to<uint32x16>(p) +
                                  (bit_cast_to<uint32x16>(shifted) << 23));
 }
@@ -140,10 +142,10 @@ template <class V> struct Normal {
   constexpr std::array<float, 5> q{1.0F, 1.4933362F, 0.91429621F, 0.278823018F, 0.0379013307F};
   const auto magnitude = bit_cast_to<float32x16>(bit_cast_to<uint32x16>(x) & 0x7fff'ffffU);
   const float32x16 a = least(splat<float32x16>(greatest), magnitude);
-  float32x16 numerator = a * p[3] + p[2];
-  float32x16 denominator = a * q[4] + q[3];
-  for (std::size_t i = 2; i-- > 0;) numerator = numerator * a + p[i];
-  for (std::size_t i = 3; i-- > 0;) denominator = denominator * a + q[i];
+  float32x16 numerator = multiply_add(a, p[3], p[2]);
+  float32x16 denominator = multiply_add(a, q[4], q[3]);
+  for (std::size_t i = 2; i-- > 0;) numerator = multiply_add(numerator, a, p[i]);
+  for (std::size_t i = 3; i-- > 0;) denominator = multiply_add(denominator, a, q[i]);
   // Beyond the greatest argument this difference is 0, and NaN for NaN.
   const float32x16 e =
       select(magnitude <= greatest, detail::exp_of_minus_half_square(a), a - greatest);
@@ -155,3 +157,5 @@ template <class V> struct Normal {
 template <class V> [[nodiscard]] inline V sigmoid(V x) { return 1.0F / (1.0F + exp(-x)); }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

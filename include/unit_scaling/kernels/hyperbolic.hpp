@@ -9,6 +9,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 [[nodiscard]] inline double tanh(double x) { return std::tanh(x); }
@@ -20,13 +22,12 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 [[nodiscard]] inline float32x16 tanh(float32x16 x) {
   const float32x16 magnitude = select_lane(x < 0, -x, x);
   const float32x16 square = x * x;
-  const float32x16 tail =
-      ((((-5.70498872745e-3F * square + 2.06390887954e-2F) * square - 5.37397155531e-2F) * square +
-        1.33314422036e-1F) *
-           square -
-       3.33332819422e-1F) *
-      square;
-  const float32x16 near_zero = x * (1.0F + tail);  // not x + x tail: −0 would lose its sign
+  float32x16 p = multiply_add(square, -5.70498872745e-3F, 2.06390887954e-2F);
+  p = multiply_add(p, square, -5.37397155531e-2F);
+  p = multiply_add(p, square, 1.33314422036e-1F);
+  p = multiply_add(p, square, -3.33332819422e-1F);
+  // Not x + x p x²: −0 would lose its sign.
+  const float32x16 near_zero = x * multiply_add(p, square, 1.0F);
   // From 9.1 on the result is 1; the bound keeps e^2x finite. NaN compares as not above it.
   const float32x16 bounded = select_lane(magnitude > 10.0F, splat<float32x16>(10.0F), magnitude);
   const float32x16 far = 1.0F - 2.0F / (exp(bounded + bounded) + 1.0F);
@@ -34,3 +35,5 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

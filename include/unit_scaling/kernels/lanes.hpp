@@ -17,6 +17,8 @@
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// What a loop whose arithmetic is in `Compute` (float or double) holds in a register.
@@ -170,3 +172,5 @@ template <class Compute, class Count>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

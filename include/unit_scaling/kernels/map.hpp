@@ -11,6 +11,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Elements per piece of work: large enough to hide the hand-over to a thread.
@@ -66,3 +68,5 @@ template <class Out, Overflow overflow, class In>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

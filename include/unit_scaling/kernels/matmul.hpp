@@ -6,8 +6,7 @@
 /// traffic of a float one. Every element of the result is one chain of fused multiply-adds over the
 /// inner dimension in ascending order, started at zero; blocking, vector width and thread count
 /// only change which chain runs when. So the bits of a result are those of the three-line loop in
-/// the tests, for any thread count, and the same on any machine with FMA where the compiler uses
-/// it: GCC fuses from -O2 up and rounds twice below.
+/// the tests, for any thread count, and the same in any build for a target with FMA.
 ///
 /// Where the target has the bfloat16 instructions of AVX-512, and they are fast
 /// (`detail::has_fast_bfloat16_pairs`) or one operand has at most four rows or columns, operands
@@ -36,6 +35,8 @@
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/tile.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
@@ -160,10 +161,11 @@ void matmul_double(const MatmulSize& size, const MatrixView<A>& a, const MatrixV
       double sum = 0;
       for (std::size_t s = 0; s < size.segments; ++s) {
         for (std::size_t p = 0; p < size.inner; ++p) {
-          sum += static_cast<double>(
-                     a.data[s * a.segment_stride + i * a.row_stride + p * a.column_stride]) *
-                 static_cast<double>(
-                     b.data[s * b.segment_stride + p * b.row_stride + j * b.column_stride]);
+          const auto left = static_cast<double>(
+              a.data[s * a.segment_stride + i * a.row_stride + p * a.column_stride]);
+          const auto right = static_cast<double>(
+              b.data[s * b.segment_stride + p * b.row_stride + j * b.column_stride]);
+          sum = multiply_add(left, right, sum);
         }
       }
       if (epilogue.bias != nullptr) sum += epilogue.bias[j];
@@ -671,3 +673,5 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

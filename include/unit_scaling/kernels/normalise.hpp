@@ -21,6 +21,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// A row of T as lanes of Compute, times a power of two.
@@ -32,6 +34,12 @@ template <class Compute, class T> struct ScaledRow {
   template <class Count>
   [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
     return load<Compute>(row + j, count) * power;
+  }
+
+  /// The lanes with the centre taken off.
+  template <class Count>
+  [[nodiscard]] lane_t<Compute> minus(Compute centre, std::size_t j, Count count) const {
+    return multiply_add(load<Compute>(row + j, count), power, -centre);
   }
 
   /// The same with a power that brings the largest magnitude to between 1 and 2, or as near as it
@@ -143,10 +151,11 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
         const auto d = gradient(j, count);
         if constexpr (centring == Centring::mean) {
           total += d;
-          squares += d * d;
+          squares = multiply_add(d, d, squares);
         }
         // Beyond the end of a row x̂ is no number of it, and may be infinite.
-        total_x_hat += fill_beyond<Compute>(d * normalised(j, count), count, Compute{0});
+        total_x_hat = multiply_add(d, fill_beyond<Compute>(normalised(j, count), count, Compute{0}),
+                                   total_x_hat);
       });
       Compute average = horizontal_sum(total) / size;
       Compute average_x_hat = horizontal_sum(total_x_hat) / size;
@@ -158,7 +167,8 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
           for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
             const auto rest = fill_beyond<Compute>(gradient(j, count) - average, count, Compute{0});
             total += rest;
-            total_x_hat += fill_beyond<Compute>(rest * normalised(j, count), count, Compute{0});
+            total_x_hat = multiply_add(
+                rest, fill_beyond<Compute>(normalised(j, count), count, Compute{0}), total_x_hat);
           });
           average += horizontal_sum(total) / size;
           average_x_hat = horizontal_sum(total_x_hat) / size;
@@ -173,7 +183,7 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
         const auto x_hat_lanes = normalised(j, count);
         also_row(j, count, x_hat_lanes);
         to.template put<Overflow::infinity_or_nan, Compute>(
-            scale * (d - x_hat_lanes * average_x_hat), i * columns + j, count);
+            scale * multiply_add(x_hat_lanes, -average_x_hat, d), i * columns + j, count);
       });
     }
     to.finish();
@@ -199,8 +209,12 @@ template <class Compute, bool has_bias> class AffineGradients {
     ](std::size_t j, auto count, lane_t<Compute> x_hat) __attribute__((always_inline)) {
       __builtin_prefetch(dy + columns + j);
       const auto gradient = load<Compute>(dy + j, count);
-      add_lanes(gain + j, count, gradient * x_hat);
-      if constexpr (has_bias) add_lanes(bias + j, count, gradient);
+      store<Overflow::infinity_or_nan, Compute>(
+          multiply_add(gradient, x_hat, load<Compute>(gain + j, count)), gain + j, count);
+      if constexpr (has_bias) {
+        store<Overflow::infinity_or_nan, Compute>(load<Compute>(bias + j, count) + gradient,
+                                                  bias + j, count);
+      }
     };
   }
 
@@ -216,11 +230,6 @@ template <class Compute, bool has_bias> class AffineGradients {
   }
 
  private:
-  template <class Count>
-  [[gnu::always_inline]] static void add_lanes(Compute* sum, Count count, lane_t<Compute> value) {
-    store<Overflow::infinity_or_nan, Compute>(load<Compute>(sum, count) + value, sum, count);
-  }
-
   template <class Out>
   Array<Out> finished(std::pmr::vector<Compute>& partial, Compute factor,
                       std::pmr::memory_resource* resource) const {
@@ -238,3 +247,5 @@ template <class Compute, bool has_bias> class AffineGradients {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

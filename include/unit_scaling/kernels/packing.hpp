@@ -24,6 +24,8 @@
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// A word is one float.
@@ -401,3 +403,5 @@ inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

@@ -18,6 +18,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Calls `body(row)` for every row, sharing out pieces of about `piece_elements` elements.
@@ -46,6 +48,23 @@ template <class Compute, class Term>
   double total = 0;
   for (std::size_t i = 0; i < size; ++i) total += term(i);
   return total;
+}
+
+/// Σ_i a b of the i-th lanes of the row, each product fused with its sum: `f(i, count)` returns
+/// `Factors{a, b}`, either with zeros beyond `count`.
+template <class Lanes> struct Factors {
+  Lanes a;
+  Lanes b;
+};
+template <class Lanes> Factors(Lanes, Lanes) -> Factors<Lanes>;
+template <class Compute, class F>
+[[nodiscard]] Compute sum_products(std::size_t columns, const F& f) {
+  auto sum = broadcast<Compute>(0);
+  for_lanes<Compute>(columns, [&](std::size_t i, auto count) {
+    const auto factors = f(i, count);
+    sum = multiply_add(factors.a, factors.b, sum);
+  });
+  return horizontal_sum(sum);
 }
 
 /// Rows of a block whose sums down the columns are added up by one thread, in order; the sums of
@@ -105,3 +124,5 @@ template <class Compute, class Out, class T>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

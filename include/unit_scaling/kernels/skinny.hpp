@@ -16,9 +16,12 @@
 #include <type_traits>
 
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
@@ -27,18 +30,14 @@ inline constexpr std::size_t most_skinny_vectors = 4;
 
 namespace detail {
 
-/// sums + words · vector, by lanes.
-template <class Words>
-[[nodiscard, gnu::always_inline]] inline float32x16 multiply_add_lanes(float32x16 sums,
-                                                                       std::uint32_t vector,
-                                                                       uint32x16 words) {
-  if constexpr (std::is_same_v<Words, FloatWords>) {
-    return sums + std::bit_cast<float>(vector) * bit_cast_to<float32x16>(words);
+/// Register `part` of 16 words.
+template <class Lanes>
+[[nodiscard, gnu::always_inline]] inline register_t register_of_words(const Lanes& words,
+                                                                      std::size_t part) {
+  if constexpr (sizeof(Lanes) == register_bytes) {
+    return reinterpret_cast<register_t>(words);
   } else {
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-    return reinterpret_cast<float32x16>(multiply_add<Words>(
-        reinterpret_cast<register_t>(sums), vector, reinterpret_cast<register_t>(words)));
-#endif
+    return load_register(reinterpret_cast<const char*>(&words) + part * register_bytes);
   }
 }
 
@@ -51,17 +50,20 @@ template <class Words, std::size_t most_steps, std::size_t groups>
                                                 std::size_t stride) {
   for (std::size_t c = 0; c < count; ++c) {
     float* const at = sums + c * stride;
-    float32x16 sum[groups];
-    for (std::size_t g = 0; g < groups; ++g) {
-      sum[g] = unit_scaling::load<float32x16>(at + g * lanes);
+    constexpr std::size_t parts = lanes / register_floats;
+    register_t sum[groups * parts];
+    for (std::size_t g = 0; g < groups * parts; ++g) {
+      std::memcpy(&sum[g], at + g * register_floats, register_bytes);
     }
     for (std::size_t q = 0; q < steps; ++q) {
-      for (std::size_t g = 0; g < groups; ++g) {
-        sum[g] =
-            multiply_add_lanes<Words>(sum[g], vectors[q * most_skinny_vectors + c], words[q][g]);
+      for (std::size_t g = 0; g < groups * parts; ++g) {
+        sum[g] = multiply_add_words<Words>(sum[g], vectors[q * most_skinny_vectors + c],
+                                           register_of_words(words[q][g / parts], g % parts));
       }
     }
-    for (std::size_t g = 0; g < groups; ++g) unit_scaling::store(sum[g], at + g * lanes);
+    for (std::size_t g = 0; g < groups * parts; ++g) {
+      std::memcpy(at + g * register_floats, &sum[g], register_bytes);
+    }
   }
 }
 
@@ -231,3 +233,5 @@ void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

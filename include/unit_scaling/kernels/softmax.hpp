@@ -11,6 +11,8 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// max_j x_j and Σ_j exp(m (x_j − max)): what softmax and cross-entropy need of a row. The
@@ -40,3 +42,5 @@ template <class Compute, class T>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

@@ -16,8 +16,11 @@
 #include <immintrin.h>
 #endif
 
+#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
@@ -92,11 +95,11 @@ static_assert(tile_rows <= 16 && tile_registers <= 4, "see the unrolling of unro
 
 /// sum + a b for each lane: of floats in one fused step, of pairs in two, the earlier one first.
 template <class Words>
-[[gnu::always_inline]] inline register_t multiply_add(register_t sum, std::uint32_t a,
-                                                      register_t b) {
+[[gnu::always_inline]] inline register_t multiply_add_words(register_t sum, std::uint32_t a,
+                                                            register_t b) {
   const auto factor = std::bit_cast<float>(a);
   if constexpr (std::is_same_v<Words, FloatWords>) {
-    return sum + factor * b;
+    return unit_scaling::multiply_add(factor, b, sum);
   } else {
 #if defined(__AVX512BF16__) && defined(__AVX512F__)
     return reinterpret_cast<register_t>(_mm512_dpbf16_ps(
@@ -148,7 +151,7 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
       column[j] = load_register(b + p * tile_columns + j * register_floats);
     });
     unrolled_block<rows, registers>([&](std::size_t i, std::size_t j) __attribute__((
-        always_inline)) { sum[i][j] = multiply_add<Words>(sum[i][j], a(i, p), column[j]); });
+        always_inline)) { sum[i][j] = multiply_add_words<Words>(sum[i][j], a(i, p), column[j]); });
   }
   unrolled_block<rows, registers>([&](std::size_t i, std::size_t j)
                                       __attribute__((always_inline)) { write(i, j, sum[i][j]); });
@@ -263,3 +266,5 @@ template <class Words> struct RegisterTile {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END

@@ -81,14 +81,13 @@ class Bert {
   template <Precision P>
   [[nodiscard]] Variable<P> masked_token_logits(const Variable<P>& hidden,
                                                 const Array<std::int32_t>& selected) const {
-    Tape<P>& tape = hidden.tape();
-    const auto module = tape.enter("mlm");
+    const auto module = hidden.tape().enter("mlm");
     const ops::Embedding select{.scaling = scaling_};
     const Variable<P> x = norm_(
         ops::gelu(transform_(ops::embedding(selected, hidden, select)), {.scaling = scaling_}));
     if (readout_) return (*readout_)(x);
-    return ops::linear_readout(x, tape.parameter(encoder_.embedding().table()),
-                               tape.parameter(*tied_bias_), {.scaling = {scaling_.rule}});
+    return ops::linear_readout(x, encoder_.embedding().table(), *tied_bias_,
+                               {.scaling = {scaling_.rule}});
   }
 
   /// Calls `visit(parameter)` for each parameter, from input to output.

@@ -58,8 +58,7 @@ class BertMlp {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& selected) const {
-    const Variable<P> x =
-        blocks_(ops::add(tokens_(tape, ids), tape.parameter(positions_.table()), add_));
+    const Variable<P> x = blocks_(ops::add(tokens_(tape, ids), positions_.table(), add_));
     return readout_(norm_(ops::embedding(selected, x, select_)));
   }
 

@@ -53,8 +53,7 @@ class Conv1d {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return bias_ ? ops::conv1d(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
-                 : ops::conv1d(x, x.tape().parameter(weight_), op_);
+    return bias_ ? ops::conv1d(x, weight_, *bias_, op_) : ops::conv1d(x, weight_, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

@@ -25,7 +25,7 @@ class LayerNorm {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return ops::layer_norm(x, x.tape().parameter(gain_), x.tape().parameter(bias_), op_);
+    return ops::layer_norm(x, gain_, bias_, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

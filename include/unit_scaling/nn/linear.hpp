@@ -38,8 +38,7 @@ class Linear {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return bias_ ? ops::linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op_)
-                 : ops::linear(x, x.tape().parameter(weight_), op_);
+    return bias_ ? ops::linear(x, weight_, *bias_, op_) : ops::linear(x, weight_, op_);
   }
 
   /// ops::gelu_linear(x, weight[, bias]): this layer behind a GELU, as one op.
@@ -47,8 +46,7 @@ class Linear {
   [[nodiscard]] Variable<P> after(const ops::Gelu& gelu, const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
     const ops::GeluLinear op{.gelu = gelu, .linear = op_};
-    return bias_ ? ops::gelu_linear(x, x.tape().parameter(weight_), x.tape().parameter(*bias_), op)
-                 : ops::gelu_linear(x, x.tape().parameter(weight_), op);
+    return bias_ ? ops::gelu_linear(x, weight_, *bias_, op) : ops::gelu_linear(x, weight_, op);
   }
 
   /// Calls `visit(parameter)` for each parameter.

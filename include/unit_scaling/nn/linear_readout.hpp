@@ -37,9 +37,8 @@ class LinearReadout {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return bias_ ? ops::linear_readout(x, x.tape().parameter(weight_), x.tape().parameter(*bias_),
-                                       op_)
-                 : ops::linear_readout(x, x.tape().parameter(weight_), op_);
+    return bias_ ? ops::linear_readout(x, weight_, *bias_, op_)
+                 : ops::linear_readout(x, weight_, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

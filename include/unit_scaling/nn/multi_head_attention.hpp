@@ -83,7 +83,10 @@ class MultiHeadAttention {
     const auto attend = [&] {
       if (options_.rotary_base) {
         const ops::Rotary turn{.base = *options_.rotary_base};
-        return ops::scaled_dot_product_attention(ops::rotary(q, turn), ops::rotary(k, turn), v, op);
+        // One after the other: compilers differ in the order in which they evaluate arguments.
+        const Variable<P> turned_q = ops::rotary(q, turn);
+        const Variable<P> turned_k = ops::rotary(k, turn);
+        return ops::scaled_dot_product_attention(turned_q, turned_k, v, op);
       }
       if (relative_) {
         const auto r = relative_positions(x.tape(), x.shape()[x.shape().rank() - 2]);

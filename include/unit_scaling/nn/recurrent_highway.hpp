@@ -26,10 +26,8 @@ class RecurrentHighway {
         initial_(initialiser.bias(name + ".initial", hidden_size)) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    Tape<P>& tape = x.tape();
-    const auto module = tape.enter(name_);
-    return ops::recurrent_highway(x, tape.parameter(weight_), tape.parameter(bias_),
-                                  tape.parameter(initial_), op_);
+    const auto module = x.tape().enter(name_);
+    return ops::recurrent_highway(x, weight_, bias_, initial_, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

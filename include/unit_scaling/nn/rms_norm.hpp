@@ -32,7 +32,7 @@ class RmsNorm {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return gain_ ? ops::rms_norm(x, x.tape().parameter(*gain_), op_) : ops::rms_norm(x, op_);
+    return gain_ ? ops::rms_norm(x, *gain_, op_) : ops::rms_norm(x, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

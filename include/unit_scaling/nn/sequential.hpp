@@ -13,6 +13,8 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Applies each module to the result of the one before it. Anything callable with a variable is a
 /// module here, a lambda over an op as well; those without parameters are passed over in the walk.
+/// Modules made in the call are made in braces: `Sequential{Linear(…), Linear(…)}`. In round
+/// brackets the compiler chooses which is made first, and so which initial values each gets.
 template <class... Modules> class Sequential {
  public:
   explicit Sequential(Modules... modules) : modules_(std::move(modules)...) {}

@@ -30,7 +30,10 @@ class SwiGlu {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return linear_2_(ops::silu_glu(linear_1_(x), linear_gate_(x), silu_glu_));
+    // One after the other: compilers differ in the order in which they evaluate arguments.
+    const Variable<P> value = linear_1_(x);
+    const Variable<P> gate = linear_gate_(x);
+    return linear_2_(ops::silu_glu(value, gate, silu_glu_));
   }
 
   /// Calls `visit(parameter)` for each parameter.

@@ -23,7 +23,7 @@ class TokenMixing {
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
     const auto module = x.tape().enter(name_);
-    return ops::token_mixing(x, x.tape().parameter(weight_), op_);
+    return ops::token_mixing(x, weight_, op_);
   }
 
   /// Calls `visit(parameter)` for each parameter.

@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sum: y = α (a + b), da = β_a dy and db = β_b dy, summed over the repetitions.
@@ -126,3 +128,5 @@ struct Add {
 inline constexpr Apply<Add> add{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -22,6 +22,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled convolution along the last extent (cross-correlation, as everywhere in the field):
@@ -365,3 +367,5 @@ struct Conv1d {
 inline constexpr Apply<Conv1d> conv1d{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -22,6 +22,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m Σ_j t_ij x_ij),
@@ -192,3 +194,5 @@ struct CrossEntropy {
 inline constexpr Apply<CrossEntropy> cross_entropy{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

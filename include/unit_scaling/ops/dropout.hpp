@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled dropout: y = α k x / (1−p), dx = β k dy / (1−p), with k_i = 1 with probability 1−p,
@@ -81,3 +83,5 @@ struct Dropout {
 inline constexpr Apply<Dropout> dropout{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

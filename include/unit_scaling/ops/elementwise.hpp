@@ -11,6 +11,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// y = f(x), dx = dy f'(x), without any scaling of its own: `scaled` adds that.
@@ -56,3 +58,5 @@ template <class F, class Slope> struct Elementwise {
 template <class F, class Slope> Elementwise(F, Slope) -> Elementwise<F, Slope>;
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

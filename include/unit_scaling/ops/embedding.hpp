@@ -18,6 +18,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled lookup: y[i] = table[ids[i]]; dtable[v] = β Σ_{i: ids[i] = v} dy[i].
@@ -130,3 +132,5 @@ struct Embedding {
 inline constexpr Apply<Embedding> embedding{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -16,6 +16,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// What `estimate_scales` measured.
@@ -149,3 +151,5 @@ template <ScaledOp Op, class... Args>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

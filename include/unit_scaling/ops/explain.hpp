@@ -11,6 +11,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 namespace detail {
@@ -69,3 +71,5 @@ template <ScaledOp Op, class... Args>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

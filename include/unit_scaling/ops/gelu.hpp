@@ -14,6 +14,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Which function is meant by GELU.
@@ -101,7 +103,7 @@ struct Gelu {
     template <class V> static V value(V v) { return v * kernels::normal(v).distribution; }
     template <class V> static V slope(V v) {
       const auto n = kernels::normal(v);
-      return n.distribution + v * n.density;
+      return multiply_add(v, n.density, n.distribution);
     }
   };
 
@@ -126,15 +128,17 @@ struct Gelu {
     /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
     template <class V> static V gate(V v) {
       using C = Constants<V>;
-      return kernels::sigmoid(C::twice_sqrt_2_over_pi * (v + C::cubic * v * v * v));
+      return kernels::sigmoid(C::twice_sqrt_2_over_pi * multiply_add(C::cubic * v * v, v, v));
     }
     /// d(2u)/dv.
     template <class V> static V inner_slope(V v) {
       using C = Constants<V>;
-      return C::twice_sqrt_2_over_pi * (1.0F + 3 * C::cubic * v * v);
+      return C::twice_sqrt_2_over_pi * multiply_add(3 * C::cubic * v, v, 1.0F);
     }
   };
 };
 inline constexpr Apply<Gelu> gelu{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

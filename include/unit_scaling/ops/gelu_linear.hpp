@@ -20,6 +20,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// y = linear(gelu(x), w[, b]): to the bit, but for which NaN, what the two ops give one after the
@@ -176,3 +178,5 @@ struct GeluLinear {
 inline constexpr Apply<GeluLinear> gelu_linear{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

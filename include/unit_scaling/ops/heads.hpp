@@ -18,6 +18,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 namespace detail {
@@ -274,3 +276,5 @@ struct MergeHeads {
 inline constexpr Apply<MergeHeads> merge_heads{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -16,6 +16,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled layer normalisation: y = x̂ g + b, x̂ = (x − mean) / √(variance + ε) along the last
@@ -83,8 +85,8 @@ struct LayerNorm {
     auto y = kernels::normalise_rows<Compute, typename P::storage>(
         x, measure(x, statistics), x_hat<Compute>(x, statistics),
         [a, g = gain.data(), b = bias.data()](std::size_t j, auto count, auto v) {
-          return a *
-                 (v * kernels::load<Compute>(g + j, count) + kernels::load<Compute>(b + j, count));
+          return a * multiply_add(v, kernels::load<Compute>(g + j, count),
+                                  kernels::load<Compute>(b + j, count));
         });
     return Forward{std::move(y), std::tuple{x, std::move(statistics), gain}};
   }
@@ -145,9 +147,10 @@ struct LayerNorm {
         auto total = kernels::broadcast<Compute>(0);
         auto squares = kernels::broadcast<Compute>(0);
         kernels::for_lanes<Compute>(row.columns, [&](std::size_t j, auto count) {
-          const auto d = kernels::fill_beyond<Compute>(row(j, count) - centre, count, Compute{0});
+          const auto d =
+              kernels::fill_beyond<Compute>(row.minus(centre, j, count), count, Compute{0});
           total += d;
-          squares += d * d;
+          squares = multiply_add(d, d, squares);
         });
         rest = kernels::horizontal_sum(total) / size;
         mean_square = kernels::horizontal_sum(squares) / size;
@@ -162,7 +165,7 @@ struct LayerNorm {
         centre += rest;
         take_off();
       }
-      Compute variance = mean_square - rest * rest;
+      Compute variance = multiply_add(rest, -rest, mean_square);
       if (variance <= 0) {
         // A constant row, of which the centre takes all: only ε counts, and not times a power.
         centre /= std::exchange(row.power, 1);
@@ -172,7 +175,8 @@ struct LayerNorm {
       noted[RowStatistics::power] = row.power;
       noted[RowStatistics::centre] = centre;
       noted[RowStatistics::rest] = rest;
-      noted[RowStatistics::inverse] = 1 / std::sqrt(variance + epsilon_ * row.power * row.power);
+      noted[RowStatistics::inverse] =
+          1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, variance));
     };
   }
 
@@ -185,7 +189,7 @@ struct LayerNorm {
           [row = kernels::ScaledRow<Compute, T>{x.row(i), x.columns(), noted[RowStatistics::power]},
            centre = noted[RowStatistics::centre], rest = noted[RowStatistics::rest],
            inverse = noted[RowStatistics::inverse]](std::size_t j, auto count) {
-            return ((row(j, count) - centre) - rest) * inverse;
+            return (row.minus(centre, j, count) - rest) * inverse;
           };
     };
   }
@@ -206,3 +210,5 @@ struct LayerNorm {
 inline constexpr Apply<LayerNorm> layer_norm{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled linear layer: y = α (x wᵀ + b), dx = β_x dy w, dw = β_w dyᵀ x, db = β_b Σ dy.
@@ -154,3 +156,5 @@ struct Linear {
 inline constexpr Apply<Linear> linear{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

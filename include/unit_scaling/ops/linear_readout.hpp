@@ -12,6 +12,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// A linear layer that makes logits: as Linear, but the edge into it is a cut-edge and nothing is
@@ -79,3 +81,5 @@ struct LinearReadout {
 inline constexpr Apply<LinearReadout> linear_readout{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

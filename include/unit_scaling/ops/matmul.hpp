@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled matrix product, one for each index of the leading extents:
@@ -138,3 +140,5 @@ struct Matmul {
 inline constexpr Apply<Matmul> matmul{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled mean along the last extent: y = α/n Σ_j x_j, dx_j = β/n dy.
@@ -75,3 +77,5 @@ struct Mean {
 inline constexpr Apply<Mean> mean{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -19,6 +19,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled squared error: loss = α Σ_i (x_i − t_i)², dx = 2 β dloss (x − t), dt = −dx.
@@ -105,3 +107,5 @@ struct MseLoss {
 inline constexpr Apply<MseLoss> mse_loss{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

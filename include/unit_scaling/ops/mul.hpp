@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled product: y = α a b, da = β_a dy b, db = β_b dy a, element by element.
@@ -68,3 +70,5 @@ struct Mul {
 inline constexpr Apply<Mul> mul{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -34,6 +34,8 @@
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The result of an op: its output (a tuple of arrays if it has several) and the arrays, as a
@@ -242,3 +244,5 @@ template <ScaledOp Op> struct Apply {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

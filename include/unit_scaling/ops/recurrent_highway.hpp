@@ -20,6 +20,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Recurrent highway cell, run over the positions of x: with h the state, h_{-1} = initial,
@@ -273,3 +275,5 @@ struct RecurrentHighway {
 inline constexpr Apply<RecurrentHighway> recurrent_highway{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

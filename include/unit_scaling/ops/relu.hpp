@@ -14,6 +14,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled ReLU: y = α max(x, 0), dx = β dy [x > 0].
@@ -66,3 +68,5 @@ struct Relu {
 inline constexpr Apply<Relu> relu{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -11,6 +11,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The elements of x, row-major, under `shape`; the gradient goes back under that of x.
@@ -52,3 +54,5 @@ struct Reshape {
 inline constexpr Apply<Reshape> reshape{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

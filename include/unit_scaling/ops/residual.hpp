@@ -14,6 +14,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// The weights of a residual connection: `branch`² + `skip`² = 1 under both sets of scale rules.
@@ -80,8 +82,8 @@ struct ResidualSplit {
     const ResidualWeights weights = residual_weights(scaling.rule, tau);
     const auto b = static_cast<Compute>(weights.branch);
     const auto s = static_cast<Compute>(weights.skip);
-    return std::tuple{
-        kernels::map<Compute, T>([=](auto u, auto v) { return b * u + s * v; }, branch, skip)};
+    return std::tuple{kernels::map<Compute, T>(
+        [=](auto u, auto v) { return sum_of_products(b, u, s, v); }, branch, skip)};
   }
 };
 inline constexpr Apply<ResidualSplit> residual_split{};
@@ -125,7 +127,7 @@ struct ResidualAdd {
     const auto b = static_cast<Compute>(weights.branch);
     const auto s = static_cast<Compute>(weights.skip);
     auto y = kernels::map<Compute, typename P::storage>(
-        [=](auto u, auto v) { return b * u + s * v; }, branch, skip);
+        [=](auto u, auto v) { return sum_of_products(b, u, s, v); }, branch, skip);
     return Forward{std::move(y), std::tuple{branch.shape()}};
   }
 
@@ -147,3 +149,5 @@ template <class X, class Branch>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

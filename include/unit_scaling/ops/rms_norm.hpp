@@ -16,6 +16,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled RMS normalisation: y = x̂ g, x̂ = x / √(mean(x²) + ε) along the last extent; dx = the
@@ -126,9 +128,9 @@ struct RmsNorm {
       kernels::ScaledRow<Compute, T> row{x.row(i), x.columns()};
       const auto mean_square = [&] {
         const Compute squares =
-            kernels::sum_lanes<Compute>(row.columns, [&](std::size_t j, auto count) {
+            kernels::sum_products<Compute>(row.columns, [&](std::size_t j, auto count) {
               const auto v = row(j, count);
-              return v * v;
+              return kernels::Factors{v, v};
             });
         return squares / size;
       };
@@ -138,7 +140,7 @@ struct RmsNorm {
         square = mean_square();
       }
       target[2 * i] = row.power;
-      target[2 * i + 1] = 1 / std::sqrt(square + epsilon_ * row.power * row.power);
+      target[2 * i + 1] = 1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, square));
     };
   }
 
@@ -166,3 +168,5 @@ struct RmsNorm {
 inline constexpr Apply<RmsNorm> rms_norm{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -17,6 +17,8 @@
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Which elements of a row are turned together.
@@ -89,16 +91,18 @@ struct Rotary {
           const auto b = kernels::load<Compute>(from + half + i, count);
           const auto c = kernels::load<Compute>(cosine + i, count);
           const auto s = kernels::load<Compute>(sine + i, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(a * c - b * s, to + i, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(a * s + b * c, to + half + i, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(sum_of_products(a, c, -b, s), to + i,
+                                                             count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(sum_of_products(a, s, b, c),
+                                                             to + half + i, count);
         });
         return;
       }
       for (std::size_t i = 0; i < half; ++i) {
         const auto a = static_cast<Compute>(from[2 * i]);
         const auto b = static_cast<Compute>(from[2 * i + 1]);
-        to[2 * i] = static_cast<Out>(a * cosine[i] - b * sine[i]);
-        to[2 * i + 1] = static_cast<Out>(a * sine[i] + b * cosine[i]);
+        to[2 * i] = static_cast<Out>(sum_of_products(a, cosine[i], -b, sine[i]));
+        to[2 * i + 1] = static_cast<Out>(sum_of_products(a, sine[i], b, cosine[i]));
       }
     });
     return y;
@@ -128,3 +132,5 @@ struct Rotary {
 inline constexpr Apply<Rotary> rotary{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 namespace detail {
@@ -105,3 +107,5 @@ struct ScaleBackward {
 inline constexpr Apply<ScaleBackward> scale_bwd{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

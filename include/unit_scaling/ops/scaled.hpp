@@ -15,6 +15,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// An op whose forward and backward passes are those of `op`, with `factors` in place of what its
@@ -112,3 +114,5 @@ template <ScaledOp Op, std::size_t N>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

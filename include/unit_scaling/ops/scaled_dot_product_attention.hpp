@@ -21,6 +21,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled attention: y_i = α Σ_j p_ij k_ij v_j, p_i = softmax_j(c (q_i·k_j + q_i·r_{i−j}))
@@ -285,9 +287,9 @@ struct ScaledDotProductAttention {
     Compute* target = inner.mutable_data();
     const std::size_t columns = y.columns();
     kernels::for_rows(y.rows(), columns, [&](std::size_t i) {
-      target[i] = factor * kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-                    return kernels::load<Compute>(g.row(i) + j, count) *
-                           kernels::load<Compute>(y.row(i) + j, count);
+      target[i] = factor * kernels::sum_products<Compute>(columns, [&](std::size_t j, auto count) {
+                    return kernels::Factors{kernels::load<Compute>(g.row(i) + j, count),
+                                            kernels::load<Compute>(y.row(i) + j, count)};
                   });
     });
     return inner;
@@ -314,3 +316,5 @@ struct ScaledDotProductAttention {
 inline constexpr Apply<ScaledDotProductAttention> scaled_dot_product_attention{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

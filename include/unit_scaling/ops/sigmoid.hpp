@@ -13,6 +13,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sigmoid: y = α σ(x), dx = β dy σ(x) (1 − σ(x)), σ(x) = 1 / (1 + e^−x).
@@ -66,3 +68,5 @@ struct Sigmoid {
 inline constexpr Apply<Sigmoid> sigmoid{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

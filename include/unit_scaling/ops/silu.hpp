@@ -14,6 +14,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled SiLU: y = α f(m x) / m, dx = β dy f'(m x), with f(x) = x σ(x), σ the logistic
@@ -74,7 +76,7 @@ struct Silu {
     const auto b = static_cast<Compute>(s.backward[0]);
     const auto f = [=](auto g, auto v) {
       const auto gate = kernels::sigmoid(m * v);
-      return b * g * gate * (1.0F + m * v * (1.0F - gate));
+      return b * g * gate * multiply_add(m * v, 1.0F - gate, 1.0F);
     };
     return std::tuple{kernels::map<Compute, T>(f, dy, x)};
   }
@@ -82,3 +84,5 @@ struct Silu {
 inline constexpr Apply<Silu> silu{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

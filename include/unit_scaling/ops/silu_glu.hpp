@@ -15,6 +15,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled gated linear unit: y = α x f(g), dx = β_x dy f(g), dg = β_g dy x f'(g), with
@@ -85,19 +87,19 @@ struct SiluGlu {
     T* to_gate = dgate.mutable_data();
     // One pass for both: they share the exponential, and what is read.
     parallel_ranges(x.size(), kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-      kernels::for_lanes<Compute>(end - begin,
-                                  [=, from_x = x.data() + begin, from_gate = gate.data() + begin,
-                                   from_dy = dy.data() + begin](std::size_t i, auto count) {
-                                    const auto g = kernels::load<Compute>(from_gate + i, count);
-                                    const auto d = kernels::load<Compute>(from_dy + i, count);
-                                    const auto v = kernels::load<Compute>(from_x + i, count);
-                                    const auto open = kernels::sigmoid(m * g);
-                                    kernels::store<Overflow::infinity_or_nan, Compute>(
-                                        b_x * d * (g * open), to_x + begin + i, count);
-                                    kernels::store<Overflow::infinity_or_nan, Compute>(
-                                        b_gate * d * v * (open * (1.0F + m * g * (1.0F - open))),
-                                        to_gate + begin + i, count);
-                                  });
+      kernels::for_lanes<Compute>(
+          end - begin, [=, from_x = x.data() + begin, from_gate = gate.data() + begin,
+                        from_dy = dy.data() + begin](std::size_t i, auto count) {
+            const auto g = kernels::load<Compute>(from_gate + i, count);
+            const auto d = kernels::load<Compute>(from_dy + i, count);
+            const auto v = kernels::load<Compute>(from_x + i, count);
+            const auto open = kernels::sigmoid(m * g);
+            kernels::store<Overflow::infinity_or_nan, Compute>(b_x * d * (g * open),
+                                                               to_x + begin + i, count);
+            kernels::store<Overflow::infinity_or_nan, Compute>(
+                b_gate * d * v * (open * multiply_add(m * g, 1.0F - open, 1.0F)),
+                to_gate + begin + i, count);
+          });
     });
     return std::tuple{std::move(dx), std::move(dgate)};
   }
@@ -105,3 +107,5 @@ struct SiluGlu {
 inline constexpr Apply<SiluGlu> silu_glu{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -14,6 +14,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// A table (positions, size): row p holds √2 sin(t ω_i) in its first half and √2 cos(t ω_i) in its
@@ -49,3 +51,5 @@ template <Storage T>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -19,6 +19,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled softmax: y = α p, p = softmax(m x) along one extent, the last unless said otherwise;
@@ -155,8 +157,9 @@ struct Softmax {
           return kernels::load<Compute>(dy.row(i) + j, count) - origin;
         };
         const Compute inner =
-            p_per_y * kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-              return kernels::load<Compute>(y.row(i) + j, count) * upstream(j, count);
+            p_per_y * kernels::sum_products<Compute>(columns, [&](std::size_t j, auto count) {
+              return kernels::Factors{kernels::load<Compute>(y.row(i) + j, count),
+                                      upstream(j, count)};
             });
         kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
           kernels::store<Overflow::infinity_or_nan, Compute>(
@@ -188,3 +191,5 @@ struct Softmax {
 inline constexpr Apply<Softmax> softmax{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -16,6 +16,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/reduction.hpp"  // first, or GCC's -Wshadow finds its enumerators hidden
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled sum along the last extent: y = α Σ_j x_j, dx_j = β dy.
@@ -105,3 +107,5 @@ struct Sum {
 inline constexpr Apply<Sum> sum{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled tanh: y = α tanh x, dx = β dy (1 − tanh² x).
@@ -59,7 +61,7 @@ struct Tanh {
     return std::tuple{kernels::map<Compute, T>(
         [=](auto g, auto v) {
           const auto t = kernels::tanh(v);
-          return b * g * (1.0F - t * t);
+          return b * g * multiply_add(-t, t, 1.0F);
         },
         dy, x)};
   }
@@ -67,3 +69,5 @@ struct Tanh {
 inline constexpr Apply<Tanh> tanh{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

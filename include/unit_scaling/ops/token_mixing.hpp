@@ -12,6 +12,8 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::ops {
 
 /// Unit-scaled mixing of positions: y_b = α w x_b for each sequence b, dx_b = β_x wᵀ dy_b,
@@ -137,3 +139,5 @@ struct TokenMixing {
 inline constexpr Apply<TokenMixing> token_mixing{};
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END

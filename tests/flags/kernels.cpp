@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+// Prints digests of the bits of products and of elementary ops, one line each, to be compared
+// between builds of one target. UNIT_SCALING_ONLY_PRODUCTS leaves the ops out.
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/rotary.hpp"
+#include "unit_scaling/ops/scaled_dot_product_attention.hpp"
+#include "unit_scaling/ops/sigmoid.hpp"
+#include "unit_scaling/ops/silu.hpp"
+#include "unit_scaling/ops/silu_glu.hpp"
+#include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/ops/tanh.hpp"
+
+namespace {
+
+namespace us = unit_scaling;
+
+/// Numbers in (-4, 4) of all magnitudes down to 2^-6, made by integers alone.
+template <class T> us::Array<T> numbers(const us::Shape& shape, std::uint32_t seed) {
+  us::Array<T> result(shape);
+  std::uint32_t state = seed * 2654435761U + 12345U;
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    const std::uint32_t exponent = 121U + (state >> 8) % 8U;
+    const std::uint32_t fraction = (state >> 3) * 48271U & 0x7f'ffffU;
+    const std::uint32_t bits = (state & 0x8000'0000U) | exponent << 23 | fraction;
+    result.mutable_data()[i] = static_cast<T>(std::bit_cast<float>(bits));
+  }
+  return result;
+}
+
+template <class T> void add_digest(std::uint64_t& digest, const us::Array<T>& array) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(array.data());
+  for (std::size_t i = 0; i < array.bytes(); ++i) digest = (digest ^ bytes[i]) * 0x100000001b3U;
+}
+
+void print(const std::string& name, std::uint64_t digest) {
+  std::printf("%-60s %016llx\n", name.c_str(), static_cast<unsigned long long>(digest));
+}
+
+/// Both passes under factors that are not powers of two.
+template <class P, class Op, class... Arrays>
+void digest_of(const std::string& name, P precision, const Op& op, const Arrays&... arrays) {
+  auto scales = op.scales(arrays...);
+  scales.forward = 0.7;
+  for (std::size_t i = 0; i < scales.backward.size(); ++i) {
+    scales.backward[i] = 1.3 - 0.2 * static_cast<double>(i);
+  }
+  const auto forward = op.forward(precision, scales, arrays...);
+  using Out = std::remove_cvref_t<decltype(forward.output.data()[0])>;
+  const auto dy = numbers<Out>(forward.output.shape(), 77);
+  std::uint64_t digest = 0xcbf29ce484222325U;
+  add_digest(digest, forward.output);
+  print(name + " forward", digest);
+  digest = 0xcbf29ce484222325U;
+  std::apply([&](const auto&... gradient) { (add_digest(digest, gradient), ...); },
+             op.backward(precision, scales, forward.saved, dy));
+  print(name + " backward", digest);
+}
+
+template <class P> void products(const std::string& precision_name) {
+  using T = typename P::storage;
+  constexpr std::size_t extents[][3] = {{1, 7, 5},    {4, 65, 33},  {19, 1, 40},
+                                        {33, 31, 17}, {65, 130, 2}, {70, 515, 51}};
+  for (const auto& [rows, inner, columns] : extents) {
+    const std::string name = precision_name + " " + std::to_string(rows) + " " +
+                             std::to_string(inner) + " " + std::to_string(columns);
+    digest_of("linear " + name, P{}, us::ops::Linear{}, numbers<T>({rows, inner}, 1),
+              numbers<float>({columns, inner}, 2), numbers<float>({columns}, 3));
+    digest_of("matmul " + name, P{}, us::ops::Matmul{}, numbers<T>({rows, inner}, 4),
+              numbers<T>({inner, columns}, 5));
+  }
+}
+
+#if !defined(UNIT_SCALING_ONLY_PRODUCTS)
+template <class P> void others(const std::string& name) {
+  using T = typename P::storage;
+  const P p;
+  const auto x = numbers<T>({13, 61}, 6);
+  const auto y = numbers<T>({13, 61}, 7);
+  digest_of("gelu erf " + name, p, us::ops::Gelu{.mult = 1.1}, x);
+  digest_of("gelu tanh " + name, p,
+            us::ops::Gelu{.mult = 1.1, .form = us::ops::GeluForm::tanh_approximation}, x);
+  digest_of("silu " + name, p, us::ops::Silu{.mult = 1.1}, x);
+  digest_of("sigmoid " + name, p, us::ops::Sigmoid{}, x);
+  digest_of("tanh " + name, p, us::ops::Tanh{}, x);
+  digest_of("softmax " + name, p, us::ops::Softmax{.mult = 1.1}, x);
+  digest_of("silu_glu " + name, p, us::ops::SiluGlu{.mult = 1.1}, x, y);
+  digest_of("rotary " + name, p, us::ops::Rotary{}, numbers<T>({2, 9, 38}, 10));
+  digest_of("residual_add " + name, p, us::ops::ResidualAdd{.tau = 0.6}, x, y);
+  digest_of("attention " + name, p, us::ops::ScaledDotProductAttention{.is_causal = true},
+            numbers<T>({2, 3, 70, 20}, 11), numbers<T>({2, 3, 70, 20}, 12),
+            numbers<T>({2, 3, 70, 28}, 13));
+}
+#endif
+
+}  // namespace
+
+int main() {
+  products<us::precision::fp32>("fp32");
+  products<us::precision::bf16>("bf16");
+  products<us::precision::fp8>("fp8");
+  products<us::precision::fp64>("fp64");
+#if !defined(UNIT_SCALING_ONLY_PRODUCTS)
+  others<us::precision::fp32>("fp32");
+#endif
+}
