@@ -141,9 +141,25 @@ TEST(ConstraintCheck, NamesAResidualAddWithoutItsSplit) {
   EXPECT_NEAR(findings[0].ratio, 2, 1e-12);
   EXPECT_EQ(names(findings[0].culprits),
             (std::vector<std::string>{"op 1, residual_add", "op 1, residual_add"}));
-  const std::size_t fix = findings[0].fix.find("without split");
-  EXPECT_NE(fix, std::string::npos);
-  EXPECT_EQ(findings[0].fix.find("without split", fix + 1), std::string::npos) << "once is enough";
+  const std::size_t fix = findings[0].fix.find("no residual_split");
+  EXPECT_EQ(fix, 0U);
+  EXPECT_EQ(findings[0].fix.find("no residual_split", 1), std::string::npos) << "once is enough";
+}
+
+TEST(ConstraintCheck, SaysThatBranchAndSkipAreSwapped) {
+  for (const bool at_the_add : {true, false}) {
+    const auto findings = findings_of([&](const auto& x) {
+      const auto [first, second] = ops::residual_split(x, {.tau = 0.2});
+      return at_the_add ? ops::residual_add(second, ops::gelu(first), {.tau = 0.2})
+                        : ops::residual_add(ops::gelu(second), first, {.tau = 0.2});
+    });
+    ASSERT_EQ(findings.size(), 1U) << to_string(findings);
+    EXPECT_EQ(
+        findings[0].fix,
+        "branch and skip are swapped between op 0, residual_split, which returns {branch, "
+        "skip}, and op 2, residual_add, which takes (branch, skip): give both the same order, "
+        "as residual_apply does");
+  }
 }
 
 TEST(ConstraintCheck, NamesASplitOfAnotherTau) {
@@ -153,6 +169,9 @@ TEST(ConstraintCheck, NamesASplitOfAnotherTau) {
   });
   ASSERT_EQ(findings.size(), 1U) << to_string(findings);
   EXPECT_NEAR(findings[0].ratio, 2, 1e-12);
+  EXPECT_EQ(findings[0].fix,
+            "the weights of op 0, residual_split and of op 2, residual_add differ: give both the "
+            "same rule and tau, as residual_apply does");
 }
 
 TEST(ConstraintCheck, PassesASumWithoutSplitWhoseGradientsAreRight) {

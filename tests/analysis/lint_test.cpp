@@ -12,14 +12,18 @@
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
+#include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/linear_readout.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/optim/adam.hpp"
@@ -87,7 +91,7 @@ TEST(Lint, FindsAWeightInitialisedWithTheRootOfItsFanIn) {
   EXPECT_TRUE(of(weight({64, 64})).empty());
   expect_one(of(weight({64, 64}, 0.125F)), Kind::parameter_scale, "w", "fan_in^-1/2");
   expect_one(of(weight({64, 64}, 1.2F)), Kind::parameter_scale, "w", "N(0,1)");
-  // Of a convolution the fan-in is channels times kernel size, of a table it is an entry.
+  // Of a convolution the fan-in is channels times kernel size; a look-up has none.
   const auto of_convolution = [&](float factor) {
     const Parameter kernel = weight({32, 8, 8}, factor);
     return lint_of([&](Fp64& tape) {
@@ -102,7 +106,7 @@ TEST(Lint, FindsAWeightInitialisedWithTheRootOfItsFanIn) {
         [&](Fp64& tape) { return ops::embedding(id_array({3}, 50, 1), tape.parameter(table)); });
   };
   EXPECT_TRUE(of_table(1).empty());
-  expect_one(of_table(0.125F), Kind::parameter_scale, "w", "fan_in^-1/2");
+  expect_one(of_table(0.125F), Kind::parameter_scale, "w", "embedding");
   expect_one(of(weight({64, 64}, std::numeric_limits<float>::quiet_NaN())), Kind::parameter_scale,
              "w", "rms nan");
   // Without rules that is how it should be.
@@ -211,7 +215,7 @@ TEST(Lint, FindsResidualsWithoutSplit) {
                const auto [into, skip] = ops::residual_split(x, {.tau = 0.3});
                return ops::residual_add(branch(into), skip, {.tau = 0.4});
              }),
-             Kind::residual_without_split, "op 2, residual_add", "tau");
+             Kind::residual_mismatch, "op 2, residual_add", "same rule and tau");
   // One end comes from the split, the other from before it.
   expect_one(of([&](const auto& x) {
                const auto [into, skip] = ops::residual_split(x);
@@ -234,6 +238,149 @@ TEST(Lint, FindsResidualsWithoutSplit) {
               }).empty());
 }
 
+TEST(Lint, SaysThatBranchAndSkipAreSwapped) {
+  const auto branch = [](const auto& x) { return ops::gelu(x); };
+  const auto of = [](const auto& model) {
+    return lint_of([&](Fp64& tape) { return model(input(tape)); });
+  };
+  const auto expect_swapped = [&](const auto& model, const std::string& subject) {
+    const auto findings = of(model);
+    expect_one(findings, Kind::residual_mismatch, subject, "are swapped between op ");
+    EXPECT_EQ(to_string(findings).find("without"), std::string::npos) << to_string(findings);
+  };
+  // At the add, for two weights that differ.
+  expect_swapped(
+      [&](const auto& x) {
+        const auto [into, skip] = ops::residual_split(x, {.tau = 0.3});
+        return ops::residual_add(skip, branch(into), {.tau = 0.3});
+      },
+      "op 2, residual_add");
+  // At the split, behind a whole one.
+  expect_swapped(
+      [&](const auto& x) {
+        const auto [skip, into] = ops::residual_split(ops::residual_apply(x, branch), {.tau = 0.3});
+        return ops::residual_add(branch(into), skip, {.tau = 0.3});
+      },
+      "op 5, residual_add");
+}
+
+TEST(Lint, FindsAnOpThatFollowsOtherRulesThanTheModel) {
+  const Parameter w = weight({64, 64});
+  const auto model = [&](const Scaling& of_layers, const Scaling& of_gelu) {
+    return lint_of([&](Fp64& tape) {
+      const auto module = tape.enter("block");
+      const ops::Linear linear{.scaling = of_layers};
+      const auto x = ops::gelu(ops::linear(input(tape), w, linear), {.scaling = of_gelu});
+      return ops::linear(x, w, linear);
+    });
+  };
+  EXPECT_TRUE(model(scaling::umup, scaling::umup).empty());
+  EXPECT_TRUE(model(scaling::paper, scaling::paper).empty());
+  EXPECT_TRUE(model(scaling::paper, scaling::paper.on_cut_edge()).empty());
+  expect_one(model(scaling::umup, {}), Kind::mixed_rules, "op 1, gelu of block",
+             "follows paper, as an op does that is given no scaling, in a model under umup");
+  expect_one(model(scaling::paper, scaling::umup), Kind::mixed_rules, "op 1, gelu of block",
+             "follows umup in a model under paper");
+  // However many others are left at the default: layers with parameters tell the model's rules.
+  const auto many = lint_of([&](Fp64& tape) {
+    auto x = ops::linear(input(tape), w, {.scaling = scaling::umup});
+    for (int i = 0; i < 5; ++i) x = ops::gelu(x);
+    return x;
+  });
+  ASSERT_EQ(many.size(), 5U) << to_string(many);
+  EXPECT_EQ(many.front().subject, "op 1, gelu");
+  EXPECT_EQ(many.front().kind, Kind::mixed_rules);
+  // Also where one op does the work of two, and for rows that are picked from activations.
+  const auto fused = [&](const Scaling& of_gelu, const Scaling& of_linear) {
+    return lint_of([&](Fp64& tape) {
+      const ops::Linear linear{.scaling = scaling::umup};
+      const auto x = ops::linear(ops::linear(input(tape), w, linear), w, linear);
+      return ops::gelu_linear(x, w,
+                              {.gelu = {.scaling = of_gelu}, .linear = {.scaling = of_linear}});
+    });
+  };
+  EXPECT_TRUE(fused(scaling::umup, scaling::umup).empty());
+  expect_one(fused({}, scaling::umup), Kind::mixed_rules, "op 2, gelu_linear", "paper");
+  expect_one(fused(scaling::umup, {}), Kind::mixed_rules, "op 2, gelu_linear", "paper");
+  expect_one(lint_of([&](Fp64& tape) {
+               const auto x = ops::linear(input(tape), w, {.scaling = scaling::umup});
+               return ops::embedding(id_array({3}, 6, 1), x);
+             }),
+             Kind::mixed_rules, "op 1, embedding", "paper");
+}
+
+TEST(Lint, FindsAPlainLayerAsReadoutOfAModelUnderUMuP) {
+  const auto labels = id_array({6}, 8, 3);
+  const auto findings_of = [&](const Scaling& rules, const auto& model) {
+    nn::Initialiser initialiser(1, rules);
+    const nn::Linear hidden(initialiser, "hidden", 64, 64, {.bias = false});
+    const nn::Linear plain(initialiser, "head", 64, 8);
+    const nn::LinearReadout readout(initialiser, "readout", 64, 8);
+    return lint_of([&](Fp64& tape) { return model(hidden(input(tape)), plain, readout, rules); });
+  };
+  const auto loss = [&](const auto& logits, const Scaling& rules) {
+    return ops::cross_entropy(logits, labels, {.scaling = rules});
+  };
+  const auto right = [&](const auto& x, const auto&, const auto& readout, const Scaling& rules) {
+    return loss(readout(x), rules);
+  };
+  const auto direct = [&](const auto& x, const auto& plain, const auto&, const Scaling& rules) {
+    return loss(plain(x), rules);
+  };
+  for (const Scaling& rules : {scaling::none, scaling::paper, scaling::umup}) {
+    EXPECT_TRUE(findings_of(rules, right).empty());
+    if (rules.rule != Rule::umup) EXPECT_TRUE(findings_of(rules, direct).empty());
+  }
+  const std::string op = "op 1, linear of head";
+  expect_one(findings_of(scaling::umup, direct), Kind::plain_readout, op, "head.weight");
+  // Behind ops without weights, and of another loss, a weighted one, or one of two.
+  expect_one(findings_of(scaling::umup,
+                         [](const auto& x, const auto& plain, const auto&, const Scaling& rules) {
+                           const auto y = ops::reshape(plain(x), {.shape = {48}});
+                           return ops::mse_loss(y, y.tape().constant(random_array<double>({48}, 1)),
+                                                {.scaling = rules});
+                         }),
+             Kind::plain_readout, op, "LinearReadout");
+  expect_one(
+      findings_of(scaling::umup,
+                  [&](const auto& x, const auto& plain, const auto& readout, const Scaling& rules) {
+                    const auto first = loss(readout(x), rules);
+                    const auto second = loss(plain(x), rules);
+                    return ops::add(first, second, {.scaling = scaling::none});
+                  }),
+      Kind::plain_readout, "op 3, linear of head", "LinearReadout");
+  // Without a loss nobody knows which layer is the last one.
+  EXPECT_TRUE(
+      findings_of(scaling::umup, [](const auto& x, const auto& plain, const auto&, const Scaling&) {
+        return plain(x);
+      }).empty());
+}
+
+TEST(Lint, SpeaksOfTheFactorThatTheOpHas) {
+  const auto text_of = [](const auto& op, const Shape& shape) {
+    const Parameter w = weight(shape, 0.125F);
+    return to_string(lint_of([&](Fp64& tape) { return op(tape, w); }));
+  };
+  EXPECT_EQ(text_of(
+                [](Fp64& tape, const Parameter& w) {
+                  return ops::embedding(id_array({3}, 50, 1), tape.parameter(w));
+                },
+                {50, 64})
+                .find("fan_in"),
+            std::string::npos);
+  EXPECT_EQ(
+      text_of([](Fp64& tape, const Parameter& w) { return ops::add(input(tape), w); }, {6, 64})
+          .find("fan_in"),
+      std::string::npos);
+  EXPECT_NE(text_of(
+                [](Fp64& tape, const Parameter& w) {
+                  return ops::linear_readout(input(tape), w, {.scaling = scaling::umup});
+                },
+                {64, 64})
+                .find("linear_readout itself has the factor fan_in^-1\n"),
+            std::string::npos);
+}
+
 TEST(Lint, ComparesBothWeightsOfAResidual) {
   analysis::GraphTrace trace;
   Fp64 tape;
@@ -244,7 +391,7 @@ TEST(Lint, ComparesBothWeightsOfAResidual) {
     std::vector<OpRecord> ops = trace.ops();
     ASSERT_EQ(ops.front().name, "residual_split");
     ops.front().outputs[output].gradient_factors[0] *= 1.01;
-    expect_one(analysis::lint(ops), Kind::residual_without_split, "op 2, residual_add", "tau");
+    expect_one(analysis::lint(ops), Kind::residual_mismatch, "op 2, residual_add", "tau");
   }
 }
 

@@ -237,6 +237,15 @@ int fate(const std::string& format, float element) {
   return magnitude >= largest + place / 2 ? 3 : 0;
 }
 
+/// HTML without the places where a browser may break a word.
+std::string without_breaks(std::string html) {
+  const std::string mark = "<wbr/>";
+  for (std::size_t at = 0; (at = html.find(mark, at)) != std::string::npos;) {
+    html.erase(at, mark.size());
+  }
+  return html;
+}
+
 TEST(NumericsReport, FiguresAreThoseOfTheRawTensors) {
   // A loss scale that makes all three formats lose something.
   constexpr float loss_scale = 0x1p-10F;
@@ -440,6 +449,76 @@ TEST(HistogramChart, FewTinyElementsGetAColumnInsteadOfALongAxis) {
   EXPECT_EQ(count(to_svg(chart), ">tiny</text>"), 0U);
 }
 
+/// The labels of a chart's rows, as they are shown.
+std::vector<std::string> labels_of(const std::string& svg) {
+  std::size_t at = svg.find("us-labels");
+  const std::size_t end = svg.find("</g>", at);
+  std::vector<std::string> labels;
+  while ((at = svg.find("<text", at)) < end) {
+    at = svg.find('>', at) + 1;
+    labels.push_back(svg.substr(at, svg.find('<', at) - at));
+  }
+  return labels;
+}
+
+TEST(HistogramChart, TellsRowsApartWhoseNamesAreTooLong) {
+  const std::string path = "transformer_encoder.layers.";
+  const std::string inner = ".multi_head_attention.projection_of_the_";
+  const std::string tail = ".weight_of_a_very_long_name_of_a_module/linear";
+  // They differ at the end, in the middle, at the beginning; or in one character of many.
+  const std::vector<std::vector<std::string>> lists{
+      {path + "0" + inner + "queries/linear", path + "0" + inner + "keys/linear",
+       path + "0" + inner + "values/linear", path + "1" + inner + "values/linear"},
+      {path + "10" + inner + "keys" + tail, path + "11" + inner + "keys" + tail,
+       path + "110" + inner + "keys" + tail, path + "111" + inner + "values" + tail},
+      {"a" + path + path + tail, "b" + path + path + tail, path + path + tail},
+      {std::string(200, 'x'), std::string(201, 'x'),
+       std::string(100, 'x') + "y" + std::string(99, 'x')},
+      {path + path + tail + " [0]", path + path + tail + " [1]"},
+  };
+  for (const double width : {600.0, 880.0, 1160.0}) {
+    for (const auto& names : lists) {
+      analysis::HistogramChart chart{
+          .series = {"filled"}, .note_heads = {"rms", "zero", "rounds to zero"}, .width = width};
+      for (const std::string& name : names) {
+        chart.rows.push_back({.label = name, .histograms = {{.first_exponent = 0, .counts = {1}}}});
+      }
+      const auto shown = labels_of(to_svg(chart));
+      ASSERT_EQ(shown.size(), names.size());
+      EXPECT_EQ(std::set<std::string>(shown.begin(), shown.end()).size(), names.size())
+          << testing::PrintToString(shown);
+      for (std::size_t i = 0; i < names.size(); ++i) {
+        EXPECT_LT(shown[i].size(), names[i].size());
+        EXPECT_EQ(shown[i].back(), names[i].back()) << "the end of a path is its op";
+      }
+    }
+  }
+}
+
+TEST(HistogramChart, ShowsEveryWordOfItsHeads) {
+  analysis::HistogramChart chart{
+      .series = {"filled"},
+      .note_heads = {"rounds to zero", "rms", "one two three four five six", "zero, outlined"}};
+  // Narrow notes, so that a head takes as many lines as it has words.
+  chart.rows.push_back({.label = "row",
+                        .histograms = {{.first_exponent = 0, .counts = {1}}},
+                        .notes = {"0", "1", "0", "0"}});
+  const std::string svg = to_svg(chart);
+  for (const std::string& head : chart.note_heads) {
+    std::string all;
+    for (std::size_t at = 0; (at = svg.find("us-head\"", at)) != std::string::npos; ++at) {
+      const std::string text = svg.substr(at, svg.find("</text>", at) - at);
+      std::string words;
+      for (std::size_t k = 0; (k = text.find("<tspan", k)) != std::string::npos;) {
+        k = text.find('>', k) + 1;
+        words += (words.empty() ? "" : " ") + text.substr(k, text.find('<', k) - k);
+      }
+      all += "|" + words + "|";
+    }
+    EXPECT_NE(all.find("|" + head + "|"), std::string::npos) << head << " in " << all;
+  }
+}
+
 TEST(HistogramChart, RefusesWhatItCannotDraw) {
   analysis::HistogramChart chart{.series = {"a", "b", "c", "d"}};
   expect_error<std::invalid_argument>([&] { (void)to_svg(chart); }, {"3 series", "4"});
@@ -450,7 +529,49 @@ TEST(HistogramChart, RefusesWhatItCannotDraw) {
   chart.row_height = nan;
   expect_error<std::invalid_argument>([&] { (void)to_svg(chart); }, {"pixels"});
   chart.row_height = 20;
+  chart.width = 100;
+  expect_error<std::invalid_argument>([&] { (void)to_svg(chart); }, {"600", "100"});
+  chart.width = 880;
   expect_well_formed(to_svg(chart));
+}
+
+TEST(HtmlTable, LetsLongWordsBreakButNoNumber) {
+  const auto cell = [](const std::string& text, analysis::HtmlColumn::Kind kind) {
+    const std::string html =
+        to_html(analysis::HtmlTable{.caption = "c", .columns = {{"a", kind}}, .rows = {{{text}}}});
+    const std::size_t begin = html.find('>', html.find("<td")) + 1;
+    return html.substr(begin, html.find("</td>", begin) - begin);
+  };
+  using Kind = analysis::HtmlColumn::Kind;
+  EXPECT_EQ(cell("0.0444, 12.25*", Kind::text), "0.0444, 12.25*");
+  EXPECT_EQ(cell("float8_e4m3fn", Kind::text), "float8_e4m3fn");
+  EXPECT_EQ(cell("layers.0.attention/linear", Kind::prose),
+            "layers.0.<wbr/>attention/<wbr/>linear");
+  EXPECT_EQ(cell("123456.789", Kind::number), "123456.789");
+  // Whatever it is made of, nothing longer than 20 characters stays in one piece.
+  const std::string html = cell(std::string(45, '<') + "\xc3\xa9", Kind::text);
+  EXPECT_EQ(count(html, "<wbr/>"), 2U) << html;
+  EXPECT_EQ(without_breaks(html).size(), 4 * 45U + 2);
+}
+
+TEST(NumericsReport, ShowsTheHistogramsOfOneRunBeforeAllElse) {
+  NumericsReport report("One run");
+  report.add_run(tracked<precision::fp8>("only", scaling::paper));
+  const std::string html = report.html();
+  const std::size_t section = html.find("<section id=\"histograms\"");
+  ASSERT_NE(section, std::string::npos);
+  EXPECT_LT(section, html.find("<section id=\"facts\""));
+  const std::string histograms = element(html, "section", "histograms");
+  EXPECT_EQ(count(histograms, " open=\"open\""), 1U) << "of the first";
+  EXPECT_EQ(count(html, "only: Gradients that enter the matrix products</title>"), 1U) << "once";
+  EXPECT_EQ(html.find("<section id=\"comparisons\""), std::string::npos);
+  // Of two runs that nobody compares, both.
+  report.add_run(tracked<precision::fp8>("other", scaling::none));
+  const std::string both = element(report.html(), "section", "histograms");
+  EXPECT_NE(both.find("<h3>only</h3>"), std::string::npos);
+  EXPECT_NE(both.find("<h3>other</h3>"), std::string::npos);
+  EXPECT_EQ(count(both, " open=\"open\""), 1U);
+  expect_well_formed(report.html());
 }
 
 TEST(HtmlTable, RefusesARowOfAnotherLength) {
@@ -481,7 +602,7 @@ TEST(NumericsReport, ShowsAtWhichOpALossMultipliedByTooLittleUnderflows) {
   EXPECT_EQ((*first)["name"], "gradient of readout/linear_readout");
 
   // The page says so at the top, and leads there.
-  const std::string summary = element(html, "section", "summary");
+  const std::string summary = without_breaks(element(html, "section", "summary"));
   const std::size_t at = summary.find("% of gradient of readout/linear_readout");
   ASSERT_NE(at, std::string::npos) << summary;
   const std::size_t link = summary.rfind("href=\"#op-", at) + 7;

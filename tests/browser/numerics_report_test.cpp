@@ -26,14 +26,21 @@ using unit_scaling_test::TemporaryFolder;
 /// Watches a page from its beginning: what goes wrong in it, and what it asks others for.
 constexpr const char* watch = R"(<script>
 const seen = {errors: [], requests: [], pictures: 0, texts: 0, clipped: [], overlapping: [],
-              wide: [], links: 0, folded: []};
+              wide: [], links: 0, folded: [], sideways: [], cut_heads: [], alike: [],
+              small_bars: [], first_histogram: -1};
 addEventListener('error', e => seen.errors.push(e.message || 'cannot load ' + e.target.src), true);
 for (const level of ['error', 'warn']) console[level] = (...what) => seen.errors.push(what.join());
 </script>)";
 
-/// Once it is loaded: opens every fold and measures every text of every picture. A text is clipped
-/// if it leaves its picture, and overlaps another if they share more than the space around letters.
+/// Once it is loaded: finds the first histogram as the page opens, then opens every fold and
+/// measures every text of every picture and every table. A text is clipped if it leaves its
+/// picture, and overlaps another if they share more than the space around letters.
 constexpr const char* probe = R"(<script>addEventListener('load', () => {
+for (const picture of document.querySelectorAll('svg[role=img]')) {
+  const row = picture.querySelector('.us-labels text');
+  if (row && !row.closest('details:not([open])') && seen.first_histogram < 0)
+    seen.first_histogram = row.getBoundingClientRect().bottom;
+}
 for (const fold of document.querySelectorAll('details')) fold.open = true;
 for (const picture of document.querySelectorAll('svg[role=img]')) {
   ++seen.pictures;
@@ -53,6 +60,39 @@ for (const picture of document.querySelectorAll('svg[role=img]')) {
         seen.overlapping.push(name(i) + ' and ' + texts[k].textContent);
     }
   }
+}
+const repeated = (what, texts) => texts.forEach((text, i) => {
+  if (texts.indexOf(text) < i) seen.alike.push(what + ': ' + text);
+});
+const words = text => text.replace(/\\s+/g, ' ').trim();
+for (const box of document.querySelectorAll('.scroll')) {
+  const table = box.querySelector('table');
+  if (box.scrollWidth > box.clientWidth)
+    seen.sideways.push(box.getAttribute('aria-label') + ' ' + box.scrollWidth + ' > ' +
+                       box.clientWidth);
+  if (!table) continue;
+  for (const cell of table.querySelectorAll('th'))
+    if (cell.scrollWidth > cell.clientWidth) seen.cut_heads.push(words(cell.textContent));
+  repeated(table.caption.textContent,
+           [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.innerText).join('|')));
+}
+for (const picture of document.querySelectorAll('svg[role=img]')) {
+  const title = picture.querySelector('title').textContent;
+  const rows = [...picture.querySelectorAll('.us-labels text')];
+  const headings = [...picture.querySelectorAll('.us-heading')];
+  const heading = y => headings.filter(each => +each.getAttribute('y') < y).length;
+  repeated(title, rows.map(row => heading(+row.getAttribute('y')) + ' ' + row.textContent));
+  repeated(title, [...picture.querySelectorAll('.us-name')].map(name => name.textContent));
+  const heads = ['rms', 'zero', 'lost', 'subnormal', 'rounds to zero', 'at the largest',
+                 'rms, filled', 'rms, outlined', 'zero, filled', 'zero, outlined'];
+  for (const head of picture.querySelectorAll('.us-head')) {
+    const text = words([...head.querySelectorAll('tspan')].map(line => line.textContent).join(' '));
+    if (!heads.includes(text)) seen.cut_heads.push(title + ': ' + text);
+  }
+  const axis = picture.querySelector('.us-range');
+  if (!axis) continue;
+  const share = axis.getBoundingClientRect().width / picture.closest('.scroll').clientWidth;
+  if (share < 0.28) seen.small_bars.push(title + ' ' + share);
 }
 for (const table of document.querySelectorAll('.stacks')) {
   if (table.parentElement.scrollWidth > table.parentElement.clientWidth)
@@ -78,15 +118,17 @@ document.body.append(answer);
 
 class Browser : public testing::Test {
  protected:
-  /// The report of a short training of a plain and a unit-scaled model.
-  [[nodiscard]] std::string report() const {
+  /// The report of a short training of these variants.
+  [[nodiscard]] std::string report(const std::string& variants = "fp8:none,fp8:unit",
+                                   const std::string& layers = "1") const {
+    TemporaryFolder run;
+    const fs::path folder = run.path() / "run";
     const Outcome outcome =
         run_command(UNIT_SCALING_BERT_MLP
-                    " --report --steps 6 --hidden 32 --layers 1 --batch 8 --quiet --eval-every 2 "
-                    "--compare fp8:none,fp8:unit --out " +
-                    (folder_ / "run").string() + " 2>&1");
+                    " --report --steps 6 --hidden 32 --batch 8 --quiet --eval-every 2 --layers " +
+                    layers + " --compare " + variants + " --out " + folder.string() + " 2>&1");
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-    return content(folder_ / "run/report.html");
+    return content(folder / "report.html");
   }
 
   /// Writes a page and opens it; no proxy listens, so that it gets nothing from elsewhere.
@@ -140,6 +182,23 @@ TEST_F(Browser, TellsOfErrorsRequestsAndTextsThatLieBadly) {
          "<text x=\"90\" y=\"50\">three</text></svg>");
   EXPECT_EQ(texts["overlapping"].size(), 1U) << texts;
   EXPECT_EQ(texts["clipped"].size(), 1U) << texts;
+  const auto table =
+      of("<div class=\"scroll\" style=\"width:100px;overflow:auto\" aria-label=\"a box\">"
+         "<table style=\"width:200px;table-layout:fixed\"><caption>a table</caption><thead><tr>"
+         "<th style=\"overflow:hidden\">0123456789012345678901234567890123456789</th><th>b</th>"
+         "</tr></thead><tbody><tr><td>1</td><td>2</td></tr><tr><td>1</td><td>2</td></tr></tbody>"
+         "</table></div>");
+  for (const char* bad : {"sideways", "cut_heads", "alike"}) {
+    EXPECT_EQ(table[bad].size(), 1U) << bad << table;
+  }
+  const auto picture =
+      of("<div class=\"scroll\" style=\"width:400px\"><svg role=\"img\" width=\"400\" "
+         "height=\"90\"><title>a picture</title><g class=\"us-labels\"><text y=\"20\">row</text>"
+         "<text y=\"50\">row</text></g><text class=\"us-head\" y=\"80\"><tspan>rounds</tspan>"
+         "<tspan>to</tspan></text><path class=\"us-range\" d=\"M0 60H110\"/></svg></div>");
+  for (const char* bad : {"cut_heads", "alike", "small_bars"}) {
+    EXPECT_EQ(picture[bad].size(), 1U) << bad << picture;
+  }
 }
 
 TEST_F(Browser, LoadsTheReportWithoutErrorsRequestsOrClippedText) {
@@ -160,6 +219,28 @@ TEST_F(Browser, LoadsTheReportWithoutErrorsRequestsOrClippedText) {
     EXPECT_GT(seen["links"], 0);
     EXPECT_GT(seen["texts"], 10 * pictures);
     EXPECT_LE(seen["width"], seen["window"]) << "the page itself does not scroll sideways";
+  }
+}
+
+TEST_F(Browser, ShowsAllOfEveryTableAndTellsItsRowsApartOnADesk) {
+  // More blocks have longer names that are alike; more runs have more rows.
+  for (const auto& [variants, layers] : {std::pair{"fp8:unit", "2"},
+                                         {"fp8:none,fp8:unit", "2"},
+                                         {"fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none", "1"},
+                                         {"fp8:unit", "12"}}) {
+    const auto [seen, page] = look_at(report(variants, layers), "--window-size=1280,900");
+    for (const char* bad :
+         {"sideways", "cut_heads", "alike", "small_bars", "overlapping", "clipped"}) {
+      EXPECT_TRUE(seen[bad].empty()) << variants << ", " << bad << ": " << seen[bad].dump(1);
+    }
+  }
+}
+
+TEST_F(Browser, ShowsAHistogramOnTheFirstScreen) {
+  for (const char* variants : {"fp8:unit", "fp16:unit", "fp32:none", "fp8:none,fp8:unit"}) {
+    const auto [seen, page] = look_at(report(variants), "--window-size=1280,900");
+    EXPECT_GT(seen["first_histogram"], 0) << variants;
+    EXPECT_LT(seen["first_histogram"], 900) << variants;
   }
 }
 

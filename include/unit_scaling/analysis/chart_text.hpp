@@ -3,6 +3,7 @@
 /// Layer analysis: texts and numbers of a chart, as SVG wants them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstddef>
@@ -124,6 +125,95 @@ namespace UNIT_SCALING_NAMESPACE::analysis::detail {
   while (!points.empty() && text_width(points) + 0.95 > max_width) points.pop_back();
   points.push_back(U'\u2026');
   return points;
+}
+
+/// The part of a text from `begin` on that is `head` of `max_width` wide, three dots, and as much
+/// of its end as has room. Three dots stand before it too if it does not begin the text.
+[[nodiscard]] inline std::vector<char32_t> middle_shortened_text(
+    const std::vector<char32_t>& points, double max_width, double head, std::size_t begin = 0) {
+  constexpr double dots = 0.95;
+  std::vector<char32_t> result;
+  if (begin > 0) result.push_back(U'\u2026');
+  std::size_t at = begin;
+  while (at < points.size()) {
+    result.push_back(points[at]);
+    if (text_width(result) + dots > head * max_width) {
+      result.pop_back();
+      break;
+    }
+    ++at;
+  }
+  result.push_back(U'\u2026');
+  std::size_t end = points.size();
+  std::vector<char32_t> with_end = result;
+  while (end > at) {
+    std::vector<char32_t> longer = result;
+    longer.insert(longer.end(), points.begin() + static_cast<std::ptrdiff_t>(end) - 1,
+                  points.end());
+    if (text_width(longer) > max_width) break;
+    with_end = std::move(longer);
+    --end;
+  }
+  return with_end;
+}
+
+/// The labels of one list, each of at most that width, for a font of size 1. The middle of a longer
+/// one is three dots, so that the op at the end of a path is seen. Labels that differ stay
+/// different: if need be, what tells them apart is shown and their beginning is not, and at the
+/// last they are numbered by their place in the list.
+[[nodiscard]] inline std::vector<std::vector<char32_t>> shortened_labels(
+    const std::vector<std::string>& labels, double max_width) {
+  std::vector<std::vector<char32_t>> whole;
+  std::vector<std::vector<char32_t>> shown;
+  for (const std::string& label : labels) {
+    whole.push_back(code_points(label));
+    shown.push_back(text_width(whole.back()) <= max_width
+                        ? whole.back()
+                        : middle_shortened_text(whole.back(), max_width, 0.4));
+  }
+  // Which others read like a label but are not.
+  const auto twins = [&](std::size_t i) {
+    std::vector<std::size_t> result;
+    for (std::size_t k = 0; k < shown.size(); ++k) {
+      if (shown[k] == shown[i] && whole[k] != whole[i]) result.push_back(k);
+    }
+    return result;
+  };
+  std::vector<std::vector<char32_t>> told_apart = shown;
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    std::size_t first_difference = whole[i].size();
+    for (const std::size_t k : twins(i)) {
+      const auto differ =
+          std::mismatch(whole[i].begin(), whole[i].end(), whole[k].begin(), whole[k].end());
+      first_difference =
+          std::min(first_difference, static_cast<std::size_t>(differ.first - whole[i].begin()));
+    }
+    if (first_difference == whole[i].size()) continue;
+    constexpr std::size_t before = 4;  // characters in front of what differs
+    const std::size_t begin = first_difference > before ? first_difference - before : 0;
+    told_apart[i] = middle_shortened_text(whole[i], max_width, 0.6, begin);
+  }
+  shown = std::move(told_apart);
+  std::vector<bool> is_ambiguous;
+  for (std::size_t i = 0; i < shown.size(); ++i) is_ambiguous.push_back(!twins(i).empty());
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    if (!is_ambiguous[i]) continue;
+    std::vector<char32_t> numbered = code_points(std::to_string(i + 1) + ": ");
+    const double room = max_width - text_width(numbered);
+    const std::vector<char32_t> rest = middle_shortened_text(whole[i], room, 0.4);
+    numbered.insert(numbered.end(), rest.begin(), rest.end());
+    shown[i] = std::move(numbered);
+  }
+  return shown;
+}
+
+/// At most so many lines of a text; where there are more, the last one ends in three dots.
+[[nodiscard]] inline std::vector<std::vector<char32_t>> first_lines(
+    std::vector<std::vector<char32_t>> lines, std::size_t most) {
+  if (lines.size() <= most) return lines;
+  lines.resize(most);
+  if (!lines.empty()) lines.back().push_back(U'\u2026');
+  return lines;
 }
 
 /// A text in lines of at most that width, broken at spaces. A longer word stays whole.

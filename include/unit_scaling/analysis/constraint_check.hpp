@@ -16,6 +16,7 @@
 
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/residual_match.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -139,10 +140,22 @@ namespace detail {
 }
 
 /// What to do about an op whose factors differ where they must not.
-[[nodiscard]] inline std::string fix_for(const OpRecord& op) {
-  if (op.name == "residual_add" || op.name == "residual_split") {
-    return "residual add without split: let the residual_split of the same rule and tau open the "
-           "branch that the residual_add closes, as residual_apply does";
+/// @param k its place in the graph.
+[[nodiscard]] inline std::string fix_for(const Graph& graph, std::size_t k) {
+  const OpRecord& op = graph.ops()[k];
+  if (op.name == "residual_add") return residual_fix(graph, k, match_residual(graph, k));
+  if (op.name == "residual_split") {
+    for (std::size_t add = k + 1; add < graph.ops().size(); ++add) {
+      if (graph.ops()[add].name != "residual_add") continue;
+      const ResidualMatch match = match_residual(graph, add);
+      if (match.kind != ResidualMatch::Kind::no_split && match.split == k) {
+        return residual_fix(graph, add, match);
+      }
+    }
+    return "residual split without add: let a residual_add of the same rule and tau close the "
+           "branch "
+           "that " +
+           graph.op_text(k) + " opens, as residual_apply does";
   }
   if (op.name == "scale_fwd" || op.name == "scale_bwd") {
     return "give " + op.name + " its opposite, " +
@@ -156,11 +169,10 @@ namespace detail {
   return "give " + op.name + " a constraint such as gmean, or put it on a cut-edge";
 }
 
-[[nodiscard]] inline std::string fix_for(std::span<const OpRecord> ops,
-                                         const ConstraintFinding& finding) {
+[[nodiscard]] inline std::string fix_for(const Graph& graph, const ConstraintFinding& finding) {
   std::vector<std::string> fixes;
   for (const PathStep& step : finding.culprits) {
-    const std::string fix = fix_for(ops[step.op]);
+    const std::string fix = fix_for(graph, step.op);
     if (std::find(fixes.begin(), fixes.end(), fix) == fixes.end()) fixes.push_back(fix);
   }
   if (finding.kind == ConstraintFinding::Kind::shared_parameter) {
@@ -219,7 +231,7 @@ namespace detail {
           .ratio = contribution.ratio.value() / expected.value(),
           .paths = detail::paths_between(graph, flow, contribution, flow.deciding(value))};
       finding.culprits = detail::culprits_of(finding.paths);
-      finding.fix = detail::fix_for(ops, finding);
+      finding.fix = detail::fix_for(graph, finding);
       findings.push_back(std::move(finding));
     }
   }

@@ -49,6 +49,7 @@ struct HistogramChart {
   std::vector<std::string> series = {};
   std::vector<std::string> note_heads = {};
   double row_height = 30;
+  double width = 880;  ///< In pixels.
   /// For readers who do not see the picture. Empty: reads out the notes of the rows.
   std::string description = {};
   ChartTheme theme = ChartTheme::automatic;
@@ -75,6 +76,10 @@ class HistogramChartDrawing {
     if (chart.series.size() > 3) {
       throw std::invalid_argument("HistogramChart: expected at most 3 series, got " +
                                   std::to_string(chart.series.size()));
+    }
+    if (!(chart.width >= 600 && chart.width <= 4000)) {
+      throw std::invalid_argument("HistogramChart: expected a width from 600 to 4000 pixels, got " +
+                                  std::to_string(chart.width));
     }
     if (!(chart.row_height >= 8 && chart.row_height <= 400)) {
       throw std::invalid_argument("HistogramChart: expected rows from 8 to 400 pixels high, got " +
@@ -120,8 +125,11 @@ class HistogramChartDrawing {
   }
 
  private:
-  static constexpr double width_ = 880;
   static constexpr double margin_ = 24;
+  /// Of the width, what the axis has at least; labels are cut for it, though not below the latter.
+  static constexpr double least_axis_ = 0.32;
+  static constexpr double least_label_width_ = 120;
+  static constexpr double most_label_width_ = 270;
   static constexpr double title_size_ = 17;
   static constexpr double subtitle_size_ = 13;
   static constexpr double number_size_ = 11.5;
@@ -187,10 +195,10 @@ class HistogramChartDrawing {
 
   /// Decides where everything goes.
   void lay_out() {
-    title_ = wrap_text(chart_.title, (width_ - 2 * margin_) / title_size_);
-    subtitle_ = wrap_text(chart_.subtitle, (width_ - 2 * margin_) / subtitle_size_);
-    title_.resize(std::min<std::size_t>(title_.size(), 3));
-    subtitle_.resize(std::min<std::size_t>(subtitle_.size(), 4));
+    const double room = width_ - 2 * margin_;
+    title_ = first_lines(wrap_text(chart_.title, room / title_size_), 3);
+    // Longer lines are hard to read.
+    subtitle_ = first_lines(wrap_text(chart_.subtitle, std::min(room, 832.0) / subtitle_size_), 4);
 
     row_size_ = std::clamp(chart_.row_height - 5, 6.0, 12.0);
     double labels = 0;
@@ -206,14 +214,22 @@ class HistogramChartDrawing {
         notes[i] = std::max(notes[i], text_width(code_points(row.notes[i])) * row_size_);
       }
     }
-    label_width_ = std::min(labels, 270.0);
     double right = width_ - margin_;
     note_right_.assign(notes.size(), 0);
     for (std::size_t i = notes.size(); i-- > 0;) {
       note_width_.insert(note_width_.begin(), std::min(notes[i], 110.0));
       note_right_[i] = right;
-      right -= note_width_.front() + 16;
+      right -= note_width_.front() + 14;
     }
+    for (std::size_t i = 0; i < notes.size(); ++i) {
+      head_.push_back(wrap_text(chart_.note_heads[i], note_width_[i] / number_size_ + 0.01));
+      head_lines_ = std::max(head_lines_, head_.back().size());
+    }
+    const double columns = 12 + column_ + (has_tiny_ ? gap_ + column_ : 0) + axis_gap_ +
+                           (has_non_finite_ ? column_ + axis_gap_ : 0);
+    const double for_labels = right - margin_ - columns - least_axis_ * width_;
+    label_width_ = std::min(labels, std::clamp(for_labels, least_label_width_, most_label_width_));
+    shorten_labels();
     zero_left_ = std::floor(margin_ + label_width_ + 12);
     axis_.lo = first_;
     axis_.hi = last_ + 1;
@@ -229,7 +245,7 @@ class HistogramChartDrawing {
     double y =
         18 + 23 * static_cast<double>(title_.size()) + 18 * static_cast<double>(subtitle_.size());
     lay_out_legend(y);
-    rows_top_ = y + 40;
+    rows_top_ = y + 14 + 13 * static_cast<double>(head_lines_);
     rows_bottom_ = rows_top_;
     for (const HistogramRow& row : chart_.rows) {
       const bool is_first = row_top_.empty();
@@ -238,6 +254,21 @@ class HistogramChartDrawing {
       rows_bottom_ += chart_.row_height;
     }
     height_ = rows_bottom_ + 54;
+  }
+
+  /// Shortens labels; those of one heading are told apart.
+  void shorten_labels() {
+    for (std::size_t begin = 0; begin < chart_.rows.size();) {
+      std::vector<std::string> labels;
+      std::size_t end = begin;
+      do {
+        labels.push_back(chart_.rows[end++].label);
+      } while (end < chart_.rows.size() && chart_.rows[end].heading.empty());
+      for (auto& label : shortened_labels(labels, label_width_ / row_size_ + 0.01)) {
+        label_.push_back(std::move(label));
+      }
+      begin = end;
+    }
   }
 
   void lay_out_legend(double& y) {
@@ -291,13 +322,14 @@ class HistogramChartDrawing {
   void draw_heads() {
     const double baseline = rows_top_ - 8;
     for (std::size_t i = 0; i < chart_.note_heads.size(); ++i) {
-      auto lines = wrap_text(chart_.note_heads[i], note_width_[i] / number_size_ + 0.01);
-      lines.resize(std::min<std::size_t>(lines.size(), 2));
-      double y = baseline - 13 * (static_cast<double>(lines.size()) - 1);
-      for (const auto& line : lines) {
-        svg_text(out_, note_right_[i], y, "us-muted", number_size_, "end", xml_text(line));
+      double y = baseline - 13 * (static_cast<double>(head_[i].size()) - 1);
+      std::string body;
+      for (const auto& line : head_[i]) {
+        body += "<tspan x=\"" + svg_number(note_right_[i]) + "\" y=\"" + svg_number(y) + "\">" +
+                xml_text(line) + "</tspan>";
         y += 13;
       }
+      svg_text(out_, note_right_[i], baseline, "us-muted us-head", number_size_, "end", body);
     }
     draw_columns(baseline);
   }
@@ -317,7 +349,7 @@ class HistogramChartDrawing {
 
   void draw_axis() {
     const double y = rows_bottom_;
-    svg_line(out_, axis_.pixel_lo, y + 2, axis_.pixel_hi, y + 2, "class=\"us-axis\"");
+    svg_line(out_, axis_.pixel_lo, y + 2, axis_.pixel_hi, y + 2, "class=\"us-axis us-range\"");
     for (const ChartTick& tick : axis_.ticks) {
       const double x = axis_.pixel_of(tick.position);
       svg_line(out_, x, y + 2, x, y + 7, "class=\"us-axis\"");
@@ -411,31 +443,35 @@ class HistogramChartDrawing {
   }
 
   /// The texts of one column beside the rows, which share all but their place.
+  /// @param text_of of a row's number, code points of at most the column's width.
   template <class Text>
-  void draw_text_column(double x, double width, std::string_view anchor, const Text& text_of) {
-    out_ += R"(<g class="us-ink" font-size=")" + svg_number(row_size_) + "\" text-anchor=\"" +
-            std::string(anchor) + "\" transform=\"translate(" + svg_number(x) + ")\">";
+  void draw_text_column(std::string_view style, double x, std::string_view anchor,
+                        const Text& text_of) {
+    out_ += "<g class=\"" + std::string(style) + "\" font-size=\"" + svg_number(row_size_) +
+            "\" text-anchor=\"" + std::string(anchor) + "\" transform=\"translate(" +
+            svg_number(x) + ")\">";
     for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
-      const std::string text = text_of(chart_.rows[i]);
+      const std::vector<char32_t> text = text_of(i);
       if (text.empty()) continue;
       const double y = row_top_[i] + chart_.row_height / 2 + 0.36 * row_size_;
-      out_ += "<text y=\"" + svg_number(y, 1) + "\">" +
-              xml_text(shortened_text(text, width / row_size_ + 0.01)) + "</text>";
+      out_ += "<text y=\"" + svg_number(y, 1) + "\">" + xml_text(text) + "</text>";
     }
     out_ += "</g>\n";
   }
 
   void draw_text_columns() {
-    draw_text_column(margin_, label_width_, "start",
-                     [](const HistogramRow& row) { return row.label; });
+    draw_text_column("us-ink us-labels", margin_, "start",
+                     [this](std::size_t i) { return label_[i]; });
     for (std::size_t k = 0; k < note_right_.size(); ++k) {
-      draw_text_column(note_right_[k], note_width_[k], "end", [&](const HistogramRow& row) {
-        return k < row.notes.size() ? row.notes[k] : std::string();
+      draw_text_column("us-ink", note_right_[k], "end", [&](std::size_t i) {
+        const HistogramRow& row = chart_.rows[i];
+        return shortened_text(k < row.notes.size() ? std::string_view(row.notes[k]) : "",
+                              note_width_[k] / row_size_ + 0.01);
       });
     }
     for (std::size_t i = 0; i < chart_.rows.size(); ++i) {
       if (chart_.rows[i].heading.empty()) continue;
-      svg_text(out_, margin_, row_top_[i] - 7, "us-ink", 12.5, "start",
+      svg_text(out_, margin_, row_top_[i] - 7, "us-ink us-heading", 12.5, "start",
                xml_text(shortened_text(chart_.rows[i].heading, (width_ - 2 * margin_) / 12.5)),
                " font-weight=\"600\"");
     }
@@ -532,6 +568,7 @@ class HistogramChartDrawing {
   };
 
   const HistogramChart& chart_;
+  double width_ = chart_.width;
   int first_ = 0;  ///< The exponents on the axis.
   int last_ = 0;
   bool has_tiny_ = false;
@@ -545,6 +582,9 @@ class HistogramChartDrawing {
   double bar_ = 1;  ///< Width.
   double row_size_ = 12;
   double label_width_ = 0;
+  std::vector<std::vector<char32_t>> label_;              ///< Of each row, as shown.
+  std::vector<std::vector<std::vector<char32_t>>> head_;  ///< Lines of each head of notes.
+  std::size_t head_lines_ = 2;
   double zero_left_ = 0;
   std::vector<double> row_top_;
   double rows_top_ = 0;
@@ -556,10 +596,11 @@ class HistogramChartDrawing {
 
 }  // namespace detail
 
-/// The chart as an SVG document, 880 pixels wide and as high as its rows ask for. What to_svg of a
+/// The chart as an SVG document, as high as its rows ask for. Labels that are too long lose their
+/// middle, but two that differ never read alike. What to_svg of a
 /// `LineChart` says of pages and colours holds for it too.
-/// @throws std::invalid_argument for more than 3 series, more histograms in a row than series, or
-///         rows that are not from 8 to 400 pixels high.
+/// @throws std::invalid_argument for more than 3 series, more histograms in a row than series,
+///         rows that are not from 8 to 400 pixels high, or a width not from 600 to 4000.
 [[nodiscard]] inline std::string to_svg(const HistogramChart& chart) {
   return detail::HistogramChartDrawing(chart).draw();
 }

@@ -25,13 +25,16 @@ struct HtmlSection {
 
 namespace detail {
 
+/// The width of a wide chart: a page shows all of it on a desk, in a window of 1280 pixels.
+inline constexpr double wide_chart_width = 1160;
+
 inline constexpr std::string_view page_rules = R"(
 :root{color-scheme:light dark}
 *{box-sizing:border-box}
 html{scroll-behavior:smooth}
 body{margin:0;background:var(--us-surface);color:var(--us-ink);
   font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue','Noto Sans',Arial,sans-serif}
-header,main,footer{max-width:1160px;margin:0 auto;padding:0 16px}
+header,main,footer{max-width:1240px;margin:0 auto;padding:0 16px}
 h1{font-size:1.7rem;line-height:1.25;margin:1.6rem 0 .4rem}
 h2{font-size:1.3rem;line-height:1.3;margin:2.6rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--us-grid)}
 h3{font-size:1.05rem;margin:1.6rem 0 .5rem}
@@ -45,10 +48,10 @@ nav ul{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;list-style:none;margin:.8rem
 .scroll{overflow-x:auto;margin:.7rem 0 1.2rem}
 table{border-collapse:collapse;font-size:.84rem;line-height:1.4;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--us-muted);padding:0 0 .35rem;caption-side:top}
-th,td{padding:.22rem .65rem;border-bottom:1px solid var(--us-grid);text-align:right;vertical-align:top;white-space:nowrap}
-thead th{border-bottom:2px solid var(--us-axis);vertical-align:bottom;white-space:normal}
+th,td{padding:.22rem .45rem;border-bottom:1px solid var(--us-grid);text-align:right;vertical-align:top}
+thead th{border-bottom:2px solid var(--us-axis);vertical-align:bottom}
 tbody th,.t{text-align:left}
-.prose{white-space:normal;min-width:11rem;max-width:26rem;overflow-wrap:anywhere}
+.prose{min-width:7rem;max-width:26rem}
 tbody th{font-weight:600}
 tbody tr:hover{background:var(--us-hover)}
 .head{display:none}
@@ -67,6 +70,8 @@ dd{margin:0 0 .3rem;max-width:46rem}
 footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted)}
 @media screen and (max-width:800px){
   figure::before{content:'Scroll sideways to see all of it.';font-size:.8rem;color:var(--us-muted)}
+  td{white-space:nowrap}
+  .t{white-space:normal;min-width:6rem}
   .stacks,.stacks caption,.stacks tbody,.stacks tr,.stacks tbody th,.stacks td{display:block}
   .stacks thead{position:absolute;left:-9999px}
   .stacks tbody th{padding:.6rem 0 .1rem;border:0;font-size:.95rem}
@@ -80,7 +85,7 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
   .skip,nav{display:none}
   .scroll{overflow:visible}
   table{font-size:7pt}
-  th,td{white-space:normal;padding:.1rem .3rem}
+  th,td{padding:.1rem .3rem}
   .us-chart{min-width:0}
   figure,tr{break-inside:avoid}
   h2,h3{break-after:avoid}
@@ -117,7 +122,8 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
       xml_text(title) + "</title>\n<style>\n" +
       detail::chart_rules(ChartTheme::automatic, detail::histogram_rules(ChartTheme::automatic)) +
       ":root" + light + "@media (prefers-color-scheme:dark){:root" + dark + "}\n" +
-      std::string(detail::page_rules) +
+      std::string(detail::page_rules) + "@media screen{.us-chart[width=\"" +
+      detail::svg_number(detail::wide_chart_width) + "\"]{min-width:1000px}}\n" +
       // On paper, whatever the screen is like.
       "@media print{:root:root,:root .us-chart" + light +
       "}\n</style>\n</head>\n<body>\n"

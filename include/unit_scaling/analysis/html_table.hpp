@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "unit_scaling/analysis/chart_text.hpp"
@@ -19,7 +20,7 @@ struct HtmlColumn {
   enum class Kind {
     head,    ///< names its row
     text,    ///< begins at the left
-    prose,   ///< the same, in as many lines as it takes
+    prose,   ///< the same, with more room in a narrow page
     number,  ///< ends at the right
   };
   std::string head = {};
@@ -41,6 +42,35 @@ struct HtmlTable {
   bool stacks = false;
 };
 
+namespace detail {
+
+/// A text for a cell, which a browser may break behind the separators of paths, and within longer
+/// words where it must, so that no name makes a table wider than its page.
+[[nodiscard]] inline std::string breakable_text(std::string_view text) {
+  constexpr std::u32string_view separators = U"./:=";
+  constexpr std::size_t longest = 20;  // characters that stay together
+  std::string html;
+  std::vector<char32_t> together;
+  std::size_t length = 0;
+  bool may_end = false;  // behind a separator
+  for (const char32_t point : code_points(text)) {
+    // "blocks.0" stays together.
+    const bool is_number =
+        point >= U'0' && point <= U'9' && !together.empty() && together.back() == U'.';
+    if (length == longest || (may_end && !is_number)) {
+      html += xml_text(together) + "<wbr/>";
+      together.clear();
+      length = 0;
+    }
+    together.push_back(point);
+    length = point == U' ' || point == U'\n' ? 0 : length + 1;
+    may_end = separators.find(point) != std::u32string_view::npos;
+  }
+  return html + xml_text(together);
+}
+
+}  // namespace detail
+
 /// The table in a box that scrolls sideways, by keys too, where the page is too narrow for it.
 /// @throws std::invalid_argument if a row has not as many cells as there are columns.
 [[nodiscard]] inline std::string to_html(const HtmlTable& table) {
@@ -52,7 +82,7 @@ struct HtmlTable {
   for (const HtmlColumn& column : table.columns) {
     html += column.kind == HtmlColumn::Kind::number ? "<th scope=\"col\">"
                                                     : R"(<th scope="col" class="t">)";
-    html += xml_text(column.head) + "</th>";
+    html += detail::breakable_text(column.head) + "</th>";
   }
   html += "</tr></thead>\n<tbody>\n";
   for (const auto& row : table.rows) {
@@ -64,7 +94,8 @@ struct HtmlTable {
     html += "<tr>";
     for (std::size_t i = 0; i < row.size(); ++i) {
       const HtmlColumn::Kind kind = table.columns[i].kind;
-      std::string text = xml_text(row[i].text);
+      std::string text = kind == HtmlColumn::Kind::number ? xml_text(row[i].text)
+                                                          : detail::breakable_text(row[i].text);
       if (!row[i].anchor.empty()) {
         text.insert(0, "<a href=\"#" + xml_text(row[i].anchor) + "\">");
         text += "</a>";

@@ -181,11 +181,9 @@ class LineChartDrawing {
   /// Decides where everything goes.
   void lay_out() {
     const double text_width_limit = width_ - 2 * margin_;
-    title_ = wrap_text(chart_.title, text_width_limit / title_size_);
-    subtitle_ = wrap_text(chart_.subtitle, text_width_limit / subtitle_size_);
     // They must leave room for the chart.
-    title_.resize(std::min<std::size_t>(title_.size(), 3));
-    subtitle_.resize(std::min<std::size_t>(subtitle_.size(), 4));
+    title_ = first_lines(wrap_text(chart_.title, text_width_limit / title_size_), 3);
+    subtitle_ = first_lines(wrap_text(chart_.subtitle, text_width_limit / subtitle_size_), 4);
 
     top_ =
         18 + 23 * static_cast<double>(title_.size()) + 18 * static_cast<double>(subtitle_.size());
@@ -517,6 +515,9 @@ class LineChartDrawing {
     const double distance = std::min(18.0, room / static_cast<double>(labels.size()));
     const std::vector<double> places = spread(wanted, distance, top_ + 4, bottom_ - 4);
 
+    std::vector<std::string> names;
+    for (const Label& label : labels) names.push_back(chart_.series[label.series].name);
+    const auto shown = shortened_labels(names, label_limit_ / label_size_);
     for (std::size_t i = 0; i < labels.size(); ++i) {
       const LineSeries& series = chart_.series[labels[i].series];
       begin_group(series, labels[i].series);
@@ -527,9 +528,8 @@ class LineChartDrawing {
       }
       svg_line(out_, x, y, x + sample_, y,
                R"(class="us-sample")" + dash_attribute(series, labels[i].series));
-      svg_text(out_, x + sample_ + label_gap_, y + 0.34 * label_size_, "us-ink",
-               std::min(label_size_, 0.85 * distance), "start",
-               xml_text(shortened_text(series.name, label_limit_ / label_size_)));
+      svg_text(out_, x + sample_ + label_gap_, y + 0.34 * label_size_, "us-ink us-name",
+               std::min(label_size_, 0.85 * distance), "start", xml_text(shown[i]));
       out_ += "</g>\n";
     }
   }

@@ -11,12 +11,12 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
+#include "unit_scaling/analysis/residual_match.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
@@ -31,9 +31,12 @@ struct LintFinding {
     unscaled_op,             ///< an op without rules in a model that follows some
     scaled_op,               ///< an op that follows rules in a model most of whose ops follow none
     residual_without_split,  ///< a sum of a value and a branch of it that nothing weighs backwards
-    untagged_parameter,      ///< one whose kind nobody said
+    residual_mismatch,   ///< a residual_add with another order, rule or τ than its residual_split
+    untagged_parameter,  ///< one whose kind nobody said
     learning_rate,       ///< one that is too small or too large to learn with, or not the rules'
     readout_constraint,  ///< not the one that the optimiser's rule is for
+    mixed_rules,         ///< an op that follows other rules than the model
+    plain_readout,       ///< a read-out that does not have the factors which u-μP gives one
   };
 
   Kind kind = Kind::parameter_scale;
@@ -71,13 +74,11 @@ class Linter {
       : graph_(ops), options_(options) {
     std::size_t scaled = 0;
     std::size_t plain = 0;
-    Rule rule = Rule::none;
     for (const OpRecord& op : ops) {
-      if (!op.scaling) continue;
-      if (rule == Rule::none) rule = op.scaling->rule;
-      if (needs_rules(op)) ++(op.scaling->rule == Rule::none ? plain : scaled);
+      if (!op.scaling || !needs_rules(op)) continue;
+      ++(follows(op, Rule::none) ? plain : scaled);
     }
-    if (scaled >= plain) rule_ = rule;
+    if (scaled >= plain) rule_ = rule_of_model();
   }
 
   [[nodiscard]] std::vector<LintFinding> run() {
@@ -88,11 +89,39 @@ class Linter {
       check_residual(k);
       check_readout(k);
     }
+    if (rule_ == Rule::umup) check_what_losses_read();
     check_learning_rates();
     return std::move(findings_);
   }
 
  private:
+  /// Whether the op, or one of the ops that it does the work of, follows the rule.
+  [[nodiscard]] static bool follows(const OpRecord& op, Rule rule) {
+    return op.scaling->rule == rule || (op.fused_rule && *op.fused_rule == rule);
+  }
+
+  /// The rule that most ops with parameters follow, which are made with the model's scaling: others
+  /// are easily left at the default. Where these are even, all ops count, and then u-μP's rule
+  /// wins, which is nobody's default.
+  [[nodiscard]] Rule rule_of_model() const {
+    long lead_with_parameters = 0;  // of u-μP over the paper
+    long lead = 0;
+    bool any = false;
+    for (const OpRecord& op : graph_.ops()) {
+      if (!op.scaling || op.scaling->rule == Rule::none) continue;
+      any = true;
+      const long one = op.scaling->rule == Rule::umup ? 1 : -1;
+      lead += one;
+      const bool has_parameter =
+          std::any_of(op.inputs.begin(), op.inputs.end(),
+                      [](const auto& input) { return input.parameter != nullptr; });
+      if (has_parameter) lead_with_parameters += one;
+    }
+    if (!any) return Rule::none;
+    const long decides = lead_with_parameters != 0 ? lead_with_parameters : lead;
+    return decides >= 0 ? Rule::umup : Rule::paper;
+  }
+
   void find(Kind kind, const std::string& subject, const std::string& message) {
     findings_.push_back({kind, subject, message});
   }
@@ -106,7 +135,7 @@ class Linter {
           find(Kind::untagged_parameter, parameter->name,
                "has no kind, which u-muP's learning rates go by: set Parameter::kind");
         }
-        if (rule_ != Rule::none) check_scale(*parameter, is_gain(op, i));
+        if (rule_ != Rule::none) check_scale(*parameter, op, is_gain(op, i));
       }
     }
   }
@@ -117,7 +146,8 @@ class Linter {
     return input == 1;
   }
 
-  void check_scale(const Parameter& parameter, std::optional<bool> is_gain) {
+  /// @param op the first that reads the parameter.
+  void check_scale(const Parameter& parameter, const OpRecord& op, std::optional<bool> is_gain) {
     const Array<float>& value = parameter.value;
     const auto all_are = [&](float expected) {
       return std::all_of(value.span().begin(), value.span().end(),
@@ -151,28 +181,55 @@ class Linter {
     const auto size = static_cast<double>(std::max<std::size_t>(1, value.size()));
     const double tolerance = std::max(0.1, 4 / std::sqrt(2 * size));
     if (std::abs(rms - 1) <= tolerance) return;
-    std::string message = "has rms " + short_number(rms) + ": begin with N(0,1), ";
-    const double fan_in = size / static_cast<double>(std::max<std::size_t>(
-                                     1, value.shape().rank() == 0 ? 1 : value.shape()[0]));
-    const bool is_classic = std::abs(rms * std::sqrt(fan_in) - 1) <= tolerance;
-    message += is_classic ? "for the op itself has the factor fan_in^-1/2" : "as the rules expect";
-    find(Kind::parameter_scale, parameter.name, message);
+    find(Kind::parameter_scale, parameter.name,
+         "has rms " + short_number(rms) + ": begin with N(0,1), " + reason_for_unit_scale(op));
+  }
+
+  /// Why a weight that the op reads begins with unit scale.
+  [[nodiscard]] std::string reason_for_unit_scale(const OpRecord& op) const {
+    if (op.name == "embedding") {
+      return "for an embedding passes on what it looks up at the scale of the table";
+    }
+    if (op.name == "linear_readout" && op.scaling && op.scaling->rule == Rule::umup) {
+      return "for " + op.name + " itself has the factor fan_in^-1";
+    }
+    for (const std::string_view product : {"linear", "gelu_linear", "linear_readout", "conv1d",
+                                           "token_mixing", "matmul", "recurrent_highway"}) {
+      if (op.name == product) return "for " + op.name + " itself has the factor fan_in^-1/2";
+    }
+    return "as the rules expect";
   }
 
   void check_rule(std::size_t k) {
     const OpRecord& op = graph_.ops()[k];
-    if (!op.scaling || !needs_rules(op)) return;
-    const Rule rule = op.scaling->rule;
-    if (rule_ != Rule::none && rule == Rule::none) {
+    if (!op.scaling) return;
+    const std::string of_model(to_string(rule_));
+    if (rule_ != Rule::none && needs_rules(op) && follows(op, Rule::none)) {
       find(Kind::unscaled_op, graph_.op_text(k),
-           "follows no rules in a model under " + std::string(to_string(rule_)) +
-               ": give it the model's scaling");
+           "follows no rules in a model under " + of_model + ": give it the model's scaling");
+      return;
     }
-    if (rule_ == Rule::none && rule != Rule::none) {
-      find(Kind::scaled_op, graph_.op_text(k),
-           "follows " + std::string(to_string(rule)) +
-               " in a model most of whose ops follow no rules: give it their scaling, or them its");
+    for (const Rule rule : {Rule::paper, Rule::umup}) {
+      if (rule == rule_ || !follows(op, rule)) continue;
+      if (rule_ != Rule::none) {
+        if (!is_wanted(op)) continue;
+        find(Kind::mixed_rules, graph_.op_text(k),
+             "follows " + std::string(to_string(rule)) +
+                 (rule == Scaling{}.rule ? ", as an op does that is given no scaling," : "") +
+                 " in a model under " + of_model + ": give it the model's scaling");
+      } else if (needs_rules(op)) {
+        find(Kind::scaled_op, graph_.op_text(k),
+             "follows " + std::string(to_string(rule)) +
+                 " in a model most of whose ops follow no rules: give it their scaling, or them "
+                 "its");
+      }
     }
+  }
+
+  /// Whether any gradient passes the op.
+  [[nodiscard]] static bool is_wanted(const OpRecord& op) {
+    return std::any_of(op.inputs.begin(), op.inputs.end(),
+                       [](const auto& input) { return input.is_wanted; });
   }
 
   /// Whether it matters if an op follows the rules. Constants need no gradient; rows of activations
@@ -188,62 +245,27 @@ class Linter {
     const OpRecord& op = graph_.ops()[k];
     if (op.inputs.size() != 2) return;
     if (op.name == "residual_add") {
-      if (!closes_a_split(op)) {
-        find(Kind::residual_without_split, graph_.op_text(k),
-             "closes a branch that no residual_split of its rule and tau opens: use "
-             "residual_apply");
+      const ResidualMatch match = match_residual(graph_, k);
+      if (match.kind != ResidualMatch::Kind::fits) {
+        find(match.kind == ResidualMatch::Kind::no_split ? Kind::residual_without_split
+                                                         : Kind::residual_mismatch,
+             graph_.op_text(k),
+             "does not make up for the weights of a residual_split: " +
+                 residual_fix(graph_, k, match));
       }
     } else if (op.name == "add") {
       for (std::size_t i = 0; i < 2; ++i) {
         const std::size_t skip = op.inputs[i].value;
         const std::size_t branch = op.inputs[1 - i].value;
         // Of a constant there is no gradient to weigh.
-        if (op.inputs[i].is_wanted && skip != branch && ancestors(branch).contains(skip)) {
+        if (op.inputs[i].is_wanted && skip != branch &&
+            ancestors_of(graph_, branch).contains(skip)) {
           find(Kind::residual_without_split, graph_.op_text(k),
                "adds a value and a branch of it, whose gradients are not weighed: use "
                "residual_split and residual_add, or residual_apply");
         }
       }
     }
-  }
-
-  /// True if a residual_split of the same weights opens what the residual_add closes: its skip
-  /// output leads to the skip input and its branch output to the branch input only.
-  [[nodiscard]] bool closes_a_split(const OpRecord& add) const {
-    const std::set<std::size_t> of_branch = ancestors(add.inputs[0].value);
-    const std::set<std::size_t> of_skip = ancestors(add.inputs[1].value);
-    for (const OpRecord& split : graph_.ops()) {
-      if (split.name != "residual_split" || split.outputs.size() != 2) continue;
-      const auto& [branch, skip] = std::tie(split.outputs[0], split.outputs[1]);
-      if (!of_branch.contains(branch.value) || !of_skip.contains(skip.value) ||
-          of_skip.contains(branch.value)) {
-        continue;
-      }
-      const auto& factors = add.outputs.front().gradient_factors;
-      const auto cancels = [](double a, double b) {
-        return (GradientRatio::of(a) * GradientRatio::of(b)).is_one();
-      };
-      if (cancels(branch.gradient_factors.at(0), factors.at(0)) &&
-          cancels(skip.gradient_factors.at(0), factors.at(1))) {
-        return true;
-      }
-    }
-    return false;
-  }
-
-  /// The value and everything that it is computed from.
-  [[nodiscard]] std::set<std::size_t> ancestors(std::size_t value) const {
-    std::set<std::size_t> found{value};
-    std::vector<std::size_t> next{value};
-    while (!next.empty()) {
-      const auto maker = graph_.maker(next.back());
-      next.pop_back();
-      if (!maker) continue;
-      for (const auto& input : graph_.ops()[maker->op].inputs) {
-        if (found.insert(input.value).second) next.push_back(input.value);
-      }
-    }
-    return found;
   }
 
   void check_readout(std::size_t k) {
@@ -261,6 +283,54 @@ class Linter {
            "has constraint " + std::string(name) + ", but Sgd's learning rates are for " +
                std::string(expected) + ": see Sgd::Options::readout_is_constrained");
     }
+  }
+
+  /// Looks for read-outs of each loss, a number that nothing reads.
+  void check_what_losses_read() {
+    std::set<std::size_t> seen;
+    for (std::size_t k = 0; k < graph_.ops().size(); ++k) {
+      for (const OpRecord::Output& output : graph_.ops()[k].outputs) {
+        if (output.shape.rank() == 0 && graph_.readers(output.value).empty()) {
+          check_behind(output.value, seen);
+        }
+      }
+    }
+  }
+
+  /// Follows a value back to the op with a matrix product that it comes from, through ops without
+  /// weights of their own. A residual join or a normalisation ends the way: what comes from there
+  /// is no read-out's.
+  void check_behind(std::size_t value, std::set<std::size_t>& seen) {
+    const auto maker = graph_.maker(value);
+    if (!maker || !seen.insert(maker->op).second) return;
+    const OpRecord& op = graph_.ops()[maker->op];
+    if (op.name == "linear" || op.name == "gelu_linear") {
+      const Parameter* weight = op.inputs[1].parameter;
+      if (weight == nullptr) return;
+      find(Kind::plain_readout, graph_.op_text(maker->op),
+           "is the last linear layer before the loss, but has the factors of a hidden one: make it "
+           "an "
+           "nn::LinearReadout, whose op linear_readout has the factor fan_in^-1 and whose weight, "
+           "here " +
+               weight->name + ", is of kind output");
+      return;
+    }
+    std::vector<std::size_t> sources;
+    for (const OpRecord::Input& input : op.inputs) {
+      if (input.parameter != nullptr) {
+        // A bias may be added; a weight makes an op a layer of its own.
+        if (input.parameter->kind != ParameterKind::bias) return;
+      } else if (input.is_wanted) {
+        sources.push_back(input.value);
+      }
+    }
+    for (const std::size_t source : sources) {
+      for (const std::size_t other : sources) {
+        if (source != other && ancestors_of(graph_, other).contains(source)) return;
+      }
+    }
+    if (op.name == "residual_add" || op.name == "residual_split") return;
+    for (const std::size_t source : sources) check_behind(source, seen);
   }
 
   void check_learning_rates() {
@@ -326,12 +396,18 @@ class Linter {
       return "scaled op";
     case LintFinding::Kind::residual_without_split:
       return "residual without split";
+    case LintFinding::Kind::residual_mismatch:
+      return "residual mismatch";
     case LintFinding::Kind::untagged_parameter:
       return "untagged parameter";
     case LintFinding::Kind::learning_rate:
       return "learning rate";
     case LintFinding::Kind::readout_constraint:
       return "readout constraint";
+    case LintFinding::Kind::mixed_rules:
+      return "mixed rules";
+    case LintFinding::Kind::plain_readout:
+      return "plain readout";
   }
   return "?";
 }

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -86,9 +87,13 @@ class NumericsPage {
         formats_(formats_asked_about(runs)) {}
 
   [[nodiscard]] std::string html(const std::string& title, const Facts& facts) const {
+    // Histograms first: they are what a reader came for.
     std::vector<HtmlSection> sections{
-        {"summary", "At a glance", summary()}, {"facts", "The runs", facts_section(facts)},
-        {"losses", "Loss", losses()},          {"comparisons", "Side by side", comparisons()},
+        {"summary", "At a glance", summary()},
+        comparisons_.empty() ? HtmlSection{"histograms", "Histograms", run_histograms()}
+                             : HtmlSection{"comparisons", "Side by side", comparisons()},
+        {"losses", "Loss", losses()},
+        {"facts", "The runs", facts_section(facts)},
         {"findings", "Findings", findings()},
     };
     for (std::size_t r = 0; r < runs_.size(); ++r) {
@@ -217,6 +222,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
   }
   template <class Chart> [[nodiscard]] static std::string figure(Chart chart) {
     chart.style = ChartStyle::of_page;
+    if constexpr (std::is_same_v<Chart, HistogramChart>) chart.width = wide_chart_width;
     // What a picture of its own has to read out is in a table here.
     if (chart.description.empty()) {
       chart.description = chart.title + ". The tables below it have the numbers.";
@@ -403,15 +409,36 @@ gradient with where that is not β/α, as residual weights do.</dd>
       html += fold("compared-" + std::to_string(first) + "-" + std::to_string(second) + "-scales",
                    "Scales", "a table of all tensors", to_html(compared_scales(first, second)));
     }
-    if (html.empty()) {
-      return paragraph(
-          runs_.size() < 2
-              ? "There is one run only, hence nothing to compare. Every op's histograms "
-                "are below."
-              : "No two runs were named for comparison. Below, every op shows all runs "
-                "side by side.");
+    return html;
+  }
+
+  /// A fold for each choice of tensors of a run, the first of which is open if asked.
+  [[nodiscard]] std::string histogram_folds(std::size_t r, bool opens) const {
+    std::string html;
+    for (const TensorChoice choice : choices) {
+      const HistogramChart chart = model_histograms(runs_, groups_, r, choice);
+      if (chart.rows.empty()) continue;
+      html += fold("run-" + std::to_string(r) + "-" + std::string(to_string(choice)),
+                   std::string(title_of(choice)),
+                   "histograms of " + std::to_string(chart.rows.size()) + " tensors", figure(chart),
+                   opens && html.empty());
     }
     return html;
+  }
+
+  /// Where no runs are compared: the histograms of each, of the first one open.
+  [[nodiscard]] std::string run_histograms() const {
+    std::string html;
+    bool is_open = false;
+    for (std::size_t r = 0; r < runs_.size(); ++r) {
+      const std::string folds = histogram_folds(r, !is_open);
+      if (folds.empty()) continue;
+      if (runs_.size() > 1) html += "<h3>" + xml_text(runs_[r].name) + "</h3>\n";
+      html += folds;
+      is_open = true;
+    }
+    return html.empty() ? paragraph("No tensor was tracked, so there are no histograms to show.")
+                        : html;
   }
 
   [[nodiscard]] HtmlTable compared_scales(std::size_t first, std::size_t second) const {
@@ -506,13 +533,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
                         "No tensor of this run was tracked, so there are no histograms, scales "
                         "and losses to show.");
     }
-    for (const TensorChoice choice : choices) {
-      const HistogramChart chart = model_histograms(runs_, groups_, r, choice);
-      if (chart.rows.empty()) continue;
-      html +=
-          fold(id + std::string(to_string(choice)), std::string(title_of(choice)),
-               "histograms of " + std::to_string(chart.rows.size()) + " tensors", figure(chart));
-    }
+    if (!comparisons_.empty()) html += histogram_folds(r, false);
     std::string scales;
     for (const TrackedRole role : scale_roles) {
       const LineChart chart = role_scales(run, role);
@@ -529,16 +550,15 @@ gradient with where that is not β/α, as residual weights do.</dd>
     HtmlTable table{.caption = "The ops of " + runs_[r].name +
                                " in order, with the rms at the first and the last step looked at",
                     .columns = {{"no.", Kind::head},
-                                {"module", Kind::text},
                                 {"op", Kind::text},
                                 {"reads", Kind::prose},
-                                {"makes", Kind::prose},
+                                {"makes", Kind::text},
                                 {"α"},
                                 {"β", Kind::text},
                                 {"constraint", Kind::text},
                                 {"cut-edge", Kind::text},
-                                {"rms forward"},
-                                {"rms backward"}}};
+                                {"rms forward", Kind::text},
+                                {"rms backward", Kind::text}}};
     const auto or_dash = [](const std::string& text) {
       return HtmlCell{text.empty() ? "-" : text};
     };
@@ -555,17 +575,17 @@ gradient with where that is not β/α, as residual weights do.</dd>
           if (cell != nullptr) *cell += (cell->empty() ? "" : ", ") + rms_change(tensor);
         }
       }
-      table.rows.push_back({{std::to_string(table.rows.size())},
-                            or_dash(op.module),
-                            {op.name, group ? group_link(*group) : ""},
-                            or_dash(op.reads),
-                            or_dash(op.makes),
-                            or_dash(op.forward),
-                            or_dash(op.backward),
-                            or_dash(op.constraint),
-                            or_dash(op.cut_edges),
-                            or_dash(forward),
-                            or_dash(backward)});
+      table.rows.push_back(
+          {{std::to_string(table.rows.size())},
+           {op.module + (op.module.empty() ? "" : "/") + op.name, group ? group_link(*group) : ""},
+           or_dash(op.reads),
+           or_dash(op.makes),
+           or_dash(op.forward),
+           or_dash(op.backward),
+           or_dash(op.constraint),
+           or_dash(op.cut_edges),
+           or_dash(forward),
+           or_dash(backward)});
     };
     for (const ListedOp& op : runs_[r].ops) add(op, group_of(r, op));
     if (!runs_[r].ops.empty()) return table;
@@ -677,7 +697,7 @@ gradient with where that is not β/α, as residual weights do.</dd>
       const std::string number = group_id(g);
       html += fold(number, number.substr(number.find('-') + 1) + " " + group.label, remark,
                    figure(group_histograms(runs_, group)) + figure(group_scales(runs_, group)) +
-                       to_html(figures_table(group)));
+                       to_html(figures_table(group)) + to_html(would_lose_table(group)));
     }
     if (html.empty()) {
       return paragraph(parameters ? "No parameter was tracked." : "No op was tracked.");
@@ -708,8 +728,8 @@ gradient with where that is not β/α, as residual weights do.</dd>
     return text;
   }
 
-  /// At the last step looked at, and at the worst one: moments, shares lost in the tensor's own
-  /// format, and what rounding to others would lose.
+  /// At the last step looked at, and at the worst one: moments, and shares lost in the tensor's own
+  /// format.
   [[nodiscard]] HtmlTable figures_table(const TensorGroup& group) const {
     HtmlTable table{.caption = group.label + ", in figures",
                     .columns = {{"tensor", Kind::head},
@@ -727,38 +747,59 @@ gradient with where that is not β/α, as residual weights do.</dd>
                                 {"subnormal"},
                                 {"at the largest"},
                                 {"not finite"}}};
-    add_format_columns(table);
+    for_shown_samples(group, [&](const TensorPlace& place, std::size_t r,
+                                 const TrackedTensor& tensor, const TrackedSample& sample) {
+      const TensorStatistics& seen = sample.statistics;
+      table.rows.push_back({{place_text(group, place)},
+                            {runs_[r].name},
+                            {tensor.format},
+                            {std::to_string(sample.step)},
+                            {short_number(seen.rms)},
+                            {short_number(seen.mean, 3)},
+                            {short_number(seen.std)},
+                            {short_number(seen.min_magnitude, 3)},
+                            {short_number(seen.max_magnitude, 3)},
+                            {percent_text(zero_share(seen))},
+                            {percent_text(seen.share(seen.histogram.zeros))},
+                            {percent_text(seen.share(seen.underflowed))},
+                            {percent_text(seen.share(seen.subnormal))},
+                            {percent_text(seen.share(seen.saturated))},
+                            {percent_text(seen.share(seen.histogram.non_finite))}});
+    });
+    return table;
+  }
+
+  /// What rounding the same to other formats would lose.
+  [[nodiscard]] HtmlTable would_lose_table(const TensorGroup& group) const {
+    HtmlTable table{.caption = group.label +
+                               ", what other formats would lose: ↓ rounds to zero, ↑ overflows, s "
+                               "becomes subnormal",
+                    .columns = {{"tensor", Kind::head}, {"run", Kind::text}, {"step"}}};
+    add_format_columns(table, Kind::text);
+    for_shown_samples(group, [&](const TensorPlace& place, std::size_t r, const TrackedTensor&,
+                                 const TrackedSample& sample) {
+      auto& row = table.rows.emplace_back(std::vector<HtmlCell>{
+          {place_text(group, place)}, {runs_[r].name}, {std::to_string(sample.step)}});
+      for (const NamedFormat& format : formats_) {
+        row.push_back({losses_text(format_losses(sample.statistics.histogram, format.spec))});
+      }
+    });
+    return table;
+  }
+
+  /// Calls `visit(place, run, tensor, sample)` for what the tables of a group show.
+  template <class Visit>
+  void for_shown_samples(const TensorGroup& group, const Visit& visit) const {
     for (const TensorPlace& place : places_of(group)) {
       for (std::size_t r = 0; r < runs_.size(); ++r) {
         const TrackedTensor* tensor = tensor_at(group, r, place);
         if (tensor == nullptr) continue;
         const ShownSamples shown = shown_samples(*tensor, largest_loss(group.tensors[r]));
         for (const TrackedSample* sample : {shown.last, shown.worst}) {
-          if (sample == nullptr) continue;
-          const TensorStatistics& seen = sample->statistics;
-          auto& row = table.rows.emplace_back(
-              std::vector<HtmlCell>{{place_text(group, place)},
-                                    {runs_[r].name},
-                                    {tensor->format},
-                                    {std::to_string(sample->step)},
-                                    {short_number(seen.rms)},
-                                    {short_number(seen.mean, 3)},
-                                    {short_number(seen.std)},
-                                    {short_number(seen.min_magnitude, 3)},
-                                    {short_number(seen.max_magnitude, 3)},
-                                    {percent_text(zero_share(seen))},
-                                    {percent_text(seen.share(seen.histogram.zeros))},
-                                    {percent_text(seen.share(seen.underflowed))},
-                                    {percent_text(seen.share(seen.subnormal))},
-                                    {percent_text(seen.share(seen.saturated))},
-                                    {percent_text(seen.share(seen.histogram.non_finite))}});
-          for (const NamedFormat& format : formats_) {
-            row.push_back({losses_text(format_losses(seen.histogram, format.spec))});
-          }
+          if (sample != nullptr) visit(place, r, *tensor, *sample);
         }
       }
     }
-    return table;
   }
 
   std::span<const NumericsRun> runs_;

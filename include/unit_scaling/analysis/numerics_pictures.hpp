@@ -219,11 +219,16 @@ namespace detail {
 /// The rms of all tensors of one role of a run, by step. The largest and smallest three at the last
 /// step are named, as far as they are others.
 [[nodiscard]] inline LineChart role_scales(const NumericsRun& run, TrackedRole role) {
-  std::vector<const TrackedTensor*> tensors;
-  for (const TrackedTensor& tensor : run.tensors) {
-    // A loss and its gradient, the seed, are no tensors of the model.
-    const bool is_number = tensor.shape.size() == 1 && !is_of_parameter(role);
-    if (tensor.role == role && !tensor.samples.empty() && !is_number) tensors.push_back(&tensor);
+  std::vector<std::pair<const TrackedTensor*, std::string>> tensors;  // and their names
+  for (const TensorGroup& group : group_tensors(std::span(&run, 1))) {
+    auto places = places_of(group);
+    std::erase_if(places, [&](const TensorPlace& place) { return place.role != role; });
+    for (const TensorPlace& place : places) {
+      const TrackedTensor* tensor = tensor_at(group, 0, place);
+      // A loss and its gradient, the seed, are no tensors of the model.
+      if (tensor == nullptr || (tensor->shape.size() == 1 && !is_of_parameter(role))) continue;
+      tensors.emplace_back(tensor, detail::row_label(group, place, places.size()));
+    }
   }
   LineChart chart;
   const std::string text(to_string(role));
@@ -238,17 +243,16 @@ namespace detail {
   chart.y_scale = AxisScale::log2;
   chart.marks_points = false;
   constexpr std::size_t named_at_each_end = 3;
-  std::stable_sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) {
-    return a->samples.back().statistics.rms > b->samples.back().statistics.rms;
+  std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+    return a.first->samples.back().statistics.rms > b.first->samples.back().statistics.rms;
   });
   std::size_t colour = 0;
   std::vector<LineSeries> named;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const bool is_named = i < named_at_each_end || i + named_at_each_end >= tensors.size();
-    LineSeries series = detail::rms_series(*tensors[i], "");
+    LineSeries series = detail::rms_series(*tensors[i].first, "");
     if (is_named) {
-      const TrackedTensor& tensor = *tensors[i];
-      series.name = tensor.module.empty() ? tensor.source : tensor.module + "/" + tensor.source;
+      series.name = tensors[i].second;
       series.colour = colour++;
       named.push_back(std::move(series));
     } else {

@@ -76,9 +76,11 @@ struct OpRecord {
   std::size_t index = 0;
   std::vector<Input> inputs = {};  ///< differentiable ones, in order
   std::vector<Output> outputs = {};
-  double forward = 1;                         ///< the op's forward factor α
-  double ideal_forward = 1;                   ///< what it would be without a constraint
-  std::optional<Scaling> scaling = {};        ///< the op's rule and constraint, if it has any
+  double forward = 1;                   ///< the op's forward factor α
+  double ideal_forward = 1;             ///< what it would be without a constraint
+  std::optional<Scaling> scaling = {};  ///< the op's rule and constraint, if it has any
+  /// The rule of the op whose work a fused op does besides that of `scaling`; empty for others.
+  std::optional<Rule> fused_rule = {};
   std::optional<Constraint> constraint = {};  ///< the one in force, as `ops::constraint_on`
   /// Which recording it belongs to: each tape begins another one, and again with each clear.
   std::uint64_t recording = 0;

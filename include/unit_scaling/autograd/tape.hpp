@@ -893,7 +893,11 @@ template <Precision P> class Tape {
     record.homogeneity = ops::homogeneity(op, scales, x...);
     record.constraint = ops::constraint_on(op, ideal, x...);
     if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
-    if constexpr (requires { op.followed_scaling(); }) record.scaling = op.followed_scaling();
+    if constexpr (requires { op.followed_scalings(); }) {
+      const auto [scaling, fused] = op.followed_scalings();
+      record.scaling = scaling;
+      record.fused_rule = fused.rule;
+    }
     for (std::size_t i = 0; i < inputs; ++i) {
       record.inputs[i].backward = scales.backward[i];
       record.inputs[i].ideal_backward = ideal.backward[i];

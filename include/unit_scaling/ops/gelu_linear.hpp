@@ -50,10 +50,9 @@ struct GeluLinear {
     return linear.scales(x, w, b...);
   }
 
-  /// What a report takes for the op's rules: those of the part that follows none, if one does, and
-  /// of the linear layer otherwise.
-  [[nodiscard]] Scaling followed_scaling() const {
-    return gelu.scaling.rule == Rule::none ? gelu.scaling : linear.scaling;
+  /// The rules that a report names: of the layer, whose factors `scales` are, and of the GELU.
+  [[nodiscard]] std::array<Scaling, 2> followed_scalings() const {
+    return {linear.scaling, gelu.scaling};
   }
 
   /// To x the gradient passes through both ops, to w and b through the linear layer only.
