@@ -77,8 +77,8 @@ class GradientCounts {
     is_open_ = false;
     const std::vector<bool>& nonzero = nonzero_[next_++];
     for (std::size_t i = 0; i < nonzero.size(); ++i) {
-      non_finite_ += std::isfinite(last_[i]) ? 0 : 1;
-      lost_ += nonzero[i] && last_[i] == 0 ? 1 : 0;
+      if (!std::isfinite(last_[i])) ++non_finite_;
+      if (nonzero[i] && last_[i] == 0) ++lost_;
     }
     total_ += nonzero.size();
   }

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
+#include <type_traits>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>  // the one vector instruction that no operator spells: square root
@@ -23,6 +24,11 @@
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
+
+/// 1, in the type of the lanes of V.
+template <class V>
+inline constexpr std::conditional_t<std::is_same_v<std::remove_const_t<V>, double>, double, float>
+    one = 1;
 
 [[nodiscard]] inline double select_lane(bool mask, double if_true, double if_false) {
   return mask ? if_true : if_false;
@@ -154,7 +160,7 @@ template <class V> struct Normal {
 }
 
 /// 1 / (1 + e^−x).
-template <class V> [[nodiscard]] inline V sigmoid(V x) { return 1.0F / (1.0F + exp(-x)); }
+template <class V> [[nodiscard]] inline V sigmoid(V x) { return one<V> / (one<V> + exp(-x)); }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 

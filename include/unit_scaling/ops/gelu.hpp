@@ -112,8 +112,8 @@ struct Gelu {
     template <class V> static V slope(V v) {
       const auto open = gate(v);
       // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
-      const auto correction = v * open * (1.0F - open) * inner_slope(v);
-      return open + kernels::select_lane(v * v > 1e4F, V{}, correction);
+      const auto correction = v * open * (kernels::one<V> - open) * inner_slope(v);
+      return open + kernels::select_lane(v * v > 10000 * kernels::one<V>, V{}, correction);
     }
 
    private:

@@ -76,7 +76,7 @@ struct Silu {
     const auto b = static_cast<Compute>(s.backward[0]);
     const auto f = [=](auto g, auto v) {
       const auto gate = kernels::sigmoid(m * v);
-      return b * g * gate * multiply_add(m * v, 1.0F - gate, 1.0F);
+      return b * g * gate * multiply_add(m * v, kernels::one<decltype(gate)> - gate, 1.0F);
     };
     return std::tuple{kernels::map<Compute, T>(f, dy, x)};
   }

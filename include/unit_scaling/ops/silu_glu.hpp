@@ -97,7 +97,8 @@ struct SiluGlu {
             kernels::store<Overflow::infinity_or_nan, Compute>(b_x * d * (g * open),
                                                                to_x + begin + i, count);
             kernels::store<Overflow::infinity_or_nan, Compute>(
-                b_gate * d * v * (open * multiply_add(m * g, 1.0F - open, 1.0F)),
+                b_gate * d * v *
+                    (open * multiply_add(m * g, kernels::one<decltype(open)> - open, 1.0F)),
                 to_gate + begin + i, count);
           });
     });

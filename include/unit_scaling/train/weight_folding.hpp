@@ -240,7 +240,7 @@ class FoldedOps {
   Array<float> result(array.shape());
   float* target = result.mutable_data();
   for (std::size_t i = 0; i < array.size(); ++i) {
-    const double value = array.data()[i];
+    const auto value = static_cast<double>(array.data()[i]);
     target[i] = static_cast<float>(value * factor);
     if (std::isfinite(value) && !std::isfinite(target[i])) {
       throw std::invalid_argument("WeightFolding: " + name + " times " + std::to_string(factor) +
