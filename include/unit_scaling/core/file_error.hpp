@@ -3,6 +3,8 @@
 /// Layer core: the error of all that reads and writes files.
 #pragma once
 
+#include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -23,5 +25,22 @@ class FileError : public std::runtime_error {
   /// Of Linux. Paths are shown whole, unlike the names in files.
   static constexpr std::size_t longest_path = 4096;
 };
+
+namespace detail {
+
+/// What `body()` returns. Whatever it throws becomes a FileError of that path.
+template <class Body> decltype(auto) with_file_errors(std::string_view path, const Body& body) {
+  try {
+    return body();
+  } catch (const FileError&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw FileError(path, "there is not enough memory for it");
+  } catch (const std::exception& error) {
+    throw FileError(path, printable(error.what(), 300));
+  }
+}
+
+}  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE
