@@ -802,7 +802,7 @@ TEST_F(Safetensors, TakesABoundedMultipleOfAHeaderInMemory) {
   expect(header(size, R"({"a":{"data_offsets":[1)", always(",1"), "]}}"),
          "array 'a' does not have two 'data_offsets'");
   expect(header(
-             3 * size, R"({"":{"dtype":"U8","shape":[],"data_offsets":[0,1]})",
+             12 * size, R"({"":{"dtype":"U8","shape":[],"data_offsets":[0,1]})",
              [](std::size_t i) {
                return ",\"" + std::to_string(i) +
                       R"(":{"dtype":"U8","shape":[],"data_offsets":[0,1]})";
