@@ -8,16 +8,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
+#include <ios>
 #include <limits>
 #include <regex>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
 #include "support/temporary_folder.hpp"
+#include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
@@ -28,7 +32,9 @@ namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
+using train::NotFinite;
 using train::SafetensorsFile;
+using train::SafetensorsShards;
 using train::SafetensorsWriter;
 using train::WeightFolding;
 
@@ -210,12 +216,13 @@ struct Layer {
     return result;
   }
   std::vector<std::string> import(const SafetensorsWriter& writer,
-                                  const train::TensorNames& names = {}) {
+                                  const train::TensorNames& names = {},
+                                  NotFinite not_finite = NotFinite::refuse) {
     const TemporaryFolder temporary;
     const auto path = temporary.path() / "layer.safetensors";
     writer.write(path);
     SafetensorsFile file(path);
-    return train::import_plain_weights(unit, file, folding, names);
+    return train::import_plain_weights(unit, file, folding, names, not_finite);
   }
 };
 
@@ -236,6 +243,10 @@ TEST(PlainWeights, MayBeOfAnyFloatingType) {
   };
   expect_import(filled<double>({4, 3}, 1.5F), filled<float>({4}, -2));
   expect_import(filled<float16>({4, 3}, 1.5F), filled<bfloat16>({4}, -2));
+  expect_import(filled<float8_e4m3fn>({4, 3}, 1.5F), filled<float8_e5m2>({4}, -2));
+  expect_import(filled<float8_e4m3fnuz>({4, 3}, 1.5F), filled<float8_e5m2fnuz>({4}, -2));
+  expect_import(filled<float6_e2m3fn>({4, 3}, 1.5F), filled<float6_e3m2fn>({4}, -2));
+  expect_import(filled<float4_e2m1fn>({4, 3}, 1.5F), filled<float4_e2m1fn>({4}, -2));
 }
 
 TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
@@ -274,15 +285,36 @@ TEST(PlainWeights, ThatDoNotDivideAParameterEvenlyAreRefused) {
   }
 }
 
-TEST(PlainWeights, KeepWhatIsNotFiniteInAFileOfDoubles) {
-  Layer layer;
-  auto bias = filled<double>({4}, 1);
-  bias.mutable_data()[0] = std::numeric_limits<double>::infinity();
-  SafetensorsWriter writer;
-  writer.add("layer.weight", filled<float>({4, 3}, 1));
-  writer.add("layer.bias", bias);
-  EXPECT_TRUE(layer.import(writer).empty());
-  EXPECT_EQ(layer.weights()[12], std::numeric_limits<float>::infinity());
+TEST(PlainWeights, ThatAreNotFiniteAreRefusedUnlessOneAsksForThem) {
+  const auto check = [](auto bias, std::size_t at, double value, const std::string& what) {
+    using T = std::remove_cvref_t<decltype(*bias.data())>;
+    bias.mutable_data()[at] = static_cast<T>(static_cast<float>(value));
+    SafetensorsWriter writer;
+    writer.add("layer.weight", filled<float>({4, 3}, 1));
+    writer.add("layer.bias", bias);
+    Layer layer;
+    const std::vector<float> before = layer.weights();
+    expect_error<FileError>([&] { (void)layer.import(writer); },
+                            {"layer.safetensors", "'layer.bias'", "1 of its 4 numbers",
+                             "number " + std::to_string(at), what, "NotFinite::keep"});
+    EXPECT_EQ(layer.weights(), before);
+    EXPECT_TRUE(layer.import(writer, {}, NotFinite::keep).empty());
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(layer.weights()[12 + at]));
+    } else {
+      EXPECT_EQ(layer.weights()[12 + at], static_cast<float>(value));
+    }
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  check(filled<double>({4}, 1), 0, infinity, "an infinity");
+  check(filled<double>({4}, 1), 3, nan, "a NaN");
+  check(filled<float>({4}, 1), 1, -infinity, "an infinity");
+  check(filled<float16>({4}, 1), 2, nan, "a NaN");
+  check(filled<bfloat16>({4}, 1), 0, nan, "a NaN");
+  check(filled<float8_e4m3fn>({4}, 1), 0, nan, "a NaN");
+  check(filled<float8_e5m2>({4}, 1), 0, infinity, "an infinity");
+  check(filled<float8_e5m2fnuz>({4}, 1), 0, nan, "a NaN");
 }
 
 /// Two parameters of one name, of which only one is read.
@@ -330,7 +362,7 @@ TEST(PlainWeights, ThatDoNotFitAreRefusedAndLeaveTheModelAlone) {
     SafetensorsWriter writer;
     writer.add("layer.weight", weight);
     writer.add(bias_name, bias);
-    expect_error<std::runtime_error>([&] { (void)layer.import(writer); }, parts);
+    expect_error<FileError>([&] { (void)layer.import(writer); }, parts);
     EXPECT_EQ(layer.weights(), before);
   };
   const auto weight = filled<float>({4, 3}, 1);
@@ -342,8 +374,179 @@ TEST(PlainWeights, ThatDoNotFitAreRefusedAndLeaveTheModelAlone) {
   large.mutable_data()[2] = -1e39;
   refused(weight, large, "layer.bias", {"layer.safetensors", "layer.bias", "range of a float"});
   refused(weight, Array<std::int32_t>(Shape{4}), "layer.bias",
-          {"layer.bias", "I32", "F64, F32, F16 or BF16"});
-  refused(weight, filled<float8_e4m3fn>({4}, 1), "layer.bias", {"layer.bias", "F8_E4M3", "F32"});
+          {"layer.bias", "I32", "floating-point"});
+  refused(weight, Array<bool>::filled({4}, true), "layer.bias", {"layer.bias", "BOOL"});
+  refused(weight, filled<float8_e4m3fn>({2, 2}, 1), "layer.bias", {"layer.bias", "(2, 2)", "(4)"});
+}
+
+/// A layer whose weights are in two files, and the index of those.
+class Sharded : public testing::Test {
+ protected:
+  Sharded() {
+    write("a.safetensors", [&](SafetensorsWriter& writer) {
+      writer.add("layer.weight", filled<float8_e4m3fn>({4, 3}, 1.5F));
+    });
+    std::filesystem::create_directory(folder / "sub");
+    write("sub/b.safetensors", [&](SafetensorsWriter& writer) {
+      writer.add("layer.bias", filled<float>({4}, -2));
+      writer.add("other", Array<std::int32_t>(Shape{2}));
+    });
+    index(entries);
+  }
+
+  template <class Add> void write(const std::string& name, const Add& add) const {
+    SafetensorsWriter writer;
+    add(writer);
+    writer.write(folder / name);
+  }
+  void index(const std::string& weight_map) const {
+    write_index(R"({"metadata":{"total_size":68,"more":[{},null,1.5]},"weight_map":{)" +
+                weight_map + "}}");
+  }
+  void write_index(const std::string& text) const {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+  }
+
+  /// What is said when the files are imported, which is to leave the layer alone; empty if they
+  /// are.
+  [[nodiscard]] std::string complaint() const {
+    Layer layer;
+    const std::vector<float> before = layer.weights();
+    try {
+      const auto unused = train::import_plain_weights(layer.unit, path, layer.folding);
+      EXPECT_EQ(unused, std::vector<std::string>{"other"});
+      std::vector<float> expected(12, 3);
+      expected.insert(expected.end(), 4, -8);
+      EXPECT_EQ(layer.weights(), expected);
+    } catch (const FileError& error) {
+      EXPECT_EQ(layer.weights(), before);
+      return error.what();
+    }
+    return "";
+  }
+  [[nodiscard]] std::string named(const std::string& file, const std::string& what) const {
+    return "'" + (folder / file).string() + "': " + what;
+  }
+
+  const TemporaryFolder temporary;
+  const std::filesystem::path folder = temporary.path();
+  const std::filesystem::path path = folder / "model.safetensors.index.json";
+  const std::string entries = R"("layer.weight":"a.safetensors","layer.bias":"sub/b.safetensors",)"
+                              R"("other":"sub/b.safetensors")";
+};
+
+TEST_F(Sharded, PlainWeightsAreReadByTheirIndex) {
+  EXPECT_EQ(complaint(), "");
+  SafetensorsShards shards(path);
+  EXPECT_EQ(shards.names(), (std::vector<std::string>{"layer.weight", "layer.bias", "other"}));
+  EXPECT_TRUE(shards.contains("other"));
+  EXPECT_FALSE(shards.contains("another"));
+  EXPECT_EQ(shards.info("layer.weight").type, "F8_E4M3");
+  EXPECT_EQ(shards.tensor<float>("layer.bias"), filled<float>({4}, -2));
+  EXPECT_EQ(shards.shard_of("other").path(), (folder / "sub/b.safetensors").string());
+  expect_error<FileError>([&] { (void)shards.info("another"); }, {"has no array 'another'"});
+  write_index("{\"weight_map\":{" + entries + "}}");
+  EXPECT_EQ(complaint(), "") << "without metadata";
+}
+
+TEST_F(Sharded, PlainWeightsOfOneFileAreReadByItsPathToo) {
+  Layer layer;
+  write("all.safetensors", [&](SafetensorsWriter& writer) {
+    writer.add("layer.weight", filled<float>({4, 3}, 1.5F));
+    writer.add("layer.bias", filled<float>({4}, 1));
+  });
+  EXPECT_TRUE(
+      train::import_plain_weights(layer.unit, folder / "all.safetensors", layer.folding).empty());
+  EXPECT_EQ(layer.weights()[0], 3);
+}
+
+TEST_F(Sharded, FilesMayBeLinksAsDownloadsHaveThem) {
+  std::filesystem::create_directory(folder / "blobs");
+  std::filesystem::rename(folder / "a.safetensors", folder / "blobs" / "0123");
+  std::filesystem::create_symlink("blobs/0123", folder / "a.safetensors");
+  EXPECT_EQ(complaint(), "");
+}
+
+TEST_F(Sharded, FilesAndIndexMustAgree) {
+  std::filesystem::remove(folder / "sub/b.safetensors");
+  EXPECT_EQ(complaint(), named("sub/b.safetensors", "there is no such file"));
+  write("sub/b.safetensors",
+        [&](SafetensorsWriter& writer) { writer.add("other", Array<std::int32_t>(Shape{2})); });
+  const std::string index_name = "model.safetensors.index.json";
+  EXPECT_EQ(complaint(), named(index_name,
+                               "array 'layer.bias' is not in 'sub/b.safetensors', "
+                               "where the index has it"));
+  write("sub/b.safetensors", [&](SafetensorsWriter& writer) {
+    writer.add("layer.bias", filled<float>({4}, -2));
+    writer.add("layer.weight", filled<float>({4, 3}, 1.5F));
+    writer.add("other", Array<std::int32_t>(Shape{2}));
+  });
+  EXPECT_EQ(complaint(), named(index_name, "array 'layer.weight' is in two files, '" +
+                                               (folder / "a.safetensors").string() + "' and '" +
+                                               (folder / "sub/b.safetensors").string() + "'"));
+  write("sub/b.safetensors", [&](SafetensorsWriter& writer) {
+    writer.add("layer.bias", filled<float>({4}, -2));
+    writer.add("other", Array<std::int32_t>(Shape{2}));
+    writer.add("unknown", Array<std::int32_t>(Shape{2}));
+  });
+  EXPECT_EQ(complaint(),
+            named(index_name, "array 'unknown' of 'sub/b.safetensors' is not in the index"));
+  write("sub/b.safetensors", [&](SafetensorsWriter& writer) {
+    writer.add("layer.bias", filled<float>({4}, -2));
+    writer.add("other", Array<std::int32_t>(Shape{2}));
+  });
+  EXPECT_EQ(complaint(), "");
+  index(R"("layer.weight":"a.safetensors","layer.bias":"a.safetensors",)"
+        R"("other":"sub/b.safetensors")");
+  EXPECT_EQ(complaint(), named(index_name,
+                               "array 'layer.bias' is in 'sub/b.safetensors', but the "
+                               "index has it in 'a.safetensors'"));
+  std::filesystem::resize_file(folder / "a.safetensors", 20);
+  EXPECT_NE(complaint().find(named("a.safetensors", "says that its header has")),
+            std::string::npos);
+}
+
+TEST_F(Sharded, FilesMustBeInTheFolderOfTheIndex) {
+  for (const std::string name :
+       {"", "/", "/etc/passwd", "../a.safetensors", "sub/../a.safetensors", "..", ".",
+        "./a.safetensors", "sub//b.safetensors", "sub/", R"(a.safetensors\u0000)"}) {
+    index(R"("layer.weight":")" + name + "\"");
+    const std::string text = complaint();
+    EXPECT_NE(text.find("expected a file in the folder of the index"), std::string::npos) << text;
+    EXPECT_NE(text.find("array 'layer.weight' is in '"), std::string::npos) << text;
+  }
+  index(R"("layer.weight":"sub")");
+  EXPECT_EQ(complaint(), named("sub", "is not a regular file"));
+}
+
+TEST_F(Sharded, SayWhatIsWrongWithTheIndex) {
+  const auto of = [&](const std::string& text) {
+    write_index(text);
+    const std::string said = complaint();
+    const std::string prefix = named("model.safetensors.index.json", "");
+    EXPECT_TRUE(said.starts_with(prefix)) << said;
+    return said.substr(prefix.size());
+  };
+  EXPECT_EQ(of(""), "the index does not begin with '{'");
+  EXPECT_EQ(of("[]"), "the index does not begin with '{'");
+  EXPECT_EQ(of("{}"), "the index has no 'weight_map'");
+  EXPECT_TRUE(of("{\"weight_map\":{").starts_with("the index is not JSON: at byte "));
+  EXPECT_TRUE(of("{\"weight_map\":{}}x").starts_with("the index is not JSON: at byte "));
+  EXPECT_EQ(of(R"({"weight_map":[]})"), "the 'weight_map' is not a JSON object");
+  EXPECT_EQ(of(R"({"weight_map":{},"weight_map":{}})"),
+            "the index has the name 'weight_map' twice");
+  EXPECT_EQ(of(R"({"metadata":{},"metadata":1})"), "the index has the name 'metadata' twice");
+  EXPECT_EQ(of(R"({"weight_map":{"a":"a","a":"a"}})"), "the index has the name 'a' twice");
+  EXPECT_EQ(of(R"({"weight_map":{"a\n":7}})"),
+            R"(array 'a\n' has a file name that is not a string)");
+  EXPECT_EQ(of(R"({"weights":{}})"), "the index has the unknown member 'weights'");
+  EXPECT_EQ(of("{\"metadata\":" + std::string(1'000'000, '[')),
+            "the metadata of the index are nested too deeply");
+  EXPECT_EQ(of(R"({"weight_map":{}})"), "has no array 'layer.weight'");
+  EXPECT_EQ(of(std::string(100'000'001, ' ')),
+            "has 100000001 bytes, expected an index of at most 100000000");
+  std::filesystem::remove(path);
+  EXPECT_EQ(complaint(), named("model.safetensors.index.json", "there is no such file"));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer train: plain weights in a safetensors file, read into a unit-scaled model and written from
+/// Layer train: plain weights in safetensors files, read into a unit-scaled model and written from
 /// one.
 ///
 /// Needs nlohmann/json, so it is not in the umbrella header.
@@ -11,21 +11,28 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <filesystem>
 #include <functional>
-#include <map>
+#include <iterator>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/train/safetensors.hpp"
+#include "unit_scaling/train/safetensors_shards.hpp"
+#include "unit_scaling/train/safetensors_types.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
 
 namespace UNIT_SCALING_NAMESPACE::train {
@@ -34,7 +41,20 @@ namespace UNIT_SCALING_NAMESPACE::train {
 /// one, or three where a file has queries, keys and values apart. Empty: the parameter's own.
 using TensorNames = std::function<std::vector<std::string>(const std::string& parameter)>;
 
+/// What becomes of numbers of a file that are infinite or NaN.
+enum class NotFinite { refuse, keep };
+
 namespace detail {
+
+/// The file that has an array.
+[[nodiscard]] inline const std::string& path_of(const SafetensorsFile& file,
+                                                const std::string& /*name*/) {
+  return file.path();
+}
+[[nodiscard]] inline const std::string& path_of(SafetensorsShards& shards,
+                                                const std::string& name) {
+  return shards.shard_of(name).path();
+}
 
 /// The names of a parameter's arrays.
 /// @throws std::invalid_argument unless its first extent can be divided among them.
@@ -59,64 +79,124 @@ namespace detail {
   return Shape(std::span<const std::size_t>(extents.data(), shape.rank()));
 }
 
-/// Reads an array of type F64 (rounded), F32, F16 or BF16.
-/// @throws std::runtime_error as `SafetensorsFile::tensor`, and if a finite number of an F64 leaves
-///         the range of a float.
-inline void read_weight(SafetensorsFile& file, const std::string& name, const Shape& shape,
-                        float* target) {
-  const auto convert = [&]<class T>(T /*type*/) {
-    const auto array = file.tensor<T>(name, shape);
-    std::transform(array.data(), array.data() + array.size(), target, [&](T element) {
-      const auto rounded = static_cast<float>(element);
-      if constexpr (std::is_same_v<T, double>) {
-        if (std::isfinite(element) && !std::isfinite(rounded)) {
-          throw std::runtime_error("'" + file.path() + "': array '" + name +
-                                   "' has a number beyond the range of a float");
-        }
-      }
-      return rounded;
-    });
-  };
+/// Throws unless all numbers of a weight are finite.
+inline void require_finite(const std::string& path, const std::string& name,
+                           std::span<const float> weight) {
+  const auto is_finite = [](float x) { return std::isfinite(x); };
+  const auto first = std::find_if_not(weight.begin(), weight.end(), is_finite);
+  if (first == weight.end()) return;
+  const auto count = std::count_if(first, weight.end(), [&](float x) { return !is_finite(x); });
+  throw FileError(path, "array " + in_quotes(name) + " has " + std::to_string(count) + " of its " +
+                            std::to_string(weight.size()) +
+                            " numbers infinite or NaN, the first is number " +
+                            std::to_string(first - weight.begin()) + ", " +
+                            (std::isnan(*first) ? "a NaN" : "an infinity") +
+                            "; NotFinite::keep would take them");
+}
+
+/// Reads an array of any floating-point type, F64 rounded.
+/// @throws FileError as `SafetensorsFile::tensor`, if the type is another, and if a finite number
+/// of
+///         an F64 leaves the range of a float.
+template <class File>
+void read_weight(File& file, const std::string& name, const Shape& shape, NotFinite not_finite,
+                 float* target) {
   const std::string& type = file.info(name).type;
-  if (type == "F64") return convert(double{});
-  if (type == "F16") return convert(float16{});
-  if (type == "BF16") return convert(bfloat16{});
-  if (type == "F32") return convert(float{});
-  throw std::runtime_error("'" + file.path() + "': array '" + name + "' is of type " + type +
-                           ", expected F64, F32, F16 or BF16");
+  const std::string path = path_of(file, name);
+  const bool is_number =
+      any_safetensors_type([&]<class T>(std::type_identity<T> /*type*/, std::string_view candidate,
+                                        std::size_t /*rank*/) {
+        if constexpr (Storage<T>) {
+          if (candidate != type) return false;
+          const auto array = file.template tensor<T>(name, shape);
+          std::transform(array.data(), array.data() + array.size(), target, [&](T element) {
+            const auto rounded = static_cast<float>(element);
+            if constexpr (std::is_same_v<T, double>) {
+              if (std::isfinite(element) && !std::isfinite(rounded)) {
+                throw FileError(
+                    path, "array " + in_quotes(name) + " has a number beyond the range of a float");
+              }
+            }
+            return rounded;
+          });
+          return true;
+        } else {
+          return false;
+        }
+      });
+  if (!is_number) {
+    throw FileError(path, "array " + in_quotes(name) + " is of type " + type +
+                              ", expected floating-point numbers: F64, F32, F16, BF16, or F8, F6 "
+                              "or F4 of any kind");
+  }
+  if (not_finite == NotFinite::refuse) require_finite(path, name, {target, shape.size()});
+}
+
+/// `import_plain_weights` from one file or from several.
+template <class Unit, class File>
+[[nodiscard]] std::vector<std::string> import_from(Unit& unit, File& file,
+                                                   const WeightFolding& folding,
+                                                   const TensorNames& names, NotFinite not_finite) {
+  std::vector<std::pair<Parameter*, Array<float>>> weights;
+  std::set<std::string> used;
+  visit_parameters(unit, [&](Parameter& each) {
+    const auto parts = part_names(names, each);
+    const Shape shape = part_shape(each.value.shape(), parts.size());
+    Parameter plain{each.name, Array<float>(each.value.shape())};
+    float* target = plain.value.mutable_data();
+    for (const std::string& part : parts) {
+      read_weight(file, part, shape, not_finite, target);
+      target += shape.size();
+      used.insert(part);
+    }
+    weights.emplace_back(&each, folding.unit_weight(plain));
+  });
+  std::vector<std::string> unused;
+  std::copy_if(file.names().begin(), file.names().end(), std::back_inserter(unused),
+               [&](const std::string& name) { return !used.contains(name); });
+  // From here on nothing fails.
+  for (auto& [parameter, weight] : weights) parameter->value = std::move(weight);
+  return unused;
 }
 
 }  // namespace detail
 
 /// Reads the weights of a plain model, such as PyTorch saves them, into a unit-scaled one: for each
-/// parameter the array or arrays of its name and shape, of type F64, F32, F16 or BF16, divided by
-/// its factor and rounded once to float (F64 twice).
+/// parameter the array or arrays of its name and shape, of any floating-point type of the format,
+/// divided by its factor and rounded once to float (F64 twice). Nothing is known of scales that a
+/// file keeps apart, as some do with F8: they are among the arrays that no parameter asked for.
+/// @param not_finite what becomes of infinities and NaN.
 /// @returns the names of the arrays that no parameter asked for: best empty.
-/// @throws std::runtime_error naming file and array, if one is missing or has another shape or
-///         type, or an F64 beyond the range of a float; std::invalid_argument as
-///         `WeightFolding::unit_weight`, if two parameters have one name, and if names are not such
-///         that the parameter can be divided among them. Nothing is changed then.
+/// @throws FileError naming file and array, if one is missing, has another shape or type, or has
+///         numbers that are infinite or NaN, or an F64 beyond the range of a float;
+///         std::invalid_argument as `WeightFolding::unit_weight`, if two parameters have one name,
+///         and if names are not such that the parameter can be divided among them. Nothing is
+///         changed then.
 template <class Unit>
-[[nodiscard]] std::vector<std::string> import_plain_weights(Unit& unit, SafetensorsFile& file,
-                                                            const WeightFolding& folding,
-                                                            const TensorNames& names = {}) {
-  std::map<std::string, Array<float>> weights;
-  std::vector<std::string> unused = file.names();
-  detail::visit_parameters(unit, [&](const Parameter& each) {
-    const auto parts = detail::part_names(names, each);
-    const Shape shape = detail::part_shape(each.value.shape(), parts.size());
-    Parameter plain{each.name, Array<float>(each.value.shape())};
-    float* target = plain.value.mutable_data();
-    for (const std::string& part : parts) {
-      detail::read_weight(file, part, shape, target);
-      target += shape.size();
-      unused.erase(std::remove(unused.begin(), unused.end(), part), unused.end());
-    }
-    weights[each.name] = folding.unit_weight(plain);
-  });
-  detail::visit_parameters(unit,
-                           [&](Parameter& each) { each.value = std::move(weights.at(each.name)); });
-  return unused;
+[[nodiscard]] std::vector<std::string> import_plain_weights(
+    Unit& unit, SafetensorsFile& file, const WeightFolding& folding, const TensorNames& names = {},
+    NotFinite not_finite = NotFinite::refuse) {
+  return detail::import_from(unit, file, folding, names, not_finite);
+}
+/// As above, of a model that is spread over several files.
+template <class Unit>
+[[nodiscard]] std::vector<std::string> import_plain_weights(
+    Unit& unit, SafetensorsShards& shards, const WeightFolding& folding,
+    const TensorNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
+  return detail::import_from(unit, shards, folding, names, not_finite);
+}
+/// As above, of either: a path that ends in ".index.json" is the index of several files.
+/// @throws FileError if files cannot be opened or are not of their form.
+template <class Unit>
+[[nodiscard]] std::vector<std::string> import_plain_weights(
+    Unit& unit, const std::filesystem::path& path, const WeightFolding& folding,
+    const TensorNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
+  if (path.string().ends_with(".index.json")) {
+    SafetensorsShards shards(path);
+    return detail::import_from(unit, shards, folding, names, not_finite);
+  }
+  SafetensorsFile file(path);
+  return detail::import_from(unit, file, folding, names, not_finite);
 }
 
 /// Adds the weights of a unit-scaled model to a file as those of the plain model, each as F32 and
