@@ -43,7 +43,7 @@ void set_threads(std::size_t threads) {
 
 /// @returns the exit code.
 int run(Options options) {
-  const us::train::TextCorpus corpus(corpus_bytes(options), options.window);
+  const us::train::TextCorpus corpus = make_corpus(options);
   require_memory(options, corpus.vocabulary_size());
   set_threads(options.threads);
   if (options.print_scales) {

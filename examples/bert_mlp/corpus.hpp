@@ -43,8 +43,10 @@ inline std::vector<std::filesystem::path> project_files(const std::filesystem::p
 
 /// The text that --data names, or of the project if it names none.
 /// Neighbouring files are dealt out in turn so that the held-out tail is not all of one kind.
-/// @throws std::invalid_argument if it cannot be read, is given twice, or is too much for memory.
-inline std::string corpus_bytes(const Options& options) {
+/// @throws std::invalid_argument if it cannot be read, is given twice, too short for --window or
+/// too
+///         much for memory.
+inline us::train::TextCorpus make_corpus(const Options& options) {
   namespace fs = std::filesystem;
   std::vector<fs::path> files = options.data;
   if (files.empty()) {
@@ -66,8 +68,11 @@ inline std::string corpus_bytes(const Options& options) {
   const double most = available_memory() / (1 + sizeof(std::int32_t));
   const auto most_bytes = static_cast<double>(us::train::TextCorpus::max_bytes);
   try {
-    return us::train::TextCorpus::read_files(
+    const std::string bytes = us::train::TextCorpus::read_files(
         files, static_cast<std::uint64_t>(std::min(most, most_bytes)));
+    return us::train::TextCorpus(bytes, options.window);
+  } catch (const std::invalid_argument& short_text) {
+    throw std::invalid_argument(std::string("--data: ") + short_text.what());
   } catch (const us::FileError& failure) {
     throw std::invalid_argument(std::string("--data ") + failure.what());
   }

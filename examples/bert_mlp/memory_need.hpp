@@ -104,6 +104,7 @@ inline void require_memory(const Options& options, std::size_t vocabulary_size) 
     most.activations = std::max(most.activations, need.activations);
   }
   return "not enough memory: try " + sizes_to_change(options, most) +
+         ", a smaller value for --threads " + std::to_string(options.threads) +
          ", or a shorter text for --data";
 }
 

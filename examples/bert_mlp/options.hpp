@@ -260,6 +260,16 @@ inline CLI::Option* require_finite(CLI::Option* option, bool zero) {
                  });
 }
 
+/// The variant that --precision and --scaling name.
+/// @throws std::invalid_argument if there is none.
+inline Variant parse_single_variant(const std::string& precision, const std::string& scaling) {
+  try {
+    return parse_variant(precision, scaling);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(std::string("--") + error.what());
+  }
+}
+
 /// No argument means anything if it is empty: mostly it is a variable of the shell that is not set.
 /// @throws std::invalid_argument naming the option.
 inline void require_no_empty_argument(int argc, char** argv) {
@@ -271,8 +281,9 @@ inline void require_no_empty_argument(int argc, char** argv) {
     const std::string option(ends_with_equals           ? text.substr(0, text.size() - 1)
                              : before.starts_with("--") ? before
                                                         : "an argument");
-    throw std::invalid_argument(us::printable(option) +
-                                ": expected a text, got an empty one; is a variable not set?");
+    throw std::invalid_argument(
+        us::printable(option) +
+        ": expected a value, got an empty text; is a variable of the shell not set?");
   }
 }
 
@@ -515,12 +526,12 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     std::vector<std::string> scalings{"unit", "none"};
     if (scaling_option->count() > 0) scalings = {scaling};
     for (const std::string& each : scalings) {
-      options.variants.push_back(parse_variant("fp32", each));
+      options.variants.push_back(parse_single_variant("fp32", each));
     }
   } else if (precision_option->count() + scaling_option->count() > 0 ||
              (simulate_option->count() > 0 && compare_option->count() == 0)) {
     const bool is_carrier = simulate_option->count() > 0 && precision_option->count() == 0;
-    options.variants.push_back(parse_variant(is_carrier ? "fp32" : precision, scaling));
+    options.variants.push_back(parse_single_variant(is_carrier ? "fp32" : precision, scaling));
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {

@@ -407,8 +407,10 @@ inline void check_simulation(const Options& options, const Variant& variant,
   with_precision(variant.precision, [&]<us::Precision P>(P) {
     us::Tape<P> tape(us::TapeMode::inference);
     tape.simulate_with(*simulation);
-    static_cast<void>(record_loss(tape, model, batch, variant.scaling));
-    tape.require_simulation_used();
+    with_option("--simulate", variant.simulation, [&] {
+      static_cast<void>(record_loss(tape, model, batch, variant.scaling));
+      tape.require_simulation_used();
+    });
   });
 }
 
