@@ -9,13 +9,18 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
+#include "one_line.hpp"
 #include "options.hpp"
 #include "record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
@@ -66,19 +71,25 @@ inline std::string fingerprint_difference(const std::string& there, const std::s
     if (other == value) continue;
     text += text.empty() ? "" : ", ";
     text += key == "text" ? "the text is another"
-                          : key + " is " + other + " there and " + value + " here";
+                          : us::printable(key) + " is " + us::printable(other) + " there and " +
+                                us::printable(value) + " here";
+    constexpr std::size_t long_enough = 1000;  // what is there may be anything
+    if (text.size() > long_enough) return text + ", and more";
   }
-  return text;
+  return text.empty() ? "the same, but written in another way" : text;
+}
+
+[[nodiscard]] inline bool is_finite(const us::Array<float>& array) {
+  const auto elements = array.span();
+  return std::all_of(elements.begin(), elements.end(),
+                     [](float element) { return std::isfinite(element); });
 }
 
 /// Whether every parameter is finite.
-template <class Model> [[nodiscard]] bool is_finite(Model& model) {
+template <class Model> [[nodiscard]] bool is_model_finite(Model& model) {
   bool finite = true;
-  model.for_each_parameter([&](const us::Parameter& parameter) {
-    const auto elements = parameter.value.span();
-    finite = finite && std::all_of(elements.begin(), elements.end(),
-                                   [](float element) { return std::isfinite(element); });
-  });
+  model.for_each_parameter(
+      [&](const us::Parameter& parameter) { finite = finite && is_finite(parameter.value); });
   return finite;
 }
 
@@ -87,11 +98,11 @@ template <class Model> [[nodiscard]] bool is_finite(Model& model) {
 template <class Model, class Optimiser>
 bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, const Record& record, Model& model, Optimiser& optimiser) {
-  if (!is_finite(model)) return false;
+  if (!is_model_finite(model)) return false;
   us::train::SafetensorsWriter writer;
   writer.set_metadata("training", fingerprint);
   writer.set_metadata("step", std::to_string(step));
-  writer.set_metadata("record", to_text(record));
+  add_record(writer, record);
   model.for_each_parameter([&](const us::Parameter& parameter) {
     writer.add("parameter." + parameter.name, parameter.value);
   });
@@ -102,47 +113,36 @@ bool save_checkpoint(const std::filesystem::path& path, const std::string& finge
   return true;
 }
 
-/// Opens a safetensors file.
-/// @throws std::invalid_argument if it is none.
-inline us::train::SafetensorsFile open_safetensors(const std::filesystem::path& path) {
-  const std::string name = path.string();
-  if (!std::filesystem::exists(path)) {
-    throw std::invalid_argument("--resume: there is no file " + name);
-  }
-  try {
-    return us::train::SafetensorsFile(path);
-  } catch (const std::runtime_error& error) {
-    std::string reason = error.what();
-    const std::string prefix = "'" + name + "': ";
-    if (reason.starts_with(prefix)) reason.erase(0, prefix.size());
-    throw std::invalid_argument(name + " is no safetensors file: " + reason);
-  }
-}
-
 /// Opens the checkpoint that `options` goes on from.
 /// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
 inline us::train::SafetensorsFile open_checkpoint(const Options& options,
                                                   const std::string& fingerprint) {
-  const std::string name = options.resume.string();
-  us::train::SafetensorsFile file = open_safetensors(options.resume);
+  const std::string name = "--resume " + quoted_path(options.resume.string());
+  auto file = [&] {
+    try {
+      return us::train::SafetensorsFile(options.resume);
+    } catch (const us::FileError& error) {
+      throw std::invalid_argument(std::string("--resume ") + error.what());
+    }
+  }();
   const auto& metadata = file.metadata();
-  for (const char* key : {"training", "step", "record"}) {
+  for (const char* key : {"training", "step"}) {
     if (!metadata.contains(key)) {
-      throw std::invalid_argument("--resume: " + name + " is no checkpoint of bert_mlp");
+      throw std::invalid_argument(name + ": is no checkpoint of bert_mlp");
     }
   }
   if (metadata.at("training") != fingerprint) {
-    throw std::invalid_argument("--resume: " + name + " is of another training: " +
+    throw std::invalid_argument(name + ": is of another training: " +
                                 fingerprint_difference(metadata.at("training"), fingerprint));
   }
   std::size_t step = 0;
-  if (!read_number(metadata.at("step"), step)) {
-    throw std::invalid_argument("--resume: " + name + " is of step '" + metadata.at("step") +
-                                "', expected a whole number");
+  if (!read_number(metadata.at("step"), step) || step > options.steps) {
+    throw std::invalid_argument(name + ": is of step " + us::in_quotes(metadata.at("step")) +
+                                ", expected a whole number from 0 to " +
+                                std::to_string(options.steps));
   }
-  const std::size_t end = options.stop_at.value_or(options.steps);
-  if (step > end) {
-    throw std::invalid_argument("--stop-at " + std::to_string(end) +
+  if (options.stop_at && step > *options.stop_at) {
+    throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
                                 ": the checkpoint is of step " + std::to_string(step));
   }
   return file;
@@ -151,23 +151,44 @@ inline us::train::SafetensorsFile open_checkpoint(const Options& options,
 /// Takes up a training.
 /// @param record set to the curves up to the checkpoint.
 /// @returns the step to go on with.
-/// @throws std::invalid_argument if the checkpoint does not fit the model.
+/// @throws std::invalid_argument if the checkpoint is none of this model, or has other content than
+///         a training leaves.
 template <class Model, class Optimiser>
-std::size_t load_checkpoint(us::train::SafetensorsFile file, Record& record, Model& model,
-                            Optimiser& optimiser) {
+std::size_t load_checkpoint(const Options& options, us::train::SafetensorsFile file, Record& record,
+                            Model& model, Optimiser& optimiser) {
+  std::set<std::string> unknown(file.names().begin(), file.names().end());
+  const auto load = [&](const std::string& name, us::Array<float>& array) {
+    array = file.tensor<float>(name, array.shape());
+    if (!is_finite(array)) {
+      throw std::invalid_argument("array " + us::in_quotes(name) + " is not finite");
+    }
+    unknown.erase(name);
+  };
   try {
-    record = record_of(file.metadata().at("record"));
-    model.for_each_parameter([&](us::Parameter& parameter) {
-      parameter.value = file.tensor<float>("parameter." + parameter.name, parameter.value.shape());
-    });
-    optimiser.for_each_state([&](const std::string& name, us::Array<float>& state) {
-      state = file.tensor<float>("optimiser." + name, state.shape());
-    });
     const std::size_t step = std::stoull(file.metadata().at("step"));
+    record = record_of(file, step, options.eval_every);
+    for (const char* name : {"record.points", "record.loss_sum"}) unknown.erase(name);
+    model.for_each_parameter(
+        [&](us::Parameter& parameter) { load("parameter." + parameter.name, parameter.value); });
+    optimiser.for_each_state([&](const std::string& name, us::Array<float>& state) {
+      load("optimiser." + name, state);
+      const auto elements = state.span();
+      if (name.starts_with("second_moment.") &&
+          std::any_of(elements.begin(), elements.end(), [](float each) { return each < 0; })) {
+        throw std::invalid_argument("array " + us::in_quotes("optimiser." + name) +
+                                    " has negative squares");
+      }
+    });
+    if (!unknown.empty()) {
+      throw std::invalid_argument("has an array " + us::in_quotes(*unknown.begin()) +
+                                  ", which this model does not");
+    }
     optimiser.set_steps(step);
     return step;
-  } catch (const std::exception& error) {
-    throw std::invalid_argument(std::string("--resume: ") + error.what());
+  } catch (const us::FileError& error) {
+    throw std::invalid_argument(std::string("--resume ") + error.what());
+  } catch (const std::logic_error& error) {
+    throw std::invalid_argument("--resume " + quoted_path(file.path()) + ": " + error.what());
   }
 }
 

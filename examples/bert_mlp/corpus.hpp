@@ -3,14 +3,18 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "memory_need.hpp"
+#include "one_line.hpp"
 #include "options.hpp"
+#include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 namespace bert_mlp {
@@ -37,17 +41,41 @@ inline std::vector<std::filesystem::path> project_files(const std::filesystem::p
   return files;
 }
 
-/// The text of `files`, or of the project if there are none.
+/// The text that --data names, or of the project if it names none.
 /// Neighbouring files are dealt out in turn so that the held-out tail is not all of one kind.
-inline std::string corpus_bytes(const std::vector<std::filesystem::path>& files) {
-  if (!files.empty()) return us::train::TextCorpus::read_files(files);
-  const auto all = project_files(UNIT_SCALING_SOURCE_DIR);
-  constexpr std::size_t hands = 10;
-  std::vector<std::filesystem::path> dealt;
-  for (std::size_t hand = 0; hand < hands; ++hand) {
-    for (std::size_t i = hand; i < all.size(); i += hands) dealt.push_back(all[i]);
+/// @throws std::invalid_argument if it cannot be read, is given twice, too short for --window or
+/// too
+///         much for memory.
+inline us::train::TextCorpus make_corpus(const Options& options) {
+  namespace fs = std::filesystem;
+  std::vector<fs::path> files = options.data;
+  if (files.empty()) {
+    const auto all = project_files(UNIT_SCALING_SOURCE_DIR);
+    constexpr std::size_t hands = 10;
+    for (std::size_t hand = 0; hand < hands; ++hand) {
+      for (std::size_t i = hand; i < all.size(); i += hands) files.push_back(all[i]);
+    }
   }
-  return us::train::TextCorpus::read_files(dealt);
+  std::error_code error;
+  for (std::size_t i = 0; i < options.data.size(); ++i) {
+    for (std::size_t k = 0; k < i; ++k) {
+      if (!fs::equivalent(files[i], files[k], error)) continue;
+      throw std::invalid_argument("--data " + quoted_path(files[i].string()) +
+                                  ": is given twice; what is held out would be trained on");
+    }
+  }
+  // The bytes, and an id of each.
+  const double most = available_memory() / (1 + sizeof(std::int32_t));
+  const auto most_bytes = static_cast<double>(us::train::TextCorpus::max_bytes);
+  try {
+    const std::string bytes = us::train::TextCorpus::read_files(
+        files, static_cast<std::uint64_t>(std::min(most, most_bytes)));
+    return us::train::TextCorpus(bytes, options.window);
+  } catch (const std::invalid_argument& short_text) {
+    throw std::invalid_argument(std::string("--data: ") + short_text.what());
+  } catch (const us::FileError& failure) {
+    throw std::invalid_argument(std::string("--data ") + failure.what());
+  }
 }
 
 }  // namespace bert_mlp

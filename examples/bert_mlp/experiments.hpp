@@ -24,9 +24,7 @@ inline std::string scale_table(const Options& options, const Variant& variant,
                                const us::train::TextCorpus& corpus) {
   us::analysis::ScaleReport report;
   const us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
-  // Few tokens, so that their dependence on each other does not drown the scales of the rules.
-  const std::size_t sequences =
-      options.batch_given ? options.batch : std::max<std::size_t>(1, 64 / options.window);
+  const std::size_t sequences = options.sequences_at_once();
   const auto batch =
       us::train::MaskedBatches(corpus, options.window, options.seed).training(sequences, 0);
   with_precision(variant.precision, [&]<us::Precision P>(P) {

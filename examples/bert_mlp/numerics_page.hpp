@@ -4,34 +4,26 @@
 
 #include <cmath>
 #include <cstddef>
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "machine.hpp"
+#include "one_line.hpp"
 #include "options.hpp"
 #include "report.hpp"
+#include "results.hpp"
 #include "training.hpp"
 #include "unit_scaling/analysis/numerics_report.hpp"
 #include "unit_scaling/analysis/numerics_run.hpp"
-#include "unit_scaling/core/atomic_file.hpp"
 
 namespace bert_mlp {
 
-/// The run as the report names it: a comparison may hold a variant twice.
-inline std::string report_name(const std::vector<RunResult>& runs, std::size_t i) {
-  const std::string name = runs[i].variant.name();
-  std::size_t number = 1;
-  for (std::size_t k = 0; k < i; ++k) number += runs[k].variant.name() == name ? 1 : 0;
-  return name + (number == 1 ? "" : " (" + std::to_string(number) + ")");
-}
-
 /// What a training left for the report, with its result.
-inline us::analysis::NumericsRun reported(const RunResult& result, const std::string& name) {
+inline us::analysis::NumericsRun reported(const RunResult& result) {
   us::analysis::NumericsRun run = result.numerics.value();
-  run.name = name;
   const Variant& variant = result.variant;
+  run.name = variant.name();
   run.outcome = result.diverged.empty() ? format("valid_bpc %.4f", result.valid_bpc)
                                         : "diverged: " + result.diverged;
   std::string rule(us::to_string(variant.scaling.rule));
@@ -73,38 +65,36 @@ inline us::analysis::NumericsReport numerics_report(const Options& options,
   report.add_fact("optimiser",
                   options.optimizer + ", weight decay " + exact_text(options.weight_decay));
   std::string data;
-  for (const auto& file : options.data) data += (data.empty() ? "" : ", ") + file.string();
+  for (const auto& file : options.data)
+    data += (data.empty() ? "" : ", ") + one_line(file.string());
   report.add_fact("text", data.empty() ? "the project's own sources" : data);
   report.add_fact("seed", std::to_string(options.seed));
   report.add_fact("machine", format("%s, %zu threads", machine.processor.c_str(), machine.threads));
   report.add_fact("command", options.command);
   const std::string warning = few_steps_warning(options, runs);
   if (!warning.empty()) report.add_fact("note", warning.substr(0, warning.find('\n')));
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    report.add_run(reported(runs[i], report_name(runs, i)));
-  }
+  for (const RunResult& run : runs) report.add_run(reported(run));
   // The last first: variants go from wide formats to narrow ones, where more is lost.
   for (std::size_t unit = runs.size(); unit-- > 0;) {
     for (std::size_t plain = 0; plain < runs.size(); ++plain) {
       const Variant& a = runs[plain].variant;
       const Variant& b = runs[unit].variant;
       if (!a.is_unit() && b.is_unit() && precision_text(a) == precision_text(b)) {
-        report.compare(report_name(runs, plain), report_name(runs, unit));
+        report.compare(a.name(), b.name());
       }
     }
   }
   return report;
 }
 
-/// Writes report.html and figures/*.svg into the folder of the results.
+/// Writes report.html and figures/*.svg.
 inline void write_numerics_report(const Options& options, const std::vector<RunResult>& runs,
-                                  const Machine& machine) {
+                                  const Machine& machine, Results& results) {
   const us::analysis::NumericsReport report = numerics_report(options, runs, machine);
-  us::write_file(options.out / "report.html", report.html());
-  const std::filesystem::path figures = options.out / "figures";
-  std::filesystem::create_directories(figures);
+  results.write("report.html", [&] { return report.html(); });
+  if (!results.make_folder("figures")) return;
   for (const us::analysis::NumericsPicture& picture : report.pictures()) {
-    us::write_file(figures / picture.file_name, picture.svg);
+    results.write("figures/" + picture.file_name, [&] { return picture.svg; });
   }
 }
 

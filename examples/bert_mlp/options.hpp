@@ -19,7 +19,9 @@
 #include <utility>
 #include <vector>
 
+#include "one_line.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/scaling/rule.hpp"
@@ -109,6 +111,12 @@ struct Options {
 
   [[nodiscard]] std::size_t tokens_per_step() const { return accumulate * batch * window; }
 
+  /// Sequences that are in memory together. To print scales takes few tokens, so that their
+  /// dependence on each other does not drown the scales of the rules.
+  [[nodiscard]] std::size_t sequences_at_once() const {
+    return print_scales && !batch_given ? std::max<std::size_t>(1, 64 / window) : batch;
+  }
+
   [[nodiscard]] us::train::Schedule rate_schedule() const {
     return {.warmup_steps = std::min<std::size_t>(steps / 10 + 1, steps),
             .total_steps = steps,
@@ -121,7 +129,8 @@ struct Options {
 inline Variant parse_variant(const std::string& precision, const std::string& scaling) {
   constexpr std::array precisions{"fp32", "fp16", "bf16", "fp8"};
   if (std::find(precisions.begin(), precisions.end(), precision) == precisions.end()) {
-    throw std::invalid_argument("precision '" + precision + "': expected fp32, fp16, bf16 or fp8");
+    throw std::invalid_argument("precision " + us::in_quotes(precision) +
+                                ": expected fp32, fp16, bf16 or fp8");
   }
   if (scaling == "unit") return {precision, us::scaling::paper, 1};
   if (scaling == "none") return {precision, us::scaling::none, 1};
@@ -137,9 +146,19 @@ inline Variant parse_variant(const std::string& precision, const std::string& sc
       return {precision, rules == "loss" ? us::scaling::none : us::scaling::paper, factor};
     }
   }
-  throw std::invalid_argument("scaling '" + scaling +
-                              "': expected unit, none, loss, loss:FACTOR or unit+loss:FACTOR, "
+  throw std::invalid_argument("scaling " + us::in_quotes(scaling) +
+                              ": expected unit, none, loss, loss:FACTOR or unit+loss:FACTOR, "
                               "with a factor from 2^-64 to 2^64");
+}
+
+/// What `body()` returns. Its errors are told with the option that they are about in front.
+template <class Body>
+auto with_option(const std::string& option, const std::string& value, const Body& body) {
+  try {
+    return body();
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(option + " " + us::in_quotes(value) + ": " + error.what());
+  }
 }
 
 /// Reads "nearest", "stochastic" or, for as the rules say, "".
@@ -148,13 +167,14 @@ inline std::optional<us::Rounding> parse_simulated_rounding(const std::string& t
   if (text.empty()) return std::nullopt;
   if (text == "nearest") return us::Rounding::nearest_even;
   if (text == "stochastic") return us::Rounding::stochastic;
-  throw std::invalid_argument("--simulate-rounding '" + text + "': expected nearest or stochastic");
+  throw std::invalid_argument("--simulate-rounding " + us::in_quotes(text) +
+                              ": expected nearest or stochastic");
 }
 
 /// The variant with its numbers rounded by these rules, in the way that the options ask for.
 /// @throws std::invalid_argument if there are no such rules, or its precision is no carrier.
 inline Variant simulated(const Options& options, Variant variant, const std::string& rules) {
-  auto simulation = us::Simulation::parse(rules);
+  auto simulation = with_option("--simulate", rules, [&] { return us::Simulation::parse(rules); });
   if (options.simulated_rounding) {
     if (options.simulated_rounding == us::Rounding::nearest_even &&
         rules.find('~') != std::string::npos) {
@@ -199,7 +219,8 @@ inline int parse_sweep_bits(const std::string& text) {
   if (text.empty()) return 8;
   int bits = 0;
   if (read_number(text, bits) && bits >= 5 && bits <= 8) return bits;
-  throw std::invalid_argument("--sweep-formats " + text + ": expected a whole number from 5 to 8");
+  throw std::invalid_argument("--sweep-formats " + us::printable(text) +
+                              ": expected a whole number from 5 to 8");
 }
 
 /// CLI11 reads -1 as 2^64 - 1 and answers a number out of range with up to 309 digits, so numbers
@@ -211,7 +232,7 @@ CLI::Option* require(CLI::Option* option, const std::string& expected, const Acc
   // An error of another type than CLI11's own passes through it as it is.
   return option->check([=](const std::string& text) -> std::string {
     if (accepts(text)) return {};
-    throw std::invalid_argument(name + " " + text + ": expected " + expected);
+    throw std::invalid_argument(name + " " + us::printable(text) + ": expected " + expected);
   });
 }
 
@@ -239,14 +260,68 @@ inline CLI::Option* require_finite(CLI::Option* option, bool zero) {
                  });
 }
 
+/// The variant that --precision and --scaling name.
+/// @throws std::invalid_argument if there is none.
+inline Variant parse_single_variant(const std::string& precision, const std::string& scaling) {
+  try {
+    return parse_variant(precision, scaling);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(std::string("--") + error.what());
+  }
+}
+
+/// No argument means anything if it is empty: mostly it is a variable of the shell that is not set.
+/// @throws std::invalid_argument naming the option.
+inline void require_no_empty_argument(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view text = argv[i];
+    const bool ends_with_equals = text.starts_with("--") && text.find('=') == text.size() - 1;
+    if (!text.empty() && !ends_with_equals) continue;
+    const std::string_view before = i > 1 ? argv[i - 1] : "";
+    const std::string option(ends_with_equals           ? text.substr(0, text.size() - 1)
+                             : before.starts_with("--") ? before
+                                                        : "an argument");
+    throw std::invalid_argument(
+        us::printable(option) +
+        ": expected a value, got an empty text; is a variable of the shell not set?");
+  }
+}
+
+/// The variants of --compare.
+/// @throws std::invalid_argument if one of them is empty, unknown or there twice.
+inline std::vector<Variant> parse_comparison(const std::string& text) {
+  const std::string name = "--compare " + us::in_quotes(text);
+  std::vector<Variant> variants;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string item = text.substr(begin, end - begin);
+    begin = end + 1;
+    const std::size_t colon = item.find(':');
+    if (colon == std::string::npos) {
+      throw std::invalid_argument(name + ": expected PRECISION:SCALING,..., got an entry " +
+                                  us::in_quotes(item));
+    }
+    variants.push_back(with_option("--compare", text, [&] {
+      return parse_variant(item.substr(0, colon), item.substr(colon + 1));
+    }));
+    const std::string last = variants.back().name();
+    if (std::count_if(variants.begin(), variants.end(),
+                      [&](const Variant& each) { return each.name() == last; }) > 1) {
+      throw std::invalid_argument(name + ": expected different variants, got " + last + " twice");
+    }
+  }
+  return variants;
+}
+
 /// Reads the command line. Empty after --help and --version, which it answers itself.
 /// @throws std::invalid_argument with one line on a mistake.
 inline std::optional<Options> parse_options(int argc, char** argv) {
   Options options;
   options.threads = std::max(1U, std::thread::hardware_concurrency());
   for (int i = 0; i < argc; ++i) {
-    options.command += (i == 0 ? "" : " ") + std::string(argv[i]);
+    options.command += (i == 0 ? "" : " ") + one_line(argv[i]);
   }
+  require_no_empty_argument(argc, argv);
   std::string precision = "fp8";
   std::string scaling = "unit";
   std::string compare = "fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none";
@@ -273,16 +348,22 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "says which, and so does the metadata of the checkpoint, under \"training\".\n"
       "Results already there: runs/NAME gets a number appended, NAME-2, NAME-3. A folder that\n"
       "--out names is refused if it holds those of another command, unless --overwrite is given\n"
-      "or --resume goes on from the checkpoint in it; the same command may replace its own.\n"
+      "or --resume goes on from the checkpoint in it; the same command may replace its own. Two\n"
+      "runs at once never write to one folder: the second is refused.\n"
+      "A result that cannot be written is named at the end, with exit code 1; the others are "
+      "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
       "summary.json: parameter_bytes (float master copies), optimiser_bytes (moments, and sums of\n"
       "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included) and peak_rss_bytes (of the process, while training).\n"
-      "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments, 3 every variant diverged.");
+      "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory, 3 "
+      "every\n"
+      "variant diverged.");
   app.set_version_flag("--version", "bert_mlp (unit_scaling) " UNIT_SCALING_VERSION);
   app.add_option("--data", options.data,
-                 "File to train on, any bytes; may be repeated (default: the project's sources)")
+                 "File to train on, any bytes; may be repeated with other files (default: the "
+                 "project's sources)")
       ->allow_extra_args(false);
   auto* precision_option =
       app.add_option("--precision", precision, "fp32, fp16, bf16 or fp8")->capture_default_str();
@@ -291,13 +372,12 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
                      "unit (the paper's rules), none (plain), loss[:FACTOR] (plain with a loss "
                      "scale, 1024 if not given), unit+loss:FACTOR")
           ->capture_default_str();
-  auto* compare_option =
-      app.add_option(
-             "--compare", compare,
-             "PRECISION:SCALING,...: train these one after another and compare; the default "
-             "when neither --precision nor --scaling is given")
-          ->capture_default_str()
-          ->expected(0, 1);
+  auto* compare_option = app.add_option("--compare", compare,
+                                        "PRECISION:SCALING,..., each once: train these one after "
+                                        "another and compare; the default "
+                                        "when neither --precision nor --scaling is given")
+                             ->capture_default_str()
+                             ->expected(0, 1);
   app.add_option("--norm", norm, "pre or post: where residual branches are normalised")
       ->capture_default_str();
   auto* hidden_option = app.add_option("--hidden", options.hidden_size, "Channels of the model")
@@ -432,7 +512,7 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     if (steps_option->count() == 0) options.steps = 300;
   }
   if (norm != "pre" && norm != "post") {
-    throw std::invalid_argument("--norm '" + norm + "': expected pre or post");
+    throw std::invalid_argument("--norm " + us::in_quotes(norm) + ": expected pre or post");
   }
   options.norm = norm == "pre" ? us::nn::NormPlacement::pre : us::nn::NormPlacement::post;
   options.schedule = us::train::Schedule::decay_by_name(schedule);
@@ -446,25 +526,19 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
     std::vector<std::string> scalings{"unit", "none"};
     if (scaling_option->count() > 0) scalings = {scaling};
     for (const std::string& each : scalings) {
-      options.variants.push_back(parse_variant("fp32", each));
+      options.variants.push_back(parse_single_variant("fp32", each));
     }
   } else if (precision_option->count() + scaling_option->count() > 0 ||
              (simulate_option->count() > 0 && compare_option->count() == 0)) {
     const bool is_carrier = simulate_option->count() > 0 && precision_option->count() == 0;
-    options.variants.push_back(parse_variant(is_carrier ? "fp32" : precision, scaling));
+    options.variants.push_back(parse_single_variant(is_carrier ? "fp32" : precision, scaling));
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {
     if (options.loss_scale_window && compare_option->count() == 0) {
       compare = "fp16:none,fp16:unit,fp8:none,fp8:unit";
     }
-    for (const std::string& item : CLI::detail::split(compare, ',')) {
-      const std::size_t colon = item.find(':');
-      if (colon == std::string::npos) {
-        throw std::invalid_argument("--compare '" + item + "': expected PRECISION:SCALING,...");
-      }
-      options.variants.push_back(parse_variant(item.substr(0, colon), item.substr(colon + 1)));
-    }
+    options.variants = parse_comparison(compare);
   }
   if (options.loss_scale_window) {
     for (const Variant& variant : options.variants) {
@@ -489,6 +563,11 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
   if (options.steps > (std::uint64_t{1} << 32) / options.accumulate) {
     throw std::invalid_argument("--accumulate " + std::to_string(options.accumulate) +
                                 ": expected at most 2^32 batches in all steps");
+  }
+  if (options.sequences_at_once() > std::numeric_limits<std::int32_t>::max() / options.window) {
+    throw std::invalid_argument("--batch " + std::to_string(options.sequences_at_once()) +
+                                ": expected fewer than 2^31 characters in a batch of --window " +
+                                std::to_string(options.window));
   }
   if (!options.resume.empty() && options.variants.size() != 1) {
     throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");

@@ -2,11 +2,15 @@
 // The curves of a training, and how a checkpoint keeps them.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
-#include <limits>
-#include <nlohmann/json.hpp>
-#include <string>
+#include <stdexcept>
 #include <vector>
+
+#include "options.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/train/safetensors.hpp"
 
 namespace bert_mlp {
 
@@ -32,32 +36,45 @@ struct Record {
   }
 };
 
-/// JSON, in which every finite number has as many digits as tell it from its neighbours.
-inline std::string to_text(const Record& record) {
-  nlohmann::json points = nlohmann::json::array();
+/// Adds the record of a training to its checkpoint. There is a point every so many steps, so
+/// neither the steps of the points nor the steps since the last one need be kept. In binary, for
+/// the points are written anew with each checkpoint.
+inline void add_record(us::train::SafetensorsWriter& writer, const Record& record) {
+  us::Array<double> points({record.points.size(), 2});
+  double* next = points.mutable_data();
   for (const Point& point : record.points) {
-    points.push_back({point.step, point.training_bpc, point.validation_sample_bpc});
+    *next++ = point.training_bpc;
+    *next++ = point.validation_sample_bpc;
   }
-  return nlohmann::json{
-      {"points", points}, {"loss_sum", record.loss_sum}, {"loss_count", record.loss_count}}
-      .dump();
+  writer.add("record.points", points);
+  us::Array<double> sum({1});
+  *sum.mutable_data() = record.loss_sum;
+  writer.add("record.loss_sum", sum);
 }
 
-/// @throws nlohmann::json::exception if `text` is not of `to_text`.
-inline Record record_of(const std::string& text) {
-  const auto number = [](const nlohmann::json& value) {
-    // JSON writes what is not finite as null.
-    return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
-  };
-  const auto json = nlohmann::json::parse(text);
+/// The record of a checkpoint after `step` steps.
+/// @throws std::exception if there is none, or it is of another number of steps.
+inline Record record_of(us::train::SafetensorsFile& file, std::size_t step,
+                        std::size_t eval_every) {
   Record record;
-  for (const auto& point : json.at("points")) {
-    record.points.push_back(
-        {point.at(0).get<std::size_t>(), number(point.at(1)), number(point.at(2))});
+  const auto points = file.tensor<double>("record.points", {step / eval_every, 2});
+  const double* next = points.data();
+  for (std::size_t i = 0; i < step / eval_every; ++i, next += 2) {
+    record.points.push_back({(i + 1) * eval_every, next[0], next[1]});
   }
-  record.loss_sum = number(json.at("loss_sum"));
-  record.loss_count = json.at("loss_count").get<std::size_t>();
+  record.loss_sum = *file.tensor<double>("record.loss_sum", {1}).data();
+  record.loss_count = step % eval_every;
+  if (!std::isfinite(record.loss_sum)) {
+    throw std::invalid_argument("the mean loss of its last steps is not finite");
+  }
   return record;
+}
+
+/// Whether a checkpoint is due at the point that the record has last: at every point while they are
+/// few, then less often, so that what is written of the record for each point is bounded.
+[[nodiscard]] inline bool is_checkpoint_due(const Record& record) {
+  constexpr std::size_t few = 65536;
+  return record.points.size() % (1 + record.points.size() / few) == 0;
 }
 
 }  // namespace bert_mlp

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "machine.hpp"
+#include "one_line.hpp"
 #include "options.hpp"
 #include "training.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
@@ -140,7 +141,7 @@ inline const RunResult* run_of_checkpoint(const std::vector<RunResult>& runs) {
 /// The last line of the output: where the results are, and whose model the checkpoint there is.
 inline std::string where_results_are(const Options& options, const std::vector<RunResult>& runs) {
   const RunResult* run = run_of_checkpoint(runs);
-  return "Results are in " + options.out.string() + "; " +
+  return "Results are in " + one_line(options.out.string()) + "; " +
          (run == nullptr ? "no checkpoint was saved"
                          : "the checkpoint there holds " + run->variant.name() + " after step " +
                                std::to_string(*run->checkpoint_step)) +

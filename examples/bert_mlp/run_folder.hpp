@@ -2,51 +2,144 @@
 // The folder that a run writes its results to, and what it may replace there.
 #pragma once
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
+#include <ios>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
+#include "one_line.hpp"
 #include "options.hpp"
+#include "unit_scaling/core/atomic_file.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/input_file.hpp"
 
 namespace bert_mlp {
 
-/// Fails now rather than after the training: makes the folder and tries to write in it.
-/// @throws std::invalid_argument if that cannot be.
-inline void require_writable(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error || !std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0) {
-    throw std::invalid_argument("--out '" + folder.string() + "': cannot write there");
+/// A folder that one run, and no other, writes to until this is gone. What it made of folders it
+/// takes away again if nothing was put there.
+class RunFolder {
+ public:
+  RunFolder() = default;
+  RunFolder(RunFolder&& other) noexcept
+      : path_(std::move(other.path_)),
+        made_(std::exchange(other.made_, {})),
+        lock_(std::move(other.lock_)) {}
+  RunFolder& operator=(RunFolder&&) = delete;
+  ~RunFolder() {
+    for (auto each = made_.rbegin(); each != made_.rend(); ++each) rmdir(each->c_str());
   }
-}
 
-/// The folder `wanted`, or `wanted`-2, `wanted`-3 and so on: the first that does not exist, which
-/// does then. Two programs at once get two folders.
-/// @throws std::invalid_argument if it cannot be made.
-inline std::filesystem::path make_new_folder(const std::filesystem::path& wanted) {
-  std::error_code error;
-  std::filesystem::create_directories(wanted.parent_path(), error);
-  for (std::size_t number = 1;; ++number) {
-    std::filesystem::path folder = wanted;
-    if (number > 1) folder += "-" + std::to_string(number);
-    if (std::filesystem::create_directory(folder, error)) return folder;
-    if (!std::filesystem::exists(std::filesystem::symlink_status(folder, error))) {
-      throw std::invalid_argument("--out '" + folder.string() + "': cannot write there");
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  /// Takes `path`, which is made, with the folders above it, unless it is there.
+  /// @throws std::invalid_argument if it cannot be had.
+  static RunFolder take(const std::filesystem::path& path) {
+    RunFolder folder;
+    folder.make(path);
+    if (!folder.lock()) {
+      throw std::invalid_argument("--out " + quoted_path(path.string()) +
+                                  ": another run writes there; give another folder");
+    }
+    return folder;
+  }
+
+  /// Takes `wanted`, or `wanted`-2, `wanted`-3 and so on: the first that does not exist.
+  /// @throws std::invalid_argument if it cannot be made.
+  static RunFolder take_new(const std::filesystem::path& wanted) {
+    for (std::size_t number = 1;; ++number) {
+      std::filesystem::path path = wanted;
+      if (number > 1) path += "-" + std::to_string(number);
+      RunFolder folder;
+      if (folder.make(path) && folder.lock()) return folder;
     }
   }
-}
+
+  /// Fails now rather than after the training.
+  /// @throws std::invalid_argument if no checkpoint can be written there.
+  void require_writable() const {
+    try {
+      // Deletes itself, as it is not finished.
+      us::AtomicFile(path_ / "checkpoint.safetensors").append(std::as_bytes(std::span("?")));
+    } catch (const us::FileError& error) {
+      throw std::invalid_argument(std::string("--out ") + error.what());
+    }
+  }
+
+ private:
+  /// @returns whether the folder is new: it was made by this call and by no other program.
+  bool make(const std::filesystem::path& path) {
+    path_ = path;
+    bool is_new = false;
+    std::filesystem::path part;
+    for (const std::filesystem::path& name : path) {
+      if (name.empty()) continue;  // behind a last slash
+      part /= name;
+      is_new = mkdir(part.c_str(), S_IRWXU | S_IRWXG | S_IRWXO) == 0;
+      if (is_new) made_.push_back(part);
+    }
+    const int reason = is_new ? 0 : errno;
+    std::error_code error;
+    if (reason == EEXIST && !std::filesystem::exists(path, error)) {
+      refuse(error ? error.message() : "it is a symbolic link to nothing");
+    }
+    // Another program may have made it since, or it may be a name that is taken.
+    if (is_new || std::filesystem::exists(path, error)) return is_new;
+    refuse(std::generic_category().message(reason));
+  }
+
+  /// @returns whether no other run has the folder.
+  bool lock() {
+    lock_ = us::detail::FileDescriptor(path_, O_RDONLY | O_DIRECTORY);
+    if (!lock_.is_open()) {
+      if (errno == ENOENT) return false;  // taken away by the run that had it
+      refuse(std::generic_category().message(errno));
+    }
+    // Some network file systems cannot lock a folder; two runs at once then are the user's affair.
+    if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) return errno != EWOULDBLOCK;
+    // The run that had it may have taken it away.
+    struct stat held {};
+    struct stat named {};
+    return fstat(lock_.get(), &held) == 0 && stat(path_.c_str(), &named) == 0 &&
+           held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+  }
+
+  [[noreturn]] void refuse(const std::string& reason) const {
+    throw std::invalid_argument("--out " + quoted_path(path_.string()) +
+                                ": expected a folder, or that one can be made: " + reason);
+  }
+
+  std::filesystem::path path_;
+  std::vector<std::filesystem::path> made_;  // from the outermost on
+  us::detail::FileDescriptor lock_;
+};
 
 /// summary.json of a folder, in which nothing is found if there is none or it is of another kind.
 inline nlohmann::json summary_in(const std::filesystem::path& folder) {
-  std::ifstream file(folder / "summary.json");
-  auto summary = nlohmann::json::parse(file, nullptr, false);
+  constexpr std::uint64_t most_bytes = 64 << 20;
+  std::string text;
+  try {
+    auto [file, size] = us::detail::open_to_read(folder / "summary.json");
+    text.resize(static_cast<std::size_t>(std::min(size, most_bytes)));
+    file.seekg(0);
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  } catch (const us::FileError&) {
+    return nlohmann::json::object();
+  }
+  const auto summary = nlohmann::json::parse(text, nullptr, false);
   const bool is_summary = summary.is_object() && summary.contains("command") &&
                           summary["command"].is_string() && summary.contains("runs") &&
                           summary["runs"].is_array();
@@ -66,7 +159,7 @@ inline bool is_folder_of_resumed(const Options& options, const std::filesystem::
   std::error_code error;
   const auto holder = std::filesystem::absolute(options.resume, error).parent_path();
   if (!std::filesystem::equivalent(holder, folder, error)) return false;
-  if (!std::filesystem::exists(folder / "summary.json")) return true;
+  if (!std::filesystem::exists(folder / "summary.json", error)) return true;
   const auto summary = summary_in(folder);
   return summary.contains("runs") && summary["runs"].size() == 1;
 }
@@ -74,8 +167,9 @@ inline bool is_folder_of_resumed(const Options& options, const std::filesystem::
 /// @throws std::invalid_argument if `folder` holds what the run must not replace.
 inline void require_replaceable(const Options& options, const std::filesystem::path& folder) {
   if (options.overwrite || is_folder_of_resumed(options, folder)) return;
-  const std::string name = "--out '" + folder.string() + "'";
-  if (std::filesystem::exists(folder / "summary.json")) {
+  const std::string name = "--out " + quoted_path(folder.string());
+  std::error_code error;
+  if (std::filesystem::exists(folder / "summary.json", error)) {
     const auto summary = summary_in(folder);
     if (summary.contains("command") &&
         arguments_of(summary["command"].get<std::string>()) == arguments_of(options.command)) {
@@ -85,7 +179,7 @@ inline void require_replaceable(const Options& options, const std::filesystem::p
                                 " holds the results of another command, which its summary.json "
                                 "names; give another folder, or --overwrite");
   }
-  if (std::filesystem::exists(folder / "checkpoint.safetensors")) {
+  if (std::filesystem::exists(folder / "checkpoint.safetensors", error)) {
     throw std::invalid_argument(name +
                                 " holds the checkpoint of a run that did not end; go on with "
                                 "--resume, or give another folder or --overwrite");
@@ -105,21 +199,24 @@ inline std::string default_folder_name(const Options& options) {
          (variant.simulation.empty() ? "" : "-simulated");
 }
 
-/// Chooses and makes the folder for results: the one that --out names, else that of the training
+/// Chooses and takes the folder for results: the one that --out names, else that of the training
 /// which --resume continues, else a new one below runs/.
-/// @throws std::invalid_argument if it cannot be written to, or holds what must not be replaced.
-inline std::filesystem::path claim_run_folder(const Options& options) {
-  std::filesystem::path folder = options.out;
-  if (folder.empty() && !options.resume.empty()) {
-    folder = options.resume.parent_path();
-    if (folder.empty()) folder = ".";
-    if (!is_folder_of_resumed(options, folder)) folder.clear();
+/// @throws std::invalid_argument if it cannot be written to, is another run's, or holds what must
+///         not be replaced.
+inline RunFolder claim_run_folder(const Options& options) {
+  std::filesystem::path path = options.out;
+  if (path.empty() && !options.resume.empty()) {
+    path = options.resume.parent_path();
+    if (path.empty()) path = ".";
+    if (!is_folder_of_resumed(options, path)) path.clear();
   }
-  if (folder.empty()) {
-    return make_new_folder(std::filesystem::path("runs") / default_folder_name(options));
-  }
-  require_replaceable(options, folder);
-  require_writable(folder);
+  const bool is_named = !path.empty();
+  RunFolder folder =
+      is_named ? RunFolder::take(path)
+               : RunFolder::take_new(std::filesystem::path("runs") / default_folder_name(options));
+  // Only now, as another run may have put its results there until it let the folder go.
+  if (is_named) require_replaceable(options, path);
+  folder.require_writable();
   return folder;
 }
 

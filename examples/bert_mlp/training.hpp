@@ -25,6 +25,7 @@
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
@@ -32,6 +33,7 @@
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
+#include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 namespace bert_mlp {
@@ -55,6 +57,7 @@ struct RunResult {
   std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
   std::optional<std::size_t> checkpoint_step;                // of the last checkpoint saved
   std::optional<us::analysis::NumericsRun> numerics;         // with --report
+  std::string unsaved;   // empty, or why the last checkpoint is not written
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
 };
 
@@ -188,15 +191,23 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   std::size_t step = 0;
   Record record;
   if (!options.resume.empty()) {
-    step = load_checkpoint(open_checkpoint(options, fingerprint), record, model, optimiser);
+    step =
+        load_checkpoint(options, open_checkpoint(options, fingerprint), record, model, optimiser);
   }
   const std::size_t tokens_per_step = options.tokens_per_step();
   const auto loss_scale = static_cast<float>(variant.loss_scale);
   const auto sample = validation_sample(options, batches);
   const auto save_if_wanted = [&] {
-    if (save && save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record,
-                                model, optimiser)) {
-      result.checkpoint_step = step;
+    if (!save) return;
+    // A disk that is full now need not be so at the next checkpoint.
+    result.unsaved.clear();
+    try {
+      if (save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record, model,
+                          optimiser)) {
+        result.checkpoint_step = step;
+      }
+    } catch (const us::FileError& error) {
+      result.unsaved = error.what();
     }
   };
 
@@ -279,7 +290,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     if (step % options.eval_every == 0) {
       const double bpc = bits_per_character(sample);
       record.add(step, bpc);
-      if (std::isfinite(bpc) && step < end) save_if_wanted();
+      if (std::isfinite(bpc) && step < end && is_checkpoint_due(record)) save_if_wanted();
     }
   }
   result.steps = step;
@@ -341,30 +352,45 @@ template <class Body> auto with_precision(const std::string& name, const Body& b
   return body(us::precision::fp8{});
 }
 
+/// Calls `body(make_optimiser)`, where `make_optimiser(parameters)` makes the optimiser that was
+/// asked for.
+template <class Body>
+auto with_optimiser(const Options& options, const Variant& variant, const Body& body) {
+  using Parameters = std::vector<us::Parameter*>;
+  if (options.optimizer == "sgd") {
+    return body([&](Parameters parameters) {
+      return us::optim::Sgd(std::move(parameters),
+                            {.momentum = 0.9, .weight_decay = options.weight_decay});
+    });
+  }
+  return body([&](Parameters parameters) {
+    return us::optim::AdamW(std::move(parameters), {.weight_decay = options.weight_decay,
+                                                    .decay = us::optim::WeightDecay::decoupled,
+                                                    .rule = variant.scaling.rule});
+  });
+}
+
 /// Trains one variant with the optimiser that was asked for.
 /// @param save whether to write checkpoints to the output folder.
 inline RunResult train(const Options& options, const Variant& variant,
                        const us::train::TextCorpus& corpus, const Machine& machine, bool save) {
   return with_precision(variant.precision, [&]<us::Precision P>(P) {
-    using Parameters = std::vector<us::Parameter*>;
-    if (options.optimizer == "sgd") {
-      return train<P>(
-          options, variant, corpus, machine,
-          [&](Parameters parameters) {
-            return us::optim::Sgd(std::move(parameters),
-                                  {.momentum = 0.9, .weight_decay = options.weight_decay});
-          },
-          save);
-    }
-    return train<P>(
-        options, variant, corpus, machine,
-        [&](Parameters parameters) {
-          return us::optim::AdamW(std::move(parameters),
-                                  {.weight_decay = options.weight_decay,
-                                   .decay = us::optim::WeightDecay::decoupled,
-                                   .rule = variant.scaling.rule});
-        },
-        save);
+    return with_optimiser(options, variant, [&](const auto& make_optimiser) {
+      return train<P>(options, variant, corpus, machine, make_optimiser, save);
+    });
+  });
+}
+
+/// @throws std::invalid_argument if the variant cannot go on from the checkpoint that was named.
+inline void check_checkpoint(const Options& options, const Variant& variant,
+                             const us::train::TextCorpus& corpus) {
+  us::train::SafetensorsFile file =
+      open_checkpoint(options, checkpoint_fingerprint(options, variant, corpus));
+  us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  with_optimiser(options, variant, [&](const auto& make_optimiser) {
+    auto optimiser = make_optimiser(us::optim::parameters_of(model));
+    Record record;
+    load_checkpoint(options, std::move(file), record, model, optimiser);
   });
 }
 
@@ -379,8 +405,10 @@ inline void check_simulation(const Options& options, const Variant& variant,
   with_precision(variant.precision, [&]<us::Precision P>(P) {
     us::Tape<P> tape(us::TapeMode::inference);
     tape.simulate_with(*simulation);
-    static_cast<void>(record_loss(tape, model, batch, variant.scaling));
-    tape.require_simulation_used();
+    with_option("--simulate", variant.simulation, [&] {
+      static_cast<void>(record_loss(tape, model, batch, variant.scaling));
+      tape.require_simulation_used();
+    });
   });
 }
 

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
 // Runs the example as a user would, and looks at what it leaves behind.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -24,6 +28,8 @@
 #include "support/command.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/train/safetensors.hpp"
 
 namespace {
 
@@ -168,8 +174,8 @@ TEST_F(BertMlp, RefusesACheckpointOfAnotherTrainingAndSaysWhatDiffers) {
   const std::string checkpoint = out("part/checkpoint.safetensors");
   const Outcome other = run(small("rest") + " --precision fp16 --lr 0.1 --resume " + checkpoint);
   EXPECT_EQ(other.exit_code, 2);
-  EXPECT_EQ(other.output, "bert_mlp: --resume: " + checkpoint +
-                              " is of another training: lr is 0.25 there and 0.1 here, precision "
+  EXPECT_EQ(other.output, "bert_mlp: --resume '" + checkpoint +
+                              "': is of another training: lr is 0.25 there and 0.1 here, precision "
                               "is fp8 there and fp16 here\n");
 }
 
@@ -479,11 +485,11 @@ TEST_F(BertMlp, ReportChangesNoBitOfTheTraining) {
 }
 
 TEST_F(BertMlp, ReportShowsTheVariantsSideBySide) {
-  const Outcome outcome = run(small("report") + " --report --compare fp8:none,fp8:unit,fp8:unit");
+  const Outcome outcome = run(small("report") + " --report --compare fp8:none,fp8:unit,fp16:unit");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const std::string html = content(folder_ / "report/report.html");
   for (const char* text :
-       {"fp8 none and fp8 unit", "fp8 unit (2)", "storage float16, matrix operands float8_e4m3fn",
+       {"fp8 none and fp8 unit", "fp16 unit", "storage float16, matrix operands float8_e4m3fn",
         "paper, constraint gmean", "hidden 32, 2 layers, pre-norm, window 16", "--compare fp8:none",
         "blocks.1.feed_forward.up/linear", "every gradient is a positive constant",
         "nothing to complain about"}) {
@@ -745,9 +751,11 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--loss-scale-window --scaling loss:8",
        "--loss-scale-window sets the loss scale: 'loss:8' cannot be had with it"},
       {"--precision fp8 --resume " + text,
-       text + " is no safetensors file: says that its header has 7738140083766718318 bytes, "
-              "expected at most 100000000; it is no safetensors file"},
-      {"--precision fp8 --resume " + out("none"), "--resume: there is no file " + out("none")},
+       "--resume '" + text +
+           "': says that its header has 7738140083766718318 bytes, "
+           "expected at most 100000000; it is no safetensors file"},
+      {"--precision fp8 --resume " + out("none"),
+       "--resume '" + out("none") + "': there is no such file"},
       {"--precision fp8 --simulate e4m3/e5m2",
        "--simulate goes with precision fp32 or fp16, which carry the numbers: got fp8"},
       {"--simulate e4m3/e5m2 --loss-scale-window", "--loss-scale-window excludes --simulate"},
@@ -778,6 +786,319 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
     EXPECT_EQ(outcome.exit_code, 2) << arguments;
     EXPECT_EQ(outcome.output, "bert_mlp: " + line + "\n");
   }
+}
+
+/// Expects one line and exit code 2, and no folder `never`.
+void expect_refusal(const Outcome& outcome, const std::string& what, const fs::path& folder) {
+  EXPECT_EQ(outcome.exit_code, 2) << what << "\n" << outcome.output;
+  EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --") ||
+              outcome.output.starts_with("bert_mlp: not enough memory"))
+      << what << "\n"
+      << outcome.output;
+  EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << what << "\n"
+                                                                               << outcome.output;
+  EXPECT_FALSE(fs::exists(folder / "never")) << what;
+}
+
+TEST_F(BertMlp, RefusesPathsThatCannotBeReadOrWrittenInOneLineThatNamesThem) {
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_directory(folder_ / "folder");
+  fs::create_symlink("nowhere", folder_ / "dangling");
+  fs::create_symlink("circle", folder_ / "circle");
+  fs::create_symlink("/dev/zero", folder_ / "zeros");
+  std::ofstream(folder_ / "empty").close();
+  std::ofstream(folder_ / "file") << "x";
+  std::ofstream(folder_ / "sparse").close();
+  fs::resize_file(folder_ / "sparse", std::uintmax_t{1} << 40);
+  const std::string small_run = "--steps 1 --hidden 8 --layers 1 --quiet --precision fp8 ";
+  for (const std::string path :
+       {"folder", "dangling", "circle", "zeros", "empty", "pipe", "missing", "file/below", "sparse",
+        "circle/below", "new\nline", "not\xff utf-8", "/dev/zero", "/dev/full", "/dev/tty",
+        "/proc/self/mem", "/proc/self/maps"}) {
+    const std::string name = path.starts_with('/') ? path : out(path);
+    for (const std::string option : {"--data", "--resume"}) {
+      const Outcome outcome = unit_scaling_test::run_command(
+          "timeout 60 " UNIT_SCALING_BERT_MLP " " + small_run + option + " '" + name + "' --out " +
+          out("never") + (option == "--data" ? "" : " " + data()) + " 2>&1");
+      expect_refusal(outcome, option + " " + path, folder_);
+      EXPECT_TRUE(outcome.output.starts_with("bert_mlp: " + option + " '")) << outcome.output;
+    }
+  }
+  const std::string nothing = std::string(300, 'n');
+  for (const std::string& path :
+       {std::string("file"), std::string("dangling"), std::string("circle"),
+        std::string("circle/below"), std::string("pipe"), std::string("pipe/below"),
+        std::string("file/new\nline"), "never/" + nothing}) {
+    const Outcome outcome = run(small_run + data() + " --out '" + out(path) + "'");
+    expect_refusal(outcome, path, folder_);
+    EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --out '")) << outcome.output;
+  }
+  // A file where runs/ would be.
+  std::ofstream(folder_ / "runs") << "x";
+  expect_refusal(run(small_run + data(), "2>&1", folder_), "runs", folder_);
+}
+
+TEST_F(BertMlp, TakesPathsOfAnyBytesAndWritesThemEscaped) {
+  for (const std::string name : {"new\nline", "not\xff utf-8", "it is\\ \"so\""}) {
+    fs::copy(folder_ / "words.txt", folder_ / name);
+    const Outcome outcome =
+        run("--steps 1 --hidden 8 --layers 1 --batch 2 --precision fp8 --report --data '" +
+                out(name) + "' --out '" + out("of " + name) + "'",
+            "2>/dev/null");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    const std::string last =
+        outcome.output.substr(outcome.output.rfind('\n', outcome.output.size() - 2) + 1);
+    EXPECT_TRUE(last.starts_with("Results are in ")) << last;
+    EXPECT_EQ(last.find('\xff'), std::string::npos) << last;
+    EXPECT_NO_THROW(static_cast<void>(summary("of " + name).at("command"))) << name;
+  }
+}
+
+TEST_F(BertMlp, RefusesEveryEmptyArgument) {
+  for (const std::string option :
+       {"--data",    "--precision",    "--scaling",       "--compare",
+        "--norm",    "--hidden",       "--layers",        "--window",
+        "--batch",   "--accumulate",   "--steps",         "--stop-at",
+        "--lr",      "--schedule",     "--optimizer",     "--seed",
+        "--threads", "--weight-decay", "--eval-every",    "--out",
+        "--resume",  "--simulate",     "--sweep-formats", "--simulate-rounding"}) {
+    for (const std::string empty : {" ''", "=", "=''"}) {
+      const Outcome outcome = run(option + empty, "2>&1", folder_);
+      EXPECT_EQ(outcome.exit_code, 2) << option << empty;
+      EXPECT_EQ(outcome.output,
+                "bert_mlp: " + option +
+                    ": expected a value, got an empty text; is a variable of the shell not set?\n");
+    }
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "runs"));
+}
+
+TEST_F(BertMlp, RefusesListsWithAnEmptyOrRepeatedEntry) {
+  const std::string start = "--steps 1 --hidden 8 --layers 1 --quiet --out " + out("never");
+  for (const std::string list :
+       {"--compare fp8,,fp32", "--compare fp8,fp8", "--compare fp8:unit,,fp32:unit",
+        "--compare fp8:unit,fp8:unit", "--compare fp8:unit,", "--compare ,fp8:unit", "--compare ,",
+        "--compare fp8:unit,fp32:unit,fp8:unit", "--compare fp8:unit,fp8:unit+loss:1",
+        "--compare fp8:loss,fp8:loss:1024", "--loss-scale-window --compare fp8:unit,fp8:unit",
+        "--simulate e4m3/e5m2,", "--simulate ,e4m3/e5m2", "--simulate e4m3/e5m2,,e3m4/e5m2",
+        "--simulate e4m3/e5m2,e4m3/e5m2"}) {
+    expect_refusal(run(start + " " + data() + " " + list), list, folder_);
+  }
+  fs::create_hard_link(folder_ / "words.txt", folder_ / "again.txt");
+  for (const std::string& again : {std::string("words.txt"), std::string("again.txt"),
+                                   "../" + folder_.filename().string() + "/words.txt"}) {
+    expect_refusal(run(start + " " + data() + " --data " + out(again)), again, folder_);
+  }
+}
+
+TEST_F(BertMlp, RefusesCheckpointsOfOtherContentBeforeItMakesAFolder) {
+  namespace us = unit_scaling;
+  ASSERT_EQ(run(small("part") + " --precision fp8 --stop-at 6").exit_code, 0);
+  const std::string altered = out("altered.safetensors");
+  const std::string resume = small("never") + " --precision fp8 --stop-at 6 --resume " + altered;
+  using Arrays = std::map<std::string, us::Array<float>>;
+  using Curves = std::map<std::string, us::Array<double>>;
+  using Texts = std::map<std::string, std::string>;
+  // What the checkpoint is made of, altered by `change`.
+  const auto write = [&](const auto& change) {
+    us::train::SafetensorsFile file(folder_ / "part/checkpoint.safetensors");
+    Arrays arrays;
+    Curves curves;
+    Texts texts = file.metadata();
+    for (const std::string& name : file.names()) {
+      if (file.info(name).type == "F64") {
+        curves[name] = file.tensor<double>(name);
+      } else {
+        arrays[name] = file.tensor<float>(name);
+      }
+    }
+    change(arrays, curves, texts);
+    us::train::SafetensorsWriter writer;
+    for (const auto& [name, array] : arrays) writer.add(name, array);
+    for (const auto& [name, array] : curves) writer.add(name, array);
+    for (const auto& [key, text] : texts) writer.set_metadata(key, text);
+    writer.write(altered);
+  };
+  write([](Arrays&, Curves&, Texts&) {});
+  ASSERT_EQ(run(resume).exit_code, 0) << "as it is";
+  fs::remove_all(folder_ / "never");
+
+  for (const std::string step : {"-1", "1e300", "nan", "", " 6", "6 ", "13", "3", "8",
+                                 "18446744073709551615", "18446744073709551622", "6\n6"}) {
+    write([&](Arrays&, Curves&, Texts& texts) { texts["step"] = step; });
+    expect_refusal(run(resume), "step " + step, folder_);
+  }
+  const std::string bias = "parameter.blocks.0.feed_forward.up.bias";
+  const std::string squares = "optimiser.second_moment.tokens.table";
+  const auto put = [](auto& array, auto value) { array.mutable_data()[0] = value; };
+  const double nan = std::nan("");
+  using Change = std::function<void(Arrays&, Curves&, Texts&)>;
+  const std::pair<std::string, Change> changes[] = {
+      {"no step", [](auto&, auto&, auto& texts) { texts.erase("step"); }},
+      {"no training", [](auto&, auto&, auto& texts) { texts.erase("training"); }},
+      {"other training", [](auto&, auto&, auto& texts) { texts["training"] = "\n=\x01 a=b ="; }},
+      {"no words", [](auto&, auto&, auto& texts) { texts["training"] = ""; }},
+      {"same words", [](auto&, auto&, auto& texts) { texts["training"] += " "; }},
+      {"long words",
+       [](auto&, auto&, auto& texts) {
+         for (int i = 0; i < 10000; ++i) texts["training"] += " k" + std::to_string(i) + "=v";
+       }},
+      {"missing parameter", [&](auto& arrays, auto&, auto&) { arrays.erase(bias); }},
+      {"missing state", [&](auto& arrays, auto&, auto&) { arrays.erase(squares); }},
+      {"other shape", [&](auto& arrays, auto&, auto&) { arrays[bias] = us::Array<float>({3}); }},
+      {"other type",
+       [&](auto& arrays, auto& curves, auto&) {
+         curves[bias] = us::Array<double>(arrays.at(bias).shape());
+         arrays.erase(bias);
+       }},
+      {"unknown array", [](auto& arrays, auto&, auto&) { arrays["x\ny"] = us::Array<float>({1}); }},
+      {"a parameter of NaN",
+       [&](auto& arrays, auto&, auto&) { put(arrays.at(bias), std::nanf("")); }},
+      {"an infinite parameter",
+       [&](auto& arrays, auto&, auto&) { put(arrays.at(bias), HUGE_VALF); }},
+      {"a state of NaN",
+       [&](auto& arrays, auto&, auto&) { put(arrays.at(squares), std::nanf("")); }},
+      {"negative squares", [&](auto& arrays, auto&, auto&) { put(arrays.at(squares), -1.F); }},
+      {"no points", [](auto&, auto& curves, auto&) { curves.erase("record.points"); }},
+      {"too many points",
+       [](auto&, auto& curves, auto&) {
+         curves["record.points"] = us::Array<double>({9, 2});
+       }},
+      {"a loss of NaN",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.loss_sum"), nan); }},
+  };
+  for (const auto& [what, change] : changes) {
+    write(change);
+    const Outcome outcome = run(resume);
+    expect_refusal(outcome, what, folder_);
+    EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --resume '" + altered + "': ")) << what;
+    EXPECT_LT(outcome.output.size(), 2000U) << what;
+  }
+}
+
+TEST_F(BertMlp, NamesTheOptionsToChangeWhereMemoryEnds) {
+  const std::string start = "--steps 1 --quiet --precision fp8 --threads 1 --out " + out("never") +
+                            " --data " + out("words.txt") + " ";
+  // Refused beforehand, and where no estimate could tell.
+  const std::pair<std::string, std::string> cases[] = {
+      {"--hidden 65536", "--hidden 65536"},
+      {"--hidden 65536 --layers 1024", "--layers 1024"},
+      {"--hidden 65536 --accumulate 2 --optimizer sgd", "--hidden 65536"},
+      {"--window 1024 --layers 1024 --hidden 8 --batch 1", "--window 1024"},
+      {"--batch 1048576", "--batch 1048576"},
+      {"--batch 1048576 --window 512", "--batch 1048576"},
+      {"--batch 1048576 --window 3000", "--batch 1048576"},
+      {"--batch 700 --hidden 128", "--batch 700"},
+      {"--batch 8 --hidden 700", "--hidden 700"}};
+  for (const auto& [sizes, option] : cases) {
+    const Outcome outcome = unit_scaling_test::run_command(
+        "ulimit -v 100000; " UNIT_SCALING_BERT_MLP " " + start + sizes + " 2>&1");
+    expect_refusal(outcome, sizes, folder_);
+    EXPECT_NE(outcome.output.find(option), std::string::npos) << outcome.output;
+    EXPECT_EQ(outcome.output.find("bad_alloc"), std::string::npos) << outcome.output;
+  }
+  expect_refusal(run("--print-scales --batch 1048576 --window 4096"), "2^32 characters", folder_);
+}
+
+TEST_F(BertMlp, EstimatesNoMoreMemoryThanATrainingTakes) {
+  for (const std::string sizes :
+       {"--hidden 64 --layers 3 --batch 64 --compare fp32:unit --optimizer sgd",
+        "--hidden 16 --layers 2 --batch 300 --compare fp8:unit",
+        "--hidden 200 --layers 1 --batch 4 --window 5 --compare fp16:none"}) {
+    const std::string arguments = "--steps 1 --quiet --threads 1 --overwrite --data " +
+                                  out("words.txt") + " --out " + out("sizes") + " " + sizes;
+    ASSERT_EQ(run(arguments).exit_code, 0) << sizes;
+    const auto entry = summary("sizes").at("runs").at(0);
+    const auto bytes = [&](const char* key) { return entry.at(key).get<std::size_t>(); };
+    const std::size_t taken =
+        bytes("parameter_bytes") + bytes("optimiser_bytes") + bytes("saved_bytes");
+    // So much, and what the program itself takes, which it has before it estimates.
+    constexpr std::size_t program = 16384;
+    const Outcome again =
+        unit_scaling_test::run_command("ulimit -v " + std::to_string(taken / 1024 + program) +
+                                       "; " UNIT_SCALING_BERT_MLP " " + arguments + " 2>&1");
+    EXPECT_EQ(again.output.find("takes more than"), std::string::npos) << again.output;
+  }
+}
+
+TEST_F(BertMlp, WritesEveryResultThatCanBeWrittenAndNamesTheOthers) {
+  const std::string what = " --hidden 8 --layers 1 --steps 2 --quiet --precision fp8 ";
+  const auto expect_all_but = [&](const std::string& name, const Outcome& outcome,
+                                  const std::set<std::string>& lost) {
+    EXPECT_EQ(outcome.exit_code, 1) << name << outcome.output;
+    EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --out '" + out(name) + "': not written: "))
+        << outcome.output;
+    EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << outcome.output;
+    for (const std::string file :
+         {"checkpoint.safetensors", "loss.svg", "metrics.csv", "summary.json"}) {
+      EXPECT_EQ(fs::is_regular_file(folder_ / name / file), !lost.contains(file)) << file;
+      EXPECT_EQ(outcome.output.find(file) != std::string::npos, lost.contains(file)) << file;
+    }
+  };
+  for (const std::string lost : {"loss.svg", "metrics.csv", "summary.json"}) {
+    fs::create_directories(folder_ / ("no " + lost) / lost);
+    expect_all_but("no " + lost,
+                   run(data() + " --out '" + out("no " + lost) + "'" + what + "--overwrite"),
+                   {lost});
+  }
+  fs::create_directory(folder_ / "no_figures");
+  std::ofstream(folder_ / "no_figures/figures") << "a file";
+  expect_all_but("no_figures", run(tiny("no_figures") + what + "--report"), {});
+  EXPECT_TRUE(fs::is_regular_file(folder_ / "no_figures/report.html"));
+  // As if the disk were full: no file may have more than 8 KiB, or 16 by another shell.
+  expect_all_but("full",
+                 unit_scaling_test::run_command("ulimit -f 16; " UNIT_SCALING_BERT_MLP " " +
+                                                tiny("full") + what + "2>&1"),
+                 {"checkpoint.safetensors"});
+  // A checkpoint that could never be written is told before the training.
+  fs::create_directories(folder_ / "none/checkpoint.safetensors");
+  const Outcome none = run(tiny("none") + what + "--overwrite");
+  expect_refusal(none, "checkpoint", folder_);
+  EXPECT_NE(none.output.find("checkpoint.safetensors"), std::string::npos) << none.output;
+  EXPECT_FALSE(fs::exists(folder_ / "none/summary.json"));
+}
+
+TEST_F(BertMlp, GivesAFolderToOneRunAtATime) {
+  const std::string what =
+      data() + " --hidden 8 --layers 1 --steps 60 --eval-every 60 --quiet --precision fp8";
+  const auto together = [&](const std::string& arguments) {
+    const std::string one = "( " UNIT_SCALING_BERT_MLP " " + arguments + "; echo code $? ) 2>&1 & ";
+    return unit_scaling_test::run_command("cd " + folder_.string() + "; " + one + one + one +
+                                          "wait");
+  };
+  using unit_scaling_test::count;
+  const Outcome named = together(what + " --out new/folder");
+  EXPECT_EQ(count(named.output, "code 0\n"), 1U) << named.output;
+  EXPECT_EQ(count(named.output,
+                  "bert_mlp: --out 'new/folder': another run writes there; give "
+                  "another folder\n"),
+            2U)
+      << named.output;
+  EXPECT_EQ(count(named.output, "code 2\n"), 2U) << named.output;
+
+  const Outcome unnamed = together(what);
+  EXPECT_EQ(count(unnamed.output, "code 0\n"), 3U) << unnamed.output;
+  for (const std::string name : {"fp8-unit", "fp8-unit-2", "fp8-unit-3"}) {
+    EXPECT_TRUE(fs::exists(folder_ / "runs" / name / "summary.json")) << name;
+  }
+
+  ASSERT_EQ(run(what + " --out " + out("part") + " --stop-at 2").exit_code, 0);
+  const Outcome resumed = together(what + " --resume part/checkpoint.safetensors");
+  EXPECT_EQ(count(resumed.output, "code 0\n"), 1U) << resumed.output;
+  EXPECT_EQ(count(resumed.output, "another run writes there"), 2U) << resumed.output;
+}
+
+// What a point adds to each later checkpoint is two numbers, not a text to be made anew.
+TEST_F(BertMlp, WritesCheckpointsThatHardlyGrowWithThePoints) {
+  const auto size = [&](const std::string& name, const std::string& every) {
+    const Outcome outcome = run(tiny(name) + " --hidden 8 --layers 1 --steps 200 --quiet " +
+                                "--precision fp8 --threads 1 --eval-every " + every);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return fs::file_size(folder_ / name / "checkpoint.safetensors");
+  };
+  constexpr std::size_t points = 198;  // more than of the other
+  EXPECT_NEAR(static_cast<double>(size("many", "1") - size("few", "100")), 16 * points, 64);
 }
 
 TEST_F(BertMlp, TrainsOnAnyBytes) {

@@ -2,6 +2,7 @@
 #include "unit_scaling/train/text_corpus.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -11,14 +12,17 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/temporary_folder.hpp"
+#include "unit_scaling/core/file_error.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
+using unit_scaling::FileError;
 using unit_scaling::train::TextCorpus;
 using unit_scaling_test::expect_error;
 
@@ -86,22 +90,65 @@ TEST_F(TextFiles, AreReadOneAfterAnother) {
   EXPECT_EQ(TextCorpus::read_files({}), "");
 }
 
-TEST_F(TextFiles, ThatAreMissingAreNamed) {
-  const std::array paths{write("there", "text"), folder() / "not there"};
-  expect_error<std::invalid_argument>([&] { (void)TextCorpus::read_files(paths); },
-                                      {"cannot read", (folder() / "not there").string()});
+TEST_F(TextFiles, ThatAreNoTextsAreNamedBeforeAnythingIsRead) {
+  const fs::path pipe = folder() / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_symlink("/dev/zero", folder() / "zeros");
+  fs::create_symlink("nowhere", folder() / "dangling");
+  fs::create_symlink("circle", folder() / "circle");
+  const fs::path there = write("there", "text");
+  const std::pair<fs::path, std::string> mistakes[] = {
+      {folder() / "not there", "there is no such file"},
+      {folder() / "dangling", "there is no such file"},
+      {there / "below", "there is no such file"},
+      {folder() / std::string(300, 'x'), "cannot be opened"},
+      {folder() / "circle", "cannot be opened"},
+      {"", "there is no such file"},
+      {folder(), "is not a regular file"},
+      {pipe, "is not a regular file"},
+      {"/dev/zero", "is not a regular file"},
+      {folder() / "zeros", "is not a regular file"},
+      {write("nothing", ""), "is empty"},
+  };
+  for (const auto& [path, what] : mistakes) {
+    for (const std::vector<fs::path>& paths : {std::vector{path}, {there, path}, {path, there}}) {
+      expect_error<FileError>([&] { (void)TextCorpus::read_files(paths); },
+                              {what, "'" + path.string() + "': "});
+    }
+  }
 }
 
-TEST_F(TextFiles, ThatAreEmptyAreNamed) {
-  const std::array paths{write("there", "text"), write("nothing", "")};
-  expect_error<std::invalid_argument>([&] { (void)TextCorpus::read_files(paths); },
-                                      {"is empty", (folder() / "nothing").string()});
+// Such a file has a size of 0, if it tells one, and bytes nevertheless; some would never end.
+TEST_F(TextFiles, ThatTellNoSizeAreRefused) {
+  if (!fs::exists("/proc/self/status")) GTEST_SKIP() << "there is no /proc here";
+  const std::array paths{fs::path("/proc/self/status")};
+  expect_error<FileError>([&] { (void)TextCorpus::read_files(paths); },
+                          {"'/proc/self/status': ", "size"});
 }
 
-TEST_F(TextFiles, ThatAreFoldersAreNamed) {
-  const std::array paths{folder()};
-  expect_error<std::invalid_argument>([&] { (void)TextCorpus::read_files(paths); },
-                                      {"cannot read", folder().string()});
+TEST_F(TextFiles, AreRefusedWhereTheyAreLongerThanAllowedInAll) {
+  const fs::path four = write("four", "four");
+  const fs::path five = write("five", "fives");
+  const std::array both{four, five};
+  EXPECT_EQ(TextCorpus::read_files(both, 9), "fourfives");
+  expect_error<FileError>([&] { (void)TextCorpus::read_files(both, 8); },
+                          {"five'", "5 bytes beside 4", "expected at most 8 in all"});
+  expect_error<FileError>([&] { (void)TextCorpus::read_files(both, 3); },
+                          {"four'", "has 4 bytes, expected at most 3"});
+  // Nothing of this is on the disk, and nothing of it is read.
+  const fs::path sparse = write("sparse", "");
+  fs::resize_file(sparse, std::uintmax_t{1} << 40);
+  expect_error<FileError>(
+      [&] {
+        (void)TextCorpus::read_files(std::array{four, sparse});
+      },
+      {"1099511627776 bytes", "expected at most 4294967295"});
+}
+
+TEST_F(TextFiles, OfStrangeNamesAreNamedOnOneLine) {
+  expect_error<FileError>(
+      [&] { (void)TextCorpus::read_files(std::array{folder() / "a\nb\xFF\x1b"}); },
+      {R"(a\nb\xff\x1b': there is no such file)"});
 }
 
 }  // namespace

@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <ios>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/input_file.hpp"
 #include "unit_scaling/core/target.hpp"
 
 namespace UNIT_SCALING_NAMESPACE::train {
@@ -44,21 +47,44 @@ class TextCorpus {
     }
   }
 
-  /// The text of several files, one after another.
-  /// @throws std::invalid_argument naming the file that is missing, unreadable or empty.
-  [[nodiscard]] static std::string read_files(std::span<const std::filesystem::path> paths) {
-    std::string bytes;
+  /// The longest text: positions in it are numbers of 32 bits.
+  static constexpr std::uint64_t max_bytes = std::numeric_limits<std::uint32_t>::max();
+
+  /// The text of several files, one after another. Sizes are looked at before anything is read, and
+  /// no more is read than they say: a device, a pipe or a file of any other kind that might never
+  /// end is refused, and so is a file that tells no size, as those in /proc do.
+  /// @throws FileError naming the file that is missing, unreadable, empty, no regular file, or the
+  ///         one by which all are more than `most` bytes; or that has become shorter meanwhile.
+  [[nodiscard]] static std::string read_files(std::span<const std::filesystem::path> paths,
+                                              std::uint64_t most = max_bytes) {
+    std::vector<std::uint64_t> sizes;
+    std::uint64_t total = 0;
     for (const std::filesystem::path& path : paths) {
-      std::ifstream file(path, std::ios::binary);
-      if (!file || std::filesystem::is_directory(path)) {
-        throw std::invalid_argument("cannot read '" + path.string() + "'");
+      sizes.push_back(unit_scaling::detail::open_to_read(path).second);
+      if (sizes.back() == 0) {
+        throw FileError(path.string(), "is empty, or tells no size as files in /proc do");
       }
-      const std::size_t before = bytes.size();
-      bytes.append(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-      if (file.bad()) throw std::invalid_argument("cannot read '" + path.string() + "'");
-      if (bytes.size() == before) {
-        throw std::invalid_argument("'" + path.string() + "' is empty");
+      if (sizes.back() > most - total) {
+        throw FileError(path.string(),
+                        "has " + std::to_string(sizes.back()) +
+                            (total == 0 ? " bytes" : " bytes beside " + std::to_string(total)) +
+                            ", expected at most " + std::to_string(most) + " in all");
       }
+      total += sizes.back();
+    }
+    std::string bytes(static_cast<std::size_t>(total), '\0');
+    char* next = bytes.data();
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+      const auto size = static_cast<std::streamsize>(sizes[i]);
+      std::ifstream file = unit_scaling::detail::open_to_read(paths[i]).first;
+      file.seekg(0);
+      file.read(next, size);
+      if (file.gcount() != size) {
+        throw FileError(paths[i].string(), "ended after " + std::to_string(file.gcount()) +
+                                               " bytes, expected " + std::to_string(size) +
+                                               ", its size before it was read");
+      }
+      next += size;
     }
     return bytes;
   }
