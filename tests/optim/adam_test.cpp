@@ -61,7 +61,8 @@ constexpr double tolerance = 10 * (rate * 10 * 32 + 4 * 4) * 0x1p-24;
 TEST(Adam, TenStepsAreThoseOfThePaper) {
   for (const WeightDecay kind :
        {WeightDecay::coupled, WeightDecay::decoupled, WeightDecay::independent}) {
-    for (const double decay : {0.0, 0.1}) {
+    // An independent decay of 0.1 would be refused.
+    for (const double decay : {0.0, kind == WeightDecay::independent ? 0x1p-7 : 0.1}) {
       for (const double epsilon : {1e-8, 0.1}) {
         SCOPED_TRACE(testing::Message()
                      << static_cast<int>(kind) << " " << decay << " " << epsilon);
@@ -97,11 +98,11 @@ TEST(Adam, DefaultsAreThoseOfThePapers) {
 }
 
 TEST(Adam, IndependentDecayDoesNotDependOnTheLearningRate) {
-  const auto run = adam({.weight_decay = 0.25, .decay = WeightDecay::independent});
+  const auto run = adam({.weight_decay = 0x1p-7, .decay = WeightDecay::independent});
   const auto value = train(ParameterKind::weight, shape, 2, 0, run)[0];
   const auto start = test_parameter(ParameterKind::weight, shape).value;
   for (std::size_t i = 0; i < value.size(); ++i) {
-    const double expected = 0.75 * 0.75 * static_cast<double>(start.data()[i]);
+    const double expected = (1 - 0x1p-7) * (1 - 0x1p-7) * static_cast<double>(start.data()[i]);
     EXPECT_NEAR(value.data()[i], expected, 2 * 0x1p-24 * std::abs(expected));  // two roundings
   }
 }
@@ -113,10 +114,10 @@ TEST(Adam, OnlyWeightsAndReadOutsDecay) {
       return train(kind, shape, 3, rate, adam({.weight_decay = lambda, .decay = decay}))[0];
     };
     for (const ParameterKind kind : {ParameterKind::bias, ParameterKind::norm}) {
-      EXPECT_EQ(run(kind, 0.1), run(kind, 0));
+      EXPECT_EQ(run(kind, 0x1p-7), run(kind, 0));
     }
     for (const ParameterKind kind : {ParameterKind::weight, ParameterKind::output}) {
-      EXPECT_NE(run(kind, 0.1), run(kind, 0));
+      EXPECT_NE(run(kind, 0x1p-7), run(kind, 0));
     }
   }
 }
@@ -177,10 +178,10 @@ TEST(AdamW, RejectsCoupledDecay) {
 
 TEST(AdamW, DecaysIndependentlyWhateverElseIsAskedFor) {
   const auto some = [](const std::vector<Parameter*>& parameters) {
-    return AdamW(parameters, {.beta1 = 0.8, .weight_decay = 0.125});
+    return AdamW(parameters, {.beta1 = 0.8, .weight_decay = 0x1p-7});
   };
   const auto actual = train(ParameterKind::weight, shape, steps, rate, some)[0];
-  const auto expected = reference(0.8, 0.999, 1e-8, 0.125, WeightDecay::independent, rate);
+  const auto expected = reference(0.8, 0.999, 1e-8, 0x1p-7, WeightDecay::independent, rate);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     EXPECT_NEAR(actual.data()[i], expected[i], tolerance) << i;
   }

@@ -4,8 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "optim/optimiser_support.hpp"
@@ -68,6 +74,263 @@ TYPED_TEST(EveryOptimiser, TakesEmptyParametersAndNone) {
   TypeParam of_none(std::vector<Parameter*>{});
   of_none.step(tape, 0.1);
   EXPECT_EQ(of_none.steps(), 1U);
+}
+
+/// A source of gradients that are given one by one.
+template <class T> struct GivenGradients {
+  struct Entry {
+    const Parameter* parameter;
+    Array<T> gradient;
+  };
+  std::vector<Entry> entries;
+
+  [[nodiscard]] const Array<T>& gradient(const Parameter& parameter) const {
+    static const Array<T> none;
+    for (const Entry& entry : entries) {
+      if (entry.parameter == &parameter) return entry.gradient;
+    }
+    return none;
+  }
+};
+
+template <class Optimiser> constexpr std::string_view name_of() {
+  if constexpr (std::is_same_v<Optimiser, optim::Sgd>) return "Sgd: ";
+  if constexpr (std::is_same_v<Optimiser, optim::Adam>) return "Adam: ";
+  if constexpr (std::is_same_v<Optimiser, optim::AdamW>) return "AdamW: ";
+  return "Lamb: ";
+}
+
+/// Values and states of an optimiser over two parameters, to be compared.
+template <class Optimiser>
+std::vector<Array<float>> everything(Optimiser& optimiser, const Parameter& a, const Parameter& b) {
+  std::vector<Array<float>> result{a.value, b.value};
+  optimiser.for_each_state(
+      [&](const std::string&, Array<float>& state) { result.push_back(state); });
+  return result;
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAParameterWhoseShapeHasChangedBeforeItChangesAnything) {
+  for (const Shape& other : {Shape{64, 1024}, Shape{2}, Shape{3, 1}, Shape{0}, Shape{}}) {
+    Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+    Parameter second = test_parameter(ParameterKind::weight, {3}, "second");
+    TypeParam optimiser({&first, &second});
+    second.value = Array<float>::filled(other, 1);
+    const GivenGradients<float> gradients{
+        {{&first, gradient_of_step({3}, 0)}, {&second, Array<float>::filled(other, 1)}}};
+    const auto before = everything(optimiser, first, second);
+    expect_shape_error([&] { optimiser.step(gradients, 0.1); },
+                       {name_of<TypeParam>(), "'second'", "(3)", to_string(other)});
+    // Nor may it go without a gradient of its own.
+    const GivenGradients<float> of_first{{{&first, gradient_of_step({3}, 0)}}};
+    expect_shape_error([&] { optimiser.step(of_first, 0.1); }, {"'second'"});
+    EXPECT_EQ(everything(optimiser, first, second), before);
+    EXPECT_EQ(optimiser.steps(), 0U);
+  }
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAGradientOfAnotherShape) {
+  for (const Shape& other : {Shape{64, 1024}, Shape{2}, Shape{3, 1}, Shape{}}) {
+    Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+    Parameter second = test_parameter(ParameterKind::weight, {3}, "second");
+    TypeParam optimiser({&first, &second});
+    const auto before = everything(optimiser, first, second);
+    const GivenGradients<float> gradients{
+        {{&first, gradient_of_step({3}, 0)}, {&second, Array<float>::filled(other, 1)}}};
+    expect_shape_error([&] { optimiser.step(gradients, 0.1); },
+                       {name_of<TypeParam>(), "gradient", "'second'", "(3)", to_string(other)});
+    EXPECT_EQ(everything(optimiser, first, second), before);
+    EXPECT_EQ(optimiser.steps(), 0U);
+  }
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAStateOfAnotherShape) {
+  for (const Shape& other : {Shape{2}, Shape{4}, Shape{3, 1}, Shape{0}}) {
+    Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+    Parameter second = test_parameter(ParameterKind::weight, {3}, "second");
+    TypeParam optimiser({&first, &second});
+    optimiser.for_each_state([&](const std::string& name, Array<float>& state) {
+      if (name.find("second") + 6 == name.size()) state = Array<float>::filled(other, 0);
+    });
+    const auto before = everything(optimiser, first, second);
+    const GivenGradients<float> gradients{
+        {{&first, gradient_of_step({3}, 0)}, {&second, gradient_of_step({3}, 0)}}};
+    expect_shape_error([&] { optimiser.step(gradients, 0.1); },
+                       {name_of<TypeParam>(), "'second'", "(3)", to_string(other)});
+    EXPECT_EQ(everything(optimiser, first, second), before);
+  }
+}
+
+TYPED_TEST(EveryOptimiser, RefusesParametersThatWereMovedFrom) {
+  Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+  TypeParam optimiser({&first});
+  const GivenGradients<float> gradients{{{&first, gradient_of_step({3}, 0)}}};
+  const Parameter moved = std::move(first);
+  expect_shape_error([&] { optimiser.step(gradients, 0.1); }, {"(0)", "(3)"});
+}
+
+template <class T> void expect_non_finite_gradients_to_be_refused(auto make_optimiser) {
+  // Whole vectors, tails and several pieces of work; where the element is must not matter.
+  for (const std::size_t size : {1UL, 15UL, 16UL, 17UL, 40'001UL}) {
+    for (const std::size_t at : {std::size_t{0}, size / 2, size - 1}) {
+      for (const float wrong :
+           {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
+            std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+        if (!std::numeric_limits<T>::has_infinity && !std::isnan(wrong)) continue;
+        Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+        Parameter second = test_parameter(ParameterKind::weight, {size}, "second");
+        auto optimiser = make_optimiser(first, second);
+        GivenGradients<T> gradients{{{&first, Array<T>::filled({3}, T(1.0F))},
+                                     {&second, Array<T>::filled({size}, T(-1.0F))}}};
+        EXPECT_EQ(optim::first_non_finite(gradients, {&first, &second}), nullptr);
+        gradients.entries[1].gradient.mutable_data()[at] = T(wrong);
+        EXPECT_EQ(optim::first_non_finite(gradients, {&first, &second}), &second);
+        EXPECT_EQ(optim::first_non_finite(gradients, {&first}), nullptr);
+        const auto before = everything(optimiser, first, second);
+        expect_domain_error([&] { optimiser.step(gradients, 0.1); },
+                            {"finite", "'second'", "allow_non_finite"});
+        EXPECT_EQ(everything(optimiser, first, second), before);
+        EXPECT_EQ(optimiser.steps(), 0U);
+      }
+    }
+  }
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAGradientThatIsNotFiniteBeforeItChangesAnything) {
+  const auto make = [](Parameter& first, Parameter& second) {
+    return TypeParam({&first, &second});
+  };
+  expect_non_finite_gradients_to_be_refused<float>(make);
+  expect_non_finite_gradients_to_be_refused<bfloat16>(make);
+  expect_non_finite_gradients_to_be_refused<float16>(make);
+  expect_non_finite_gradients_to_be_refused<float8_e4m3fn>(make);
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAGradientThatIsNotFiniteOnceDividedByTheLossScale) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  TypeParam optimiser({&parameter});
+  const GivenGradients<float> gradients{{{&parameter, Array<float>::filled({3}, 0x1p100F)}}};
+  expect_domain_error([&] { optimiser.step(gradients, 0.1, 0x1p-40); }, {"finite", "'p'"});
+  // In range, though the loss scale's reciprocal alone does not tell.
+  optimiser.step(gradients, 0x1p-20, 0x1p99);
+  EXPECT_EQ(optimiser.steps(), 1U);
+}
+
+TYPED_TEST(EveryOptimiser, StepsOnWhatIsNotFiniteIfThatIsAllowed) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  typename TypeParam::Options options;
+  options.allow_non_finite = true;
+  TypeParam optimiser({&parameter}, options);
+  const GivenGradients<float> gradients{
+      {{&parameter, Array<float>({3}, {1, std::numeric_limits<float>::quiet_NaN(), 1})}}};
+  optimiser.step(gradients, 0.1);
+  EXPECT_TRUE(std::isnan(parameter.value.data()[1]));
+  // LAMB's rate is from the norm of the whole update.
+  EXPECT_EQ(std::isnan(parameter.value.data()[0]), (std::is_same_v<TypeParam, optim::Lamb>));
+}
+
+TYPED_TEST(EveryOptimiser, RefusesNumbersThatCanOnlyEndInNaN) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr std::string_view name = name_of<TypeParam>();
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  const Array<float> before = parameter.value;
+  TypeParam optimiser({&parameter});
+  const GivenGradients<float> gradients{{{&parameter, Array<float>::filled({3}, 1)}}};
+  for (const double rate : {nan, infinity, -infinity, -1.0, 1e39, 1e300}) {
+    expect_domain_error([&] { optimiser.step(gradients, rate); }, {name, "learning rate"});
+  }
+  for (const double scale : {nan, infinity, -infinity, -1.0, 0.0, 1e-320, 1e-46, 1e39, 1e300}) {
+    expect_domain_error([&] { optimiser.step(gradients, 0.1, scale); }, {name, "loss scale"});
+  }
+  for (const double decay : {nan, infinity, -infinity, -1.0, 1e-320, 1.0, 2.0, 1e39, 1e300}) {
+    typename TypeParam::Options options;
+    options.weight_decay = decay;
+    expect_domain_error([&] { (void)TypeParam({&parameter}, options); }, {name, "weight_decay"});
+    expect_domain_error(
+        [&] {
+          (void)TypeParam(
+              {optim::ParameterGroup{.parameters = {&parameter}, .weight_decay = decay}});
+        },
+        {name, "weight_decay"});
+  }
+  for (const double factor : {nan, infinity, -infinity, -1.0, 1e-320, 1e39, 1e300}) {
+    expect_domain_error(
+        [&] {
+          (void)TypeParam(
+              {optim::ParameterGroup{.parameters = {&parameter}, .learning_rate_factor = factor}});
+        },
+        {name, "learning_rate_factor"});
+  }
+  const auto refuse = [&](auto member, std::string_view attribute) {
+    for (const double wrong : {nan, infinity, -infinity, -1.0, 1e-320, 1e300}) {
+      typename TypeParam::Options options;
+      options.*member = wrong;
+      if (attribute == "max_trust_ratio" && wrong == infinity) continue;
+      expect_domain_error([&] { (void)TypeParam({&parameter}, options); }, {name, attribute});
+    }
+  };
+  using Options = typename TypeParam::Options;
+  if constexpr (requires { &Options::momentum; }) {
+    refuse(&Options::momentum, "momentum");
+  } else {
+    refuse(&Options::beta1, "beta1");
+    refuse(&Options::beta2, "beta2");
+    refuse(&Options::epsilon, "epsilon");
+  }
+  if constexpr (requires { &Options::max_trust_ratio; }) {
+    refuse(&Options::max_trust_ratio, "max_trust_ratio");
+  }
+  for (const std::uint64_t steps : {~std::uint64_t{0}, (std::uint64_t{1} << 53) + 1}) {
+    expect_domain_error([&] { optimiser.set_steps(steps); }, {name, "steps"});
+  }
+  EXPECT_EQ(optimiser.steps(), 0U);
+  EXPECT_EQ(parameter.value, before);
+}
+
+TYPED_TEST(EveryOptimiser, RefusesARateThatIsBeyondFloatWithItsFactor) {
+  Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+  Parameter second = test_parameter(ParameterKind::weight, {3}, "second");
+  TypeParam optimiser(
+      {optim::ParameterGroup{.parameters = {&first}},
+       optim::ParameterGroup{.parameters = {&second}, .learning_rate_factor = 1e20}});
+  const GivenGradients<float> gradients{
+      {{&first, Array<float>::filled({3}, 1)}, {&second, Array<float>::filled({3}, 1)}}};
+  const auto before = everything(optimiser, first, second);
+  expect_domain_error([&] { optimiser.step(gradients, 1e20); }, {"learning rate", "'second'"});
+  EXPECT_EQ(everything(optimiser, first, second), before);
+}
+
+TEST(Adam, RefusesAnIndependentDecayThatIsMeantForALearningRate) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  for (const double decay : {0.01, 0.1, 0.5}) {
+    expect_domain_error([&] { (void)optim::AdamW({&parameter}, {.weight_decay = decay}); },
+                        {"AdamW: ", "weight_decay", "each step", "decoupled"});
+    expect_domain_error(
+        [&] {
+          (void)optim::Adam({&parameter},
+                            {.weight_decay = decay, .decay = optim::WeightDecay::independent});
+        },
+        {"Adam: ", "weight_decay", "each step", "decoupled"});
+    expect_domain_error(
+        [&] {
+          (void)optim::AdamW(
+              {optim::ParameterGroup{.parameters = {&parameter}, .weight_decay = decay}});
+        },
+        {"AdamW: ", "weight_decay", "each step", "decoupled"});
+    (void)optim::AdamW({&parameter},
+                       {.weight_decay = decay, .decay = optim::WeightDecay::decoupled});
+  }
+  (void)optim::AdamW({&parameter}, {.weight_decay = 0x1p-7});
+}
+
+/// ‖p‖ / ‖u‖ of a gradient this small is beyond float; the step along u is not.
+TEST(Lamb, TakesAStepWhoseTrustRatioIsBeyondFloat) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  const Array<float> before = parameter.value;
+  optim::Lamb optimiser({&parameter}, {.weight_decay = 0});
+  const GivenGradients<float> gradients{{{&parameter, Array<float>({3}, {0x1p-148F, 0, 0})}}};
+  optimiser.step(gradients, 1);
+  for (const float element : parameter.value.span()) EXPECT_TRUE(std::isfinite(element));
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ template <class Optimiser> typename Optimiser::Options options() {
   if constexpr (std::is_same_v<Optimiser, optim::AdamW>) {
     result.decay = optim::WeightDecay::independent;
   }
-  result.weight_decay = 0.01;
+  result.weight_decay = 0.005;
   return result;
 }
 
@@ -42,16 +42,16 @@ TYPED_TEST(OptimiserWithGroups, GivesEachGroupItsOwnRateAndDecay) {
   Parameter other = test_parameter(ParameterKind::bias, {3}, "other");
   const std::vector<ParameterGroup> groups{
       {.parameters = {&weight, &bias}},
-      {.parameters = {&other}, .learning_rate_factor = 0.5, .weight_decay = 0.25}};
+      {.parameters = {&other}, .learning_rate_factor = 0.5, .weight_decay = 0.0075}};
   const TypeParam optimiser(groups, options<TypeParam>());
   const auto rows = optim::learning_rate_report(optimiser, 2);
   ASSERT_EQ(rows.size(), 3U);
   EXPECT_EQ(rows[0].learning_rate, 2);
-  EXPECT_EQ(rows[0].weight_decay, 0.01);
+  EXPECT_EQ(rows[0].weight_decay, 0.005);
   EXPECT_EQ(rows[1].weight_decay, 0) << "a bias";
   EXPECT_EQ(rows[2].learning_rate, 1);
   EXPECT_EQ(rows[2].factor, 0.5);
-  EXPECT_EQ(rows[2].weight_decay, 0.25) << "asked for by name";
+  EXPECT_EQ(rows[2].weight_decay, 0.0075) << "asked for by name";
 }
 
 TYPED_TEST(OptimiserWithGroups, AHalvedGroupTakesTheStepsOfHalfTheRate) {
@@ -125,10 +125,10 @@ TEST(LearningRateReport, IsATableWithALineForEachParameter) {
   Parameter norm = test_parameter(ParameterKind::norm, {16}, "norm");
   const optim::AdamW optimiser(
       {&weight, &norm},
-      {.weight_decay = 0.01, .decay = optim::WeightDecay::independent, .rule = Rule::umup});
+      {.weight_decay = 0.0078125, .decay = optim::WeightDecay::independent, .rule = Rule::umup});
   EXPECT_EQ(optim::to_text(optim::learning_rate_report(optimiser, 0.5)),
             "parameter        kind      shape    depth      factor        rate       decay\n"
-            "layers.0.weight  weight    (5, 16)      4       0.125      0.0625        0.01\n"
+            "layers.0.weight  weight    (5, 16)      4       0.125      0.0625    0.007812\n"
             "norm             norm      (16)         -           1         0.5           0\n");
 }
 

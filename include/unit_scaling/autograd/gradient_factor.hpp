@@ -23,7 +23,7 @@ struct GradientFactor {
   std::size_t other = 0;
   bool is_sum = false;  ///< of gradients with the products `of` and `other`
   std::string_view op = {};
-  std::string_view module = {};  ///< the path that `Tape::enter` was given
+  std::size_t module = 0;  ///< hash of the path that `Tape::enter` was given
   std::size_t argument = 0;
   const Parameter* parameter = nullptr;  ///< that the argument is, if it is one
   ItemCount count = {};

@@ -448,7 +448,7 @@ template <Precision P> class Tape {
                                 simulated.first_tensor + Numbers::input_gradient(i),
                                 {.of = *factor,
                                  .op = Op::name,
-                                 .module = module,
+                                 .module = std::hash<std::string_view>{}(module),
                                  .argument = i,
                                  .parameter = tape.slots_[input_slots[i]].parameter,
                                  .count = counts[i]}),

@@ -35,6 +35,24 @@ class Array {
   /// No elements: shape (0).
   Array() : shape_{0} {}
 
+  Array(const Array&) = default;
+  Array& operator=(const Array&) = default;
+  ~Array() = default;
+  /// Leaves the other one without elements.
+  Array(Array&& other) noexcept
+      : shape_(std::exchange(other.shape_, Shape{0})),
+        storage_(std::move(other.storage_)),
+        resource_(other.resource_),
+        read_only_(std::exchange(other.read_only_, false)) {}
+  Array& operator=(Array&& other) noexcept {
+    if (this == &other) return *this;
+    shape_ = std::exchange(other.shape_, Shape{0});
+    storage_ = std::move(other.storage_);
+    resource_ = other.resource_;
+    read_only_ = std::exchange(other.read_only_, false);
+    return *this;
+  }
+
   /// An array of the given shape whose elements are not initialised.
   explicit Array(const Shape& shape,
                  std::pmr::memory_resource* resource = std::pmr::new_delete_resource())

@@ -26,6 +26,9 @@ template <class T>
           static_cast<Eigen::Index>(array.columns())};
 }
 
+/// What would be gone before it is read does not compile.
+template <class T> void as_matrix(const Array<T>&& array) = delete;
+
 /// The array as an Eigen map of `rows()` by `columns()`, for writing.
 template <class T> [[nodiscard]] Eigen::Map<RowMajorMatrix<T>> as_mutable_matrix(Array<T>& array) {
   return {array.mutable_data(), static_cast<Eigen::Index>(array.rows()),
@@ -38,6 +41,10 @@ template <class T> [[nodiscard]] Array<T> as_array(const RowMajorMatrix<T>& matr
       std::span<const T>(matrix.data(), static_cast<std::size_t>(matrix.size())),
       Shape{static_cast<std::size_t>(matrix.rows()), static_cast<std::size_t>(matrix.cols())});
 }
+
+/// What would be gone before it is read does not compile: a temporary matrix, or an expression that
+/// becomes one. `to_array` copies.
+template <class T> void as_array(const RowMajorMatrix<T>&& matrix) = delete;
 
 /// Any Eigen expression evaluated into a new array of shape (rows, columns).
 template <class Derived>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer core: the extents of a row-major array.
+/// Layer core: the extents of a row-major array, and products and sums of sizes.
 #pragma once
 
 #include <algorithm>
@@ -10,10 +10,66 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "unit_scaling/core/target.hpp"
 
 namespace UNIT_SCALING_NAMESPACE {
+
+/// Arrays whose shapes do not fit the operation; the text names it, the shapes and what it expects.
+/// Also sizes that no memory can have.
+class ShapeError : public std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+namespace detail {
+
+[[noreturn]] inline void throw_uncountable(std::string_view operation, std::string_view separator,
+                                           std::span<const std::size_t> sizes) {
+  std::string text(operation);
+  text += ": expected a size that std::size_t can count, got ";
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (i != 0) text += separator;
+    text += std::to_string(sizes[i]);
+  }
+  throw ShapeError(text);
+}
+
+}  // namespace detail
+
+/// The product of sizes, for `operation`: what every size that is computed from others goes through
+/// before memory is asked for or an index is trusted.
+/// @throws ShapeError if std::size_t cannot count it, or could not but for a size of 0.
+[[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
+                                                 std::span<const std::size_t> sizes) {
+  std::size_t product = 1;
+  bool is_empty = false;
+  for (const std::size_t size : sizes) {
+    if (size == 0) {
+      is_empty = true;
+    } else if (__builtin_mul_overflow(product, size, &product)) {
+      detail::throw_uncountable(operation, " * ", sizes);
+    }
+  }
+  return is_empty ? 0 : product;
+}
+[[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
+                                                 std::initializer_list<std::size_t> sizes) {
+  return size_product(operation, std::span<const std::size_t>(sizes.begin(), sizes.size()));
+}
+
+/// The sum of sizes, for `operation`.
+/// @throws ShapeError if std::size_t cannot count it.
+[[nodiscard]] constexpr std::size_t size_sum(std::string_view operation,
+                                             std::initializer_list<std::size_t> sizes) {
+  std::size_t sum = 0;
+  for (const std::size_t size : sizes) {
+    if (__builtin_add_overflow(sum, size, &sum)) {
+      detail::throw_uncountable(operation, " + ", {sizes.begin(), sizes.size()});
+    }
+  }
+  return sum;
+}
 
 /// Extents of a row-major array of up to `max_rank` dimensions; the last one is contiguous.
 /// A default-constructed shape has rank 0 and size 1: a scalar. Any extent may be 0.
@@ -23,15 +79,15 @@ class Shape {
 
   constexpr Shape() = default;
 
-  /// @throws std::invalid_argument if there are more than `max_rank` extents, or more elements than
-  /// std::size_t can count.
+  /// @throws ShapeError if there are more than `max_rank` extents, or more elements than
+  /// std::size_t can count; an extent of 0 does not hide the others.
   constexpr Shape(std::initializer_list<std::size_t> extents)
       : Shape(std::span<const std::size_t>(extents.begin(), extents.size())) {}
 
-  /// @throws std::invalid_argument if there are more than `max_rank` extents, or more elements than
-  /// std::size_t can count.
+  /// @throws ShapeError if there are more than `max_rank` extents, or more elements than
+  /// std::size_t can count; an extent of 0 does not hide the others.
   constexpr explicit Shape(std::span<const std::size_t> extents) : rank_(extents.size()) {
-    if (rank_ > max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
+    if (rank_ > max_rank) throw ShapeError("Shape: more than 6 dimensions");
     std::copy(extents.begin(), extents.end(), extents_.begin());
     check_size();
   }
@@ -63,9 +119,9 @@ class Shape {
   }
 
   /// This shape with one more, contiguous, extent behind the others.
-  /// @throws std::invalid_argument if the rank is `max_rank` already.
+  /// @throws ShapeError if the rank is `max_rank` already.
   [[nodiscard]] constexpr Shape append(std::size_t columns) const {
-    if (rank_ == max_rank) throw std::invalid_argument("Shape: more than 6 dimensions");
+    if (rank_ == max_rank) throw ShapeError("Shape: more than 6 dimensions");
     Shape result = *this;
     result.extents_[result.rank_++] = columns;
     result.check_size();
@@ -88,16 +144,7 @@ class Shape {
   }
 
   /// No product of extents may leave std::size_t; an extent of 0 must not hide that of the others.
-  constexpr void check_size() const {
-    std::size_t elements = 1;
-    for (const std::size_t extent : *this) {
-      if (extent == 0) continue;
-      if (elements > static_cast<std::size_t>(-1) / extent) {
-        throw std::invalid_argument("Shape: more elements than std::size_t can count");
-      }
-      elements *= extent;
-    }
-  }
+  constexpr void check_size() const { static_cast<void>(size_product("Shape", {begin(), rank_})); }
 
   std::array<std::size_t, max_rank> extents_{};
   std::size_t rank_ = 0;

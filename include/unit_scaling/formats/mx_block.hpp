@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
@@ -244,18 +245,39 @@ template <MxElement E, std::size_t block_size_ = 32> class MxArray {
   /// One row of zeros.
   explicit MxArray(std::size_t size) : MxArray(1, size) {}
   /// An array of zeros.
+  /// @throws ShapeError if there are more elements than std::size_t can count.
   MxArray(std::size_t rows, std::size_t columns)
       : rows_(rows),
         columns_(columns),
-        scales_(rows * blocks_per_row()),
-        elements_(rows * columns) {}
+        scales_(size_product("MxArray", {rows, blocks_per_row()})),
+        elements_(size_product("MxArray", {rows, columns})) {}
   /// An array that is encoded already. `scales` has one scale for each block, row by row.
   /// @throws std::invalid_argument if there are not as many scales or elements as the array has.
   MxArray(std::size_t rows, std::size_t columns, std::vector<float8_e8m0fnu> scales,
           Elements elements)
       : rows_(rows), columns_(columns), scales_(std::move(scales)), elements_(std::move(elements)) {
-    check_count("unit_scaling::MxArray", "elements", size(), elements_.size());
-    check_count("unit_scaling::MxArray", "scales", rows * blocks_per_row(), scales_.size());
+    check_count("unit_scaling::MxArray", "elements", size_product("MxArray", {rows, columns}),
+                elements_.size());
+    check_count("unit_scaling::MxArray", "scales",
+                size_product("MxArray", {rows, blocks_per_row()}), scales_.size());
+  }
+
+  MxArray(const MxArray&) = default;
+  MxArray& operator=(const MxArray&) = default;
+  ~MxArray() = default;
+  /// Leaves the other one without elements.
+  MxArray(MxArray&& other) noexcept
+      : rows_(std::exchange(other.rows_, 0)),
+        columns_(std::exchange(other.columns_, 0)),
+        scales_(std::move(other.scales_)),
+        elements_(std::move(other.elements_)) {}
+  MxArray& operator=(MxArray&& other) noexcept {
+    MxArray moved(std::move(other));
+    std::swap(rows_, moved.rows_);
+    std::swap(columns_, moved.columns_);
+    std::swap(scales_, moved.scales_);
+    std::swap(elements_, moved.elements_);
+    return *this;
   }
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }

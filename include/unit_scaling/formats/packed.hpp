@@ -189,6 +189,21 @@ template <PackableMinifloat T> class PackedArray {
     if (used != 0) bytes_.back() = static_cast<std::uint8_t>(bytes_.back() & ((1U << used) - 1U));
   }
 
+  PackedArray(const PackedArray&) = default;
+  PackedArray& operator=(const PackedArray&) = default;
+  ~PackedArray() = default;
+  /// Leaves the other one without elements.
+  PackedArray(PackedArray&& other) noexcept
+      : size_(std::exchange(other.size_, 0)), bytes_(std::move(other.bytes_)) {
+    other.bytes_.clear();
+  }
+  PackedArray& operator=(PackedArray&& other) noexcept {
+    PackedArray moved(std::move(other));
+    std::swap(size_, moved.size_);
+    std::swap(bytes_, moved.bytes_);
+    return *this;
+  }
+
   /// Number of elements.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   /// The packed storage: packed_bytes<T>(size()) bytes.

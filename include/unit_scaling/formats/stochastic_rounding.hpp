@@ -36,12 +36,7 @@ class StochasticRounding {
   ///        16 bits or fewer, four if 8 or fewer.
   /// @throws std::invalid_argument for any other number of bits.
   constexpr explicit StochasticRounding(const Random& random, int bits = 16)
-      : random_(random), bits_(bits) {
-    if (bits < 1 || bits > 32) {
-      throw std::invalid_argument("StochasticRounding: expected 1 to 32 random bits, got " +
-                                  std::to_string(bits));
-    }
-  }
+      : random_(random), bits_(checked(bits)) {}
 
   [[nodiscard]] constexpr int bits() const noexcept { return bits_; }
 
@@ -79,6 +74,13 @@ class StochasticRounding {
   }
 
  private:
+  /// Before anything is shifted by them.
+  [[nodiscard]] static constexpr int checked(int bits) {
+    if (bits >= 1 && bits <= 32) return bits;
+    throw std::invalid_argument("StochasticRounding: expected 1 to 32 random bits, got " +
+                                std::to_string(bits));
+  }
+
   /// The vectors of a group, `parts` from each word: a number known to the compiler.
   template <std::size_t parts, class Body>
   [[gnu::always_inline]] void for_parts(const std::array<uint32x16, 4>& words,

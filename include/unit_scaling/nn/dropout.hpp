@@ -20,7 +20,7 @@ class DropoutSource {
   /// @throws DomainError unless 0 ≤ probability < 1.
   DropoutSource(Initialiser& initialiser, double probability)
       : seed_(initialiser.seed()), layer_(initialiser.next_layer()), probability_(probability) {
-    require(probability >= 0 && probability < 1, "dropout", "expected a probability in [0, 1)");
+    require_share("dropout", "probability", probability);
   }
 
   /// The probability on this tape: 0 on one for inference.

@@ -74,12 +74,17 @@ class MultiHeadAttention {
     const auto& q = std::get<0>(parts);
     const auto& k = std::get<1>(parts);
     const auto& v = std::get<2>(parts);
-    const ops::ScaledDotProductAttention op{.scaling = scaling_,
-                                            .mult = options_.mult,
-                                            .is_causal = options_.is_causal,
-                                            .dropout_probability = dropout_.probability(x.tape()),
-                                            .random = dropout_.random(x.tape()),
-                                            .mask = mask};
+    const Shape& of_mask = mask.shape();
+    if (!mask.empty() && of_mask.rank() != 2) {
+      throw_shape_error("MultiHeadAttention", "mask (batch, positions)", of_mask);
+    }
+    const ops::ScaledDotProductAttention op{
+        .scaling = scaling_,
+        .mult = options_.mult,
+        .is_causal = options_.is_causal,
+        .dropout_probability = dropout_.probability(x.tape()),
+        .random = dropout_.random(x.tape()),
+        .mask = mask.empty() ? mask : mask.reshaped({of_mask[0], 1, of_mask[1]})};
     const auto attend = [&] {
       if (options_.rotary_base) {
         const ops::Rotary turn{.base = *options_.rotary_base};

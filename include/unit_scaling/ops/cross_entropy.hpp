@@ -59,9 +59,8 @@ struct CrossEntropy {
   [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
     const Shape& x = logits.shape();
     check(x, labels.shape());
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
-    require(label_smoothing >= 0 && label_smoothing < 1, name,
-            "expected a label_smoothing in [0, 1)");
+    require_multiplier(name, "mult", mult);
+    require_share(name, "label_smoothing", label_smoothing);
     require(x[1] >= 2, name, "expected at least two classes");
     const auto items = static_cast<double>(std::max<std::size_t>(1, counted(labels)));
     const auto classes = static_cast<double>(x[1]);

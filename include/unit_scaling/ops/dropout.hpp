@@ -35,7 +35,7 @@ struct Dropout {
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require(probability >= 0 && probability < 1, name, "expected a probability in [0, 1)");
+    require_share(name, "probability", probability);
     const double factor = scaling.rule == Rule::none ? 1 : std::sqrt(1 - probability);
     return {.forward = factor, .backward = {factor}};
   }

@@ -85,6 +85,7 @@ template <class T> [[nodiscard]] double average(const Array<T>& array) {
 /// The factors that unit scaling asks for, measured: with all factors at one, on inputs and an
 /// upstream gradient ~ N(0,1), in double, α = 1 / std(y) and β_i = 1 / rms(dx_i), averaged over the
 /// repetitions. For an op with one output whose passes multiply with nothing but their factors.
+/// A loss keeps its value, so its forward factor is 1, and its own gradient is 1.
 /// @param args for each argument of the op a Shape, to be filled with draws from N(0,1), or an
 ///        Array (ids, labels, a fixed weight), to be taken as it is.
 /// @throws DomainError if there are fewer than two repetitions, or y or a gradient is empty,
@@ -117,9 +118,11 @@ template <ScaledOp Op, class... Args>
           return op.forward(precision, ScalesOfOp{}, x...);
         },
         inputs);
-    of_output.take(detail::mean_square(result.output, detail::average(result.output)));
-    const auto dy =
-        detail::draw(result.output.shape(), Random(options.seed, RandomStream::general, r, 0));
+    of_output.take(
+        is_loss<Op> ? 1 : detail::mean_square(result.output, detail::average(result.output)));
+    const auto dy = is_loss<Op> ? Array<double>::filled(result.output.shape(), 1)
+                                : detail::draw(result.output.shape(),
+                                               Random(options.seed, RandomStream::general, r, 0));
     const auto gradients = op.backward(precision, ScalesOfOp{}, result.saved, dy);
     std::apply(
         [&](const auto&... gradient) {

@@ -43,7 +43,7 @@ struct Gelu {
   GeluForm form = GeluForm::erf;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require_multiplier(name, "mult", mult);
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = 1 / std::sqrt(moments::gelu_variance),

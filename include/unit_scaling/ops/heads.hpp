@@ -137,14 +137,15 @@ struct SplitHeads {
   [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
     constexpr std::size_t parts = 3;
     require(heads > 0, name, "expected at least one head");
-    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % (parts * heads) != 0) {
+    const std::size_t vectors = size_product(name, {parts, heads});
+    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % vectors != 0) {
       throw_shape_error(
           name, "x (..., positions, 3 * heads * head_dim) with " + std::to_string(heads) + " heads",
           x);
     }
     const std::size_t positions = x[x.rank() - 2];
     return {x.rows() / std::max<std::size_t>(1, positions), positions, parts, heads,
-            x.columns() / (parts * heads)};
+            x.columns() / vectors};
   }
 };
 inline constexpr Apply<SplitHeads> split_heads{};

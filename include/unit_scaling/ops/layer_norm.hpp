@@ -39,12 +39,16 @@ struct LayerNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
-  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require_not_negative(name, "epsilon", epsilon);
+    return {};
+  }
 
   template <class T, class G, class B>
   [[nodiscard]] Scales<3> scales(const Array<T>& x, const Array<G>& gain,
                                  const Array<B>& bias) const {
     check(x.shape(), gain.shape(), bias.shape());
+    require_not_negative(name, "epsilon", epsilon);
     Scales<3> s;
     if (scaling.rule != Rule::none && x.rows() != 0) {
       s.backward[1] = s.backward[2] = inverse_power(x.rows());
@@ -175,6 +179,11 @@ struct LayerNorm {
       noted[RowStatistics::power] = row.power;
       noted[RowStatistics::centre] = centre;
       noted[RowStatistics::rest] = rest;
+      // Without ε a constant row has no scale of its own: it gives 0 and passes no gradient.
+      if (variance == 0 && epsilon_ == 0) {
+        noted[RowStatistics::inverse] = 0;
+        return;
+      }
       noted[RowStatistics::inverse] =
           1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, variance));
     };

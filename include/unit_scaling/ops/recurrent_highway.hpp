@@ -56,7 +56,7 @@ struct RecurrentHighway {
   [[nodiscard]] Scales<4> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b,
                                  const Array<H>& initial) const {
     const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
-    require(std::isfinite(rebias), name, "expected a finite rebias");
+    require_finite(name, "rebias", rebias);
     if (scaling.rule == Rule::none) return {};
     Scales<4> s = constrain<1>(
         scaling.effective_constraint(),

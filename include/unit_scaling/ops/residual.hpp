@@ -33,12 +33,13 @@ struct ResidualWeights {
     case Rule::none:
       return {1, 1};
     case Rule::paper:
-      require(tau >= 0 && tau <= 1, "residual", "expected tau in [0, 1] under the paper's rules");
+      require(is_float(tau) && tau >= 0 && tau <= 1, "residual",
+              "expected tau in [0, 1] under the paper's rules");
       return {std::sqrt(tau), std::sqrt(1 - tau)};
     case Rule::umup:
       break;
   }
-  require(tau >= 0 && std::isfinite(tau), "residual", "expected a finite tau of at least 0");
+  require(tau >= 0 && is_float(tau * tau), "residual", "expected a finite tau of at least 0");
   const double denominator = std::sqrt(1 + tau * tau);
   return {tau / denominator, 1 / denominator};
 }

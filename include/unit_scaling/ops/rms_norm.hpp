@@ -37,11 +37,15 @@ struct RmsNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
-  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require_not_negative(name, "epsilon", epsilon);
+    return {};
+  }
 
   template <class T, class G>
   [[nodiscard]] Scales<2> scales(const Array<T>& x, const Array<G>& gain) const {
     check(x.shape(), gain.shape());
+    require_not_negative(name, "epsilon", epsilon);
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;
@@ -140,7 +144,10 @@ struct RmsNorm {
         square = mean_square();
       }
       target[2 * i] = row.power;
-      target[2 * i + 1] = 1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, square));
+      // Without ε a row of zeros has no scale of its own: it gives 0 and passes no gradient.
+      const Compute of_epsilon = epsilon_ * row.power;
+      const Compute total = multiply_add(of_epsilon, row.power, square);
+      target[2 * i + 1] = total == 0 ? 0 : 1 / std::sqrt(total);
     };
   }
 

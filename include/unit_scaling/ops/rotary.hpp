@@ -49,7 +49,7 @@ struct Rotary {
     if (x.shape().rank() < 2 || x.columns() % 2 != 0) {
       throw_shape_error(name, "x (..., positions, head_dim), head_dim even", x.shape());
     }
-    require(std::isfinite(base) && base >= 1, name, "expected a finite base of at least 1");
+    require(is_float(base) && base >= 1, name, "expected a finite base of at least 1");
     return {};
   }
 

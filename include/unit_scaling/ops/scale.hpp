@@ -45,7 +45,7 @@ struct ScaleForward {
   double factor = 1;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require(std::isfinite(factor), name, "expected a finite factor");
+    require_finite(name, "factor", factor);
     return {.forward = factor, .backward = {1}};
   }
 
@@ -83,7 +83,7 @@ struct ScaleBackward {
   double factor = 1;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require(std::isfinite(factor), name, "expected a finite factor");
+    require_finite(name, "factor", factor);
     return {.forward = 1, .backward = {factor}};
   }
 

@@ -98,7 +98,7 @@ template <ScaledOp Op, std::size_t N>
 [[nodiscard]] Bound<WithFactors<Op, N>> scaled(const Op& op, double forward_factor,
                                                const double (&backward_factors)[N]) {
   Scales<N> factors{.forward = forward_factor, .backward = std::to_array(backward_factors)};
-  const auto usable = [](double factor) { return std::isfinite(factor) && factor > 0; };
+  const auto usable = [](double factor) { return is_float(factor) && factor > 0; };
   bool all_usable = usable(forward_factor);
   for (const double factor : factors.backward) all_usable = all_usable && usable(factor);
   require(all_usable, "scaled", "expected finite factors above 0");

@@ -79,7 +79,9 @@ struct ScaledDotProductAttention {
   bool is_causal = false;                            ///< the first query is beside the first key
   double dropout_probability = 0;                    ///< p, on the weights
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
-  Array<std::int32_t> mask = {};  ///< (batch, keys), zero where a key is padding; empty: none is
+  /// (batch, keys), zero where a key is padding; empty: none is. Where there are as many queries as
+  /// sequences, (batch, 1, keys): the other shape could be meant for (queries, keys).
+  Array<std::int32_t> mask = {};
 
   template <class Q, class K, class V>
   [[nodiscard]] Scales<3> scales(const Array<Q>& q, const Array<K>& k, const Array<V>& v) const {
@@ -180,9 +182,8 @@ struct ScaledDotProductAttention {
   /// The shapes, checked, as the kernel's sizes.
   [[nodiscard]] kernels::AttentionSize sizes(const Shape& q, const Shape& k, const Shape& v,
                                              const Shape* r) const {
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
-    require(dropout_probability >= 0 && dropout_probability < 1, name,
-            "expected a dropout_probability in [0, 1)");
+    require_multiplier(name, "mult", mult);
+    require_share(name, "dropout_probability", dropout_probability);
     const std::size_t rank = q.rank();
     if (rank < 2 || k.rank() != rank || v.rank() != rank || q[rank - 1] != k[rank - 1] ||
         k[rank - 2] != v[rank - 2] || !std::equal(q.begin(), q.end() - 2, k.begin()) ||
@@ -205,8 +206,13 @@ struct ScaledDotProductAttention {
     const double dim = std::max(1.0, static_cast<double>(size.head_dim));
     size.score_factor = mult / (scaling.rule == Rule::umup ? dim : std::sqrt(dim));
     if (!mask.empty()) {
-      if (rank < 3 || mask.shape() != Shape{q[0], size.keys}) {
-        throw_shape_error(name, "mask (batch, keys) for q (batch, ..., queries, head_dim) and k",
+      const bool fits = rank >= 3 && (mask.shape() == Shape{q[0], size.keys} ||
+                                      mask.shape() == Shape{q[0], 1, size.keys});
+      // Where batch = queries, (queries, keys) would have the same shape.
+      if (!fits || (mask.shape().rank() == 2 && q[0] == size.queries && q[0] > 1)) {
+        throw_shape_error(name,
+                          "mask (batch, keys), or (batch, 1, keys) where batch = queries, for q "
+                          "(batch, ..., queries, head_dim) and k",
                           mask.shape(), q, k);
       }
       size.mask = mask.data();

@@ -38,7 +38,7 @@ struct Silu {
   double mult = 1;  ///< m; the paper's factors are for 1.
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require_multiplier(name, "mult", mult);
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = 1 / std::sqrt(moments::silu_variance),

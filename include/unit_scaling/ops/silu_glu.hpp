@@ -40,7 +40,7 @@ struct SiluGlu {
 
   template <class X, class G>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<G>& gate) const {
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require_multiplier(name, "mult", mult);
     require_same_shape(name, "x and gate", x.shape(), gate.shape());
     if (scaling.rule == Rule::none) return {};
     if (scaling.rule == Rule::umup) {

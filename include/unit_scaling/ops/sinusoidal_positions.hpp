@@ -31,7 +31,7 @@ template <Storage T>
   if (size % 2 != 0) {
     throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});
   }
-  require(std::isfinite(max_period) && max_period >= 1, name,
+  require(is_float(max_period) && max_period >= 1, name,
           "expected a finite max_period of at least 1");
   Array<T> table(Shape{positions, size});
   T* target = table.mutable_data();

@@ -47,7 +47,7 @@ struct Softmax {
   int dimension = -1;  ///< number of the extent it runs along; negative from the end
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
+    require_multiplier(name, "mult", mult);
     const Extents e = extents(x.shape());
     const auto s = static_cast<double>(e.size);
     Scales<1> ideal;

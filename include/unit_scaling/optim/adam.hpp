@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
@@ -40,39 +42,31 @@ class Adam {
     std::optional<WeightDecay> decay = std::nullopt;
     /// Rules the model follows: sets each parameter's learning_rate_factor.
     Rule rule = Rule::none;
-    bool allow_untagged = false;  ///< see SettingOptions
+    bool allow_untagged = false;    ///< see SettingOptions
+    bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
   };
 
-  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) and ε is above 0.
+  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) and ε is above 0, all as
+  ///         floats.
   explicit Adam(const ParameterGroups& groups) : Adam(groups, Options{}) {}
-  Adam(const ParameterGroups& groups, const Options& options)
-      : settings_(settings_of("Adam", groups,
-                              {.weight_decay = options.weight_decay,
-                               .rule = options.rule,
-                               .allow_untagged = options.allow_untagged},
-                              [&](const Parameter& parameter) {
-                                return learning_rate_factor(options.rule, parameter);
-                              })),
-        options_(options),
-        first_moment_(detail::zeros_like(settings_)),
-        second_moment_(detail::zeros_like(settings_)) {
-    const auto is_share = [](double beta) { return beta >= 0 && beta < 1; };
-    require(is_share(options.beta1) && is_share(options.beta2), "Adam",
-            "expected beta1 and beta2 in [0, 1)");
-    require(static_cast<float>(options.epsilon) > 0, "Adam",
-            "expected an epsilon that is above 0 as a float");
-  }
+  Adam(const ParameterGroups& groups, const Options& options) : Adam("Adam", groups, options) {}
 
+  /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Adam", settings_, gradients, learning_rate, loss_scale);
+    const auto t = static_cast<double>(steps_ + 1);
+    const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
+    detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,
+                       {.learning_rate = learning_rate,
+                        .loss_scale = loss_scale,
+                        .rate_factor = first_correction,
+                        .largest_gradient = detail::largest_squared,
+                        .allow_non_finite = options_.allow_non_finite});
     ++steps_;
-    const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);
     const auto beta2 = static_cast<float>(options_.beta2);
     const auto rest1 = static_cast<float>(1 - options_.beta1);
     const auto rest2 = static_cast<float>(1 - options_.beta2);
-    const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
     const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
     const auto epsilon = static_cast<float>(options_.epsilon);
     const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
@@ -109,7 +103,11 @@ class Adam {
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
-  void set_steps(std::uint64_t steps) { steps_ = steps; }
+  /// @throws DomainError for more than 2^53.
+  void set_steps(std::uint64_t steps) {
+    detail::require_countable(name_, steps);
+    steps_ = steps;
+  }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
@@ -118,7 +116,28 @@ class Adam {
     }
   }
 
+ protected:
+  /// Under the name `name`, which is not copied.
+  Adam(std::string_view name, const ParameterGroups& groups, const Options& options)
+      : name_(name),
+        settings_(settings_of(name, groups,
+                              {.weight_decay = options.weight_decay,
+                               .decay_is_independent = options.decay == WeightDecay::independent,
+                               .rule = options.rule,
+                               .allow_untagged = options.allow_untagged},
+                              [&](const Parameter& parameter) {
+                                return learning_rate_factor(options.rule, parameter);
+                              })),
+        options_(options),
+        first_moment_(detail::zeros_like(settings_)),
+        second_moment_(detail::zeros_like(settings_)) {
+    require_share(name, "beta1", options.beta1);
+    require_share(name, "beta2", options.beta2);
+    require_positive(name, "epsilon", options.epsilon);
+  }
+
  private:
+  std::string_view name_;
   std::vector<ParameterSetting> settings_;
   Options options_;
   std::vector<Array<float>> first_moment_;
@@ -135,7 +154,7 @@ class AdamW : public Adam {
   explicit AdamW(const ParameterGroups& groups) : AdamW(groups, Options{.weight_decay = 0x1p-13}) {}
   /// @throws DomainError as Adam; or if `options.decay` is WeightDecay::coupled: that is Adam.
   AdamW(const ParameterGroups& groups, const Options& options)
-      : Adam(groups, independent_unless_said(options)) {
+      : Adam("AdamW", groups, independent_unless_said(options)) {
     require(options.decay != WeightDecay::coupled, "AdamW",
             "expected decoupled or independent weight decay");
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
@@ -15,13 +16,12 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// √(Σ g²) over the gradients of all parameters, divided by `loss_scale`; a parameter
 /// without a gradient adds nothing. Summed in double, in one order whatever the number of threads.
 /// Not finite if any gradient is not.
-/// @throws DomainError unless loss_scale is finite and above 0.
+/// @throws DomainError unless loss_scale is as in `require_positive`.
 template <GradientSource Gradients>
 [[nodiscard]] double gradient_norm(const Gradients& gradients,
                                    const std::vector<Parameter*>& parameters,
                                    double loss_scale = 1) {
-  require(std::isfinite(loss_scale) && loss_scale > 0, "gradient_norm",
-          "expected a finite loss scale above 0");
+  require_positive("gradient_norm", "a loss scale", loss_scale);
   double squares = 0;
   for (const Parameter* parameter : parameters) {
     const auto& gradient = gradients.gradient(*parameter);
@@ -39,12 +39,16 @@ template <GradientSource Gradients>
 ///
 /// Adam's update hardly changes with the scale of all its gradients, so there clipping bounds what
 /// one step can do to the moments, not the step itself.
-/// @throws DomainError unless max_norm is above 0 and norm is finite: a step on a norm that is not
-///         would write NaN into every parameter, so skip it.
+/// @throws DomainError unless max_norm is as in `require_positive`, or infinite, and norm is finite
+///         and at least 0: a step on a norm that is not finite would write NaN into every
+///         parameter, so skip it.
 /// @see Pascanu et al. 2012, arXiv:1211.5063.
 [[nodiscard]] inline double clip_factor(double norm, double max_norm) {
-  require(max_norm > 0, "clip_factor", "expected a max_norm above 0");
-  require(std::isfinite(norm), "clip_factor", "expected a finite norm; skip this step");
+  if (max_norm != std::numeric_limits<double>::infinity()) {
+    require_positive("clip_factor", "max_norm", max_norm);
+  }
+  require(std::isfinite(norm) && norm >= 0, "clip_factor",
+          "expected a finite norm of at least 0; skip this step");
   return norm > max_norm ? max_norm / norm : 1;
 }
 

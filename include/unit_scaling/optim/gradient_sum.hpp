@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -139,7 +138,6 @@ class GradientSum {
   struct Factor {
     GradientFactor form;  ///< what it is; `of` and `other` are numbers of `factors_`
     std::size_t loss = 0;
-    std::size_t module = 0;  ///< hash of its path, which need not outlive the tape's recording
     // Added up over the batches before, and those of the batch that is being added.
     double items = 0;
     double entries = 0;
@@ -189,13 +187,11 @@ class GradientSum {
         form.of = numbers_of_tape_[form.of];
         form.other = numbers_of_tape_[form.other];
       }
-      const std::size_t module = std::hash<std::string_view>{}(form.module);
-      form.module = {};
       const auto fits = [&](const Factor& factor) {
         const GradientFactor& known = factor.form;
         return !factor.is_matched && factor.loss == loss && known.of == form.of &&
                known.other == form.other && known.is_sum == form.is_sum && known.op == form.op &&
-               factor.module == module && known.argument == form.argument &&
+               known.module == form.module && known.argument == form.argument &&
                known.parameter == form.parameter && known.count.power == form.count.power;
       };
       // Tapes of one model have the same products, so the first guess is right.
@@ -204,8 +200,7 @@ class GradientSum {
         number = static_cast<std::size_t>(std::find_if(factors_.begin(), factors_.end(), fits) -
                                           factors_.begin());
       }
-      if (number == factors_.size())
-        factors_.push_back({.form = form, .loss = loss, .module = module});
+      if (number == factors_.size()) factors_.push_back({.form = form, .loss = loss});
       Factor& factor = factors_[number];
       if (factor.form.uses != form.uses) {
         refuse(

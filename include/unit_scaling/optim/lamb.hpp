@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -35,11 +36,12 @@ class Lamb {
     double max_trust_ratio = std::numeric_limits<double>::infinity();
     /// Rules the model follows: sets each parameter's learning_rate_factor.
     Rule rule = Rule::none;
-    bool allow_untagged = false;  ///< see SettingOptions
+    bool allow_untagged = false;    ///< see SettingOptions
+    bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
   };
 
   /// @throws DomainError as settings_of; or unless the betas are in [0, 1), ε is above 0 and the
-  ///         largest trust ratio is above 0.
+  ///         largest trust ratio is above 0, all as floats; that one may be infinite.
   explicit Lamb(const ParameterGroups& groups) : Lamb(groups, Options{}) {}
   Lamb(const ParameterGroups& groups, const Options& options)
       : settings_(settings_of("Lamb", groups,
@@ -52,17 +54,22 @@ class Lamb {
         options_(options),
         first_moment_(detail::zeros_like(settings_)),
         second_moment_(detail::zeros_like(settings_)) {
-    const auto is_share = [](double beta) { return beta >= 0 && beta < 1; };
-    require(is_share(options.beta1) && is_share(options.beta2), "Lamb",
-            "expected beta1 and beta2 in [0, 1)");
-    require(static_cast<float>(options.epsilon) > 0, "Lamb",
-            "expected an epsilon that is above 0 as a float");
-    require(options.max_trust_ratio > 0, "Lamb", "expected a max_trust_ratio above 0");
+    require_share("Lamb", "beta1", options.beta1);
+    require_share("Lamb", "beta2", options.beta2);
+    require_positive("Lamb", "epsilon", options.epsilon);
+    if (options.max_trust_ratio != std::numeric_limits<double>::infinity()) {
+      require_positive("Lamb", "max_trust_ratio", options.max_trust_ratio);
+    }
   }
 
+  /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Lamb", settings_, gradients, learning_rate, loss_scale);
+    detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
+                       {.learning_rate = learning_rate,
+                        .loss_scale = loss_scale,
+                        .largest_gradient = detail::largest_squared,
+                        .allow_non_finite = options_.allow_non_finite});
     ++steps_;
     const auto t = static_cast<double>(steps_);
     const auto beta1 = static_cast<float>(options_.beta1);
@@ -101,8 +108,10 @@ class Lamb {
           of_value == 0 || of_update == 0
               ? 1
               : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
+      // An update that is tiny as a whole asks for a factor beyond float.
       const auto rate =
-          static_cast<float>(learning_rate * settings_[k].learning_rate_factor * ratio);
+          static_cast<float>(std::min(learning_rate * settings_[k].learning_rate_factor * ratio,
+                                      static_cast<double>(std::numeric_limits<float>::max())));
       detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
         kernels::store<Overflow::infinity_or_nan, float>(
             kernels::load<float>(p + i, count) - rate * kernels::load<float>(u + i, count), p + i,
@@ -113,7 +122,11 @@ class Lamb {
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
-  void set_steps(std::uint64_t steps) { steps_ = steps; }
+  /// @throws DomainError for more than 2^53.
+  void set_steps(std::uint64_t steps) {
+    detail::require_countable("Lamb", steps);
+    steps_ = steps;
+  }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <memory_resource>
 #include <string>
 #include <string_view>
@@ -18,6 +20,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
@@ -29,6 +32,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 template <class T>
 concept GradientSource = requires(const T& source, const Parameter& parameter) {
   { source.gradient(parameter).size() } -> std::convertible_to<std::size_t>;
+  { source.gradient(parameter).shape() } -> std::convertible_to<Shape>;
   source.gradient(parameter).data();
 };
 
@@ -36,7 +40,8 @@ concept GradientSource = requires(const T& source, const Parameter& parameter) {
 ///
 /// `step(gradients, learning_rate, loss_scale)` reads each parameter's gradient from the tape or
 /// other source, divides it by `loss_scale` in float and updates the master copy. A step without
-/// any gradient is an error. `for_each_state(visit)` calls `visit(name, array)` for everything that
+/// any gradient is an error, and so is one with a gradient that is not finite; nothing is changed
+/// then. `for_each_state(visit)` calls `visit(name, array)` for everything that
 /// must be saved to go on exactly from here; together with `steps()` it is the whole state.
 /// `settings()` says how it treats each parameter.
 template <class T>
@@ -57,23 +62,124 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
   });
 }
 
-/// What a step must be given.
-/// @throws DomainError unless both numbers are finite, the loss scale is above 0, and there is a
-///         gradient of some parameter: without one, `backward` has not run, or not for these.
+/// The bits of the largest magnitude of the elements as floats: above those of infinity if one of
+/// them is a NaN. A comparison of integers, which neither misses a NaN nor waits for one.
+template <class T>
+[[nodiscard]] std::uint32_t largest_magnitude_bits(const T* elements, std::size_t size) {
+  std::atomic<std::uint32_t> largest = 0;
+  parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
+    uint32x16 of_lanes{};
+    kernels::for_lanes<float>(end - begin, [&](std::size_t i, auto count) {
+      const auto bits =
+          bit_cast_to<uint32x16>(kernels::load<float>(elements + begin + i, count)) & 0x7fff'ffffU;
+      of_lanes = select(is_less(bit_cast_to<int32x16>(of_lanes), bit_cast_to<int32x16>(bits)), bits,
+                        of_lanes);
+    });
+    std::uint32_t here = 0;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      here = std::max<std::uint32_t>(here, of_lanes[lane]);
+    }
+    std::uint32_t seen = largest.load(std::memory_order_relaxed);
+    while (seen < here && !largest.compare_exchange_weak(seen, here, std::memory_order_relaxed)) {
+    }
+  });
+  return largest.load(std::memory_order_relaxed);
+}
+
+/// True if each element, as a float and times `factor`, is at most `limit` in magnitude; a NaN is
+/// not.
+template <class T>
+[[nodiscard]] bool are_within(const T* elements, std::size_t size, float factor, float limit) {
+  const auto largest = bit_cast_to<float>(largest_magnitude_bits(elements, size));
+  return largest * factor <= limit;
+}
+
+/// What a step is told, and how far that may go.
+struct StepNumbers {
+  double learning_rate;
+  double loss_scale;
+  /// Multiplies the learning rate of every parameter.
+  double rate_factor = 1;
+  /// Of a gradient divided by the loss scale.
+  float largest_gradient = std::numeric_limits<float>::max();
+  bool allow_non_finite = false;  ///< gradients beyond the largest too
+};
+
+/// A square of up to this is finite as a float: of gradients that are squared.
+inline constexpr float largest_squared = 0x1p63F;
+
+/// What every step must be given: asked before anything is changed.
+/// @param states what the optimiser keeps of each parameter.
+/// @throws ShapeError unless each parameter has the shape that it had when the optimiser was made,
+///         and so have its states and its gradient.
+/// @throws DomainError unless the learning rate is at least 0 and finite as a float, with its
+///         factors too; the loss scale is as in `require_positive`; there is a gradient of some
+///         parameter: without one, `backward` has not run, or not for these; and all gradients are
+///         in range, unless others are allowed.
 template <GradientSource Gradients>
 void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
-                const Gradients& gradients, double learning_rate, double loss_scale) {
-  require(std::isfinite(learning_rate), name, "step: expected a finite learning rate");
-  require(std::isfinite(loss_scale) && loss_scale > 0, name,
-          "step: expected a finite loss scale above 0");
-  bool any_expected = false;
-  for (const ParameterSetting& setting : settings) {
-    if (gradients.gradient(*setting.parameter).size() != 0) return;
-    any_expected = any_expected || setting.parameter->value.size() != 0;
+                std::initializer_list<const std::vector<Array<float>>*> states,
+                const Gradients& gradients, const StepNumbers& numbers) {
+  constexpr double largest = std::numeric_limits<float>::max();
+  if (!(numbers.learning_rate >= 0 && numbers.learning_rate <= largest)) {
+    throw_attribute_error(name, "a learning rate", "of at least 0 that is finite as a float",
+                          numbers.learning_rate);
   }
-  require(!any_expected, name,
+  require_positive(name, "a loss scale", numbers.loss_scale);
+  bool any = false;
+  bool any_expected = false;
+  for (std::size_t k = 0; k < settings.size(); ++k) {
+    const Parameter& parameter = *settings[k].parameter;
+    const auto in_quotes = [&](std::string_view what) {
+      return std::string(what) + " '" + parameter.name + "'";
+    };
+    const Shape& shape = settings[k].shape;
+    if (parameter.value.shape() != shape) {
+      throw_shape_error(
+          name,
+          in_quotes("step: parameter") + " in the shape that it had when the optimiser was made",
+          shape, parameter.value.shape());
+    }
+    for (const std::vector<Array<float>>* state : states) {
+      if ((*state)[k].shape() != shape) {
+        throw_shape_error(name, in_quotes("step: a state in the shape of"), shape,
+                          (*state)[k].shape());
+      }
+    }
+    const double rate =
+        numbers.learning_rate * settings[k].learning_rate_factor * numbers.rate_factor;
+    if (!(rate <= largest)) {
+      throw_attribute_error(name, in_quotes("a learning rate that with its factors is finite for"),
+                            "as a float", rate);
+    }
+    any_expected = any_expected || shape.size() != 0;
+    const auto& gradient = gradients.gradient(parameter);
+    if (gradient.size() == 0) continue;
+    any = true;
+    if (gradient.shape() != shape) {
+      throw_shape_error(name, in_quotes("step: a gradient in the shape of"), shape,
+                        gradient.shape());
+    }
+  }
+  require(any || !any_expected, name,
           "step: expected gradients, got none for any parameter; call backward first, "
           "on parameters that have stayed in place");
+  if (numbers.allow_non_finite) return;
+  const auto per_loss_scale = static_cast<float>(1 / numbers.loss_scale);
+  for (const ParameterSetting& setting : settings) {
+    const auto& gradient = gradients.gradient(*setting.parameter);
+    require(are_within(gradient.data(), gradient.size(), per_loss_scale, numbers.largest_gradient),
+            name, "step: expected gradients that are finite",
+            largest_squared == numbers.largest_gradient ? " and have finite squares" : "",
+            " as floats once divided by the loss scale, got others for '", setting.parameter->name,
+            "'; skip the step (see first_non_finite), or allow_non_finite");
+  }
+}
+
+/// @throws DomainError unless `steps` is a number that counting in double can reach.
+inline void require_countable(std::string_view name, std::uint64_t steps) {
+  require(steps <= std::uint64_t{1} << std::numeric_limits<double>::digits, name,
+          "set_steps: expected at most 2^53 steps, got ", std::to_string(steps));
 }
 
 /// Σ x², in double, over fixed pieces that are added up in order.
@@ -98,11 +204,29 @@ template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::s
 inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>& settings) {
   std::vector<Array<float>> result(settings.size());
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    result[k] = Array<float>::filled(settings[k].parameter->value.shape(), 0);
+    result[k] = Array<float>::filled(settings[k].shape, 0);
   }
   return result;
 }
 
 }  // namespace detail
+
+/// The first of the parameters whose gradient has an element that is infinite or NaN as a float;
+/// null if all are finite. What an optimiser's step asks before it changes anything. With a loss
+/// scale that follows the gradients:
+///
+///     if (optim::first_non_finite(tape, parameters) != nullptr) { loss_scale /= 2; continue; }
+template <GradientSource Gradients>
+[[nodiscard]] const Parameter* first_non_finite(const Gradients& gradients,
+                                                const std::vector<Parameter*>& parameters) {
+  for (const Parameter* parameter : parameters) {
+    const auto& gradient = gradients.gradient(*parameter);
+    if (!detail::are_within(gradient.data(), gradient.size(), 1,
+                            std::numeric_limits<float>::max())) {
+      return parameter;
+    }
+  }
+  return nullptr;
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim

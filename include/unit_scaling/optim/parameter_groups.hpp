@@ -3,7 +3,6 @@
 /// Layer optim: which parameters an optimiser changes, and what differs between them.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <initializer_list>
 #include <optional>
@@ -15,6 +14,7 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
@@ -51,6 +51,7 @@ class ParameterGroups {
 /// How an optimiser treats one parameter.
 struct ParameterSetting {
   Parameter* parameter;
+  Shape shape;                  ///< of the parameter when the optimiser was made
   double learning_rate_factor;  ///< of its group and of the scale rules
   double weight_decay;          ///< λ
 };
@@ -67,18 +68,25 @@ template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Modu
   return parameter.kind != ParameterKind::bias && parameter.kind != ParameterKind::norm;
 }
 
+/// An independent decay of this share of every weight in each step halves weights that get no
+/// gradient in 69 steps. Decays from here on are meant to be multiplied with a learning rate.
+inline constexpr double max_independent_decay = 0.01;
+
 /// What settings follow from besides the groups.
 struct SettingOptions {
   double weight_decay = 0;  ///< λ of what `decays`
-  Rule rule = Rule::none;   ///< the rules that the model follows
+  /// λ is a share of the weights that goes in each step, whatever the learning rate.
+  bool decay_is_independent = false;
+  Rule rule = Rule::none;  ///< the rules that the model follows
   /// Takes parameters that nobody tagged under rules that ask for a kind, at a factor of 1.
   bool allow_untagged = false;
 };
 
 /// The settings of all parameters of an optimiser called `name`. `factor(parameter)` is the scale
 /// rules' factor on the learning rate.
-/// @throws DomainError if a parameter is null or named twice; if a factor or a weight decay is
-///         negative or not finite; if parameters are untagged, unless that is allowed or the rule
+/// @throws DomainError if a parameter is null or named twice; if a factor is negative or not finite
+///         as a float; if a weight decay is not in [0, 1), or independent and not below
+///         `max_independent_decay`; if parameters are untagged, unless that is allowed or the rule
 ///         is none: its text names all of them.
 template <class Factor>
 [[nodiscard]] std::vector<ParameterSetting> settings_of(std::string_view name,
@@ -88,11 +96,19 @@ template <class Factor>
   std::vector<ParameterSetting> settings;
   std::set<const Parameter*> seen;
   std::string untagged;
-  const auto usable = [](double value) { return std::isfinite(value) && value >= 0; };
-  require(usable(options.weight_decay), name, "expected a finite weight_decay of at least 0");
+  const auto check_decay = [&](double decay) {
+    require_share(name, "weight_decay", decay);
+    if (options.decay_is_independent && decay >= max_independent_decay) {
+      throw_attribute_error(name, "an independent weight_decay",
+                            "below 0.01: it is the share of the weights that goes in each step, "
+                            "whatever the learning rate (WeightDecay::decoupled is times that)",
+                            decay);
+    }
+  };
+  check_decay(options.weight_decay);
   for (const ParameterGroup& group : groups.groups()) {
-    require(usable(group.learning_rate_factor) && usable(group.weight_decay.value_or(0)), name,
-            "expected groups with a finite learning_rate_factor and weight_decay of at least 0");
+    require_not_negative(name, "a group's learning_rate_factor", group.learning_rate_factor);
+    check_decay(group.weight_decay.value_or(0));
     for (Parameter* parameter : group.parameters) {
       require(parameter != nullptr, name, "expected parameters, got a null pointer");
       require(seen.insert(parameter).second, name,
@@ -100,7 +116,7 @@ template <class Factor>
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
-      settings.push_back({parameter,
+      settings.push_back({parameter, parameter->value.shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
                           group.weight_decay.value_or(of_kind)});
     }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -26,9 +27,10 @@ class Sgd {
     Rule rule = Rule::none;
     bool readout_is_constrained = false;  ///< see sgd_learning_rate_factor
     bool allow_untagged = false;          ///< see SettingOptions
+    bool allow_non_finite = false;        ///< steps on gradients that are infinite or NaN
   };
 
-  /// @throws DomainError as settings_of; or unless momentum is in [0, 1).
+  /// @throws DomainError as settings_of; or unless momentum is in [0, 1) as a float.
   explicit Sgd(const ParameterGroups& groups) : Sgd(groups, Options{}) {}
   Sgd(const ParameterGroups& groups, const Options& options)
       : settings_(settings_of("Sgd", groups,
@@ -41,12 +43,16 @@ class Sgd {
                               })),
         options_(options),
         momentum_(detail::zeros_like(settings_)) {
-    require(options.momentum >= 0 && options.momentum < 1, "Sgd", "expected a momentum in [0, 1)");
+    require_share("Sgd", "momentum", options.momentum);
   }
 
+  /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    detail::check_step("Sgd", settings_, gradients, learning_rate, loss_scale);
+    detail::check_step("Sgd", settings_, {&momentum_}, gradients,
+                       {.learning_rate = learning_rate,
+                        .loss_scale = loss_scale,
+                        .allow_non_finite = options_.allow_non_finite});
     ++steps_;
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
     const auto mu = static_cast<float>(options_.momentum);
@@ -72,7 +78,11 @@ class Sgd {
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
-  void set_steps(std::uint64_t steps) { steps_ = steps; }
+  /// @throws DomainError for more than 2^53.
+  void set_steps(std::uint64_t steps) {
+    detail::require_countable("Sgd", steps);
+    steps_ = steps;
+  }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {

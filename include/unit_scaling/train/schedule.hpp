@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 
 namespace UNIT_SCALING_NAMESPACE::train {
@@ -67,7 +68,7 @@ struct Schedule {
                                   ", expected at most total_steps, which is " +
                                   std::to_string(total_steps));
     }
-    if (!std::isfinite(final_factor) || final_factor < 0) {
+    if (!is_float(final_factor) || !(final_factor >= 0)) {
       throw std::invalid_argument("Schedule: final_factor is " + std::to_string(final_factor) +
                                   ", expected a finite number of at least 0");
     }
