@@ -22,6 +22,7 @@
 #include "one_line.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/version.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/scaling/rule.hpp"
@@ -357,10 +358,10 @@ inline std::optional<Options> parse_options(int argc, char** argv) {
       "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included) and peak_rss_bytes (of the process, while training).\n"
-      "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory, 3 "
-      "every\n"
-      "variant diverged.");
-  app.set_version_flag("--version", "bert_mlp (unit_scaling) " UNIT_SCALING_VERSION);
+      "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
+      "3 every variant diverged.");
+  app.set_version_flag("--version",
+                       "bert_mlp (unit_scaling) " + std::string(unit_scaling::version));
   app.add_option("--data", options.data,
                  "File to train on, any bytes; may be repeated with other files (default: the "
                  "project's sources)")

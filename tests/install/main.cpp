@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include <unit_scaling/analysis.hpp>
+#include <unit_scaling/unit_scaling.hpp>
+#ifdef WITH_EIGEN
 #include <unit_scaling/core/eigen.hpp>
 #include <unit_scaling/formats/eigen_traits.hpp>
-#include <unit_scaling/unit_scaling.hpp>
+#endif
 
 int second();
 

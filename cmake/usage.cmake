@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+# What a user of the library gets that depends on the user's machine. Read by this project, and by
+# the installed package.
+
+# Gives `target`, the library, the flags that depend on the processor.
+function(unit_scaling_flags target)
+  # For a CPU without AVX-512, GCC notes that the ABI of wide vectors depends on the target. This
+  # concerns no call of the library: vectors are passed only to functions that are inlined.
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64|i[3-6]86)$")
+    target_compile_options(${target} INTERFACE
+      "$<BUILD_INTERFACE:$<$<CXX_COMPILER_ID:GNU>:-Wno-psabi>>")
+  endif()
+endfunction()
+
+# Makes the target unit_scaling::eigen, which the two headers that include Eigen need, if there is an
+# Eigen that is new enough. Otherwise sets unit_scaling_no_eigen to the reason.
+macro(unit_scaling_find_eigen)
+  if(NOT TARGET unit_scaling::eigen)
+    # No version in the call: Eigen's version file refuses a range over two major versions (3.4, 5).
+    find_package(Eigen3 QUIET NO_MODULE)
+    if(NOT Eigen3_FOUND)
+      set(unit_scaling_no_eigen "Eigen 3.4 or newer was not found")
+    elseif(Eigen3_VERSION VERSION_LESS 3.4)
+      set(unit_scaling_no_eigen "Eigen ${Eigen3_VERSION} was found, 3.4 or newer is needed")
+    else()
+      add_library(unit_scaling::eigen INTERFACE IMPORTED GLOBAL)
+      target_link_libraries(unit_scaling::eigen INTERFACE
+        unit_scaling::unit_scaling Eigen3::Eigen)
+    endif()
+  endif()
+endmacro()
