@@ -353,20 +353,23 @@ template <class Body> auto with_precision(const std::string& name, const Body& b
 }
 
 /// Calls `body(make_optimiser)`, where `make_optimiser(parameters)` makes the optimiser that was
-/// asked for.
+/// asked for. It steps on gradients that are not finite, too: a run that diverges goes on to the
+/// loss that shows it, and says where it began.
 template <class Body>
 auto with_optimiser(const Options& options, const Variant& variant, const Body& body) {
   using Parameters = std::vector<us::Parameter*>;
   if (options.optimizer == "sgd") {
     return body([&](Parameters parameters) {
-      return us::optim::Sgd(std::move(parameters),
-                            {.momentum = 0.9, .weight_decay = options.weight_decay});
+      return us::optim::Sgd(
+          std::move(parameters),
+          {.momentum = 0.9, .weight_decay = options.weight_decay, .allow_non_finite = true});
     });
   }
   return body([&](Parameters parameters) {
     return us::optim::AdamW(std::move(parameters), {.weight_decay = options.weight_decay,
                                                     .decay = us::optim::WeightDecay::decoupled,
-                                                    .rule = variant.scaling.rule});
+                                                    .rule = variant.scaling.rule,
+                                                    .allow_non_finite = true});
   });
 }
 

@@ -177,8 +177,10 @@ TEST(Eigen, ArrayAsAMatrixAndBackHasTheSameElements) {
 TEST(Eigen, DimensionsBeforeTheLastAreRows) {
   const Array<float> array({2, 2, 3});
   EXPECT_EQ(as_matrix(array).rows(), 4);
-  EXPECT_EQ(as_matrix(Array<float>(Shape{})).size(), 1);
-  EXPECT_EQ(as_matrix(Array<float>({0, 3})).cols(), 3);
+  const Array<float> scalar(Shape{});
+  EXPECT_EQ(as_matrix(scalar).size(), 1);
+  const Array<float> empty({0, 3});
+  EXPECT_EQ(as_matrix(empty).cols(), 3);
 }
 
 TEST(Eigen, WritingToTheMatrixUnsharesTheArray) {

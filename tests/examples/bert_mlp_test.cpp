@@ -429,10 +429,16 @@ TEST_F(BertMlp, TellsThatItsOutputCouldNotBeWritten) {
 TEST_F(BertMlp, TellsItsVersion) {
   const Outcome outcome = run("--version");
   EXPECT_EQ(outcome.exit_code, 0);
-  const std::string project = content(fs::path(UNIT_SCALING_SOURCE_DIR) / "CMakeLists.txt");
-  std::smatch version;
-  ASSERT_TRUE(std::regex_search(project, version, std::regex("unit_scaling VERSION ([0-9.]+)")));
-  EXPECT_EQ(outcome.output, "bert_mlp (unit_scaling) " + version.str(1) + "\n");
+  const std::string header =
+      content(fs::path(UNIT_SCALING_SOURCE_DIR) / "include/unit_scaling/core/version.hpp");
+  std::string version;
+  for (const std::string part : {"MAJOR", "MINOR", "PATCH"}) {
+    std::smatch number;
+    ASSERT_TRUE(std::regex_search(header, number,
+                                  std::regex("UNIT_SCALING_VERSION_" + part + " ([0-9]+)")));
+    version += (version.empty() ? "" : ".") + number.str(1);
+  }
+  EXPECT_EQ(outcome.output, "bert_mlp (unit_scaling) " + version + "\n");
 }
 
 TEST_F(BertMlp, WritesASummaryOfEveryRunOfAComparison) {
