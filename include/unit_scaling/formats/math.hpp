@@ -7,7 +7,8 @@
 /// lies beyond the largest finite number becomes infinity or NaN (Overflow::infinity_or_nan). The
 /// result is the correctly rounded one where the text says so. Elsewhere it is so wherever the
 /// error of the function in binary64, about 2^-53 of the result, does not reach across a midpoint
-/// of the format; the tests find no argument of any format where it does. `isnan`, `isinf`,
+/// of the format; the tests find no argument of any format where it does. It computes so whatever
+/// the thread is told to do (core/arithmetic.hpp). `isnan`, `isinf`,
 /// `isfinite`, `signbit` and `abs` are friends of `Minifloat` itself.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
@@ -25,10 +27,14 @@ namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
-/// The value of a function of binary64 numbers, rounded once to the format of its arguments.
+/// The value of a function of binary64 numbers, which is computed in default arithmetic, rounded
+/// once to the format of its arguments.
 template <class Function, AnyMinifloat T, std::same_as<T>... More>
 [[nodiscard]] T through_double(Function function, T first, More... more) noexcept {
-  return T(function(static_cast<double>(first), static_cast<double>(more)...));
+  double value = 0;
+  in_default_arithmetic(
+      [&] { value = function(static_cast<double>(first), static_cast<double>(more)...); });
+  return T(value);
 }
 
 }  // namespace detail
@@ -173,8 +179,7 @@ template <AnyMinifloat T> [[nodiscard]] T round(T x) noexcept {
   return detail::through_double([](double v) { return std::round(v); }, x);
 }
 
-/// The nearest integer, half-way the even one, in the rounding direction that the processor starts
-/// with. Exact, but for an overflow.
+/// The nearest integer, half-way the even one. Exact, but for an overflow.
 template <AnyMinifloat T> [[nodiscard]] T rint(T x) noexcept {
   return detail::through_double([](double v) { return std::rint(v); }, x);
 }
@@ -216,12 +221,15 @@ template <AnyMinifloat T> [[nodiscard]] T fmod(T x, std::type_identity_t<T> y) n
 /// @pre The compiler may not reassociate sums (-ffast-math).
 template <AnyMinifloat T>
 [[nodiscard]] T fma(T x, std::type_identity_t<T> y, std::type_identity_t<T> z) noexcept {
-  const double product = static_cast<double>(x) * static_cast<double>(y);
-  const auto addend = static_cast<double>(z);
-  const double sum = product + addend;
-  const double added = sum - product;
-  const double error = (product - (sum - added)) + (addend - added);
-  return T(detail::round_to_odd(sum, error));
+  return detail::through_double(
+      [](double left, double right, double addend) {
+        const double product = left * right;
+        const double sum = product + addend;
+        const double added = sum - product;
+        const double error = (product - (sum - added)) + (addend - added);
+        return detail::round_to_odd(sum, error);
+      },
+      x, y, z);
 }
 
 /// The smaller number; negative zero is below positive zero. If one is a NaN, the other; this is
@@ -268,7 +276,7 @@ template <AnyMinifloat T>
 
 /// x 2^exponent, correctly rounded.
 template <AnyMinifloat T> [[nodiscard]] T ldexp(T x, int exponent) noexcept {
-  return T(std::ldexp(static_cast<double>(x), exponent));
+  return detail::through_double([exponent](double v) { return std::ldexp(v, exponent); }, x);
 }
 
 /// As ldexp().
