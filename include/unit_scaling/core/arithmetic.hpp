@@ -28,6 +28,11 @@ using ArithmeticModes = std::uint64_t;
 #if defined(__SSE2__)
 /// Of MXCSR: flush to zero, the two bits of the rounding mode, denormals are zero.
 inline constexpr ArithmeticModes arithmetic_mode_bits = 0xe040;
+/// Those of the rounding mode.
+inline constexpr ArithmeticModes rounding_mode_bits = 0x6000;
+/// Those of the control word of the x87 unit, which computes with long double. They are kept above
+/// the bits of MXCSR: std::fesetround sets both registers, and others may set only one.
+inline constexpr unsigned x87_rounding_bits = 0x0c00;
 
 [[nodiscard, gnu::always_inline]] inline ArithmeticModes arithmetic_modes() noexcept {
   return __builtin_ia32_stmxcsr() & arithmetic_mode_bits;
@@ -35,6 +40,8 @@ inline constexpr ArithmeticModes arithmetic_mode_bits = 0xe040;
 #elif defined(__aarch64__)
 /// Of FPCR: flush to zero, the two bits of the rounding mode.
 inline constexpr ArithmeticModes arithmetic_mode_bits = 0x01c0'0000;
+/// Those of the rounding mode.
+inline constexpr ArithmeticModes rounding_mode_bits = 0x00c0'0000;
 
 [[nodiscard, gnu::always_inline]] inline ArithmeticModes arithmetic_modes() noexcept {
   ArithmeticModes register_bits;
@@ -42,6 +49,8 @@ inline constexpr ArithmeticModes arithmetic_mode_bits = 0x01c0'0000;
   return register_bits & arithmetic_mode_bits;
 }
 #else
+inline constexpr ArithmeticModes rounding_mode_bits = ~ArithmeticModes{0};
+
 [[nodiscard, gnu::always_inline]] inline ArithmeticModes arithmetic_modes() noexcept {
   // Plus one: a mode other than to nearest may have the number 0.
   const int rounding = std::fegetround();
@@ -49,14 +58,24 @@ inline constexpr ArithmeticModes arithmetic_mode_bits = 0x01c0'0000;
 }
 #endif
 
-/// Has the thread compute so from here on. Out of line, and what is in memory may have changed for
-/// all the compiler knows: so it moves no computation from one side of a call to the other.
+/// Whether the thread rounds to nearest, ties to even.
+[[nodiscard, gnu::always_inline]] inline bool rounds_to_nearest() noexcept {
+  return (arithmetic_modes() & rounding_mode_bits) == 0;
+}
+
+/// Sets modes that set_default_arithmetic_modes() has returned. Out of line, and what is in memory
+/// may have changed for all the compiler knows: so it moves no computation from one side of a call
+/// to the other.
 [[gnu::noinline]] inline void set_arithmetic_modes(ArithmeticModes modes) noexcept {
   asm volatile("" ::: "memory");
 #if defined(__SSE2__)
+  std::uint16_t x87_control = 0;
+  asm volatile("fnstcw %0" : "=m"(x87_control));
+  x87_control = static_cast<std::uint16_t>((x87_control & ~x87_rounding_bits) | modes >> 32);
+  asm volatile("fldcw %0" ::"m"(x87_control));
   // What else is in the register, among it the exceptions that were met, remains.
-  __builtin_ia32_ldmxcsr(
-      static_cast<unsigned>((__builtin_ia32_stmxcsr() & ~arithmetic_mode_bits) | modes));
+  __builtin_ia32_ldmxcsr(static_cast<unsigned>((__builtin_ia32_stmxcsr() & ~arithmetic_mode_bits) |
+                                               (modes & arithmetic_mode_bits)));
 #elif defined(__aarch64__)
   ArithmeticModes register_bits;
   asm volatile("mrs %0, fpcr" : "=r"(register_bits));
@@ -66,6 +85,18 @@ inline constexpr ArithmeticModes arithmetic_mode_bits = 0x01c0'0000;
   std::fesetround(modes == 0 ? FE_TONEAREST : static_cast<int>(modes - 1));
 #endif
   asm volatile("" ::: "memory");
+}
+
+/// Sets the default modes and returns those from before.
+[[gnu::noinline]] inline ArithmeticModes set_default_arithmetic_modes() noexcept {
+  ArithmeticModes before = arithmetic_modes();
+#if defined(__SSE2__)
+  std::uint16_t x87_control = 0;
+  asm volatile("fnstcw %0" : "=m"(x87_control));
+  before |= static_cast<ArithmeticModes>(x87_control & x87_rounding_bits) << 32;
+#endif
+  set_arithmetic_modes(0);
+  return before;
 }
 
 }  // namespace detail
@@ -82,9 +113,9 @@ inline constexpr ArithmeticModes arithmetic_mode_bits = 0x01c0'0000;
 /// written before the destructor are computed in between; others may not be.
 class [[nodiscard]] DefaultArithmetic {
  public:
-  [[gnu::always_inline]] DefaultArithmetic() noexcept : before_(detail::arithmetic_modes()) {
-    if (before_ != 0) [[unlikely]]
-      detail::set_arithmetic_modes(0);
+  [[gnu::always_inline]] DefaultArithmetic() noexcept {
+    if (!has_default_arithmetic()) [[unlikely]]
+      before_ = detail::set_default_arithmetic_modes();
   }
   DefaultArithmetic(const DefaultArithmetic&) = delete;
   DefaultArithmetic& operator=(const DefaultArithmetic&) = delete;
@@ -94,7 +125,7 @@ class [[nodiscard]] DefaultArithmetic {
   }
 
  private:
-  detail::ArithmeticModes before_;
+  detail::ArithmeticModes before_ = 0;  ///< none other than the default ones
 };
 
 namespace detail {

@@ -215,7 +215,7 @@ template <Overflow overflow, VectorStorage T>
   } else {
     const auto bits = bit_cast_to<uint32x16>(values);
     if constexpr (!detail::encodes_in_every_mode<uint32x16, T>) {
-      if (!has_default_arithmetic()) [[unlikely]] {
+      if (!detail::rounds_to_nearest()) [[unlikely]] {
         std::uint32_t bits_of[lanes];
         std::memcpy(bits_of, &bits, sizeof(bits));
         return detail::encode_each<overflow>(bits_of, lanes, to);

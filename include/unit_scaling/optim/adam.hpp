@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
@@ -65,6 +66,7 @@ class Adam {
 
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     detail::check_step("Adam", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -22,6 +23,7 @@ template <GradientSource Gradients>
                                    double loss_scale = 1) {
   require(std::isfinite(loss_scale) && loss_scale > 0, "gradient_norm",
           "expected a finite loss scale above 0");
+  const DefaultArithmetic arithmetic;
   double squares = 0;
   for (const Parameter* parameter : parameters) {
     const auto& gradient = gradients.gradient(*parameter);

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -62,6 +63,7 @@ class Lamb {
 
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     detail::check_step("Lamb", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto t = static_cast<double>(steps_);

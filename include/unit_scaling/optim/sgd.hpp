@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -46,6 +47,7 @@ class Sgd {
 
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     detail::check_step("Sgd", settings_, gradients, learning_rate, loss_scale);
     ++steps_;
     const auto per_loss_scale = static_cast<float>(1 / loss_scale);
