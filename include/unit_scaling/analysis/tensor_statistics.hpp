@@ -21,6 +21,7 @@
 #endif
 
 #include "unit_scaling/analysis/exponent_histogram.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
@@ -335,6 +336,7 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
 /// Counts under a format without negative numbers or without zero are those of the magnitudes.
 [[nodiscard]] inline TensorStatistics tensor_statistics(std::span<const float> elements,
                                                         const RoundingThresholds& thresholds) {
+  const DefaultArithmetic arithmetic;
   const auto first_finite = std::find_if(elements.begin(), elements.end(), [](float element) {
     return detail::magnitude_bits(element) < detail::float_infinity_bits;
   });

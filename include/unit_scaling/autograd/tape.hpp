@@ -30,6 +30,7 @@
 #include "unit_scaling/autograd/simulated_rounding.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/variable.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -61,7 +62,8 @@ namespace detail {
 /// gradients. All arrays of a step, and what is recorded of its ops, live in the tape's own memory
 /// and are handed out again in the next one, so that a step like the one before allocates nothing.
 /// The backward pass is a loop, not a recursion, and frees each op's saved arrays and
-/// each intermediate gradient as soon as they have been used. A tape belongs to one thread.
+/// each intermediate gradient as soon as they have been used. A tape belongs to one thread, and
+/// computes in default arithmetic, whatever that thread is told to do (core/arithmetic.hpp).
 template <Precision P> class Tape {
  public:
   using Storage = typename P::storage;
@@ -143,6 +145,7 @@ template <Precision P> class Tape {
   /// Computes the op and records it; called by the op's function object.
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
   template <class Op, class... Args> auto record(const Op& op, const Args&... args) {
+    const DefaultArithmetic arithmetic;
     // In braces, left to right: parameters are numbered in the order of the arguments.
     const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
     return std::apply([&](const auto&... each) { return record_resolved(op, each...); }, resolved);
@@ -157,6 +160,7 @@ template <Precision P> class Tape {
   ///         simulation has met no op.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
+    const DefaultArithmetic arithmetic;
     check(loss);
     if (loss.value().size() != 1) {
       throw std::invalid_argument("backward: expected a loss of one number, got shape " +

@@ -19,6 +19,7 @@
 #include <pthread.h>
 #endif
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -100,7 +101,7 @@ class ThreadPool {
   void run(std::size_t count, void (*function)(void*, std::size_t), void* context) {
     // A piece of work may itself contain a loop; the inner one then runs on its own thread.
     if (busy_.test_and_set(std::memory_order_acquire)) {
-      for (std::size_t i = 0; i < count; ++i) function(context, i);
+      loop_in_default_arithmetic(count, function, context);
       return;
     }
     function_ = function;
@@ -175,6 +176,7 @@ class ThreadPool {
   }
 
   void take_work() {
+    const DefaultArithmetic arithmetic;  // each thread has modes of its own
     is_in_shared_loop = true;
     for (std::size_t i = next_++; i < count_ && !is_left_behind_; i = next_++) {
       try {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 
 /// What the files of a program share whatever their targets (core/target.hpp): data, and no
@@ -49,16 +50,19 @@ using every_target::LoopThreads;
 }
 
 /// Calls `body(i)` once for every i in [0, count), on up to `thread_count()` threads, in no
-/// particular order, and returns when all are done. The first exception thrown is rethrown.
+/// particular order, and returns when all are done. The first exception thrown is rethrown. Every
+/// body computes in default arithmetic (core/arithmetic.hpp), whichever thread it runs on.
 template <class Body> void parallel_for(std::size_t count, const Body& body) {
   const detail::LoopThreads threads = detail::loop_threads;
-  if (count <= 1 || threads.count == 1) {
+  const auto call = [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); };
+  void* const context = const_cast<void*>(static_cast<const void*>(&body));
+  if (count > 1 && threads.count > 1) {
+    threads.run(count, call, context);
+  } else if (has_default_arithmetic()) [[likely]] {
     for (std::size_t i = 0; i < count; ++i) body(i);
-    return;
+  } else {
+    detail::loop_in_default_arithmetic(count, call, context);
   }
-  threads.run(
-      count, [](void* context, std::size_t i) { (*static_cast<const Body*>(context))(i); },
-      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 /// `parallel_for` over [0, count) in ranges: calls `body(begin, end)` with `end - begin <= grain`.

@@ -10,6 +10,7 @@
 #include <numbers>
 #include <stdexcept>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/philox.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -74,11 +75,15 @@ class Random {
   /// The i-th draw from N(0, 1), by Box and Muller in double precision.
   [[nodiscard]] double normal(std::uint64_t index) const {
     const std::array<std::uint32_t, 4> words = block(index / 2);
-    // (0, 1]: the logarithm stays finite.
-    const double u = (static_cast<double>(words[0]) + 1) * 0x1p-32;
-    const double angle = 2 * std::numbers::pi * static_cast<double>(words[1]) * 0x1p-32;
-    const double radius = std::sqrt(-2 * std::log(u));
-    return radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    double result = 0;
+    in_default_arithmetic([&] {
+      // (0, 1]: the logarithm stays finite.
+      const double u = (static_cast<double>(words[0]) + 1) * 0x1p-32;
+      const double angle = 2 * std::numbers::pi * static_cast<double>(words[1]) * 0x1p-32;
+      const double radius = std::sqrt(-2 * std::log(u));
+      result = radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    });
+    return result;
   }
 
  private:

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: formats. Encoding and decoding of lanes: each written once, without branches, for a lane
-/// that may be a scalar or a vector of sixteen, and for a format known to the compiler or only at
-/// run time. So scalar, bulk and simulated conversions agree to the bit.
+/// Layer: formats. Encoding and decoding of lanes: each written once, for a lane that may be a
+/// scalar or a vector of sixteen, and for a format known to the compiler or only at run time. So
+/// scalar, bulk and simulated conversions agree to the bit.
 ///
 /// They classify by integer comparisons and keep every floating-point operand and result that
 /// matters normal in binary32; they are therefore right whether or not the processor flushes
-/// subnormal numbers (FTZ, DAZ) and under -ffast-math. Rounding to nearest even supposes the
-/// rounding direction that the processor starts with, to nearest; the other modes are integer
-/// arithmetic.
+/// subnormal numbers (FTZ, DAZ) and under -ffast-math. Decoding is exact, and encoding is integer
+/// arithmetic, but for one sum, by which lanes round to nearest even. Where the instruction names
+/// its rounding mode (sums_name_their_mode), no result depends on the mode of the thread. Elsewhere
+/// whoever encodes lanes sees to it that the thread rounds to nearest.
 #pragma once
 
 #include <bit>
@@ -118,12 +119,51 @@ template <class U> [[nodiscard, gnu::always_inline]] constexpr auto is_negative(
   return static_cast<std::uint32_t>(float_bias - spec.bias) << spec.mantissa_bits;
 }
 
+/// Whether sum_to_nearest() gives the same in every mode of the thread.
+template <SimdVector U>
+inline constexpr bool sums_name_their_mode =
+#if defined(__AVX512F__)
+    std::same_as<U, uint32x16>;
+#else
+    false;
+#endif
+
+/// Bits of the sums of binary32 numbers, rounded to nearest, ties to even.
+/// @pre The thread rounds so, or sums_name_their_mode<U>.
+template <SimdVector U>
+[[nodiscard, gnu::always_inline]] inline U sum_to_nearest(U left, U right) noexcept {
+  using F = typename LaneTypes<U>::floating;
+#if defined(__AVX512F__)
+  if constexpr (sums_name_their_mode<U>) {
+    // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without one.
+    return reinterpret_cast<U>(_mm512_maskz_add_round_ps(
+        0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right),
+        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+#endif
+  return bit_cast_to<U>(bit_cast_to<F>(left) + bit_cast_to<F>(right));
+}
+
+/// Magnitude code of a scalar magnitude below the smallest normal number of a format, rounded to
+/// nearest, ties to even.
+[[nodiscard, gnu::always_inline]] constexpr std::uint32_t round_subnormal_to_nearest_even(
+    FormatSpec spec, std::uint32_t magnitude) noexcept {
+  const auto min_normal_field = static_cast<std::uint32_t>(spec.min_normal_exponent() + float_bias);
+  const auto shift = static_cast<std::uint32_t>(float_mantissa_bits - spec.mantissa_bits);
+  // Numbers subnormal in binary32 have no hidden bit, but with one become zero just the same.
+  const std::uint32_t significand = (magnitude & float_fraction_mask) | float_hidden_bit;
+  const std::uint32_t below = min_normal_field - (magnitude >> float_mantissa_bits);
+  const std::uint32_t discard = lesser(shift + below, 31U);
+  const std::uint32_t below_half = (1U << (discard - 1U)) - 1U;
+  return (significand + below_half + ((significand >> discard) & 1U)) >> discard;
+}
+
 /// Magnitude codes of magnitudes, rounded to nearest, ties to even, as though the exponent field
 /// had no upper end.
+/// @pre for vectors, as sum_to_nearest() has it.
 template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U round_to_nearest_even(FormatSpec spec,
                                                                     U magnitude) noexcept {
-  using F = typename LaneTypes<U>::floating;
   const int shift = float_mantissa_bits - spec.mantissa_bits;
 
   // Normal results: round in place, then replace one exponent bias by the other. A carry out of the
@@ -138,13 +178,18 @@ template <class U>
   }
   code = code - code_rebias(spec);
 
-  // Subnormal results. The sum is normal, hence exempt from flushing; an operand that is flushed to
-  // zero before the sum is below half the smallest number of the format and becomes zero anyhow.
+  // Subnormal results.
   if (!spec.has_binary32_exponent()) {
-    const std::uint32_t magic = magic_bits(spec);
-    const F sum = bit_cast_to<F>(magnitude) + std::bit_cast<float>(magic);
-    const U counted = bit_cast_to<U>(sum) - magic;
-    code = select(is_below(magnitude, float_power_bits(spec.min_normal_exponent())), counted, code);
+    const auto is_subnormal = is_below(magnitude, float_power_bits(spec.min_normal_exponent()));
+    if constexpr (SimdVector<U>) {
+      // The sum is normal, hence exempt from flushing; an operand that is flushed to zero before
+      // the sum is below half the smallest number of the format and becomes zero anyhow.
+      const std::uint32_t magic = magic_bits(spec);
+      const U counted = sum_to_nearest(magnitude, splat<U>(magic)) - magic;
+      code = select(is_subnormal, counted, code);
+    } else if (is_subnormal) {
+      code = round_subnormal_to_nearest_even(spec, magnitude);
+    }
   }
   return code;
 }
@@ -162,10 +207,10 @@ template <class U>
 ///
 /// One sum rounds normal and subnormal results alike: with a power of two whose last place in
 /// binary32 is the last place of the result. Its fraction then counts last places.
-template <class U>
-[[nodiscard, gnu::always_inline]] constexpr U encode_by_sum(FormatSpec spec, Overflow overflow,
-                                                            U bits) noexcept {
-  using F = typename LaneTypes<U>::floating;
+/// @pre as sum_to_nearest() has it.
+template <SimdVector U>
+[[nodiscard, gnu::always_inline]] inline U encode_by_sum(FormatSpec spec, Overflow overflow,
+                                                         U bits) noexcept {
   const int shift = float_mantissa_bits - spec.mantissa_bits;
   const std::uint32_t code_mask = 2U * spec.sign_mask() - 1U;
   const std::uint32_t min_normal = float_power_bits(spec.min_normal_exponent());
@@ -183,8 +228,7 @@ template <class U>
   // and so leaves ties where they are.
   const std::uint32_t offset = (0U - (min_normal >> shift)) & code_mask;
   const U magic = power + ((static_cast<std::uint32_t>(shift) << float_mantissa_bits) + offset);
-  const F sum = bit_cast_to<F>(in_range) + bit_cast_to<F>(magic);
-  U code = (bit_cast_to<U>(sum) + (power >> shift)) & code_mask;
+  U code = (sum_to_nearest(in_range, magic) + (power >> shift)) & code_mask;
 
   const U sign = (bits >> (31 - spec.magnitude_bits())) & spec.sign_mask();
   const auto is_nan = is_above(magnitude, float_infinity_bits);
@@ -374,11 +418,24 @@ template <class U>
   return finish_lanes(spec, overflow, rounding, bits, round_lanes(spec, rounding, bits, random));
 }
 
+/// Bits of the binary32 numbers count * 2^exponent, for counts below 2^23 and results that are zero
+/// or normal: exactly, hence in any mode of the thread.
+template <class U>
+[[nodiscard, gnu::always_inline]] constexpr U multiples_of_power(U count, int exponent) noexcept {
+  using F = typename LaneTypes<U>::floating;
+  using I = typename LaneTypes<U>::integer;
+  const auto power = std::bit_cast<float>(float_power_bits(exponent));
+  if constexpr (SimdVector<U>) {
+    return bit_cast_to<U>(convert_to<F>(bit_cast_to<I>(count)) * power);
+  } else {
+    return bit_cast_to<U>(static_cast<F>(static_cast<I>(count)) * power);
+  }
+}
+
 /// Bits of the binary32 numbers that codes stand for, exactly. The bits of `code` above the width
 /// of the format must be zero.
 template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U decode_lanes(FormatSpec spec, U code) noexcept {
-  using F = typename LaneTypes<U>::floating;
   const int shift = float_mantissa_bits - spec.mantissa_bits;
   const U nan = splat<U>(float_infinity_bits | float_quiet_bit);
   if (spec.is_upper_half_of_binary32()) {
@@ -395,13 +452,11 @@ template <class U>
   U bits = (magnitude << shift) +
            (static_cast<std::uint32_t>(float_bias - spec.bias) << float_mantissa_bits);
 
-  // Subnormal codes: the code counts last places of the magic power of two. Both the operands and
-  // the difference, unless it is zero, are normal.
+  // Subnormal codes count smallest numbers. A product, not a difference of sums: where the thread
+  // rounds downward, the difference of equal numbers is negative zero.
   if (!spec.has_binary32_exponent()) {
-    const std::uint32_t magic = magic_bits(spec);
-    const F counted =
-        bit_cast_to<F>(static_cast<U>(magnitude + magic)) - std::bit_cast<float>(magic);
-    bits = select(is_below(magnitude, spec.min_normal_code()), bit_cast_to<U>(counted), bits);
+    const U counted = multiples_of_power(magnitude, spec.min_subnormal_exponent());
+    bits = select(is_below(magnitude, spec.min_normal_code()), counted, bits);
   }
 
   if (spec.specials == Specials::ieee) {
@@ -505,7 +560,8 @@ template <std::integral Integer>
     if (is_negative) magnitude = Unsigned{0} - magnitude;
     double unit = is_negative ? -1.0 : 1.0;
     for (; magnitude >> 53 != 0; unit *= 2.0) magnitude = (magnitude >> 1) | (magnitude & 1U);
-    return static_cast<double>(magnitude) * unit;
+    // Signed: compilers convert unsigned numbers of 64 bits by a sum, whose zero may be negative.
+    return static_cast<double>(static_cast<std::int64_t>(magnitude)) * unit;
   }
 }
 

@@ -4,10 +4,12 @@
 /// building blocks for kernels, and conversions of whole spans.
 ///
 /// Every conversion gives, to the bit, what the scalar conversions of `Minifloat` give; that holds
-/// also for the elements of a tail shorter than sixteen and for the instructions of the processor.
+/// also for the elements of a tail shorter than sixteen, for the instructions of the processor, and
+/// in every mode of the thread (core/arithmetic.hpp).
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -23,10 +25,12 @@
 #include <immintrin.h>
 #endif
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
@@ -155,13 +159,31 @@ template <SimdVector U, AnyMinifloat T>
   return decode_lanes(T::format, load_codes<U>(from));
 }
 
+/// Whether encode_vector() gives the same in every mode of the thread.
+template <SimdVector U, AnyMinifloat T>
+inline constexpr bool encodes_in_every_mode =
+#if defined(__F16C__)
+    std::same_as<T, float16> ||
+#endif
+    sums_name_their_mode<U> || T::format.has_binary32_exponent();
+
 /// Writes the codes of binary32 numbers, rounded to nearest, ties to even.
+/// @pre The thread rounds so, or encodes_in_every_mode<U, T>.
 template <Overflow overflow, SimdVector U, AnyMinifloat T>
 [[gnu::always_inline]] inline void encode_vector(U bits, T* to) noexcept {
 #if defined(__F16C__)
   if constexpr (std::same_as<T, float16>) return encode_float16<overflow>(bits, to);
 #endif
   store_codes(encode_lanes(T::format, overflow, Rounding::nearest_even, bits), to);
+}
+
+/// As encode_vector(), one by one, in every mode of the thread.
+template <Overflow overflow, AnyMinifloat T>
+[[gnu::noinline, gnu::cold]] void encode_each(const std::uint32_t* bits, std::size_t count,
+                                              T* to) noexcept {
+  for (std::size_t i = 0; i < count; ++i) {
+    to[i] = T::from_float(std::bit_cast<float>(bits[i]), overflow);
+  }
 }
 
 [[noreturn]] inline void throw_size_mismatch(std::string_view function, std::size_t in,
@@ -193,7 +215,15 @@ template <Overflow overflow, VectorStorage T>
   if constexpr (std::same_as<T, float>) {
     store(values, to);
   } else {
-    detail::encode_vector<overflow>(bit_cast_to<uint32x16>(values), to);
+    const auto bits = bit_cast_to<uint32x16>(values);
+    if constexpr (!detail::encodes_in_every_mode<uint32x16, T>) {
+      if (!detail::rounds_to_nearest()) [[unlikely]] {
+        std::uint32_t bits_of[lanes];
+        std::memcpy(bits_of, &bits, sizeof(bits));
+        return detail::encode_each<overflow>(bits_of, lanes, to);
+      }
+    }
+    detail::encode_vector<overflow>(bits, to);
   }
 }
 

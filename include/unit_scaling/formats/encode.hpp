@@ -33,9 +33,8 @@ namespace UNIT_SCALING_NAMESPACE {
 struct EncodeOptions {
   Overflow overflow = Overflow::saturate;
   Rounding rounding = Rounding::nearest_even;
-  /// Multiplies each number before it is rounded: in binary32, so unless it is a power of two the
-  /// product is a rounding of its own, and the processor flushes it if told so. At 1 nothing is
-  /// multiplied.
+  /// Multiplies each number before it is rounded: in binary32, to nearest even, so unless it is a
+  /// power of two the product is a rounding of its own. At 1 nothing is multiplied.
   float scale = 1;
   /// The random bits of Rounding::stochastic, which cannot do without.
   std::optional<StochasticRounding> random = std::nullopt;

@@ -7,7 +7,8 @@
 /// lies beyond the largest finite number becomes infinity or NaN (Overflow::infinity_or_nan). The
 /// result is the correctly rounded one where the text says so. Elsewhere it is so wherever the
 /// error of the function in binary64, about 2^-53 of the result, does not reach across a midpoint
-/// of the format; the tests find no argument of any format where it does. `isnan`, `isinf`,
+/// of the format; the tests find no argument of any format where it does. It computes so whatever
+/// the thread is told to do (core/arithmetic.hpp). `isnan`, `isinf`,
 /// `isfinite`, `signbit` and `abs` are friends of `Minifloat` itself.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
@@ -27,10 +29,14 @@ namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
 
-/// The value of a function of binary64 numbers, rounded once to the format of its arguments.
+/// The value of a function of binary64 numbers, which is computed in default arithmetic, rounded
+/// once to the format of its arguments.
 template <class Function, AnyMinifloat T, std::same_as<T>... More>
 [[nodiscard]] T through_double(Function function, T first, More... more) noexcept {
-  return T(function(static_cast<double>(first), static_cast<double>(more)...));
+  double value = 0;
+  in_default_arithmetic(
+      [&] { value = function(static_cast<double>(first), static_cast<double>(more)...); });
+  return T(value);
 }
 
 }  // namespace detail
@@ -175,8 +181,7 @@ template <AnyMinifloat T> [[nodiscard]] T round(T x) noexcept {
   return detail::through_double([](double v) { return std::round(v); }, x);
 }
 
-/// The nearest integer, half-way the even one, in the rounding direction that the processor starts
-/// with. Exact, but for an overflow.
+/// The nearest integer, half-way the even one. Exact, but for an overflow.
 template <AnyMinifloat T> [[nodiscard]] T rint(T x) noexcept {
   return detail::through_double([](double v) { return std::rint(v); }, x);
 }
@@ -217,14 +222,18 @@ template <AnyMinifloat T> [[nodiscard]] T fmod(T x, std::type_identity_t<T> y) n
 /// its smallest number is no longer half-way between 129/128 and 130/128, and binary64 cannot tell.
 template <AnyMinifloat T>
 [[nodiscard]] T fma(T x, std::type_identity_t<T> y, std::type_identity_t<T> z) noexcept {
-  using detail::opaque;
-  const double product = opaque(static_cast<double>(x) * static_cast<double>(y));
-  const double addend = opaque(static_cast<double>(z));
-  const double sum = opaque(product + addend);
-  const double added = opaque(sum - product);
-  const double kept = opaque(sum - added);
-  const double error = opaque(product - kept) + opaque(addend - added);
-  return T(detail::round_to_odd(sum, error));
+  return detail::through_double(
+      [](double left, double right, double term) {
+        using detail::opaque;
+        const double product = opaque(left * right);
+        const double addend = opaque(term);
+        const double sum = opaque(product + addend);
+        const double added = opaque(sum - product);
+        const double kept = opaque(sum - added);
+        const double error = opaque(product - kept) + opaque(addend - added);
+        return detail::round_to_odd(sum, error);
+      },
+      x, y, z);
 }
 
 /// The smaller number; negative zero is below positive zero. If one is a NaN, the other; this is
@@ -271,7 +280,7 @@ template <AnyMinifloat T>
 
 /// x 2^exponent, correctly rounded.
 template <AnyMinifloat T> [[nodiscard]] T ldexp(T x, int exponent) noexcept {
-  return T(std::ldexp(static_cast<double>(x), exponent));
+  return detail::through_double([exponent](double v) { return std::ldexp(v, exponent); }, x);
 }
 
 /// As ldexp().

@@ -182,13 +182,17 @@ template <FormatSpec spec> class Minifloat {
   /// beyond the largest finite number becomes infinity or NaN. So do the other three operations.
   /// For these formats, rounding first to binary32 and then to the format gives the correctly
   /// rounded result (S. A. Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30(3),
-  /// 1995): binary32 has at least twice as many significant bits and two more.
+  /// 1995): binary32 has at least twice as many significant bits and two more. That holds for the
+  /// first rounding in any mode of the thread: a result that binary32 does not hold lies more than
+  /// one of its last places away from every number half-way between two of the format.
   [[nodiscard]] friend constexpr Minifloat operator+(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<Compute>(left) + static_cast<Compute>(right));
+    return Minifloat(static_cast<Compute>(left) + static_cast<Compute>(right))
+        .with_sign_of_zero(left.bits_ & right.bits_);
   }
   /// The difference; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator-(Minifloat left, Minifloat right) noexcept {
-    return Minifloat(static_cast<Compute>(left) - static_cast<Compute>(right));
+    return Minifloat(static_cast<Compute>(left) - static_cast<Compute>(right))
+        .with_sign_of_zero(left.bits_ & ~right.bits_);
   }
   /// The product; see the sum.
   [[nodiscard]] friend constexpr Minifloat operator*(Minifloat left, Minifloat right) noexcept {
@@ -223,6 +227,13 @@ template <FormatSpec spec> class Minifloat {
     Minifloat result;
     result.bits_ = static_cast<storage_type>(code);
     return result;
+  }
+
+  /// The sum itself, unless it is zero: then with the sign among `bits`, as rounding to nearest has
+  /// it. The sum of opposite numbers is negative zero where the thread rounds downward.
+  [[nodiscard]] constexpr Minifloat with_sign_of_zero(unsigned bits) const noexcept {
+    if (!spec.has_negative_zero() || magnitude() != 0U) return *this;
+    return from_code(bits & spec.sign_mask());
   }
 
   /// Where arithmetic computes: in binary32, unless that has numbers of the format among those that

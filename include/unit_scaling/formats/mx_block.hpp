@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -312,6 +313,7 @@ template <MxElement E, std::size_t block_size_ = 32> class MxArray {
   ///         without its bits.
   void encode(std::span<const float> in, const MxEncodeOptions& options = {}) {
     check_count("unit_scaling::MxArray::encode", "numbers", size(), in.size());
+    const DefaultArithmetic arithmetic;
     std::optional<detail::GroupedWords> words;
     if (options.rounding == Rounding::stochastic) {
       if (!options.random) {

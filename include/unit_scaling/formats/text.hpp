@@ -28,6 +28,7 @@
 #include <format>
 #endif
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
@@ -207,6 +208,7 @@ struct ScannedNumber {
 
 /// Reads a number, with or without a minus sign, from the beginning of a text.
 [[nodiscard]] inline ScannedNumber scan_number(const char* first, const char* last) noexcept {
+  const DefaultArithmetic arithmetic;  // std::from_chars rounds as the thread does
   const bool is_negative = first != last && *first == '-';
   if (is_negative) ++first;
   const auto scan_magnitude = [first, last]() -> ScannedNumber {
@@ -278,6 +280,7 @@ inline void append_decimal(NumberText& text, std::string_view digits, int expone
 
 /// Shortest decimal that becomes `number`, which is finite and above zero.
 template <AnyMinifloat T> void append_shortest(NumberText& text, T number) noexcept {
+  const DefaultArithmetic arithmetic;  // for scan_decimal(), as in scan_number()
   const auto value = static_cast<double>(number);
   // One digit more each time. Any 17 digits suffice for binary64, hence for every format.
   for (int count = 1; count <= 17; ++count) {

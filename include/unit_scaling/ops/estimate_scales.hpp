@@ -11,6 +11,7 @@
 #include <tuple>
 #include <utility>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -95,6 +96,7 @@ template <class T> [[nodiscard]] double average(const Array<T>& array) {
 template <ScaledOp Op, class... Args>
 [[nodiscard]] auto estimate_scales(const Op& op, const EstimateOptions& options,
                                    const Args&... args) {
+  const DefaultArithmetic arithmetic;
   constexpr precision::fp64 precision;
   const auto draw_all = [&](std::size_t repetition) {
     return [&]<std::uint32_t... i>(std::integer_sequence<std::uint32_t, i...>) {

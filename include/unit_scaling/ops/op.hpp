@@ -25,6 +25,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
@@ -174,7 +175,8 @@ template <class Op, std::size_t N, class... Arrays>
 /// The function object of an op. Called with arrays it computes, in the precision given by the
 /// first argument or, without one, in the format of the first array; called with a variable of a
 /// tape it records there (`record` is found by argument-dependent lookup: this layer knows of no
-/// tape). The last argument, which may be left out, holds the attributes: `gelu(x, {.mult = 2})`.
+/// tape), whatever arithmetic the thread is told to do (core/arithmetic.hpp). The last argument,
+/// which may be left out, holds the attributes: `gelu(x, {.mult = 2})`.
 template <ScaledOp Op> struct Apply {
   template <class A>
   requires(Op::accepts(1) && !Precision<A>) [[nodiscard]] auto operator()(const A& a,
@@ -234,6 +236,7 @@ template <ScaledOp Op> struct Apply {
 
   template <Precision P, class... Arrays>
   static auto compute(P precision, const Op& op, const Arrays&... arrays) {
+    const DefaultArithmetic arithmetic;
     return op.forward(precision, op.scales(arrays...), arrays...).output;
   }
 

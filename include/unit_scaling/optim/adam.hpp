@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
@@ -54,6 +55,7 @@ class Adam {
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     const auto t = static_cast<double>(steps_ + 1);
     const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
     detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,

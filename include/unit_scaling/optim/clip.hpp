@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -22,6 +23,7 @@ template <GradientSource Gradients>
                                    const std::vector<Parameter*>& parameters,
                                    double loss_scale = 1) {
   require_positive("gradient_norm", "a loss scale", loss_scale);
+  const DefaultArithmetic arithmetic;
   double squares = 0;
   for (const Parameter* parameter : parameters) {
     const auto& gradient = gradients.gradient(*parameter);

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
@@ -65,6 +66,7 @@ class Lamb {
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
                        {.learning_rate = learning_rate,
                         .loss_scale = loss_scale,

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
@@ -49,6 +50,7 @@ class Sgd {
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
+    const DefaultArithmetic arithmetic;
     detail::check_step("Sgd", settings_, {&momentum_}, gradients,
                        {.learning_rate = learning_rate,
                         .loss_scale = loss_scale,
