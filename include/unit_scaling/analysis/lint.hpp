@@ -62,7 +62,8 @@ namespace detail {
 /// √(mean x²) in double; 0 of nothing.
 [[nodiscard]] inline double rms_of(const Array<float>& values) {
   double sum = 0;
-  for (const float value : values.span()) sum += static_cast<double>(value) * static_cast<double>(value);
+  for (const float value : values.span())
+    sum += static_cast<double>(value) * static_cast<double>(value);
   return values.empty() ? 0 : std::sqrt(sum / static_cast<double>(values.size()));
 }
 
