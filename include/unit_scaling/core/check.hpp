@@ -75,9 +75,10 @@ requires(sizeof...(Parts) > 0) void require(bool condition, std::string_view ope
 
 /// True for 0, and for what is normal and finite as a float.
 [[nodiscard]] inline bool is_float(double value) {
+  constexpr auto least = static_cast<double>(std::numeric_limits<float>::min());
+  constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
   const double magnitude = std::abs(value);
-  return value == 0 || (magnitude >= std::numeric_limits<float>::min() &&
-                        magnitude <= std::numeric_limits<float>::max());
+  return value == 0 || (magnitude >= least && magnitude <= largest);
 }
 
 /// @throws DomainError unless `value` is finite as a float, and not 0 there without being 0.

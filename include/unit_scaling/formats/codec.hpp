@@ -136,9 +136,14 @@ template <SimdVector U>
 #if defined(__AVX512F__)
   if constexpr (sums_name_their_mode<U>) {
     // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without one.
+    // Without optimisation the intrinsic is a macro, which makes a signed number of the mask.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+    __mmask16 all = 0xffff;
     return reinterpret_cast<U>(_mm512_maskz_add_round_ps(
-        0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right),
+        all, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right),
         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#pragma GCC diagnostic pop
   }
 #endif
   return bit_cast_to<U>(bit_cast_to<F>(left) + bit_cast_to<F>(right));

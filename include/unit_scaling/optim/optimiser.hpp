@@ -120,7 +120,7 @@ template <GradientSource Gradients>
 void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
                 std::initializer_list<const std::vector<Array<float>>*> states,
                 const Gradients& gradients, const StepNumbers& numbers) {
-  constexpr double largest = std::numeric_limits<float>::max();
+  constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
   if (!(numbers.learning_rate >= 0 && numbers.learning_rate <= largest)) {
     throw_attribute_error(name, "a learning rate", "of at least 0 that is finite as a float",
                           numbers.learning_rate);
