@@ -516,6 +516,7 @@ class LineChartDrawing {
     const std::vector<double> places = spread(wanted, distance, top_ + 4, bottom_ - 4);
 
     std::vector<std::string> names;
+    names.reserve(labels.size());
     for (const Label& label : labels) names.push_back(chart_.series[label.series].name);
     const auto shown = shortened_labels(names, label_limit_ / label_size_);
     for (std::size_t i = 0; i < labels.size(); ++i) {

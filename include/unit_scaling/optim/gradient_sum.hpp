@@ -203,10 +203,11 @@ class GradientSum {
       if (number == factors_.size()) factors_.push_back({.form = form, .loss = loss});
       Factor& factor = factors_[number];
       if (factor.form.uses != form.uses) {
-        refuse(
-            {"expected the uses of a parameter by '", form.op,
-             "' to be those of the batches before, but some count as many items as each other in "
-             "one batch and not in another; let each have a module of its own (Tape::enter)"});
+        constexpr std::string_view advice =
+            "' to be those of the batches before, but some count as many items as each other in "
+            "one "
+            "batch and not in another; let each have a module of its own (Tape::enter)";
+        refuse({"expected the uses of a parameter by '", form.op, advice});
       }
       factor.is_matched = true;
       factor.next = form.count;
@@ -230,12 +231,13 @@ class GradientSum {
         const auto differ = [](double a, double b) { return std::abs(a - b) > 1e-9 * (a + b); };
         if ((is_known && differ(of.keep, other.keep)) ||
             (factor.is_matched && differ(of.share, other.share))) {
-          refuse(
-              {"expected gradients that meet in one sum to count the same share of each batch, "
-               "but those through '",
-               name_of(of), "' and '", name_of(other),
-               "' do not; call backward for each loss on a recording of its own and give add the "
-               "number of the loss"});
+          constexpr std::string_view expected =
+              "expected gradients that meet in one sum to count the same share of each batch, but "
+              "those through '";
+          constexpr std::string_view advice =
+              "' do not; call backward for each loss on a recording of its own and give add the "
+              "number of the loss";
+          refuse({expected, name_of(of), "' and '", name_of(other), advice});
         }
         continue;
       }
