@@ -50,10 +50,10 @@ namespace detail {
 }  // namespace detail
 
 /// `text` on one line of printable UTF-8. Of what is not: line ends, tabs, backslashes and single
-/// quotation marks become \n, \r, \t, \\ and \'; the bytes of other control characters, of
-/// invisible ones and of what is not UTF-8 become \x1b and the like. Of a text of more than
-/// `longest` bytes the first ones are shown, as many as make whole characters, and its size: "abc…
-/// (1000 bytes)".
+/// quotation marks become what C writes in their place, a backslash and one character; the bytes of
+/// other control characters, of invisible ones and of what is not UTF-8 become a backslash, an x
+/// and two hexadecimal digits. Of a text of more than `longest` bytes the first ones are shown, as
+/// many as make whole characters, and its size: "abc… (1000 bytes)".
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t longest = 100) {
   constexpr std::string_view digits = "0123456789abcdef";
   const std::string_view whole = text;

@@ -129,7 +129,7 @@ inline constexpr bool sums_name_their_mode =
 #endif
 
 /// Bits of the sums of binary32 numbers, rounded to nearest, ties to even.
-/// @pre The thread rounds so, or sums_name_their_mode<U>.
+/// @pre The thread rounds so, or `sums_name_their_mode` says that it need not.
 template <SimdVector U>
 [[nodiscard, gnu::always_inline]] inline U sum_to_nearest(U left, U right) noexcept {
   using F = typename LaneTypes<U>::floating;
