@@ -142,6 +142,13 @@ Array<std::int32_t> selected_labels(const Part& part) {
   return Array<std::int32_t>(Shape{labels.size()}, std::span<const std::int32_t>(labels));
 }
 
+/// One layer, with a tied read-out.
+nn::BertConfig small_bert() {
+  nn::BertConfig config = nn::bert_config(vocabulary, 8, 1, 2);
+  config.max_positions = window;
+  return config;
+}
+
 TEST(GradientSum, OfAnySplitIsTheGradientOfTheWholeBatchForADecoder) {
   const auto ids = id_array({sequences, window}, vocabulary, 3);
   for (const Scaling& rules : all_rules) {
@@ -187,10 +194,8 @@ TEST(GradientSum, OfAnySplitIsTheGradientOfTheWholeBatchForTiedTablesAndIgnoredI
   const auto segments = id_array({sequences, window}, 2, 5);
   for (const Scaling& rules : all_rules) {
     nn::Initialiser initialiser(1, rules);
-    nn::BertConfig config = nn::bert_config(vocabulary, 8, 1, 2);
-    config.max_positions = window;
-    nn::Bert model(initialiser, config);
-    ASSERT_TRUE(config.tied_readout);
+    nn::Bert model(initialiser, small_bert());
+    ASSERT_TRUE(small_bert().tied_readout);
     expect_joined_is_gradient_of_whole(
         optim::parameters_of(model),
         [&](auto& tape, const Part& part) {
@@ -282,9 +287,7 @@ TEST(GradientSum, RefusesLossesThatCountDifferentSharesUnlessEachIsAddedByItself
   const auto segments = id_array({sequences, window}, 2, 5);
   for (const Scaling& rules : all_rules) {
     nn::Initialiser initialiser(1, rules);
-    nn::BertConfig config = nn::bert_config(vocabulary, 8, 1, 2);
-    config.max_positions = window;
-    nn::Bert model(initialiser, config);
+    nn::Bert model(initialiser, small_bert());
     nn::BertClassifier classifier(initialiser, "sentence", 8, 2);
     std::vector<Parameter*> parameters = optim::parameters_of(model);
     for (Parameter* p : optim::parameters_of(classifier)) parameters.push_back(p);
@@ -378,9 +381,7 @@ TEST(GradientSum, JoinsBatchesOfWhichSomeHaveNoneOfAPartOfTheModel) {
 TEST(GradientSum, AllocatesNothingInAStepLikeTheOneBefore) {
   const auto ids = id_array({sequences, window}, vocabulary, 3);
   nn::Initialiser initialiser(1, scaling::umup);
-  nn::BertConfig config = nn::bert_config(vocabulary, 8, 1, 2);
-  config.max_positions = window;
-  nn::Bert model(initialiser, config);
+  nn::Bert model(initialiser, small_bert());
   optim::GradientSum sum(optim::parameters_of(model));
   const std::size_t without_parts = sum.bytes();
   Tape<precision::fp32> tape;

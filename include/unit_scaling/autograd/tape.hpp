@@ -452,7 +452,7 @@ template <Precision P> class Tape {
                                 simulated.first_tensor + Numbers::input_gradient(i),
                                 {.of = *factor,
                                  .op = Op::name,
-                                 .module = std::hash<std::string_view>{}(module),
+                                 .module = hash_of_module(i),
                                  .argument = i,
                                  .parameter = tape.slots_[input_slots[i]].parameter,
                                  .count = counts[i]}),
@@ -460,6 +460,11 @@ template <Precision P> class Tape {
              ...);
           },
           input_gradients);
+    }
+
+    /// What tells the module of a batch-dependent factor; of others nobody asks.
+    [[nodiscard]] std::size_t hash_of_module(std::size_t input) const {
+      return counts[input].power == 0 ? 0 : std::hash<std::string_view>{}(module);
     }
 
     /// The gradients of the inputs, from those of the outputs.

@@ -205,8 +205,7 @@ class GradientSum {
       if (factor.form.uses != form.uses) {
         constexpr std::string_view advice =
             "' to be those of the batches before, but some count as many items as each other in "
-            "one "
-            "batch and not in another; let each have a module of its own (Tape::enter)";
+            "one batch and not in another; let each have a module of its own (Tape::enter)";
         refuse({"expected the uses of a parameter by '", form.op, advice});
       }
       factor.is_matched = true;
