@@ -134,8 +134,14 @@ template <SimdVector U>
 #if defined(__AVX512F__)
   if constexpr (sums_name_their_mode<U>) {
     // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without one.
+    // Without optimisation its intrinsic is a macro that takes the mask for signed.
+#if defined(__OPTIMIZE__) || defined(__clang__)
+    constexpr __mmask16 all_lanes = 0xffff;
+#else
+    constexpr short all_lanes = -1;
+#endif
     return reinterpret_cast<U>(_mm512_maskz_add_round_ps(
-        0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right),
+        all_lanes, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right),
         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 #endif

@@ -23,13 +23,16 @@ template <GradientSource Gradients>
                                    double loss_scale = 1) {
   require(std::isfinite(loss_scale) && loss_scale > 0, "gradient_norm",
           "expected a finite loss scale above 0");
-  const DefaultArithmetic arithmetic;
-  double squares = 0;
-  for (const Parameter* parameter : parameters) {
-    const auto& gradient = gradients.gradient(*parameter);
-    squares += detail::sum_of_squares(gradient.data(), gradient.size());
-  }
-  return std::sqrt(squares) / loss_scale;
+  double norm = 0;
+  in_default_arithmetic([&] {
+    double squares = 0;
+    for (const Parameter* parameter : parameters) {
+      const auto& gradient = gradients.gradient(*parameter);
+      squares += detail::sum_of_squares(gradient.data(), gradient.size());
+    }
+    norm = std::sqrt(squares) / loss_scale;
+  });
+  return norm;
 }
 
 /// What gradients of norm `norm` are to be multiplied with so that it is at most `max_norm`: 1, or

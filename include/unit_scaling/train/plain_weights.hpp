@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -64,6 +65,7 @@ namespace detail {
 ///         the range of a float.
 inline void read_weight(SafetensorsFile& file, const std::string& name, const Shape& shape,
                         float* target) {
+  const DefaultArithmetic arithmetic;
   const auto convert = [&]<class T>(T /*type*/) {
     const auto array = file.tensor<T>(name, shape);
     std::transform(array.data(), array.data() + array.size(), target, [&](T element) {
