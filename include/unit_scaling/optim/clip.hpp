@@ -23,13 +23,16 @@ template <GradientSource Gradients>
                                    const std::vector<Parameter*>& parameters,
                                    double loss_scale = 1) {
   require_positive("gradient_norm", "a loss scale", loss_scale);
-  const DefaultArithmetic arithmetic;
-  double squares = 0;
-  for (const Parameter* parameter : parameters) {
-    const auto& gradient = gradients.gradient(*parameter);
-    squares += detail::sum_of_squares(gradient.data(), gradient.size());
-  }
-  return std::sqrt(squares) / loss_scale;
+  double norm = 0;
+  in_default_arithmetic([&] {
+    double squares = 0;
+    for (const Parameter* parameter : parameters) {
+      const auto& gradient = gradients.gradient(*parameter);
+      squares += detail::sum_of_squares(gradient.data(), gradient.size());
+    }
+    norm = std::sqrt(squares) / loss_scale;
+  });
+  return norm;
 }
 
 /// What gradients of norm `norm` are to be multiplied with so that it is at most `max_norm`: 1, or

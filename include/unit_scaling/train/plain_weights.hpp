@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/printable.hpp"
@@ -101,6 +102,7 @@ inline void require_finite(const std::string& path, const std::string& name,
 template <class File>
 void read_weight(File& file, const std::string& name, const Shape& shape, NotFinite not_finite,
                  float* target) {
+  const DefaultArithmetic arithmetic;
   const std::string& type = file.info(name).type;
   const std::string path = path_of(file, name);
   const bool is_number =

@@ -24,6 +24,7 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/autograd/variable.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -237,6 +238,7 @@ class FoldedOps {
 /// The array times `factor`, each element rounded once.
 [[nodiscard]] inline Array<float> times(const std::string& name, const Array<float>& array,
                                         double factor) {
+  const DefaultArithmetic arithmetic;
   Array<float> result(array.shape());
   float* target = result.mutable_data();
   for (std::size_t i = 0; i < array.size(); ++i) {
