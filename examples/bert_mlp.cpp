@@ -25,6 +25,8 @@
 #include "bert_mlp/report.hpp"
 #include "bert_mlp/results.hpp"
 #include "bert_mlp/run_folder.hpp"
+#include "bert_mlp/run_result.hpp"
+#include "bert_mlp/summary.hpp"
 #include "bert_mlp/training.hpp"
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
@@ -80,7 +82,7 @@ int run(Options options) {
     }
     results.write("loss.svg", [&] { return loss_svg(options, runs); });
   }
-  const std::string json = summary(options, runs, machine).dump(2) + "\n";
+  const std::string json = summary(options, runs, machine);
   results.write("summary.json", [&] { return json; });
   results.write("metrics.csv", [&] { return metrics_csv(runs); });
   if (options.report) write_numerics_report(options, runs, machine, results);

@@ -10,12 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "any_tape.hpp"
 #include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
+#include "run_result.hpp"
 #include "training.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
+#include "unit_scaling/train/masked_batch.hpp"
 
 namespace bert_mlp {
 
@@ -27,12 +30,10 @@ inline std::string scale_table(const Options& options, const Variant& variant,
   const std::size_t sequences = options.sequences_at_once();
   const auto batch =
       us::train::MaskedBatches(corpus, options.window, options.seed).training(sequences, 0);
-  with_precision(variant.precision, [&]<us::Precision P>(P) {
-    us::Tape<P> tape;
-    tape.observe_with(report.observer());
-    const auto loss = record_loss(tape, model, batch, variant.scaling);
-    tape.backward(loss, static_cast<float>(variant.loss_scale));
-  });
+  const auto tape = make_tape(variant.precision);
+  tape->observe_with(report.observer());
+  tape->record({model, batch, variant.scaling});
+  tape->backward(static_cast<float>(variant.loss_scale));
   // An op with several outputs numbers them: "2.0", "2.1".
   using Key = std::pair<us::TensorRole, std::size_t>;
   const auto key = [](const us::analysis::TensorScale& tensor) {

@@ -14,6 +14,8 @@
 #include "machine.hpp"
 #include "options.hpp"
 #include "report.hpp"
+#include "run_result.hpp"
+#include "simulation.hpp"
 #include "training.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
 

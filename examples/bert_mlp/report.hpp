@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
-// What bert_mlp tells of its runs: the table, summary.json, metrics.csv and loss.svg.
+// What bert_mlp tells of its runs: the table, metrics.csv and loss.svg.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,7 +12,7 @@
 #include "machine.hpp"
 #include "one_line.hpp"
 #include "options.hpp"
-#include "training.hpp"
+#include "run_result.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
 
 namespace bert_mlp {
@@ -125,11 +124,6 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   return text + "\n" + few_steps_warning(options, runs);
 }
 
-/// A number, or null for what was not measured or is not finite.
-template <class Number> [[nodiscard]] nlohmann::json json_number(std::optional<Number> value) {
-  return value ? nlohmann::json(*value) : nlohmann::json();
-}
-
 /// The run whose model the checkpoint holds; null if none was saved. A later one replaces it.
 inline const RunResult* run_of_checkpoint(const std::vector<RunResult>& runs) {
   const auto found = std::find_if(runs.rbegin(), runs.rend(), [](const RunResult& run) {
@@ -146,62 +140,6 @@ inline std::string where_results_are(const Options& options, const std::vector<R
                          : "the checkpoint there holds " + run->variant.name() + " after step " +
                                std::to_string(*run->checkpoint_step)) +
          "\n";
-}
-
-/// {"command", "machine", "checkpoint", "runs": [...]}. What was not measured or is not finite is
-/// null. What a run takes of memory is `parameter_bytes` (float master copies), `optimiser_bytes`,
-/// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
-/// the tape holds beyond that: values, gradients, those of parameters included, and its records);
-/// `peak_rss_bytes` is the whole process's peak while it trained. `checkpoint` says which of the
-/// models checkpoint.safetensors holds; null if this command saved none. `simulation` is there
-/// where there was one.
-inline nlohmann::json summary(const Options& options, const std::vector<RunResult>& runs,
-                              const Machine& machine) {
-  nlohmann::json result{{"command", options.command},
-                        {"machine",
-                         {{"processor", machine.processor},
-                          {"threads", machine.threads},
-                          {"sgemm_gflops", machine.sgemm_gflops}}},
-                        {"unit_over_plain_time", json_number(unit_over_plain(runs))},
-                        {"checkpoint", nullptr},
-                        {"runs", nlohmann::json::array()}};
-  if (const RunResult* run = run_of_checkpoint(runs)) {
-    result["checkpoint"] = {{"file", "checkpoint.safetensors"},
-                            {"precision", run->variant.precision},
-                            {"scaling", run->variant.scaling_name()},
-                            {"seed", options.seed},
-                            {"step", *run->checkpoint_step}};
-    if (!run->variant.simulation.empty()) {
-      result["checkpoint"]["simulation"] = run->variant.simulation;
-    }
-  }
-  for (const RunResult& run : runs) {
-    nlohmann::json entry{{"precision", run.variant.precision},
-                         {"scaling", run.variant.scaling_name()},
-                         {"loss_scale", run.variant.loss_scale},
-                         {"learning_rate", run.learning_rate},
-                         {"seed", options.seed},
-                         {"steps", run.steps},
-                         {"valid_bpc", run.valid_bpc},
-                         {"measured_steps", run.measured_steps},
-                         {"tokens_per_s", json_number(run.tokens_per_s)},
-                         {"parameter_bytes", run.parameter_bytes},
-                         {"optimiser_bytes", run.optimiser_bytes},
-                         {"saved_bytes", json_number(run.saved_bytes)},
-                         {"workspace_bytes", json_number(run.workspace_bytes)},
-                         {"peak_rss_bytes", json_number(run.peak_rss_bytes)},
-                         {"sgemm_share", json_number(run.sgemm_share)},
-                         {"underflowed_gradients", nullptr},
-                         {"non_finite_gradients", nullptr}};
-    if (run.gradients) {
-      entry["underflowed_gradients"] = run.gradients->underflowed;
-      entry["non_finite_gradients"] = run.gradients->non_finite;
-    }
-    if (!run.variant.simulation.empty()) entry["simulation"] = run.variant.simulation;
-    if (!run.diverged.empty()) entry["diverged"] = run.diverged;
-    result["runs"].push_back(std::move(entry));
-  }
-  return result;
 }
 
 /// A row for each point of each run; an empty cell for what was not measured or is not finite.

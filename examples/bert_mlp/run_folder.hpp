@@ -10,10 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
-#include <ios>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -23,6 +20,7 @@
 
 #include "one_line.hpp"
 #include "options.hpp"
+#include "summary.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/input_file.hpp"
@@ -127,25 +125,6 @@ class RunFolder {
   us::detail::FileDescriptor lock_;
 };
 
-/// summary.json of a folder, in which nothing is found if there is none or it is of another kind.
-inline nlohmann::json summary_in(const std::filesystem::path& folder) {
-  constexpr std::uint64_t most_bytes = 64 << 20;
-  std::string text;
-  try {
-    auto [file, size] = us::detail::open_to_read(folder / "summary.json");
-    text.resize(static_cast<std::size_t>(std::min(size, most_bytes)));
-    file.seekg(0);
-    file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  } catch (const us::FileError&) {
-    return nlohmann::json::object();
-  }
-  const auto summary = nlohmann::json::parse(text, nullptr, false);
-  const bool is_summary = summary.is_object() && summary.contains("command") &&
-                          summary["command"].is_string() && summary.contains("runs") &&
-                          summary["runs"].is_array();
-  return is_summary ? summary : nlohmann::json::object();
-}
-
 /// A command without its first word, the program: one program has many paths.
 inline std::string arguments_of(const std::string& command) {
   const std::size_t space = command.find(' ');
@@ -161,7 +140,7 @@ inline bool is_folder_of_resumed(const Options& options, const std::filesystem::
   if (!std::filesystem::equivalent(holder, folder, error)) return false;
   if (!std::filesystem::exists(folder / "summary.json", error)) return true;
   const auto summary = summary_in(folder);
-  return summary.contains("runs") && summary["runs"].size() == 1;
+  return summary && summary->runs == 1;
 }
 
 /// @throws std::invalid_argument if `folder` holds what the run must not replace.
@@ -171,10 +150,7 @@ inline void require_replaceable(const Options& options, const std::filesystem::p
   std::error_code error;
   if (std::filesystem::exists(folder / "summary.json", error)) {
     const auto summary = summary_in(folder);
-    if (summary.contains("command") &&
-        arguments_of(summary["command"].get<std::string>()) == arguments_of(options.command)) {
-      return;
-    }
+    if (summary && arguments_of(summary->command) == arguments_of(options.command)) return;
     throw std::invalid_argument(name +
                                 " holds the results of another command, which its summary.json "
                                 "names; give another folder, or --overwrite");

@@ -126,7 +126,8 @@ class Tracker {
 
   /// Observes the tape from its next step on, in place of any other observer, until it is given
   /// another one or none. One tape at a time; tracker and tape must both stay in place meanwhile.
-  template <Precision P> void attach(Tape<P>& tape) {
+  /// @param tape a `Tape`, or what hands its `step` and `observe_with` on.
+  template <class AnyTape> void attach(AnyTape& tape) {
     current_step_ = [&tape] { return tape.step(); };
     tape.observe_with([this, &tape](const Observation& seen) { record(seen, tape.step()); },
                       options_.every);

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+#include "checkpoint.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <variant>
+
+#include "any_optimiser.hpp"
+#include "one_line.hpp"
+#include "options.hpp"
+#include "record.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/train/safetensors.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
+
+namespace bert_mlp {
+
+namespace {
+
+/// What two fingerprints differ in: "steps is 12 there and 40 here, ...".
+std::string fingerprint_difference(const std::string& there, const std::string& here) {
+  const auto read = [](const std::string& fingerprint) {
+    std::map<std::string, std::string> values;
+    std::istringstream words(fingerprint);
+    for (std::string word; words >> word;) {
+      const std::size_t equals = std::min(word.find('='), word.size() - 1);
+      values[word.substr(0, equals)] = word.substr(equals + 1);
+    }
+    return values;
+  };
+  auto there_values = read(there);
+  auto here_values = read(here);
+  for (const auto& [key, value] : there_values) here_values.try_emplace(key, "not set");
+  std::string text;
+  for (const auto& [key, value] : here_values) {
+    const std::string& other = there_values.try_emplace(key, "not set").first->second;
+    if (other == value) continue;
+    text += text.empty() ? "" : ", ";
+    text += key == "text" ? "the text is another"
+                          : us::printable(key) + " is " + us::printable(other) + " there and " +
+                                us::printable(value) + " here";
+    constexpr std::size_t long_enough = 1000;  // what is there may be anything
+    if (text.size() > long_enough) return text + ", and more";
+  }
+  return text.empty() ? "the same, but written in another way" : text;
+}
+
+[[nodiscard]] bool is_finite(const us::Array<float>& array) {
+  const auto elements = array.span();
+  return std::all_of(elements.begin(), elements.end(),
+                     [](float element) { return std::isfinite(element); });
+}
+
+/// Whether every parameter is finite.
+[[nodiscard]] bool is_model_finite(us::nn::BertMlp& model) {
+  bool finite = true;
+  model.for_each_parameter(
+      [&](const us::Parameter& parameter) { finite = finite && is_finite(parameter.value); });
+  return finite;
+}
+
+/// Opens the checkpoint that `options` goes on from.
+/// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
+us::train::SafetensorsFile open_checkpoint(const Options& options, const std::string& fingerprint) {
+  const std::string name = "--resume " + quoted_path(options.resume.string());
+  auto file = [&] {
+    try {
+      return us::train::SafetensorsFile(options.resume);
+    } catch (const us::FileError& error) {
+      throw std::invalid_argument(std::string("--resume ") + error.what());
+    }
+  }();
+  const auto& metadata = file.metadata();
+  for (const char* key : {"training", "step"}) {
+    if (!metadata.contains(key)) {
+      throw std::invalid_argument(name + ": is no checkpoint of bert_mlp");
+    }
+  }
+  if (metadata.at("training") != fingerprint) {
+    throw std::invalid_argument(name + ": is of another training: " +
+                                fingerprint_difference(metadata.at("training"), fingerprint));
+  }
+  std::size_t step = 0;
+  if (!read_number(metadata.at("step"), step) || step > options.steps) {
+    throw std::invalid_argument(name + ": is of step " + us::in_quotes(metadata.at("step")) +
+                                ", expected a whole number from 0 to " +
+                                std::to_string(options.steps));
+  }
+  if (options.stop_at && step > *options.stop_at) {
+    throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
+                                ": the checkpoint is of step " + std::to_string(step));
+  }
+  return file;
+}
+
+/// Adds the record of a training to its checkpoint. There is a point every so many steps, so
+/// neither the steps of the points nor the steps since the last one need be kept. In binary, for
+/// the points are written anew with each checkpoint.
+void add_record(us::train::SafetensorsWriter& writer, const Record& record) {
+  us::Array<double> points({record.points.size(), 2});
+  double* next = points.mutable_data();
+  for (const Point& point : record.points) {
+    *next++ = point.training_bpc;
+    *next++ = point.validation_sample_bpc;
+  }
+  writer.add("record.points", points);
+  us::Array<double> sum({1});
+  *sum.mutable_data() = record.loss_sum;
+  writer.add("record.loss_sum", sum);
+}
+
+/// The record of a checkpoint after `step` steps.
+/// @throws std::exception if there is none, or it is of another number of steps.
+Record record_of(us::train::SafetensorsFile& file, std::size_t step, std::size_t eval_every) {
+  Record record;
+  const auto points = file.tensor<double>("record.points", {step / eval_every, 2});
+  const double* next = points.data();
+  for (std::size_t i = 0; i < step / eval_every; ++i, next += 2) {
+    record.points.push_back({(i + 1) * eval_every, next[0], next[1]});
+  }
+  record.loss_sum = *file.tensor<double>("record.loss_sum", {1}).data();
+  record.loss_count = step % eval_every;
+  if (!std::isfinite(record.loss_sum)) {
+    throw std::invalid_argument("the mean loss of its last steps is not finite");
+  }
+  return record;
+}
+
+}  // namespace
+
+std::string checkpoint_fingerprint(const Options& options, const Variant& variant,
+                                   const us::train::TextCorpus& corpus) {
+  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the ids of the text
+  for (const auto part : {corpus.training(), corpus.validation()}) {
+    for (const std::int32_t id : part) {
+      hash = (hash ^ static_cast<std::uint64_t>(id)) * 0x100000001b3;
+    }
+  }
+  std::ostringstream text;
+  text << "precision=" << variant.precision << " scaling=" << variant.scaling_name()
+       << " hidden=" << options.hidden_size << " layers=" << options.layers
+       << " window=" << options.window << " batch=" << options.batch
+       << " accumulate=" << options.accumulate << " norm=" << options.norm
+       << " steps=" << options.steps << " lr=" << exact_text(options.rate_of(variant))
+       << " schedule=" << us::train::to_string(options.schedule)
+       << " optimizer=" << options.optimizer << " weight-decay=" << exact_text(options.weight_decay)
+       << " seed=" << options.seed << " eval-every=" << options.eval_every << " text=" << std::hex
+       << hash;
+  if (!variant.simulation.empty()) text << " simulate=" << variant.simulation;
+  return text.str();
+}
+
+bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
+                     std::size_t step, const Record& record, us::nn::BertMlp& model,
+                     AnyOptimiser& optimiser) {
+  if (!is_model_finite(model)) return false;
+  us::train::SafetensorsWriter writer;
+  writer.set_metadata("training", fingerprint);
+  writer.set_metadata("step", std::to_string(step));
+  add_record(writer, record);
+  model.for_each_parameter([&](const us::Parameter& parameter) {
+    writer.add("parameter." + parameter.name, parameter.value);
+  });
+  for_each_state(optimiser, [&](const std::string& name, const us::Array<float>& state) {
+    writer.add("optimiser." + name, state);
+  });
+  writer.write(path);
+  return true;
+}
+
+std::size_t load_checkpoint(const Options& options, const std::string& fingerprint, Record& record,
+                            us::nn::BertMlp& model, AnyOptimiser& optimiser) {
+  us::train::SafetensorsFile file = open_checkpoint(options, fingerprint);
+  std::set<std::string> unknown(file.names().begin(), file.names().end());
+  const auto load = [&](const std::string& name, us::Array<float>& array) {
+    array = file.tensor<float>(name, array.shape());
+    if (!is_finite(array)) {
+      throw std::invalid_argument("array " + us::in_quotes(name) + " is not finite");
+    }
+    unknown.erase(name);
+  };
+  try {
+    const std::size_t step = std::stoull(file.metadata().at("step"));
+    record = record_of(file, step, options.eval_every);
+    for (const char* name : {"record.points", "record.loss_sum"}) unknown.erase(name);
+    model.for_each_parameter(
+        [&](us::Parameter& parameter) { load("parameter." + parameter.name, parameter.value); });
+    for_each_state(optimiser, [&](const std::string& name, us::Array<float>& state) {
+      load("optimiser." + name, state);
+      const auto elements = state.span();
+      if (name.starts_with("second_moment.") &&
+          std::any_of(elements.begin(), elements.end(), [](float each) { return each < 0; })) {
+        throw std::invalid_argument("array " + us::in_quotes("optimiser." + name) +
+                                    " has negative squares");
+      }
+    });
+    if (!unknown.empty()) {
+      throw std::invalid_argument("has an array " + us::in_quotes(*unknown.begin()) +
+                                  ", which this model does not");
+    }
+    std::visit([&](auto& each) { each.set_steps(step); }, optimiser);
+    return step;
+  } catch (const us::FileError& error) {
+    throw std::invalid_argument(std::string("--resume ") + error.what());
+  } catch (const std::logic_error& error) {
+    throw std::invalid_argument("--resume " + quoted_path(file.path()) + ": " + error.what());
+  }
+}
+
+}  // namespace bert_mlp

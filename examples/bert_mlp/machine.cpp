@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "machine.hpp"
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <fstream>
+#include <string>
+
+#include "unit_scaling/core/eigen.hpp"
+#include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/kernels/matmul.hpp"
+
+namespace bert_mlp {
+
+namespace {
+
+/// Floating-point rate of `product` on a matrix of 768³, run by every thread at once: the best of
+/// 5, or of as many as begin within a tenth of a second.
+template <class Product>
+[[nodiscard]] double sgemm_rate(std::size_t threads, const Product& product) {
+  constexpr std::size_t size = 768;
+  using Matrix = unit_scaling::RowMajorMatrix<float>;
+  const auto extent = static_cast<Eigen::Index>(size);
+  const Matrix a = Matrix::Constant(extent, extent, 0.5F);
+  double best = 0;
+  const auto first = std::chrono::steady_clock::now();
+  for (int repeat = 0; repeat < 5 && (repeat == 0 || seconds_since(first) < 0.1); ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    unit_scaling::parallel_for(threads, [&](std::size_t) {
+      Matrix c(extent, extent);
+      product(a, c);
+    });
+    const double flops = 2.0 * size * size * size * static_cast<double>(threads);
+    best = std::max(best, flops / seconds_since(start));
+  }
+  return best;
+}
+
+}  // namespace
+
+Machine measure_machine() {
+  Machine machine;
+  machine.threads = unit_scaling::thread_count();
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name")) {
+      machine.processor = line.substr(std::min(line.size(), line.find(':') + 2));
+      break;
+    }
+  }
+  const double eigen =
+      sgemm_rate(machine.threads, [](const auto& a, auto& c) { c.noalias() = a * a; });
+  const double ours = sgemm_rate(machine.threads, [](const auto& a, auto& c) {
+    const auto n = static_cast<std::size_t>(a.rows());
+    const auto view = unit_scaling::kernels::row_major(a.data(), n);
+    unit_scaling::kernels::matmul<float>({n, n, n}, view, view, c.data(), n);
+  });
+  machine.sgemm_gflops = std::max(eigen, ours) / 1e9;
+  return machine;
+}
+
+}  // namespace bert_mlp

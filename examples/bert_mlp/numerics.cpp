@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#include "numerics.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "any_tape.hpp"
+#include "unit_scaling/analysis/numerics_run.hpp"
+#include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
+
+namespace bert_mlp {
+
+NumericsRecorder::NumericsRecorder(std::size_t first, std::size_t end, std::size_t total,
+                                   std::size_t batches)
+    : first_(first), end_(end), every_(std::max<std::size_t>(2, total / 16)), batches_(batches) {}
+
+NumericsRecorder::~NumericsRecorder() = default;
+
+void NumericsRecorder::begin_step(AnyTape& tape, std::size_t step) {
+  if (step == first_ || step + 1 == end_ || (step + 1) % every_ == 0) tracker_.attach(tape);
+}
+
+void NumericsRecorder::end_step(AnyTape& tape, us::nn::BertMlp& model) {
+  tracker_.record_updates(us::optim::parameters_of(model));
+  tape.observe_with(nullptr);
+}
+
+void NumericsRecorder::finish(
+    us::analysis::NumericsRun& run,
+    const std::optional<us::analysis::NonFiniteTensor>& found_elsewhere) const {
+  run.tensors = tracker_.tensors();
+  for (us::analysis::TrackedTensor& tensor : run.tensors) {
+    for (us::analysis::TrackedSample& sample : tensor.samples) sample.step = step_of(sample.step);
+  }
+  run.first_non_finite = first_non_finite();
+  if (!run.first_non_finite) run.first_non_finite = found_elsewhere;
+}
+
+std::optional<us::analysis::NonFiniteTensor> NumericsRecorder::first_non_finite() const {
+  auto first = tracker_.first_non_finite();
+  if (first) first->step = step_of(first->step);
+  return first;
+}
+
+std::optional<std::string> first_non_finite_in(AnyTape& tape, const Loss& loss) {
+  us::analysis::Tracker tracker({.updates = false});
+  tape.clear();
+  tracker.attach(tape);
+  tape.record(loss);
+  tape.observe_with(nullptr);
+  const auto first = tracker.first_non_finite();
+  if (!first) return std::nullopt;
+  return first->name;
+}
+
+}  // namespace bert_mlp

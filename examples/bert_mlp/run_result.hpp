@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// What a training leaves to be told.
+#pragma once
+
+#include <cstddef>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "options.hpp"
+#include "record.hpp"
+#include "unit_scaling/analysis/gradient_underflow.hpp"
+#include "unit_scaling/analysis/numerics_run.hpp"
+
+namespace bert_mlp {
+
+/// What became of a variant. Empty: not measured.
+struct RunResult {
+  Variant variant;
+  double learning_rate = 0;
+  std::size_t steps = 0;
+  std::size_t measured_steps = 0;  // those of this process, not of the one it continues
+  std::vector<Point> points;
+  // At the end, on all of the held-out text. NaN also if it diverged.
+  double valid_bpc = std::numeric_limits<double>::quiet_NaN();
+  std::optional<double> tokens_per_s;      // over training steps alone
+  std::optional<double> sgemm_share;       // share of the machine's sgemm rate, over whole steps
+  std::size_t parameter_bytes = 0;         // master copies
+  std::size_t optimiser_bytes = 0;         // moments or momentum, and sums of gradients
+  std::optional<std::size_t> saved_bytes;  // between forward and backward pass
+  std::optional<std::size_t> workspace_bytes;  // that the tape holds beyond those
+  std::optional<std::size_t> peak_rss_bytes;
+  std::optional<us::analysis::GradientUnderflow> gradients;  // against fp32, so not of fp32
+  std::optional<std::size_t> checkpoint_step;                // of the last checkpoint saved
+  std::optional<us::analysis::NumericsRun> numerics;         // with --report
+  std::string unsaved;   // empty, or why the last checkpoint is not written
+  std::string diverged;  // empty, or at which step and which tensor was the first not finite
+};
+
+}  // namespace bert_mlp

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#include "simulation.hpp"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "options.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+
+namespace bert_mlp {
+
+Variant simulated(const Options& options, Variant variant, const std::string& rules) {
+  auto simulation = with_option("--simulate", rules, [&] { return us::Simulation::parse(rules); });
+  if (options.simulated_rounding) {
+    if (options.simulated_rounding == us::Rounding::nearest_even &&
+        rules.find('~') != std::string::npos) {
+      throw std::invalid_argument("--simulate-rounding nearest contradicts --simulate '" + rules +
+                                  "': ~ is for stochastic rounding");
+    }
+    simulation = simulation.with_rounding(*options.simulated_rounding);
+  }
+  if (variant.precision != "fp32" && variant.precision != "fp16") {
+    throw std::invalid_argument(
+        "--simulate goes with precision fp32 or fp16, which carry the "
+        "numbers: got " +
+        variant.precision);
+  }
+  variant.simulation = to_string(simulation);
+  return variant;
+}
+
+std::shared_ptr<us::Simulator> simulator_of(const Options& options, const Variant& variant) {
+  if (variant.simulation.empty()) return nullptr;
+  return std::make_shared<us::Simulation>(us::Simulation::parse(variant.simulation, options.seed));
+}
+
+}  // namespace bert_mlp

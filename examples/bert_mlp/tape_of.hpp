@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// The tape of one precision; included by the translation unit of that precision and by no other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <variant>
+
+#include "any_optimiser.hpp"
+#include "any_tape.hpp"
+#include "unit_scaling/analysis/gradient_underflow.hpp"
+#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/ops/cross_entropy.hpp"
+#include "unit_scaling/optim/gradient_sum.hpp"
+
+namespace bert_mlp {
+
+/// Records the loss on the tape.
+template <us::Precision P>
+us::Variable<P, typename P::compute> record_loss(us::Tape<P>& tape, const Loss& loss) {
+  return us::ops::cross_entropy(loss.model(tape, loss.batch.ids, loss.batch.selected),
+                                loss.batch.labels, {.scaling = loss.scaling});
+}
+
+// Every precision is compared with this one, which only its own translation unit compiles.
+extern template us::Variable<us::precision::fp32, float> record_loss(
+    us::Tape<us::precision::fp32>& tape, const Loss& loss);
+
+/// Does what another simulator does, so that the tapes need not know which.
+class KeptSimulator final : public us::Simulator {
+ public:
+  explicit KeptSimulator(std::shared_ptr<us::Simulator> simulator)
+      : simulator_(std::move(simulator)) {}
+
+  void begin_step() override { simulator_->begin_step(); }
+  [[nodiscard]] us::SimulatedOp begin_op(std::string_view op, std::string_view module,
+                                         bool has_products, std::uint32_t tensors) override {
+    return simulator_->begin_op(op, module, has_products, tensors);
+  }
+  void round(const us::SimulatedFormat& format, us::Overflow overflow, std::uint64_t step,
+             std::uint32_t tensor, std::span<const float> in, std::span<float> out) const override {
+    simulator_->round(format, overflow, step, tensor, in, out);
+  }
+  void require_all_used() const override { simulator_->require_all_used(); }
+
+ private:
+  std::shared_ptr<us::Simulator> simulator_;
+};
+
+template <us::Precision P> class TapeOf final : public AnyTape {
+ public:
+  TapeOf(us::TapeMode mode, std::pmr::memory_resource* upstream) : tape_(mode, upstream) {}
+
+  us::RecyclingResource& memory() override { return tape_.memory(); }
+  [[nodiscard]] std::size_t bytes_held() const override { return tape_.bytes_held(); }
+  [[nodiscard]] std::size_t saved_bytes() const override { return tape_.saved_bytes(); }
+  [[nodiscard]] bool is_observed() const override { return tape_.is_observed(); }
+  [[nodiscard]] std::uint64_t step() const override { return tape_.step(); }
+  void set_step(std::uint64_t step) override { tape_.set_step(step); }
+  void observe_with(std::function<void(const us::Observation&)> observer,
+                    std::uint64_t every) override {
+    tape_.observe_with(std::move(observer), every);
+  }
+  void trace_with(std::function<void(const us::OpRecord&)> tracer) override {
+    tape_.trace_with(std::move(tracer));
+  }
+  void simulate_with(std::shared_ptr<us::Simulator> simulator) override {
+    if (simulator) tape_.simulate_with(KeptSimulator(std::move(simulator)));
+  }
+  void require_simulation_used() const override { tape_.require_simulation_used(); }
+
+  void clear() override {
+    loss_.reset();
+    tape_.clear();
+  }
+  double record(const Loss& loss) override {
+    loss_ = record_loss(tape_, loss);
+    return static_cast<double>(*loss_->value().data());
+  }
+  [[nodiscard]] std::size_t loss_number() const override { return loss_.value().number(); }
+  void backward(float seed) override {
+    tape_.backward(loss_.value(), seed);
+    loss_.reset();
+  }
+
+  void add_to(us::optim::GradientSum& sum) const override { sum.add(tape_); }
+  void step_with(AnyOptimiser& optimiser, double learning_rate, double loss_scale) const override {
+    std::visit([&](auto& each) { each.step(tape_, learning_rate, loss_scale); }, optimiser);
+  }
+
+  [[nodiscard]] us::analysis::GradientUnderflow gradient_underflow(
+      const Loss& loss, float loss_scale, us::Simulator* simulator) const override {
+    return us::analysis::gradient_underflow<P>([&](auto& tape) { return record_loss(tape, loss); },
+                                               loss_scale, simulator);
+  }
+
+ private:
+  us::Tape<P> tape_;
+  std::optional<us::Variable<P, typename P::compute>> loss_;  // lives in the tape's memory
+};
+
+template <us::Precision P>
+std::unique_ptr<AnyTape> make_tape_of(us::TapeMode mode, std::pmr::memory_resource* upstream) {
+  return std::make_unique<TapeOf<P>>(mode, upstream);
+}
+
+}  // namespace bert_mlp

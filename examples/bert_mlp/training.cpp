@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT
+#include "training.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <numbers>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "any_optimiser.hpp"
+#include "any_tape.hpp"
+#include "checkpoint.hpp"
+#include "inspection.hpp"
+#include "machine.hpp"
+#include "numerics.hpp"
+#include "options.hpp"
+#include "recent_mean.hpp"
+#include "record.hpp"
+#include "run_result.hpp"
+#include "simulation.hpp"
+#include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/nn/residual.hpp"
+#include "unit_scaling/optim/gradient_sum.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
+#include "unit_scaling/train/masked_batch.hpp"
+#include "unit_scaling/train/progress.hpp"
+#include "unit_scaling/train/schedule.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
+
+namespace bert_mlp {
+
+namespace {
+
+/// A batch of the held-out text: its windows and how characters are hidden.
+struct ValidationBatch {
+  std::size_t first;
+  std::size_t count;
+  std::size_t stride;
+  std::uint32_t draw;
+};
+
+/// Each window hidden in four ways, so that most characters of the held-out text count.
+std::vector<ValidationBatch> whole_validation(const Options& options,
+                                              const us::train::MaskedBatches& batches) {
+  const std::size_t windows = batches.validation_windows();
+  std::vector<ValidationBatch> parts;
+  for (std::uint32_t draw = 0; draw < 4; ++draw) {
+    for (std::size_t first = 0; first < windows; first += options.batch) {
+      parts.push_back({first, std::min(options.batch, windows - first), 1, draw});
+    }
+  }
+  return parts;
+}
+
+/// Batches hidden in one way, each of windows from all over the held-out text: neighbours are too
+/// alike to stand for it. A batch without a backward pass takes about a third of a step, so one for
+/// eight steps takes about a twentieth of the time.
+std::vector<ValidationBatch> validation_sample(const Options& options,
+                                               const us::train::MaskedBatches& batches) {
+  const std::size_t windows = batches.validation_windows();
+  const std::size_t stride = std::max<std::size_t>(1, windows / options.batch);
+  const std::size_t wanted = std::clamp<std::size_t>(options.eval_every / 8, 1, stride);
+  std::vector<ValidationBatch> parts;
+  for (std::size_t i = 0; i < wanted; ++i) {
+    parts.push_back({i * stride / wanted, std::min(options.batch, windows), stride, 0});
+  }
+  return parts;
+}
+
+/// Bits per character over those batches, under the simulation if there is one.
+/// @param memory of the training, which waits meanwhile: used again here.
+/// @param progress shows how far it is.
+double validate(const Variant& variant, const us::nn::BertMlp& model,
+                const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
+                std::shared_ptr<us::Simulator> simulator, us::RecyclingResource& memory,
+                us::train::Progress& progress) {
+  const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
+  tape->simulate_with(std::move(simulator));
+  double sum = 0;
+  std::size_t items = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    progress.show("validating " + std::to_string(100 * i / parts.size()) + "%");
+    const auto [first, count, stride, draw] = parts[i];
+    const auto batch = batches.validation(first, count, draw, stride);
+    tape->clear();
+    sum += tape->record({model, batch, variant.scaling}) * static_cast<double>(batch.labels.size());
+    items += batch.labels.size();
+  }
+  return sum / static_cast<double>(items) / std::numbers::ln2;
+}
+
+}  // namespace
+
+std::unique_ptr<AnyTape> make_tape(const std::string& precision, us::TapeMode mode,
+                                   std::pmr::memory_resource* upstream) {
+  return with_precision(precision,
+                        [&]<us::Precision P>(P) { return make_tape_of<P>(mode, upstream); });
+}
+
+us::nn::BertMlp make_model(const Options& options, const us::Scaling& scaling,
+                           std::size_t vocabulary_size) {
+  us::nn::Initialiser initialiser(options.seed, scaling);
+  return us::nn::BertMlp(
+      initialiser,
+      {.vocabulary_size = vocabulary_size,
+       .window = options.window,
+       .hidden_size = options.hidden_size,
+       .layers = options.layers,
+       .norm = options.norm == "pre" ? us::nn::NormPlacement::pre : us::nn::NormPlacement::post});
+}
+
+RunResult train(const Options& options, const Variant& variant, const us::train::TextCorpus& corpus,
+                const Machine& machine, bool save) {
+  RunResult result;
+  result.variant = variant;
+  result.learning_rate = options.rate_of(variant);
+  if (options.report) {
+    us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+    const us::train::MaskedBatches batches(corpus, options.window, options.seed);
+    const auto batch = batches.training(options.batch, 0);
+    const auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
+    result.numerics =
+        inspect(variant, {model, batch, variant.scaling}, optimiser, result.learning_rate);
+  }
+  reset_peak_memory();
+  us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
+  std::optional<us::optim::GradientSum> sum;
+  if (options.accumulate > 1) sum.emplace(us::optim::parameters_of(model));
+  model.for_each_parameter(
+      [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
+  for_each_state(optimiser, [&](const std::string& /*name*/, const us::Array<float>& state) {
+    result.optimiser_bytes += state.bytes();
+  });
+  if (sum) result.optimiser_bytes += sum->bytes();
+  const us::train::MaskedBatches batches(corpus, options.window, options.seed);
+  const us::train::Schedule schedule = options.rate_schedule();
+  const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
+  const std::size_t end = options.stop_at.value_or(options.steps);
+  std::size_t step = 0;
+  Record record;
+  if (!options.resume.empty()) {
+    step = load_checkpoint(options, fingerprint, record, model, optimiser);
+  }
+  const std::size_t tokens_per_step = options.tokens_per_step();
+  const auto loss_scale = static_cast<float>(variant.loss_scale);
+  const auto sample = validation_sample(options, batches);
+  const auto save_if_wanted = [&] {
+    if (!save) return;
+    // A disk that is full now need not be so at the next checkpoint.
+    result.unsaved.clear();
+    try {
+      if (save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record, model,
+                          optimiser)) {
+        result.checkpoint_step = step;
+      }
+    } catch (const us::FileError& error) {
+      result.unsaved = error.what();
+    }
+  };
+
+  const auto tape = make_tape(variant.precision);
+  tape->simulate_with(simulator_of(options, variant));
+  us::train::Progress progress(
+      variant.name(), options.steps, stderr,
+      {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
+  const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts) {
+    return validate(variant, model, batches, parts, simulator_of(options, variant), tape->memory(),
+                    progress);
+  };
+  RecentMean recent_bpc;
+  std::optional<NumericsRecorder> recorder;
+  if (options.report) recorder.emplace(step, end, options.steps, options.accumulate);
+  std::optional<us::analysis::NonFiniteTensor> first_non_finite;
+  double training_seconds = 0;
+  while (step < end) {
+    const auto start = std::chrono::steady_clock::now();
+    double loss_value = 0;
+    us::train::MaskedBatch batch;
+    std::size_t number = 0;  // of the batch, among those of all steps
+    if (sum) sum->clear();
+    for (std::size_t k = 0; k < options.accumulate && std::isfinite(loss_value); ++k) {
+      number = step * options.accumulate + k;
+      batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
+      tape->set_step(number);  // which stochastic rounding depends on
+      tape->clear();
+      // Of several batches the last stands for the step.
+      if (recorder && k + 1 == options.accumulate) recorder->begin_step(*tape, step);
+      loss_value += tape->record({model, batch, variant.scaling}) /
+                    (std::numbers::ln2 * static_cast<double>(options.accumulate));
+      // A step that is looked at records each op on its own, so that more is saved.
+      if (!result.saved_bytes || !tape->is_observed()) result.saved_bytes = tape->saved_bytes();
+      tape->backward(loss_scale);
+      if (sum) tape->add_to(*sum);
+    }
+    if (!std::isfinite(loss_value)) {
+      // What was not finite in an earlier step, and did no harm until now, is not the cause.
+      if (recorder) first_non_finite = recorder->first_non_finite();
+      if (!first_non_finite || first_non_finite->step < step) {
+        tape->set_step(number);
+        const auto name = first_non_finite_in(*tape, {model, batch, variant.scaling});
+        if (name) first_non_finite = {step + 1, *name + " in the forward pass"};
+      }
+      tape->observe_with(nullptr);
+      result.diverged = "step " + std::to_string(step + 1);
+      if (first_non_finite) {
+        result.diverged += ", first at " + first_non_finite->name;
+        if (first_non_finite->step != step + 1) {
+          result.diverged += " in step " + std::to_string(first_non_finite->step);
+        }
+      }
+      break;
+    }
+    const double rate = result.learning_rate * schedule(step);
+    if (sum) {
+      std::visit([&](auto& each) { each.step(*sum, rate, variant.loss_scale); }, optimiser);
+    } else {
+      tape->step_with(optimiser, rate, variant.loss_scale);
+    }
+    if (recorder) recorder->end_step(*tape, model);
+    ++step;
+    training_seconds += seconds_since(start);
+    ++result.measured_steps;
+    record.loss_sum += loss_value;
+    ++record.loss_count;
+    progress.update(step, recent_bpc.add(loss_value), result.measured_steps * tokens_per_step,
+                    training_seconds);
+
+    // Also where the run stops early, for the one that continues it has the point as well.
+    if (step % options.eval_every == 0) {
+      const double bpc = bits_per_character(sample);
+      record.add(step, bpc);
+      if (std::isfinite(bpc) && step < end && is_checkpoint_due(record)) save_if_wanted();
+    }
+  }
+  result.steps = step;
+  if (result.saved_bytes) {
+    const std::size_t held = tape->bytes_held();
+    result.workspace_bytes = held - std::min(held, *result.saved_bytes);
+  }
+  if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;
+  if (training_seconds > 0) {
+    const double rate =
+        static_cast<double>(result.measured_steps * tokens_per_step) / training_seconds;
+    const double selected =
+        static_cast<double>(batches.selected(options.batch) * options.accumulate) /
+        static_cast<double>(tokens_per_step);
+    result.tokens_per_s = rate;
+    result.sgemm_share =
+        3 * model.matmul_flops_per_token(selected) * rate / (machine.sgemm_gflops * 1e9);
+  }
+  tape->clear();
+  if (result.diverged.empty()) {
+    result.valid_bpc = bits_per_character(whole_validation(options, batches));
+    if (std::isfinite(result.valid_bpc)) {
+      save_if_wanted();
+    } else {
+      result.valid_bpc = std::numeric_limits<double>::quiet_NaN();
+      result.diverged = "step " + std::to_string(step) + ", in validation";
+    }
+  }
+  // A last point, which is in no checkpoint: a run that goes on from there has none.
+  if (record.points.empty() || record.points.back().step != step) {
+    const bool measurable = result.diverged.empty();
+    record.add(step,
+               measurable ? bits_per_character(sample) : std::numeric_limits<double>::quiet_NaN());
+  }
+  tape->memory().release();
+  progress.finish();
+  if (recorder) recorder->finish(*result.numerics, first_non_finite);
+  result.points = std::move(record.points);
+  const bool is_float = variant.precision == "fp32" && variant.simulation.empty();
+  if (!is_float && result.diverged.empty()) {
+    // Of so few tokens that comparing with fp32 takes less memory than training did.
+    constexpr std::size_t most_tokens = 4096;
+    const std::size_t sequences =
+        std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
+    const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
+    const auto simulator = simulator_of(options, variant);
+    result.gradients =
+        tape->gradient_underflow({model, batch, variant.scaling}, loss_scale, simulator.get());
+  }
+  return result;
+}
+
+void check_checkpoint(const Options& options, const Variant& variant,
+                      const us::train::TextCorpus& corpus) {
+  us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
+  Record record;
+  load_checkpoint(options, checkpoint_fingerprint(options, variant, corpus), record, model,
+                  optimiser);
+}
+
+void check_simulation(const Options& options, const Variant& variant,
+                      const us::train::TextCorpus& corpus) {
+  if (variant.simulation.empty()) return;
+  const us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
+  const auto batch = us::train::MaskedBatches(corpus, options.window, options.seed).training(1, 0);
+  const auto tape = make_tape(variant.precision, us::TapeMode::inference);
+  tape->simulate_with(simulator_of(options, variant));
+  with_option("--simulate", variant.simulation, [&] {
+    tape->record({model, batch, variant.scaling});
+    tape->require_simulation_used();
+  });
+}
+
+}  // namespace bert_mlp
