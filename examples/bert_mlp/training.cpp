@@ -176,9 +176,13 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
+  std::size_t validation_bytes = 0;  // that the tape holds only since it lent its memory
   const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts) {
-    return validate(variant, model, batches, parts, simulator_of(options, variant), tape->memory(),
-                    progress);
+    const std::size_t held = tape->bytes_held();
+    const double bpc = validate(variant, model, batches, parts, simulator_of(options, variant),
+                                tape->memory(), progress);
+    validation_bytes += tape->bytes_held() - held;
+    return bpc;
   };
   RecentMean recent_bpc;
   std::optional<NumericsRecorder> recorder;
@@ -247,7 +251,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   result.steps = step;
   if (result.saved_bytes) {
-    const std::size_t held = tape->bytes_held();
+    const std::size_t held = tape->bytes_held() - validation_bytes;
     result.workspace_bytes = held - std::min(held, *result.saved_bytes);
   }
   if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;

@@ -55,11 +55,22 @@ class BertMlp {
 
   /// Logits (selected, vocabulary_size) for the positions of `ids` (batch, window) that `selected`
   /// names by their index in row-major order.
+  ///
+  /// On a tape for inference that nobody observes, what follows the last mixing of positions is
+  /// computed for the selected ones alone. A row of it depends on no other.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& selected) const {
-    const Variable<P> x = blocks_(ops::add(tokens_(tape, ids), positions_.table(), add_));
-    return readout_(norm_(ops::embedding(selected, x, select_)));
+    // Not in training: factors of gradients count rows, so fewer of them would be another step.
+    const bool selects_early = tape.mode() == TapeMode::inference && !tape.is_observed();
+    Variable<P> x = ops::add(tokens_(tape, ids), positions_.table(), add_);
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      x = blocks_[i].template get<0>()(x);
+      if (selects_early && i + 1 == blocks_.size()) x = ops::embedding(selected, x, select_);
+      x = blocks_[i].template get<1>()(x);
+    }
+    const bool is_selected = selects_early && blocks_.size() != 0;
+    return readout_(norm_(is_selected ? x : ops::embedding(selected, x, select_)));
   }
 
   [[nodiscard]] const BertMlpConfig& config() const { return config_; }

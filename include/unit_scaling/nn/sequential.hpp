@@ -3,6 +3,7 @@
 /// Layer nn: modules one after another.
 #pragma once
 
+#include <cstddef>
 #include <tuple>
 #include <utility>
 
@@ -24,6 +25,9 @@ template <class... Modules> class Sequential {
     std::apply([&](const auto&... module) { ((value = module(value)), ...); }, modules_);
     return value;
   }
+
+  /// The module number `i`.
+  template <std::size_t i> [[nodiscard]] const auto& get() const { return std::get<i>(modules_); }
 
   /// Calls `visit(parameter)` for each parameter, in order.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
