@@ -22,7 +22,7 @@ TYPED_TEST_SUITE(BertMlp, Precisions);
 // A tape for training computes every position, as its backward pass needs it.
 TYPED_TEST(BertMlp, GivesTheSameLogitsForInferenceAsForTraining) {
   for (const nn::NormPlacement norm : {nn::NormPlacement::pre, nn::NormPlacement::post}) {
-    for (const std::size_t layers : {0, 1, 3}) {
+    for (const std::size_t layers : {0U, 1U, 3U}) {
       for (const Scaling& rules : {scaling::none, scaling::paper, scaling::umup}) {
         nn::Initialiser initialiser(1, rules);
         const nn::BertMlp model(initialiser, {.vocabulary_size = 23,
