@@ -2,18 +2,25 @@
 // Numbers that ops are told and that could only end in NaN or infinity are refused by every op.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/dropout.hpp"
 #include "unit_scaling/ops/estimate_scales.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
+#include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/recurrent_highway.hpp"
 #include "unit_scaling/ops/residual.hpp"
@@ -24,7 +31,10 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/silu.hpp"
 #include "unit_scaling/ops/silu_glu.hpp"
+#include "unit_scaling/ops/sinusoidal_positions.hpp"
 #include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/scaling/constraint.hpp"
+#include "unit_scaling/scaling/residual_rule.hpp"
 
 namespace {
 
@@ -52,6 +62,9 @@ TEST(Attributes, EveryMultIsPositiveAndWithItsSquareInTheRangeOfFloat) {
   expect_refused("silu", "mult", bad, [&](double m) { return ops::silu(x, {.mult = m}); });
   expect_refused("silu_glu", "mult", bad,
                  [&](double m) { return ops::silu_glu(x, x, {.mult = m}); });
+  expect_refused("gelu", "mult", bad, [&](double m) {
+    return ops::gelu_linear(x, normal_array<float>({5, 4}, 3), {.gelu = {.mult = m}});
+  });
   expect_refused("softmax", "mult", bad, [&](double m) { return ops::softmax(x, {.mult = m}); });
   expect_refused("cross_entropy", "mult", bad,
                  [&](double m) { return ops::cross_entropy(x, labels, {.mult = m}); });
@@ -106,15 +119,87 @@ TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {
                  [&](double f) { return ops::scale_fwd(x, {.factor = f}); });
   expect_refused("scale_bwd", "factor", bad,
                  [&](double f) { return ops::scale_bwd(x, {.factor = f}); });
-  expect_refused("rotary", "base", bad, [&](double b) { return ops::rotary(x, {.base = b}); });
-  for (const Rule rule : {Rule::paper, Rule::umup}) {
-    expect_refused("residual", "tau", bad,
-                   [&](double tau) { return ops::residual_weights(rule, tau).branch; });
-  }
-  expect_refused("scaled", "factors", bad,
+  const std::vector<double> bad_period{nan, infinity, -infinity, 1e39, 1e300, 0.999, 0, -1};
+  expect_refused("rotary", "base", bad_period,
+                 [&](double b) { return ops::rotary(x, {.base = b}); });
+  expect_refused("sinusoidal_positions", "max_period", bad_period,
+                 [&](double p) { return ops::sinusoidal_positions<float>(3, 4, p); });
+  expect_refused("conv1d", "power", bad, [&](double p) {
+    return ops::conv1d(normal_array<float>({2, 4, 5}, 1), normal_array<float>({3, 4, 2}, 2),
+                       {.power = {0.5, p, 0.5}});
+  });
+  expect_refused("recurrent_highway", "rebias", bad, [&](double rebias) {
+    return ops::recurrent_highway(normal_array<float>({2, 3, 4}, 1),
+                                  normal_array<float>({10, 9}, 2), normal_array<float>({10}, 3),
+                                  normal_array<float>({5}, 4), {.rebias = rebias});
+  });
+  expect_refused("scaled", "factor", bad,
                  [&](double f) { return ops::scaled(ops::Softmax{}, f, {1})(x); });
-  expect_refused("scaled", "factors", {0, -1, 1e-320, nan, 1e39},
+  expect_refused("scaled", "factor", {0, -1, 1e-320, nan, 1e39},
                  [&](double f) { return ops::scaled(ops::Softmax{}, 1, {f})(x); });
+}
+
+TEST(Attributes, TheWeightOfAResidualBranchIsCheckedByBothItsOps) {
+  const auto x = normal_array<float>({2, 4}, 1);
+  std::vector<double> bad{nan, infinity, -infinity, -1, -1e-300, 1e-320, 1e39, 1e300};
+  for (const Rule rule : {Rule::umup, Rule::paper}) {
+    expect_refused("residual", "tau", bad, [&](double tau) {
+      return ops::residual_split(x, {.scaling = {rule}, .tau = tau});
+    });
+    expect_refused("residual", "tau", bad, [&](double tau) {
+      return ops::residual_add(x, x, {.scaling = {rule}, .tau = tau});
+    });
+    bad.push_back(1.5);  // under the paper's rules
+  }
+  for (const double tau : {0.0, 1e-37, 1e-30, 1.0, 1e30, 1e37}) {
+    const auto weights = ops::residual_weights(Rule::umup, tau);
+    EXPECT_NEAR(weights.branch * weights.branch + weights.skip * weights.skip, 1, 1e-12) << tau;
+  }
+  const std::vector<double> never{nan, infinity, -infinity, -1, 1e-320, 1e39, 1e300};
+  expect_refused("transformer_residual_scaling_rule", "mult", never,
+                 [](double mult) { return transformer_residual_scaling_rule(mult); });
+  expect_refused("transformer_residual_scaling_rule", "ratio", never,
+                 [](double ratio) { return transformer_residual_scaling_rule(1, ratio); });
+  expect_refused("fixed_residual_rule", "tau", never,
+                 [](double tau) { return fixed_residual_rule(tau); });
+}
+
+TEST(Attributes, AConstraintThatGivesNoFactorIsRefused) {
+  static double given = 0;
+  const Constraint own{"of_own", [](double, std::span<const double>) { return given; }};
+  const auto x = normal_array<float>({2, 4}, 1);
+  const auto w = normal_array<float>({3, 4}, 2);
+  const std::vector<double> bad{0, -1, nan, infinity, -infinity, 1e-320, 1e300};
+  const auto with = [&](double value) {
+    given = value;
+    return scaling::paper.with(own);
+  };
+  expect_refused("constraint", "of_own", bad,
+                 [&](double value) { return ops::gelu(x, {.scaling = with(value)}); });
+  expect_refused("constraint", "of_own", bad,
+                 [&](double value) { return ops::linear(x, w, {.scaling = with(value)}); });
+  EXPECT_EQ(ops::Gelu{.scaling = with(2)}.scales(x).backward[0], 2);
+}
+
+TEST(Attributes, PositionsThatCannotBeCountedAreRefused) {
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  const auto x = normal_array<float>({3, 4}, 1);
+  for (const std::size_t first : {most, most - 1, most - 2}) {
+    expect_shape_error([&] { (void)ops::rotary(x, {.first_position = first}); }, {"rotary"});
+  }
+  (void)ops::rotary(x, {.first_position = most - 3});
+  for (const std::ptrdiff_t first :
+       {std::numeric_limits<std::ptrdiff_t>::max(), std::numeric_limits<std::ptrdiff_t>::min()}) {
+    const auto table = ops::sinusoidal_positions<float>(3, 4, 100, first);
+    for (const float element : table.span()) EXPECT_TRUE(std::isfinite(element));
+  }
+  // Of arrays without elements, whose sizes memory does not bound.
+  const Array<float> q(Shape{0, 0, std::size_t{1} << 63, 0});
+  expect_shape_error(
+      [&] {
+        (void)ops::scaled_dot_product_attention(q, q, q, Array<float>(Shape{0, 0, 0}));
+      },
+      {"scaled_dot_product_attention", " + "});
 }
 
 TEST(Attributes, HeadsThatCannotBeCountedAreRefused) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/embedding.hpp"
@@ -88,7 +89,8 @@ class BertMlp {
 
   static DepthModuleList<Block> make_blocks(Initialiser& initialiser, const BertMlpConfig& config) {
     const ResidualRule tau = default_residual_rule(initialiser.scaling().rule, config.norm);
-    const std::size_t branches = 2 * config.layers;
+    const std::size_t branches = size_product("BertMlp", {2, config.layers});
+    const std::size_t inner_size = size_product("BertMlp", {config.expansion, config.hidden_size});
     const std::size_t h = config.hidden_size;
     std::vector<Block> blocks;
     blocks.reserve(config.layers);
@@ -97,7 +99,7 @@ class BertMlp {
       TokenMixing mixing(initialiser, mixing_name, config.window);
       LayerNorm mixing_norm(initialiser, mixing_name + ".norm", h, config.norm_epsilon);
       const std::string feed_forward_name = "blocks." + std::to_string(i) + ".feed_forward";
-      FeedForward feed_forward(initialiser, feed_forward_name, h, config.expansion * h);
+      FeedForward feed_forward(initialiser, feed_forward_name, h, inner_size);
       LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h, config.norm_epsilon);
       blocks.emplace_back(
           Residual(initialiser, mixing_name, config.norm, tau(2 * i, branches), std::move(mixing),

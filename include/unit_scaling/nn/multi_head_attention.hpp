@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/linear.hpp"
@@ -40,25 +41,32 @@ class MultiHeadAttention {
     double relative_max_period = 1024;  ///< of the slowest of these sinusoids
   };
 
-  /// @throws DomainError if `heads` does not divide `hidden_size`, or two kinds of positions are
-  ///         asked for.
+  /// @throws DomainError if `heads` does not divide `hidden_size`, two kinds of positions are asked
+  ///         for, or an option is out of its range.
+  /// @throws ShapeError if sizes cannot be counted, or `relative_frequencies` is odd.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)
       : name_(name),
         options_(options),
         scaling_(initialiser.scaling()),
         heads_(heads),
-        linear_qkv_(initialiser, name + ".linear_qkv", hidden_size, 3 * hidden_size,
-                    {.bias = options.bias}),
+        linear_qkv_(initialiser, name + ".linear_qkv", hidden_size,
+                    size_product("MultiHeadAttention", {3, hidden_size}), {.bias = options.bias}),
         linear_o_(initialiser, name + ".linear_o", hidden_size, hidden_size,
                   {.bias = options.bias}),
         dropout_(initialiser, options.dropout) {
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
             "expected heads that divide hidden_size, got ", std::to_string(heads), " for ",
             std::to_string(hidden_size));
+    ops::ScaledDotProductAttention{.mult = options.mult, .dropout_probability = options.dropout}
+        .require_attributes();
+    if (options.rotary_base) ops::Rotary{.base = *options.rotary_base}.require_attributes();
     require(!options.rotary_base || options.relative_frequencies == 0, "MultiHeadAttention",
             "expected rotary or relative positions, not both");
     if (options.relative_frequencies > 0) {
+      // Of no positions: the check of its arguments.
+      static_cast<void>(ops::sinusoidal_positions<float>(0, options.relative_frequencies,
+                                                         options.relative_max_period));
       relative_.emplace(initialiser, name + ".relative", options.relative_frequencies, hidden_size,
                         Linear::Options{.bias = false, .constraint = constraint::none});
     }

@@ -32,13 +32,16 @@ enum class NormPlacement {
 /// Whatever else it is called with, such as a mask, goes on to the branch.
 template <class Branch, class Norm = LayerNorm> class Residual {
  public:
+  /// @throws DomainError as ops::residual_weights.
   Residual(const Initialiser& initialiser, std::string name, NormPlacement placement, double tau,
            Branch branch, Norm norm)
       : name_(std::move(name)),
         op_{.scaling = initialiser.scaling(), .tau = tau},
         placement_(placement),
         norm_(std::move(norm)),
-        branch_(std::move(branch)) {}
+        branch_(std::move(branch)) {
+    op_.require_attributes();
+  }
 
   template <Precision P, class... More>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x, const More&... more) const {

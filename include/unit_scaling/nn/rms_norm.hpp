@@ -22,9 +22,11 @@ class RmsNorm {
     double epsilon = ops::RmsNorm{}.epsilon;
   };
 
+  /// @throws DomainError as ops::RmsNorm.
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
           const Options& options)
       : name_(name), op_{.scaling = initialiser.scaling(), .epsilon = options.epsilon} {
+    op_.require_attributes();
     if (options.gain) gain_ = initialiser.norm_gain(name + ".gain", size);
   }
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size)

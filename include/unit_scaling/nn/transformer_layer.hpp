@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
@@ -123,7 +124,8 @@ class TransformerLayer {
 
   static Residual<MlpBranch, Norm> make_mlp(Initialiser& initialiser, const std::string& name,
                                             const TransformerConfig& config, double tau) {
-    const std::size_t inner_size = config.expansion * config.hidden_size;
+    const std::size_t inner_size =
+        size_product("TransformerLayer", {config.expansion, config.hidden_size});
     const auto make = [&]() -> std::variant<FeedForward, SwiGlu> {
       if (config.mlp == MlpKind::gelu) {
         return FeedForward(initialiser, name + ".mlp", config.hidden_size, inner_size);

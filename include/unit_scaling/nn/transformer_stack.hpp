@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/transformer_layer.hpp"
@@ -45,7 +46,7 @@ class TransformerStack {
         config.residual_rule
             ? config.residual_rule
             : default_residual_rule(initialiser.scaling().rule, config.norm_placement);
-    const std::size_t branches = 2 * config.layers;
+    const std::size_t branches = size_product("TransformerStack", {2, config.layers});
     std::vector<TransformerLayer> layers;
     layers.reserve(config.layers);
     for (std::size_t i = 0; i < config.layers; ++i) {

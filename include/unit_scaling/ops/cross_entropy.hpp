@@ -55,12 +55,17 @@ struct CrossEntropy {
   std::optional<std::int32_t> ignore_index = std::nullopt;
   double label_smoothing = 0;  ///< ε
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const {
+    require_multiplier(name, "mult", mult);
+    require_share(name, "label_smoothing", label_smoothing);
+  }
+
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
     const Shape& x = logits.shape();
     check(x, labels.shape());
-    require_multiplier(name, "mult", mult);
-    require_share(name, "label_smoothing", label_smoothing);
+    require_attributes();
     require(x[1] >= 2, name, "expected at least two classes");
     const auto items = static_cast<double>(std::max<std::size_t>(1, counted(labels)));
     const auto classes = static_cast<double>(x[1]);

@@ -39,8 +39,11 @@ struct LayerNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_not_negative(name, "epsilon", epsilon); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     return {};
   }
 
@@ -48,7 +51,7 @@ struct LayerNorm {
   [[nodiscard]] Scales<3> scales(const Array<T>& x, const Array<G>& gain,
                                  const Array<B>& bias) const {
     check(x.shape(), gain.shape(), bias.shape());
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     Scales<3> s;
     if (scaling.rule != Rule::none && x.rows() != 0) {
       s.backward[1] = s.backward[2] = inverse_power(x.rows());

@@ -37,15 +37,18 @@ struct RmsNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_not_negative(name, "epsilon", epsilon); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     return {};
   }
 
   template <class T, class G>
   [[nodiscard]] Scales<2> scales(const Array<T>& x, const Array<G>& gain) const {
     check(x.shape(), gain.shape());
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;

@@ -46,8 +46,11 @@ struct Softmax {
   double mult = 1;     ///< m; the paper's factors are for 1.
   int dimension = -1;  ///< number of the extent it runs along; negative from the end
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_multiplier(name, "mult", mult); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    require_multiplier(name, "mult", mult);
+    require_attributes();
     const Extents e = extents(x.shape());
     const auto s = static_cast<double>(e.size);
     Scales<1> ideal;
