@@ -101,6 +101,7 @@ template <Precision P> class Tape {
     parts_.clear();
     factors_.clear();
     parameters_.clear();
+    parameter_names_.clear();
     simulated_ops_.clear();
     recorded_ = 0;
     unwound_ = false;
@@ -125,13 +126,18 @@ template <Precision P> class Tape {
   }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
-  /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place,
-  /// and must not be written to before `backward` is done.
+  /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place, for
+  /// its gradient to be found, and must not be written to before `backward` is done.
+  /// @throws std::invalid_argument if it was written to, or is another one at the same place.
   [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
     const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
+    if (!is_new) require_unchanged(slots_[entry->second], parameter);
     if (is_new) {
-      add_slot(parameter.value.shape(), true).parameter = &parameter;
+      Slot& slot = add_slot(parameter.value.shape(), true);
+      slot.parameter = &parameter;
+      slot.elements = parameter.value.data();
       if (is_observed_) {
+        parameter_names_.push_back(parameter.name);
         observe({.name = parameter.name,
                  .index = parameters_.size() - 1,
                  .role = TensorRole::parameter,
@@ -189,14 +195,18 @@ template <Precision P> class Tape {
     }
     add_up_parts();
     if (is_observed_) {
+      // By the names noted, for a parameter may have been moved since. There are none if observing
+      // began after the step did.
       std::size_t index = 0;
       for (const Slot& slot : slots_) {
         if (slot.parameter == nullptr) continue;
-        observe({.name = slot.parameter->name,
-                 .index = index++,
+        if (index == parameter_names_.size()) break;
+        observe({.name = parameter_names_[index],
+                 .index = index,
                  .role = TensorRole::parameter_gradient,
                  .format = name_of<Storage>(slot.gradient_format)},
                 slot.gradient);
+        ++index;
       }
     }
   }
@@ -242,7 +252,7 @@ template <Precision P> class Tape {
   /// and parameters, which exist anyway, do not count.
   [[nodiscard]] std::size_t saved_bytes() const {
     std::set<const void*> seen;
-    for (const auto& [parameter, slot] : parameters_) seen.insert(parameter->value.data());
+    for (const auto& [parameter, slot] : parameters_) seen.insert(slots_[slot].elements);
     std::size_t bytes = 0;
     for (const auto& node : nodes_) {
       node->for_each_saved([&](const void* data, std::size_t size) {
@@ -318,7 +328,7 @@ template <Precision P> class Tape {
   };
 
   /// `const auto module = tape.enter(name_);` says whose ops follow, to observers. The path is not
-  /// copied and must stay in place, as parameters must, until `backward` is done.
+  /// copied and must stay in place until the last of them is recorded.
   Module enter(std::string_view path) { return {*this, path}; }
 
   /// While it lives, ops do not belong to the batch.
@@ -349,7 +359,8 @@ template <Precision P> class Tape {
     Shape shape = {};
     bool wanted = false;   ///< a gradient is wanted, or passes through on its way to one that is
     bool reached = false;  ///< by a gradient, which has no elements where the value has none
-    const Parameter* parameter = nullptr;  ///< whose value it is
+    const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
+    const void* elements = nullptr;        ///< of that parameter when it was recorded
     std::size_t factor = 0;                ///< of its gradient, a number of `factors_`
     std::size_t first_part = no_part;      ///< of a parameter's gradient, a number of `parts_`
     std::size_t last_part = no_part;
@@ -398,7 +409,7 @@ template <Precision P> class Tape {
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
            const std::array<std::size_t, inputs>& input_slots_,
            const std::array<ItemCount, inputs>& counts_, std::size_t first_output_,
-           std::size_t index_, std::string_view module_)
+           std::size_t index_, std::string_view module_, std::size_t module_hash_)
         : op(op_),
           scales(scales_),
           saved(std::move(saved_)),
@@ -406,7 +417,8 @@ template <Precision P> class Tape {
           counts(counts_),
           first_output(first_output_),
           index(index_),
-          module(module_) {}
+          module(module_),
+          module_hash(module_hash_) {}
 
     void backward(Tape& tape, std::size_t position) override {
       std::optional<std::size_t> factor;
@@ -452,7 +464,7 @@ template <Precision P> class Tape {
                                 simulated.first_tensor + Numbers::input_gradient(i),
                                 {.of = *factor,
                                  .op = Op::name,
-                                 .module = hash_of_module(i),
+                                 .module = counts[i].power == 0 ? 0 : module_hash,
                                  .argument = i,
                                  .parameter = tape.slots_[input_slots[i]].parameter,
                                  .count = counts[i]}),
@@ -460,11 +472,6 @@ template <Precision P> class Tape {
              ...);
           },
           input_gradients);
-    }
-
-    /// What tells the module of a batch-dependent factor; of others nobody asks.
-    [[nodiscard]] std::size_t hash_of_module(std::size_t input) const {
-      return counts[input].power == 0 ? 0 : std::hash<std::string_view>{}(module);
     }
 
     /// The gradients of the inputs, from those of the outputs.
@@ -541,8 +548,9 @@ template <Precision P> class Tape {
     std::array<std::size_t, inputs> input_slots;
     std::array<ItemCount, inputs> counts;  ///< of the backward factors
     std::size_t first_output;
-    std::size_t index;  ///< the op's number on the tape, for observers
-    std::string_view module;
+    std::size_t index;        ///< the op's number on the tape, for observers
+    std::string_view module;  ///< as of `kept_module`
+    std::size_t module_hash;  ///< as of `hash_of_module`
   };
 
   /// What writes values that no op does, to a simulation.
@@ -661,7 +669,7 @@ template <Precision P> class Tape {
         NodePointer node(
             std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
                 op, scales, std::move(result.saved), input_slots, counts, first_output, recorded_,
-                module_),
+                kept_module(), hash_of_module(counts)),
             DiscardNode{&records_});
         nodes_.push_back(std::move(node));
         if (simulation_) simulated_ops_.push_back(simulated);
@@ -677,6 +685,36 @@ template <Precision P> class Tape {
     } else {
       return std::apply(finish, result.output);
     }
+  }
+
+  /// A parameter that has a slot already must be the one that was recorded there.
+  void require_unchanged(const Slot& slot, const Parameter& parameter) const {
+    const bool is_other = slot.shape != parameter.value.shape();
+    // What a backward pass is still to read.
+    const bool is_written =
+        mode_ == TapeMode::training && !unwound_ && slot.elements != parameter.value.data();
+    if (!is_other && !is_written) return;
+    throw std::invalid_argument("Tape: expected parameter '" + parameter.name + "', " +
+                                to_string(parameter.value.shape()) +
+                                ", to stay in place and unwritten between its uses in a step, got "
+                                "another value than the first time, " +
+                                to_string(slot.shape));
+  }
+
+  /// The path of the present module, kept for the backward pass if anybody is to be told.
+  [[nodiscard]] std::string_view kept_module() {
+    if (!is_observed_ || module_.empty()) return {};
+    const auto known = module_paths_.find(module_);
+    return known != module_paths_.end() ? *known : *module_paths_.emplace(module_).first;
+  }
+
+  /// What tells the module of batch-dependent factors; of others nobody asks.
+  template <std::size_t inputs>
+  [[nodiscard]] std::size_t hash_of_module(const std::array<ItemCount, inputs>& counts) const {
+    for (const ItemCount& count : counts) {
+      if (count.power != 0) return std::hash<std::string_view>{}(module_);
+    }
+    return 0;
   }
 
   void require_nothing_recorded() const {
@@ -860,7 +898,9 @@ template <Precision P> class Tape {
   template <class T> void check(const Variable<P, T>& variable) const {
     if (variable.tape_ != this || variable.generation_ != generation_) {
       throw std::invalid_argument(
-          "Tape: the variable belongs to another tape, or was recorded before Tape::clear");
+          "Tape: the variable belongs to another tape, was recorded before Tape::clear, or was "
+          "moved "
+          "from");
     }
   }
 
@@ -952,6 +992,8 @@ template <Precision P> class Tape {
   std::vector<NodePointer> nodes_;       ///< of the ops that a gradient passes through
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
+  std::vector<std::string> parameter_names_;         ///< of an observed step, in their order
+  std::set<std::string, std::less<>> module_paths_;  ///< of all observed steps
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
   bool unwound_ = false;

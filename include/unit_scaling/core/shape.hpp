@@ -128,8 +128,11 @@ class Shape {
     return result;
   }
 
-  [[nodiscard]] constexpr const std::size_t* begin() const { return extents_.data(); }
-  [[nodiscard]] constexpr const std::size_t* end() const { return extents_.data() + rank_; }
+  // Of a temporary they would point to what is gone.
+  [[nodiscard]] constexpr const std::size_t* begin() const& { return extents_.data(); }
+  [[nodiscard]] constexpr const std::size_t* end() const& { return extents_.data() + rank_; }
+  const std::size_t* begin() const&& = delete;
+  const std::size_t* end() const&& = delete;
 
   friend constexpr bool operator==(const Shape& a, const Shape& b) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end());

@@ -113,8 +113,8 @@ class Adam {
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("first_moment." + settings_[k].parameter->name, first_moment_[k]);
-      visit("second_moment." + settings_[k].parameter->name, second_moment_[k]);
+      visit("first_moment." + settings_[k].name, first_moment_[k]);
+      visit("second_moment." + settings_[k].name, second_moment_[k]);
     }
   }
 

@@ -88,7 +88,7 @@ class Sgd {
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("momentum." + settings_[k].parameter->name, momentum_[k]);
+      visit("momentum." + settings_[k].name, momentum_[k]);
     }
   }
 
