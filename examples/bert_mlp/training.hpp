@@ -30,6 +30,8 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
@@ -175,9 +177,10 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
-  auto optimiser = make_optimiser(us::optim::parameters_of(model));
+  const std::vector<us::Parameter*> parameters = us::optim::parameters_of(model);
+  auto optimiser = make_optimiser(parameters);
   std::optional<us::optim::GradientSum> sum;
-  if (options.accumulate > 1) sum.emplace(us::optim::parameters_of(model));
+  if (options.accumulate > 1) sum.emplace(parameters);
   model.for_each_parameter(
       [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
   optimiser.for_each_state([&](const std::string& /*name*/, const us::Array<float>& state) {
@@ -229,9 +232,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const auto start = std::chrono::steady_clock::now();
     double loss_value = 0;
     us::train::MaskedBatch batch;
-    std::size_t number = 0;  // of the batch, among those of all steps
+    std::size_t number = 0;                     // of the batch, among those of all steps
+    const us::Parameter* not_finite = nullptr;  // whose gradient is not
     if (sum) sum->clear();
-    for (std::size_t k = 0; k < options.accumulate && std::isfinite(loss_value); ++k) {
+    for (std::size_t k = 0;
+         k < options.accumulate && std::isfinite(loss_value) && not_finite == nullptr; ++k) {
       number = step * options.accumulate + k;
       batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
       tape.set_step(number);  // which stochastic rounding depends on
@@ -244,9 +249,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       // A step that is looked at records each op on its own, so that more is saved.
       if (!result.saved_bytes || !tape.is_observed()) result.saved_bytes = tape.saved_bytes();
       tape.backward(loss, loss_scale);
+      not_finite = us::optim::first_non_finite(tape, parameters);
       if (sum) sum->add(tape);
     }
-    if (!std::isfinite(loss_value)) {
+    if (sum && not_finite == nullptr) not_finite = us::optim::first_non_finite(*sum, parameters);
+    if (!std::isfinite(loss_value) || not_finite != nullptr) {
       // What was not finite in an earlier step, and did no harm until now, is not the cause.
       if (recorder) first_non_finite = recorder->first_non_finite();
       if (!first_non_finite || first_non_finite->step < step) {
@@ -254,9 +261,13 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
         tape.set_step(number);
         tape.clear();
         tracker.attach(tape);
-        static_cast<void>(record_loss(tape, model, batch, variant.scaling));
+        const auto loss = record_loss(tape, model, batch, variant.scaling);
+        const bool is_forward = !std::isfinite(loss_value);
+        if (!is_forward) tape.backward(loss, loss_scale);
         if (const auto first = tracker.first_non_finite()) {
-          first_non_finite = {step + 1, first->name + " in the forward pass"};
+          first_non_finite = {step + 1, first->name + (is_forward ? " in the forward pass" : "")};
+        } else if (not_finite != nullptr) {
+          first_non_finite = {step + 1, "gradient of " + not_finite->name};  // of all batches
         }
       }
       tape.observe_with(nullptr);
@@ -353,8 +364,7 @@ template <class Body> auto with_precision(const std::string& name, const Body& b
 }
 
 /// Calls `body(make_optimiser)`, where `make_optimiser(parameters)` makes the optimiser that was
-/// asked for. It steps on gradients that are not finite, too: a run that diverges goes on to the
-/// loss that shows it, and says where it began.
+/// asked for. It is not to look for gradients that are not finite, which the training does.
 template <class Body>
 auto with_optimiser(const Options& options, const Variant& variant, const Body& body) {
   using Parameters = std::vector<us::Parameter*>;

@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -110,6 +111,61 @@ TEST(Attributes, WithoutEpsilonAConstantRowIsZeroAndPassesNoGradient) {
   };
   for (const float value : {0.0F, 3.3F, -1e30F, 1e-30F}) check(ops::LayerNorm{.epsilon = 0}, value);
   check(ops::RmsNorm{.epsilon = 0}, 0);
+}
+
+/// Expects no NaN from either pass, in P, for values of the attribute.
+template <class P, class Op, class... Arrays>
+void expect_no_nan(double Op::*attribute, const std::vector<double>& values, const Arrays&... x) {
+  for (const Rule rule : {Rule::none, Rule::paper, Rule::umup}) {
+    for (const double value : values) {
+      SCOPED_TRACE(testing::Message() << Op::name << " " << value << " " << P::name);
+      Op op;
+      if constexpr (requires { op.scaling; }) op.scaling = {rule};
+      op.*attribute = value;
+      const auto check = []<class T>(const Array<T>& array) {
+        for (const T element : array.span()) {
+          ASSERT_FALSE(std::isnan(static_cast<double>(element)));
+        }
+      };
+      const auto scales = op.scales(x...);
+      auto forward = op.forward(P{}, scales, x...);
+      if constexpr (is_array<decltype(forward.output)>) {
+        check(forward.output);
+        using T = typename decltype(forward.output)::value_type;
+        const auto gradients =
+            op.backward(P{}, scales, forward.saved, normal_array<T>(forward.output.shape(), 3));
+        std::apply([&](const auto&... each) { (check(each), ...); }, gradients);
+      }
+    }
+  }
+}
+
+TEST(Attributes, ThatAreTakenAreNoNaNInEitherPass) {
+  const auto x = normal_array<float>({4, 6}, 1);
+  const auto heads = normal_array<float>({2, 3, 4}, 3);
+  const auto labels = id_array(Shape{4}, 6, 4);
+  // As wide as `require_multiplier` allows.
+  const std::vector<double> multipliers{0x1p-62, 1e-10, 0.1, 1, 7, 1e10, 0x1p62};
+  using P = precision::fp32;
+  expect_no_nan<P>(&ops::Gelu::mult, multipliers, x);
+  expect_no_nan<P>(&ops::Silu::mult, multipliers, x);
+  expect_no_nan<P>(&ops::SiluGlu::mult, multipliers, x, x);
+  expect_no_nan<P>(&ops::Softmax::mult, multipliers, x);
+  expect_no_nan<P>(&ops::CrossEntropy::mult, multipliers, x, labels);
+  expect_no_nan<P>(&ops::ScaledDotProductAttention::mult, multipliers, heads, heads, heads);
+  for (const float value : {0.0F, 3.3F, -1e10F}) {
+    const auto constant = Array<float>::filled({3, 768}, value);
+    const std::vector<double> epsilons{0, 1e-37, 1e-12, 1e-5, 1, 1e30};
+    expect_no_nan<P>(&ops::LayerNorm::epsilon, epsilons, constant);
+    expect_no_nan<P>(&ops::RmsNorm::epsilon, epsilons, constant);
+  }
+  const std::vector<double> shares{0, 1e-30, 0.5, 1 - 0x1p-20};
+  expect_no_nan<P>(&ops::Dropout::probability, shares, x);
+  expect_no_nan<P>(&ops::CrossEntropy::label_smoothing, shares, x, labels);
+  expect_no_nan<P>(&ops::ScaledDotProductAttention::dropout_probability, shares, heads, heads,
+                   heads);
+  expect_no_nan<P>(&ops::ScaleForward::factor, {-1, 0, -0.0, 1e-37, 1e37}, x);
+  expect_no_nan<P>(&ops::Rotary::base, {1, 10000, 1e38}, x);
 }
 
 TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {

@@ -11,6 +11,7 @@
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/sum.hpp"
 
 namespace {
 
@@ -76,6 +77,13 @@ TEST(EstimateScales, SaysSoWhenNoFactorHelps) {
                       {"estimate_scales", "empty"});
   expect_domain_error([] { (void)ops::estimate_scales(ops::Gelu{}, {.repetitions = 1}, Shape{9}); },
                       {"estimate_scales", "two repetitions"});
+}
+
+TEST(EstimateScales, MeasuresAnOutputOfOneNumberAmongTheRepetitions) {
+  const auto estimate =
+      ops::estimate_scales(ops::Sum{.scaling = scaling::none}, {.repetitions = 400}, Shape{100});
+  EXPECT_NEAR(estimate.scales.forward, 0.1, 5 * 0.1 * estimate.relative_error.forward);
+  EXPECT_LT(estimate.relative_error.forward, 0.06);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include <array>
 #include <cstddef>
 #include <initializer_list>
+#include <optional>
+#include <ranges>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -37,21 +39,31 @@ namespace detail {
 
 }  // namespace detail
 
+/// The product of `first` and sizes; nothing if std::size_t cannot count it, or could not but for a
+/// size of 0. For errors of another kind than that of `size_product`.
+template <std::ranges::input_range Sizes>
+[[nodiscard]] constexpr std::optional<std::size_t> countable_product(const Sizes& sizes,
+                                                                     std::size_t first = 1) {
+  std::size_t product = first;
+  bool is_empty = false;
+  for (const auto size : sizes) {
+    if (size == 0) {
+      is_empty = true;
+    } else if (__builtin_mul_overflow(product, size, &product)) {
+      return std::nullopt;
+    }
+  }
+  return is_empty ? 0 : product;
+}
+
 /// The product of sizes, for `operation`: what every size that is computed from others goes through
 /// before memory is asked for or an index is trusted.
 /// @throws ShapeError if std::size_t cannot count it, or could not but for a size of 0.
 [[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
                                                  std::span<const std::size_t> sizes) {
-  std::size_t product = 1;
-  bool is_empty = false;
-  for (const std::size_t size : sizes) {
-    if (size == 0) {
-      is_empty = true;
-    } else if (__builtin_mul_overflow(product, size, &product)) {
-      detail::throw_uncountable(operation, " * ", sizes);
-    }
-  }
-  return is_empty ? 0 : product;
+  const std::optional<std::size_t> product = countable_product(sizes);
+  if (!product) detail::throw_uncountable(operation, " * ", sizes);
+  return *product;
 }
 [[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
                                                  std::initializer_list<std::size_t> sizes) {
