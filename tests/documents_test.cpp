@@ -177,7 +177,7 @@ TEST(Documents, NameFilesThatExist) {
   }
 }
 
-TEST(Documents, OfTheArchitectureNameEveryHeaderOnce) {
+TEST(ArchitectureDocument, NamesEveryHeaderOnce) {
   const auto patterns = headers_named(content(source_folder / "docs/architecture.md"));
   const std::set<std::string> distinct(patterns.begin(), patterns.end());
   EXPECT_EQ(distinct.size(), patterns.size()) << "a header has two rows";
