@@ -17,7 +17,7 @@
 
 #include "support/texts.hpp"
 
-namespace {
+namespace documents_test {
 
 namespace fs = std::filesystem;
 using unit_scaling_test::content;
@@ -246,4 +246,4 @@ TEST(DocumentsCheck, ReadsTheHeadersOfATable) {
   EXPECT_FALSE(matches_pattern("nn/bert.hpp", "nn/transformer_*.hpp"));
 }
 
-}  // namespace
+}  // namespace documents_test

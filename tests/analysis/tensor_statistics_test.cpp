@@ -17,7 +17,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/formats/format.hpp"
 
-namespace {
+namespace tensor_statistics_test {
 
 using unit_scaling::Format;
 using unit_scaling::Overflow;
@@ -327,4 +327,4 @@ TEST(TensorStatistics, NoBitDependsOnTheThreadCount) {
   }
 }
 
-}  // namespace
+}  // namespace tensor_statistics_test

@@ -6,7 +6,7 @@
 #include "tape_support.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace parameter_test {
 
 using unit_scaling::Array;
 using unit_scaling::Parameter;
@@ -88,5 +88,5 @@ TEST(Parameter, IsReadAnewAfterClear) {
   EXPECT_EQ(forward(), 3);
 }
 
-}  // namespace
+}  // namespace parameter_test
 }  // namespace unit_scaling_test

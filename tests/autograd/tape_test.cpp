@@ -26,7 +26,7 @@
 #include "unit_scaling/ops/token_mixing.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace tape_test {
 
 using unit_scaling::Array;
 using unit_scaling::Observation;
@@ -819,5 +819,5 @@ TYPED_TEST(TapeInEachPrecision, ALossThatGoesOnIntoAnotherOpKeepsItsGradient) {
   }
 }
 
-}  // namespace
+}  // namespace tape_test
 }  // namespace unit_scaling_test

@@ -18,7 +18,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 
-namespace {
+namespace rows_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -205,4 +205,4 @@ TEST(SoftmaxRow, NanAnywhereOrNoFiniteMaximumGivesNan) {
   }
 }
 
-}  // namespace
+}  // namespace rows_test

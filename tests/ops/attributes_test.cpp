@@ -26,7 +26,7 @@
 #include "unit_scaling/ops/silu_glu.hpp"
 #include "unit_scaling/ops/softmax.hpp"
 
-namespace {
+namespace attributes_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -153,4 +153,4 @@ TEST(Attributes, TheFactorsOfALossAreEstimatedByItsGradient) {
   EXPECT_NEAR(entropy.scales.backward[0], 64 / std::sqrt(63.0), 0.3);
 }
 
-}  // namespace
+}  // namespace attributes_test

@@ -12,7 +12,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace estimate_scales_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -78,4 +78,4 @@ TEST(EstimateScales, SaysSoWhenNoFactorHelps) {
                       {"estimate_scales", "two repetitions"});
 }
 
-}  // namespace
+}  // namespace estimate_scales_test

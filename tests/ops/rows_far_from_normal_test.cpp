@@ -22,7 +22,7 @@
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
-namespace {
+namespace rows_far_from_normal_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -271,4 +271,4 @@ TEST(FarRows, TheMeanOfFiniteNumbersIsFinite) {
   EXPECT_NEAR(*loss.data() / 1e36F, 1, 1e-6);
 }
 
-}  // namespace
+}  // namespace rows_far_from_normal_test

@@ -20,7 +20,7 @@
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace optimiser_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -333,4 +333,4 @@ TEST(Lamb, TakesAStepWhoseTrustRatioIsBeyondFloat) {
   for (const float element : parameter.value.span()) EXPECT_TRUE(std::isfinite(element));
 }
 
-}  // namespace
+}  // namespace optimiser_test
