@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <limits>
 #include <memory_resource>
 #include <vector>
 
@@ -46,30 +45,14 @@ template <class Compute, class T> struct ScaledRow {
   /// may: the power is a normal number, and ε times its square is not above 1. A row of zeros, or
   /// with an infinity, stays.
   [[nodiscard]] ScaledRow near_one(Compute epsilon) const {
-    auto largest = broadcast<Compute>(0);
-    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      const auto v = fill_beyond<Compute>(load<Compute>(row + j, count), count, Compute{0});
-      largest = greater_lane(greater_lane(v, -v), largest);
-    });
-    const Compute magnitude = horizontal_max(largest);
+    const Compute magnitude = greatest_magnitude<Compute>(
+        columns, [&](std::size_t j, auto count) { return load<Compute>(row + j, count); });
     if (magnitude == 0 || !std::isfinite(magnitude)) return *this;
-    constexpr int most = 1 - std::numeric_limits<Compute>::min_exponent;
-    const int most_of_epsilon = epsilon > 0 ? -(std::ilogb(epsilon) + 1) / 2 : most;
-    const int exponent = std::max(-most, std::min({-std::ilogb(magnitude), most, most_of_epsilon}));
+    int exponent = exponent_to_one(magnitude);
+    if (epsilon > 0) exponent = std::min(exponent, -(std::ilogb(epsilon) + 1) / 2);
     return {row, columns, std::scalbn(Compute{1}, exponent)};
   }
 };
-
-/// Whether the mean of the squares of a row has left the range in which it is accurate, and matters
-/// beside ε.
-template <class Compute>
-[[nodiscard]] bool is_beyond_squares(Compute mean_square, Compute epsilon) {
-  constexpr Compute least = std::numeric_limits<Compute>::min();
-  // 2^36 above the least normal number, squares of what counts in a mean are accurate. Below that,
-  // an ε that is 2^30 greater than the mean is all that is left of the sum.
-  return !std::isfinite(mean_square) ||
-         (mean_square < least * Compute{0x1p36} && epsilon < least * Compute{0x1p66});
-}
 
 // In the last loop over a row the next one is fetched: the loops before it leave memory idle.
 

@@ -115,18 +115,24 @@ struct CrossEntropy {
     for (std::size_t i = 0; i < logits.rows(); ++i) {
       const std::int32_t label = labels.data()[i];
       if (label == ignore_index) continue;
-      const auto logit = [&](std::size_t j) {
-        return static_cast<double>(static_cast<Compute>(logits.row(i)[j]));
+      // Differences from the greatest: weighted sums of the logits would be rounded to their size.
+      const T* logit = logits.row(i);
+      const auto below = [greatest = static_cast<double>(row[2 * i])](auto v) {
+        return greatest - v;
       };
-      double target = logit(static_cast<std::size_t>(label));
+      double target = below(static_cast<double>(static_cast<Compute>(logit[label])));
       if (label_smoothing != 0) {
-        double all = 0;
-        for (std::size_t j = 0; j < classes; ++j) all += logit(j);
+        kernels::DoubleSum<Compute> sum;
+        kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
+          sum.add(kernels::fill_beyond<Compute>(kernels::load<Compute>(logit + j, count), count,
+                                                row[2 * i]),
+                  below);
+        });
+        const double all = sum.total();
         target =
             (1 - label_smoothing) * target + label_smoothing / static_cast<double>(classes) * all;
       }
-      total += mult * (static_cast<double>(row[2 * i]) - target) +
-               std::log(static_cast<double>(row[2 * i + 1]));
+      total += mult * target + std::log(static_cast<double>(row[2 * i + 1]));
     }
     auto loss =
         Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), logits.resource());
