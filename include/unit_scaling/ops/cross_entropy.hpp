@@ -39,6 +39,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         `ignore_index` give neither loss nor gradient, whatever their logits. A mean is over all
 ///         items as in the reference library, but under rule none over those not ignored, as in
 ///         PyTorch; of no items it is 0.
+/// Errors: for m = 1, the loss of an item is within (classes/16 + 29 + loss) u of that of exact
+///         arithmetic, u = 2⁻²⁴ (with P::compute double, classes for classes/16, (1 + 2 classes)
+///         loss, and u = 2⁻⁵³), and dx / (β dloss) within (p (classes/16 + 35 + max − x) + 4 t) u.
 /// @throws ShapeError if the shapes do not fit.
 /// @throws DomainError if a label is neither in [0, classes) nor ignore_index, there are fewer than
 ///         two classes, or ε is not in [0, 1).
@@ -122,13 +125,13 @@ struct CrossEntropy {
       };
       double target = below(static_cast<double>(static_cast<Compute>(logit[label])));
       if (label_smoothing != 0) {
-        kernels::DoubleSum<Compute> sum;
+        kernels::DoubleSum<Compute> terms;
         kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
-          sum.add(kernels::fill_beyond<Compute>(kernels::load<Compute>(logit + j, count), count,
-                                                row[2 * i]),
-                  below);
+          terms.add(kernels::fill_beyond<Compute>(kernels::load<Compute>(logit + j, count), count,
+                                                  row[2 * i]),
+                    below);
         });
-        const double all = sum.total();
+        const double all = terms.total();
         target =
             (1 - label_smoothing) * target + label_smoothing / static_cast<double>(classes) * all;
       }

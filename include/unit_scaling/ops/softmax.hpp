@@ -37,6 +37,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         rounding: so dy of a row is counted from that of its likeliest element, which changes
 ///         nothing for exact p. Along another extent than the last it runs on a copy in which that
 ///         one is contiguous.
+/// Errors: for m = 1, y is within (s/16 + 34 + max − x) u, relatively, of that of exact arithmetic,
+///         u = 2⁻²⁴ (with P::compute double, s for s/16 and u = 2⁻⁵³); p below e⁻⁸⁷ may be 0. A
+///         gradient dx overflows only if it is itself beyond the range.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0,
 ///         and x has the dimension.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
