@@ -238,7 +238,7 @@ TYPED_TEST_SUITE(SumsOfFarRowsIn, AllPrecisions, PrecisionNames);
 
 /// What the headers say of the error of a sum, in units of Σ |x|: in float whatever the length.
 template <class P> double units_of_sum(std::size_t columns) {
-  return std::is_same_v<typename P::compute, double> ? static_cast<double>(columns) : 16;
+  return std::is_same_v<typename P::compute, double> ? static_cast<double>(columns) : 20;
 }
 
 // 300,001 terms are enough for the mean of a constant to be off by a percent in sixteen lanes of

@@ -28,7 +28,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Values: the sum runs in P::compute, in an order that depends on n alone; y is rounded once. It
 ///         overflows only if y itself is beyond the range. An empty sum is 0, and so is one of
 ///         zeros, whatever their signs. A NaN, or infinities of both signs, make their own sum NaN.
-/// Errors: Σ x is within 16 u Σ |x| of that of exact arithmetic, u = 2⁻²⁴, whatever n, for parts of
+/// Errors: Σ x is within 20 u Σ |x| of that of exact arithmetic, u = 2⁻²⁴, whatever n, for parts of
 ///         it are added up in double (with P::compute double, n u Σ |x|, u = 2⁻⁵³). The factor and
 ///         the product with it are two more roundings.
 /// @throws ShapeError if dy does not have the shape of y.
