@@ -14,6 +14,7 @@
 #include "support/op_run.hpp"
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
+#include "support/threads.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
@@ -175,6 +176,46 @@ TEST(FarRows, AConstantGradientDoesNotPassALayerNorm) {
                                               Array<float>::filled({3, size}, value)));
       for (const float d : dx.span()) EXPECT_LE(std::abs(d), value * 2e-7F) << size;
     }
+  }
+}
+
+// The norms' gradient is linear: rows of 2^124 times a gradient give that times theirs, whichever
+// they are among others and however many threads there are.
+TEST(FarRows, AreNormalisedAmongOthers) {
+  const std::size_t rows = 200;
+  const auto check = [&](const auto& op, std::size_t columns) {
+    const auto x = normal_array<float>({rows, columns}, 3);
+    const auto dy = normal_array<float>({rows, columns}, 4);
+    const auto is_far = [](std::size_t i) { return i % 64 == 0 || i % 64 == 63 || i == 199; };
+    auto far = dy;
+    for (std::size_t i = 0; i < rows; ++i) {
+      for (std::size_t j = 0; is_far(i) && j < columns; ++j) {
+        far.mutable_data()[i * columns + j] *= 0x1p124F;
+      }
+    }
+    const auto saved = op.forward(precision::fp32{}, op.scales(x), x).saved;
+    const auto gradient = [&](const Array<float>& upstream) {
+      return std::get<0>(op.backward(precision::fp32{}, op.scales(x), saved, upstream));
+    };
+    const auto expected = gradient(dy);
+    for (const std::size_t threads : {std::size_t{1}, std::size_t{3}}) {
+      const ThreadCountScope scope(threads);
+      const auto actual = gradient(far);
+      for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) {
+          const float value = expected.row(i)[j];
+          if (is_far(i)) {
+            EXPECT_NEAR(actual.row(i)[j] * 0x1p-124F, value, 1e-5) << i << " " << j;
+          } else {
+            EXPECT_EQ(actual.row(i)[j], value) << i << " " << j;
+          }
+        }
+      }
+    }
+  };
+  for (const std::size_t columns : {std::size_t{37}, std::size_t{768}}) {
+    check(ops::LayerNorm{}, columns);
+    check(ops::RmsNorm{}, columns);
   }
 }
 

@@ -19,6 +19,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -256,14 +257,17 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
     to.finish();
     far_rows_of[begin / column_sum_rows] = far_rows;
   });
-  for (std::size_t block = 0; block < far_rows_of.size(); ++block) {
+  const bool has_far_rows = std::any_of(far_rows_of.begin(), far_rows_of.end(),
+                                        [](std::uint64_t far_rows) { return far_rows != 0; });
+  if (!has_far_rows) return dx;
+  parallel_for(far_rows_of.size(), [&](std::size_t block) {
     for (std::uint64_t rest = far_rows_of[block]; rest != 0; rest &= rest - 1) {
       const std::size_t i =
           block * column_sum_rows + static_cast<std::size_t>(std::countr_zero(rest));
       write_far_gradient<Compute, centring>(target + i * columns, columns, i, factor, divisor(i),
                                             x_hat, x_hat_gradient);
     }
-  }
+  });
   return dx;
 }
 
