@@ -42,6 +42,17 @@ TEST(Rows, ForRowsVisitsEveryRowOnce) {
   kernels::for_rows(0, 7, [](std::size_t) { ADD_FAILURE(); });
 }
 
+TEST(Rows, TheSumOfLanesAddsHalvesPairwise) {
+  const auto numbers = normal_array<float>({lanes}, 5);
+  std::vector<float> pairs(numbers.span().begin(), numbers.span().end());
+  for (std::size_t width = lanes / 2; width > 0; width /= 2) {
+    for (std::size_t i = 0; i < width; ++i) pairs[i] += pairs[i + width];
+  }
+  EXPECT_EQ(
+      kernels::horizontal_sum(kernels::load<float>(numbers.data(), kernels::FullLanes<float>{})),
+      pairs[0]);
+}
+
 // Small integers: the sum is exact in any order.
 TEST(Rows, SumLanesAddsEveryElementOnce) {
   for (std::size_t size = 0; size <= 70; ++size) {
