@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace {
+namespace layering_test {
 
 constexpr std::array<std::string_view, 10> layers{
     "core", "formats", "scaling", "kernels", "ops", "autograd", "nn", "optim", "train", "analysis"};
@@ -190,4 +190,4 @@ TEST(LayeringCheck, AsksForLicencePragmaAndNoUsingNamespace) {
   EXPECT_EQ(violations(file, header_with("  using namespace std::literals;")).size(), 0U);
 }
 
-}  // namespace
+}  // namespace layering_test

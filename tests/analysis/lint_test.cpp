@@ -29,7 +29,7 @@
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace lint_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -495,4 +495,4 @@ TEST(Lint, RefusesATraceOfTwoSteps) {
                                       {"one step", "another"});
 }
 
-}  // namespace
+}  // namespace lint_test

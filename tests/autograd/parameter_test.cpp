@@ -10,7 +10,7 @@
 #include "tape_support.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace parameter_test {
 
 using unit_scaling::Array;
 using unit_scaling::Parameter;
@@ -131,5 +131,5 @@ TEST(Parameter, MayBeWrittenToBetweenUsesThatNoBackwardPassFollows) {
   EXPECT_EQ(tape.parameter(weight).value(), weight.value);
 }
 
-}  // namespace
+}  // namespace parameter_test
 }  // namespace unit_scaling_test

@@ -26,7 +26,7 @@
 #include "unit_scaling/ops/token_mixing.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace tape_test {
 
 using unit_scaling::Array;
 using unit_scaling::Observation;
@@ -831,5 +831,5 @@ TEST(Tape, RefusesAVariableThatWasMovedFrom) {
   (void)unit_scaling::ops::relu(x);
 }
 
-}  // namespace
+}  // namespace tape_test
 }  // namespace unit_scaling_test

@@ -14,7 +14,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/core/parallel.hpp"
 
-namespace {
+namespace fork_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::ThreadCountScope;
@@ -155,4 +155,4 @@ TEST_F(Fork, AChildThatReturnsIntoALoopLeavesItWithAnErrorAndGoesOn) {
   EXPECT_FALSE(has_thrown);
 }
 
-}  // namespace
+}  // namespace fork_test

@@ -21,7 +21,7 @@
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
-namespace {
+namespace moved_from_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_shape_error;
@@ -171,4 +171,4 @@ TEST(StochasticRoundingBits, AreCheckedBeforeAnythingIsShifted) {
   }
 }
 
-}  // namespace
+}  // namespace moved_from_test

@@ -31,7 +31,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 
-namespace {
+namespace bert_mlp_test {
 
 namespace fs = std::filesystem;
 
@@ -1206,4 +1206,4 @@ TEST_F(BertMlp, PrintsUnitScalesAtInitialisation) {
   EXPECT_EQ(plain.output.find("\n0 of 171 tensors"), std::string::npos) << plain.output;
 }
 
-}  // namespace
+}  // namespace bert_mlp_test

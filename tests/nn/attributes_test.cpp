@@ -20,7 +20,7 @@
 #include "unit_scaling/nn/rms_norm.hpp"
 #include "unit_scaling/nn/transformer_encoder.hpp"
 
-namespace {
+namespace attributes_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -147,4 +147,4 @@ TEST(ModuleSizes, ThatCannotBeCountedAreRefused) {
   }
 }
 
-}  // namespace
+}  // namespace attributes_test

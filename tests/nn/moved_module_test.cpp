@@ -46,7 +46,7 @@
 #include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace moved_module_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -316,4 +316,4 @@ TEST(MovedModule, IsRefusedWhereAnotherOneStoodInTheSameStep) {
   }
 }
 
-}  // namespace
+}  // namespace moved_module_test

@@ -24,7 +24,7 @@
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace {
+namespace transformer_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -322,4 +322,4 @@ TEST(TransformerModules, NameWhatDoesNotFit) {
       {"next_token_loss", "(3, 1)"});
 }
 
-}  // namespace
+}  // namespace transformer_test

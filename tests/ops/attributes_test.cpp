@@ -37,7 +37,7 @@
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/residual_rule.hpp"
 
-namespace {
+namespace attributes_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -294,4 +294,4 @@ TEST(Attributes, TheFactorsOfALossAreEstimatedByItsGradient) {
   EXPECT_NEAR(entropy.scales.backward[0], 64 / std::sqrt(63.0), 0.3);
 }
 
-}  // namespace
+}  // namespace attributes_test

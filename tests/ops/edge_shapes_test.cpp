@@ -44,7 +44,7 @@
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
-namespace {
+namespace edge_shapes_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -217,4 +217,4 @@ TYPED_TEST(EdgeShapes, AreTakenByAttention) {
   }
 }
 
-}  // namespace
+}  // namespace edge_shapes_test

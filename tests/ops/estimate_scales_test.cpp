@@ -13,7 +13,7 @@
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
-namespace {
+namespace estimate_scales_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -86,4 +86,4 @@ TEST(EstimateScales, MeasuresAnOutputOfOneNumberAmongTheRepetitions) {
   EXPECT_LT(estimate.relative_error.forward, 0.06);
 }
 
-}  // namespace
+}  // namespace estimate_scales_test

@@ -21,7 +21,7 @@
 #include "unit_scaling/optim/learning_rate_report.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace optimiser_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -358,4 +358,4 @@ TEST(Lamb, TakesAStepWhoseTrustRatioIsBeyondFloat) {
   for (const float element : parameter.value.span()) EXPECT_TRUE(std::isfinite(element));
 }
 
-}  // namespace
+}  // namespace optimiser_test

@@ -36,7 +36,7 @@
 #include "unit_scaling/core/file_error.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace safetensors_test {
 
 using unit_scaling::Array;
 using unit_scaling::bfloat16;
@@ -924,5 +924,5 @@ TEST_F(Safetensors, SurvivesGarbage) {
   }
 }
 
-}  // namespace
+}  // namespace safetensors_test
 }  // namespace unit_scaling_test
