@@ -179,11 +179,12 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   expect_one(embed(true), Kind::unscaled_op, "op 1, embedding", "paper");
   EXPECT_TRUE(embed(false).empty());
   // Of a model most of whose ops follow none, the one that does is named, and no parameter.
+  const Parameter plain = weight({64, 64}, 0.125F);
   expect_one(
       lint_of([&](Fp64& tape) {
         const ops::Linear linear{.scaling = scaling::none};
         const ops::Gelu gelu{.scaling = scaling::none};
-        const auto x = ops::gelu(ops::linear(input(tape), weight({64, 64}, 0.125F), linear), gelu);
+        const auto x = ops::gelu(ops::linear(input(tape), plain, linear), gelu);
         return ops::gelu(ops::linear(x, w, linear));
       }),
       Kind::scaled_op, "op 3, gelu", "paper");
