@@ -180,14 +180,13 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   EXPECT_TRUE(embed(false).empty());
   // Of a model most of whose ops follow none, the one that does is named, and no parameter.
   const Parameter plain = weight({64, 64}, 0.125F);
-  expect_one(
-      lint_of([&](Fp64& tape) {
-        const ops::Linear linear{.scaling = scaling::none};
-        const ops::Gelu gelu{.scaling = scaling::none};
-        const auto x = ops::gelu(ops::linear(input(tape), plain, linear), gelu);
-        return ops::gelu(ops::linear(x, w, linear));
-      }),
-      Kind::scaled_op, "op 3, gelu", "paper");
+  expect_one(lint_of([&](Fp64& tape) {
+               const ops::Linear linear{.scaling = scaling::none};
+               const ops::Gelu gelu{.scaling = scaling::none};
+               const auto x = ops::gelu(ops::linear(input(tape), plain, linear), gelu);
+               return ops::gelu(ops::linear(x, w, linear));
+             }),
+             Kind::scaled_op, "op 3, gelu", "paper");
   // Numbers, such as two losses, are added up as they are.
   EXPECT_TRUE(lint_of([&](Fp64& tape) {
                 const auto x = ops::linear(input(tape), w);
