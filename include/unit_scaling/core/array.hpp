@@ -29,8 +29,8 @@ namespace UNIT_SCALING_NAMESPACE {
 /// tape's memory. An array may also borrow foreign memory (`borrow`), which it never frees.
 ///
 /// Spans and rows of a temporary array do not compile, for they would outlive it: name the array
-/// first. `data` of one is good to the end of the expression, so that `*ops::mean(x).data()` reads
-/// a number.
+/// first. `data` of one is good to the end of the expression, so that the loss of an op can be read
+/// in one line.
 template <class T>
 requires std::is_trivially_copyable_v<T>
 class Array {
