@@ -23,8 +23,9 @@ enum class ParameterKind {
   output,    ///< the weight of the last layer
 };
 
-/// Lets others know by its address an object that this is a member of: whoever keeps the address
-/// watches the place, and asks before using it. Copies of the object have places of their own.
+/// A member that tells whether its object is still at its address. Whoever keeps the address takes
+/// a watch of the place, and asks the watch before using the address. A copy of the object has a
+/// place of its own.
 class Place {
  public:
   Place() = default;
@@ -39,7 +40,7 @@ class Place {
   }
   ~Place() { leave(); }
 
-  /// What `watch` gives: true as long as the object is there and was not moved from.
+  /// Points to true as long as the object is there and was not moved from.
   using Watch = std::shared_ptr<const bool>;
   [[nodiscard]] Watch watch() const {
     if (!is_here_) is_here_ = std::make_shared<bool>(true);

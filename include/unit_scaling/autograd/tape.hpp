@@ -131,8 +131,9 @@ template <Precision P> class Tape {
   /// @throws std::invalid_argument if it was written to, or is another one at the same place.
   [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
     const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
-    if (!is_new) require_unchanged(slots_[entry->second], parameter);
-    if (is_new) {
+    if (!is_new) {
+      require_unchanged(slots_[entry->second], parameter);
+    } else {
       Slot& slot = add_slot(parameter.value.shape(), true);
       slot.parameter = &parameter;
       slot.elements = parameter.value.data();
@@ -899,8 +900,7 @@ template <Precision P> class Tape {
     if (variable.tape_ != this || variable.generation_ != generation_) {
       throw std::invalid_argument(
           "Tape: the variable belongs to another tape, was recorded before Tape::clear, or was "
-          "moved "
-          "from");
+          "moved from");
     }
   }
 

@@ -29,8 +29,8 @@ namespace UNIT_SCALING_NAMESPACE {
 /// tape's memory. An array may also borrow foreign memory (`borrow`), which it never frees.
 ///
 /// Spans and rows of a temporary array do not compile, for they would outlive it: name the array
-/// first. `data` of one is good to the end of the expression, so that the loss of an op can be read
-/// in one line.
+/// first. A pointer from `data` of a temporary is valid to the end of the expression, which is
+/// enough to read a loss in one line.
 template <class T>
 requires std::is_trivially_copyable_v<T>
 class Array {
@@ -116,7 +116,7 @@ class Array {
     return result;
   }
 
-  /// What is borrowed must outlive the array, which a temporary that owns its elements does not.
+  /// What is borrowed must outlive the array. A temporary that owns its elements does not.
   template <class Owner>
   requires(!std::is_lvalue_reference_v<Owner> &&
            !std::ranges::enable_borrowed_range<std::remove_cv_t<Owner>>) static Array

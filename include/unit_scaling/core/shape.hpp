@@ -39,8 +39,9 @@ namespace detail {
 
 }  // namespace detail
 
-/// The product of `first` and sizes; nothing if std::size_t cannot count it, or could not but for a
-/// size of 0. For errors of another kind than that of `size_product`.
+/// The product of `first` and sizes, or nothing if std::size_t cannot count it. A size of 0 does
+/// not hide that the product of the others cannot be counted. For callers that throw an error of
+/// their own.
 template <std::ranges::input_range Sizes>
 [[nodiscard]] constexpr std::optional<std::size_t> countable_product(const Sizes& sizes,
                                                                      std::size_t first = 1) {
@@ -56,9 +57,9 @@ template <std::ranges::input_range Sizes>
   return is_empty ? 0 : product;
 }
 
-/// The product of sizes, for `operation`: what every size that is computed from others goes through
+/// The product of sizes, for `operation`. Every size that is computed from others goes through it,
 /// before memory is asked for or an index is trusted.
-/// @throws ShapeError if std::size_t cannot count it, or could not but for a size of 0.
+/// @throws ShapeError if std::size_t cannot count it, as `countable_product`.
 [[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
                                                  std::span<const std::size_t> sizes) {
   const std::optional<std::size_t> product = countable_product(sizes);

@@ -569,7 +569,7 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
     for (std::size_t index = 0; index < count; ++index) {
       pack_part(source, result[index]);
       const std::size_t packed = std::min(width, source.lane_count);
-      // Of no depth there may be no data, to which nothing can be added.
+      // Without depth the data may be null, to which no offset may be added.
       if (source.depth != 0) source.data += packed * source.lane_stride;
       source.lane_count -= packed;
       source.lanes_readable -= std::min(width, source.lanes_readable);

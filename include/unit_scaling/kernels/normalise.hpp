@@ -111,8 +111,8 @@ template <class Compute, class T, class G>
 /// Whether x̂ has its row's mean taken off.
 enum class Centring { none, mean };
 
-/// By what a row is divided: x̂ = (power x − mean) inverse. Either is in range, their product may
-/// not be.
+/// The two factors of a row: x̂ = (power x − mean) inverse. Each is in the range of Compute. Their
+/// product may leave it.
 template <class Compute> struct Divisor {
   Compute power;
   Compute inverse;
@@ -130,9 +130,9 @@ template <class Compute, class D> struct NearOne {
 };
 
 /// Writes a row of what `normalise_rows_gradient` computes, where its sums or its factor leave the
-/// range of Compute although dx may not: d is brought near one, and powers of two come last. It
-/// makes the functions of the row anew: if those of other rows were passed on, they would have to
-/// be in memory.
+/// range of Compute although dx may not. d is brought near one, and powers of two come last. It
+/// calls x_hat and x_hat_gradient itself, for passing on what the caller has of a row would force
+/// that into memory.
 template <class Compute, Centring centring, class T, class XHat, class D>
 [[gnu::noinline, gnu::cold]] void write_far_gradient(T* dx, std::size_t columns, std::size_t i,
                                                      Compute factor, Divisor<Compute> divisor,
@@ -141,8 +141,8 @@ template <class Compute, Centring centring, class T, class XHat, class D>
   const auto size = static_cast<Compute>(columns);
   const auto gradient = x_hat_gradient(i);
   const Compute greatest = greatest_magnitude<Compute>(columns, gradient);
-  const bool is_near_one = greatest == 0 || !std::isfinite(greatest);
-  const int exponent = is_near_one ? 0 : exponent_to_one(greatest);
+  const bool can_be_scaled = greatest != 0 && std::isfinite(greatest);
+  const int exponent = can_be_scaled ? exponent_to_one(greatest) : 0;
   const NearOne<Compute, decltype(x_hat_gradient(i))> d{gradient,
                                                         std::scalbn(Compute{1}, exponent)};
   Compute average = 0;
@@ -190,8 +190,8 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
   const auto size = static_cast<Compute>(columns);
   T* target = dx.mutable_data();
   const Destination<T> destination(target, columns, 3 * x.bytes());
-  // A bit for each row. They are not written in the loop, or what the functions of a row need would
-  // be loaded again after a call.
+  // A bit for each row, collected in a register: after a call in the loop the compiler would load
+  // again what the functions of a row need.
   static_assert(column_sum_rows <= 64);
   std::pmr::vector<std::uint64_t> far_rows_of(column_sum_blocks(x.rows()), &scratch_memory());
   parallel_ranges(x.rows(), column_sum_rows, [&](std::size_t begin, std::size_t end) {
@@ -246,7 +246,7 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
         to.template put<Overflow::infinity_or_nan, Compute>(
             scale * multiply_add(x_hat_lanes, -average_x_hat, d), i * columns + j, count);
       });
-      // Less than the limit, times any x̂, and taken off, does not bring d out of range.
+      // Below the limit, what is subtracted from d cannot bring it out of range, whatever x̂ is.
       constexpr Compute limit = std::numeric_limits<Compute>::max() *
                                 std::numeric_limits<Compute>::epsilon() / Compute{0x1p16};
       const bool is_far =

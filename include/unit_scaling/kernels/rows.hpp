@@ -79,9 +79,10 @@ template <class Compute> class DoubleSum {
   std::array<Wide, parts> totals_{};
 };
 
-/// The same as `sum_lanes`, but within 20 u Σ |f| of the exact sum, u = 2^-24, however many columns
-/// there are: what is added up in lanes is short, and so is what is added up of that; the rest is
-/// in double. In double it is `sum_lanes`, within n 2^-53 Σ |f| for n columns.
+/// The same as `sum_lanes`, but within 20 u Σ |f| of the exact sum, u = 2^-24, for any number of
+/// columns. Blocks of 8 vectors are added up in lanes, then groups of 8 blocks in lanes as well,
+/// and groups in double. If Compute is double it is `sum_lanes`, within n 2^-53 Σ |f| for n
+/// columns.
 template <class Compute, class F>
 [[nodiscard]] Compute precise_sum_lanes(std::size_t columns, const F& f) {
   constexpr std::size_t block = 8 * lanes;
@@ -137,8 +138,8 @@ template <class Compute, class F>
   return horizontal_max(greatest);
 }
 
-/// The exponent of the power of two that brings a magnitude, finite and not zero, to between 1 and
-/// 2, or as near as it may: the power and its reciprocal are normal numbers.
+/// The exponent of the power of two that brings a magnitude to between 1 and 2, or as near as it
+/// may: the power and its reciprocal are normal numbers. @pre the magnitude is finite and above 0
 template <class Compute> [[nodiscard]] int exponent_to_one(Compute magnitude) {
   constexpr int most = 1 - std::numeric_limits<Compute>::min_exponent;
   return std::clamp(-std::ilogb(magnitude), -most, most);

@@ -29,19 +29,14 @@ struct ResidualWeights {
 /// @throws DomainError if τ is outside these ranges.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4; u-μP, arXiv:2407.17465.
 [[nodiscard]] inline ResidualWeights residual_weights(Rule rule, double tau) {
-  switch (rule) {
-    case Rule::none:
-      return {1, 1};
-    case Rule::paper:
-      require_not_negative("residual", "tau", tau);
-      if (tau > 1) {
-        throw_attribute_error("residual", "tau", "in [0, 1] under the paper's rules", tau);
-      }
-      return {std::sqrt(tau), std::sqrt(1 - tau)};
-    case Rule::umup:
-      break;
-  }
+  if (rule == Rule::none) return {1, 1};
   require_not_negative("residual", "tau", tau);
+  if (rule == Rule::paper) {
+    if (tau > 1) {
+      throw_attribute_error("residual", "tau", "in [0, 1] under the paper's rules", tau);
+    }
+    return {std::sqrt(tau), std::sqrt(1 - tau)};
+  }
   const double denominator = std::sqrt(1 + tau * tau);
   return {tau / denominator, 1 / denominator};
 }

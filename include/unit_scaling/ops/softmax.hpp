@@ -176,7 +176,7 @@ struct Softmax {
         const auto upstream = [&](std::size_t j, auto count) {
           return kernels::load<Compute>(dy.row(i) + j, count) - origin;
         };
-        // Less than this, taken off, leaves the largest finite number what it is.
+        // The largest finite number minus less than this is itself, rounded.
         constexpr Compute limit =
             std::numeric_limits<Compute>::max() * std::numeric_limits<Compute>::epsilon() / 8;
         const Compute inner =
