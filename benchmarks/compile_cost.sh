@@ -26,7 +26,7 @@ for compiler in "${@:-g++}"; do
     measure "$name" "$compiler" "$source"
     if [[ $name != only_* ]]; then
       measure "$name with the companion" "$compiler" "$source" -DUNIT_SCALING_COMPILED \
-        -include unit_scaling/compiled.hpp
+        -DUNIT_SCALING_COMPILED_HAS_{fp64,fp32,fp16,bf16,fp8} -include unit_scaling/compiled.hpp
     fi
   done
 done

@@ -3,11 +3,12 @@
 /// What the target unit_scaling::compiled holds compiled, so that a program which links it need
 /// not.
 ///
-/// One list serves both sides. Where UNIT_SCALING_COMPILED is defined, as the target does for those
-/// that link it, everything in the list is declared `extern template`: the compiler then looks up
-/// what it would otherwise compile. The sources of the target define it, one precision each.
-/// Without the macro this header declares nothing, and all is compiled where it is used, as is
-/// always so for policies, ops and modules that are not in the list.
+/// One list serves both sides. Each source of the target defines it for one precision. For those
+/// that link the target, it defines UNIT_SCALING_COMPILED and, for each precision that it has,
+/// UNIT_SCALING_COMPILED_HAS_fp8 and so on. The list is then declared `extern template`: the linker
+/// finds what would otherwise be compiled. Without these macros the header declares nothing, and
+/// everything is compiled where it is used, as always are policies, ops and modules that are not in
+/// the list.
 ///
 /// unit_scaling.hpp includes this header. A file that includes single headers includes it besides.
 #pragma once
@@ -177,10 +178,20 @@
 
 #ifdef UNIT_SCALING_COMPILED
 namespace UNIT_SCALING_NAMESPACE {
+#ifdef UNIT_SCALING_COMPILED_HAS_fp64
 UNIT_SCALING_COMPILED_fp64(extern);
+#endif
+#ifdef UNIT_SCALING_COMPILED_HAS_fp32
 UNIT_SCALING_COMPILED_fp32(extern);
+#endif
+#ifdef UNIT_SCALING_COMPILED_HAS_fp16
 UNIT_SCALING_COMPILED_fp16(extern);
+#endif
+#ifdef UNIT_SCALING_COMPILED_HAS_bf16
 UNIT_SCALING_COMPILED_bf16(extern);
+#endif
+#ifdef UNIT_SCALING_COMPILED_HAS_fp8
 UNIT_SCALING_COMPILED_fp8(extern);
+#endif
 }  // namespace UNIT_SCALING_NAMESPACE
 #endif

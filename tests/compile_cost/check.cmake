@@ -56,7 +56,7 @@ endfunction()
 check(only_gelu "${SOURCE_DIR}/benchmarks/compile_cost/only_gelu.cpp")
 check(readme "${FOLDER}/readme.cpp")
 check(train_decoder_with_companion "${SOURCE_DIR}/benchmarks/compile_cost/train_decoder.cpp"
-      -DUNIT_SCALING_COMPILED)
+      -DUNIT_SCALING_COMPILED -DUNIT_SCALING_COMPILED_HAS_fp8 -DUNIT_SCALING_COMPILED_HAS_fp32)
 check(train_decoder "${SOURCE_DIR}/benchmarks/compile_cost/train_decoder.cpp")
 if(grown)
   message(FATAL_ERROR "Compiling costs more than it did:\n${grown}"

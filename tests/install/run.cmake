@@ -50,10 +50,11 @@ foreach(way find_package add_subdirectory)
   endforeach()
 endforeach()
 
-# The companion is compiled in the build of the program that links it. Not optimised: this takes long.
+# The companion is compiled in the build of the program that links it: here not optimised, and for one
+# precision, for it takes long.
 set(build "${work}/find_package_with_compiled")
 configure(find_package find_package_with_compiled ${without_eigen} -D WITH_COMPILED=ON
-          -D "CMAKE_CXX_FLAGS=-O0 -Werror")
+          -D "CMAKE_CXX_FLAGS=-O0 -Werror" -D UNIT_SCALING_COMPILED_PRECISIONS=fp8)
 run("${CMAKE_COMMAND}" --build "${build}")
 run("${build}/consumer")
 

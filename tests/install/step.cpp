@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a program that links the compiled companion finds there, and a policy that is not in it.
+// What a program that links the compiled companion finds there, and what it does not: a precision
+// that was not asked for, and a policy of its own.
 #include <string_view>
 
 #include "unit_scaling/compiled.hpp"
@@ -39,6 +40,5 @@ template <us::Precision P> bool learns() {
 
 bool steps();
 bool steps() {
-  return learns<us::precision::fp32>() && learns<us::precision::fp16>() &&
-         learns<us::precision::bf16>() && learns<us::precision::fp8>() && learns<Own>();
+  return learns<us::precision::fp8>() && learns<us::precision::fp32>() && learns<Own>();
 }
