@@ -149,7 +149,8 @@ std::vector<std::string> headers_named(const std::string& document) {
     for (const std::string& span : code_spans(line.substr(0, line.find('|', 1)))) {
       const std::size_t slash = span.find('/');
       if (slash != std::string::npos) layer = span.substr(0, slash);
-      patterns.push_back(slash == std::string::npos ? layer + "/" + span : span);
+      const bool is_of_layer = slash == std::string::npos && !layer.empty();
+      patterns.push_back(is_of_layer ? layer + "/" + span : span);
     }
   }
   return patterns;

@@ -58,10 +58,7 @@ class BertMlp {
   /// names by their index in row-major order.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& selected) const {
-    const Variable<P> x = blocks_(ops::add(tokens_(tape, ids), positions_.table(), add_));
-    return readout_(norm_(ops::embedding(selected, x, select_)));
-  }
+                                       const Array<std::int32_t>& selected) const;
 
   [[nodiscard]] const BertMlpConfig& config() const { return config_; }
 
@@ -119,5 +116,12 @@ class BertMlp {
   LayerNorm norm_;
   LinearReadout readout_;
 };
+
+template <Precision P>
+Variable<P> BertMlp::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                const Array<std::int32_t>& selected) const {
+  const Variable<P> x = blocks_(ops::add(tokens_(tape, ids), positions_.table(), add_));
+  return readout_(norm_(ops::embedding(selected, x, select_)));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -53,10 +53,7 @@ class Conv1d {
          std::size_t out_channels, std::size_t kernel_size)
       : Conv1d(initialiser, name, channels, out_channels, kernel_size, Options{}) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return bias_ ? ops::conv1d(x, weight_, *bias_, op_) : ops::conv1d(x, weight_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -70,5 +67,10 @@ class Conv1d {
   Parameter weight_;
   std::optional<Parameter> bias_;
 };
+
+template <Precision P> Variable<P> Conv1d::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return bias_ ? ops::conv1d(x, weight_, *bias_, op_) : ops::conv1d(x, weight_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

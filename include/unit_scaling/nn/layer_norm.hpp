@@ -26,10 +26,7 @@ class LayerNorm {
     op_.require_attributes();
   }
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return ops::layer_norm(x, gain_, bias_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -43,5 +40,10 @@ class LayerNorm {
   Parameter gain_;
   Parameter bias_;
 };
+
+template <Precision P> Variable<P> LayerNorm::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return ops::layer_norm(x, gain_, bias_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -31,10 +31,7 @@ class RecurrentHighway {
     op_.require_attributes();
   }
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return ops::recurrent_highway(x, weight_, bias_, initial_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -50,5 +47,10 @@ class RecurrentHighway {
   Parameter bias_;
   Parameter initial_;
 };
+
+template <Precision P> Variable<P> RecurrentHighway::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return ops::recurrent_highway(x, weight_, bias_, initial_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

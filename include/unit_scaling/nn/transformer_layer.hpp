@@ -62,9 +62,7 @@ class TransformerLayer {
   /// @param mask as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const {
-    return mlp_(attention_(x, mask));
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -79,9 +77,7 @@ class TransformerLayer {
 
     template <Precision P>
     [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                         const Array<std::int32_t>& mask) const {
-      return dropout(attention(x, mask));
-    }
+                                         const Array<std::int32_t>& mask) const;
     template <class Visitor> void for_each_parameter(const Visitor& visit) {
       attention.for_each_parameter(visit);
     }
@@ -91,9 +87,7 @@ class TransformerLayer {
     std::variant<FeedForward, SwiGlu> mlp;
     Dropout dropout;
 
-    template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-      return dropout(std::visit([&](const auto& each) { return each(x); }, mlp));
-    }
+    template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
     template <class Visitor> void for_each_parameter(const Visitor& visit) {
       std::visit([&](auto& each) { each.for_each_parameter(visit); }, mlp);
     }
@@ -147,5 +141,22 @@ class TransformerLayer {
   Residual<AttentionBranch, Norm> attention_;
   Residual<MlpBranch, Norm> mlp_;
 };
+
+template <Precision P>
+Variable<P> TransformerLayer::operator()(const Variable<P>& x,
+                                         const Array<std::int32_t>& mask) const {
+  return mlp_(attention_(x, mask));
+}
+
+template <Precision P>
+Variable<P> TransformerLayer::AttentionBranch::operator()(const Variable<P>& x,
+                                                          const Array<std::int32_t>& mask) const {
+  return dropout(attention(x, mask));
+}
+
+template <Precision P>
+Variable<P> TransformerLayer::MlpBranch::operator()(const Variable<P>& x) const {
+  return dropout(std::visit([&](const auto& each) { return each(x); }, mlp));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

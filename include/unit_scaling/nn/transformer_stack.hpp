@@ -27,9 +27,7 @@ class TransformerStack {
   /// @param mask as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const {
-    return layers_(x, mask);
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   [[nodiscard]] const DepthModuleList<TransformerLayer>& layers() const { return layers_; }
 
@@ -58,5 +56,11 @@ class TransformerStack {
 
   DepthModuleList<TransformerLayer> layers_;
 };
+
+template <Precision P>
+Variable<P> TransformerStack::operator()(const Variable<P>& x,
+                                         const Array<std::int32_t>& mask) const {
+  return layers_(x, mask);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
