@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# The installed package, for find_package(unit_scaling [COMPONENTS eigen]).
+# The installed package, for find_package(unit_scaling [COMPONENTS eigen compiled]).
 include(CMakeFindDependencyMacro)
 find_dependency(Threads)
 include("${CMAKE_CURRENT_LIST_DIR}/unit_scaling-usage.cmake")
@@ -7,6 +7,8 @@ if(NOT TARGET unit_scaling::unit_scaling)
   include("${CMAKE_CURRENT_LIST_DIR}/unit_scaling-targets.cmake")
   unit_scaling_flags(unit_scaling::unit_scaling)
 endif()
+unit_scaling_add_compiled()
+set(unit_scaling_compiled_FOUND TRUE)
 
 unit_scaling_find_eigen()
 if(TARGET unit_scaling::eigen)
@@ -18,7 +20,7 @@ foreach(component IN LISTS unit_scaling_FIND_COMPONENTS)
     if(component STREQUAL "eigen")
       set(unit_scaling_NOT_FOUND_MESSAGE "component eigen: ${unit_scaling_no_eigen}")
     else()
-      set(unit_scaling_NOT_FOUND_MESSAGE "no component ${component}; the only one is eigen")
+      set(unit_scaling_NOT_FOUND_MESSAGE "no component ${component}; there are eigen and compiled")
     endif()
   endif()
 endforeach()

@@ -29,3 +29,43 @@ macro(unit_scaling_find_eigen)
     endif()
   endif()
 endmacro()
+
+# Makes the target unit_scaling::compiled: the instantiations that unit_scaling/compiled.hpp lists, one
+# source for each of UNIT_SCALING_COMPILED_PRECISIONS, compiled in the build of the program that links it,
+# with its flags and for its processor. A program that does not link it does not build it.
+function(unit_scaling_add_compiled)
+  if(TARGET unit_scaling_compiled)
+    return()
+  endif()
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/unit_scaling_compiled")
+  set(precisions fp64 fp32 fp16 bf16 fp8)
+  set(UNIT_SCALING_COMPILED_PRECISIONS "${precisions}" CACHE STRING
+      "What unit_scaling::compiled has, of ${precisions}")
+  set(sources)
+  foreach(precision IN LISTS UNIT_SCALING_COMPILED_PRECISIONS)
+    if(NOT precision IN_LIST precisions)
+      message(FATAL_ERROR
+              "UNIT_SCALING_COMPILED_PRECISIONS: expected some of ${precisions}, got ${precision}")
+    endif()
+    file(CONFIGURE OUTPUT "${folder}/compiled_${precision}.cpp" CONTENT
+         "// SPDX-License-Identifier: MIT\n\
+// What unit_scaling/compiled.hpp lists for one precision. Written by CMake.\n\
+#include \"unit_scaling/compiled.hpp\"\n\n\
+namespace UNIT_SCALING_NAMESPACE {\n\
+UNIT_SCALING_COMPILED_${precision}();\n\
+}  // namespace UNIT_SCALING_NAMESPACE\n")
+    list(APPEND sources "${folder}/compiled_${precision}.cpp")
+  endforeach()
+  add_library(unit_scaling_compiled STATIC EXCLUDE_FROM_ALL ${sources})
+  add_library(unit_scaling::compiled ALIAS unit_scaling_compiled)
+  target_link_libraries(unit_scaling_compiled PUBLIC unit_scaling::unit_scaling)
+  list(TRANSFORM UNIT_SCALING_COMPILED_PRECISIONS PREPEND UNIT_SCALING_COMPILED_HAS_
+       OUTPUT_VARIABLE those_it_has)
+  target_compile_definitions(unit_scaling_compiled INTERFACE
+    UNIT_SCALING_COMPILED ${those_it_has})
+  # A program for another processor than the library's does not link; see core/target.hpp.
+  target_compile_options(unit_scaling_compiled PUBLIC
+    $<$<BOOL:${UNIT_SCALING_NATIVE}>:-march=native>)
+  # Each source takes long, and each is to be compiled on a processor of its own.
+  set_target_properties(unit_scaling_compiled PROPERTIES UNITY_BUILD OFF)
+endfunction()

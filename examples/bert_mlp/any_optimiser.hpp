@@ -15,8 +15,8 @@ namespace bert_mlp {
 
 using AnyOptimiser = std::variant<us::optim::AdamW, us::optim::Sgd>;
 
-/// The optimiser that was asked for. It steps on gradients that are not finite, too: a run that
-/// diverges goes on to the loss that shows it, and says where it began.
+/// The optimiser that was asked for. It is not to look for gradients that are not finite, which the
+/// training does.
 inline AnyOptimiser make_optimiser(const Options& options, const Variant& variant,
                                    std::vector<us::Parameter*> parameters) {
   if (options.optimizer == "sgd") {

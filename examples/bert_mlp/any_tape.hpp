@@ -8,10 +8,12 @@
 #include <memory>
 #include <memory_resource>
 #include <string>
+#include <vector>
 
 #include "any_optimiser.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/memory.hpp"
@@ -63,7 +65,12 @@ class AnyTape {
   /// Computes the gradients of the loss that was recorded last, times `seed`, and forgets the loss.
   virtual void backward(float seed) = 0;
 
-  /// What follows `backward`: to the sum of several batches, or straight to the optimiser.
+  // What follows `backward`.
+
+  /// The first of the parameters whose gradient is not finite; null: none.
+  [[nodiscard]] virtual const us::Parameter* first_non_finite(
+      const std::vector<us::Parameter*>& parameters) const = 0;
+  /// To the sum of several batches, or straight to the optimiser.
   virtual void add_to(us::optim::GradientSum& sum) const = 0;
   virtual void step_with(AnyOptimiser& optimiser, double learning_rate,
                          double loss_scale) const = 0;

@@ -47,11 +47,13 @@ std::optional<us::analysis::NonFiniteTensor> NumericsRecorder::first_non_finite(
   return first;
 }
 
-std::optional<std::string> first_non_finite_in(AnyTape& tape, const Loss& loss) {
+std::optional<std::string> first_non_finite_in(AnyTape& tape, const Loss& loss,
+                                               std::optional<float> loss_scale) {
   us::analysis::Tracker tracker({.updates = false});
   tape.clear();
   tracker.attach(tape);
   tape.record(loss);
+  if (loss_scale) tape.backward(*loss_scale);
   tape.observe_with(nullptr);
   const auto first = tracker.first_non_finite();
   if (!first) return std::nullopt;

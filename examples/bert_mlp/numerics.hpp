@@ -49,7 +49,9 @@ class NumericsRecorder {
   us::analysis::Tracker tracker_;
 };
 
-/// Which tensor of the forward pass is the first that is not finite. Records it on the tape, anew.
-[[nodiscard]] std::optional<std::string> first_non_finite_in(AnyTape& tape, const Loss& loss);
+/// Which tensor of the forward pass or, given the loss scale, of both passes is the first that is
+/// not finite. Records them on the tape, anew.
+[[nodiscard]] std::optional<std::string> first_non_finite_in(AnyTape& tape, const Loss& loss,
+                                                             std::optional<float> loss_scale);
 
 }  // namespace bert_mlp

@@ -221,7 +221,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "summary.json: parameter_bytes (float master copies), optimiser_bytes (moments, and sums of\n"
       "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
-      "gradients included) and peak_rss_bytes (of the process, while training).\n"
+      "gradients included, validation not) and peak_rss_bytes (of the process, while training).\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
       "3 every variant diverged.");
   app.set_version_flag("--version",

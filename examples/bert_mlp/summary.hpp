@@ -17,10 +17,10 @@ namespace bert_mlp {
 /// {"command", "machine", "checkpoint", "runs": [...]}. What was not measured or is not finite is
 /// null. What a run takes of memory is `parameter_bytes` (float master copies), `optimiser_bytes`,
 /// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
-/// the tape holds beyond that: values, gradients, those of parameters included, and its records);
-/// `peak_rss_bytes` is the whole process's peak while it trained. `checkpoint` says which of the
-/// models checkpoint.safetensors holds; null if this command saved none. `simulation` is there
-/// where there was one.
+/// the tape holds beyond that: values, gradients, those of parameters included, and its records,
+/// but not what validation takes); `peak_rss_bytes` is the whole process's peak while it trained.
+/// `checkpoint` says which of the models checkpoint.safetensors holds; null if this command saved
+/// none. `simulation` is there where there was one.
 [[nodiscard]] std::string summary(const Options& options, const std::vector<RunResult>& runs,
                                   const Machine& machine);
 

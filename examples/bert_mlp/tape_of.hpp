@@ -12,15 +12,18 @@
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "any_optimiser.hpp"
 #include "any_tape.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
 
 namespace bert_mlp {
 
@@ -92,6 +95,10 @@ template <us::Precision P> class TapeOf final : public AnyTape {
     loss_.reset();
   }
 
+  [[nodiscard]] const us::Parameter* first_non_finite(
+      const std::vector<us::Parameter*>& parameters) const override {
+    return us::optim::first_non_finite(tape_, parameters);
+  }
   void add_to(us::optim::GradientSum& sum) const override { sum.add(tape_); }
   void step_with(AnyOptimiser& optimiser, double learning_rate, double loss_scale) const override {
     std::visit([&](auto& each) { each.step(tape_, learning_rate, loss_scale); }, optimiser);

@@ -27,12 +27,14 @@
 #include "run_result.hpp"
 #include "simulation.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
@@ -136,9 +138,10 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   reset_peak_memory();
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
-  auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
+  const std::vector<us::Parameter*> parameters = us::optim::parameters_of(model);
+  auto optimiser = make_optimiser(options, variant, parameters);
   std::optional<us::optim::GradientSum> sum;
-  if (options.accumulate > 1) sum.emplace(us::optim::parameters_of(model));
+  if (options.accumulate > 1) sum.emplace(parameters);
   model.for_each_parameter(
       [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
   for_each_state(optimiser, [&](const std::string& /*name*/, const us::Array<float>& state) {
@@ -193,9 +196,11 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const auto start = std::chrono::steady_clock::now();
     double loss_value = 0;
     us::train::MaskedBatch batch;
-    std::size_t number = 0;  // of the batch, among those of all steps
+    std::size_t number = 0;                     // of the batch, among those of all steps
+    const us::Parameter* not_finite = nullptr;  // whose gradient is not
     if (sum) sum->clear();
-    for (std::size_t k = 0; k < options.accumulate && std::isfinite(loss_value); ++k) {
+    for (std::size_t k = 0;
+         k < options.accumulate && std::isfinite(loss_value) && not_finite == nullptr; ++k) {
       number = step * options.accumulate + k;
       batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
       tape->set_step(number);  // which stochastic rounding depends on
@@ -207,15 +212,24 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       // A step that is looked at records each op on its own, so that more is saved.
       if (!result.saved_bytes || !tape->is_observed()) result.saved_bytes = tape->saved_bytes();
       tape->backward(loss_scale);
+      not_finite = tape->first_non_finite(parameters);
       if (sum) tape->add_to(*sum);
     }
-    if (!std::isfinite(loss_value)) {
+    if (sum && not_finite == nullptr) not_finite = us::optim::first_non_finite(*sum, parameters);
+    if (!std::isfinite(loss_value) || not_finite != nullptr) {
       // What was not finite in an earlier step, and did no harm until now, is not the cause.
       if (recorder) first_non_finite = recorder->first_non_finite();
       if (!first_non_finite || first_non_finite->step < step) {
         tape->set_step(number);
-        const auto name = first_non_finite_in(*tape, {model, batch, variant.scaling});
-        if (name) first_non_finite = {step + 1, *name + " in the forward pass"};
+        const bool is_forward = !std::isfinite(loss_value);
+        const auto name =
+            first_non_finite_in(*tape, {model, batch, variant.scaling},
+                                is_forward ? std::nullopt : std::optional<float>(loss_scale));
+        if (name) {
+          first_non_finite = {step + 1, *name + (is_forward ? " in the forward pass" : "")};
+        } else if (not_finite != nullptr) {
+          first_non_finite = {step + 1, "gradient of " + not_finite->name};  // of all batches
+        }
       }
       tape->observe_with(nullptr);
       result.diverged = "step " + std::to_string(step + 1);

@@ -10,7 +10,7 @@
 
 #include "support/svg_path.hpp"
 
-namespace {
+namespace chart_path_test {
 
 using unit_scaling::analysis::detail::SvgPath;
 
@@ -44,4 +44,4 @@ TEST(SvgPath, RoundingDoesNotAddUp) {
   }
 }
 
-}  // namespace
+}  // namespace chart_path_test

@@ -27,7 +27,7 @@
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/ops/scale.hpp"
 
-namespace {
+namespace constraint_check_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -576,4 +576,4 @@ TEST(Graph, LeavesOutWhatNoGradientPasses) {
   EXPECT_EQ(graph.value_text(y.number()), "the value of op 0, linear");
 }
 
-}  // namespace
+}  // namespace constraint_check_test

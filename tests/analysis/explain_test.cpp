@@ -34,7 +34,7 @@
 #include "unit_scaling/ops/scale.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
-namespace {
+namespace explain_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -282,4 +282,4 @@ TEST(Explain, ShowsParametersThatTheLossDoesNotDependOn) {
   EXPECT_GT(number_in(gradient_of("read.weight")), 0);
 }
 
-}  // namespace
+}  // namespace explain_test

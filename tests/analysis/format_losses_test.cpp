@@ -15,7 +15,7 @@
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/formats/format.hpp"
 
-namespace {
+namespace format_losses_test {
 
 using unit_scaling::Format;
 using unit_scaling::FormatSpec;
@@ -133,4 +133,4 @@ TEST(FormatLosses, SharesAreOfAllElements) {
                std::invalid_argument);
 }
 
-}  // namespace
+}  // namespace format_losses_test

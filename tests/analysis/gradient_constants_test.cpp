@@ -40,7 +40,7 @@
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
-namespace {
+namespace gradient_constants_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -344,4 +344,4 @@ TEST(GradientFactors, AreThoseOfEachOpsBackwardPass) {
                  [](const auto& a) { return ops::scale_fwd(a(0), {.factor = 3}); });
 }
 
-}  // namespace
+}  // namespace gradient_constants_test

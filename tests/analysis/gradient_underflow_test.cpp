@@ -18,7 +18,7 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace gradient_underflow_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -157,4 +157,4 @@ TEST(GradientUnderflow, OfAUnitScaledModelIsSmallWithoutALossScale) {
   EXPECT_EQ(of_model<precision::fp32>(scaling::paper, 1).underflowed, 0);
 }
 
-}  // namespace
+}  // namespace gradient_underflow_test

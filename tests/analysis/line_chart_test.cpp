@@ -22,7 +22,7 @@
 #include "support/texts.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace line_chart_test {
 
 using unit_scaling::analysis::AxisScale;
 using unit_scaling::analysis::ChartTheme;
@@ -505,7 +505,6 @@ TEST(LineChart, DrawsInTheThemeAskedFor) {
   EXPECT_EQ(count(drawn(chart), "#ffffff"), 0U);
 }
 
-}  // namespace
 TEST(LineChart, DrawsLinesWithoutDotsIfAsked) {
   LineChart chart;
   chart.series = {{"few", {{1, 1}, {2, 3}, {3, 2}}}, {"none", {}}};
@@ -514,5 +513,7 @@ TEST(LineChart, DrawsLinesWithoutDotsIfAsked) {
   EXPECT_EQ(dot_count(to_svg(chart)), 0U);
   EXPECT_EQ(line_count(to_svg(chart)), 1U);
 }
+
+}  // namespace line_chart_test
 
 }  // namespace unit_scaling_test

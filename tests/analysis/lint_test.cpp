@@ -29,7 +29,7 @@
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace lint_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -179,14 +179,14 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   expect_one(embed(true), Kind::unscaled_op, "op 1, embedding", "paper");
   EXPECT_TRUE(embed(false).empty());
   // Of a model most of whose ops follow none, the one that does is named, and no parameter.
-  expect_one(
-      lint_of([&](Fp64& tape) {
-        const ops::Linear linear{.scaling = scaling::none};
-        const ops::Gelu gelu{.scaling = scaling::none};
-        const auto x = ops::gelu(ops::linear(input(tape), weight({64, 64}, 0.125F), linear), gelu);
-        return ops::gelu(ops::linear(x, w, linear));
-      }),
-      Kind::scaled_op, "op 3, gelu", "paper");
+  const Parameter plain = weight({64, 64}, 0.125F);
+  expect_one(lint_of([&](Fp64& tape) {
+               const ops::Linear linear{.scaling = scaling::none};
+               const ops::Gelu gelu{.scaling = scaling::none};
+               const auto x = ops::gelu(ops::linear(input(tape), plain, linear), gelu);
+               return ops::gelu(ops::linear(x, w, linear));
+             }),
+             Kind::scaled_op, "op 3, gelu", "paper");
   // Numbers, such as two losses, are added up as they are.
   EXPECT_TRUE(lint_of([&](Fp64& tape) {
                 const auto x = ops::linear(input(tape), w);
@@ -495,4 +495,4 @@ TEST(Lint, RefusesATraceOfTwoSteps) {
                                       {"one step", "another"});
 }
 
-}  // namespace
+}  // namespace lint_test

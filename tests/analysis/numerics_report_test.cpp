@@ -31,7 +31,7 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
-namespace {
+namespace numerics_report_test {
 
 using namespace unit_scaling;
 using analysis::NumericsReport;
@@ -870,4 +870,4 @@ TEST(NumericsReport, ShowsTheStepThatLostMost) {
   EXPECT_NE(html.find(">run, float8_e5m2, step 3<"), std::string::npos) << "a row of its own";
 }
 
-}  // namespace
+}  // namespace numerics_report_test

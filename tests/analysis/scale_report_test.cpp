@@ -11,7 +11,7 @@
 #include "autograd/tape_support.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace scale_report_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -98,4 +98,4 @@ TEST(ScaleReport, ListsValuesForwardsThenGradientsBackwardsThenParameterGradient
   EXPECT_EQ(largest, (std::vector<double>{1, 3, 21, 1, 4, 8}));
 }
 
-}  // namespace
+}  // namespace scale_report_test

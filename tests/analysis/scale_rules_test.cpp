@@ -15,7 +15,7 @@
 
 #include "support/texts.hpp"
 
-namespace {
+namespace scale_rules_test {
 
 using namespace unit_scaling;
 
@@ -72,4 +72,4 @@ TEST(ScaleRules, TheDocumentHasTheTableThatFollowsFromTheCode) {
   EXPECT_EQ(document.substr(first, to - first), expected);
 }
 
-}  // namespace
+}  // namespace scale_rules_test

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace short_number_test {
 
 using unit_scaling::analysis::percent_text;
 using unit_scaling::analysis::short_number;
@@ -28,4 +28,4 @@ TEST(PercentText, IsNeverWrittenWithAnExponentWhereItIsAShare) {
   EXPECT_EQ(percent_text(0.9996), "100 %");
 }
 
-}  // namespace
+}  // namespace short_number_test

@@ -13,11 +13,12 @@
 #include <string>
 #include <vector>
 
+#include "support/far_rows.hpp"
 #include "support/random_arrays.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/formats/format.hpp"
 
-namespace {
+namespace tensor_statistics_test {
 
 using unit_scaling::Format;
 using unit_scaling::Overflow;
@@ -327,4 +328,41 @@ TEST(TensorStatistics, NoBitDependsOnTheThreadCount) {
   }
 }
 
-}  // namespace
+// Differences from a pivot are exact or rounded in double, and their sums of n terms are within
+// n 2^-53 of the sums of magnitudes; the square of the mean's distance from the pivot, which is
+// taken off, is at most 2^10 times the variance.
+TEST(TensorStatistics, MomentsAreRightWhateverTheMeanAndTheScale) {
+  for (const std::size_t size : std::vector<std::size_t>{1, 2, 3, 31, 768, 5000, 200001}) {
+    for (const auto& row : unit_scaling_test::far_rows(size)) {
+      SCOPED_TRACE(row.name + " × " + std::to_string(size));
+      const auto n = static_cast<long double>(size);
+      // From an element that is no outlier, or a large mean would be rounded in long double, too.
+      const auto origin = static_cast<long double>(row.elements[size / 3]);
+      long double offset = 0;
+      long double squares = 0;
+      for (const float element : row.elements) {
+        const auto v = static_cast<long double>(element);
+        offset += (v - origin) / n;
+        squares += v * v / n;
+      }
+      long double variance = 0;
+      for (const float element : row.elements) {
+        const long double v = static_cast<long double>(element) - origin - offset;
+        variance += v * v / n;
+      }
+      const long double mean = origin + offset;
+      const auto measured =
+          tensor_statistics(row.elements, RoundingThresholds(Format::parse("float32")));
+      const long double spread = std::sqrt(variance);
+      const long double tolerance = n * 0x1p-52L;
+      EXPECT_LE(std::abs(static_cast<long double>(measured.mean) - mean),
+                64 * tolerance * spread + 0x1p-52L * std::abs(mean));
+      EXPECT_LE(std::abs(static_cast<long double>(measured.std) - spread),
+                1024 * tolerance * spread);
+      EXPECT_LE(std::abs(static_cast<long double>(measured.rms) - std::sqrt(squares)),
+                1024 * tolerance * std::sqrt(squares));
+    }
+  }
+}
+
+}  // namespace tensor_statistics_test

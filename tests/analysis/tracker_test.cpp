@@ -29,7 +29,7 @@
 #include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
-namespace {
+namespace tracker_test {
 
 using namespace unit_scaling;
 using analysis::NonFiniteTensor;
@@ -597,4 +597,4 @@ TEST(TrackerOutput, JsonOfOddNamesAndNumbersIsJson) {
   EXPECT_TRUE(json["tensors"][0]["samples"][0]["exponents"]["first"].is_null());
 }
 
-}  // namespace
+}  // namespace tracker_test

@@ -3,10 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+#include <utility>
+
+#include "support/errors.hpp"
 #include "tape_support.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace parameter_test {
 
 using unit_scaling::Array;
 using unit_scaling::Parameter;
@@ -88,5 +92,44 @@ TEST(Parameter, IsReadAnewAfterClear) {
   EXPECT_EQ(forward(), 3);
 }
 
-}  // namespace
+TEST(Place, TellsWhoWatchesItWhenItIsLeft) {
+  unit_scaling::Place place;
+  const auto first = place.watch();
+  const auto second = place.watch();
+  const unit_scaling::Place copy = place;
+  EXPECT_TRUE(*first && *second && *copy.watch());
+  unit_scaling::Place moved = std::move(place);
+  EXPECT_FALSE(*first || *second);
+  EXPECT_TRUE(*place.watch()) << "a new one at the old place";
+  const auto of_moved = moved.watch();
+  moved = unit_scaling::Place();
+  moved = copy;
+  EXPECT_TRUE(*of_moved) << "what it is a member of was assigned to, and stays";
+  const auto of_dead = unit_scaling::Place().watch();
+  EXPECT_FALSE(*of_dead);
+}
+
+TEST(Parameter, IsRefusedIfItIsAnotherOneInTheSameStep) {
+  Tape<precision::fp32> tape;
+  Parameter weight = random_parameter("weight", {3, 3}, 0);
+  const auto x = tape.input(random_array<float>({2, 3}, 1));
+  const auto first = ops::linear(x, weight);
+  for (const unit_scaling::Shape& shape : {unit_scaling::Shape{3, 3}, {64, 3}, {0}, {1}}) {
+    weight.value = Array<float>::filled(shape, 1);
+    expect_error<std::invalid_argument>([&] { (void)tape.parameter(weight); },
+                                        {"'weight'", "in place", "(3, 3)", to_string(shape)});
+  }
+  tape.clear();
+  (void)tape.parameter(weight);
+}
+
+TEST(Parameter, MayBeWrittenToBetweenUsesThatNoBackwardPassFollows) {
+  Tape<precision::fp32> tape(unit_scaling::TapeMode::inference);
+  Parameter weight = random_parameter("weight", {3, 3}, 0);
+  (void)tape.parameter(weight);
+  weight.value = Array<float>::filled({3, 3}, 1);
+  EXPECT_EQ(tape.parameter(weight).value(), weight.value);
+}
+
+}  // namespace parameter_test
 }  // namespace unit_scaling_test

@@ -52,7 +52,7 @@
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
-namespace {
+namespace simulated_ops_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -366,4 +366,4 @@ TEST(SimulatedOps, FormatsThatThePolicyDoesNotHoldAreRefused) {
                                       {"simulate_with", "double", "fp64"});
 }
 
-}  // namespace
+}  // namespace simulated_ops_test

@@ -30,7 +30,7 @@
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 
-namespace {
+namespace simulation_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -422,4 +422,4 @@ TEST(Simulator, OfAUsersOwnRoundsAsItSays) {
   EXPECT_EQ(*y.value().data(), 2.0F * 4 - 4 * 1);
 }
 
-}  // namespace
+}  // namespace simulation_test

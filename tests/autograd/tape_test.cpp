@@ -26,7 +26,7 @@
 #include "unit_scaling/ops/token_mixing.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace tape_test {
 
 using unit_scaling::Array;
 using unit_scaling::Observation;
@@ -819,5 +819,17 @@ TYPED_TEST(TapeInEachPrecision, ALossThatGoesOnIntoAnotherOpKeepsItsGradient) {
   }
 }
 
-}  // namespace
+TEST(Tape, RefusesAVariableThatWasMovedFrom) {
+  Tape<precision::fp32> tape;
+  auto x = tape.input(Array<float>({3}, {1, 2, 3}));
+  const auto taken = std::move(x);
+  EXPECT_EQ(x.value().shape(), Shape{0});
+  expect_error<std::invalid_argument>([&] { (void)unit_scaling::ops::relu(x); }, {"moved from"});
+  expect_error<std::invalid_argument>([&] { tape.backward(x); }, {"moved from"});
+  expect_error<std::invalid_argument>([&] { (void)tape.gradient(x); }, {"moved from"});
+  x = taken;
+  (void)unit_scaling::ops::relu(x);
+}
+
+}  // namespace tape_test
 }  // namespace unit_scaling_test

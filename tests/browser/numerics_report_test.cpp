@@ -13,7 +13,7 @@
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 
-namespace {
+namespace numerics_report_test {
 
 namespace fs = std::filesystem;
 
@@ -263,4 +263,4 @@ TEST_F(Browser, DrawsTheReportInLightAndInDark) {
   EXPECT_NE(light, dark);
 }
 
-}  // namespace
+}  // namespace numerics_report_test

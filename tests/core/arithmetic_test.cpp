@@ -14,7 +14,7 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 
-namespace {
+namespace arithmetic_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -167,4 +167,4 @@ TEST(Random, DrawsTheSameNumbersInEveryArithmetic) {
   }
 }
 
-}  // namespace
+}  // namespace arithmetic_test

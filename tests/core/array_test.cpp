@@ -15,7 +15,7 @@
 #include "unit_scaling/core/eigen.hpp"
 #include "unit_scaling/core/memory.hpp"
 
-namespace {
+namespace array_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_shape_error;
@@ -210,4 +210,4 @@ TEST(Eigen, ExpressionsOfAnyLayoutBecomeRowMajorArrays) {
   EXPECT_EQ(to_array(matrix.array() + 1), Array<float>({2, 3}, {2, 3, 4, 5, 6, 7}));
 }
 
-}  // namespace
+}  // namespace array_test

@@ -26,7 +26,7 @@
 #include "support/texts.hpp"
 #include "unit_scaling/core/file_error.hpp"
 
-namespace {
+namespace atomic_file_test {
 
 using unit_scaling::AtomicFile;
 using unit_scaling::FileError;
@@ -375,4 +375,4 @@ TEST_F(AtomicFileTest, ADiskThatTakesNoMoreLeavesTheOldFile) {
   EXPECT_EQ(content(path), std::string(1000, 'x'));
 }
 
-}  // namespace
+}  // namespace atomic_file_test

@@ -9,7 +9,7 @@
 
 #include "unit_scaling/core/array.hpp"
 
-namespace {
+namespace memory_test {
 
 using namespace unit_scaling;
 
@@ -115,4 +115,4 @@ TEST(RecyclingResource, IsEqualToItselfOnly) {
   EXPECT_FALSE(a.is_equal(b));
 }
 
-}  // namespace
+}  // namespace memory_test

@@ -2,10 +2,15 @@
 // What was moved from is empty, and sizes that nobody can count are refused.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <span>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "support/errors.hpp"
 #include "unit_scaling/core/array.hpp"
@@ -16,7 +21,7 @@
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
-namespace {
+namespace moved_from_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_shape_error;
@@ -61,6 +66,13 @@ TEST(Sizes, ThatNobodyCanCountAreRefused) {
   expect_shape_error([] { (void)size_product("op", {huge, 0, huge}); }, {"op"});
   EXPECT_EQ(size_product("op", {huge, 31}), huge * 31);
   EXPECT_EQ(size_product("op", {huge, 0}), 0U);
+  static_assert(size_product("op", {6, 7}) == 42);
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  EXPECT_EQ(size_product("op", {most, 1}), most);
+  EXPECT_EQ(size_sum("op", {}), 0U);
+  EXPECT_EQ(size_sum("op", {most, 0}), most);
+  expect_shape_error([] { (void)size_sum("op", {most, 1}); }, {"op: ", "count", " + 1"});
+  expect_shape_error([] { (void)size_sum("op", {1, most - 1, 1}); }, {"op: ", "count"});
 }
 
 template <class A>
@@ -78,8 +90,79 @@ TEST(EigenViews, OfWhatIsGoneDoNotCompile) {
   static_assert(!ViewsAsMatrix<Array<float>> && !ViewsAsMatrix<const Array<float>>);
   static_assert(ViewsAsArray<Matrix&> && ViewsAsArray<const Matrix&>);
   static_assert(!ViewsAsArray<Matrix>);
+  // Of another layout, so that it would be converted.
+  static_assert(!ViewsAsArray<Eigen::MatrixXf&>);
   static_assert(!ViewsAsArray<decltype(std::declval<Matrix&>() * std::declval<Matrix&>())>);
   static_assert(!ViewsAsArray<decltype(std::declval<Matrix&>() + std::declval<Matrix&>())>);
+}
+
+template <class T>
+concept HasSpan = requires {
+  std::declval<T>().span();
+};
+template <class T>
+concept HasRow = requires {
+  std::declval<T>().row(0);
+};
+template <class T>
+concept IsWritable = requires {
+  std::declval<T>().mutable_data();
+};
+template <class T>
+concept HasMutableSpan = requires {
+  std::declval<T>().mutable_span();
+};
+template <class T>
+concept CanBeBorrowed = requires {
+  Array<float>::borrow(std::declval<T>(), Shape{2});
+};
+template <class T>
+concept HasExtents = requires {
+  std::declval<T>().begin();
+  std::declval<T>().end();
+};
+
+TEST(Views, OfTemporaryArraysDoNotCompile) {
+  using A = Array<float>;
+  static_assert(HasSpan<A&> && HasSpan<const A&> && !HasSpan<A> && !HasSpan<const A>);
+  static_assert(HasRow<A&> && HasRow<const A&> && !HasRow<A> && !HasRow<const A>);
+  static_assert(IsWritable<A&> && !IsWritable<A>);
+  static_assert(HasMutableSpan<A&> && !HasMutableSpan<A>);
+  static_assert(HasExtents<Shape&> && HasExtents<const Shape&> && !HasExtents<Shape>);
+  // The shape of a temporary is a value of its own.
+  static_assert(std::is_same_v<decltype(std::declval<A>().shape()), Shape>);
+  static_assert(std::is_same_v<decltype(std::declval<const A&>().shape()), const Shape&>);
+  static_assert(CanBeBorrowed<const std::vector<float>&>);
+  static_assert(CanBeBorrowed<std::span<float>> && CanBeBorrowed<std::span<const float>>);
+  static_assert(CanBeBorrowed<std::span<const float, 2>>);
+  static_assert(!CanBeBorrowed<std::vector<float>> && !CanBeBorrowed<const std::vector<float>>);
+  static_assert(!CanBeBorrowed<std::array<float, 2>>);
+}
+
+template <class T>
+concept HasScales = requires {
+  std::declval<T>().scales();
+};
+template <class T>
+concept HasBytes = requires {
+  std::declval<T>().bytes();
+};
+
+TEST(Views, OfTemporaryPackedAndBlockArraysDoNotCompile) {
+  using Blocks = MxArray<float8_e4m3fn>;
+  static_assert(HasScales<Blocks&> && HasScales<const Blocks&> && !HasScales<Blocks>);
+  static_assert(std::is_same_v<decltype(std::declval<Blocks>().elements()), Blocks::Elements>);
+  using Packed = PackedArray<float4_e2m1fn>;
+  static_assert(HasBytes<Packed&> && HasBytes<const Packed&> && !HasBytes<Packed>);
+}
+
+TEST(MovedFrom, ABorrowedArrayIsWritableAgain) {
+  const std::vector<float> memory{1, 2};
+  Array<float> array = Array<float>::borrow(std::span<const float>(memory), {2});
+  const Array<float> taken = std::move(array);
+  array = Array<float>({2}, {3, 4});
+  const float* before = array.data();
+  EXPECT_EQ(array.mutable_data(), before);
 }
 
 TEST(StochasticRoundingBits, AreCheckedBeforeAnythingIsShifted) {
@@ -88,4 +171,4 @@ TEST(StochasticRoundingBits, AreCheckedBeforeAnythingIsShifted) {
   }
 }
 
-}  // namespace
+}  // namespace moved_from_test

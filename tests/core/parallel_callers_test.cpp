@@ -9,7 +9,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/core/parallel.hpp"
 
-namespace {
+namespace parallel_callers_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -45,4 +45,4 @@ TEST(Parallel, LoopsOfTwoCallersDoNotMixTheirExceptions) {
   EXPECT_EQ(stray, 0);
 }
 
-}  // namespace
+}  // namespace parallel_callers_test

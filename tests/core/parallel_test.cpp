@@ -17,7 +17,7 @@
 #include "support/errors.hpp"
 #include "support/threads.hpp"
 
-namespace {
+namespace parallel_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::ThreadCountScope;
@@ -166,4 +166,4 @@ TEST(Parallel, ALoopWaitsForItsSlowestPiece) {
   }
 }
 
-}  // namespace
+}  // namespace parallel_test

@@ -7,7 +7,7 @@
 
 #include "unit_scaling/core/file_error.hpp"
 
-namespace {
+namespace printable_test {
 
 using unit_scaling::FileError;
 using unit_scaling::in_quotes;
@@ -55,4 +55,4 @@ TEST(FileErrorTest, NamesTheWholePathOnOneLine) {
   EXPECT_EQ(FileError(path, "is gone").what(), "'" + path + "': is gone");
 }
 
-}  // namespace
+}  // namespace printable_test

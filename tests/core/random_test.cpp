@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace {
+namespace random_test {
 
 using namespace unit_scaling;
 using Block = std::array<std::uint32_t, 4>;
@@ -133,4 +133,4 @@ TEST(Random, NormalHasTheMomentsOfAGaussian) {
   EXPECT_NEAR(product, 0, 5 * std::sqrt(1.0 / n));
 }
 
-}  // namespace
+}  // namespace random_test

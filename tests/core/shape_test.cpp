@@ -11,7 +11,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 
-namespace {
+namespace shape_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_domain_error;
@@ -92,4 +92,4 @@ TEST(Shape, RefusesMoreElementsThanCanBeCounted) {
   EXPECT_THROW((unit_scaling::Array<float>(Shape{std::size_t{1} << 62})), std::invalid_argument);
 }
 
-}  // namespace
+}  // namespace shape_test

@@ -6,7 +6,7 @@
 
 #include <string>
 
-namespace {
+namespace version_test {
 
 TEST(Version, IsTheOneThatCMakeInstalls) {
   EXPECT_EQ(unit_scaling::version, UNIT_SCALING_PROJECT_VERSION);
@@ -26,4 +26,4 @@ TEST(Version, CanBeComparedByThePreprocessor) {
 #endif
 }
 
-}  // namespace
+}  // namespace version_test

@@ -17,7 +17,7 @@
 #error "compile this with -ffast-math"
 #endif
 
-namespace {
+namespace conversion_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -160,4 +160,4 @@ TYPED_TEST(FastMath, ChangesNoDecodedNumber) {
   }
 }
 
-}  // namespace
+}  // namespace conversion_test

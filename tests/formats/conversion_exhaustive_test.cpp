@@ -14,7 +14,7 @@
 #include "format_cases.hpp"
 #include "unit_scaling/formats/convert.hpp"
 
-namespace {
+namespace conversion_exhaustive_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -103,4 +103,4 @@ TYPED_TEST(EveryFloat, IsTheSameAsAScalar) {
   }
 }
 
-}  // namespace
+}  // namespace conversion_exhaustive_test

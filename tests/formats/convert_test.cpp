@@ -22,7 +22,7 @@
 #include "unit_scaling/core/random.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace convert_test {
 
 using unit_scaling::lanes;
 using unit_scaling::Overflow;
@@ -276,5 +276,5 @@ TEST(Simd, SelectsAndSplatsByLanes) {
   EXPECT_EQ(unit_scaling::splat<float>(3.0F), 3.0F);
 }
 
-}  // namespace
+}  // namespace convert_test
 }  // namespace unit_scaling_test

@@ -20,7 +20,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace eigen_traits_test {
 
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
@@ -291,5 +291,5 @@ TEST(Float16, AgreesWithEigenHalf) {
   }
 }
 
-}  // namespace
+}  // namespace eigen_traits_test
 }  // namespace unit_scaling_test

@@ -17,7 +17,7 @@
 #include "support/errors.hpp"
 #include "support/threads.hpp"
 
-namespace {
+namespace encode_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -160,4 +160,4 @@ TEST(EncodeErrors, NameTheSizes) {
       {"encode", "3", "4"});
 }
 
-}  // namespace
+}  // namespace encode_test

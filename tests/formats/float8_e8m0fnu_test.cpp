@@ -11,7 +11,7 @@
 #include "format_oracle.hpp"
 #include "unit_scaling/formats/encode.hpp"
 
-namespace {
+namespace float8_e8m0fnu_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::FlushSubnormals;
@@ -134,4 +134,4 @@ TEST(E8m0, LimitsAreThoseOfAnUnsignedFormat) {
   EXPECT_LT(from_code(3), from_code(4));
 }
 
-}  // namespace
+}  // namespace float8_e8m0fnu_test

@@ -18,7 +18,7 @@
 #include "rounding_modes.hpp"
 #include "support/errors.hpp"
 
-namespace {
+namespace format_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -193,4 +193,4 @@ TEST(Format, RefusesWhatBinary32DoesNotHold) {
   }
 }
 
-}  // namespace
+}  // namespace format_test

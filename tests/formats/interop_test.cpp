@@ -11,7 +11,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace interop_test {
 
 #if defined(__STDCPP_FLOAT16_T__)
 TEST(Interop, Float16IsTheTypeOfTheLanguageCodeForCode) {
@@ -45,5 +45,5 @@ TEST(Interop, Bfloat16IsTheTypeOfTheLanguageCodeForCode) {
 TEST(Interop, NeedsTheTypesOfCpp23) { GTEST_SKIP() << "This compiler has no <stdfloat> types."; }
 #endif
 
-}  // namespace
+}  // namespace interop_test
 }  // namespace unit_scaling_test

@@ -22,7 +22,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace math_test {
 
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
@@ -409,5 +409,5 @@ TEST(MathFunctions, ServesAFormatOfPowersOfTwo) {
   EXPECT_EQ(fpclassify(std::numeric_limits<T>::quiet_NaN()), FP_NAN);
 }
 
-}  // namespace
+}  // namespace math_test
 }  // namespace unit_scaling_test

@@ -19,7 +19,7 @@
 #include "unit_scaling/formats/minifloat.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace minifloat_pairs_test {
 
 using unit_scaling::float8_e8m0fnu;
 
@@ -184,5 +184,5 @@ TEST(PowerOfTwoPairs, CompareMultiplyAndDivideAsTheirExponents) {
   }
 }
 
-}  // namespace
+}  // namespace minifloat_pairs_test
 }  // namespace unit_scaling_test

@@ -20,7 +20,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace minifloat_test {
 
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
@@ -397,7 +397,6 @@ TEST(Minifloat, IgnoresBitsAboveTheWidthOfTheFormat) {
   EXPECT_EQ(static_cast<float>(float4_e2m1fn::from_bits(0xf7)), 6.0F);
 }
 
-}  // namespace
 TEST(Bfloat16, ComputesWithSubnormalNumbersWhereTheProcessorFlushesThem) {
   const bfloat16 tiny = bfloat16::from_bits(0x40);
   const FlushSubnormals flush;
@@ -415,5 +414,7 @@ TEST(Minifloat, ConvertsToIntegersAndLongDouble) {
   EXPECT_EQ(static_cast<long double>(number), -2.75L);
   EXPECT_TRUE(static_cast<bool>(number));
 }
+
+}  // namespace minifloat_test
 
 }  // namespace unit_scaling_test

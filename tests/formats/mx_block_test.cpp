@@ -25,7 +25,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace mx_block_test {
 
 using unit_scaling::float8_e8m0fnu;
 using unit_scaling::MxArray;
@@ -621,5 +621,5 @@ TEST(MxArray, ErrorsNameTheFunctionAndTheSizes) {
             "9");
 }
 
-}  // namespace
+}  // namespace mx_block_test
 }  // namespace unit_scaling_test

@@ -11,7 +11,7 @@
 #include "format_cases.hpp"
 #include "unit_scaling/formats/convert.hpp"
 
-namespace {
+namespace narrow_inputs_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -62,4 +62,4 @@ TYPED_TEST(EveryNarrowNumber, OfBfloat16RoundsToTheNearest) {
                                                   FormatOracle(TypeParam::layout()));
 }
 
-}  // namespace
+}  // namespace narrow_inputs_test

@@ -13,7 +13,7 @@
 
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace {
+namespace number_formats_document_test {
 
 using namespace unit_scaling;
 
@@ -112,4 +112,4 @@ TEST(NumberFormatsDocument, HasTheTablesThatFollowFromTheCode) {
   EXPECT_EQ(document.substr(from, to - from), expected);
 }
 
-}  // namespace
+}  // namespace number_formats_document_test

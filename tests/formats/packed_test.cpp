@@ -19,7 +19,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace packed_test {
 
 using unit_scaling::FormatSpec;
 using unit_scaling::Minifloat;
@@ -251,5 +251,5 @@ TEST(PackedArray, ErrorsNameTheFunctionAndTheSizes) {
             "unit_scaling::decode: the input has 5 elements and the output 4");
 }
 
-}  // namespace
+}  // namespace packed_test
 }  // namespace unit_scaling_test

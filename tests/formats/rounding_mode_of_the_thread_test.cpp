@@ -31,7 +31,7 @@
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/text.hpp"
 
-namespace {
+namespace rounding_mode_of_the_thread_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -597,4 +597,4 @@ TEST(RoundingModeOfTheThread, MakesNoSmallestNumberOfATinyOneAndNoNegativeZero) 
   }
 }
 
-}  // namespace
+}  // namespace rounding_mode_of_the_thread_test

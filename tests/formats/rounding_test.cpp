@@ -16,7 +16,7 @@
 #include "rounding_modes.hpp"
 #include "unit_scaling/formats/encode.hpp"
 
-namespace {
+namespace rounding_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -221,4 +221,4 @@ TYPED_TEST(RoundingModes, KeepANanAndTheNumbersOfTheFormat) {
   }
 }
 
-}  // namespace
+}  // namespace rounding_test

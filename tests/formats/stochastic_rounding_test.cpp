@@ -19,7 +19,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/formats/encode.hpp"
 
-namespace {
+namespace stochastic_rounding_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -232,4 +232,4 @@ TEST(StochasticRounding, RefusesImpossibleArguments) {
       {"stochastic", "EncodeOptions::random"});
 }
 
-}  // namespace
+}  // namespace stochastic_rounding_test

@@ -26,7 +26,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace text_test {
 
 using unit_scaling::bfloat16;
 using unit_scaling::float16;
@@ -368,5 +368,5 @@ TEST(NumberTextWithoutZero, ParsesBackEveryCode) {
   EXPECT_TRUE(isnan(parse<float8_e8m0fnu>("nan")));
 }
 
-}  // namespace
+}  // namespace text_test
 }  // namespace unit_scaling_test

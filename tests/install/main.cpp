@@ -7,5 +7,10 @@
 #endif
 
 int second();
+#ifdef UNIT_SCALING_COMPILED
+bool steps();
 
+int main() { return steps() ? second() : 1; }
+#else
 int main() { return second(); }
+#endif

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # The test package_consumer: install to a fresh prefix, then configure, build and run a consumer that
 # finds the package there and one that adds the source tree, each with Eigen and on a machine that has
-# none. Warnings are errors: what GCC says of itself about wide vectors must not stop a user.
+# none; and one that links the compiled companion. Warnings are errors: what GCC says of itself about wide vectors must not stop a user.
 cmake_minimum_required(VERSION 3.25)
 
 function(run)
@@ -49,6 +49,14 @@ foreach(way find_package add_subdirectory)
     run("${work}/${way}_${eigen}/consumer")
   endforeach()
 endforeach()
+
+# The companion is compiled in the build of the program that links it: here not optimised, and for one
+# precision, for it takes long.
+set(build "${work}/find_package_with_compiled")
+configure(find_package find_package_with_compiled ${without_eigen} -D WITH_COMPILED=ON
+          -D "CMAKE_CXX_FLAGS=-O0 -Werror" -D UNIT_SCALING_COMPILED_PRECISIONS=fp8)
+run("${CMAKE_COMMAND}" --build "${build}")
+run("${build}/consumer")
 
 # A program that asks for Eigen where there is none is told so.
 execute_process(COMMAND "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/find_package"

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace {
+namespace attention_weights_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling::kernels;
@@ -98,4 +98,4 @@ TEST(AttentionWeights, ArePowersOfTwoWithinTheStatedErrorAndZeroFarBelow) {
   EXPECT_TRUE(std::isnan(at(std::numeric_limits<float>::quiet_NaN())));
 }
 
-}  // namespace
+}  // namespace attention_weights_test

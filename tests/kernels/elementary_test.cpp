@@ -15,7 +15,7 @@
 
 #include "support/rounding_check.hpp"
 
-namespace {
+namespace elementary_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::float_unit;
@@ -289,4 +289,4 @@ TEST(Elementary, SigmoidHasTheLimitsAtInfinityAndNanForNan) {
   EXPECT_NEAR(kernels::sigmoid(1.0), 0.7310585786300049, 4e-16);
 }
 
-}  // namespace
+}  // namespace elementary_test

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace {
+namespace hyperbolic_test {
 
 using namespace unit_scaling;
 
@@ -39,4 +39,4 @@ TEST(Hyperbolic, TanhKeepsNaNInfinityAndTheSignOfZero) {
   EXPECT_TRUE(std::signbit(lane_tanh(-0.0F)));
 }
 
-}  // namespace
+}  // namespace hyperbolic_test

@@ -14,7 +14,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace {
+namespace map_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -134,4 +134,4 @@ TEST(Convert, AllocatesFromTheGivenResource) {
   EXPECT_EQ(y.resource(), &pool);
 }
 
-}  // namespace
+}  // namespace map_test

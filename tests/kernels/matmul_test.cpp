@@ -18,7 +18,7 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace {
+namespace matmul_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -510,4 +510,4 @@ TEST(Matmul, RunsInsideALoopOverSeveralThreadsWhateverTheThreadCount) {
   for (const std::vector<float>& result : results) EXPECT_EQ(result, expected);
 }
 
-}  // namespace
+}  // namespace matmul_test

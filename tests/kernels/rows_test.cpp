@@ -18,7 +18,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/softmax.hpp"
 
-namespace {
+namespace rows_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -40,6 +40,17 @@ TEST(Rows, ForRowsVisitsEveryRowOnce) {
     for (const std::atomic<int>& count : visits) ASSERT_EQ(count, 1);
   }
   kernels::for_rows(0, 7, [](std::size_t) { ADD_FAILURE(); });
+}
+
+TEST(Rows, TheSumOfLanesAddsHalvesPairwise) {
+  const auto numbers = normal_array<float>({lanes}, 5);
+  std::vector<float> pairs(numbers.span().begin(), numbers.span().end());
+  for (std::size_t width = lanes / 2; width > 0; width /= 2) {
+    for (std::size_t i = 0; i < width; ++i) pairs[i] += pairs[i + width];
+  }
+  EXPECT_EQ(
+      kernels::horizontal_sum(kernels::load<float>(numbers.data(), kernels::FullLanes<float>{})),
+      pairs[0]);
 }
 
 // Small integers: the sum is exact in any order.
@@ -205,4 +216,4 @@ TEST(SoftmaxRow, NanAnywhereOrNoFiniteMaximumGivesNan) {
   }
 }
 
-}  // namespace
+}  // namespace rows_test

@@ -12,7 +12,7 @@
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/swiglu.hpp"
 
-namespace {
+namespace depth_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -73,4 +73,4 @@ TEST(SetDepth, RefusesStacksInStacksAndUntaggedParameters) {
   expect_domain_error([&] { nn::set_depth(module, 2); }, {"set_depth", "mine"});
 }
 
-}  // namespace
+}  // namespace depth_test

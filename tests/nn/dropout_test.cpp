@@ -10,7 +10,7 @@
 #include "support/random_arrays.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace dropout_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -70,4 +70,4 @@ TEST(DropoutModule, RefusesImpossibleProbabilities) {
   }
 }
 
-}  // namespace
+}  // namespace dropout_test

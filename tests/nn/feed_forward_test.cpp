@@ -11,7 +11,7 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
-namespace {
+namespace feed_forward_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -70,4 +70,4 @@ TEST(FeedForward, KeepsAQuarterOfTheBytesUnderFp8) {
   EXPECT_LE(static_cast<double>(narrow), 0.35 * static_cast<double>(wide));
 }
 
-}  // namespace
+}  // namespace feed_forward_test

@@ -19,7 +19,7 @@
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
-namespace {
+namespace initialisation_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -162,4 +162,4 @@ INSTANTIATE_TEST_SUITE_P(
                      testing::Values(std::size_t{64}, std::size_t{256}, std::size_t{1024})),
     case_name);
 
-}  // namespace
+}  // namespace initialisation_test

@@ -22,7 +22,7 @@
 #include "unit_scaling/nn/token_mixing.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 
-namespace {
+namespace recording_order_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -200,4 +200,4 @@ TEST(RecordingOrder, GivesStochasticDrawsThatAnyCompilerGives) {
   EXPECT_EQ(first_value(module), first_value(alone));
 }
 
-}  // namespace
+}  // namespace recording_order_test

@@ -22,7 +22,7 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
-namespace {
+namespace simulated_training_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -158,4 +158,4 @@ TEST(SimulatedTraining, OfAUsersOwnFormatHasTheBitsOfAPolicyWithIt) {
   expect_same_bits<OwnPolicy, Float>("e3m4/e4m3fn,*=bfloat16/bfloat16");
 }
 
-}  // namespace
+}  // namespace simulated_training_test

@@ -24,7 +24,7 @@
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
-namespace {
+namespace transformer_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -81,6 +81,33 @@ TEST(Bert, EveryHeadTrainsEveryParameterItUses) {
     next_sentence.for_each_parameter(has_gradient);
     span.for_each_parameter(has_gradient);
   }
+}
+
+TEST(MultiHeadAttention, TakesItsMaskForOneOfKeysWhateverTheSizes) {
+  nn::Initialiser initialiser(1);
+  const nn::MultiHeadAttention attention(initialiser, "a", 8, 2, {});
+  // As many sequences as positions; the last position is padding, in the last sequence the first.
+  constexpr std::size_t n = 4;
+  auto mask = Array<std::int32_t>::filled({n, n}, 1);
+  for (std::size_t i = 0; i < n; ++i) mask.mutable_data()[i * n + (i + 1 == n ? 0 : n - 1)] = 0;
+  const auto x = normal_array<float>({n, n, 8}, 1);
+  auto other = x;
+  for (std::size_t i = 0; i < n * n; ++i) {
+    if (mask.data()[i] != 0) continue;
+    for (std::size_t j = 0; j < 8; ++j) other.mutable_data()[i * 8 + j] = 100;
+  }
+  Tape<precision::fp32> tape;
+  const auto y = attention(tape.constant(x), mask).value();
+  const auto of_other = attention(tape.constant(other), mask).value();
+  for (std::size_t i = 0; i < n * n; ++i) {
+    if (mask.data()[i] == 0) continue;
+    for (std::size_t j = 0; j < 8; ++j) EXPECT_EQ(y.row(i)[j], of_other.row(i)[j]);
+  }
+  expect_shape_error(
+      [&] {
+        (void)attention(tape.constant(x), Array<std::int32_t>::filled({n, 1, n}, 1));
+      },
+      {"MultiHeadAttention", "(batch, positions)"});
 }
 
 TEST(Bert, PaddingChangesNothingForWhatIsNoPadding) {
@@ -295,4 +322,4 @@ TEST(TransformerModules, NameWhatDoesNotFit) {
       {"next_token_loss", "(3, 1)"});
 }
 
-}  // namespace
+}  // namespace transformer_test

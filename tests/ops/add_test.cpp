@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace add_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -166,4 +166,4 @@ TYPED_TEST(AddIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({40001}, 15));
 }
 
-}  // namespace
+}  // namespace add_test

@@ -2,18 +2,26 @@
 // Numbers that ops are told and that could only end in NaN or infinity are refused by every op.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "unit_scaling/ops/conv1d.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/dropout.hpp"
 #include "unit_scaling/ops/estimate_scales.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
+#include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/recurrent_highway.hpp"
 #include "unit_scaling/ops/residual.hpp"
@@ -24,9 +32,12 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/silu.hpp"
 #include "unit_scaling/ops/silu_glu.hpp"
+#include "unit_scaling/ops/sinusoidal_positions.hpp"
 #include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/scaling/constraint.hpp"
+#include "unit_scaling/scaling/residual_rule.hpp"
 
-namespace {
+namespace attributes_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -52,6 +63,9 @@ TEST(Attributes, EveryMultIsPositiveAndWithItsSquareInTheRangeOfFloat) {
   expect_refused("silu", "mult", bad, [&](double m) { return ops::silu(x, {.mult = m}); });
   expect_refused("silu_glu", "mult", bad,
                  [&](double m) { return ops::silu_glu(x, x, {.mult = m}); });
+  expect_refused("gelu", "mult", bad, [&](double m) {
+    return ops::gelu_linear(x, normal_array<float>({5, 4}, 3), {.gelu = {.mult = m}});
+  });
   expect_refused("softmax", "mult", bad, [&](double m) { return ops::softmax(x, {.mult = m}); });
   expect_refused("cross_entropy", "mult", bad,
                  [&](double m) { return ops::cross_entropy(x, labels, {.mult = m}); });
@@ -99,6 +113,61 @@ TEST(Attributes, WithoutEpsilonAConstantRowIsZeroAndPassesNoGradient) {
   check(ops::RmsNorm{.epsilon = 0}, 0);
 }
 
+/// Expects no NaN from either pass, in P, for values of the attribute.
+template <class P, class Op, class... Arrays>
+void expect_no_nan(double Op::*attribute, const std::vector<double>& values, const Arrays&... x) {
+  for (const Rule rule : {Rule::none, Rule::paper, Rule::umup}) {
+    for (const double value : values) {
+      SCOPED_TRACE(testing::Message() << Op::name << " " << value << " " << P::name);
+      Op op;
+      if constexpr (requires { op.scaling; }) op.scaling = {rule};
+      op.*attribute = value;
+      const auto check = []<class T>(const Array<T>& array) {
+        for (const T element : array.span()) {
+          ASSERT_FALSE(std::isnan(static_cast<double>(element)));
+        }
+      };
+      const auto scales = op.scales(x...);
+      auto forward = op.forward(P{}, scales, x...);
+      if constexpr (is_array<decltype(forward.output)>) {
+        check(forward.output);
+        using T = typename decltype(forward.output)::value_type;
+        const auto gradients =
+            op.backward(P{}, scales, forward.saved, normal_array<T>(forward.output.shape(), 3));
+        std::apply([&](const auto&... each) { (check(each), ...); }, gradients);
+      }
+    }
+  }
+}
+
+TEST(Attributes, ThatAreTakenAreNoNaNInEitherPass) {
+  const auto x = normal_array<float>({4, 6}, 1);
+  const auto heads = normal_array<float>({2, 3, 4}, 3);
+  const auto labels = id_array(Shape{4}, 6, 4);
+  // As wide as `require_multiplier` allows.
+  const std::vector<double> multipliers{0x1p-62, 1e-10, 0.1, 1, 7, 1e10, 0x1p62};
+  using P = precision::fp32;
+  expect_no_nan<P>(&ops::Gelu::mult, multipliers, x);
+  expect_no_nan<P>(&ops::Silu::mult, multipliers, x);
+  expect_no_nan<P>(&ops::SiluGlu::mult, multipliers, x, x);
+  expect_no_nan<P>(&ops::Softmax::mult, multipliers, x);
+  expect_no_nan<P>(&ops::CrossEntropy::mult, multipliers, x, labels);
+  expect_no_nan<P>(&ops::ScaledDotProductAttention::mult, multipliers, heads, heads, heads);
+  for (const float value : {0.0F, 3.3F, -1e10F}) {
+    const auto constant = Array<float>::filled({3, 768}, value);
+    const std::vector<double> epsilons{0, 1e-37, 1e-12, 1e-5, 1, 1e30};
+    expect_no_nan<P>(&ops::LayerNorm::epsilon, epsilons, constant);
+    expect_no_nan<P>(&ops::RmsNorm::epsilon, epsilons, constant);
+  }
+  const std::vector<double> shares{0, 1e-30, 0.5, 1 - 0x1p-20};
+  expect_no_nan<P>(&ops::Dropout::probability, shares, x);
+  expect_no_nan<P>(&ops::CrossEntropy::label_smoothing, shares, x, labels);
+  expect_no_nan<P>(&ops::ScaledDotProductAttention::dropout_probability, shares, heads, heads,
+                   heads);
+  expect_no_nan<P>(&ops::ScaleForward::factor, {-1, 0, -0.0, 1e-37, 1e37}, x);
+  expect_no_nan<P>(&ops::Rotary::base, {1, 10000, 1e38}, x);
+}
+
 TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {
   const std::vector<double> bad{nan, infinity, -infinity, 1e39, 1e300};
   const auto x = normal_array<float>({2, 4}, 1);
@@ -106,15 +175,87 @@ TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {
                  [&](double f) { return ops::scale_fwd(x, {.factor = f}); });
   expect_refused("scale_bwd", "factor", bad,
                  [&](double f) { return ops::scale_bwd(x, {.factor = f}); });
-  expect_refused("rotary", "base", bad, [&](double b) { return ops::rotary(x, {.base = b}); });
-  for (const Rule rule : {Rule::paper, Rule::umup}) {
-    expect_refused("residual", "tau", bad,
-                   [&](double tau) { return ops::residual_weights(rule, tau).branch; });
-  }
-  expect_refused("scaled", "factors", bad,
+  const std::vector<double> bad_period{nan, infinity, -infinity, 1e39, 1e300, 0.999, 0, -1};
+  expect_refused("rotary", "base", bad_period,
+                 [&](double b) { return ops::rotary(x, {.base = b}); });
+  expect_refused("sinusoidal_positions", "max_period", bad_period,
+                 [&](double p) { return ops::sinusoidal_positions<float>(3, 4, p); });
+  expect_refused("conv1d", "power", bad, [&](double p) {
+    return ops::conv1d(normal_array<float>({2, 4, 5}, 1), normal_array<float>({3, 4, 2}, 2),
+                       {.power = {0.5, p, 0.5}});
+  });
+  expect_refused("recurrent_highway", "rebias", bad, [&](double rebias) {
+    return ops::recurrent_highway(normal_array<float>({2, 3, 4}, 1),
+                                  normal_array<float>({10, 9}, 2), normal_array<float>({10}, 3),
+                                  normal_array<float>({5}, 4), {.rebias = rebias});
+  });
+  expect_refused("scaled", "factor", bad,
                  [&](double f) { return ops::scaled(ops::Softmax{}, f, {1})(x); });
-  expect_refused("scaled", "factors", {0, -1, 1e-320, nan, 1e39},
+  expect_refused("scaled", "factor", {0, -1, 1e-320, nan, 1e39},
                  [&](double f) { return ops::scaled(ops::Softmax{}, 1, {f})(x); });
+}
+
+TEST(Attributes, TheWeightOfAResidualBranchIsCheckedByBothItsOps) {
+  const auto x = normal_array<float>({2, 4}, 1);
+  std::vector<double> bad{nan, infinity, -infinity, -1, -1e-300, 1e-320, 1e39, 1e300};
+  for (const Rule rule : {Rule::umup, Rule::paper}) {
+    expect_refused("residual", "tau", bad, [&](double tau) {
+      return ops::residual_split(x, {.scaling = {rule}, .tau = tau});
+    });
+    expect_refused("residual", "tau", bad, [&](double tau) {
+      return ops::residual_add(x, x, {.scaling = {rule}, .tau = tau});
+    });
+    bad.push_back(1.5);  // under the paper's rules
+  }
+  for (const double tau : {0.0, 1e-37, 1e-30, 1.0, 1e30, 1e37}) {
+    const auto weights = ops::residual_weights(Rule::umup, tau);
+    EXPECT_NEAR(weights.branch * weights.branch + weights.skip * weights.skip, 1, 1e-12) << tau;
+  }
+  const std::vector<double> never{nan, infinity, -infinity, -1, 1e-320, 1e39, 1e300};
+  expect_refused("transformer_residual_scaling_rule", "mult", never,
+                 [](double mult) { return transformer_residual_scaling_rule(mult); });
+  expect_refused("transformer_residual_scaling_rule", "ratio", never,
+                 [](double ratio) { return transformer_residual_scaling_rule(1, ratio); });
+  expect_refused("fixed_residual_rule", "tau", never,
+                 [](double tau) { return fixed_residual_rule(tau); });
+}
+
+TEST(Attributes, AConstraintThatGivesNoFactorIsRefused) {
+  static double given = 0;
+  const Constraint own{"of_own", [](double, std::span<const double>) { return given; }};
+  const auto x = normal_array<float>({2, 4}, 1);
+  const auto w = normal_array<float>({3, 4}, 2);
+  const std::vector<double> bad{0, -1, nan, infinity, -infinity, 1e-320, 1e300};
+  const auto with = [&](double value) {
+    given = value;
+    return scaling::paper.with(own);
+  };
+  expect_refused("constraint", "of_own", bad,
+                 [&](double value) { return ops::gelu(x, {.scaling = with(value)}); });
+  expect_refused("constraint", "of_own", bad,
+                 [&](double value) { return ops::linear(x, w, {.scaling = with(value)}); });
+  EXPECT_EQ(ops::Gelu{.scaling = with(2)}.scales(x).backward[0], 2);
+}
+
+TEST(Attributes, PositionsThatCannotBeCountedAreRefused) {
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  const auto x = normal_array<float>({3, 4}, 1);
+  for (const std::size_t first : {most, most - 1, most - 2}) {
+    expect_shape_error([&] { (void)ops::rotary(x, {.first_position = first}); }, {"rotary"});
+  }
+  (void)ops::rotary(x, {.first_position = most - 3});
+  for (const std::ptrdiff_t first :
+       {std::numeric_limits<std::ptrdiff_t>::max(), std::numeric_limits<std::ptrdiff_t>::min()}) {
+    const auto table = ops::sinusoidal_positions<float>(3, 4, 100, first);
+    for (const float element : table.span()) EXPECT_TRUE(std::isfinite(element));
+  }
+  // Of arrays without elements, whose sizes memory does not bound.
+  const Array<float> q(Shape{0, 0, std::size_t{1} << 63, 0});
+  expect_shape_error(
+      [&] {
+        (void)ops::scaled_dot_product_attention(q, q, q, Array<float>(Shape{0, 0, 0}));
+      },
+      {"scaled_dot_product_attention", " + "});
 }
 
 TEST(Attributes, HeadsThatCannotBeCountedAreRefused) {
@@ -153,4 +294,4 @@ TEST(Attributes, TheFactorsOfALossAreEstimatedByItsGradient) {
   EXPECT_NEAR(entropy.scales.backward[0], 64 / std::sqrt(63.0), 0.3);
 }
 
-}  // namespace
+}  // namespace attributes_test

@@ -16,7 +16,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace conv1d_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -211,4 +211,4 @@ TYPED_TEST(Conv1dIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({66, 17, 3}, 2), normal_array<T>({66}, 3));
 }
 
-}  // namespace
+}  // namespace conv1d_test

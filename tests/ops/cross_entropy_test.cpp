@@ -17,7 +17,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace cross_entropy_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -326,4 +326,4 @@ TYPED_TEST(CrossEntropyIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({633, 77}, 17), id_array({633}, 77, 18));
 }
 
-}  // namespace
+}  // namespace cross_entropy_test

@@ -16,7 +16,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace dropout_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -184,4 +184,4 @@ TYPED_TEST(DropoutIn, ThreadCountChangesNoBit) {
                                      normal_array<typename TypeParam::storage>({211, 233}, 10));
 }
 
-}  // namespace
+}  // namespace dropout_test

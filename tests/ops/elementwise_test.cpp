@@ -13,7 +13,7 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 
-namespace {
+namespace elementwise_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -64,4 +64,4 @@ TYPED_TEST(ElementwiseIn, ThreadCountChangesNoBit) {
   expect_thread_count_changes_no_bit(TypeParam{}, cube, normal_array<T>({211, 233}, 2));
 }
 
-}  // namespace
+}  // namespace elementwise_test

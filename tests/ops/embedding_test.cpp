@@ -16,7 +16,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace embedding_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -190,4 +190,4 @@ TYPED_TEST(EmbeddingIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({29, 333}, 16));
 }
 
-}  // namespace
+}  // namespace embedding_test

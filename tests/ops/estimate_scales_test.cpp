@@ -11,8 +11,9 @@
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/sum.hpp"
 
-namespace {
+namespace estimate_scales_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -78,4 +79,11 @@ TEST(EstimateScales, SaysSoWhenNoFactorHelps) {
                       {"estimate_scales", "two repetitions"});
 }
 
-}  // namespace
+TEST(EstimateScales, MeasuresAnOutputOfOneNumberAmongTheRepetitions) {
+  const auto estimate =
+      ops::estimate_scales(ops::Sum{.scaling = scaling::none}, {.repetitions = 400}, Shape{100});
+  EXPECT_NEAR(estimate.scales.forward, 0.1, 5 * 0.1 * estimate.relative_error.forward);
+  EXPECT_LT(estimate.relative_error.forward, 0.06);
+}
+
+}  // namespace estimate_scales_test

@@ -9,7 +9,7 @@
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace explain_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -46,4 +46,4 @@ TEST(Explain, RefusesShapesThatDoNotFit) {
       {"linear", "(32, 64)", "(256, 65)"});
 }
 
-}  // namespace
+}  // namespace explain_test

@@ -16,7 +16,7 @@
 #include "support/statistics.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
-namespace {
+namespace gelu_linear_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -174,4 +174,4 @@ TEST(GeluLinearOp, NamesTheLinearLayerAndBothShapesIfTheyDoNotFit) {
   expect_shape_error([&] { (void)ops::gelu_linear(x, w); }, {"linear", "(2, 3)", "(4, 5)"});
 }
 
-}  // namespace
+}  // namespace gelu_linear_test

@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace gelu_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -237,4 +237,4 @@ TEST(Gelu, FunctionObjectComputesInTheFormatOfItsArgument) {
   EXPECT_TRUE(same_bits(ops::gelu(precision::bf16{}, x), expected));
 }
 
-}  // namespace
+}  // namespace gelu_test

@@ -26,7 +26,7 @@
 #include "unit_scaling/ops/silu_glu.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
-namespace {
+namespace given_factors_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_shape_error;
@@ -84,4 +84,4 @@ TEST(GivenFactors, LookupsAndLossesRefuseOperandsThatDoNotFit) {
   expect_refused<1>(ops::Embedding{}, integers({4}), ones({9}));
 }
 
-}  // namespace
+}  // namespace given_factors_test

@@ -13,7 +13,7 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 
-namespace {
+namespace heads_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -172,4 +172,4 @@ TEST(MergeHeads, ThreadCountChangesNoBit) {
                                      normal_array<float16>({3, 5, 61, 37}, 6));
 }
 
-}  // namespace
+}  // namespace heads_test

@@ -18,7 +18,7 @@
 #include "unit_scaling/ops/elementwise.hpp"
 #include "unit_scaling/ops/scaled.hpp"
 
-namespace {
+namespace homogeneity_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -272,4 +272,4 @@ TEST(Homogeneity, OfANormalisationWeighsTheScaleOfItsInputAgainstEpsilon) {
   EXPECT_TRUE(run(ops::LayerNorm{.epsilon = 0}, x).homogeneity.nearly_fixed.empty());
 }
 
-}  // namespace
+}  // namespace homogeneity_test

@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace layer_norm_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -217,4 +217,4 @@ TYPED_TEST(LayerNormIn, ThreadCountChangesNoBit) {
   expect_thread_count_changes_no_bit(TypeParam{}, ops::LayerNorm{}, x, gain, gain);
 }
 
-}  // namespace
+}  // namespace layer_norm_test

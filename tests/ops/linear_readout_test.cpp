@@ -13,7 +13,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace linear_readout_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -89,4 +89,4 @@ TYPED_TEST(LinearReadoutIn, IsALinearLayerUnderItsFactorsToTheBit) {
   EXPECT_TRUE(same_bits(std::get<1>(run.gradients), std::get<1>(expected.gradients)));
 }
 
-}  // namespace
+}  // namespace linear_readout_test

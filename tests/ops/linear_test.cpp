@@ -18,7 +18,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace linear_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -233,4 +233,4 @@ TEST(Linear, FunctionObjectComputesInTheFormatOfItsFirstArgument) {
       same_bits(ops::linear(x, w), op.forward(precision::fp16{}, op.scales(x, w), x, w).output));
 }
 
-}  // namespace
+}  // namespace linear_test

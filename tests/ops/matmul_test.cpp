@@ -18,7 +18,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace matmul_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -189,4 +189,4 @@ TYPED_TEST(MatmulIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({270, 77}, 21));
 }
 
-}  // namespace
+}  // namespace matmul_test

@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace mean_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -146,4 +146,4 @@ TYPED_TEST(MeanIn, ThreadCountChangesNoBit) {
   expect_thread_count_changes_no_bit(TypeParam{}, ops::Mean{}, normal_array<T>({40001, 3}, 8));
 }
 
-}  // namespace
+}  // namespace mean_test

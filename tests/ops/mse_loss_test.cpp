@@ -16,7 +16,7 @@
 #include "support/statistics.hpp"
 #include "support/threads.hpp"
 
-namespace {
+namespace mse_loss_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -125,4 +125,4 @@ TYPED_TEST(MseLossIn, ThreadCountChangesNoBit) {
   EXPECT_TRUE(same_bits(std::get<0>(one.gradients), std::get<0>(two.gradients)));
 }
 
-}  // namespace
+}  // namespace mse_loss_test

@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace mul_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -132,4 +132,4 @@ TYPED_TEST(MulIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({211, 233}, 12));
 }
 
-}  // namespace
+}  // namespace mul_test

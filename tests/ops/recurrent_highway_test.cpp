@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace recurrent_highway_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -185,4 +185,4 @@ TYPED_TEST(RecurrentHighwayIn, ThreadCountChangesNoBit) {
       arguments<T>({67, 5, 65, 129}));
 }
 
-}  // namespace
+}  // namespace recurrent_highway_test

@@ -8,7 +8,7 @@
 
 #include "support/activation_check.hpp"
 
-namespace {
+namespace relu_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -48,4 +48,4 @@ TYPED_TEST(ReluIn, ResultIsTheDoubleReferenceRoundedOnceOnAnyNumberOfThreads) {
   expect_rounded_once_on_any_number_of_threads<TypeParam, ops::Relu>(reference);
 }
 
-}  // namespace
+}  // namespace relu_test

@@ -9,7 +9,7 @@
 #include "support/gradient_check.hpp"
 #include "support/random_arrays.hpp"
 
-namespace {
+namespace reshape_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -51,4 +51,4 @@ TEST(Reshape, RefusesAnotherSize) {
                      {"reshape", "(2, 3)", "(6)"});
 }
 
-}  // namespace
+}  // namespace reshape_test

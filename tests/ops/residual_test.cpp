@@ -17,7 +17,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace residual_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -251,4 +251,4 @@ TYPED_TEST(ResidualIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({211, 233}, 24));
 }
 
-}  // namespace
+}  // namespace residual_test

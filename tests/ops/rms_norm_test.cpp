@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace rms_norm_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -144,4 +144,4 @@ TYPED_TEST(RmsNormIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({97}, 4));
 }
 
-}  // namespace
+}  // namespace rms_norm_test

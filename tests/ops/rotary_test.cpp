@@ -16,7 +16,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace rotary_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -137,4 +137,4 @@ TYPED_TEST(RotaryIn, ThreadCountChangesNoBit) {
                                      normal_array<typename TypeParam::storage>({3, 211, 66}, 1));
 }
 
-}  // namespace
+}  // namespace rotary_test

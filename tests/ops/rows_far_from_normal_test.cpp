@@ -6,13 +6,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "support/far_rows.hpp"
 #include "support/op_run.hpp"
 #include "support/random_arrays.hpp"
+#include "support/rounding_check.hpp"
+#include "support/threads.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
@@ -22,57 +24,11 @@
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
-namespace {
+namespace rows_far_from_normal_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
 using Exact = long double;
-
-struct Row {
-  std::string name;
-  std::vector<float> elements;
-};
-
-/// Rows of `size` elements, each of a kind of its own.
-std::vector<Row> far_rows(std::size_t size) {
-  const auto normal = normal_array<float>({size}, 7);
-  const auto row = [&](std::string name, const std::function<float(std::size_t)>& element) {
-    Row result{std::move(name), std::vector<float>(size)};
-    for (std::size_t i = 0; i < size; ++i) result.elements[i] = element(i);
-    return result;
-  };
-  const auto z = [&](std::size_t i) { return normal.data()[i]; };
-  return {
-      row("normal", z),
-      row("constant 3.3", [](std::size_t) { return 3.3F; }),
-      row("constant 100.1", [](std::size_t) { return 100.1F; }),
-      row("constant -1000.1", [](std::size_t) { return -1000.1F; }),
-      row("constant 1e20", [](std::size_t) { return 1e20F; }),
-      row("constant 3e38", [](std::size_t) { return 3e38F; }),
-      row("mean 100", [&](std::size_t i) { return 100 + z(i); }),
-      row("mean -1e4", [&](std::size_t i) { return -1e4F + z(i); }),
-      row("mean 1e7", [&](std::size_t i) { return 1e7F + std::round(4 * z(i)); }),
-      row("mean 1e7, one unit", [](std::size_t i) { return 1e7F + static_cast<float>(i % 2); }),
-      row("outlier 1e6", [&](std::size_t i) { return i == size / 2 ? 1e6F : z(i); }),
-      row("outlier 1e30", [&](std::size_t i) { return i == size / 2 ? 1e30F : z(i); }),
-      row("1e20", [&](std::size_t i) { return 1e20F * z(i); }),
-      row("1e20 and a mean", [&](std::size_t i) { return 1e20F * (5 + z(i)); }),
-      row("largest", [](std::size_t i) { return (i % 3 == 0 ? -1.0F : 1.0F) * 3.4e38F; }),
-      row("1e-18", [&](std::size_t i) { return 1e-18F * z(i); }),
-      row("1e-25", [&](std::size_t i) { return 1e-25F * z(i); }),
-      row("1e-38", [&](std::size_t i) { return 1e-38F * (1 + z(i)); }),
-      row("1e-43", [&](std::size_t i) { return 1e-43F * z(i); }),
-      row("zeros", [](std::size_t) { return 0.0F; }),
-  };
-}
-
-const std::vector<std::size_t> sizes{1, 2, 5, 16, 45, 768, 4096, 5000};
-
-template <class T> Array<T> as_row(const Row& row) {
-  Array<T> x(Shape{1, row.elements.size()});
-  for (std::size_t i = 0; i < x.size(); ++i) x.mutable_data()[i] = static_cast<T>(row.elements[i]);
-  return x;
-}
 
 struct Normalised {
   std::vector<Exact> y;
@@ -84,100 +40,107 @@ struct Normalised {
 template <class T>
 Normalised reference(const Array<T>& x, const Array<T>& dy, Exact epsilon, bool is_centred) {
   const std::size_t n = x.size();
-  const auto at = [](const Array<T>& array, std::size_t i) {
-    return static_cast<Exact>(static_cast<double>(array.data()[i]));
-  };
-  Exact mean = 0;
-  if (is_centred) {
-    for (std::size_t i = 0; i < n; ++i) mean += at(x, i) / static_cast<Exact>(n);
-    Exact rest = 0;
-    for (std::size_t i = 0; i < n; ++i) rest += (at(x, i) - mean) / static_cast<Exact>(n);
-    mean += rest;
+  // The mean is counted from an element that is no outlier, for its own rounding would be seen.
+  const Exact origin = is_centred ? exact(x, n / 3) : 0;
+  Exact offset = 0;
+  for (std::size_t i = 0; is_centred && i < n; ++i) {
+    offset += (exact(x, i) - origin) / static_cast<Exact>(n);
   }
+  const auto centred = [&](std::size_t i) { return exact(x, i) - origin - offset; };
   Exact squares = 0;
-  for (std::size_t i = 0; i < n; ++i) squares += (at(x, i) - mean) * (at(x, i) - mean);
+  for (std::size_t i = 0; i < n; ++i) squares += centred(i) * centred(i);
   const Exact inverse = 1 / std::sqrt(squares / static_cast<Exact>(n) + epsilon);
   Normalised result{std::vector<Exact>(n), std::vector<Exact>(n), inverse};
   Exact mean_d = 0;
   Exact mean_dx_hat = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    result.y[i] = (at(x, i) - mean) * inverse;
-    if (is_centred) mean_d += at(dy, i) / static_cast<Exact>(n);
+    result.y[i] = centred(i) * inverse;
+    if (is_centred) mean_d += exact(dy, i) / static_cast<Exact>(n);
   }
   for (std::size_t i = 0; i < n; ++i) {
-    mean_dx_hat += (at(dy, i) - mean_d) * result.y[i] / static_cast<Exact>(n);
+    mean_dx_hat += (exact(dy, i) - mean_d) * result.y[i] / static_cast<Exact>(n);
   }
   for (std::size_t i = 0; i < n; ++i) {
-    result.dx[i] = inverse * (at(dy, i) - mean_d - result.y[i] * mean_dx_hat);
+    result.dx[i] = inverse * (exact(dy, i) - mean_d - result.y[i] * mean_dx_hat);
   }
   return result;
 }
 
-/// Half a unit in the last place of T at `value`.
-template <class T> Exact half_unit(Exact value) {
-  const FormatSpec& format = format_spec<T>;
-  const auto magnitude = static_cast<double>(std::abs(value));
-  const int exponent = std::max(magnitude == 0 ? -2000 : std::ilogb(magnitude), 1 - format.bias);
-  return std::ldexp(Exact{1}, exponent - static_cast<int>(format.mantissa_bits) - 1);
-}
-
-/// Expects that `actual` is `expected` but for rounding to T and `slack`, an absolute error before.
-template <class T>
-void expect_near(const Array<T>& actual, const std::vector<Exact>& expected, Exact slack,
-                 const std::string& what) {
-  ASSERT_EQ(actual.size(), expected.size()) << what;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const auto value = static_cast<double>(actual.data()[i]);
-    if (std::abs(expected[i]) > static_cast<Exact>(format_spec<T>.max_finite())) {
-      EXPECT_TRUE(std::isinf(value)) << what << ", element " << i;
-      continue;
-    }
-    const Exact bound = half_unit<T>(expected[i]) * Exact{1.01} + slack;
-    ASSERT_LE(std::abs(static_cast<Exact>(value) - expected[i]), bound)
-        << what << ", element " << i << ": " << value << " for "
-        << static_cast<double>(expected[i]);
-  }
-}
-
 template <class P> class FarRowsIn : public testing::Test {};
-using FarPrecisions = testing::Types<precision::fp32, precision::bf16, precision::fp16>;
-TYPED_TEST_SUITE(FarRowsIn, FarPrecisions);
+TYPED_TEST_SUITE(FarRowsIn, AllPrecisions, PrecisionNames);
 
-// A float sum of n terms in 16 lanes is off by at most (n / 16 + 4) 2^-24 of Σ|terms|. The squares
-// so have that relative error, and 1 / √ of them half of it. What is left of the mean after its
-// correction is off by that times the mean of |x − centre|, where the centre is within some units
-// of the mean: it is below the bound for the squares.
-Exact bound_of(std::size_t n) { return (static_cast<Exact>(n) / 16 + 12) * 0x1p-24L; }
+/// The least number of the arithmetic of P.
+template <class P>
+constexpr double least =
+    static_cast<double>(std::numeric_limits<typename P::compute>::denorm_min());
+
+/// Twelve units and those of the additions of a row. With it the squares are off by that,
+/// relatively, and 1 / √ of them by half of it. What is left of the mean after its correction is
+/// off by that times the mean of |x − centre|, where the centre is within some units of the mean.
+template <class P> Exact bound_of(std::size_t size) {
+  return static_cast<Exact>((additions<P>(size) + 7) * compute_unit<P>);
+}
+
+/// Gradients of a row: normal, with a mean, and as far from that as the range allows.
+template <class T> std::vector<Array<T>> far_gradients(std::size_t size) {
+  struct Kind {
+    double mean, deviation;
+  };
+  constexpr double largest = largest_finite<T>();
+  std::vector<Array<T>> gradients;
+  for (const auto [mean, deviation] : {Kind{0, 1}, Kind{100, 1}, Kind{0, largest / 32},
+                                       Kind{largest / 2, 0}, Kind{-largest / 2, largest / 64}}) {
+    auto dy = normal_array<T>({1, size}, 9);
+    for (std::size_t i = 0; i < size; ++i) {
+      dy.mutable_data()[i] = static_cast<T>(mean + deviation * static_cast<double>(dy.data()[i]));
+    }
+    gradients.push_back(std::move(dy));
+  }
+  return gradients;
+}
 
 TYPED_TEST(FarRowsIn, NormsAreThoseOfTheDoubleReference) {
-  using T = typename TypeParam::storage;
-  for (const std::size_t size : sizes) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  for (const std::size_t size : row_sizes) {
+    const auto gradients = far_gradients<T>(size);
     for (const Row& row : far_rows(size)) {
-      const Array<T> x = as_row<T>(row);
-      if (!std::all_of(x.span().begin(), x.span().end(),
-                       [](T v) { return std::isfinite(static_cast<double>(v)); })) {
-        continue;  // beyond float16
-      }
-      const auto dy = normal_array<T>({1, size}, 9);
-      for (const double epsilon : {1e-5, 1e-12, 1e-30}) {
-        const std::string what = row.name + " × " + std::to_string(size) + ", epsilon " +
-                                 std::to_string(std::log10(epsilon));
-        const Exact used = static_cast<Exact>(static_cast<float>(epsilon));
-        const auto check = [&](const auto& op, bool is_centred) {
-          const auto expected = reference(x, dy, used, is_centred);
-          const auto run = run_op(TypeParam{}, op, x);
-          Exact largest = 1;
-          for (const Exact y : expected.y) largest = std::max(largest, std::abs(y));
-          expect_near(run.y, expected.y, bound_of(size) * largest, what);
-          const auto forward = op.forward(TypeParam{}, op.scales(x), x);
-          const auto dx = std::get<0>(op.backward(TypeParam{}, op.scales(x), forward.saved, dy));
-          // Sums of numbers of the magnitude of dy and of dy x̂; the float range ends the rest.
-          const Exact terms = expected.inverse * 4 * largest * largest;
-          if (terms < static_cast<Exact>(std::numeric_limits<float>::max())) {
-            expect_near(dx, expected.dx, 6 * bound_of(size) * terms + Exact{0x1p-149},
-                        what + ", dx");
+      const auto x = as_row<T>(row);
+      if (!is_finite(x)) continue;
+      const auto check = [&](const auto& op, bool is_centred) {
+        SCOPED_TRACE(row.name + " × " + std::to_string(size) + ", epsilon " +
+                     std::to_string(std::log10(op.epsilon)) + (is_centred ? ", centred" : ""));
+        const auto epsilon = static_cast<Exact>(static_cast<typename P::compute>(op.epsilon));
+        const auto forward = op.forward(P{}, op.scales(x), x);
+        const Exact bound = bound_of<P>(size);
+        // The mean that is taken off makes an error that an element does not.
+        const Exact of_mean = is_centred ? 1 : 0;
+        for (const auto& dy : gradients) {
+          const auto expected = reference(x, dy, epsilon, is_centred);
+          std::vector<Reference> y;
+          Exact mean_d = 0;
+          Exact mean_dx_hat = 0;
+          for (std::size_t i = 0; i < size; ++i) {
+            const Exact magnitude = std::abs(expected.y[i]) + of_mean;
+            const Exact d = std::abs(exact(dy, i)) / static_cast<Exact>(size);
+            mean_d += of_mean * d;
+            mean_dx_hat += d * magnitude;
+            y.push_back({static_cast<double>(expected.y[i]),
+                         static_cast<double>(bound * magnitude) + least<P>});
           }
-        };
+          if (&dy == gradients.data()) expect_rounded_or_overflowed(forward.output, y);
+          std::vector<Reference> dx;
+          for (std::size_t i = 0; i < size; ++i) {
+            const Exact terms =
+                std::abs(exact(dy, i)) + mean_d + (std::abs(expected.y[i]) + of_mean) * mean_dx_hat;
+            dx.push_back({static_cast<double>(expected.dx[i]),
+                          static_cast<double>(3 * bound * terms * expected.inverse) + least<P>});
+          }
+          expect_rounded_or_overflowed(
+              std::get<0>(op.backward(P{}, op.scales(x), forward.saved, dy)), dx);
+        }
+      };
+      for (const double epsilon : {1e-5, 1e-12, 1e-30}) {
         check(ops::LayerNorm{.epsilon = epsilon}, true);
         check(ops::RmsNorm{.epsilon = epsilon}, false);
       }
@@ -187,7 +150,7 @@ TYPED_TEST(FarRowsIn, NormsAreThoseOfTheDoubleReference) {
 
 TEST(FarRows, ConstantRowsHaveALayerNormOfZero) {
   for (const float value : {3.3F, 100.1F, 1000.1F, -7.7F, 1e7F, 1e20F, 3e38F, 1e-20F, 1e-45F}) {
-    for (const std::size_t size : sizes) {
+    for (const std::size_t size : row_sizes) {
       for (const double epsilon : {1e-12, 1e-5}) {
         const auto y =
             ops::layer_norm(Array<float>::filled({1, size}, value), {.epsilon = epsilon});
@@ -213,6 +176,46 @@ TEST(FarRows, AConstantGradientDoesNotPassALayerNorm) {
                                               Array<float>::filled({3, size}, value)));
       for (const float d : dx.span()) EXPECT_LE(std::abs(d), value * 2e-7F) << size;
     }
+  }
+}
+
+// The norms' gradient is linear: rows of 2^124 times a gradient give that times theirs, whichever
+// they are among others and however many threads there are.
+TEST(FarRows, AreNormalisedAmongOthers) {
+  const std::size_t rows = 200;
+  const auto check = [&](const auto& op, std::size_t columns) {
+    const auto x = normal_array<float>({rows, columns}, 3);
+    const auto dy = normal_array<float>({rows, columns}, 4);
+    const auto is_far = [](std::size_t i) { return i % 64 == 0 || i % 64 == 63 || i == 199; };
+    auto far = dy;
+    for (std::size_t i = 0; i < rows; ++i) {
+      for (std::size_t j = 0; is_far(i) && j < columns; ++j) {
+        far.mutable_data()[i * columns + j] *= 0x1p124F;
+      }
+    }
+    const auto saved = op.forward(precision::fp32{}, op.scales(x), x).saved;
+    const auto gradient = [&](const Array<float>& upstream) {
+      return std::get<0>(op.backward(precision::fp32{}, op.scales(x), saved, upstream));
+    };
+    const auto expected = gradient(dy);
+    for (const std::size_t threads : {std::size_t{1}, std::size_t{3}}) {
+      const ThreadCountScope scope(threads);
+      const auto actual = gradient(far);
+      for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) {
+          const float value = expected.row(i)[j];
+          if (is_far(i)) {
+            EXPECT_NEAR(actual.row(i)[j] * 0x1p-124F, value, 1e-5) << i << " " << j;
+          } else {
+            EXPECT_EQ(actual.row(i)[j], value) << i << " " << j;
+          }
+        }
+      }
+    }
+  };
+  for (const std::size_t columns : {std::size_t{37}, std::size_t{768}}) {
+    check(ops::LayerNorm{}, columns);
+    check(ops::RmsNorm{}, columns);
   }
 }
 
@@ -242,7 +245,7 @@ TEST(FarRows, SoftmaxAndCrossEntropyAreThoseOfTheDoubleReference) {
         const Exact expected = std::exp(static_cast<Exact>(row.elements[i]) - max) / sum;
         // exp in float is within 3 units; the sum has n / 16 roundings.
         EXPECT_LE(std::abs(static_cast<Exact>(y.data()[i]) - expected),
-                  expected * (bound_of(size) + 8 * 0x1p-24L) + Exact{0x1p-126})
+                  expected * (bound_of<precision::fp32>(size) + 8 * 0x1p-24L) + Exact{0x1p-126})
             << row.name << " × " << size;
       }
       const Exact loss = std::log(sum) + (max - static_cast<Exact>(row.elements[1]));
@@ -250,7 +253,7 @@ TEST(FarRows, SoftmaxAndCrossEntropyAreThoseOfTheDoubleReference) {
         EXPECT_TRUE(std::isinf(*run.data())) << row.name;
       } else {
         EXPECT_LE(std::abs(static_cast<Exact>(*run.data()) - loss),
-                  (1 + loss) * (bound_of(size) + 8 * 0x1p-24L))
+                  (1 + loss) * (bound_of<precision::fp32>(size) + 8 * 0x1p-24L))
             << row.name << " × " << size;
       }
     }
@@ -271,4 +274,269 @@ TEST(FarRows, TheMeanOfFiniteNumbersIsFinite) {
   EXPECT_NEAR(*loss.data() / 1e36F, 1, 1e-6);
 }
 
-}  // namespace
+template <class P> class SumsOfFarRowsIn : public testing::Test {};
+TYPED_TEST_SUITE(SumsOfFarRowsIn, AllPrecisions, PrecisionNames);
+
+/// What the headers say of the error of a sum, in units of Σ |x|: in float whatever the length.
+template <class P> double units_of_sum(std::size_t columns) {
+  return std::is_same_v<typename P::compute, double> ? static_cast<double>(columns) : 20;
+}
+
+// 300,001 terms are enough for the mean of a constant to be off by a percent in sixteen lanes of
+// float. The factor is one more rounding, and so is its product.
+TYPED_TEST(SumsOfFarRowsIn, AreRightWhateverTheirLength) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  std::vector<std::size_t> sizes(row_sizes.begin(), row_sizes.end());
+  sizes.insert(sizes.end(), {127, 128, 129, 1023, 1024, 1025, 300001});
+  for (const std::size_t size : sizes) {
+    for (const Row& row : far_rows(size)) {
+      SCOPED_TRACE(row.name + " × " + std::to_string(size));
+      const auto x = as_row<T>(row);
+      if (!is_finite(x)) continue;
+      Exact sum = 0;
+      Exact magnitude = 0;
+      for (std::size_t j = 0; j < size; ++j) {
+        sum += exact(x, j);
+        magnitude += std::abs(exact(x, j));
+      }
+      for (const double factor : {1.0, 1 / static_cast<double>(size)}) {
+        const auto y = ops::Sum{}.forward(P{}, {.forward = factor}, x).output;
+        const Exact units = units_of_sum<P>(size) * magnitude + 3 * std::abs(sum);
+        expect_rounded_or_overflowed(
+            y, {{static_cast<double>(sum * factor),
+                 static_cast<double>(units * factor * compute_unit<P>) + least<P>}});
+      }
+    }
+  }
+}
+
+// Of seven additions in a row, seven of those, the factor and its product no more is to be seen.
+TEST(FarRows, TheMeanOfAConstantRowIsThatConstantToTwelveUnits) {
+  for (const float value : {3.3F, -100.1F, 1000.1F, 0.1F, 3e38F, 1e-30F}) {
+    for (const std::size_t size : {std::size_t{768}, std::size_t{5000}, std::size_t{1000003}}) {
+      const auto x = Array<float>::filled({1, size}, value);
+      const double expected = static_cast<double>(value);
+      EXPECT_NEAR(static_cast<double>(*ops::mean(x, {.scaling = scaling::none}).data()), expected,
+                  12 * float_unit * std::abs(expected))
+          << value << " × " << size;
+    }
+  }
+}
+
+// Partial sums of such numbers are whole and below 2^24.
+TEST(FarRows, TheSumOfWholeNumbersIsExact) {
+  for (const std::size_t size : row_sizes) {
+    Array<float> x(Shape{1, size});
+    double expected = 0;
+    for (std::size_t j = 0; j < size; ++j) {
+      x.mutable_data()[j] = static_cast<float>((j * 37) % 1001);
+      expected += static_cast<double>(x.data()[j]);
+    }
+    EXPECT_EQ(static_cast<double>(*ops::sum(x, {.scaling = scaling::none}).data()), expected);
+  }
+}
+
+// 768 · 3e38 has no float, a thousandth of it has; as with doubles near their largest.
+TEST(FarRows, ASumOverflowsOnlyWhereTheResultDoes) {
+  const auto x = Array<float>::filled(Shape{1, 768}, 3e38F);
+  const ops::Sum op;
+  EXPECT_NEAR(*op.forward(precision::fp32{}, {.forward = 1e-3}, x).output.data() / 2.304e38F, 1,
+              1e-6);
+  EXPECT_EQ(*op.forward(precision::fp32{}, {.forward = 1}, x).output.data(), HUGE_VALF);
+  const Array<float> mixed(Shape{1, 4}, {3e38F, 3e38F, -HUGE_VALF, 1});
+  EXPECT_EQ(*op.forward(precision::fp32{}, {.forward = 1}, mixed).output.data(), -HUGE_VALF);
+  const Array<float> opposite(Shape{1, 6}, {3e38F, 3e38F, 3e38F, -3e38F, -3e38F, -3e38F});
+  EXPECT_EQ(*op.forward(precision::fp32{}, {.forward = 1}, opposite).output.data(), 0);
+  for (const std::size_t size : {std::size_t{2}, std::size_t{37}, std::size_t{5000}}) {
+    const auto doubles = Array<double>::filled({2, size}, -1.7e308);
+    const auto means = ops::mean(doubles, {.scaling = scaling::none});
+    for (const double y : means.span()) EXPECT_NEAR(y / -1.7e308, 1, 1e-12);
+    EXPECT_EQ(ops::sum(doubles, {.scaling = scaling::none}).data()[1], -HUGE_VAL);
+  }
+}
+
+// With k additions in a row of a sum of squares: k + 6 units of it.
+TYPED_TEST(SumsOfFarRowsIn, OfSquaredErrorsNeitherVanishNorOverflow) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  for (const std::size_t size : {std::size_t{1}, std::size_t{2}, std::size_t{45}, std::size_t{768},
+                                 std::size_t{5000}, std::size_t{50001}}) {
+    const auto rows = far_rows(size);
+    const auto targets = far_rows(size, 8);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto x = as_row<T>(rows[i]);
+      const auto t = as_row<T>(targets[i]);
+      if (!is_finite(x) || !is_finite(t)) continue;
+      Exact sum = 0;
+      for (std::size_t j = 0; j < size; ++j) {
+        sum += (exact(x, j) - exact(t, j)) * (exact(x, j) - exact(t, j));
+      }
+      for (const double factor : {1.0, 1 / static_cast<double>(size), 1e-6, 1e-40, 1e30}) {
+        SCOPED_TRACE(rows[i].name + " × " + std::to_string(size) + ", factor " +
+                     std::to_string(std::log10(factor)));
+        const auto loss = ops::MseLoss{}.forward(P{}, {.forward = factor}, x, t).output;
+        const auto value = static_cast<double>(sum * static_cast<Exact>(factor));
+        const double units = additions<P>(std::min<std::size_t>(size, 16384)) + 6;
+        expect_rounded_or_overflowed(loss, {{value, units * compute_unit<P> * value + least<P>}});
+      }
+    }
+  }
+}
+
+TEST(FarRows, TinyAndHugeSquaredErrorsCount) {
+  const auto loss_of = []<class T>(T x, T target, double factor, std::size_t size) {
+    return *ops::MseLoss{}
+                .forward(precision::uniform<T>{}, {.forward = factor}, Array<T>::filled({size}, x),
+                         Array<T>::filled({size}, target))
+                .output.data();
+  };
+  for (const std::size_t size : {std::size_t{1}, std::size_t{3}, std::size_t{20000}}) {
+    const auto n = static_cast<double>(size);
+    EXPECT_NEAR(loss_of(1e-23F, 0.0F, 1e20 / n, size) / 1e-26F, 1, 1e-4);
+    EXPECT_NEAR(loss_of(0.0F, 0x1p-149F, 0x1p200 / n, size) / 0x1p-98F, 1, 1e-4);
+    EXPECT_NEAR(loss_of(3e38F, -3e38F, 1e-60 / n, size) / 3.6e17F, 1, 1e-4);
+    EXPECT_NEAR(loss_of(1e-200, 0.0, 1e200 / n, size) / 1e-200, 1, 1e-10);
+    EXPECT_NEAR(loss_of(1.7e308, -1.7e308, 1e-310 / n, size) / 1.156e307, 1, 1e-6);
+    EXPECT_NEAR(loss_of(1e200, 0.0, 1e-200 / n, size) / 1e200, 1, 1e-10);
+    EXPECT_EQ(loss_of(7.0F, 7.0F, 1 / n, size), 0);
+  }
+  // One tiny error among equal pairs of huge numbers.
+  const Array<float> x(Shape{3}, {3e38F, 1e-23F, -3e38F});
+  const Array<float> target(Shape{3}, {3e38F, 0, -3e38F});
+  EXPECT_NEAR(
+      *ops::MseLoss{}.forward(precision::fp32{}, {.forward = 1e20}, x, target).output.data() /
+          1e-26F,
+      1, 1e-5);
+}
+
+// With k additions in a row of sums, log Σ is within k + 24 units, those of exp of the terms that
+// count among them, and dx within these and |x − max| of p.
+TYPED_TEST(SumsOfFarRowsIn, OfSmoothedCrossEntropyAreRight) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  constexpr double unit = compute_unit<P>;
+  for (const std::size_t size : row_sizes) {
+    if (size < 2) continue;
+    for (const Row& row : far_rows(size)) {
+      const auto x = as_row<T>(row);
+      if (!is_finite(x)) continue;
+      const auto n = static_cast<Exact>(size);
+      Exact max = exact(x, 0);
+      for (std::size_t j = 0; j < size; ++j) max = std::max(max, exact(x, j));
+      Exact sum = 0;
+      Exact below = 0;
+      for (std::size_t j = 0; j < size; ++j) {
+        sum += std::exp(exact(x, j) - max);
+        below += (max - exact(x, j)) / n;
+      }
+      const std::size_t label = size / 2;
+      for (const double smoothing : {0.0, 0.1, 0.9}) {
+        SCOPED_TRACE(row.name + " × " + std::to_string(size) + ", smoothing " +
+                     std::to_string(smoothing));
+        const ops::CrossEntropy op{.scaling = scaling::none, .label_smoothing = smoothing};
+        const Array<std::int32_t> labels(Shape{1}, {static_cast<std::int32_t>(label)});
+        const auto run = run_op_with(
+            P{}, op, op.scales(x, labels), [](const auto& y) { return y.filled(Shape{}, 1); }, x,
+            labels);
+        const double units = additions<P>(size) + 24;
+        const Exact loss =
+            (1 - smoothing) * (max - exact(x, label)) + smoothing * below + std::log(sum);
+        // That of the weighted sum is in double.
+        const auto loss_error = static_cast<double>(units * unit + 2e-16L * n * loss + unit * loss);
+        expect_rounded_or_overflowed(run.y, {{static_cast<double>(loss), loss_error}});
+        std::vector<Reference> dx;
+        for (std::size_t j = 0; j < size; ++j) {
+          const auto u = static_cast<double>(exact(x, j) - max);
+          const auto p = static_cast<double>(std::exp(exact(x, j) - max) / sum);
+          const double target =
+              smoothing / static_cast<double>(size) + (j == label ? 1 - smoothing : 0);
+          dx.push_back({p - target, (p * (units + 6 + (p > 0 ? -u : 0)) + 4 * target) * unit +
+                                        (u < -87 ? 0x1p-125 : 0)});
+        }
+        expect_rounded(std::get<0>(run.gradients), dx);
+      }
+    }
+  }
+}
+
+// As above; y is α p, so that the likeliest element shows what a sum in float may lose.
+TYPED_TEST(SumsOfFarRowsIn, OfSoftmaxAreRight) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  for (const std::size_t size : row_sizes) {
+    for (const Row& row : far_rows(size)) {
+      SCOPED_TRACE(row.name + " × " + std::to_string(size));
+      const auto x = as_row<T>(row);
+      if (!is_finite(x)) continue;
+      const auto y = ops::Softmax{}.forward(P{}, {.forward = 1}, x).output;
+      Exact max = exact(x, 0);
+      for (std::size_t j = 0; j < size; ++j) max = std::max(max, exact(x, j));
+      Exact sum = 0;
+      for (std::size_t j = 0; j < size; ++j) sum += std::exp(exact(x, j) - max);
+      // Terms that count are those of e^−20 and more.
+      std::vector<Reference> expected;
+      for (std::size_t j = 0; j < size; ++j) {
+        const auto u = static_cast<double>(exact(x, j) - max);
+        const auto p = static_cast<double>(std::exp(exact(x, j) - max) / sum);
+        const double units = 20 + additions<P>(size) + 9 + (p > 0 ? -u : 0);
+        expected.push_back({p, p * units * compute_unit<P> + (u < -87 ? 0x1p-125 : 0)});
+      }
+      expect_rounded(y, expected);
+    }
+  }
+}
+
+// dx = p (dy − Σ dy p) times factors, of gradients whose differences, products or sums leave the
+// range of the arithmetic although dx does not.
+TYPED_TEST(SumsOfFarRowsIn, OfSoftmaxsGradientOverflowOnlyWhereItDoes) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  constexpr double largest = largest_finite<T>();
+  for (const std::size_t size :
+       {std::size_t{2}, std::size_t{5}, std::size_t{45}, std::size_t{768}, std::size_t{4096}}) {
+    for (const double spread : {0.0, 1.0, 200.0}) {
+      auto x = normal_array<T>({1, size}, 3);
+      for (std::size_t j = 0; j < size; ++j) {
+        x.mutable_data()[j] = static_cast<T>(static_cast<double>(x.data()[j]) * spread);
+      }
+      const double alpha = static_cast<double>(size);
+      const auto forward = ops::Softmax{}.forward(P{}, {.forward = alpha}, x);
+      if (!is_finite(forward.output)) continue;
+      Exact total = 0;
+      for (std::size_t j = 0; j < size; ++j) total += exact(forward.output, j);
+      for (const double share : {0.99, 0.6, 0.3, 1e-3, -0.99}) {
+        SCOPED_TRACE(std::to_string(size) + " columns, logits × " + std::to_string(spread) +
+                     ", gradients " + std::to_string(share) + " of the largest");
+        Array<T> dy(Shape{1, size});
+        for (std::size_t j = 0; j < size; ++j) {
+          dy.mutable_data()[j] = static_cast<T>((j % 3 == 1 ? -share : share) * largest);
+        }
+        for (const double beta : {1.0, 0.25}) {
+          const auto dx = std::get<0>(ops::Softmax{}.backward(
+              P{}, {.forward = alpha, .backward = {beta}}, forward.saved, dy));
+          // From p as it was stored, counted from the likeliest, as the header says.
+          const auto* y = forward.output.data();
+          const auto likeliest = static_cast<std::size_t>(std::max_element(y, y + size) - y);
+          const Exact origin = exact(dy, likeliest);
+          Exact inner = 0;
+          for (std::size_t j = 0; j < size; ++j) {
+            inner += exact(forward.output, j) / alpha * (exact(dy, j) - origin);
+          }
+          std::vector<Reference> expected;
+          for (std::size_t j = 0; j < size; ++j) {
+            const Exact p = exact(forward.output, j) / alpha;
+            const Exact value = beta * p * (exact(dy, j) - origin - inner);
+            const Exact largest_dy = std::abs(static_cast<Exact>(share * largest));
+            const Exact units = 8 * (additions<P>(size) + 8) * compute_unit<P>;
+            const Exact error = beta * largest_dy * (p * units + 4 * least<P>);
+            expected.push_back({static_cast<double>(value), static_cast<double>(error)});
+          }
+          expect_rounded_or_overflowed(dx, expected);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace rows_far_from_normal_test

@@ -16,7 +16,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace scale_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -160,4 +160,4 @@ TYPED_TEST(ScaleIn, ResultIsTheDoubleReferenceRoundedOnce) {
   expect_rounded<T>(std::get<0>(backward.gradients), scaled_dy);
 }
 
-}  // namespace
+}  // namespace scale_test

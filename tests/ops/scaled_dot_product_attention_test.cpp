@@ -26,7 +26,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace scaled_dot_product_attention_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -939,4 +939,4 @@ TEST(ScaledDotProductAttention, MemoryGrowsLinearlyWithTheSequence) {
   }
 }
 
-}  // namespace
+}  // namespace scaled_dot_product_attention_test

@@ -14,7 +14,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
-namespace {
+namespace scaled_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -70,4 +70,4 @@ TEST(Scaled, RefusesFactorsThatScaleNothing) {
   }
 }
 
-}  // namespace
+}  // namespace scaled_test

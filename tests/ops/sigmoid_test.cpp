@@ -8,7 +8,7 @@
 
 #include "support/activation_check.hpp"
 
-namespace {
+namespace sigmoid_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -49,4 +49,4 @@ TYPED_TEST(SigmoidIn, ResultIsTheDoubleReferenceRoundedOnceOnAnyNumberOfThreads)
   expect_rounded_once_on_any_number_of_threads<TypeParam, ops::Sigmoid>(reference);
 }
 
-}  // namespace
+}  // namespace sigmoid_test

@@ -14,7 +14,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace silu_glu_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -133,4 +133,4 @@ TYPED_TEST(SiluGluIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({211, 233}, 11));
 }
 
-}  // namespace
+}  // namespace silu_glu_test

@@ -15,7 +15,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace silu_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -153,4 +153,4 @@ TYPED_TEST(SiluIn, ThreadCountChangesNoBit) {
                                      normal_array<typename TypeParam::storage>({211, 233}, 10));
 }
 
-}  // namespace
+}  // namespace silu_test

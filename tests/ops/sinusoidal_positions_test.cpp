@@ -9,7 +9,7 @@
 #include "support/statistics.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
-namespace {
+namespace sinusoidal_positions_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -53,4 +53,4 @@ TEST(SinusoidalPositions, RefuseOddSizesAndImpossiblePeriods) {
   EXPECT_EQ(ops::sinusoidal_positions<float>(3, 0).shape(), (Shape{3, 0}));
 }
 
-}  // namespace
+}  // namespace sinusoidal_positions_test

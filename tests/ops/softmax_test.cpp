@@ -17,7 +17,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace softmax_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -301,4 +301,4 @@ TYPED_TEST(SoftmaxIn, ThreadCountChangesNoBit) {
                                      normal_array<typename TypeParam::storage>({633, 77}, 11));
 }
 
-}  // namespace
+}  // namespace softmax_test

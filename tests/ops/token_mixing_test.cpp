@@ -18,7 +18,7 @@
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
 
-namespace {
+namespace token_mixing_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -187,4 +187,4 @@ TYPED_TEST(TokenMixingIn, ThreadCountChangesNoBit) {
                                      normal_array<T>({40, 65}, 17));
 }
 
-}  // namespace
+}  // namespace token_mixing_test

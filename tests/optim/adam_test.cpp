@@ -10,7 +10,7 @@
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
 
-namespace {
+namespace adam_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -187,4 +187,4 @@ TEST(AdamW, DecaysIndependentlyWhateverElseIsAskedFor) {
   }
 }
 
-}  // namespace
+}  // namespace adam_test

@@ -11,7 +11,7 @@
 #include "support/errors.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace clip_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -63,4 +63,4 @@ TEST(ClipFactor, BoundsTheNormOfAStepThroughItsLossScale) {
   EXPECT_FLOAT_EQ(parameter.value.data()[1], -0.8F);
 }
 
-}  // namespace
+}  // namespace clip_test

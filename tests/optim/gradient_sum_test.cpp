@@ -48,7 +48,7 @@
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace gradient_sum_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -605,4 +605,4 @@ TEST(GradientSum, RefusesWhatItCannotAddUp) {
   expect_shape_error([&] { sum.add(tape); }, {"GradientSum", "'weight'", "(2)", "(3)"});
 }
 
-}  // namespace
+}  // namespace gradient_sum_test

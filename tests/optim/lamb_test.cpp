@@ -11,7 +11,7 @@
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
 
-namespace {
+namespace lamb_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -98,4 +98,4 @@ TEST(Lamb, RefusesImpossibleOptions) {
   }
 }
 
-}  // namespace
+}  // namespace lamb_test

@@ -8,7 +8,7 @@
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
 
-namespace {
+namespace learning_rate_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -64,4 +64,4 @@ TEST(UmupLearningRate, RefusesWhatHasNoFanInOrNoKind) {
   EXPECT_EQ(learning_rate_factor(Rule::none, untagged), 1);
 }
 
-}  // namespace
+}  // namespace learning_rate_test

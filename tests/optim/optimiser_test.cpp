@@ -18,9 +18,10 @@
 #include "support/errors.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/learning_rate_report.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace optimiser_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -165,7 +166,31 @@ TYPED_TEST(EveryOptimiser, RefusesParametersThatWereMovedFrom) {
   TypeParam optimiser({&first});
   const GivenGradients<float> gradients{{{&first, gradient_of_step({3}, 0)}}};
   const Parameter moved = std::move(first);
-  expect_shape_error([&] { optimiser.step(gradients, 0.1); }, {"(0)", "(3)"});
+  expect_domain_error([&] { optimiser.step(gradients, 0.1); },
+                      {name_of<TypeParam>(), "stayed in place", "first"});
+  EXPECT_EQ(first.value.shape(), Shape{0});
+}
+
+TYPED_TEST(EveryOptimiser, RefusesParametersThatAreGone) {
+  std::vector<Parameter> parameters{test_parameter(ParameterKind::weight, {3}, "first")};
+  TypeParam optimiser({&parameters[0]});
+  parameters.reserve(parameters.capacity() + 1);  // moves it
+  const GivenGradients<float> gradients{{{&parameters[0], gradient_of_step({3}, 0)}}};
+  expect_domain_error([&] { optimiser.step(gradients, 0.1); }, {"stayed in place", "first"});
+  expect_domain_error([&] { (void)optim::learning_rate_report(optimiser, 0.1); },
+                      {"stayed in place", "first"});
+  std::vector<std::string> names;
+  optimiser.for_each_state([&](const std::string& name, Array<float>&) { names.push_back(name); });
+  EXPECT_NE(names.at(0).find("first"), std::string::npos);
+}
+
+TYPED_TEST(EveryOptimiser, TakesParametersThatWereAssignedToInPlace) {
+  Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+  TypeParam optimiser({&first});
+  first = test_parameter(ParameterKind::weight, {3}, "other");
+  const Parameter copy = first;
+  optimiser.step(GivenGradients<float>{{{&first, gradient_of_step({3}, 0)}}}, 0.1);
+  EXPECT_NE(first.value, copy.value);
 }
 
 template <class T> void expect_non_finite_gradients_to_be_refused(auto make_optimiser) {
@@ -333,4 +358,4 @@ TEST(Lamb, TakesAStepWhoseTrustRatioIsBeyondFloat) {
   for (const float element : parameter.value.span()) EXPECT_TRUE(std::isfinite(element));
 }
 
-}  // namespace
+}  // namespace optimiser_test

@@ -17,7 +17,7 @@
 #include "unit_scaling/optim/learning_rate_report.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace parameter_groups_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -132,4 +132,4 @@ TEST(LearningRateReport, IsATableWithALineForEachParameter) {
             "norm             norm      (16)         -           1         0.5           0\n");
 }
 
-}  // namespace
+}  // namespace parameter_groups_test

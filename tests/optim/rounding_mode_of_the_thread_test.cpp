@@ -28,7 +28,7 @@
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
-namespace {
+namespace rounding_mode_of_the_thread_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -152,4 +152,4 @@ TEST(RoundingModeOfTheThread, DoesNotChangeStatisticsOfATensor) {
   });
 }
 
-}  // namespace
+}  // namespace rounding_mode_of_the_thread_test

@@ -9,7 +9,7 @@
 
 #include "optim/optimiser_support.hpp"
 
-namespace {
+namespace sgd_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -115,4 +115,4 @@ TEST(Sgd, AParameterWithoutAGradientStaysAsItIs) {
   EXPECT_NE(used.value, before);
 }
 
-}  // namespace
+}  // namespace sgd_test

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/add.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace add_vectors_test {
 
 const RegisterOp add("add", [](auto& run) {
   const auto input = run.input("input");
@@ -11,5 +11,5 @@ const RegisterOp add("add", [](auto& run) {
   run.finish(unit_scaling::ops::add(input, other, {.scaling = run.scaling()}));
 });
 
-}  // namespace
+}  // namespace add_vectors_test
 }  // namespace peer_vectors

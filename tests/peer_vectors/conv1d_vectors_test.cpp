@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/conv1d.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace conv1d_vectors_test {
 
 const RegisterOp conv1d("conv1d", [](auto& run) {
   const auto input = run.input("input");
@@ -25,5 +25,5 @@ const RegisterOp conv1d("conv1d", [](auto& run) {
   }
 });
 
-}  // namespace
+}  // namespace conv1d_vectors_test
 }  // namespace peer_vectors

@@ -4,7 +4,7 @@
 #include "unit_scaling/ops/reshape.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace cross_entropy_vectors_test {
 
 const RegisterOp cross_entropy("cross_entropy", [](auto& run) {
   const auto logits = run.input("input");
@@ -23,5 +23,5 @@ const RegisterOp cross_entropy("cross_entropy", [](auto& run) {
        .label_smoothing = run.template parameter<double>("label_smoothing", 0)}));
 });
 
-}  // namespace
+}  // namespace cross_entropy_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/dropout.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace dropout_vectors_test {
 
 const RegisterOp dropout("dropout", [](auto& run) {
   run.expect_no_dropout("p");
@@ -11,5 +11,5 @@ const RegisterOp dropout("dropout", [](auto& run) {
       unit_scaling::ops::dropout(run.input("input"), {.scaling = run.scaling(), .probability = 0}));
 });
 
-}  // namespace
+}  // namespace dropout_vectors_test
 }  // namespace peer_vectors

@@ -7,7 +7,7 @@
 #include "unit_scaling/ops/embedding.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace embedding_vectors_test {
 
 const RegisterOp embedding("embedding", [](auto& run) {
   const auto ids = run.indices("input");
@@ -23,5 +23,5 @@ const RegisterOp embedding("embedding", [](auto& run) {
        .padding_idx = padding == none ? std::nullopt : std::optional(padding)}));
 });
 
-}  // namespace
+}  // namespace embedding_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace gelu_vectors_test {
 
 using unit_scaling::ops::GeluForm;
 
@@ -21,5 +21,5 @@ const RegisterOp gelu("gelu", [](auto& run) {
               .form = form(run.template parameter<std::string>("approximate", "none"))}));
 });
 
-}  // namespace
+}  // namespace gelu_vectors_test
 }  // namespace peer_vectors

@@ -5,7 +5,7 @@
 #include "unit_scaling/ops/layer_norm.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace layer_norm_vectors_test {
 
 const RegisterOp layer_norm("layer_norm", [](auto& run) {
   const unit_scaling::ops::LayerNorm op{.scaling = run.scaling(),
@@ -23,5 +23,5 @@ const RegisterOp layer_norm("layer_norm", [](auto& run) {
   }));
 });
 
-}  // namespace
+}  // namespace layer_norm_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/linear_readout.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace linear_readout_vectors_test {
 
 // Its constraint is none unless a case says otherwise, which here is what the rule alone says.
 const RegisterOp linear_readout("linear_readout", [](auto& run) {
@@ -17,5 +17,5 @@ const RegisterOp linear_readout("linear_readout", [](auto& run) {
   }
 });
 
-}  // namespace
+}  // namespace linear_readout_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/linear.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace linear_vectors_test {
 
 template <class Run> void run_linear(Run& run, const unit_scaling::ops::Linear& op) {
   const auto input = run.input("input");
@@ -21,5 +21,5 @@ const RegisterOp linear("linear", [](auto& run) {
   run_linear(run, {.scaling = run.scaling(), .power = run.parameter("scale_power", power)});
 });
 
-}  // namespace
+}  // namespace linear_vectors_test
 }  // namespace peer_vectors

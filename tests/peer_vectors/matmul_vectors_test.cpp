@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/matmul.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace matmul_vectors_test {
 
 const RegisterOp matmul("matmul", [](auto& run) {
   const auto left = run.input("left");
@@ -11,5 +11,5 @@ const RegisterOp matmul("matmul", [](auto& run) {
   run.finish(unit_scaling::ops::matmul(left, right, {.scaling = run.scaling()}));
 });
 
-}  // namespace
+}  // namespace matmul_vectors_test
 }  // namespace peer_vectors

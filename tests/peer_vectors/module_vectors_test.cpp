@@ -11,7 +11,7 @@
 #include "unit_scaling/scaling/residual_rule.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace module_vectors_test {
 
 using namespace unit_scaling;
 
@@ -93,5 +93,5 @@ const RegisterOp decoder("module_transformer_decoder", [](auto& run) {
   run.finish(module.next_token_loss(run.tape(), run.indices("input_ids")));
 });
 
-}  // namespace
+}  // namespace module_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/mse_loss.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace mse_loss_vectors_test {
 
 const RegisterOp mse_loss("mse_loss", [](auto& run) {
   const auto input = run.input("input");
@@ -14,5 +14,5 @@ const RegisterOp mse_loss("mse_loss", [](auto& run) {
        .reduction = reduction(run.template parameter<std::string>("reduction", "mean"))}));
 });
 
-}  // namespace
+}  // namespace mse_loss_vectors_test
 }  // namespace peer_vectors

@@ -14,7 +14,7 @@
 #include "unit_scaling/formats/mx_block.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace mx_quantize_vectors_test {
 
 /// Compares what encoding and decoding give with the file, bit by bit.
 template <class E> Failures compare_blocks(const Json& one_case) {
@@ -78,5 +78,5 @@ Failures run_blocks(const Json& one_case) {
 
 const bool registered = runners().emplace("mx_quantize", run_blocks).second;
 
-}  // namespace
+}  // namespace mx_quantize_vectors_test
 }  // namespace peer_vectors

@@ -10,7 +10,7 @@
 #include "unit_scaling/formats/convert.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace number_formats_vectors_test {
 
 using unit_scaling::Overflow;
 
@@ -102,5 +102,5 @@ Failures run_format(const Json& one_case) {
 
 const bool registered = runners().emplace("number_formats", run_format).second;
 
-}  // namespace
+}  // namespace number_formats_vectors_test
 }  // namespace peer_vectors

@@ -20,7 +20,7 @@
 #include "unit_scaling/optim/sgd.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace optimiser_steps_vectors_test {
 
 using namespace unit_scaling;
 using Fp32 = precision::fp32;
@@ -209,5 +209,5 @@ Failures run(const Json& one_case) {
 
 const bool registered = runners().emplace("optimiser_steps", run).second;
 
-}  // namespace
+}  // namespace optimiser_steps_vectors_test
 }  // namespace peer_vectors

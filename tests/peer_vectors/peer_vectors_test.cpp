@@ -18,7 +18,7 @@
 #include "op_vectors.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace peer_vectors_test {
 
 const std::filesystem::path source_folder = UNIT_SCALING_SOURCE_DIR;
 const std::filesystem::path own_vectors = source_folder / "tests/data/peer_vectors";
@@ -235,5 +235,5 @@ TEST(PeerVectorsSelfTest, NonFiniteNumbersAgreeOnlyWithThemselves) {
   EXPECT_TRUE(differs({1, nan, infinity, 1e300}));
 }
 
-}  // namespace
+}  // namespace peer_vectors_test
 }  // namespace peer_vectors

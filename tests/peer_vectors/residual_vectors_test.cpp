@@ -7,7 +7,7 @@
 #include "unit_scaling/ops/residual.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace residual_vectors_test {
 
 using unit_scaling::ops::residual_split;
 
@@ -47,5 +47,5 @@ const RegisterOp apply("residual_apply", [](auto& run) {
       input, branch, {.scaling = run.scaling(), .tau = run.template parameter<double>("tau", 1)}));
 });
 
-}  // namespace
+}  // namespace residual_vectors_test
 }  // namespace peer_vectors

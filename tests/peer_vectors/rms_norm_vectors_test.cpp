@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/rms_norm.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace rms_norm_vectors_test {
 
 // The reference takes the root mean square in float.
 const RegisterOp rms_norm("rms_norm", [](auto& run) {
@@ -17,5 +17,5 @@ const RegisterOp rms_norm("rms_norm", [](auto& run) {
   }));
 });
 
-}  // namespace
+}  // namespace rms_norm_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/scale.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace scale_vectors_test {
 
 const RegisterOp forward("scale_fwd", [](auto& run) {
   const unit_scaling::ops::ScaleForward op{.factor = run.template parameter<double>("scale", 1)};
@@ -15,5 +15,5 @@ const RegisterOp backward("scale_bwd", [](auto& run) {
   run.finish(unit_scaling::ops::scale_bwd(run.input("input"), op));
 });
 
-}  // namespace
+}  // namespace scale_vectors_test
 }  // namespace peer_vectors

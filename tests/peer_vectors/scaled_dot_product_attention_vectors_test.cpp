@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace scaled_dot_product_attention_vectors_test {
 
 const RegisterOp attention("scaled_dot_product_attention", [](auto& run) {
   const std::string layout = "batch, heads, seq, head_dim";
@@ -21,5 +21,5 @@ const RegisterOp attention("scaled_dot_product_attention", [](auto& run) {
        .is_causal = run.template parameter<bool>("is_causal", false)}));
 });
 
-}  // namespace
+}  // namespace scaled_dot_product_attention_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/silu_glu.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace silu_glu_vectors_test {
 
 const RegisterOp silu_glu("silu_glu", [](auto& run) {
   const auto input = run.input("input");
@@ -12,5 +12,5 @@ const RegisterOp silu_glu("silu_glu", [](auto& run) {
       input, gate, {.scaling = run.scaling(), .mult = run.template parameter<double>("mult", 1)}));
 });
 
-}  // namespace
+}  // namespace silu_glu_vectors_test
 }  // namespace peer_vectors

@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/silu.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace silu_vectors_test {
 
 const RegisterOp silu("silu", [](auto& run) {
   const auto input = run.input("input");
@@ -11,5 +11,5 @@ const RegisterOp silu("silu", [](auto& run) {
       input, {.scaling = run.scaling(), .mult = run.template parameter<double>("mult", 1)}));
 });
 
-}  // namespace
+}  // namespace silu_vectors_test
 }  // namespace peer_vectors

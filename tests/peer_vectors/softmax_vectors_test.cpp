@@ -3,7 +3,7 @@
 #include "unit_scaling/ops/softmax.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace softmax_vectors_test {
 
 const RegisterOp softmax("softmax", [](auto& run) {
   const auto input = run.input("input");
@@ -13,5 +13,5 @@ const RegisterOp softmax("softmax", [](auto& run) {
                                          .dimension = run.template parameter<int>("dim", -1)}));
 });
 
-}  // namespace
+}  // namespace softmax_vectors_test
 }  // namespace peer_vectors

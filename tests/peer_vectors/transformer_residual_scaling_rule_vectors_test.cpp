@@ -3,7 +3,7 @@
 #include "unit_scaling/scaling/residual_rule.hpp"
 
 namespace peer_vectors {
-namespace {
+namespace transformer_residual_scaling_rule_vectors_test {
 
 /// Both sides compute a few operations in double; the file has every digit.
 constexpr double relative_tolerance = 1e-14;
@@ -30,5 +30,5 @@ Failures run(const Json& one_case) {
 
 const bool registered = runners().emplace("transformer_residual_scaling_rule", run).second;
 
-}  // namespace
+}  // namespace transformer_residual_scaling_rule_vectors_test
 }  // namespace peer_vectors

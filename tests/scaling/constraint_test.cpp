@@ -16,7 +16,7 @@
 #include "unit_scaling/scaling/moments.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
-namespace {
+namespace constraint_test {
 
 using namespace unit_scaling;
 using unit_scaling_test::expect_error;
@@ -194,4 +194,4 @@ TEST(Moments, LogInterpolationIsAWeightedGeometricMean) {
   EXPECT_NEAR(moments::log_interpolate(0.75, 16, 1), 8, 8 * tolerance);
 }
 
-}  // namespace
+}  // namespace constraint_test

@@ -9,7 +9,7 @@
 
 #include "support/errors.hpp"
 
-namespace {
+namespace residual_rule_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -80,4 +80,4 @@ TEST(FixedResidualRule, IsTheSameEverywhere) {
   EXPECT_EQ(fixed_residual_rule(0.3)(3, 4), 0.3);
 }
 
-}  // namespace
+}  // namespace residual_rule_test

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
@@ -36,6 +37,15 @@ template <unit_scaling::Storage T> [[nodiscard]] double ulp(double value) {
   return std::ldexp(1.0, exponent - mantissa_bits);
 }
 
+/// The largest finite number of T.
+template <unit_scaling::Storage T> [[nodiscard]] constexpr double largest_finite() {
+  if constexpr (std::is_floating_point_v<T>) {
+    return static_cast<double>(std::numeric_limits<T>::max());
+  } else {
+    return T::format.max_finite();
+  }
+}
+
 /// A value in exact arithmetic (well: in double) and a bound on what binary32 arithmetic may add.
 struct Reference {
   double value;
@@ -55,10 +65,36 @@ void expect_rounded(const unit_scaling::Array<T>& actual,
   }
 }
 
+/// The same, but a reference that may lie beyond the range of T may also have become an infinity.
+template <unit_scaling::Storage T>
+void expect_rounded_or_overflowed(const unit_scaling::Array<T>& actual,
+                                  std::vector<Reference> references) {
+  ASSERT_EQ(actual.size(), references.size());
+  const double largest = largest_finite<T>();
+  std::vector<T> elements(actual.span().begin(), actual.span().end());
+  for (std::size_t i = 0; i < references.size(); ++i) {
+    const auto [value, error] = references[i];
+    // Written so that an infinite reference is beyond it, too.
+    if (std::abs(value) + error < largest) continue;
+    const auto element = static_cast<double>(elements[i]);
+    EXPECT_FALSE(std::isnan(element)) << "element " << i;
+    if (std::abs(value) - error >= largest) {
+      EXPECT_GE(std::copysign(element, element * value), largest / 2) << "element " << i;
+    }
+    elements[i] = T(0.0F);
+    references[i] = {0, 0};
+  }
+  expect_rounded(unit_scaling::Array<T>(actual.shape(), elements), references);
+}
+
 /// The precisions that models are trained in.
 using StoragePrecisions =
     testing::Types<unit_scaling::precision::fp32, unit_scaling::precision::fp16,
                    unit_scaling::precision::bf16, unit_scaling::precision::fp8>;
+
+/// Those with arithmetic of their own, and the one that gradients are checked in.
+using AllPrecisions = testing::Types<unit_scaling::precision::fp32, unit_scaling::precision::fp16,
+                                     unit_scaling::precision::bf16, unit_scaling::precision::fp64>;
 
 /// Test names with the precision's own name in them.
 struct PrecisionNames {

@@ -13,7 +13,7 @@
 
 #include "support/errors.hpp"
 
-namespace {
+namespace masked_batch_test {
 
 using namespace unit_scaling;
 using train::MaskedBatch;
@@ -205,4 +205,4 @@ TEST(MaskedBatches, RefusesBatchesThatTheTextDoesNotHave) {
   EXPECT_THROW((void)batches.validation(0, 1, 0, 0), std::invalid_argument);
 }
 
-}  // namespace
+}  // namespace masked_batch_test

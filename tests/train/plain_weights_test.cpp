@@ -28,7 +28,7 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
 
-namespace {
+namespace plain_weights_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -549,4 +549,4 @@ TEST_F(Sharded, SayWhatIsWrongWithTheIndex) {
   EXPECT_EQ(complaint(), named("model.safetensors.index.json", "there is no such file"));
 }
 
-}  // namespace
+}  // namespace plain_weights_test

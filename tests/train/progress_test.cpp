@@ -16,7 +16,7 @@
 #include <string>
 
 namespace unit_scaling_test {
-namespace {
+namespace progress_test {
 
 using unit_scaling::train::Progress;
 using unit_scaling::train::ProgressOptions;
@@ -246,5 +246,5 @@ TEST_F(ProgressTest, TakesACStreamThatIsNoTerminal) {
   EXPECT_EQ(std::fgets(line.data(), static_cast<int>(line.size()), file.get()), nullptr);
 }
 
-}  // namespace
+}  // namespace progress_test
 }  // namespace unit_scaling_test

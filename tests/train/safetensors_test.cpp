@@ -36,7 +36,7 @@
 #include "unit_scaling/core/file_error.hpp"
 
 namespace unit_scaling_test {
-namespace {
+namespace safetensors_test {
 
 using unit_scaling::Array;
 using unit_scaling::bfloat16;
@@ -506,7 +506,7 @@ TEST_F(Safetensors, ReplacesAFileThatSomeoneReads) {
   SafetensorsFile opened(file);
   SafetensorsWriter().write(file);
   EXPECT_TRUE(SafetensorsFile(file).names().empty());
-  EXPECT_EQ(opened.tensor<float>("weight").span()[1], -2.0F) << "of the file it opened";
+  EXPECT_EQ(opened.tensor<float>("weight").data()[1], -2.0F) << "of the file it opened";
 }
 
 TEST_F(Safetensors, LeavesTheOldFileWhenItCannotWrite) {
@@ -590,7 +590,7 @@ TEST_F(Safetensors, OpensFilesWithArraysOfMoreDimensionsThanItReads) {
                       11),
             "");
   SafetensorsFile opened(file);
-  EXPECT_EQ(opened.tensor<float>("d").span()[0], 0.0F) << "not aligned in the file";
+  EXPECT_EQ(opened.tensor<float>("d").data()[0], 0.0F) << "not aligned in the file";
   EXPECT_NE(said_by([&] { return opened.tensor<float>("c"); }).find("at most 6 dimensions"),
             std::string::npos);
   EXPECT_EQ(opened.info("c").shape.size(), 64U);
@@ -775,6 +775,9 @@ template <class Fixture> Cost cost_of(const Fixture& fixture, const std::string&
 // A process begins with what its parent has: up to twice the file. Read into a tree, brackets took
 // 73 bytes each.
 TEST_F(Safetensors, TakesABoundedMultipleOfAHeaderInMemory) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer keeps what was freed";
+#endif
   const auto header = [&](std::size_t size, std::string text, const auto& next,
                           const std::string& end) {
     text.reserve(size + 100);
@@ -924,5 +927,5 @@ TEST_F(Safetensors, SurvivesGarbage) {
   }
 }
 
-}  // namespace
+}  // namespace safetensors_test
 }  // namespace unit_scaling_test

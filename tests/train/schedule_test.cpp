@@ -13,7 +13,7 @@
 #include <vector>
 
 namespace unit_scaling_test {
-namespace {
+namespace schedule_test {
 
 using unit_scaling::train::Schedule;
 using Decay = unit_scaling::train::Schedule::Decay;
@@ -99,5 +99,5 @@ TEST(Schedule, NamesItsDecays) {
   }
 }
 
-}  // namespace
+}  // namespace schedule_test
 }  // namespace unit_scaling_test

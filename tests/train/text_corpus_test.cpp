@@ -19,7 +19,7 @@
 #include "support/temporary_folder.hpp"
 #include "unit_scaling/core/file_error.hpp"
 
-namespace {
+namespace text_corpus_test {
 
 namespace fs = std::filesystem;
 using unit_scaling::FileError;
@@ -151,4 +151,4 @@ TEST_F(TextFiles, OfStrangeNamesAreNamedOnOneLine) {
       {R"(a\nb\xff\x1b': there is no such file)"});
 }
 
-}  // namespace
+}  // namespace text_corpus_test

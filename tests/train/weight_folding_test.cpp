@@ -32,7 +32,7 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/tanh.hpp"
 
-namespace {
+namespace weight_folding_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
@@ -648,4 +648,4 @@ TEST(WeightFolding, TellsModelsApartThatDifferInWhatIsNoFactor) {
             std::numeric_limits<double>::infinity());
 }
 
-}  // namespace
+}  // namespace weight_folding_test

@@ -175,7 +175,7 @@ class StatisticsLanes {
   [[nodiscard]] PieceStatistics total(std::span<const float> elements) const {
     PieceStatistics result;
     for (std::size_t i = 0; i < sums_.size(); ++i) {
-      for (std::size_t lane = 0; lane < double_width; ++lane) {
+      for (std::size_t lane = 0; lane < double_lanes; ++lane) {
         result.sum += sums_[i][lane];
         result.sum_of_squares += squares_[i][lane];
       }
@@ -219,13 +219,6 @@ class StatisticsLanes {
   using Bits = unit_scaling::detail::BulkLanes;
   using Integers = unit_scaling::detail::LaneTypes<Bits>::integer;
   using Floats = unit_scaling::detail::LaneTypes<Bits>::floating;
-#if defined(__AVX512F__)
-  static constexpr std::size_t double_width = 8;
-#else
-  static constexpr std::size_t double_width = 4;
-#endif
-  using Doubles = double __attribute__((vector_size(8 * double_width)));
-  using NarrowFloats = float __attribute__((vector_size(4 * double_width)));
   static constexpr std::size_t width = unit_scaling::detail::lane_count<Bits>;
   static constexpr std::size_t parts = lanes / width;
 
@@ -249,10 +242,10 @@ class StatisticsLanes {
     const auto integer = bit_cast_to<Integers>(magnitude);
     max_magnitude_ = select(is_less(max_magnitude_, integer), integer, max_magnitude_);
 
-    std::array<NarrowFloats, width / double_width> narrow;
+    std::array<FloatsToWiden, width / double_lanes> narrow;
     std::memcpy(&narrow, &values, sizeof(values));
     for (std::size_t i = 0; i < narrow.size(); ++i) {
-      const Doubles difference = widen(narrow[i]) - static_cast<double>(pivot_);
+      const DoubleRegister difference = widen(narrow[i]) - static_cast<double>(pivot_);
       sums_[part * narrow.size() + i] += difference;
       squares_[part * narrow.size() + i] += difference * difference;
     }
@@ -263,19 +256,10 @@ class StatisticsLanes {
            first_field;
   }
 
-  [[gnu::always_inline]] static Doubles widen(NarrowFloats narrow) {
-#if defined(__AVX512F__)
-    // GCC 12 makes two conversions of four and puts them together.
-    return reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(narrow)));
-#else
-    return __builtin_convertvector(narrow, Doubles);
-#endif
-  }
-
   RoundingThresholds thresholds_;
   float pivot_;
-  std::array<Doubles, lanes / double_width> sums_{};
-  std::array<Doubles, lanes / double_width> squares_{};
+  std::array<DoubleRegister, lanes / double_lanes> sums_{};
+  std::array<DoubleRegister, lanes / double_lanes> squares_{};
   Integers below_nonzero_{};
   Integers below_normal_{};
   Integers below_largest_{};

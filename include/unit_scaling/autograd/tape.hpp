@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <memory_resource>
 #include <optional>
@@ -95,20 +96,7 @@ template <Precision P> class Tape {
 
   /// Forgets everything recorded, gradients included, and begins the next step. Memory stays, to be
   /// used again.
-  void clear() {
-    while (!nodes_.empty()) nodes_.pop_back();
-    slots_.clear();
-    parts_.clear();
-    factors_.clear();
-    parameters_.clear();
-    simulated_ops_.clear();
-    recorded_ = 0;
-    unwound_ = false;
-    generation_ = detail::next_recording();
-    ++step_;
-    choose_whether_to_observe();
-    if (simulation_) simulation_->begin_step();
-  }
+  void clear();
 
   /// A value that no gradient is wanted for. Numbers of another format are rounded to P::storage,
   /// to nearest even, and to infinity or NaN beyond its largest.
@@ -125,22 +113,10 @@ template <Precision P> class Tape {
   }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
-  /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place,
-  /// and must not be written to before `backward` is done.
-  [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter) {
-    const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
-    if (is_new) {
-      add_slot(parameter.value.shape(), true).parameter = &parameter;
-      if (is_observed_) {
-        observe({.name = parameter.name,
-                 .index = parameters_.size() - 1,
-                 .role = TensorRole::parameter,
-                 .format = storage_name<float>},
-                parameter.value);
-      }
-    }
-    return {*this, entry->second, generation_, parameter.value};
-  }
+  /// so a parameter used twice gets the sum of its gradients. The parameter must stay in place, for
+  /// its gradient to be found, and must not be written to before `backward` is done.
+  /// @throws std::invalid_argument if it was written to, or is another one at the same place.
+  [[nodiscard]] Variable<P, float> parameter(const Parameter& parameter);
 
   /// Computes the op and records it; called by the op's function object.
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
@@ -162,43 +138,9 @@ template <Precision P> class Tape {
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
     const DefaultArithmetic arithmetic;
     check(loss);
-    if (loss.value().size() != 1) {
-      throw std::invalid_argument("backward: expected a loss of one number, got shape " +
-                                  to_string(loss.shape()));
-    }
-    const auto refuse = [](const char* why) {
-      throw std::invalid_argument(std::string("backward: expected ") + why);
-    };
-    if (mode_ == TapeMode::inference) refuse("a tape for training, got one for inference");
-    if (unwound_) refuse("a Tape::clear since the last backward, which unwound the tape");
-    if (!slots_[loss.slot_].wanted) refuse("a loss that depends on a parameter or an input");
-    require_simulation_used();
-    unwound_ = true;
-    factors_.emplace_back();
+    begin_backward(loss.slot_);
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
-    while (!nodes_.empty()) {
-      // Taken off the tape first: what the op saved is freed at the end of its turn.
-      const NodePointer node = std::move(nodes_.back());
-      nodes_.pop_back();
-      try {
-        node->backward(*this, nodes_.size());
-      } catch (...) {
-        clear();  // half a backward pass must not be taken for a whole one
-        throw;
-      }
-    }
-    add_up_parts();
-    if (is_observed_) {
-      std::size_t index = 0;
-      for (const Slot& slot : slots_) {
-        if (slot.parameter == nullptr) continue;
-        observe({.name = slot.parameter->name,
-                 .index = index++,
-                 .role = TensorRole::parameter_gradient,
-                 .format = name_of<Storage>(slot.gradient_format)},
-                slot.gradient);
-      }
-    }
+    unwind();
   }
 
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
@@ -240,17 +182,7 @@ template <Precision P> class Tape {
 
   /// Bytes that the recorded ops keep for the backward pass; an array kept by several counts once,
   /// and parameters, which exist anyway, do not count.
-  [[nodiscard]] std::size_t saved_bytes() const {
-    std::set<const void*> seen;
-    for (const auto& [parameter, slot] : parameters_) seen.insert(parameter->value.data());
-    std::size_t bytes = 0;
-    for (const auto& node : nodes_) {
-      node->for_each_saved([&](const void* data, std::size_t size) {
-        if (seen.insert(data).second) bytes += size;
-      });
-    }
-    return bytes;
-  }
+  [[nodiscard]] std::size_t saved_bytes() const;
 
   /// Bytes that the tape holds from upstream, in use or waiting to be used again: for values, saved
   /// arrays and gradients, and for its records of ops and parameters.
@@ -318,7 +250,7 @@ template <Precision P> class Tape {
   };
 
   /// `const auto module = tape.enter(name_);` says whose ops follow, to observers. The path is not
-  /// copied and must stay in place, as parameters must, until `backward` is done.
+  /// copied and must stay in place until the last of them is recorded.
   Module enter(std::string_view path) { return {*this, path}; }
 
   /// While it lives, ops do not belong to the batch.
@@ -349,7 +281,8 @@ template <Precision P> class Tape {
     Shape shape = {};
     bool wanted = false;   ///< a gradient is wanted, or passes through on its way to one that is
     bool reached = false;  ///< by a gradient, which has no elements where the value has none
-    const Parameter* parameter = nullptr;  ///< whose value it is
+    const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
+    const void* elements = nullptr;        ///< of that parameter when it was recorded
     std::size_t factor = 0;                ///< of its gradient, a number of `factors_`
     std::size_t first_part = no_part;      ///< of a parameter's gradient, a number of `parts_`
     std::size_t last_part = no_part;
@@ -372,17 +305,29 @@ template <Precision P> class Tape {
     std::uint32_t tensor;
   };
 
+  /// One recorded op, as far as ops are alike. What does with them what does not depend on the op
+  /// is compiled once, not once for each op.
   struct Node {
     Node() = default;
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
     virtual ~Node() = default;
-    /// @param position among the nodes.
-    virtual void backward(Tape& tape, std::size_t position) = 0;
+    /// From the gradients of its outputs to those of its inputs.
+    /// @param factor what the former carry, a number of `factors_`.
+    virtual void backward(Tape& tape, const SimulatedOp& simulated, std::size_t factor) = 0;
     virtual void for_each_saved(
         const std::function<void(const void*, std::size_t)>& visit) const = 0;
     /// Destroys the node and gives its memory back to `records`, where it came from.
     virtual void discard(RecyclingResource& records) = 0;
+
+    std::string_view name = {};    ///< of the op
+    std::string_view module = {};  ///< that it belongs to, as of `kept_module`
+    std::size_t module_hash = 0;   ///< as of `hash_of_module`
+    std::size_t index = 0;         ///< the op's number on the tape, for observers
+    std::size_t first_output = 0;
+    std::size_t outputs = 0;
+    std::span<const std::size_t> input_slots = {};  ///< of the differentiable inputs
+    std::span<const ItemCount> counts = {};         ///< of their backward factors
   };
   struct DiscardNode {
     RecyclingResource* records;
@@ -396,45 +341,33 @@ template <Precision P> class Tape {
     using Numbers = SimulatedTensors<inputs, sizeof...(Outputs)>;
 
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
-           const std::array<std::size_t, inputs>& input_slots_,
-           const std::array<ItemCount, inputs>& counts_, std::size_t first_output_,
-           std::size_t index_, std::string_view module_)
+           const std::array<std::size_t, inputs>& slots_of_inputs,
+           const std::array<ItemCount, inputs>& counts_of_inputs)
         : op(op_),
           scales(scales_),
           saved(std::move(saved_)),
-          input_slots(input_slots_),
-          counts(counts_),
-          first_output(first_output_),
-          index(index_),
-          module(module_) {}
+          own_input_slots(slots_of_inputs),
+          own_counts(counts_of_inputs) {
+      this->name = Op::name;
+      this->outputs = sizeof...(Outputs);
+      this->input_slots = own_input_slots;
+      this->counts = own_counts;
+    }
 
-    void backward(Tape& tape, std::size_t position) override {
-      std::optional<std::size_t> factor;
-      for (std::size_t i = 0; i < sizeof...(Outputs); ++i) {
-        const Slot& output = tape.slots_[first_output + i];
-        if (output.reached) factor = factor ? tape.joined(*factor, output.factor) : output.factor;
-      }
-      if (!factor) return;
-      const SimulatedOp simulated =
-          tape.simulation_ ? tape.simulated_ops_[position] : SimulatedOp{};
+    void backward(Tape& tape, const SimulatedOp& simulated, std::size_t factor) override {
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
-        return std::tuple{tape.template take_gradient<Outputs>(first_output + i)...};
+        return std::tuple{tape.template take_gradient<Outputs>(this->first_output + i)...};
       }
       (std::index_sequence_for<Outputs...>{});
       if (tape.is_observed_) {
         std::apply(
             [&](const auto&... gradient) {
-              Observation seen{
-                  .name = Op::name, .module = module, .index = index, .role = TensorRole::gradient};
-              (((seen.format = tape.template format_entering<Op, Outputs>(
-                     simulated, first_output + seen.argument)),
-                tape.observe(seen, gradient), ++seen.argument),
-               ...);
+              tape.observe_gradients(*this, ops::rounds_gradient<Op>, simulated, gradient...);
             },
             output_gradients);
       }
       std::array<bool, inputs> wanted{};
-      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[input_slots[i]].wanted;
+      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
       auto input_gradients = [&] {
         if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
           if (simulated.gradient != nullptr) {
@@ -447,24 +380,10 @@ template <Precision P> class Tape {
                     "backward must return one gradient for each differentiable input");
       std::apply(
           [&](auto&... gradient) {
-            std::size_t i = 0;
-            ((tape.add_gradient(input_slots[i], std::move(gradient), simulated.input_gradient,
-                                simulated.first_tensor + Numbers::input_gradient(i),
-                                {.of = *factor,
-                                 .op = Op::name,
-                                 .module = hash_of_module(i),
-                                 .argument = i,
-                                 .parameter = tape.slots_[input_slots[i]].parameter,
-                                 .count = counts[i]}),
-              ++i),
-             ...);
+            tape.add_gradients(*this, {&gradient...}, simulated.input_gradient,
+                               simulated.first_tensor + Numbers::input_gradient(0), factor);
           },
           input_gradients);
-    }
-
-    /// What tells the module of a batch-dependent factor; of others nobody asks.
-    [[nodiscard]] std::size_t hash_of_module(std::size_t input) const {
-      return counts[input].power == 0 ? 0 : std::hash<std::string_view>{}(module);
     }
 
     /// The gradients of the inputs, from those of the outputs.
@@ -484,7 +403,7 @@ template <Precision P> class Tape {
                     const std::array<bool, inputs>& wanted) const {
       const auto rounded = [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{tape.simulation_.operand(
-            std::get<k>(output_gradients), tape.slots_[first_output + k].gradient_format,
+            std::get<k>(output_gradients), tape.slots_[this->first_output + k].gradient_format,
             *simulated.gradient, tape.step_,
             simulated.first_tensor + Numbers::output_gradient(k))...};
       }
@@ -538,11 +457,8 @@ template <Precision P> class Tape {
     Op op;
     Scales<inputs> scales;
     Saved saved;
-    std::array<std::size_t, inputs> input_slots;
-    std::array<ItemCount, inputs> counts;  ///< of the backward factors
-    std::size_t first_output;
-    std::size_t index;  ///< the op's number on the tape, for observers
-    std::string_view module;
+    std::array<std::size_t, inputs> own_input_slots;
+    std::array<ItemCount, inputs> own_counts;
   };
 
   /// What writes values that no op does, to a simulation.
@@ -570,13 +486,23 @@ template <Precision P> class Tape {
     return {*this, slot, generation_, in_tape_memory(value)};
   }
 
+  /// Asks whether a backward pass can begin at a loss, which it then has.
+  void begin_backward(std::size_t loss);
+
+  /// Runs the backward passes of all nodes, from the gradient of the loss on.
+  void unwind();
+
+  /// The backward pass of one node, number `position`, if a gradient reaches it.
+  void backward_of(Node& node, std::size_t position);
+
+  /// Whether the gradient of an op is wanted: of any of its inputs.
+  [[nodiscard]] bool is_gradient_wanted(std::span<const std::size_t> input_slots) const;
+
+  /// Takes a node, made in `records_`, for the op that is recorded now.
+  void add_node(Node& node, std::size_t first_output, const SimulatedOp& simulated);
+
   /// Appends what is known of a new value.
-  Slot& add_slot(const Shape& shape, bool wanted) {
-    Slot& slot = slots_.emplace_back();
-    slot.shape = shape;
-    slot.wanted = wanted;
-    return slot;
-  }
+  Slot& add_slot(const Shape& shape, bool wanted);
 
   /// Ops allocate where their first argument lives, so constants move into the tape's memory.
   template <class T> Array<T> in_tape_memory(const Array<T>& value) {
@@ -606,7 +532,9 @@ template <Precision P> class Tape {
     const SimulatedOp simulated =
         simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
                     : SimulatedOp{};
-    if (ops::rounds_gradient<Op> && is_observed_) observe_operands<Op>(simulated, args...);
+    if constexpr (ops::rounds_gradient<Op>) {
+      if (is_observed_) observe_operands<Op>(simulated, args...);
+    }
     Result result = [&] {
       if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
         if (simulated.operand != nullptr) {
@@ -625,46 +553,34 @@ template <Precision P> class Tape {
     static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
                   "scales must have one backward factor for each differentiable input");
     std::array<std::size_t, inputs> input_slots{};
-    bool wanted = false;
     std::size_t i = 0;
     const auto add_input = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) {
-        wanted = wanted || slots_[arg.slot_].wanted;
-        input_slots[i++] = arg.slot_;
-      }
+      if constexpr (is_variable<Arg>) input_slots[i++] = arg.slot_;
     };
     (add_input(args), ...);
-    wanted = wanted && mode_ == TapeMode::training;
+    const bool wanted = is_gradient_wanted(input_slots);
 
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
       const SimulatedFormat* const format = ops::is_loss<Op> ? nullptr : simulated.output;
       ((add_slot(outputs.shape(), wanted).value_format = format), ...);
-      if (is_observed_) {
-        Observation seen{
-            .name = Op::name, .module = module_, .index = recorded_, .role = TensorRole::value};
-        (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
-      }
+      if (is_observed_) observe_outputs(Op::name, format, outputs...);
       if (tracer_) {
         trace(op, scales, input_slots, first_output, sizeof...(T), value_of(args)...);
       }
       if (wanted) {
-        std::array<bool, inputs> are_parameters{};
-        for (std::size_t k = 0; k < inputs; ++k) {
-          are_parameters[k] = slots_[input_slots[k]].parameter != nullptr;
-        }
         std::array<ItemCount, inputs> counts{};
         if (!is_outside_batch_) {
+          std::array<bool, inputs> are_parameters{};
+          for (std::size_t k = 0; k < inputs; ++k) {
+            are_parameters[k] = slots_[input_slots[k]].parameter != nullptr;
+          }
           counts = ops::item_counts<Op, inputs>(op, are_parameters, value_of(args)...);
         }
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
-        NodePointer node(
-            std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
-                op, scales, std::move(result.saved), input_slots, counts, first_output, recorded_,
-                module_),
-            DiscardNode{&records_});
-        nodes_.push_back(std::move(node));
-        if (simulation_) simulated_ops_.push_back(simulated);
+        add_node(*std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
+                     op, scales, std::move(result.saved), input_slots, counts),
+                 first_output, simulated);
       }
       ++recorded_;
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
@@ -678,6 +594,15 @@ template <Precision P> class Tape {
       return std::apply(finish, result.output);
     }
   }
+
+  /// A parameter that has a slot already must be the one that was recorded there.
+  void require_unchanged(const Slot& slot, const Parameter& parameter) const;
+
+  /// The path of the present module, kept for the backward pass if anybody is to be told.
+  [[nodiscard]] std::string_view kept_module();
+
+  /// What tells the module of batch-dependent factors; of others nobody asks.
+  [[nodiscard]] std::size_t hash_of_module(std::span<const ItemCount> counts) const;
 
   void require_nothing_recorded() const {
     if (slots_.empty()) return;
@@ -711,11 +636,11 @@ template <Precision P> class Tape {
   }
 
   /// The name of the format that a gradient in T is in once it has entered an op.
-  template <class Op, class T>
-  [[nodiscard]] std::string_view format_entering(const SimulatedOp& simulated,
+  template <class T>
+  [[nodiscard]] std::string_view format_entering(bool is_rounded, const SimulatedOp& simulated,
                                                  std::size_t slot) const {
     using Gradient = typename P::matmul_gradient;
-    if (ops::rounds_gradient<Op> && (simulated.gradient || !std::is_same_v<Gradient, T>)) {
+    if (is_rounded && (simulated.gradient || !std::is_same_v<Gradient, T>)) {
       return name_of<Gradient>(simulated.gradient);
     }
     return name_of<T>(slots_[slot].gradient_format);
@@ -748,99 +673,34 @@ template <Precision P> class Tape {
     return gradient;
   }
 
+  /// Adds what an op computed for its inputs.
+  /// @param format, tensor as of `add_gradient`, for the first input; those of the others follow.
+  /// @param factor what the gradients of the outputs carried.
+  void add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
+                     const SimulatedFormat* format, std::uint32_t tensor, std::size_t factor);
+
   /// Adds what an op computed for its input.
   /// @param format how a simulation rounds it, or null.
   /// @param tensor its number in the simulation; that of a sum is one above.
   /// @param factor what the gradient took on its way through the op.
   void add_gradient(std::size_t index, Array<Storage>&& gradient, const SimulatedFormat* format,
-                    std::uint32_t tensor, const GradientFactor& factor) {
-    Slot& slot = slots_[index];
-    if (!slot.wanted) return;
-    slot.gradient_format = format;
-    const bool is_first = !std::exchange(slot.reached, true);
-    if (slot.parameter == nullptr) {
-      const std::size_t product =
-          factor.count.power == 0 ? factor.of : number_of(factor, factors_.size() - 1);
-      slot.factor = is_first ? product : joined(slot.factor, product);
-      add_to(slot.gradient, std::move(gradient), format, tensor);
-      return;
-    }
-    Part& part = part_of(index, factor);
-    part.format = format;
-    part.tensor = tensor;
-    add_to(part.gradient, std::move(gradient), format, tensor);
-  }
+                    std::uint32_t tensor, const GradientFactor& factor);
 
   /// Adds a gradient, rounded if a simulation says so; and so is the sum.
   void add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedFormat* format,
-              std::uint32_t tensor) {
-    if constexpr (can_simulate<P>) {
-      if (format != nullptr) {
-        const bool is_sum = !sum.empty();
-        accumulate(sum, simulation_.written(gradient, *format, step_, tensor));
-        if (is_sum) sum = simulation_.written(sum, *format, step_, tensor + 1);
-        return;
-      }
-    }
-    accumulate(sum, std::move(gradient));
-  }
+              std::uint32_t tensor);
 
   /// The number of a product of factors: that of product number `last` if it is the same one.
-  std::size_t number_of(const GradientFactor& factor, std::size_t last) {
-    GradientFactor& before = factors_[last];
-    if (last != 0 && before.of == factor.of && before.other == factor.other &&
-        before.op == factor.op && before.module == factor.module &&
-        before.argument == factor.argument && before.parameter == factor.parameter &&
-        before.count == factor.count) {
-      ++before.uses;
-      return last;
-    }
-    factors_.push_back(factor);
-    return factors_.size() - 1;
-  }
+  std::size_t number_of(const GradientFactor& factor, std::size_t last);
 
   /// The number of the products that a sum of gradients with the products `a` and `b` has.
-  std::size_t joined(std::size_t a, std::size_t b) {
-    if (a == b) return a;
-    // The sum of a sum and what is in it already.
-    for (const auto& [sum, part] : {std::pair{a, b}, std::pair{b, a}}) {
-      if (factors_[sum].is_sum && (factors_[sum].of == part || factors_[sum].other == part)) {
-        return sum;
-      }
-    }
-    return number_of({.of = a, .other = b, .is_sum = true}, factors_.size() - 1);
-  }
+  std::size_t joined(std::size_t a, std::size_t b);
 
   /// The part of a parameter's gradient that a gradient with this factor belongs to.
-  Part& part_of(std::size_t index, const GradientFactor& factor) {
-    Slot& slot = slots_[index];
-    std::size_t product = factor.of;
-    if (factor.count.power != 0) {
-      const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
-      product = number_of(factor, last);
-    }
-    for (std::size_t k = slot.first_part; k != no_part; k = parts_[k].next) {
-      if (parts_[k].factor == product) return parts_[k];
-    }
-    (slot.last_part == no_part ? slot.first_part : parts_[slot.last_part].next) = parts_.size();
-    slot.last_part = parts_.size();
-    return parts_.emplace_back(
-        Part{.slot = index, .factor = product, .next = no_part, .format = nullptr, .tensor = 0});
-  }
+  Part& part_of(std::size_t index, const GradientFactor& factor);
 
   /// The gradient of each parameter, from its parts.
-  void add_up_parts() {
-    for (const Part& part : parts_) {
-      Array<Storage>& sum = slots_[part.slot].gradient;
-      const bool is_sum = !sum.empty();
-      accumulate(sum, part.gradient);
-      if constexpr (can_simulate<P>) {
-        if (is_sum && part.format != nullptr) {
-          sum = simulation_.written(sum, *part.format, step_, part.tensor + 1);
-        }
-      }
-    }
-  }
+  void add_up_parts();
 
   template <class T> void accumulate(Slot& slot, Array<T> gradient) {
     slot.reached = true;
@@ -860,7 +720,8 @@ template <Precision P> class Tape {
   template <class T> void check(const Variable<P, T>& variable) const {
     if (variable.tape_ != this || variable.generation_ != generation_) {
       throw std::invalid_argument(
-          "Tape: the variable belongs to another tape, or was recorded before Tape::clear");
+          "Tape: the variable belongs to another tape, was recorded before Tape::clear, or was "
+          "moved from");
     }
   }
 
@@ -872,9 +733,31 @@ template <Precision P> class Tape {
     observer_(seen);
   }
 
+  /// Shows what an op has computed.
+  template <class... T>
+  [[gnu::cold]] void observe_outputs(std::string_view op, const SimulatedFormat* format,
+                                     const Array<T>&... outputs) {
+    Observation seen{.name = op, .module = module_, .index = recorded_, .role = TensorRole::value};
+    (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
+  }
+
+  /// Shows the gradients of an op's outputs as they enter it.
+  /// @param is_rounded as `ops::rounds_gradient`.
+  template <class... T>
+  [[gnu::cold]] void observe_gradients(const Node& node, bool is_rounded,
+                                       const SimulatedOp& simulated, const Array<T>&... gradients) {
+    Observation seen{.name = node.name,
+                     .module = node.module,
+                     .index = node.index,
+                     .role = TensorRole::gradient};
+    (((seen.format = format_entering<T>(is_rounded, simulated, node.first_output + seen.argument)),
+      observe(seen, gradients), ++seen.argument),
+     ...);
+  }
+
   /// Shows what enters a matrix product, before it is rounded there.
   template <class Op, class... Args>
-  void observe_operands(const SimulatedOp& simulated, const Args&... args) {
+  [[gnu::cold]] void observe_operands(const SimulatedOp& simulated, const Args&... args) {
     Observation seen{.name = Op::name,
                      .module = module_,
                      .index = recorded_,
@@ -891,9 +774,9 @@ template <Precision P> class Tape {
 
   /// Completes a record of the op with arguments `x` and shows it.
   template <class Op, std::size_t inputs, class... Arrays>
-  void trace(const Op& op, const Scales<inputs>& scales,
-             const std::array<std::size_t, inputs>& input_slots, std::size_t first_output,
-             std::size_t outputs, const Arrays&... x) {
+  [[gnu::cold]] void trace(const Op& op, const Scales<inputs>& scales,
+                           const std::array<std::size_t, inputs>& input_slots,
+                           std::size_t first_output, std::size_t outputs, const Arrays&... x) {
     OpRecord record = record_of_slots(input_slots, first_output, outputs);
     const Scales<inputs> ideal = ops::without_constraint(op).scales(x...);
     record.name = Op::name;
@@ -919,26 +802,7 @@ template <Precision P> class Tape {
 
   /// What a record tells of an op's inputs and outputs whatever the op is.
   [[nodiscard]] OpRecord record_of_slots(std::span<const std::size_t> input_slots,
-                                         std::size_t first_output, std::size_t outputs) const {
-    OpRecord record{.module = std::string(module_),
-                    .index = recorded_,
-                    .inputs = std::vector<OpRecord::Input>(input_slots.size()),
-                    .outputs = std::vector<OpRecord::Output>(outputs),
-                    .recording = generation_};
-    for (std::size_t i = 0; i < input_slots.size(); ++i) {
-      const Slot& slot = slots_[input_slots[i]];
-      record.inputs[i] = {.value = input_slots[i],
-                          .shape = slot.shape,
-                          .parameter = slot.parameter,
-                          .is_wanted = slot.wanted};
-    }
-    for (std::size_t k = 0; k < outputs; ++k) {
-      record.outputs[k] = {.value = first_output + k,
-                           .shape = slots_[first_output + k].shape,
-                           .gradient_factors = std::vector<double>(input_slots.size())};
-    }
-    return record;
-  }
+                                         std::size_t first_output, std::size_t outputs) const;
 
   void choose_whether_to_observe() { is_observed_ = observer_ && step_ % observe_every_ == 0; }
 
@@ -952,6 +816,8 @@ template <Precision P> class Tape {
   std::vector<NodePointer> nodes_;       ///< of the ops that a gradient passes through
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
+  std::vector<std::string> parameter_names_;         ///< of an observed step, in their order
+  std::set<std::string, std::less<>> module_paths_;  ///< of all observed steps
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
   bool unwound_ = false;
@@ -964,6 +830,300 @@ template <Precision P> class Tape {
   SimulatedRounding<P> simulation_{memory_};
   std::vector<SimulatedOp> simulated_ops_;  ///< of the nodes, if there is a simulation
 };
+
+// What does not depend on an op stands apart from the class, so that it is not inline: compiled
+// once for each tape, not once for each op, and not at all in a program that has it compiled
+// elsewhere.
+
+template <Precision P> void Tape<P>::clear() {
+  while (!nodes_.empty()) nodes_.pop_back();
+  slots_.clear();
+  parts_.clear();
+  factors_.clear();
+  parameters_.clear();
+  parameter_names_.clear();
+  simulated_ops_.clear();
+  recorded_ = 0;
+  unwound_ = false;
+  generation_ = detail::next_recording();
+  ++step_;
+  choose_whether_to_observe();
+  if (simulation_) simulation_->begin_step();
+}
+
+template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& parameter) {
+  const auto [entry, is_new] = parameters_.try_emplace(&parameter, slots_.size());
+  if (!is_new) {
+    require_unchanged(slots_[entry->second], parameter);
+  } else {
+    Slot& slot = add_slot(parameter.value.shape(), true);
+    slot.parameter = &parameter;
+    slot.elements = parameter.value.data();
+    if (is_observed_) {
+      parameter_names_.push_back(parameter.name);
+      observe({.name = parameter.name,
+               .index = parameters_.size() - 1,
+               .role = TensorRole::parameter,
+               .format = storage_name<float>},
+              parameter.value);
+    }
+  }
+  return {*this, entry->second, generation_, parameter.value};
+}
+
+template <Precision P> void Tape<P>::begin_backward(std::size_t loss) {
+  const Shape& shape = slots_[loss].shape;
+  if (shape.size() != 1) {
+    throw std::invalid_argument("backward: expected a loss of one number, got shape " +
+                                to_string(shape));
+  }
+  const auto refuse = [](const char* why) {
+    throw std::invalid_argument(std::string("backward: expected ") + why);
+  };
+  if (mode_ == TapeMode::inference) refuse("a tape for training, got one for inference");
+  if (unwound_) refuse("a Tape::clear since the last backward, which unwound the tape");
+  if (!slots_[loss].wanted) refuse("a loss that depends on a parameter or an input");
+  require_simulation_used();
+  unwound_ = true;
+  factors_.emplace_back();
+}
+
+template <Precision P> void Tape<P>::unwind() {
+  while (!nodes_.empty()) {
+    // Taken off the tape first: what the op saved is freed at the end of its turn.
+    const NodePointer node = std::move(nodes_.back());
+    nodes_.pop_back();
+    try {
+      backward_of(*node, nodes_.size());
+    } catch (...) {
+      clear();  // half a backward pass must not be taken for a whole one
+      throw;
+    }
+  }
+  add_up_parts();
+  if (is_observed_) {
+    // By the names noted, for a parameter may have been moved since. There are none if observing
+    // began after the step did.
+    std::size_t index = 0;
+    for (const Slot& slot : slots_) {
+      if (slot.parameter == nullptr) continue;
+      if (index == parameter_names_.size()) break;
+      observe({.name = parameter_names_[index],
+               .index = index,
+               .role = TensorRole::parameter_gradient,
+               .format = name_of<Storage>(slot.gradient_format)},
+              slot.gradient);
+      ++index;
+    }
+  }
+}
+
+template <Precision P> void Tape<P>::backward_of(Node& node, std::size_t position) {
+  std::optional<std::size_t> factor;
+  for (std::size_t i = 0; i < node.outputs; ++i) {
+    const Slot& output = slots_[node.first_output + i];
+    if (output.reached) factor = factor ? joined(*factor, output.factor) : output.factor;
+  }
+  if (!factor) return;
+  node.backward(*this, simulation_ ? simulated_ops_[position] : SimulatedOp{}, *factor);
+}
+
+template <Precision P>
+bool Tape<P>::is_gradient_wanted(std::span<const std::size_t> input_slots) const {
+  return mode_ == TapeMode::training &&
+         std::any_of(input_slots.begin(), input_slots.end(),
+                     [&](std::size_t slot) { return slots_[slot].wanted; });
+}
+
+template <Precision P>
+void Tape<P>::require_unchanged(const Slot& slot, const Parameter& parameter) const {
+  const bool is_other = slot.shape != parameter.value.shape();
+  // What a backward pass is still to read.
+  const bool is_written =
+      mode_ == TapeMode::training && !unwound_ && slot.elements != parameter.value.data();
+  if (!is_other && !is_written) return;
+  throw std::invalid_argument("Tape: expected parameter '" + parameter.name + "', " +
+                              to_string(parameter.value.shape()) +
+                              ", to stay in place and unwritten between its uses in a step, got "
+                              "another value than the first time, " +
+                              to_string(slot.shape));
+}
+
+template <Precision P> std::string_view Tape<P>::kept_module() {
+  if (!is_observed_ || module_.empty()) return {};
+  const auto known = module_paths_.find(module_);
+  return known != module_paths_.end() ? *known : *module_paths_.emplace(module_).first;
+}
+
+template <Precision P>
+std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
+  for (const ItemCount& count : counts) {
+    if (count.power != 0) return std::hash<std::string_view>{}(module_);
+  }
+  return 0;
+}
+
+template <Precision P>
+void Tape<P>::add_node(Node& node, std::size_t first_output, const SimulatedOp& simulated) {
+  NodePointer pointer(&node, DiscardNode{&records_});
+  node.first_output = first_output;
+  node.index = recorded_;
+  node.module = kept_module();
+  node.module_hash = hash_of_module(node.counts);
+  nodes_.push_back(std::move(pointer));
+  if (simulation_) simulated_ops_.push_back(simulated);
+}
+
+template <Precision P> typename Tape<P>::Slot& Tape<P>::add_slot(const Shape& shape, bool wanted) {
+  Slot& slot = slots_.emplace_back();
+  slot.shape = shape;
+  slot.wanted = wanted;
+  return slot;
+}
+
+template <Precision P>
+void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
+                            const SimulatedFormat* format, std::uint32_t tensor,
+                            std::size_t factor) {
+  std::size_t i = 0;
+  for (Array<Storage>* const gradient : gradients) {
+    const std::size_t slot = node.input_slots[i];
+    add_gradient(slot, std::move(*gradient), format, tensor,
+                 {.of = factor,
+                  .op = node.name,
+                  .module = node.counts[i].power == 0 ? 0 : node.module_hash,
+                  .argument = i,
+                  .parameter = slots_[slot].parameter,
+                  .count = node.counts[i]});
+    tensor += 2;
+    ++i;
+  }
+}
+
+template <Precision P>
+void Tape<P>::add_gradient(std::size_t index, Array<Storage>&& gradient,
+                           const SimulatedFormat* format, std::uint32_t tensor,
+                           const GradientFactor& factor) {
+  Slot& slot = slots_[index];
+  if (!slot.wanted) return;
+  slot.gradient_format = format;
+  const bool is_first = !std::exchange(slot.reached, true);
+  if (slot.parameter == nullptr) {
+    const std::size_t product =
+        factor.count.power == 0 ? factor.of : number_of(factor, factors_.size() - 1);
+    slot.factor = is_first ? product : joined(slot.factor, product);
+    add_to(slot.gradient, std::move(gradient), format, tensor);
+    return;
+  }
+  Part& part = part_of(index, factor);
+  part.format = format;
+  part.tensor = tensor;
+  add_to(part.gradient, std::move(gradient), format, tensor);
+}
+
+template <Precision P>
+void Tape<P>::add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedFormat* format,
+                     std::uint32_t tensor) {
+  if constexpr (can_simulate<P>) {
+    if (format != nullptr) {
+      const bool is_sum = !sum.empty();
+      accumulate(sum, simulation_.written(gradient, *format, step_, tensor));
+      if (is_sum) sum = simulation_.written(sum, *format, step_, tensor + 1);
+      return;
+    }
+  }
+  accumulate(sum, std::move(gradient));
+}
+
+template <Precision P>
+std::size_t Tape<P>::number_of(const GradientFactor& factor, std::size_t last) {
+  GradientFactor& before = factors_[last];
+  if (last != 0 && before.of == factor.of && before.other == factor.other &&
+      before.op == factor.op && before.module == factor.module &&
+      before.argument == factor.argument && before.parameter == factor.parameter &&
+      before.count == factor.count) {
+    ++before.uses;
+    return last;
+  }
+  factors_.push_back(factor);
+  return factors_.size() - 1;
+}
+
+template <Precision P> std::size_t Tape<P>::joined(std::size_t a, std::size_t b) {
+  if (a == b) return a;
+  // The sum of a sum and what is in it already.
+  for (const auto& [sum, part] : {std::pair{a, b}, std::pair{b, a}}) {
+    if (factors_[sum].is_sum && (factors_[sum].of == part || factors_[sum].other == part)) {
+      return sum;
+    }
+  }
+  return number_of({.of = a, .other = b, .is_sum = true}, factors_.size() - 1);
+}
+
+template <Precision P>
+typename Tape<P>::Part& Tape<P>::part_of(std::size_t index, const GradientFactor& factor) {
+  Slot& slot = slots_[index];
+  std::size_t product = factor.of;
+  if (factor.count.power != 0) {
+    const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
+    product = number_of(factor, last);
+  }
+  for (std::size_t k = slot.first_part; k != no_part; k = parts_[k].next) {
+    if (parts_[k].factor == product) return parts_[k];
+  }
+  (slot.last_part == no_part ? slot.first_part : parts_[slot.last_part].next) = parts_.size();
+  slot.last_part = parts_.size();
+  return parts_.emplace_back(
+      Part{.slot = index, .factor = product, .next = no_part, .format = nullptr, .tensor = 0});
+}
+
+template <Precision P> void Tape<P>::add_up_parts() {
+  for (const Part& part : parts_) {
+    Array<Storage>& sum = slots_[part.slot].gradient;
+    const bool is_sum = !sum.empty();
+    accumulate(sum, part.gradient);
+    if constexpr (can_simulate<P>) {
+      if (is_sum && part.format != nullptr) {
+        sum = simulation_.written(sum, *part.format, step_, part.tensor + 1);
+      }
+    }
+  }
+}
+
+template <Precision P>
+OpRecord Tape<P>::record_of_slots(std::span<const std::size_t> input_slots,
+                                  std::size_t first_output, std::size_t outputs) const {
+  OpRecord record{.module = std::string(module_),
+                  .index = recorded_,
+                  .inputs = std::vector<OpRecord::Input>(input_slots.size()),
+                  .outputs = std::vector<OpRecord::Output>(outputs),
+                  .recording = generation_};
+  for (std::size_t i = 0; i < input_slots.size(); ++i) {
+    const Slot& slot = slots_[input_slots[i]];
+    record.inputs[i] = {.value = input_slots[i],
+                        .shape = slot.shape,
+                        .parameter = slot.parameter,
+                        .is_wanted = slot.wanted};
+  }
+  for (std::size_t k = 0; k < outputs; ++k) {
+    record.outputs[k] = {.value = first_output + k,
+                         .shape = slots_[first_output + k].shape,
+                         .gradient_factors = std::vector<double>(input_slots.size())};
+  }
+  return record;
+}
+
+template <Precision P> std::size_t Tape<P>::saved_bytes() const {
+  std::set<const void*> seen;
+  for (const auto& [parameter, slot] : parameters_) seen.insert(slots_[slot].elements);
+  std::size_t bytes = 0;
+  for (const auto& node : nodes_) {
+    node->for_each_saved([&](const void* data, std::size_t size) {
+      if (seen.insert(data).second) bytes += size;
+    });
+  }
+  return bytes;
+}
 
 namespace detail {
 

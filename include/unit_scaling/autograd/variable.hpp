@@ -19,13 +19,32 @@ template <Precision P> class Tape;
 /// The value is freed when its last handle goes and no op has kept it for the backward pass, so
 /// temporaries cost nothing: `gelu(linear(x, w))` keeps only what the two ops save.
 /// `T` is P::storage, float for a parameter (its master copy), P::compute for a loss.
-/// Must not outlive its tape; using it after `Tape::clear` throws.
+/// Must not outlive its tape; using it after `Tape::clear`, or once it was moved from, throws.
 template <Precision P, class T = typename P::storage> class Variable {
  public:
   using value_type = T;
 
-  [[nodiscard]] const Array<T>& value() const { return value_; }
-  [[nodiscard]] const Shape& shape() const { return value_.shape(); }
+  Variable(const Variable&) = default;
+  Variable& operator=(const Variable&) = default;
+  ~Variable() = default;
+  Variable(Variable&& other) noexcept
+      : tape_(other.tape_),
+        slot_(other.slot_),
+        generation_(std::exchange(other.generation_, 0)),
+        value_(std::move(other.value_)) {}
+  Variable& operator=(Variable&& other) noexcept {
+    if (this == &other) return *this;
+    tape_ = other.tape_;
+    slot_ = other.slot_;
+    generation_ = std::exchange(other.generation_, 0);
+    value_ = std::move(other.value_);
+    return *this;
+  }
+
+  [[nodiscard]] const Array<T>& value() const& { return value_; }
+  [[nodiscard]] Array<T> value() && { return std::move(value_); }
+  [[nodiscard]] const Shape& shape() const& { return value_.shape(); }
+  [[nodiscard]] Shape shape() && { return value_.shape(); }
   [[nodiscard]] Tape<P>& tape() const { return *tape_; }
   /// Its number among the values of the step, as in OpRecord.
   [[nodiscard]] std::size_t number() const { return slot_; }
@@ -38,7 +57,7 @@ template <Precision P, class T = typename P::storage> class Variable {
 
   Tape<P>* tape_;
   std::size_t slot_;
-  std::uint64_t generation_;
+  std::uint64_t generation_;  ///< 0 once it was moved from
   Array<T> value_;
 };
 

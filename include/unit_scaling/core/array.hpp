@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <memory_resource>
+#include <ranges>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -26,6 +27,10 @@ namespace UNIT_SCALING_NAMESPACE {
 /// Storage comes from a `std::pmr::memory_resource`, by default new and delete; ops allocate their
 /// results from the resource of their first argument, so arrays recorded on a tape live in that
 /// tape's memory. An array may also borrow foreign memory (`borrow`), which it never frees.
+///
+/// Spans and rows of a temporary array do not compile, for they would outlive it: name the array
+/// first. A pointer from `data` of a temporary is valid to the end of the expression, which is
+/// enough to read a loss in one line.
 template <class T>
 requires std::is_trivially_copyable_v<T>
 class Array {
@@ -111,7 +116,14 @@ class Array {
     return result;
   }
 
-  [[nodiscard]] const Shape& shape() const { return shape_; }
+  /// What is borrowed must outlive the array. A temporary that owns its elements does not.
+  template <class Owner>
+  requires(!std::is_lvalue_reference_v<Owner> &&
+           !std::ranges::enable_borrowed_range<std::remove_cv_t<Owner>>) static Array
+      borrow(Owner&& memory, const Shape& shape) = delete;
+
+  [[nodiscard]] const Shape& shape() const& { return shape_; }
+  [[nodiscard]] Shape shape() const&& { return shape_; }
   [[nodiscard]] std::size_t size() const { return shape_.size(); }
   [[nodiscard]] std::size_t rows() const { return shape_.rows(); }
   [[nodiscard]] std::size_t columns() const { return shape_.columns(); }
@@ -119,17 +131,19 @@ class Array {
   [[nodiscard]] bool empty() const { return size() == 0; }
 
   [[nodiscard]] const T* data() const { return elements(); }
-  [[nodiscard]] std::span<const T> span() const { return {data(), size()}; }
-  [[nodiscard]] const T* row(std::size_t index) const { return data() + index * columns(); }
+  [[nodiscard]] std::span<const T> span() const& { return {data(), size()}; }
+  std::span<const T> span() const&& = delete;
+  [[nodiscard]] const T* row(std::size_t index) const& { return data() + index * columns(); }
+  const T* row(std::size_t index) const&& = delete;
 
   /// Elements for writing; copies them first if another array shares them.
-  [[nodiscard]] T* mutable_data() {
+  [[nodiscard]] T* mutable_data() & {
     if (elements() != nullptr && (read_only_ || storage_.is_shared())) {
       *this = Array(shape_, span(), resource_);
     }
     return elements();
   }
-  [[nodiscard]] std::span<T> mutable_span() { return {mutable_data(), size()}; }
+  [[nodiscard]] std::span<T> mutable_span() & { return {mutable_data(), size()}; }
 
   /// Where results computed from this array should be allocated.
   [[nodiscard]] std::pmr::memory_resource* resource() const { return resource_; }

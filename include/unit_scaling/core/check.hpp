@@ -88,12 +88,20 @@ inline void require_finite(std::string_view operation, std::string_view attribut
   }
 }
 
+/// @throws DomainError unless `value` is at least `least`, and as in `require_finite`.
+inline void require_at_least(std::string_view operation, std::string_view attribute, int least,
+                             double value) {
+  if (!is_float(value) || !(value >= least)) {
+    throw_attribute_error(operation, attribute,
+                          "of at least " + std::to_string(least) + " that is finite as a float",
+                          value);
+  }
+}
+
 /// @throws DomainError unless `value` is at least 0, and as in `require_finite`.
 inline void require_not_negative(std::string_view operation, std::string_view attribute,
                                  double value) {
-  if (!is_float(value) || !(value >= 0)) {
-    throw_attribute_error(operation, attribute, "of at least 0 that is finite as a float", value);
-  }
+  require_at_least(operation, attribute, 0, value);
 }
 
 /// @throws DomainError unless `value` is above 0, and it and its reciprocal are finite as floats.

@@ -7,6 +7,8 @@
 #include <array>
 #include <cstddef>
 #include <initializer_list>
+#include <optional>
+#include <ranges>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -37,21 +39,32 @@ namespace detail {
 
 }  // namespace detail
 
-/// The product of sizes, for `operation`: what every size that is computed from others goes through
-/// before memory is asked for or an index is trusted.
-/// @throws ShapeError if std::size_t cannot count it, or could not but for a size of 0.
-[[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
-                                                 std::span<const std::size_t> sizes) {
-  std::size_t product = 1;
+/// The product of `first` and sizes, or nothing if std::size_t cannot count it. A size of 0 does
+/// not hide that the product of the others cannot be counted. For callers that throw an error of
+/// their own.
+template <std::ranges::input_range Sizes>
+[[nodiscard]] constexpr std::optional<std::size_t> countable_product(const Sizes& sizes,
+                                                                     std::size_t first = 1) {
+  std::size_t product = first;
   bool is_empty = false;
-  for (const std::size_t size : sizes) {
+  for (const auto size : sizes) {
     if (size == 0) {
       is_empty = true;
     } else if (__builtin_mul_overflow(product, size, &product)) {
-      detail::throw_uncountable(operation, " * ", sizes);
+      return std::nullopt;
     }
   }
   return is_empty ? 0 : product;
+}
+
+/// The product of sizes, for `operation`. Every size that is computed from others goes through it,
+/// before memory is asked for or an index is trusted.
+/// @throws ShapeError if std::size_t cannot count it, as `countable_product`.
+[[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
+                                                 std::span<const std::size_t> sizes) {
+  const std::optional<std::size_t> product = countable_product(sizes);
+  if (!product) detail::throw_uncountable(operation, " * ", sizes);
+  return *product;
 }
 [[nodiscard]] constexpr std::size_t size_product(std::string_view operation,
                                                  std::initializer_list<std::size_t> sizes) {
@@ -128,8 +141,11 @@ class Shape {
     return result;
   }
 
-  [[nodiscard]] constexpr const std::size_t* begin() const { return extents_.data(); }
-  [[nodiscard]] constexpr const std::size_t* end() const { return extents_.data() + rank_; }
+  // Of a temporary they would point to what is gone.
+  [[nodiscard]] constexpr const std::size_t* begin() const& { return extents_.data(); }
+  [[nodiscard]] constexpr const std::size_t* end() const& { return extents_.data() + rank_; }
+  const std::size_t* begin() const&& = delete;
+  const std::size_t* end() const&& = delete;
 
   friend constexpr bool operator==(const Shape& a, const Shape& b) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end());

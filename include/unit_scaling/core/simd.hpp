@@ -57,6 +57,16 @@ using uint32x8 = std::uint32_t __attribute__((vector_size(32)));
 /// Eight 32-bit signed integers; also the type of a mask.
 using int32x8 = std::int32_t __attribute__((vector_size(32)));
 
+/// Binary64 numbers that fill a register, four without AVX-512, and as many binary32 numbers.
+#if defined(__AVX512F__)
+using DoubleRegister = double __attribute__((vector_size(64)));
+using FloatsToWiden = float __attribute__((vector_size(32)));
+#else
+using DoubleRegister = double __attribute__((vector_size(32)));
+using FloatsToWiden = float __attribute__((vector_size(16)));
+#endif
+inline constexpr std::size_t double_lanes = sizeof(DoubleRegister) / sizeof(double);
+
 static_assert(sizeof(float32x16) == lanes * sizeof(float));
 static_assert(sizeof(uint32x16) == lanes * sizeof(std::uint32_t));
 static_assert(sizeof(int32x16) == lanes * sizeof(std::int32_t));
@@ -162,6 +172,17 @@ template <SimdVector To, SimdVector From>
   } else {
     return __builtin_convertvector(from, To);
   }
+#endif
+}
+
+/// Each number as a binary64 one.
+[[nodiscard, gnu::always_inline]] inline DoubleRegister widen(FloatsToWiden narrow) noexcept {
+#if defined(__AVX512F__)
+  // GCC 12 makes two conversions of four and puts them together.
+  return reinterpret_cast<DoubleRegister>(
+      _mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(narrow)));
+#else
+  return __builtin_convertvector(narrow, DoubleRegister);
 #endif
 }
 

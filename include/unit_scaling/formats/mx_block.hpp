@@ -298,9 +298,11 @@ template <MxElement E, std::size_t block_size_ = 32> class MxArray {
     }
   }
   /// One scale for each block, row by row.
-  [[nodiscard]] std::span<const float8_e8m0fnu> scales() const noexcept { return scales_; }
+  [[nodiscard]] std::span<const float8_e8m0fnu> scales() const& noexcept { return scales_; }
+  std::span<const float8_e8m0fnu> scales() const&& = delete;  // they would outlive a temporary
   /// The elements before multiplication by the scales, row by row.
-  [[nodiscard]] const Elements& elements() const noexcept { return elements_; }
+  [[nodiscard]] const Elements& elements() const& noexcept { return elements_; }
+  [[nodiscard]] Elements elements() && noexcept { return std::move(elements_); }
 
   /// Rounds numbers, row by row: finds the scale of each block, divides by it, which is exact, and
   /// rounds once to the element format. What lies beyond its largest number saturates.

@@ -207,7 +207,8 @@ template <PackableMinifloat T> class PackedArray {
   /// Number of elements.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   /// The packed storage: packed_bytes<T>(size()) bytes.
-  [[nodiscard]] std::span<const std::uint8_t> bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::span<const std::uint8_t> bytes() const& noexcept { return bytes_; }
+  std::span<const std::uint8_t> bytes() const&& = delete;  // they would outlive a temporary
 
   /// The element at `index`. @pre index < size()
   [[nodiscard]] T operator[](std::size_t index) const noexcept {

@@ -568,8 +568,10 @@ template <class Compute, class Operand, class Gradient, class Weight> class Atte
     const Packed result{detail::packing_memory<slot, Word>(count * words), words};
     for (std::size_t index = 0; index < count; ++index) {
       pack_part(source, result[index]);
-      source.data += width * source.lane_stride;
-      source.lane_count -= std::min(width, source.lane_count);
+      const std::size_t packed = std::min(width, source.lane_count);
+      // Without depth the data may be null, to which no offset may be added.
+      if (source.depth != 0) source.data += packed * source.lane_stride;
+      source.lane_count -= packed;
       source.lanes_readable -= std::min(width, source.lanes_readable);
     }
     return result;

@@ -144,12 +144,12 @@ template <class Compute> [[nodiscard]] inline lane_t<Compute> broadcast(Compute 
 
 /// Sum of the lanes, pairwise: always in the same order.
 [[nodiscard]] inline float horizontal_sum(float32x16 value) {
-  float pairs[lanes];
-  for (std::size_t i = 0; i < lanes; ++i) pairs[i] = value[i];
-  for (std::size_t width = lanes / 2; width > 0; width /= 2) {
-    for (std::size_t i = 0; i < width; ++i) pairs[i] += pairs[i + width];
-  }
-  return pairs[0];
+  using float32x4 = float __attribute__((vector_size(16)));
+  const float32x8 eight = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7) +
+                          __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
+  const float32x4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 [[nodiscard]] inline double horizontal_max(double value) { return value; }

@@ -9,14 +9,17 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory_resource>
 #include <vector>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -46,30 +49,14 @@ template <class Compute, class T> struct ScaledRow {
   /// may: the power is a normal number, and ε times its square is not above 1. A row of zeros, or
   /// with an infinity, stays.
   [[nodiscard]] ScaledRow near_one(Compute epsilon) const {
-    auto largest = broadcast<Compute>(0);
-    for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      const auto v = fill_beyond<Compute>(load<Compute>(row + j, count), count, Compute{0});
-      largest = greater_lane(greater_lane(v, -v), largest);
-    });
-    const Compute magnitude = horizontal_max(largest);
+    const Compute magnitude = greatest_magnitude<Compute>(
+        columns, [&](std::size_t j, auto count) { return load<Compute>(row + j, count); });
     if (magnitude == 0 || !std::isfinite(magnitude)) return *this;
-    constexpr int most = 1 - std::numeric_limits<Compute>::min_exponent;
-    const int most_of_epsilon = epsilon > 0 ? -(std::ilogb(epsilon) + 1) / 2 : most;
-    const int exponent = std::max(-most, std::min({-std::ilogb(magnitude), most, most_of_epsilon}));
+    int exponent = exponent_to_one(magnitude);
+    if (epsilon > 0) exponent = std::min(exponent, -(std::ilogb(epsilon) + 1) / 2);
     return {row, columns, std::scalbn(Compute{1}, exponent)};
   }
 };
-
-/// Whether the mean of the squares of a row has left the range in which it is accurate, and matters
-/// beside ε.
-template <class Compute>
-[[nodiscard]] bool is_beyond_squares(Compute mean_square, Compute epsilon) {
-  constexpr Compute least = std::numeric_limits<Compute>::min();
-  // 2^36 above the least normal number, squares of what counts in a mean are accurate. Below that,
-  // an ε that is 2^30 greater than the mean is all that is left of the sum.
-  return !std::isfinite(mean_square) ||
-         (mean_square < least * Compute{0x1p36} && epsilon < least * Compute{0x1p66});
-}
 
 // In the last loop over a row the next one is fetched: the loops before it leave memory idle.
 
@@ -124,22 +111,92 @@ template <class Compute, class T, class G>
 /// Whether x̂ has its row's mean taken off.
 enum class Centring { none, mean };
 
-/// dx = factor inverse(row) (d − mean(d) − x̂ mean(d x̂)) with d = `x_hat_gradient(row)(column,
-/// count)`, zero beyond the end of a row, and without the term mean(d) if x̂ is not centred.
-/// `also(block, row)(column, count, x̂)` is called with lanes of every row in turn; `block` is the
-/// number of the `column_sum_rows` rows that the row belongs to.
-/// The arrays have the shape of x; callers check that.
-template <class Compute, Centring centring, class T, class XHat, class D, class Inverse, class Also>
+/// The two factors of a row: x̂ = (power x − mean) inverse. Each is in the range of Compute. Their
+/// product may leave it.
+template <class Compute> struct Divisor {
+  Compute power;
+  Compute inverse;
+};
+
+/// Lanes of a row of d, with a power of two that brings them near one.
+template <class Compute, class D> struct NearOne {
+  D lanes;
+  Compute power;
+
+  template <class Count>
+  [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
+    return lanes(j, count) * power;
+  }
+};
+
+/// Writes a row of what `normalise_rows_gradient` computes, where its sums or its factor leave the
+/// range of Compute although dx may not. d is brought near one, and powers of two come last. It
+/// calls x_hat and x_hat_gradient itself, for passing on what the caller has of a row would force
+/// that into memory.
+template <class Compute, Centring centring, class T, class XHat, class D>
+[[gnu::noinline, gnu::cold]] void write_far_gradient(T* dx, std::size_t columns, std::size_t i,
+                                                     Compute factor, Divisor<Compute> divisor,
+                                                     XHat x_hat, D x_hat_gradient) {
+  const auto normalised = x_hat(i);
+  const auto size = static_cast<Compute>(columns);
+  const auto gradient = x_hat_gradient(i);
+  const Compute greatest = greatest_magnitude<Compute>(columns, gradient);
+  const bool can_be_scaled = greatest != 0 && std::isfinite(greatest);
+  const int exponent = can_be_scaled ? exponent_to_one(greatest) : 0;
+  const NearOne<Compute, decltype(x_hat_gradient(i))> d{gradient,
+                                                        std::scalbn(Compute{1}, exponent)};
+  Compute average = 0;
+  if constexpr (centring == Centring::mean) {
+    average = sum_lanes<Compute>(columns, d) / size;
+    average +=
+        sum_lanes<Compute>(columns,
+                           [&](std::size_t j, auto count) {
+                             return fill_beyond<Compute>(d(j, count) - average, count, Compute{0});
+                           }) /
+        size;
+  }
+  const Compute average_x_hat =
+      sum_products<Compute>(columns,
+                            [&](std::size_t j, auto count) {
+                              return Factors{
+                                  fill_beyond<Compute>(d(j, count) - average, count, Compute{0}),
+                                  fill_beyond<Compute>(normalised(j, count), count, Compute{0})};
+                            }) /
+      size;
+  // In two steps, either in range.
+  const int power = (divisor.power == 0 ? 0 : std::ilogb(divisor.power)) - exponent;
+  const Compute first = std::scalbn(Compute{1}, power / 2);
+  const Compute second = std::scalbn(Compute{1}, power - power / 2);
+  const Compute inverse = factor * divisor.inverse;
+  for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
+    const auto value = multiply_add(normalised(j, count), -average_x_hat, d(j, count) - average);
+    store<Overflow::infinity_or_nan, Compute>(inverse * value * first * second, dx + j, count);
+  });
+}
+
+/// dx = factor power inverse (d − mean(d) − x̂ mean(d x̂)) with `divisor(row)` and d =
+/// `x_hat_gradient(row)(column, count)`, zero beyond the end of a row, and without the term mean(d)
+/// if x̂ is not centred. `also(block, row)(column, count, x̂)` is called with lanes of every row in
+/// turn; `block` is the number of the `column_sum_rows` rows that the row belongs to. The arrays
+/// have the shape of x; callers check that.
+template <class Compute, Centring centring, class T, class XHat, class D, class DivisorOf,
+          class Also>
 [[nodiscard]] Array<T> normalise_rows_gradient(const Array<T>& x, Compute factor,
-                                               const Inverse& inverse, const XHat& x_hat,
+                                               const DivisorOf& divisor, const XHat& x_hat,
                                                const D& x_hat_gradient, const Also& also) {
   Array<T> dx(x.shape(), x.resource());
   if (x.empty()) return dx;
   const std::size_t columns = x.columns();
   const auto size = static_cast<Compute>(columns);
-  const Destination<T> destination(dx.mutable_data(), columns, 3 * x.bytes());
+  T* target = dx.mutable_data();
+  const Destination<T> destination(target, columns, 3 * x.bytes());
+  // A bit for each row, collected in a register: after a call in the loop the compiler would load
+  // again what the functions of a row need.
+  static_assert(column_sum_rows <= 64);
+  std::pmr::vector<std::uint64_t> far_rows_of(column_sum_blocks(x.rows()), &scratch_memory());
   parallel_ranges(x.rows(), column_sum_rows, [&](std::size_t begin, std::size_t end) {
     const Destination<T> to = destination;
+    std::uint64_t far_rows = 0;
     for (std::size_t i = begin; i < end; ++i) {
       const auto gradient = x_hat_gradient(i);
       const auto normalised = x_hat(i);
@@ -157,11 +214,14 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
         total_x_hat = multiply_add(d, fill_beyond<Compute>(normalised(j, count), count, Compute{0}),
                                    total_x_hat);
       });
-      Compute average = horizontal_sum(total) / size;
+      Compute average = 0;
+      if constexpr (centring == Centring::mean) average = horizontal_sum(total) / size;
       Compute average_x_hat = horizontal_sum(total_x_hat) / size;
+      Compute mean_square = 1;
       if constexpr (centring == Centring::mean) {
         // Where the mean is most of the row, its rounding would be much of what is left without it.
-        if (average * average * 2 > horizontal_sum(squares) / size) {
+        mean_square = horizontal_sum(squares) / size;
+        if (average * average * 2 > mean_square) {
           total = broadcast<Compute>(0);
           total_x_hat = broadcast<Compute>(0);
           for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
@@ -174,7 +234,8 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
           average_x_hat = horizontal_sum(total_x_hat) / size;
         }
       }
-      const Compute scale = factor * inverse(i);
+      const auto [power, inverse] = divisor(i);
+      const Compute scale = factor * (inverse * power);
       const T* next_row = x.data() + (i + 1) * columns;
       for_lanes<Compute>(columns, [=](std::size_t j, auto count) {
         __builtin_prefetch(next_row + j);
@@ -185,8 +246,27 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
         to.template put<Overflow::infinity_or_nan, Compute>(
             scale * multiply_add(x_hat_lanes, -average_x_hat, d), i * columns + j, count);
       });
+      // Below the limit, what is subtracted from d cannot bring it out of range, whatever x̂ is.
+      constexpr Compute limit = std::numeric_limits<Compute>::max() *
+                                std::numeric_limits<Compute>::epsilon() / Compute{0x1p16};
+      const bool is_far =
+          !(std::abs(average) + std::abs(average_x_hat) < limit && std::isnormal(scale)) ||
+          (average != 0 && is_beyond_squares(mean_square, Compute{0}));
+      far_rows |= std::uint64_t{is_far} << (i - begin);
     }
     to.finish();
+    far_rows_of[begin / column_sum_rows] = far_rows;
+  });
+  const bool has_far_rows = std::any_of(far_rows_of.begin(), far_rows_of.end(),
+                                        [](std::uint64_t far_rows) { return far_rows != 0; });
+  if (!has_far_rows) return dx;
+  parallel_for(far_rows_of.size(), [&](std::size_t block) {
+    for (std::uint64_t rest = far_rows_of[block]; rest != 0; rest &= rest - 1) {
+      const std::size_t i =
+          block * column_sum_rows + static_cast<std::size_t>(std::countr_zero(rest));
+      write_far_gradient<Compute, centring>(target + i * columns, columns, i, factor, divisor(i),
+                                            x_hat, x_hat_gradient);
+    }
   });
   return dx;
 }

@@ -72,23 +72,13 @@ class Bert {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& mask,
-                                       const Array<std::int32_t>& segments) const {
-    return encoder_(tape, ids, mask, segments);
-  }
+                                       const Array<std::int32_t>& segments) const;
 
   /// Logits (selected, vocabulary_size) of the tokens at the positions that `selected` names by
   /// their index in row-major order.
   template <Precision P>
   [[nodiscard]] Variable<P> masked_token_logits(const Variable<P>& hidden,
-                                                const Array<std::int32_t>& selected) const {
-    const auto module = hidden.tape().enter("mlm");
-    const ops::Embedding select{.scaling = scaling_};
-    const Variable<P> x = norm_(
-        ops::gelu(transform_(ops::embedding(selected, hidden, select)), {.scaling = scaling_}));
-    if (readout_) return (*readout_)(x);
-    return ops::linear_readout(x, encoder_.embedding().table(), *tied_bias_,
-                               {.scaling = {scaling_.rule}});
-  }
+                                                const Array<std::int32_t>& selected) const;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -108,6 +98,25 @@ class Bert {
   std::optional<Parameter> tied_bias_;
 };
 
+template <Precision P>
+Variable<P> Bert::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                             const Array<std::int32_t>& mask,
+                             const Array<std::int32_t>& segments) const {
+  return encoder_(tape, ids, mask, segments);
+}
+
+template <Precision P>
+Variable<P> Bert::masked_token_logits(const Variable<P>& hidden,
+                                      const Array<std::int32_t>& selected) const {
+  const auto module = hidden.tape().enter("mlm");
+  const ops::Embedding select{.scaling = scaling_};
+  const Variable<P> x =
+      norm_(ops::gelu(transform_(ops::embedding(selected, hidden, select)), {.scaling = scaling_}));
+  if (readout_) return (*readout_)(x);
+  return ops::linear_readout(x, encoder_.embedding().table(), *tied_bias_,
+                             {.scaling = {scaling_.rule}});
+}
+
 /// One vector for a sequence: tanh(dense(first position)); hidden (batch, positions, hidden_size)
 /// to y (batch, hidden_size).
 class BertPooler {
@@ -118,19 +127,7 @@ class BertPooler {
         dense_(initialiser, name + ".dense", hidden_size, hidden_size) {}
 
   /// @throws ShapeError unless hidden has three extents and a first position.
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const {
-    const Shape& shape = hidden.shape();
-    if (shape.rank() != 3 || shape[1] == 0) {
-      throw_shape_error("BertPooler", "hidden (batch, positions, hidden_size)", shape);
-    }
-    Array<std::int32_t> first(Shape{shape[0]});
-    for (std::size_t i = 0; i < shape[0]; ++i) {
-      first.mutable_data()[i] = static_cast<std::int32_t>(i * shape[1]);
-    }
-    const auto module = hidden.tape().enter(name_);
-    const ops::Embedding select{.scaling = scaling_};
-    return ops::tanh(dense_(ops::embedding(first, hidden, select)), {.scaling = scaling_});
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -143,6 +140,20 @@ class BertPooler {
   Linear dense_;
 };
 
+template <Precision P> Variable<P> BertPooler::operator()(const Variable<P>& hidden) const {
+  const Shape& shape = hidden.shape();
+  if (shape.rank() != 3 || shape[1] == 0) {
+    throw_shape_error("BertPooler", "hidden (batch, positions, hidden_size)", shape);
+  }
+  Array<std::int32_t> first(Shape{shape[0]});
+  for (std::size_t i = 0; i < shape[0]; ++i) {
+    first.mutable_data()[i] = static_cast<std::int32_t>(i * shape[1]);
+  }
+  const auto module = hidden.tape().enter(name_);
+  const ops::Embedding select{.scaling = scaling_};
+  return ops::tanh(dense_(ops::embedding(first, hidden, select)), {.scaling = scaling_});
+}
+
 /// A pooler and a read-out: hidden (batch, positions, hidden_size) to logits (batch, classes). With
 /// two classes it is BERT's next-sentence head.
 class BertClassifier {
@@ -152,9 +163,7 @@ class BertClassifier {
       : pooler_(initialiser, name + ".pooler", hidden_size),
         readout_(initialiser, name + ".readout", hidden_size, classes) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const {
-    return readout_(pooler_(hidden));
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& hidden) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -166,6 +175,10 @@ class BertClassifier {
   BertPooler pooler_;
   LinearReadout readout_;
 };
+
+template <Precision P> Variable<P> BertClassifier::operator()(const Variable<P>& hidden) const {
+  return readout_(pooler_(hidden));
+}
 
 /// Where an answer begins and ends: hidden (batch, positions, hidden_size) to the logits (batch,
 /// positions) of being its first and its last position.
@@ -182,14 +195,7 @@ class BertSpan {
   };
 
   /// @throws ShapeError unless hidden has three extents.
-  template <Precision P> [[nodiscard]] Logits<P> operator()(const Variable<P>& hidden) const {
-    const Shape& shape = hidden.shape();
-    if (shape.rank() != 3) {
-      throw_shape_error("BertSpan", "hidden (batch, positions, hidden_size)", shape);
-    }
-    const ops::Reshape to{.shape = Shape{shape[0], shape[1]}};
-    return {ops::reshape(begin_(hidden), to), ops::reshape(end_(hidden), to)};
-  }
+  template <Precision P> [[nodiscard]] Logits<P> operator()(const Variable<P>& hidden) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -201,5 +207,14 @@ class BertSpan {
   LinearReadout begin_;
   LinearReadout end_;
 };
+
+template <Precision P> BertSpan::Logits<P> BertSpan::operator()(const Variable<P>& hidden) const {
+  const Shape& shape = hidden.shape();
+  if (shape.rank() != 3) {
+    throw_shape_error("BertSpan", "hidden (batch, positions, hidden_size)", shape);
+  }
+  const ops::Reshape to{.shape = Shape{shape[0], shape[1]}};
+  return {ops::reshape(begin_(hidden), to), ops::reshape(end_(hidden), to)};
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

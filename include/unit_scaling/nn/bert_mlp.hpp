@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/embedding.hpp"
@@ -60,18 +61,7 @@ class BertMlp {
   /// computed for the selected ones alone. A row of it depends on no other.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& selected) const {
-    // Not in training: factors of gradients count rows, so fewer of them would be another step.
-    const bool selects_early = tape.mode() == TapeMode::inference && !tape.is_observed();
-    Variable<P> x = ops::add(tokens_(tape, ids), positions_.table(), add_);
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      x = blocks_[i].template get<0>()(x);
-      if (selects_early && i + 1 == blocks_.size()) x = ops::embedding(selected, x, select_);
-      x = blocks_[i].template get<1>()(x);
-    }
-    const bool is_selected = selects_early && blocks_.size() != 0;
-    return readout_(norm_(is_selected ? x : ops::embedding(selected, x, select_)));
-  }
+                                       const Array<std::int32_t>& selected) const;
 
   [[nodiscard]] const BertMlpConfig& config() const { return config_; }
 
@@ -99,7 +89,8 @@ class BertMlp {
 
   static DepthModuleList<Block> make_blocks(Initialiser& initialiser, const BertMlpConfig& config) {
     const ResidualRule tau = default_residual_rule(initialiser.scaling().rule, config.norm);
-    const std::size_t branches = 2 * config.layers;
+    const std::size_t branches = size_product("BertMlp", {2, config.layers});
+    const std::size_t inner_size = size_product("BertMlp", {config.expansion, config.hidden_size});
     const std::size_t h = config.hidden_size;
     std::vector<Block> blocks;
     blocks.reserve(config.layers);
@@ -108,7 +99,7 @@ class BertMlp {
       TokenMixing mixing(initialiser, mixing_name, config.window);
       LayerNorm mixing_norm(initialiser, mixing_name + ".norm", h, config.norm_epsilon);
       const std::string feed_forward_name = "blocks." + std::to_string(i) + ".feed_forward";
-      FeedForward feed_forward(initialiser, feed_forward_name, h, config.expansion * h);
+      FeedForward feed_forward(initialiser, feed_forward_name, h, inner_size);
       LayerNorm feed_forward_norm(initialiser, feed_forward_name + ".norm", h, config.norm_epsilon);
       blocks.emplace_back(
           Residual(initialiser, mixing_name, config.norm, tau(2 * i, branches), std::move(mixing),
@@ -128,5 +119,20 @@ class BertMlp {
   LayerNorm norm_;
   LinearReadout readout_;
 };
+
+template <Precision P>
+Variable<P> BertMlp::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                const Array<std::int32_t>& selected) const {
+  // Not in training: factors of gradients count rows, so fewer of them would be another step.
+  const bool selects_early = tape.mode() == TapeMode::inference && !tape.is_observed();
+  Variable<P> x = ops::add(tokens_(tape, ids), positions_.table(), add_);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    x = blocks_[i].template get<0>()(x);
+    if (selects_early && i + 1 == blocks_.size()) x = ops::embedding(selected, x, select_);
+    x = blocks_[i].template get<1>()(x);
+  }
+  const bool is_selected = selects_early && blocks_.size() != 0;
+  return readout_(norm_(is_selected ? x : ops::embedding(selected, x, select_)));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

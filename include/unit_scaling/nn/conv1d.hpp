@@ -29,7 +29,8 @@ class Conv1d {
     std::optional<Constraint> constraint = std::nullopt;
   };
 
-  /// @throws DomainError unless `groups` divides both numbers of channels.
+  /// @throws DomainError as ops::Conv1d; if `kernel_size` is 0; or unless `groups` divides both
+  ///         numbers of channels.
   Conv1d(Initialiser& initialiser, const std::string& name, std::size_t channels,
          std::size_t out_channels, std::size_t kernel_size, const Options& options)
       : name_(name),
@@ -39,9 +40,10 @@ class Conv1d {
             .dilation = options.dilation,
             .groups = options.groups,
             .causal = options.causal} {
-    require(
-        options.groups > 0 && channels % options.groups == 0 && out_channels % options.groups == 0,
-        "Conv1d", "expected groups that divide both numbers of channels");
+    op_.require_attributes(kernel_size);
+    require(kernel_size > 0, "Conv1d", "expected a kernel_size of at least 1");
+    require(channels % options.groups == 0 && out_channels % options.groups == 0, "Conv1d",
+            "expected groups that divide both numbers of channels");
     if (options.constraint) op_.scaling.constraint = options.constraint;
     weight_ = initialiser.weight(name + ".weight",
                                  {out_channels, channels / options.groups, kernel_size});
@@ -51,10 +53,7 @@ class Conv1d {
          std::size_t out_channels, std::size_t kernel_size)
       : Conv1d(initialiser, name, channels, out_channels, kernel_size, Options{}) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return bias_ ? ops::conv1d(x, weight_, *bias_, op_) : ops::conv1d(x, weight_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -68,5 +67,10 @@ class Conv1d {
   Parameter weight_;
   std::optional<Parameter> bias_;
 };
+
+template <Precision P> Variable<P> Conv1d::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return bias_ ? ops::conv1d(x, weight_, *bias_, op_) : ops::conv1d(x, weight_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

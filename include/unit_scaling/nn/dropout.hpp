@@ -46,12 +46,7 @@ class Dropout {
   Dropout(Initialiser& initialiser, double probability)
       : scaling_(initialiser.scaling()), source_(initialiser, probability) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const double probability = source_.probability(x.tape());
-    if (probability == 0) return x;
-    return ops::dropout(
-        x, {.scaling = scaling_, .probability = probability, .random = source_.random(x.tape())});
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// It has no parameters.
   template <class Visitor> void for_each_parameter(const Visitor& /*visit*/) {}
@@ -60,5 +55,12 @@ class Dropout {
   Scaling scaling_;
   DropoutSource source_;
 };
+
+template <Precision P> Variable<P> Dropout::operator()(const Variable<P>& x) const {
+  const double probability = source_.probability(x.tape());
+  if (probability == 0) return x;
+  return ops::dropout(
+      x, {.scaling = scaling_, .probability = probability, .random = source_.random(x.tape())});
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -25,10 +25,7 @@ class Embedding {
 
   /// Ids carry no tape, so it is given.
   template <Precision P>
-  [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const {
-    const auto module = tape.enter(name_);
-    return ops::embedding(ids, tape.parameter(table_), op_);
-  }
+  [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const;
 
   [[nodiscard]] const Parameter& table() const { return table_; }
 
@@ -40,5 +37,11 @@ class Embedding {
   ops::Embedding op_;
   Parameter table_;
 };
+
+template <Precision P>
+Variable<P> Embedding::operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const {
+  const auto module = tape.enter(name_);
+  return ops::embedding(ids, tape.parameter(table_), op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -25,12 +25,7 @@ class FeedForward {
         gelu_{.scaling = initialiser.scaling()},
         down_(initialiser, name + ".down", inner_size, hidden_size) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    // One op gives the same bits as two, but only two show an observer what is between them.
-    if (x.tape().is_observed()) return down_(ops::gelu(up_(x), gelu_));
-    return down_.after(gelu_, up_(x));
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -44,5 +39,12 @@ class FeedForward {
   ops::Gelu gelu_;
   Linear down_;
 };
+
+template <Precision P> Variable<P> FeedForward::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  // One op gives the same bits as two, but only two show an observer what is between them.
+  if (x.tape().is_observed()) return down_(ops::gelu(up_(x), gelu_));
+  return down_.after(gelu_, up_(x));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -59,19 +59,7 @@ class InputEmbedding {
   ///         fit or are missing.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& segments = {}) const {
-    const auto module = tape.enter(name_);
-    std::optional<Variable<P>> context;
-    if (options_.positions != PositionKind::none) context = position_rows(tape, ids.columns());
-    if (segments_ || !segments.empty()) {
-      require_same_shape("InputEmbedding", "ids and segments", ids.shape(), segments.shape());
-      require(segments_.has_value(), "InputEmbedding", "expected no segments: there is no table");
-      const Variable<P> rows = (*segments_)(tape, segments);
-      context = context ? ops::add(rows, *context, add_) : rows;
-    }
-    const Variable<P> tokens = tokens_(tape, ids);
-    return context ? ops::add(tokens, *context, add_) : tokens;
-  }
+                                       const Array<std::int32_t>& segments = {}) const;
 
   /// The table of tokens, for a read-out that is tied to it.
   [[nodiscard]] const Parameter& table() const { return tokens_.table(); }
@@ -86,21 +74,7 @@ class InputEmbedding {
  private:
   /// The first rows of the table of positions, (count, hidden_size).
   template <Precision P>
-  [[nodiscard]] Variable<P> position_rows(Tape<P>& tape, std::size_t count) const {
-    if (count > options_.max_positions) {
-      throw_shape_error("InputEmbedding",
-                        "at most " + std::to_string(options_.max_positions) + " positions",
-                        Shape{count});
-    }
-    Array<std::int32_t> indices(Shape{count});
-    std::iota(indices.mutable_data(), indices.mutable_data() + count, 0);
-    const auto outside = tape.outside_batch();
-    if (positions_) return (*positions_)(tape, indices);
-    using Storage = typename P::storage;
-    return ops::embedding(
-        indices, tape.constant(kernels::convert<Storage, Overflow::infinity_or_nan>(sinusoids_)),
-        fixed_);
-  }
+  [[nodiscard]] Variable<P> position_rows(Tape<P>& tape, std::size_t count) const;
 
   std::string name_;
   Options options_;
@@ -111,5 +85,38 @@ class InputEmbedding {
   std::optional<Embedding> segments_;
   Array<float> sinusoids_;
 };
+
+template <Precision P>
+Variable<P> InputEmbedding::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                       const Array<std::int32_t>& segments) const {
+  const auto module = tape.enter(name_);
+  std::optional<Variable<P>> context;
+  if (options_.positions != PositionKind::none) context = position_rows(tape, ids.columns());
+  if (segments_ || !segments.empty()) {
+    require_same_shape("InputEmbedding", "ids and segments", ids.shape(), segments.shape());
+    require(segments_.has_value(), "InputEmbedding", "expected no segments: there is no table");
+    const Variable<P> rows = (*segments_)(tape, segments);
+    context = context ? ops::add(rows, *context, add_) : rows;
+  }
+  const Variable<P> tokens = tokens_(tape, ids);
+  return context ? ops::add(tokens, *context, add_) : tokens;
+}
+
+template <Precision P>
+Variable<P> InputEmbedding::position_rows(Tape<P>& tape, std::size_t count) const {
+  if (count > options_.max_positions) {
+    throw_shape_error("InputEmbedding",
+                      "at most " + std::to_string(options_.max_positions) + " positions",
+                      Shape{count});
+  }
+  Array<std::int32_t> indices(Shape{count});
+  std::iota(indices.mutable_data(), indices.mutable_data() + count, 0);
+  const auto outside = tape.outside_batch();
+  if (positions_) return (*positions_)(tape, indices);
+  using Storage = typename P::storage;
+  return ops::embedding(
+      indices, tape.constant(kernels::convert<Storage, Overflow::infinity_or_nan>(sinusoids_)),
+      fixed_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -16,17 +16,17 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 /// y = ops::layer_norm(x, gain, bias) along the last extent of x (…, size).
 class LayerNorm {
  public:
+  /// @throws DomainError as ops::LayerNorm.
   LayerNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
             double epsilon = ops::LayerNorm{}.epsilon)
       : name_(name),
         op_{.scaling = initialiser.scaling(), .epsilon = epsilon},
         gain_(initialiser.norm_gain(name + ".gain", size)),
-        bias_(initialiser.norm_bias(name + ".bias", size)) {}
-
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return ops::layer_norm(x, gain_, bias_, op_);
+        bias_(initialiser.norm_bias(name + ".bias", size)) {
+    op_.require_attributes();
   }
+
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -40,5 +40,10 @@ class LayerNorm {
   Parameter gain_;
   Parameter bias_;
 };
+
+template <Precision P> Variable<P> LayerNorm::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return ops::layer_norm(x, gain_, bias_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -36,18 +36,11 @@ class Linear {
   Linear(Initialiser& initialiser, const std::string& name, std::size_t fan_in, std::size_t fan_out)
       : Linear(initialiser, name, fan_in, fan_out, Options{}) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return bias_ ? ops::linear(x, weight_, *bias_, op_) : ops::linear(x, weight_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// ops::gelu_linear(x, weight[, bias]): this layer behind a GELU, as one op.
   template <Precision P>
-  [[nodiscard]] Variable<P> after(const ops::Gelu& gelu, const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    const ops::GeluLinear op{.gelu = gelu, .linear = op_};
-    return bias_ ? ops::gelu_linear(x, weight_, *bias_, op) : ops::gelu_linear(x, weight_, op);
-  }
+  [[nodiscard]] Variable<P> after(const ops::Gelu& gelu, const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -61,5 +54,17 @@ class Linear {
   Parameter weight_;
   std::optional<Parameter> bias_;
 };
+
+template <Precision P> Variable<P> Linear::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return bias_ ? ops::linear(x, weight_, *bias_, op_) : ops::linear(x, weight_, op_);
+}
+
+template <Precision P>
+Variable<P> Linear::after(const ops::Gelu& gelu, const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  const ops::GeluLinear op{.gelu = gelu, .linear = op_};
+  return bias_ ? ops::gelu_linear(x, weight_, *bias_, op) : ops::gelu_linear(x, weight_, op);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -35,11 +35,7 @@ class LinearReadout {
                 std::size_t fan_out)
       : LinearReadout(initialiser, name, fan_in, fan_out, Options{}) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return bias_ ? ops::linear_readout(x, weight_, *bias_, op_)
-                 : ops::linear_readout(x, weight_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -53,5 +49,11 @@ class LinearReadout {
   Parameter weight_;
   std::optional<Parameter> bias_;
 };
+
+template <Precision P> Variable<P> LinearReadout::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return bias_ ? ops::linear_readout(x, weight_, *bias_, op_)
+               : ops::linear_readout(x, weight_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

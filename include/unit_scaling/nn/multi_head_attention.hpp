@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/linear.hpp"
@@ -40,25 +41,32 @@ class MultiHeadAttention {
     double relative_max_period = 1024;  ///< of the slowest of these sinusoids
   };
 
-  /// @throws DomainError if `heads` does not divide `hidden_size`, or two kinds of positions are
-  ///         asked for.
+  /// @throws DomainError if `heads` does not divide `hidden_size`, two kinds of positions are asked
+  ///         for, or an option is out of its range.
+  /// @throws ShapeError if sizes cannot be counted, or `relative_frequencies` is odd.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)
       : name_(name),
         options_(options),
         scaling_(initialiser.scaling()),
         heads_(heads),
-        linear_qkv_(initialiser, name + ".linear_qkv", hidden_size, 3 * hidden_size,
-                    {.bias = options.bias}),
+        linear_qkv_(initialiser, name + ".linear_qkv", hidden_size,
+                    size_product("MultiHeadAttention", {3, hidden_size}), {.bias = options.bias}),
         linear_o_(initialiser, name + ".linear_o", hidden_size, hidden_size,
                   {.bias = options.bias}),
         dropout_(initialiser, options.dropout) {
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
             "expected heads that divide hidden_size, got ", std::to_string(heads), " for ",
             std::to_string(hidden_size));
+    ops::ScaledDotProductAttention{.mult = options.mult, .dropout_probability = options.dropout}
+        .require_attributes();
+    if (options.rotary_base) ops::Rotary{.base = *options.rotary_base}.require_attributes();
     require(!options.rotary_base || options.relative_frequencies == 0, "MultiHeadAttention",
             "expected rotary or relative positions, not both");
     if (options.relative_frequencies > 0) {
+      // Of no positions: the check of its arguments.
+      static_cast<void>(ops::sinusoidal_positions<float>(0, options.relative_frequencies,
+                                                         options.relative_max_period));
       relative_.emplace(initialiser, name + ".relative", options.relative_frequencies, hidden_size,
                         Linear::Options{.bias = false, .constraint = constraint::none});
     }
@@ -68,39 +76,7 @@ class MultiHeadAttention {
   ///             Empty: nothing is padding.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const {
-    const auto module = x.tape().enter(name_);
-    const auto parts = ops::split_heads(linear_qkv_(x), {.heads = heads_});
-    const auto& q = std::get<0>(parts);
-    const auto& k = std::get<1>(parts);
-    const auto& v = std::get<2>(parts);
-    const Shape& of_mask = mask.shape();
-    if (!mask.empty() && of_mask.rank() != 2) {
-      throw_shape_error("MultiHeadAttention", "mask (batch, positions)", of_mask);
-    }
-    const ops::ScaledDotProductAttention op{
-        .scaling = scaling_,
-        .mult = options_.mult,
-        .is_causal = options_.is_causal,
-        .dropout_probability = dropout_.probability(x.tape()),
-        .random = dropout_.random(x.tape()),
-        .mask = mask.empty() ? mask : mask.reshaped({of_mask[0], 1, of_mask[1]})};
-    const auto attend = [&] {
-      if (options_.rotary_base) {
-        const ops::Rotary turn{.base = *options_.rotary_base};
-        // One after the other: compilers differ in the order in which they evaluate arguments.
-        const Variable<P> turned_q = ops::rotary(q, turn);
-        const Variable<P> turned_k = ops::rotary(k, turn);
-        return ops::scaled_dot_product_attention(turned_q, turned_k, v, op);
-      }
-      if (relative_) {
-        const auto r = relative_positions(x.tape(), x.shape()[x.shape().rank() - 2]);
-        return ops::scaled_dot_product_attention(q, k, v, r, op);
-      }
-      return ops::scaled_dot_product_attention(q, k, v, op);
-    };
-    return linear_o_(ops::merge_heads(attend()));
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -113,15 +89,7 @@ class MultiHeadAttention {
   /// (heads, distances, head_dim) for all distances between `positions` positions, or those from 0
   /// on if attention is causal.
   template <Precision P>
-  [[nodiscard]] Variable<P> relative_positions(Tape<P>& tape, std::size_t positions) const {
-    const auto outside = tape.outside_batch();
-    const std::size_t behind =
-        options_.is_causal ? 0 : positions - std::min<std::size_t>(1, positions);
-    const auto sinusoids = ops::sinusoidal_positions<typename P::storage>(
-        positions + behind, options_.relative_frequencies, options_.relative_max_period,
-        -static_cast<std::ptrdiff_t>(behind));
-    return ops::separate_heads((*relative_)(tape.constant(sinusoids)), {.heads = heads_});
-  }
+  [[nodiscard]] Variable<P> relative_positions(Tape<P>& tape, std::size_t positions) const;
 
   std::string name_;
   Options options_;
@@ -132,5 +100,52 @@ class MultiHeadAttention {
   DropoutSource dropout_;
   std::optional<Linear> relative_;
 };
+
+template <Precision P>
+Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
+                                           const Array<std::int32_t>& mask) const {
+  const auto module = x.tape().enter(name_);
+  const auto parts = ops::split_heads(linear_qkv_(x), {.heads = heads_});
+  const auto& q = std::get<0>(parts);
+  const auto& k = std::get<1>(parts);
+  const auto& v = std::get<2>(parts);
+  const Shape& of_mask = mask.shape();
+  if (!mask.empty() && of_mask.rank() != 2) {
+    throw_shape_error("MultiHeadAttention", "mask (batch, positions)", of_mask);
+  }
+  const ops::ScaledDotProductAttention op{
+      .scaling = scaling_,
+      .mult = options_.mult,
+      .is_causal = options_.is_causal,
+      .dropout_probability = dropout_.probability(x.tape()),
+      .random = dropout_.random(x.tape()),
+      .mask = mask.empty() ? mask : mask.reshaped({of_mask[0], 1, of_mask[1]})};
+  const auto attend = [&] {
+    if (options_.rotary_base) {
+      const ops::Rotary turn{.base = *options_.rotary_base};
+      // One after the other: compilers differ in the order in which they evaluate arguments.
+      const Variable<P> turned_q = ops::rotary(q, turn);
+      const Variable<P> turned_k = ops::rotary(k, turn);
+      return ops::scaled_dot_product_attention(turned_q, turned_k, v, op);
+    }
+    if (relative_) {
+      const auto r = relative_positions(x.tape(), x.shape()[x.shape().rank() - 2]);
+      return ops::scaled_dot_product_attention(q, k, v, r, op);
+    }
+    return ops::scaled_dot_product_attention(q, k, v, op);
+  };
+  return linear_o_(ops::merge_heads(attend()));
+}
+
+template <Precision P>
+Variable<P> MultiHeadAttention::relative_positions(Tape<P>& tape, std::size_t positions) const {
+  const auto outside = tape.outside_batch();
+  const std::size_t behind =
+      options_.is_causal ? 0 : positions - std::min<std::size_t>(1, positions);
+  const auto sinusoids = ops::sinusoidal_positions<typename P::storage>(
+      positions + behind, options_.relative_frequencies, options_.relative_max_period,
+      -static_cast<std::ptrdiff_t>(behind));
+  return ops::separate_heads((*relative_)(tape.constant(sinusoids)), {.heads = heads_});
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

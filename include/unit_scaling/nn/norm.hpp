@@ -28,9 +28,7 @@ class Norm {
        double epsilon = ops::LayerNorm{}.epsilon)
       : norm_(make(initialiser, name, size, kind, epsilon)) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    return std::visit([&](const auto& norm) { return norm(x); }, norm_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -48,5 +46,9 @@ class Norm {
 
   Either norm_;
 };
+
+template <Precision P> Variable<P> Norm::operator()(const Variable<P>& x) const {
+  return std::visit([&](const auto& norm) { return norm(x); }, norm_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

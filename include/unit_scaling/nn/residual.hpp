@@ -32,24 +32,19 @@ enum class NormPlacement {
 /// Whatever else it is called with, such as a mask, goes on to the branch.
 template <class Branch, class Norm = LayerNorm> class Residual {
  public:
+  /// @throws DomainError as ops::residual_weights.
   Residual(const Initialiser& initialiser, std::string name, NormPlacement placement, double tau,
            Branch branch, Norm norm)
       : name_(std::move(name)),
         op_{.scaling = initialiser.scaling(), .tau = tau},
         placement_(placement),
         norm_(std::move(norm)),
-        branch_(std::move(branch)) {}
+        branch_(std::move(branch)) {
+    op_.require_attributes();
+  }
 
   template <Precision P, class... More>
-  [[nodiscard]] Variable<P> operator()(const Variable<P>& x, const More&... more) const {
-    const auto module = x.tape().enter(name_);
-    if (placement_ == NormPlacement::post) {
-      return norm_(ops::residual_apply(
-          x, [&](const auto& h) { return branch_(h, more...); }, op_));
-    }
-    return ops::residual_apply(
-        x, [&](const auto& h) { return branch_(norm_(h), more...); }, op_);
-  }
+  [[nodiscard]] Variable<P> operator()(const Variable<P>& x, const More&... more) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -64,5 +59,17 @@ template <class Branch, class Norm = LayerNorm> class Residual {
   Norm norm_;
   Branch branch_;
 };
+
+template <class Branch, class Norm>
+template <Precision P, class... More>
+Variable<P> Residual<Branch, Norm>::operator()(const Variable<P>& x, const More&... more) const {
+  const auto module = x.tape().enter(name_);
+  if (placement_ == NormPlacement::post) {
+    return norm_(ops::residual_apply(
+        x, [&](const auto& h) { return branch_(h, more...); }, op_));
+  }
+  return ops::residual_apply(
+      x, [&](const auto& h) { return branch_(norm_(h), more...); }, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

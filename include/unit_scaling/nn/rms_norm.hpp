@@ -22,18 +22,17 @@ class RmsNorm {
     double epsilon = ops::RmsNorm{}.epsilon;
   };
 
+  /// @throws DomainError as ops::RmsNorm.
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size,
           const Options& options)
       : name_(name), op_{.scaling = initialiser.scaling(), .epsilon = options.epsilon} {
+    op_.require_attributes();
     if (options.gain) gain_ = initialiser.norm_gain(name + ".gain", size);
   }
   RmsNorm(Initialiser& initialiser, const std::string& name, std::size_t size)
       : RmsNorm(initialiser, name, size, Options{}) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return gain_ ? ops::rms_norm(x, *gain_, op_) : ops::rms_norm(x, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -45,5 +44,10 @@ class RmsNorm {
   ops::RmsNorm op_;
   std::optional<Parameter> gain_;
 };
+
+template <Precision P> Variable<P> RmsNorm::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return gain_ ? ops::rms_norm(x, *gain_, op_) : ops::rms_norm(x, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

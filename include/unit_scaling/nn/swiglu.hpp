@@ -28,13 +28,7 @@ class SwiGlu {
         silu_glu_{.scaling = initialiser.scaling()},
         linear_2_(initialiser, name + ".linear_2", inner_size, hidden_size, unconstrained) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    // One after the other: compilers differ in the order in which they evaluate arguments.
-    const Variable<P> value = linear_1_(x);
-    const Variable<P> gate = linear_gate_(x);
-    return linear_2_(ops::silu_glu(value, gate, silu_glu_));
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -52,5 +46,13 @@ class SwiGlu {
   ops::SiluGlu silu_glu_;
   Linear linear_2_;
 };
+
+template <Precision P> Variable<P> SwiGlu::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  // One after the other: compilers differ in the order in which they evaluate arguments.
+  const Variable<P> value = linear_1_(x);
+  const Variable<P> gate = linear_gate_(x);
+  return linear_2_(ops::silu_glu(value, gate, silu_glu_));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -21,10 +21,7 @@ class TokenMixing {
         op_{.scaling = initialiser.scaling()},
         weight_(initialiser.weight(name + ".weight", {positions, positions})) {}
 
-  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-    const auto module = x.tape().enter(name_);
-    return ops::token_mixing(x, weight_, op_);
-  }
+  template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(weight_); }
@@ -34,5 +31,10 @@ class TokenMixing {
   ops::TokenMixing op_;
   Parameter weight_;
 };
+
+template <Precision P> Variable<P> TokenMixing::operator()(const Variable<P>& x) const {
+  const auto module = x.tape().enter(name_);
+  return ops::token_mixing(x, weight_, op_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

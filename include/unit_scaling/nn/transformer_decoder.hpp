@@ -29,32 +29,14 @@ class TransformerDecoder {
   /// Logits (batch, positions, vocabulary_size) of the token after each position.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& mask = {}) const {
-    return projection_(trunk_(tape, ids, mask));
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   /// Mean cross-entropy of each token of `ids` (batch, positions) but the first, given those before
   /// it.
   /// @throws ShapeError unless ids are (batch, positions) with at least two positions.
   template <Precision P>
-  [[nodiscard]] auto next_token_loss(Tape<P>& tape, const Array<std::int32_t>& ids) const {
-    if (ids.shape().rank() != 2 || ids.columns() < 2) {
-      throw_shape_error("next_token_loss", "ids (batch, positions), positions of at least 2",
-                        ids.shape());
-    }
-    const std::size_t positions = ids.columns();
-    const Shape shape{ids.rows() * (positions - 1)};
-    Array<std::int32_t> predicting(shape);
-    Array<std::int32_t> labels(shape);
-    for (std::size_t i = 0; i < shape.size(); ++i) {
-      const std::size_t at = i / (positions - 1) * positions + i % (positions - 1);
-      predicting.mutable_data()[i] = static_cast<std::int32_t>(at);
-      labels.mutable_data()[i] = ids.data()[at + 1];
-    }
-    const ops::Embedding select{.scaling = scaling::none};
-    return ops::cross_entropy(ops::embedding(predicting, (*this)(tape, ids), select), labels,
-                              loss_);
-  }
+  [[nodiscard]] Variable<P, typename P::compute> next_token_loss(
+      Tape<P>& tape, const Array<std::int32_t>& ids) const;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -72,5 +54,31 @@ class TransformerDecoder {
   LinearReadout projection_;
   ops::CrossEntropy loss_;
 };
+
+template <Precision P>
+Variable<P> TransformerDecoder::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                           const Array<std::int32_t>& mask) const {
+  return projection_(trunk_(tape, ids, mask));
+}
+
+template <Precision P>
+Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
+    Tape<P>& tape, const Array<std::int32_t>& ids) const {
+  if (ids.shape().rank() != 2 || ids.columns() < 2) {
+    throw_shape_error("next_token_loss", "ids (batch, positions), positions of at least 2",
+                      ids.shape());
+  }
+  const std::size_t positions = ids.columns();
+  const Shape shape{ids.rows() * (positions - 1)};
+  Array<std::int32_t> predicting(shape);
+  Array<std::int32_t> labels(shape);
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const std::size_t at = i / (positions - 1) * positions + i % (positions - 1);
+    predicting.mutable_data()[i] = static_cast<std::int32_t>(at);
+    labels.mutable_data()[i] = ids.data()[at + 1];
+  }
+  const ops::Embedding select{.scaling = scaling::none};
+  return ops::cross_entropy(ops::embedding(predicting, (*this)(tape, ids), select), labels, loss_);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

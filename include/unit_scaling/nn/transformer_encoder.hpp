@@ -35,10 +35,7 @@ class TransformerEncoder {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& mask = {},
-                                       const Array<std::int32_t>& segments = {}) const {
-    const Variable<P> y = layers_(embedding_(tape, ids, segments), mask);
-    return norm_ ? (*norm_)(y) : y;
-  }
+                                       const Array<std::int32_t>& segments = {}) const;
 
   [[nodiscard]] const InputEmbedding& embedding() const { return embedding_; }
 
@@ -54,5 +51,13 @@ class TransformerEncoder {
   TransformerStack layers_;
   std::optional<Norm> norm_;
 };
+
+template <Precision P>
+Variable<P> TransformerEncoder::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                           const Array<std::int32_t>& mask,
+                                           const Array<std::int32_t>& segments) const {
+  const Variable<P> y = layers_(embedding_(tape, ids, segments), mask);
+  return norm_ ? (*norm_)(y) : y;
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

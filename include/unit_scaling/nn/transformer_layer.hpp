@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
@@ -61,9 +62,7 @@ class TransformerLayer {
   /// @param mask as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const {
-    return mlp_(attention_(x, mask));
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -78,9 +77,7 @@ class TransformerLayer {
 
     template <Precision P>
     [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                         const Array<std::int32_t>& mask) const {
-      return dropout(attention(x, mask));
-    }
+                                         const Array<std::int32_t>& mask) const;
     template <class Visitor> void for_each_parameter(const Visitor& visit) {
       attention.for_each_parameter(visit);
     }
@@ -90,9 +87,7 @@ class TransformerLayer {
     std::variant<FeedForward, SwiGlu> mlp;
     Dropout dropout;
 
-    template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const {
-      return dropout(std::visit([&](const auto& each) { return each(x); }, mlp));
-    }
+    template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;
     template <class Visitor> void for_each_parameter(const Visitor& visit) {
       std::visit([&](auto& each) { each.for_each_parameter(visit); }, mlp);
     }
@@ -123,7 +118,8 @@ class TransformerLayer {
 
   static Residual<MlpBranch, Norm> make_mlp(Initialiser& initialiser, const std::string& name,
                                             const TransformerConfig& config, double tau) {
-    const std::size_t inner_size = config.expansion * config.hidden_size;
+    const std::size_t inner_size =
+        size_product("TransformerLayer", {config.expansion, config.hidden_size});
     const auto make = [&]() -> std::variant<FeedForward, SwiGlu> {
       if (config.mlp == MlpKind::gelu) {
         return FeedForward(initialiser, name + ".mlp", config.hidden_size, inner_size);
@@ -145,5 +141,22 @@ class TransformerLayer {
   Residual<AttentionBranch, Norm> attention_;
   Residual<MlpBranch, Norm> mlp_;
 };
+
+template <Precision P>
+Variable<P> TransformerLayer::operator()(const Variable<P>& x,
+                                         const Array<std::int32_t>& mask) const {
+  return mlp_(attention_(x, mask));
+}
+
+template <Precision P>
+Variable<P> TransformerLayer::AttentionBranch::operator()(const Variable<P>& x,
+                                                          const Array<std::int32_t>& mask) const {
+  return dropout(attention(x, mask));
+}
+
+template <Precision P>
+Variable<P> TransformerLayer::MlpBranch::operator()(const Variable<P>& x) const {
+  return dropout(std::visit([&](const auto& each) { return each(x); }, mlp));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/transformer_layer.hpp"
@@ -26,9 +27,7 @@ class TransformerStack {
   /// @param mask as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const {
-    return layers_(x, mask);
-  }
+                                       const Array<std::int32_t>& mask = {}) const;
 
   [[nodiscard]] const DepthModuleList<TransformerLayer>& layers() const { return layers_; }
 
@@ -45,7 +44,7 @@ class TransformerStack {
         config.residual_rule
             ? config.residual_rule
             : default_residual_rule(initialiser.scaling().rule, config.norm_placement);
-    const std::size_t branches = 2 * config.layers;
+    const std::size_t branches = size_product("TransformerStack", {2, config.layers});
     std::vector<TransformerLayer> layers;
     layers.reserve(config.layers);
     for (std::size_t i = 0; i < config.layers; ++i) {
@@ -57,5 +56,11 @@ class TransformerStack {
 
   DepthModuleList<TransformerLayer> layers_;
 };
+
+template <Precision P>
+Variable<P> TransformerStack::operator()(const Variable<P>& x,
+                                         const Array<std::int32_t>& mask) const {
+  return layers_(x, mask);
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

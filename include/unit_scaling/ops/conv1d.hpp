@@ -61,6 +61,17 @@ struct Conv1d {
   /// Exponents of the sizes in α, β_x and β_w = β_b.
   std::array<double, 3> power = {0.5, 0.5, 0.5};
 
+  /// @throws DomainError if an attribute is out of its range for kernels of this size.
+  void require_attributes(std::size_t kernel_size) const {
+    require(stride > 0 && dilation > 0 && groups > 0, name,
+            "expected stride, dilation and groups of at least 1");
+    require(!causal || padding == 0, name, "expected no padding besides that of causal");
+    require(stride <= largest_size && padding <= largest_size &&
+                dilation <= largest_size / std::max<std::size_t>(1, kernel_size),
+            name, "expected sizes that can be counted");
+    for (const double exponent : power) require_finite(name, "power", exponent);
+  }
+
   template <class X, class W>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
     const Extents e = extents(x.shape(), w.shape());
@@ -148,6 +159,9 @@ struct Conv1d {
   }
 
  private:
+  /// A −1 that became a std::size_t must not wrap round to a size that fits.
+  static constexpr std::size_t largest_size = static_cast<std::size_t>(-1) / 8;
+
   static void check_bias(const Shape& bias, const Shape& w) {
     if (bias != Shape{w[0]}) {
       throw_shape_error(name, "bias (fan_out) for w (fan_out, channels / groups, kernel_size)",
@@ -165,9 +179,7 @@ struct Conv1d {
   };
 
   [[nodiscard]] Extents extents(const Shape& x, const Shape& w) const {
-    require(stride > 0 && dilation > 0 && groups > 0, name,
-            "expected stride, dilation and groups of at least 1");
-    require(!causal || padding == 0, name, "expected no padding besides that of causal");
+    require_attributes(w.rank() == 3 ? w[2] : 1);
     const std::size_t rank = x.rank();
     if (rank < 2 || w.rank() != 3 || w[0] % groups != 0 || x[rank - 2] % groups != 0 ||
         x[rank - 2] / groups != w[1] || w[2] == 0) {
@@ -177,10 +189,7 @@ struct Conv1d {
                             std::to_string(groups) + " groups",
                         x, w);
     }
-    // A −1 that became a std::size_t must not wrap round to a size that fits.
-    constexpr std::size_t limit = static_cast<std::size_t>(-1) / 8;
-    require(stride <= limit && padding <= limit && dilation <= limit / w[2] && x[rank - 1] <= limit,
-            name, "expected sizes that can be counted");
+    require(x[rank - 1] <= largest_size, name, "expected sizes that can be counted");
     const std::size_t span = dilation * (w[2] - 1);
     const std::size_t padded = x[rank - 1] + (causal ? span : 2 * padding);
     if (padded < span + 1) {

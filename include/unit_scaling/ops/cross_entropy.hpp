@@ -39,6 +39,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         `ignore_index` give neither loss nor gradient, whatever their logits. A mean is over all
 ///         items as in the reference library, but under rule none over those not ignored, as in
 ///         PyTorch; of no items it is 0.
+/// Errors: for m = 1, the loss of an item is within (classes/16 + 29 + loss) u of that of exact
+///         arithmetic, u = 2⁻²⁴ (with P::compute double, classes for classes/16, (1 + 2 classes)
+///         loss, and u = 2⁻⁵³), and dx / (β dloss) within (p (classes/16 + 35 + max − x) + 4 t) u.
 /// @throws ShapeError if the shapes do not fit.
 /// @throws DomainError if a label is neither in [0, classes) nor ignore_index, there are fewer than
 ///         two classes, or ε is not in [0, 1).
@@ -55,12 +58,17 @@ struct CrossEntropy {
   std::optional<std::int32_t> ignore_index = std::nullopt;
   double label_smoothing = 0;  ///< ε
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const {
+    require_multiplier(name, "mult", mult);
+    require_share(name, "label_smoothing", label_smoothing);
+  }
+
   template <class T>
   [[nodiscard]] Scales<1> scales(const Array<T>& logits, const Array<std::int32_t>& labels) const {
     const Shape& x = logits.shape();
     check(x, labels.shape());
-    require_multiplier(name, "mult", mult);
-    require_share(name, "label_smoothing", label_smoothing);
+    require_attributes();
     require(x[1] >= 2, name, "expected at least two classes");
     const auto items = static_cast<double>(std::max<std::size_t>(1, counted(labels)));
     const auto classes = static_cast<double>(x[1]);
@@ -115,18 +123,24 @@ struct CrossEntropy {
     for (std::size_t i = 0; i < logits.rows(); ++i) {
       const std::int32_t label = labels.data()[i];
       if (label == ignore_index) continue;
-      const auto logit = [&](std::size_t j) {
-        return static_cast<double>(static_cast<Compute>(logits.row(i)[j]));
+      // Differences from the greatest: weighted sums of the logits would be rounded to their size.
+      const T* logit = logits.row(i);
+      const auto below = [greatest = static_cast<double>(row[2 * i])](auto v) {
+        return greatest - v;
       };
-      double target = logit(static_cast<std::size_t>(label));
+      double target = below(static_cast<double>(static_cast<Compute>(logit[label])));
       if (label_smoothing != 0) {
-        double all = 0;
-        for (std::size_t j = 0; j < classes; ++j) all += logit(j);
+        kernels::DoubleSum<Compute> terms;
+        kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
+          terms.add(kernels::fill_beyond<Compute>(kernels::load<Compute>(logit + j, count), count,
+                                                  row[2 * i]),
+                    below);
+        });
+        const double all = terms.total();
         target =
             (1 - label_smoothing) * target + label_smoothing / static_cast<double>(classes) * all;
       }
-      total += mult * (static_cast<double>(row[2 * i]) - target) +
-               std::log(static_cast<double>(row[2 * i + 1]));
+      total += mult * target + std::log(static_cast<double>(row[2 * i + 1]));
     }
     auto loss =
         Array<Compute>::filled(Shape{}, static_cast<Compute>(s.forward * total), logits.resource());

@@ -34,8 +34,11 @@ struct Dropout {
   double probability = 0.5;                          ///< p
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_share(name, "probability", probability); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require_share(name, "probability", probability);
+    require_attributes();
     const double factor = scaling.rule == Rule::none ? 1 : std::sqrt(1 - probability);
     return {.forward = factor, .backward = {factor}};
   }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
@@ -86,6 +87,7 @@ template <class T> [[nodiscard]] double average(const Array<T>& array) {
 /// The factors that unit scaling asks for, measured: with all factors at one, on inputs and an
 /// upstream gradient ~ N(0,1), in double, α = 1 / std(y) and β_i = 1 / rms(dx_i), averaged over the
 /// repetitions. For an op with one output whose passes multiply with nothing but their factors.
+/// The variance of an output of one number is that among the repetitions.
 /// A loss keeps its value, so its forward factor is 1, and its own gradient is 1.
 /// @param args for each argument of the op a Shape, to be filled with draws from N(0,1), or an
 ///        Array (ids, labels, a fixed weight), to be taken as it is.
@@ -112,6 +114,7 @@ template <ScaledOp Op, class... Args>
 
   detail::Moments of_output;
   std::array<detail::Moments, n> of_gradients;
+  std::vector<double> single_outputs;  // of an op whose output is one number
   for (std::size_t r = 0; r < options.repetitions; ++r) {
     const auto inputs = draw_all(r);
     const auto result = std::apply(
@@ -120,8 +123,13 @@ template <ScaledOp Op, class... Args>
           return op.forward(precision, ScalesOfOp{}, x...);
         },
         inputs);
-    of_output.take(
-        is_loss<Op> ? 1 : detail::mean_square(result.output, detail::average(result.output)));
+    if (is_loss<Op>) {
+      of_output.take(1);
+    } else if (result.output.size() == 1) {
+      single_outputs.push_back(static_cast<double>(*result.output.data()));
+    } else {
+      of_output.take(detail::mean_square(result.output, detail::average(result.output)));
+    }
     const auto dy = is_loss<Op> ? Array<double>::filled(result.output.shape(), 1)
                                 : detail::draw(result.output.shape(),
                                                Random(options.seed, RandomStream::general, r, 0));
@@ -132,6 +140,14 @@ template <ScaledOp Op, class... Args>
           (of_gradients[i++].take(detail::mean_square(gradient, 0)), ...);
         },
         gradients);
+  }
+
+  // One number has no spread but among the repetitions.
+  const auto count = static_cast<double>(options.repetitions);
+  double centre = 0;
+  for (const double output : single_outputs) centre += output / count;
+  for (const double output : single_outputs) {
+    of_output.take((output - centre) * (output - centre) * count / (count - 1));
   }
 
   ScaleEstimate<n> estimate;

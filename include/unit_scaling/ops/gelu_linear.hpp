@@ -47,6 +47,7 @@ struct GeluLinear {
 
   template <class X, class W, class... B>
   [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {
+    gelu.require_attributes();
     return linear.scales(x, w, b...);
   }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/hyperbolic.hpp"
@@ -52,11 +53,14 @@ struct RecurrentHighway {
   Scaling scaling = {};
   double rebias = 1;
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_finite(name, "rebias", rebias); }
+
   template <class X, class W, class B, class H>
   [[nodiscard]] Scales<4> scales(const Array<X>& x, const Array<W>& w, const Array<B>& b,
                                  const Array<H>& initial) const {
     const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
-    require_finite(name, "rebias", rebias);
+    require_attributes();
     if (scaling.rule == Rule::none) return {};
     Scales<4> s = constrain<1>(
         scaling.effective_constraint(),
@@ -231,6 +235,7 @@ struct RecurrentHighway {
     // The two halves of dw lie side by side in its rows.
     Array<T> dw(w.shape(), resource);
     const auto weight_gradient = [&](const Array<Operand>& operand, std::size_t first) {
+      if (dw.empty()) return;
       kernels::matmul<Compute>({2 * e.hidden, operand.columns(), rows},
                                kernels::row_major(dgates.data(), 2 * e.hidden).transposed(),
                                kernels::row_major(operand.data(), operand.columns()),
@@ -255,8 +260,10 @@ struct RecurrentHighway {
   };
 
   static Extents extents(const Shape& x, const Shape& w, const Shape& b, const Shape& initial) {
-    if (x.rank() != 3 || initial.rank() != 1 || w != Shape{2 * initial[0], x[2] + initial[0]} ||
-        b != Shape{2 * initial[0]}) {
+    const auto weight = [&] {
+      return Shape{size_product(name, {2, initial[0]}), size_sum(name, {x[2], initial[0]})};
+    };
+    if (x.rank() != 3 || initial.rank() != 1 || w != weight() || b != Shape{2 * initial[0]}) {
       throw_shape_error(name,
                         "x (batch, positions, input_size), w (2 hidden_size, input_size + "
                         "hidden_size), b (2 hidden_size) and initial (hidden_size)",
@@ -268,7 +275,7 @@ struct RecurrentHighway {
   /// The columns of w that act on the state.
   template <class T>
   static kernels::MatrixView<T> state_columns(kernels::MatrixView<T> w, const Extents& e) {
-    w.data += e.input;
+    if (e.hidden != 0) w.data += e.input;
     return w;
   }
 };

@@ -29,17 +29,14 @@ struct ResidualWeights {
 /// @throws DomainError if τ is outside these ranges.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4; u-μP, arXiv:2407.17465.
 [[nodiscard]] inline ResidualWeights residual_weights(Rule rule, double tau) {
-  switch (rule) {
-    case Rule::none:
-      return {1, 1};
-    case Rule::paper:
-      require(is_float(tau) && tau >= 0 && tau <= 1, "residual",
-              "expected tau in [0, 1] under the paper's rules");
-      return {std::sqrt(tau), std::sqrt(1 - tau)};
-    case Rule::umup:
-      break;
+  if (rule == Rule::none) return {1, 1};
+  require_not_negative("residual", "tau", tau);
+  if (rule == Rule::paper) {
+    if (tau > 1) {
+      throw_attribute_error("residual", "tau", "in [0, 1] under the paper's rules", tau);
+    }
+    return {std::sqrt(tau), std::sqrt(1 - tau)};
   }
-  require(tau >= 0 && is_float(tau * tau), "residual", "expected a finite tau of at least 0");
   const double denominator = std::sqrt(1 + tau * tau);
   return {tau / denominator, 1 / denominator};
 }
@@ -55,7 +52,13 @@ struct ResidualSplit {
   Scaling scaling = {};
   double tau = 0.5;
 
-  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const { return {}; }
+  /// @throws DomainError as `residual_weights`.
+  void require_attributes() const { static_cast<void>(residual_weights(scaling.rule, tau)); }
+
+  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    require_attributes();
+    return {};
+  }
 
   /// dx/dbranch = dx/dskip = 1, where the backward pass has the weights.
   [[nodiscard]] double gradient_factor(const Scales<1>& /*s*/, std::size_t /*input*/,
@@ -101,8 +104,12 @@ struct ResidualAdd {
   Scaling scaling = {};
   double tau = 0.5;
 
+  /// @throws DomainError as `residual_weights`.
+  void require_attributes() const { static_cast<void>(residual_weights(scaling.rule, tau)); }
+
   template <class T>
   [[nodiscard]] Scales<2> scales(const Array<T>& branch, const Array<T>& skip) const {
+    require_attributes();
     require_same_shape(name, "branch and skip", branch.shape(), skip.shape());
     return {};
   }

@@ -28,6 +28,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Values: the mean of squares in P::compute, and 1 / √(…) saved in it; y rounded once. A row whose
 ///         squares leave the range of P::compute is first multiplied with a power of two. A NaN
 ///         makes its row NaN; an infinity makes itself NaN and the other elements of its row 0.
+/// Errors: whatever the magnitude of the row, x̂ is within e |x̂| of that of exact arithmetic,
+///         e = (size/16 + 12) 2⁻²⁴ (with P::compute double, (size + 12) 2⁻⁵³). Without a gain,
+///         dx is within 3 e (|dy| + |x̂| mean |dy x̂|) / √(mean(x²) + ε).
 /// @throws ShapeError if g is not (size), or dy and x differ in shape.
 /// @see Zhang & Sennrich 2019, arXiv:1910.07467; u-μP, arXiv:2407.17465.
 struct RmsNorm {
@@ -37,15 +40,18 @@ struct RmsNorm {
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_not_negative(name, "epsilon", epsilon); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     return {};
   }
 
   template <class T, class G>
   [[nodiscard]] Scales<2> scales(const Array<T>& x, const Array<G>& gain) const {
     check(x.shape(), gain.shape());
-    require_not_negative(name, "epsilon", epsilon);
+    require_attributes();
     Scales<2> s;
     if (scaling.rule != Rule::none) s.backward[1] = inverse_power(x.rows());
     return s;
@@ -168,7 +174,9 @@ struct RmsNorm {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     return kernels::normalise_rows_gradient<Compute, kernels::Centring::none>(
         x, static_cast<Compute>(factor),
-        [&](std::size_t i) { return statistics.data()[2 * i] * statistics.data()[2 * i + 1]; },
+        [&](std::size_t i) {
+          return kernels::Divisor<Compute>{statistics.data()[2 * i], statistics.data()[2 * i + 1]};
+        },
         x_hat<Compute>(x, statistics), x_hat_gradient, also);
   }
 };

@@ -13,6 +13,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
@@ -45,11 +46,15 @@ struct Rotary {
   RotaryPairs pairs = RotaryPairs::halves;
   std::size_t first_position = 0;  ///< of the first row of x
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_at_least(name, "base", 1, base); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     if (x.shape().rank() < 2 || x.columns() % 2 != 0) {
       throw_shape_error(name, "x (..., positions, head_dim), head_dim even", x.shape());
     }
-    require(is_float(base) && base >= 1, name, "expected a finite base of at least 1");
+    require_attributes();
+    static_cast<void>(size_sum(name, {first_position, x.shape()[x.shape().rank() - 2]}));
     return {};
   }
 

@@ -92,16 +92,16 @@ template <ScaledOp Op> struct Bound {
 /// factors.
 /// Equal factors keep gradients proportional to the true ones; different ones are right only where
 /// the argument is a cut-edge (`constrain` makes them equal).
-/// @throws DomainError unless every factor is finite and above 0.
+/// @throws DomainError unless every factor is as in `require_positive`.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4.
 template <ScaledOp Op, std::size_t N>
 [[nodiscard]] Bound<WithFactors<Op, N>> scaled(const Op& op, double forward_factor,
                                                const double (&backward_factors)[N]) {
   Scales<N> factors{.forward = forward_factor, .backward = std::to_array(backward_factors)};
-  const auto usable = [](double factor) { return is_float(factor) && factor > 0; };
-  bool all_usable = usable(forward_factor);
-  for (const double factor : factors.backward) all_usable = all_usable && usable(factor);
-  require(all_usable, "scaled", "expected finite factors above 0");
+  require_positive("scaled", "a forward factor", forward_factor);
+  for (const double factor : factors.backward) {
+    require_positive("scaled", "a backward factor", factor);
+  }
   return {{.op = op, .factors = factors}};
 }
 

@@ -14,6 +14,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -82,6 +83,12 @@ struct ScaledDotProductAttention {
   /// (batch, keys), zero where a key is padding; empty: none is. Where there are as many queries as
   /// sequences, (batch, 1, keys): the other shape could be meant for (queries, keys).
   Array<std::int32_t> mask = {};
+
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const {
+    require_multiplier(name, "mult", mult);
+    require_share(name, "dropout_probability", dropout_probability);
+  }
 
   template <class Q, class K, class V>
   [[nodiscard]] Scales<3> scales(const Array<Q>& q, const Array<K>& k, const Array<V>& v) const {
@@ -182,8 +189,7 @@ struct ScaledDotProductAttention {
   /// The shapes, checked, as the kernel's sizes.
   [[nodiscard]] kernels::AttentionSize sizes(const Shape& q, const Shape& k, const Shape& v,
                                              const Shape* r) const {
-    require_multiplier(name, "mult", mult);
-    require_share(name, "dropout_probability", dropout_probability);
+    require_attributes();
     const std::size_t rank = q.rank();
     if (rank < 2 || k.rank() != rank || v.rank() != rank || q[rank - 1] != k[rank - 1] ||
         k[rank - 2] != v[rank - 2] || !std::equal(q.begin(), q.end() - 2, k.begin()) ||
@@ -219,7 +225,7 @@ struct ScaledDotProductAttention {
       size.slices_per_mask_row = size.slices / q[0];
     }
     if (r != nullptr) {
-      const std::size_t positions = size.queries + size.keys;
+      const std::size_t positions = size_sum(name, {size.queries, size.keys});
       const std::size_t all = positions - std::min<std::size_t>(1, positions);
       const bool from_zero = is_causal && size.queries == size.keys;
       if (rank < 3 || r->rank() != 3 || (*r)[0] != q[rank - 3] || (*r)[2] != size.head_dim ||

@@ -37,8 +37,11 @@ struct Silu {
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_multiplier(name, "mult", mult); }
+
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
-    require_multiplier(name, "mult", mult);
+    require_attributes();
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {
       ideal = {.forward = 1 / std::sqrt(moments::silu_variance),

@@ -38,9 +38,12 @@ struct SiluGlu {
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.
 
+  /// @throws DomainError if an attribute is out of its range.
+  void require_attributes() const { require_multiplier(name, "mult", mult); }
+
   template <class X, class G>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<G>& gate) const {
-    require_multiplier(name, "mult", mult);
+    require_attributes();
     require_same_shape(name, "x and gate", x.shape(), gate.shape());
     if (scaling.rule == Rule::none) return {};
     if (scaling.rule == Rule::umup) {

@@ -31,8 +31,7 @@ template <Storage T>
   if (size % 2 != 0) {
     throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});
   }
-  require(is_float(max_period) && max_period >= 1, name,
-          "expected a finite max_period of at least 1");
+  require_at_least(name, "max_period", 1, max_period);
   Array<T> table(Shape{positions, size});
   T* target = table.mutable_data();
   const std::size_t half = size / 2;
@@ -42,7 +41,7 @@ template <Storage T>
   }
   for (std::size_t p = 0; p < positions; ++p) {
     for (std::size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(first + static_cast<std::ptrdiff_t>(p)) * rates[i];
+      const double angle = (static_cast<double>(first) + static_cast<double>(p)) * rates[i];
       target[p * size + i] = static_cast<T>(std::numbers::sqrt2 * std::sin(angle));
       target[p * size + half + i] = static_cast<T>(std::numbers::sqrt2 * std::cos(angle));
     }

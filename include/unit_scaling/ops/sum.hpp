@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -24,9 +25,12 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Shapes: x and dx (…, n), y and dy (…); a single number is its own sum.
 /// Units:  x ~ N(0,1), dy ~ N(0,1) give unit std of y and dx (without a constraint).
 /// Scales: α = n^−½, β = 1; the constraint binds both. u-μP, which does not list it, the same.
-/// Values: the sum runs in P::compute, in an order that depends on n alone; y is rounded once. An
-///         empty sum is 0, and so is one of zeros, whatever their signs. A NaN, or infinities of
-///         both signs, make their own sum NaN.
+/// Values: the sum runs in P::compute, in an order that depends on n alone; y is rounded once. It
+///         overflows only if y itself is beyond the range. An empty sum is 0, and so is one of
+///         zeros, whatever their signs. A NaN, or infinities of both signs, make their own sum NaN.
+/// Errors: Σ x is within 20 u Σ |x| of that of exact arithmetic, u = 2⁻²⁴, whatever n, for parts of
+///         it are added up in double (with P::compute double, n u Σ |x|, u = 2⁻⁵³). The factor and
+///         the product with it are two more roundings.
 /// @throws ShapeError if dy does not have the shape of y.
 /// @see Blake et al. 2023, arXiv:2303.11257, section 4 (a sum is a product with a row of ones).
 struct Sum {
@@ -57,15 +61,14 @@ struct Sum {
     Compute* target = totals.mutable_data();
     const auto a = static_cast<Compute>(s.forward);
     kernels::for_rows(x.rows(), columns, [&](std::size_t i) {
-      const auto total = kernels::sum_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        return kernels::load<Compute>(x.row(i) + j, count);
-      });
+      const T* row = x.row(i);
+      const auto total = kernels::precise_sum_lanes<Compute>(
+          columns,
+          [=](std::size_t j, auto count) { return kernels::load<Compute>(row + j, count); });
       target[i] = a * total;
       if (!std::isfinite(total)) {
-        target[i] = static_cast<Compute>(s.forward *
-                                         kernels::sum_in_range(total, columns, [&](std::size_t j) {
-                                           return static_cast<double>(x.row(i)[j]);
-                                         }));
+        target[i] = static_cast<Compute>(kernels::scaled_sum_in_range(
+            s.forward, columns, [=](std::size_t j) { return static_cast<double>(row[j]); }));
       }
     });
     return Forward{kernels::convert<typename P::storage, Overflow::infinity_or_nan>(totals),

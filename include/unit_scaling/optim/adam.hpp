@@ -54,54 +54,7 @@ class Adam {
 
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
-  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    const DefaultArithmetic arithmetic;
-    const auto t = static_cast<double>(steps_ + 1);
-    const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
-    detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,
-                       {.learning_rate = learning_rate,
-                        .loss_scale = loss_scale,
-                        .rate_factor = first_correction,
-                        .largest_gradient = detail::largest_squared,
-                        .allow_non_finite = options_.allow_non_finite});
-    ++steps_;
-    const auto beta1 = static_cast<float>(options_.beta1);
-    const auto beta2 = static_cast<float>(options_.beta2);
-    const auto rest1 = static_cast<float>(1 - options_.beta1);
-    const auto rest2 = static_cast<float>(1 - options_.beta2);
-    const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
-    const auto epsilon = static_cast<float>(options_.epsilon);
-    const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
-    const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-    for (std::size_t k = 0; k < settings_.size(); ++k) {
-      Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = gradients.gradient(parameter);
-      if (gradient.size() == 0) continue;
-      const double lambda = settings_[k].weight_decay;
-      const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
-      const auto rate = static_cast<float>(parameter_rate * first_correction);
-      const auto coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0);
-      const auto keep =
-          static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
-                             : decay == WeightDecay::independent ? 1 - lambda
-                                                                 : 1);
-      const auto* g = gradient.data();
-      float* p = parameter.value.mutable_data();
-      float* m = first_moment_[k].mutable_data();
-      float* v = second_moment_[k].mutable_data();
-      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-        const auto value = kernels::load<float>(p + i, count);
-        const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + coupled * value;
-        const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
-        const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
-        const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
-        kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(keep * value - rate * update, p + i,
-                                                         count);
-      });
-    }
-  }
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1);
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
@@ -113,8 +66,8 @@ class Adam {
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("first_moment." + settings_[k].parameter->name, first_moment_[k]);
-      visit("second_moment." + settings_[k].parameter->name, second_moment_[k]);
+      visit("first_moment." + settings_[k].name, first_moment_[k]);
+      visit("second_moment." + settings_[k].name, second_moment_[k]);
     }
   }
 
@@ -146,6 +99,55 @@ class Adam {
   std::vector<Array<float>> second_moment_;
   std::uint64_t steps_ = 0;
 };
+
+template <GradientSource Gradients>
+void Adam::step(const Gradients& gradients, double learning_rate, double loss_scale) {
+  const DefaultArithmetic arithmetic;
+  const auto t = static_cast<double>(steps_ + 1);
+  const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
+  detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,
+                     {.learning_rate = learning_rate,
+                      .loss_scale = loss_scale,
+                      .rate_factor = first_correction,
+                      .largest_gradient = detail::largest_squared,
+                      .allow_non_finite = options_.allow_non_finite});
+  ++steps_;
+  const auto beta1 = static_cast<float>(options_.beta1);
+  const auto beta2 = static_cast<float>(options_.beta2);
+  const auto rest1 = static_cast<float>(1 - options_.beta1);
+  const auto rest2 = static_cast<float>(1 - options_.beta2);
+  const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
+  const auto epsilon = static_cast<float>(options_.epsilon);
+  const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
+  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  for (std::size_t k = 0; k < settings_.size(); ++k) {
+    Parameter& parameter = *settings_[k].parameter;
+    const auto& gradient = gradients.gradient(parameter);
+    if (gradient.size() == 0) continue;
+    const double lambda = settings_[k].weight_decay;
+    const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
+    const auto rate = static_cast<float>(parameter_rate * first_correction);
+    const auto coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0);
+    const auto keep =
+        static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
+                           : decay == WeightDecay::independent ? 1 - lambda
+                                                               : 1);
+    const auto* g = gradient.data();
+    float* p = parameter.value.mutable_data();
+    float* m = first_moment_[k].mutable_data();
+    float* v = second_moment_[k].mutable_data();
+    detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+      const auto value = kernels::load<float>(p + i, count);
+      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + coupled * value;
+      const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
+      const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
+      const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
+      kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+      kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+      kernels::store<Overflow::infinity_or_nan, float>(keep * value - rate * update, p + i, count);
+    });
+  }
+}
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a
 /// step unless said otherwise, as u-μP trains; `WeightDecay::decoupled` is AdamW as published. The

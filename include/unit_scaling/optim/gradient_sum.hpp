@@ -91,17 +91,7 @@ class GradientSum {
   ///         shares of the batches met in one sum.
   /// @throws ShapeError if a parameter has another shape than at construction. In all these cases
   ///         nothing is added.
-  template <Precision P> void add(const Tape<P>& tape, std::size_t loss = 0) {
-    check(tape);
-    match(tape.gradient_factors(), loss);
-    weigh();
-    for (std::size_t k = 0; k < parameters_.size(); ++k) add(tape, *parameters_[k], sums_[k]);
-    for (Factor& factor : factors_) {
-      factor.items += factor.next.items;
-      factor.entries += factor.next.entries;
-    }
-    ++count_;
-  }
+  template <Precision P> void add(const Tape<P>& tape, std::size_t loss = 0);
 
   /// The joined gradient of a parameter since `clear`; empty if there was none.
   [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const {
@@ -326,5 +316,17 @@ class GradientSum {
   std::vector<std::size_t> numbers_of_tape_;  ///< in `factors_`, of the factors of its tape
   std::size_t count_ = 0;
 };
+
+template <Precision P> void GradientSum::add(const Tape<P>& tape, std::size_t loss) {
+  check(tape);
+  match(tape.gradient_factors(), loss);
+  weigh();
+  for (std::size_t k = 0; k < parameters_.size(); ++k) add(tape, *parameters_[k], sums_[k]);
+  for (Factor& factor : factors_) {
+    factor.items += factor.next.items;
+    factor.entries += factor.next.entries;
+  }
+  ++count_;
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim

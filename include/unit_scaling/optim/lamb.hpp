@@ -65,62 +65,7 @@ class Lamb {
 
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
-  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    const DefaultArithmetic arithmetic;
-    detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
-                       {.learning_rate = learning_rate,
-                        .loss_scale = loss_scale,
-                        .largest_gradient = detail::largest_squared,
-                        .allow_non_finite = options_.allow_non_finite});
-    ++steps_;
-    const auto t = static_cast<double>(steps_);
-    const auto beta1 = static_cast<float>(options_.beta1);
-    const auto beta2 = static_cast<float>(options_.beta2);
-    const auto rest1 = static_cast<float>(1 - options_.beta1);
-    const auto rest2 = static_cast<float>(1 - options_.beta2);
-    const auto first_correction = static_cast<float>(1 / (1 - std::pow(options_.beta1, t)));
-    const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
-    const auto epsilon = static_cast<float>(options_.epsilon);
-    const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-    for (std::size_t k = 0; k < settings_.size(); ++k) {
-      Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = gradients.gradient(parameter);
-      if (gradient.size() == 0) continue;
-      const auto lambda = static_cast<float>(settings_[k].weight_decay);
-      update_.resize(std::max(update_.size(), gradient.size()));
-      const auto* g = gradient.data();
-      float* p = parameter.value.mutable_data();
-      float* m = first_moment_[k].mutable_data();
-      float* v = second_moment_[k].mutable_data();
-      float* u = update_.data();
-      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-        const auto slope = kernels::load<float>(g + i, count) * per_loss_scale;
-        const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
-        const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
-        kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(
-            first_correction * first / (kernels::sqrt(second * second_correction) + epsilon) +
-                lambda * kernels::load<float>(p + i, count),
-            u + i, count);
-      });
-      const double of_value = detail::sum_of_squares(p, gradient.size());
-      const double of_update = detail::sum_of_squares(u, gradient.size());
-      const double ratio =
-          of_value == 0 || of_update == 0
-              ? 1
-              : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
-      // An update that is tiny as a whole asks for a factor beyond float.
-      const auto rate =
-          static_cast<float>(std::min(learning_rate * settings_[k].learning_rate_factor * ratio,
-                                      static_cast<double>(std::numeric_limits<float>::max())));
-      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-        kernels::store<Overflow::infinity_or_nan, float>(
-            kernels::load<float>(p + i, count) - rate * kernels::load<float>(u + i, count), p + i,
-            count);
-      });
-    }
-  }
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1);
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
@@ -132,8 +77,8 @@ class Lamb {
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("first_moment." + settings_[k].parameter->name, first_moment_[k]);
-      visit("second_moment." + settings_[k].parameter->name, second_moment_[k]);
+      visit("first_moment." + settings_[k].name, first_moment_[k]);
+      visit("second_moment." + settings_[k].name, second_moment_[k]);
     }
   }
 
@@ -145,5 +90,62 @@ class Lamb {
   std::vector<float> update_;  ///< u of one parameter at a time; room for the largest
   std::uint64_t steps_ = 0;
 };
+
+template <GradientSource Gradients>
+void Lamb::step(const Gradients& gradients, double learning_rate, double loss_scale) {
+  const DefaultArithmetic arithmetic;
+  detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
+                     {.learning_rate = learning_rate,
+                      .loss_scale = loss_scale,
+                      .largest_gradient = detail::largest_squared,
+                      .allow_non_finite = options_.allow_non_finite});
+  ++steps_;
+  const auto t = static_cast<double>(steps_);
+  const auto beta1 = static_cast<float>(options_.beta1);
+  const auto beta2 = static_cast<float>(options_.beta2);
+  const auto rest1 = static_cast<float>(1 - options_.beta1);
+  const auto rest2 = static_cast<float>(1 - options_.beta2);
+  const auto first_correction = static_cast<float>(1 / (1 - std::pow(options_.beta1, t)));
+  const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
+  const auto epsilon = static_cast<float>(options_.epsilon);
+  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  for (std::size_t k = 0; k < settings_.size(); ++k) {
+    Parameter& parameter = *settings_[k].parameter;
+    const auto& gradient = gradients.gradient(parameter);
+    if (gradient.size() == 0) continue;
+    const auto lambda = static_cast<float>(settings_[k].weight_decay);
+    update_.resize(std::max(update_.size(), gradient.size()));
+    const auto* g = gradient.data();
+    float* p = parameter.value.mutable_data();
+    float* m = first_moment_[k].mutable_data();
+    float* v = second_moment_[k].mutable_data();
+    float* u = update_.data();
+    detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale;
+      const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
+      const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
+      kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+      kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+      kernels::store<Overflow::infinity_or_nan, float>(
+          first_correction * first / (kernels::sqrt(second * second_correction) + epsilon) +
+              lambda * kernels::load<float>(p + i, count),
+          u + i, count);
+    });
+    const double of_value = detail::sum_of_squares(p, gradient.size());
+    const double of_update = detail::sum_of_squares(u, gradient.size());
+    const double ratio = of_value == 0 || of_update == 0
+                             ? 1
+                             : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
+    // An update that is tiny as a whole asks for a factor beyond float.
+    const auto rate =
+        static_cast<float>(std::min(learning_rate * settings_[k].learning_rate_factor * ratio,
+                                    static_cast<double>(std::numeric_limits<float>::max())));
+    detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+      kernels::store<Overflow::infinity_or_nan, float>(
+          kernels::load<float>(p + i, count) - rate * kernels::load<float>(u + i, count), p + i,
+          count);
+    });
+  }
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim

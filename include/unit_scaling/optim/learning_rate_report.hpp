@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
@@ -45,11 +46,14 @@ struct LearningRateRow {
 };
 
 /// One row for each parameter of the optimiser, in its order, for a step at `learning_rate`.
+/// @throws DomainError if one was moved, or is gone.
 template <Optimiser O>
 [[nodiscard]] std::vector<LearningRateRow> learning_rate_report(const O& optimiser,
                                                                 double learning_rate) {
   std::vector<LearningRateRow> rows;
   for (const ParameterSetting& setting : optimiser.settings()) {
+    require(*setting.is_in_place, "learning_rate_report", "expected '", setting.name,
+            "' to have stayed in place since the optimiser was made");
     const Parameter& parameter = *setting.parameter;
     rows.push_back({parameter.name, parameter.kind, parameter.value.shape(), parameter.depth,
                     setting.learning_rate_factor, learning_rate * setting.learning_rate_factor,

@@ -129,10 +129,14 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
   bool any = false;
   bool any_expected = false;
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    const Parameter& parameter = *settings[k].parameter;
     const auto in_quotes = [&](std::string_view what) {
-      return std::string(what) + " '" + parameter.name + "'";
+      return std::string(what) + " '" + settings[k].name + "'";
     };
+    require(
+        *settings[k].is_in_place, name,
+        "step: expected parameters that have stayed in place since the optimiser was made, but '",
+        settings[k].name, "' was moved, or is gone");
+    const Parameter& parameter = *settings[k].parameter;
     const Shape& shape = settings[k].shape;
     if (parameter.value.shape() != shape) {
       throw_shape_error(
@@ -171,7 +175,7 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
     require(are_within(gradient.data(), gradient.size(), per_loss_scale, numbers.largest_gradient),
             name, "step: expected gradients that are finite",
             largest_squared == numbers.largest_gradient ? " and have finite squares" : "",
-            " as floats once divided by the loss scale, got others for '", setting.parameter->name,
+            " as floats once divided by the loss scale, got others for '", setting.name,
             "'; skip the step (see first_non_finite), or allow_non_finite");
   }
 }

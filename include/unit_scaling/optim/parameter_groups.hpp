@@ -20,7 +20,8 @@
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
-/// Parameters that are trained alike. They must stay in place.
+/// Parameters that are trained alike. They must stay in place: once one was moved or is gone, the
+/// optimiser's next step is an error.
 struct ParameterGroup {
   std::vector<Parameter*> parameters;
   /// Multiplies the learning rate, besides what the scale rules say.
@@ -51,6 +52,8 @@ class ParameterGroups {
 /// How an optimiser treats one parameter.
 struct ParameterSetting {
   Parameter* parameter;
+  Place::Watch is_in_place;     ///< whether the parameter may still be used
+  std::string name;             ///< of the parameter, for when it may not
   Shape shape;                  ///< of the parameter when the optimiser was made
   double learning_rate_factor;  ///< of its group and of the scale rules
   double weight_decay;          ///< λ
@@ -116,7 +119,8 @@ template <class Factor>
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
-      settings.push_back({parameter, parameter->value.shape(),
+      settings.push_back({parameter, parameter->place.watch(), parameter->name,
+                          parameter->value.shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
                           group.weight_decay.value_or(of_kind)});
     }

@@ -49,34 +49,7 @@ class Sgd {
 
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
   template <GradientSource Gradients>
-  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
-    const DefaultArithmetic arithmetic;
-    detail::check_step("Sgd", settings_, {&momentum_}, gradients,
-                       {.learning_rate = learning_rate,
-                        .loss_scale = loss_scale,
-                        .allow_non_finite = options_.allow_non_finite});
-    ++steps_;
-    const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-    const auto mu = static_cast<float>(options_.momentum);
-    for (std::size_t k = 0; k < settings_.size(); ++k) {
-      Parameter& parameter = *settings_[k].parameter;
-      const auto& gradient = gradients.gradient(parameter);
-      if (gradient.size() == 0) continue;
-      const auto rate = static_cast<float>(learning_rate * settings_[k].learning_rate_factor);
-      const auto* g = gradient.data();
-      float* p = parameter.value.mutable_data();
-      float* b = momentum_[k].mutable_data();
-      const auto decay = static_cast<float>(settings_[k].weight_decay);
-      detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-        const auto value = kernels::load<float>(p + i, count);
-        const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + decay * value;
-        const auto buffer = mu * kernels::load<float>(b + i, count) + slope;
-        const auto direction = options_.nesterov ? slope + mu * buffer : buffer;
-        kernels::store<Overflow::infinity_or_nan, float>(buffer, b + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(value - rate * direction, p + i, count);
-      });
-    }
-  }
+  void step(const Gradients& gradients, double learning_rate, double loss_scale = 1);
 
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
@@ -88,7 +61,7 @@ class Sgd {
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("momentum." + settings_[k].parameter->name, momentum_[k]);
+      visit("momentum." + settings_[k].name, momentum_[k]);
     }
   }
 
@@ -98,5 +71,35 @@ class Sgd {
   std::vector<Array<float>> momentum_;
   std::uint64_t steps_ = 0;
 };
+
+template <GradientSource Gradients>
+void Sgd::step(const Gradients& gradients, double learning_rate, double loss_scale) {
+  const DefaultArithmetic arithmetic;
+  detail::check_step("Sgd", settings_, {&momentum_}, gradients,
+                     {.learning_rate = learning_rate,
+                      .loss_scale = loss_scale,
+                      .allow_non_finite = options_.allow_non_finite});
+  ++steps_;
+  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  const auto mu = static_cast<float>(options_.momentum);
+  for (std::size_t k = 0; k < settings_.size(); ++k) {
+    Parameter& parameter = *settings_[k].parameter;
+    const auto& gradient = gradients.gradient(parameter);
+    if (gradient.size() == 0) continue;
+    const auto rate = static_cast<float>(learning_rate * settings_[k].learning_rate_factor);
+    const auto* g = gradient.data();
+    float* p = parameter.value.mutable_data();
+    float* b = momentum_[k].mutable_data();
+    const auto decay = static_cast<float>(settings_[k].weight_decay);
+    detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
+      const auto value = kernels::load<float>(p + i, count);
+      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + decay * value;
+      const auto buffer = mu * kernels::load<float>(b + i, count) + slope;
+      const auto direction = options_.nesterov ? slope + mu * buffer : buffer;
+      kernels::store<Overflow::infinity_or_nan, float>(buffer, b + i, count);
+      kernels::store<Overflow::infinity_or_nan, float>(value - rate * direction, p + i, count);
+    });
+  }
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim

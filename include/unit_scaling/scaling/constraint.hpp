@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
@@ -116,12 +117,14 @@ inline constexpr std::array all{none,
 
 /// Factors under a constraint: the forward one and the backward ones of the first `Constrained`
 /// inputs take one shared value; the others (weights, gains, biases: leaves, hence cut-edges) stay.
+/// @throws DomainError unless that value is as in `require_positive`.
 template <std::size_t Constrained, std::size_t N>
 requires(Constrained <= N)
     [[nodiscard]] Scales<N> constrain(const Constraint& constraint, Scales<N> scales) {
   if (constraint.combine == nullptr) return scales;
   const double shared = constraint.combine(
       scales.forward, std::span<const double>(scales.backward).template first<Constrained>());
+  require_positive("constraint", constraint.name, shared);
   scales.forward = shared;
   for (std::size_t i = 0; i < Constrained; ++i) scales.backward[i] = shared;
   return scales;

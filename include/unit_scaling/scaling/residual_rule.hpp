@@ -28,14 +28,14 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
 ///              standard deviations; 1 makes embedding, attention and feed-forward contribute
 ///              alike.
 /// @param ratio attention's contribution over the feed-forward one's.
-/// @throws DomainError unless both are finite, `mult` above 0 and `ratio` at least 0; from the rule
-///         itself unless index < branches.
+/// @throws DomainError unless `mult` is as in `require_multiplier`, and `ratio` as in
+///         `require_not_negative`; from the rule itself unless index < branches.
 /// @see u-μP, arXiv:2407.17465, appendix G.
 [[nodiscard]] inline ResidualRule transformer_residual_scaling_rule(double mult = 1,
                                                                     double ratio = 1) {
   constexpr std::string_view name = "transformer_residual_scaling_rule";
-  require(std::isfinite(mult) && mult > 0, name, "expected a finite mult above 0");
-  require(std::isfinite(ratio) && ratio >= 0, name, "expected a finite ratio of at least 0");
+  require_multiplier(name, "mult", mult);
+  require_not_negative(name, "ratio", ratio);
   const double mlp = mult * std::sqrt(2 / (1 + ratio * ratio));
   const double attention = ratio * mlp;
   return [=](std::size_t index, std::size_t branches) {
@@ -60,7 +60,9 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
 }
 
 /// The same τ for every branch: right where each sum is normalised (post-norm).
+/// @throws DomainError unless τ is as in `require_not_negative`.
 [[nodiscard]] inline ResidualRule fixed_residual_rule(double tau) {
+  require_not_negative("fixed_residual_rule", "tau", tau);
   return [tau](std::size_t /*index*/, std::size_t /*branches*/) { return tau; };
 }
 

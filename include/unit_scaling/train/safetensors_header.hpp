@@ -11,7 +11,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -24,6 +23,7 @@
 
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 
@@ -56,21 +56,6 @@ template <class Extents> [[nodiscard]] std::string safetensors_shape_text(const 
   std::string text;
   for (const auto extent : extents) text += (text.empty() ? "" : ", ") + std::to_string(extent);
   return "(" + text + ")";
-}
-
-/// The product, or nothing if it exceeds 64 bits. An extent of 0 does not hide that of the others.
-template <class Extents>
-[[nodiscard]] std::optional<std::uint64_t> safetensors_product(std::uint64_t first,
-                                                               const Extents& extents) {
-  std::uint64_t product = first;
-  bool is_empty = false;
-  for (const std::uint64_t extent : extents) {
-    is_empty = is_empty || extent == 0;
-    if (extent == 0) continue;
-    if (product > std::numeric_limits<std::uint64_t>::max() / extent) return std::nullopt;
-    product *= extent;
-  }
-  return is_empty ? 0 : product;
 }
 
 /// A piece of a JSON text.
@@ -333,7 +318,7 @@ class SafetensorsHeaderReader {
       fail_array("begins at " + std::to_string(info_.begin) + ", but ends before that, at " +
                  std::to_string(info_.end));
     }
-    const auto bits = safetensors_product(safetensors_type(info_.type).bits, info_.shape);
+    const auto bits = countable_product(info_.shape, safetensors_type(info_.type).bits);
     if (!bits) {
       fail_array("has shape " + safetensors_shape_text(info_.shape) +
                  ", the size of which exceeds 64 bits");
@@ -384,7 +369,7 @@ class SafetensorsHeaderReader {
       SafetensorsInfo& info = found->second;
       const std::uint64_t granule = safetensors_type(info.type).granule;
       const auto extents = extents_of(entry->second);
-      const auto size = extents ? safetensors_product(1, *extents) : std::nullopt;
+      const auto size = extents ? countable_product(*extents) : std::nullopt;
       if (!size || *size % granule == 0 || info.shape.size() != 1 ||
           *size / granule != info.shape[0] / granule - 1) {
         fail("its metadata " + in_quotes(entry->first) + " is " + in_quotes(entry->second) +

@@ -68,10 +68,7 @@ struct Schedule {
                                   ", expected at most total_steps, which is " +
                                   std::to_string(total_steps));
     }
-    if (!is_float(final_factor) || !(final_factor >= 0)) {
-      throw std::invalid_argument("Schedule: final_factor is " + std::to_string(final_factor) +
-                                  ", expected a finite number of at least 0");
-    }
+    require_not_negative("Schedule", "final_factor", final_factor);
   }
 
   /// The decay of a name: "constant", "linear" or "cosine".
