@@ -329,7 +329,9 @@ TEST(Lint, FindsAPlainLayerAsReadoutOfAModelUnderUMuP) {
   };
   for (const Scaling& rules : {scaling::none, scaling::paper, scaling::umup}) {
     EXPECT_TRUE(findings_of(rules, right).empty());
-    if (rules.rule != Rule::umup) EXPECT_TRUE(findings_of(rules, direct).empty());
+    if (rules.rule != Rule::umup) {
+      EXPECT_TRUE(findings_of(rules, direct).empty());
+    }
   }
   const std::string op = "op 1, linear of head";
   expect_one(findings_of(scaling::umup, direct), Kind::plain_readout, op, "head.weight");

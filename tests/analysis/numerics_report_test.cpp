@@ -58,7 +58,7 @@ struct RawTensor {
 
 /// Three training steps of a small masked language model, always the same.
 template <Precision P>
-void train(const Scaling& rules, float loss_scale, auto&& prepare, auto&& end_step) {
+void train_a_model(const Scaling& rules, float loss_scale, auto&& prepare, auto&& end_step) {
   nn::Initialiser initialiser(1, rules);
   nn::BertMlp model(initialiser,
                     {.vocabulary_size = 23, .window = 16, .hidden_size = 32, .layers = 1});
@@ -84,7 +84,7 @@ NumericsRun tracked(const std::string& name, const Scaling& rules, float loss_sc
   NumericsRun run{.name = name};
   analysis::Tracker tracker;
   analysis::GraphTrace trace;
-  train<P>(
+  train_a_model<P>(
       rules, loss_scale,
       [&](Tape<P>& tape, std::uint64_t step) {
         tracker.attach(tape);
@@ -108,7 +108,7 @@ NumericsRun tracked(const std::string& name, const Scaling& rules, float loss_sc
 /// The tensors of the last step, seen by another observer.
 template <Precision P> std::vector<RawTensor> raw_tensors(const Scaling& rules, float loss_scale) {
   std::vector<RawTensor> all;
-  train<P>(
+  train_a_model<P>(
       rules, loss_scale,
       [&](Tape<P>& tape, std::uint64_t step) {
         if (step != 2) return;

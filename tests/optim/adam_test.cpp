@@ -66,12 +66,12 @@ TEST(Adam, TenStepsAreThoseOfThePaper) {
       for (const double epsilon : {1e-8, 0.1}) {
         SCOPED_TRACE(testing::Message()
                      << static_cast<int>(kind) << " " << decay << " " << epsilon);
-        const auto actual = train(ParameterKind::weight, shape, steps, rate,
-                                  adam({.beta1 = 0.8,
-                                        .beta2 = 0.95,
-                                        .epsilon = epsilon,
-                                        .weight_decay = decay,
-                                        .decay = kind}));
+        const auto actual = trained(ParameterKind::weight, shape, steps, rate,
+                                    adam({.beta1 = 0.8,
+                                          .beta2 = 0.95,
+                                          .epsilon = epsilon,
+                                          .weight_decay = decay,
+                                          .decay = kind}));
         const auto expected = reference(0.8, 0.95, epsilon, decay, kind, rate);
         for (std::size_t i = 0; i < expected.size(); ++i) {
           EXPECT_NEAR(actual[0].data()[i], expected[i], tolerance) << i;
@@ -86,8 +86,8 @@ TEST(Adam, DefaultsAreThoseOfThePapers) {
   const auto with_decay = [](const std::vector<Parameter*>& parameters) {
     return AdamW(parameters);
   };
-  const auto actual = train(ParameterKind::weight, shape, steps, rate, plain)[0];
-  const auto actual_w = train(ParameterKind::weight, shape, steps, rate, with_decay)[0];
+  const auto actual = trained(ParameterKind::weight, shape, steps, rate, plain)[0];
+  const auto actual_w = trained(ParameterKind::weight, shape, steps, rate, with_decay)[0];
   const auto expected = reference(0.9, 0.999, 1e-8, 0, WeightDecay::coupled, rate);
   // u-μP's decay.
   const auto expected_w = reference(0.9, 0.999, 1e-8, 0x1p-13, WeightDecay::independent, rate);
@@ -99,7 +99,7 @@ TEST(Adam, DefaultsAreThoseOfThePapers) {
 
 TEST(Adam, IndependentDecayDoesNotDependOnTheLearningRate) {
   const auto run = adam({.weight_decay = 0x1p-7, .decay = WeightDecay::independent});
-  const auto value = train(ParameterKind::weight, shape, 2, 0, run)[0];
+  const auto value = trained(ParameterKind::weight, shape, 2, 0, run)[0];
   const auto start = test_parameter(ParameterKind::weight, shape).value;
   for (std::size_t i = 0; i < value.size(); ++i) {
     const double expected = (1 - 0x1p-7) * (1 - 0x1p-7) * static_cast<double>(start.data()[i]);
@@ -111,7 +111,7 @@ TEST(Adam, OnlyWeightsAndReadOutsDecay) {
   for (const WeightDecay decay :
        {WeightDecay::coupled, WeightDecay::decoupled, WeightDecay::independent}) {
     const auto run = [&](ParameterKind kind, double lambda) {
-      return train(kind, shape, 3, rate, adam({.weight_decay = lambda, .decay = decay}))[0];
+      return trained(kind, shape, 3, rate, adam({.weight_decay = lambda, .decay = decay}))[0];
     };
     for (const ParameterKind kind : {ParameterKind::bias, ParameterKind::norm}) {
       EXPECT_EQ(run(kind, 0x1p-7), run(kind, 0));
@@ -125,11 +125,11 @@ TEST(Adam, OnlyWeightsAndReadOutsDecay) {
 TEST(Adam, UnderTheRulesTheRateOfANormalisationIsDividedByTheRootOfItsSize) {
   const Shape size{16};
   const auto ruled = adam({.rule = Rule::paper});
-  EXPECT_EQ(train(ParameterKind::norm, size, steps, rate, ruled),
-            train(ParameterKind::norm, size, steps, rate / 4, adam({})));
+  EXPECT_EQ(trained(ParameterKind::norm, size, steps, rate, ruled),
+            trained(ParameterKind::norm, size, steps, rate / 4, adam({})));
   for (const ParameterKind kind :
        {ParameterKind::weight, ParameterKind::bias, ParameterKind::output}) {
-    EXPECT_EQ(train(kind, size, steps, rate, ruled), train(kind, size, steps, rate, adam({})));
+    EXPECT_EQ(trained(kind, size, steps, rate, ruled), trained(kind, size, steps, rate, adam({})));
   }
 }
 
@@ -180,7 +180,7 @@ TEST(AdamW, DecaysIndependentlyWhateverElseIsAskedFor) {
   const auto some = [](const std::vector<Parameter*>& parameters) {
     return AdamW(parameters, {.beta1 = 0.8, .weight_decay = 0x1p-7});
   };
-  const auto actual = train(ParameterKind::weight, shape, steps, rate, some)[0];
+  const auto actual = trained(ParameterKind::weight, shape, steps, rate, some)[0];
   const auto expected = reference(0.8, 0.999, 1e-8, 0x1p-7, WeightDecay::independent, rate);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     EXPECT_NEAR(actual.data()[i], expected[i], tolerance) << i;

@@ -59,7 +59,7 @@ TEST(Lamb, TenStepsAreThoseOfThePaper) {
   for (const Lamb::Options& options :
        {Lamb::Options{}, Lamb::Options{.beta1 = 0.8, .beta2 = 0.95, .epsilon = 0.1},
         Lamb::Options{.weight_decay = 0.3}, Lamb::Options{.max_trust_ratio = 0.5}}) {
-    const auto actual = train(ParameterKind::weight, shape, steps, rate, lamb(options))[0];
+    const auto actual = trained(ParameterKind::weight, shape, steps, rate, lamb(options))[0];
     const auto expected = reference(options);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       // Ten steps of a handful of roundings, on numbers of a few units.

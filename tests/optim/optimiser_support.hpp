@@ -68,7 +68,7 @@ inline unit_scaling::Parameter test_parameter(unit_scaling::ParameterKind kind,
 
 /// Takes `steps` steps on one parameter and returns its value and the optimiser's state after them.
 template <class MakeOptimiser>
-[[nodiscard]] std::vector<unit_scaling::Array<float>> train(
+[[nodiscard]] std::vector<unit_scaling::Array<float>> trained(
     unit_scaling::ParameterKind kind, const unit_scaling::Shape& shape, std::uint64_t steps,
     double learning_rate, const MakeOptimiser& make_optimiser, float loss_scale = 1) {
   unit_scaling::Parameter parameter = test_parameter(kind, shape);
@@ -92,7 +92,7 @@ template <class MakeOptimiser>
 void expect_thread_count_changes_no_bit_of_training(const MakeOptimiser& make_optimiser) {
   const auto run = [&](std::size_t threads) {
     const ThreadCountScope scope(threads);
-    return train(unit_scaling::ParameterKind::weight, {211, 233}, 3, 0.1, make_optimiser);
+    return trained(unit_scaling::ParameterKind::weight, {211, 233}, 3, 0.1, make_optimiser);
   };
   const auto one = run(1);
   const auto two = run(2);
@@ -105,7 +105,8 @@ void expect_thread_count_changes_no_bit_of_training(const MakeOptimiser& make_op
 template <class MakeOptimiser>
 void expect_loss_scale_changes_no_bit(const MakeOptimiser& make_optimiser) {
   const auto run = [&](float loss_scale) {
-    return train(unit_scaling::ParameterKind::weight, {5, 7}, 10, 0.1, make_optimiser, loss_scale);
+    return trained(unit_scaling::ParameterKind::weight, {5, 7}, 10, 0.1, make_optimiser,
+                   loss_scale);
   };
   const auto plain = run(1);
   for (const float loss_scale : {0x1p-10F, 0x1p15F}) {

@@ -56,7 +56,7 @@ constexpr std::size_t items = 33, features = 40, classes = 7;
 
 /// Three steps of a small network; the bits of its losses, norms and parameters.
 template <class Optimiser, Precision P>
-std::vector<std::uint64_t> train(const Array<float>& x, const Array<std::int32_t>& labels) {
+std::vector<std::uint64_t> trained(const Array<float>& x, const Array<std::int32_t>& labels) {
   nn::Initialiser initialiser(2, scaling::paper);
   nn::LayerNorm norm(initialiser, "norm", features);
   nn::FeedForward feed_forward(initialiser, "feed_forward", features, 2 * features);
@@ -100,7 +100,7 @@ template <class Optimiser, Precision P> void expect_same_training() {
   for (std::size_t i = 0; i < items; ++i) {
     labels.mutable_data()[i] = static_cast<std::int32_t>(i % classes);
   }
-  expect_same_in_every_mode([&] { return train<Optimiser, P>(x, labels); });
+  expect_same_in_every_mode([&] { return trained<Optimiser, P>(x, labels); });
 }
 
 TEST(RoundingModeOfTheThread, DoesNotChangeTrainingInFp8) {

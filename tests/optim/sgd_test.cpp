@@ -52,8 +52,8 @@ TEST(Sgd, TenStepsAreThoseOfTheTextbook) {
       for (const bool nesterov : {false, true}) {
         SCOPED_TRACE(testing::Message() << momentum << " " << decay << " " << nesterov);
         const auto actual =
-            train(ParameterKind::weight, shape, steps, rate,
-                  sgd({.momentum = momentum, .weight_decay = decay, .nesterov = nesterov}));
+            trained(ParameterKind::weight, shape, steps, rate,
+                    sgd({.momentum = momentum, .weight_decay = decay, .nesterov = nesterov}));
         const auto expected = reference(momentum, decay, nesterov);
         for (std::size_t i = 0; i < expected.size(); ++i) {
           EXPECT_NEAR(actual[0].data()[i], expected[i], tolerance) << i;
@@ -65,7 +65,7 @@ TEST(Sgd, TenStepsAreThoseOfTheTextbook) {
 
 TEST(Sgd, OnlyWeightsAndReadOutsDecay) {
   const auto run = [](ParameterKind kind, double decay) {
-    return train(kind, shape, 3, rate, sgd({.weight_decay = decay}))[0];
+    return trained(kind, shape, 3, rate, sgd({.weight_decay = decay}))[0];
   };
   for (const ParameterKind kind : {ParameterKind::bias, ParameterKind::norm}) {
     EXPECT_EQ(run(kind, 0.1), run(kind, 0));
@@ -77,8 +77,8 @@ TEST(Sgd, OnlyWeightsAndReadOutsDecay) {
 
 TEST(Sgd, DefaultIsMomentumWithoutDecay) {
   const auto plain = [](const std::vector<Parameter*>& parameters) { return Sgd(parameters); };
-  EXPECT_EQ(train(ParameterKind::weight, shape, steps, rate, plain),
-            train(ParameterKind::weight, shape, steps, rate, sgd({.momentum = 0.9})));
+  EXPECT_EQ(trained(ParameterKind::weight, shape, steps, rate, plain),
+            trained(ParameterKind::weight, shape, steps, rate, sgd({.momentum = 0.9})));
 }
 
 TEST(Sgd, LossScaleThatIsAPowerOfTwoChangesNoBit) {

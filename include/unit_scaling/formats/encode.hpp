@@ -234,18 +234,21 @@ EncodeStatistics encode_with(std::span<const float> in, std::span<T> out,
                              const EncodeOptions& options) {
   check_sizes("unit_scaling::encode", in.size(), out.size());
   check_options(options);
+  // One loop, so that only what is in it is compiled for each of the modes.
+  EncodeStatistics (*encode_part)(const float*, T*, std::size_t, const EncodeOptions&,
+                                  std::uint64_t) = nullptr;
+  with_encode_modes(options.overflow, options.rounding,
+                    [&]<class Modes>(Modes) { encode_part = &encode_range<Modes, counts, T>; });
   EncodeStatistics statistics;
-  with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
-    std::mutex mutex;
-    parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
-      const EncodeStatistics part = encode_range<Modes, counts>(
-          &in[begin], &out[begin], end - begin, options, options.first_element + begin);
-      if constexpr (counts) {
-        // Sums and maxima: the order of the parts changes nothing.
-        const std::lock_guard lock(mutex);
-        statistics += part;
-      }
-    });
+  std::mutex mutex;
+  parallel_ranges(in.size(), convert_grain, [&](std::size_t begin, std::size_t end) {
+    const EncodeStatistics part =
+        encode_part(&in[begin], &out[begin], end - begin, options, options.first_element + begin);
+    if constexpr (counts) {
+      // Sums and maxima: the order of the parts changes nothing.
+      const std::lock_guard lock(mutex);
+      statistics += part;
+    }
   });
   return statistics;
 }
