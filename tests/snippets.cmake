@@ -49,9 +49,9 @@ foreach(document IN LISTS documents)
       set(target snippet_${id}_${count})
       add_executable(${target} "${file}")
       target_link_libraries(${target} PRIVATE
-        unit_scaling_own_flags nlohmann_json::nlohmann_json)
+        unit_scaling_own_flags unit_scaling::compiled nlohmann_json::nlohmann_json)
       # Their assertions are to hold, also in Release.
-      target_compile_options(${target} PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O2>)
+      target_compile_options(${target} PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O1>)
       file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
       add_test(NAME snippet.${name}.${count} COMMAND ${target}
                WORKING_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
@@ -66,5 +66,7 @@ endforeach()
 
 if(snippet_objects)
   add_library(snippets OBJECT ${snippet_objects})
-  target_link_libraries(snippets PRIVATE unit_scaling_own_flags nlohmann_json::nlohmann_json)
+  target_link_libraries(snippets PRIVATE
+    unit_scaling_own_flags unit_scaling::compiled nlohmann_json::nlohmann_json)
+  target_compile_options(snippets PRIVATE $<$<CONFIG:Release>:-O0>)  # nothing of them runs
 endif()
