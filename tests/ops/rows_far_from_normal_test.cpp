@@ -88,8 +88,9 @@ template <class T> std::vector<Array<T>> far_gradients(std::size_t size) {
   };
   constexpr double largest = largest_finite<T>();
   std::vector<Array<T>> gradients;
-  for (const auto [mean, deviation] : {Kind{0, 1}, Kind{100, 1}, Kind{0, largest / 32},
-                                       Kind{largest / 2, 0}, Kind{-largest / 2, largest / 64}}) {
+  for (const auto [mean, deviation] :
+       {Kind{0, 1}, Kind{100, 1}, Kind{0, largest / 32}, Kind{largest / 2, 0},
+        Kind{-largest / 2, largest / 64}, Kind{0, 1e-40}, Kind{0, 1e-42}}) {
     auto dy = normal_array<T>({1, size}, 9);
     for (std::size_t i = 0; i < size; ++i) {
       dy.mutable_data()[i] = static_cast<T>(mean + deviation * static_cast<double>(dy.data()[i]));
