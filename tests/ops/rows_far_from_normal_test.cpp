@@ -88,8 +88,9 @@ template <class T> std::vector<Array<T>> far_gradients(std::size_t size) {
   };
   constexpr double largest = largest_finite<T>();
   std::vector<Array<T>> gradients;
-  for (const auto [mean, deviation] : {Kind{0, 1}, Kind{100, 1}, Kind{0, largest / 32},
-                                       Kind{largest / 2, 0}, Kind{-largest / 2, largest / 64}}) {
+  for (const auto [mean, deviation] :
+       {Kind{0, 1}, Kind{100, 1}, Kind{0, largest / 32}, Kind{largest / 2, 0},
+        Kind{-largest / 2, largest / 64}, Kind{0, 1e-40}, Kind{0, 1e-42}}) {
     auto dy = normal_array<T>({1, size}, 9);
     for (std::size_t i = 0; i < size; ++i) {
       dy.mutable_data()[i] = static_cast<T>(mean + deviation * static_cast<double>(dy.data()[i]));
@@ -130,11 +131,15 @@ TYPED_TEST(FarRowsIn, NormsAreThoseOfTheDoubleReference) {
           }
           if (&dy == gradients.data()) expect_rounded_or_overflowed(forward.output, y);
           std::vector<Reference> dx;
+          // A sum of which no product with dy is a number is zero.
+          const bool is_lost = static_cast<Exact>(size) * mean_dx_hat < least<P>;
           for (std::size_t i = 0; i < size; ++i) {
-            const Exact terms =
-                std::abs(exact(dy, i)) + mean_d + (std::abs(expected.y[i]) + of_mean) * mean_dx_hat;
-            dx.push_back({static_cast<double>(expected.dx[i]),
-                          static_cast<double>(3 * bound * terms * expected.inverse) + least<P>});
+            const Exact magnitude = std::abs(expected.y[i]) + of_mean;
+            const Exact terms = std::abs(exact(dy, i)) + mean_d + magnitude * mean_dx_hat;
+            const Exact lost = is_lost ? magnitude * least<P> : 0;
+            dx.push_back(
+                {static_cast<double>(expected.dx[i]),
+                 static_cast<double>((3 * bound * terms + lost) * expected.inverse) + least<P>});
           }
           expect_rounded_or_overflowed(
               std::get<0>(op.backward(P{}, op.scales(x), forward.saved, dy)), dx);
@@ -408,6 +413,79 @@ TEST(FarRows, TinyAndHugeSquaredErrorsCount) {
       *ops::MseLoss{}.forward(precision::fp32{}, {.forward = 1e20}, x, target).output.data() /
           1e-26F,
       1, 1e-5);
+}
+
+// dx = 2 β dloss (x − t), of differences and factors that may be beyond the range.
+TYPED_TEST(SumsOfFarRowsIn, OfSquaredErrorsHaveGradientsThatOverflowOnlyWhereTheyDo) {
+  using P = TypeParam;
+  using T = typename P::storage;
+  using Compute = typename P::compute;
+  for (const std::size_t size : {std::size_t{1}, std::size_t{45}, std::size_t{300}}) {
+    const auto rows = far_rows(size);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto x = as_row<T>(rows[i]);
+      if (!is_finite(x)) continue;
+      for (const double target : {0.0, -0.9, 0.9}) {
+        const auto t = Array<T>::filled(x.shape(), static_cast<T>(target * largest_finite<T>()));
+        for (const double beta : {1.0, 1e-6, 1e-40, 1e30}) {
+          for (const double upstream : {1.0, 1e-44, 3e38, 1e-30, -1e37}) {
+            SCOPED_TRACE(rows[i].name + " × " + std::to_string(size) + ", target " +
+                         std::to_string(target) + ", log10 β " + std::to_string(std::log10(beta)) +
+                         ", dloss / 1e-44 " + std::to_string(upstream / 1e-44));
+            const auto dloss = Array<Compute>::filled(Shape{}, static_cast<Compute>(upstream));
+            const auto [dx, dt] = ops::MseLoss{}.backward(
+                P{}, {.forward = 1, .backward = {beta, beta}}, std::tuple{x, t}, dloss);
+            std::vector<Reference> expected;
+            std::vector<Reference> opposite;
+            for (std::size_t j = 0; j < size; ++j) {
+              const auto value = static_cast<double>(2 * static_cast<Exact>(beta) *
+                                                     exact(dloss, 0) * (exact(x, j) - exact(t, j)));
+              const double error = 4 * compute_unit<P> * std::abs(value) + least<P>;
+              expected.push_back({value, error});
+              opposite.push_back({-value, error});
+            }
+            expect_rounded_or_overflowed(dx, expected);
+            expect_rounded_or_overflowed(dt, opposite);
+            if (testing::Test::HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(FarRows, GradientsOfLossesOverflowOnlyWhereTheyDo) {
+  const auto of_error = [](float x, float target, std::size_t size, float dloss,
+                           ops::Reduction reduction) {
+    const ops::MseLoss op{.scaling = scaling::none, .reduction = reduction};
+    const auto a = Array<float>::filled({size}, x);
+    const auto b = Array<float>::filled({size}, target);
+    return std::get<0>(op.backward(precision::fp32{}, op.scales(a, b), std::tuple{a, b},
+                                   Array<float>::filled(Shape{}, dloss)))
+        .data()[size / 2];
+  };
+  EXPECT_NEAR(of_error(3e38F, -3e38F, 1'000'000, 1, ops::Reduction::mean) / 1.2e33F, 1, 1e-6);
+  EXPECT_NEAR(of_error(1e30F, 0, 4, 1e-44F, ops::Reduction::mean) / 4.90454463e-15F, 1, 1e-6);
+  EXPECT_NEAR(of_error(1e-30F, 0, 4, 3e38F, ops::Reduction::sum) / 6e8F, 1, 1e-6);
+
+  constexpr std::size_t classes = 50'000;
+  const Array<float> logits = Array<float>::filled(Shape{2, classes}, 0);
+  const Array<std::int32_t> labels(Shape{2}, {7, 49'999});
+  const ops::CrossEntropy op{.scaling = scaling::paper};
+  const auto s = op.scales(logits, labels);
+  const auto saved = op.forward(precision::fp32{}, s, logits, labels).saved;
+  for (const float dloss : {1e37F, -1e37F, 1e34F, 1e-42F, 1e-45F}) {
+    const auto dx =
+        std::get<0>(op.backward(precision::fp32{}, s, saved, Array<float>::filled(Shape{}, dloss)));
+    const double others = s.backward[0] * static_cast<double>(dloss) / classes;
+    EXPECT_NEAR(dx.data()[8], others, 1e-5 * std::abs(others) + 0x1p-149) << dloss;
+    const double label = -others * (classes - 1);
+    if (std::abs(label) > largest_finite<float>()) {
+      EXPECT_EQ(dx.data()[7], label > 0 ? HUGE_VALF : -HUGE_VALF) << dloss;
+    } else {
+      EXPECT_NEAR(dx.data()[7], label, 1e-5 * std::abs(label) + 0x1p-149) << dloss;
+    }
+  }
 }
 
 // With k additions in a row of sums, log Σ is within k + 24 units, those of exp of the terms that

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "support/errors.hpp"
+#include "support/far_rows.hpp"
 #include "support/gradient_check.hpp"
 #include "support/matrix_reference.hpp"
 #include "support/op_run.hpp"
@@ -138,20 +139,29 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
       const double weight_error =
           2 * score_error + (largest - lowest + many + 20) * u + exponential_error;
 
+      const auto kept_at = [&](std::size_t j) {
+        const std::uint64_t word = (std::uint64_t{slice} * m + i) * n + j;
+        const double p = op.dropout_probability;
+        const bool is_dropped = static_cast<double>(op.random.word(word)) * 0x1p-32 < p;
+        return is_dropped ? 0 : 1 / (1 - p);
+      };
+      // What is saved of y may be the output or be less rounded.
       double inner = 0;
       double inner_error = 0;
+      double unrounded_inner = 0;
       for (std::size_t x = 0; x < e.value_dim; ++x) {
         const std::size_t at = (slice * m + i) * e.value_dim + x;
+        for (std::size_t j = 0; j < n; ++j) {
+          if (seen(i, j)) unrounded_inner += gs(i, x) * weights[j] / sum * kept_at(j) * vs(j, x);
+        }
         const double term = gs(i, x) * static_cast<double>(stored_y.data()[at]) / alpha;
         inner += term;
         inner_error += (c + 5) * u * std::abs(term);
       }
+      inner_error += std::abs(inner - unrounded_inner);
       for (std::size_t j = 0; j < n; ++j) {
         if (!seen(i, j)) continue;
-        const std::uint64_t word = (std::uint64_t{slice} * m + i) * n + j;
-        const double p = op.dropout_probability;
-        const bool is_dropped = static_cast<double>(op.random.word(word)) * 0x1p-32 < p;
-        const double kept = is_dropped ? 0 : 1 / (1 - p);
+        const double kept = kept_at(j);
         const double weight = weights[j] / sum;
         double by_value = 0;
         double by_value_magnitude = 0;
@@ -734,6 +744,127 @@ TEST(ScaledDotProductAttention, NanAndInfinityReachTheResultsThatDependOnThem) {
       ops::scaled_dot_product_attention(precision::fp8{}, q, k, ones, {.scaling = scaling::none});
   EXPECT_TRUE(isnan(y8.data()[1]));
   EXPECT_EQ(static_cast<float>(y8.data()[2]), 1);
+}
+
+// ---- values far from zero ----
+
+/// Σ |dq - that of exact arithmetic| over the bound that the header states, at most one, for values
+/// `offset` + 0, ±1/8, …, ±1 (so that a few bits hold them), scores of deviation `spread`.
+template <Precision P>
+double worst_query_gradient(const Attention& op, const Extents& e, double offset, double spread) {
+  using T = typename P::storage;
+  const auto array_of = [](const Shape& shape, const auto& element) {
+    Array<T> result(shape);
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      result.mutable_data()[i] = static_cast<T>(static_cast<float>(element(i)));
+    }
+    return result;
+  };
+  const Random random(51);
+  const auto eighths = [&](std::size_t i) { return std::round(8 * random.uniform(i)) / 8; };
+  const auto q = array_of({e.batch, e.heads, e.queries, e.head_dim},
+                          [&](std::size_t i) { return spread * (eighths(i) - 0.5); });
+  const auto k = array_of({e.batch, e.heads, e.keys, e.head_dim},
+                          [&](std::size_t i) { return eighths(i + 1000) - 0.5; });
+  const auto v = array_of({e.batch, e.heads, e.keys, e.value_dim}, [&](std::size_t i) {
+    return offset * (i % e.value_dim % 2 == 0 ? 1 : -1) + 2 * eighths(i + 2000) - 1;
+  });
+  const auto run = run_op(P{}, op, q, k, v);
+  const auto& dq = std::get<0>(run.gradients);
+  const double factor = 1 / std::sqrt(static_cast<double>(e.head_dim));
+  const double unit = static_cast<double>(std::numeric_limits<T>::epsilon()) / 2;
+  double worst = 0;
+  for (std::size_t slice = 0; slice < e.batch * e.heads; ++slice) {
+    const auto seen = [&](std::size_t i, std::size_t j) {
+      return (op.mask.empty() || op.mask.data()[slice / e.heads * e.keys + j] != 0) &&
+             (!op.is_causal || j <= i);
+    };
+    const auto at = [](const Array<T>& array, std::size_t i) {
+      return static_cast<double>(array.data()[i]);
+    };
+    for (std::size_t i = 0; i < e.queries; ++i) {
+      const std::size_t row = slice * e.queries + i;
+      std::vector<double> weights(e.keys, 0.0);
+      std::vector<double> slopes(e.keys, 0.0);
+      double sum = 0;
+      double magnitude = 0;  // Σ_d |dy_d| · the spread of column d
+      for (std::size_t x = 0; x < e.value_dim; ++x) {
+        magnitude += 2 * std::abs(at(run.dy, row * e.value_dim + x));
+      }
+      for (std::size_t j = 0; j < e.keys; ++j) {
+        if (!seen(i, j)) continue;
+        double score = 0;
+        for (std::size_t x = 0; x < e.head_dim; ++x) {
+          score +=
+              at(q, row * e.head_dim + x) * at(k, (slice * e.keys + j) * e.head_dim + x) * factor;
+        }
+        weights[j] = std::exp(score);
+        sum += weights[j];
+        for (std::size_t x = 0; x < e.value_dim; ++x) {
+          const double origin = offset * (x % 2 == 0 ? 1 : -1);
+          slopes[j] += at(run.dy, row * e.value_dim + x) *
+                       (at(v, (slice * e.keys + j) * e.value_dim + x) - origin);
+        }
+      }
+      double inner = 0;
+      for (std::size_t j = 0; j < e.keys; ++j) inner += weights[j] / sum * slopes[j];
+      for (std::size_t x = 0; x < e.head_dim; ++x) {
+        double expected = 0;
+        double bound = 0;
+        for (std::size_t j = 0; j < e.keys && sum != 0; ++j) {
+          const double share = run.scales.backward[0] * factor * weights[j] / sum *
+                               at(k, (slice * e.keys + j) * e.head_dim + x);
+          expected += share * (slopes[j] - inner);
+          bound += std::abs(share) * magnitude;
+        }
+        const double error = std::abs(at(dq, row * e.head_dim + x) - expected);
+        const double weight_unit = std::is_same_v<attention_weight_t<P>, bfloat16> ? 0x1p-8 : 0;
+        bound *= 4 * std::max(weight_unit, unit) + 40 * compute_unit<P>;
+        if (bound == 0) {
+          EXPECT_EQ(error, 0);
+        } else {
+          worst = std::max(worst, error / bound);
+        }
+      }
+    }
+  }
+  return worst;
+}
+
+TEST(ScaledDotProductAttention, AConstantAddedToTheValuesIsNotFeltByTheGradients) {
+  const Extents small{1, 1, 3, 2, 1, 1};
+  const Extents large{2, 2, 17, 45, 4, 6};
+  for (const Extents& e : {small, large}) {
+    for (const bool is_causal : {false, true}) {
+      const Attention op{.scaling = scaling::none, .is_causal = is_causal};
+      const Attention padded{.is_causal = is_causal,
+                             .mask = random_mask({e.batch, e.keys}, 0.3, 5)};
+      for (const double spread : {1.0, 10.0, 60.0}) {
+        for (const double offset : {0.0, 3.0, 1e3, 1e6}) {
+          SCOPED_TRACE(testing::Message() << e.keys << " keys, causal " << is_causal << ", spread "
+                                          << spread << ", offset " << offset);
+          EXPECT_LE(worst_query_gradient<precision::fp32>(op, e, offset, spread), 1);
+          EXPECT_LE(worst_query_gradient<precision::fp32>(padded, e, offset, spread), 1);
+          EXPECT_LE(worst_query_gradient<precision::fp64>(op, e, offset, spread), 1);
+        }
+        EXPECT_LE(worst_query_gradient<precision::bf16>(op, e, 15, spread), 1);
+        EXPECT_LE(worst_query_gradient<precision::fp16>(op, e, 100, spread), 1);
+      }
+    }
+  }
+  // One large score: what is left of the other key's weight is the gradient.
+  const Array<float> q(Shape{1, 1}, {5});
+  const Array<float> k(Shape{2, 1}, {1, 0});
+  const Attention op{.scaling = scaling::none};
+  for (const float offset : {0.0F, 1e3F, -1e3F, 1e6F}) {
+    const Array<float> v(Shape{2, 1}, {offset + 1, offset + 3});
+    const auto s = op.scales(q, k, v);
+    const auto gradients =
+        op.backward(precision::fp32{}, s, op.forward(precision::fp32{}, s, q, k, v).saved,
+                    Array<float>(Shape{1, 1}, {1}));
+    const double p = 1 / (1 + std::exp(-5.0));
+    EXPECT_NEAR(std::get<0>(gradients).data()[0], -2 * p * (1 - p), 3e-6 * 2 * p * (1 - p) * 10);
+  }
 }
 
 // ---- dropout ----

@@ -216,7 +216,7 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
       });
       Compute average = 0;
       if constexpr (centring == Centring::mean) average = horizontal_sum(total) / size;
-      Compute average_x_hat = horizontal_sum(total_x_hat) / size;
+      Compute sum_x_hat = horizontal_sum(total_x_hat);
       Compute mean_square = 1;
       if constexpr (centring == Centring::mean) {
         // Where the mean is most of the row, its rounding would be much of what is left without it.
@@ -231,9 +231,10 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
                 rest, fill_beyond<Compute>(normalised(j, count), count, Compute{0}), total_x_hat);
           });
           average += horizontal_sum(total) / size;
-          average_x_hat = horizontal_sum(total_x_hat) / size;
+          sum_x_hat = horizontal_sum(total_x_hat);
         }
       }
+      const Compute average_x_hat = sum_x_hat / size;
       const auto [power, inverse] = divisor(i);
       const Compute scale = factor * (inverse * power);
       const T* next_row = x.data() + (i + 1) * columns;
@@ -249,9 +250,12 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
       // Below the limit, what is subtracted from d cannot bring it out of range, whatever x̂ is.
       constexpr Compute limit = std::numeric_limits<Compute>::max() *
                                 std::numeric_limits<Compute>::epsilon() / Compute{0x1p16};
+      // Above it, products of d and x̂ are accurate: normal numbers, or small beside those.
+      constexpr Compute least = std::numeric_limits<Compute>::min() * Compute{0x1p10};
       const bool is_far =
           !(std::abs(average) + std::abs(average_x_hat) < limit && std::isnormal(scale)) ||
-          (average != 0 && is_beyond_squares(mean_square, Compute{0}));
+          (average != 0 && is_beyond_squares(mean_square, Compute{0})) ||
+          (sum_x_hat != 0 && std::abs(average_x_hat) < least);
       far_rows |= std::uint64_t{is_far} << (i - begin);
     }
     to.finish();

@@ -127,6 +127,42 @@ template <class Term>
   return factor * total / share;
 }
 
+/// The product of two finite numbers as a factor of lanes, each result rounded once: for where that
+/// product, or one on the way, is beyond the range of Compute although results are not.
+template <class Compute> class WideFactor {
+ public:
+  WideFactor(double a, double b) {
+    int of_a = 0;
+    int of_b = 0;
+    fraction_ = std::frexp(a, &of_a) * std::frexp(b, &of_b);
+    exponent_ = of_a + of_b;
+  }
+
+  /// Whether `product`, the two numbers multiplied in Compute, may not be used in its place.
+  [[nodiscard]] static bool is_needed(Compute product, double a, double b) {
+    const bool is_accurate = std::isnormal(product) && std::isnormal(static_cast<Compute>(a)) &&
+                             std::isnormal(static_cast<Compute>(b));
+    return !is_accurate && a != 0 && b != 0 && std::isfinite(a) && std::isfinite(b);
+  }
+
+  [[nodiscard]] lane_t<Compute> operator()(lane_t<Compute> values) const {
+    std::array<Compute, lane_count<Compute>> each;
+    static_assert(sizeof(each) == sizeof(values));
+    std::memcpy(&each, &values, sizeof(each));
+    for (Compute& value : each) {
+      int exponent = 0;
+      const double fraction = std::frexp(static_cast<double>(value), &exponent);
+      value = static_cast<Compute>(std::ldexp(fraction_ * fraction, exponent_ + exponent));
+    }
+    std::memcpy(&values, &each, sizeof(each));
+    return values;
+  }
+
+ private:
+  double fraction_;
+  int exponent_;
+};
+
 /// The greatest |f(i-th lanes)| of a row, NaNs passed over; `f` as for `sum_lanes`.
 template <class Compute, class F>
 [[nodiscard]] Compute greatest_magnitude(std::size_t columns, const F& f) {

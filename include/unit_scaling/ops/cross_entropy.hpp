@@ -165,28 +165,38 @@ struct CrossEntropy {
     const Compute factor = static_cast<Compute>(s.backward[0]) * *dloss.data();
     const auto everywhere = static_cast<Compute>(label_smoothing / static_cast<double>(classes));
     const auto here = static_cast<Compute>(1 - label_smoothing);
-    kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
-      T* out = target + i * classes;
-      if (labels.data()[i] == ignore_index) {
-        std::fill_n(out, classes, T{});
-        return;
-      }
-      const Compute max = rows.data()[2 * i];
-      const Compute per_sum = 1 / rows.data()[2 * i + 1];
-      const T* row = logits.row(i);
-      const auto label = static_cast<std::size_t>(labels.data()[i]);
-      const kernels::Destination<T> to = destination;
-      kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
-        const auto p =
-            kernels::exp_of_nonpositive((kernels::load<Compute>(row + j, count) - max) * m) *
-            per_sum;
-        auto difference = p - everywhere;
-        if (label - j < count) difference = kernels::add_to_lane(difference, label - j, -here);
-        to.template put<Overflow::infinity_or_nan, Compute>(factor * difference, i * classes + j,
-                                                            count);
+    const auto upstream = static_cast<double>(*dloss.data());
+    // `scaled(lanes)`: β dloss times differences of weights.
+    const auto write = [&](const auto& scaled) {
+      kernels::for_rows(logits.rows(), classes, [&](std::size_t i) {
+        T* out = target + i * classes;
+        if (labels.data()[i] == ignore_index) {
+          std::fill_n(out, classes, T{});
+          return;
+        }
+        const Compute max = rows.data()[2 * i];
+        const Compute per_sum = 1 / rows.data()[2 * i + 1];
+        const T* row = logits.row(i);
+        const auto label = static_cast<std::size_t>(labels.data()[i]);
+        const kernels::Destination<T> to = destination;
+        const auto own_scaled = scaled;
+        kernels::for_lanes<Compute>(classes, [&](std::size_t j, auto count) {
+          const auto p =
+              kernels::exp_of_nonpositive((kernels::load<Compute>(row + j, count) - max) * m) *
+              per_sum;
+          auto difference = p - everywhere;
+          if (label - j < count) difference = kernels::add_to_lane(difference, label - j, -here);
+          to.template put<Overflow::infinity_or_nan, Compute>(own_scaled(difference),
+                                                              i * classes + j, count);
+        });
+        to.finish();
       });
-      to.finish();
-    });
+    };
+    if (kernels::WideFactor<Compute>::is_needed(factor, s.backward[0], upstream)) {
+      write(kernels::WideFactor<Compute>(s.backward[0], upstream));
+    } else {
+      write([factor](auto difference) { return factor * difference; });
+    }
     return std::tuple{std::move(dx)};
   }
 

@@ -51,7 +51,7 @@ template <class F, class Slope> struct Elementwise {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     const auto b = static_cast<Compute>(s.backward[0]);
     return std::tuple{
-        kernels::map<Compute, T>([&](auto g, auto v) { return b * g * slope(v); }, dy, x)};
+        kernels::map<Compute, T>([&](auto g, auto v) { return b * (g * slope(v)); }, dy, x)};
   }
 };
 

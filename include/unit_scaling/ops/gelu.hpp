@@ -31,7 +31,8 @@ enum class GeluForm {
 /// Scales: paper (m = 1): α⁻² = Var[xΦ], β⁻² = E[(Φ + xφ)²], so α ≈ 1.7009, β ≈ 1.4811, both
 ///         multiplied by nothing else; u-μP: α from 2 to √(2/(1−1/π)), β from 2 to √2,
 ///         interpolated logarithmically with weight 1/(1 + 1/(4 m²)) on the second.
-/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Computed in P::compute, rounded once on store.
+/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in
+///         P::compute, rounded once on store.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see Blake et al. 2023, arXiv:2303.11257; Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu {
@@ -84,35 +85,40 @@ struct Gelu {
     });
   }
 
-  /// Calls `use(f)` with the function of lanes that `form` names: `f.value(v)` and `f.slope(v)`.
+  /// Calls `use(f)` with the function of lanes that `form` names: `f.value(v, m)`, f(m v) / m, and
+  /// `f.slope(v, m)`, f'(m v). Where m v is beyond the range they are 0, v or 1.
   template <class Use> auto with_form(const Use& use) const {
     return form == GeluForm::erf ? use(Erf{}) : use(TanhApproximation{});
   }
 
   /// v ↦ α f(m v) / m on lanes, for a forward factor α.
   template <class Compute, class F> [[nodiscard]] auto output(double forward_factor, F f) const {
-    return [a = static_cast<Compute>(forward_factor / mult), m = static_cast<Compute>(mult),
-            f](auto v) { return a * f.value(m * v); };
+    return [a = static_cast<Compute>(forward_factor), m = static_cast<Compute>(mult), f](auto v) {
+      return a * f.value(v, m);
+    };
   }
 
   /// (g, v) ↦ β g f'(m v) on lanes, for a backward factor β.
   template <class Compute, class F> [[nodiscard]] auto gradient(double backward_factor, F f) const {
     return [b = static_cast<Compute>(backward_factor), m = static_cast<Compute>(mult), f](
-               auto g, auto v) { return b * g * f.slope(m * v); };
+               auto g, auto v) { return b * (g * f.slope(v, m)); };
   }
 
  private:
   struct Erf {
-    template <class V> static V value(V v) { return v * kernels::normal(v).distribution; }
-    template <class V> static V slope(V v) {
-      const auto n = kernels::normal(v);
-      return multiply_add(v, n.density, n.distribution);
+    template <class V, class M> static V value(V v, M m) {
+      return v * kernels::normal(m * v).distribution;
+    }
+    template <class V, class M> static V slope(V v, M m) {
+      const auto n = kernels::normal(m * v);
+      return multiply_add(v, m * n.density, n.distribution);
     }
   };
 
   struct TanhApproximation {
-    template <class V> static V value(V v) { return v * gate(v); }
-    template <class V> static V slope(V v) {
+    template <class V, class M> static V value(V v, M m) { return v * gate(m * v); }
+    template <class V, class M> static V slope(V x, M m) {
+      const V v = m * x;
       const auto open = gate(v);
       // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
       const auto correction = v * open * (kernels::one<V> - open) * inner_slope(v);

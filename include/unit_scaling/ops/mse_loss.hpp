@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <memory_resource>
 #include <tuple>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
@@ -31,7 +33,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         element's own, not divided by their number. Rule none: the true gradient, β = α.
 /// Values: computed in P::compute; a NaN or infinity among x and t makes the loss NaN or infinite.
 ///         Squares that would leave its range are those of differences times a power of two, so
-///         that tiny errors count, and a loss overflows only if it is itself beyond the range.
+///         that tiny errors count. A loss or a gradient overflows only if it is itself beyond the
+///         range.
 /// Errors: the loss is within 1033 u of that of exact arithmetic, relatively, u = 2⁻²⁴ (with
 ///         P::compute double, 16391 u, u = 2⁻⁵³), and dx within 4 u.
 /// @throws ShapeError if x and t differ in shape.
@@ -98,15 +101,56 @@ struct MseLoss {
     using Gradient = typename P::storage;
     const auto& [x, target] = saved;
     require_same_shape(name, "dloss and loss", dloss.shape(), Shape{});
-    const auto gradient = [&](double factor) {
-      const Compute scale = 2 * static_cast<Compute>(factor) * *dloss.data();
-      return [=](auto a, auto b) { return scale * (a - b); };
-    };
-    return std::tuple{kernels::map<Compute, Gradient>(gradient(s.backward[0]), x, target),
-                      kernels::map<Compute, Gradient>(gradient(-s.backward[1]), x, target)};
+    return std::tuple{gradient<Compute, Gradient>(s.backward[0], *dloss.data(), x, target),
+                      gradient<Compute, Gradient>(-s.backward[1], *dloss.data(), x, target)};
   }
 
  private:
+  /// 2 factor dloss (x − t).
+  template <class Compute, class Gradient, class X, class T>
+  [[nodiscard]] static Array<Gradient> gradient(double factor, Compute dloss, const Array<X>& x,
+                                                const Array<T>& target) {
+    const Compute scale = 2 * static_cast<Compute>(factor) * dloss;
+    const auto upstream = static_cast<double>(dloss);
+    // Differences may leave the range of Compute where their products do not: their halves do not.
+    const auto far = [of_difference = kernels::WideFactor<Compute>(2 * factor, upstream),
+                      of_half = kernels::WideFactor<Compute>(4 * factor, upstream)](auto a,
+                                                                                    auto b) {
+      const auto difference = a - b;
+      return kernels::select_lane(difference - difference == 0, of_difference(difference),
+                                  of_half(a * Compute{0.5} - b * Compute{0.5}));
+    };
+    if (kernels::WideFactor<Compute>::is_needed(scale, factor, upstream)) {
+      return kernels::map<Compute, Gradient>(far, x, target);
+    }
+    Array<Gradient> result(x.shape(), x.resource());
+    const kernels::Destination<Gradient> destination(result.mutable_data(), lanes,
+                                                     x.bytes() + target.bytes() + result.bytes());
+    Gradient* const to = result.mutable_data();
+    parallel_ranges(x.size(), kernels::map_grain, [&](std::size_t begin, std::size_t end) {
+      const kernels::Destination<Gradient> put_to = destination;
+      const X* const from_x = x.data() + begin;
+      const T* const from_target = target.data() + begin;
+      auto zeros = kernels::broadcast<Compute>(0);
+      kernels::for_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
+        const auto difference = kernels::load<Compute>(from_x + i, count) -
+                                kernels::load<Compute>(from_target + i, count);
+        zeros += difference * Compute{0};  // but for 0 · ∞ and 0 · NaN
+        put_to.template put<Overflow::infinity_or_nan, Compute>(scale * difference, begin + i,
+                                                                count);
+      });
+      put_to.finish();
+      if (kernels::horizontal_sum(zeros) == 0) return;
+      kernels::for_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
+        kernels::store<Overflow::infinity_or_nan, Compute>(
+            far(kernels::load<Compute>(from_x + i, count),
+                kernels::load<Compute>(from_target + i, count)),
+            to + begin + i, count);
+      });
+    });
+    return result;
+  }
+
   /// factor Σ (x − t)² of `size` numbers, in double.
   template <class Compute, class X, class T>
   [[nodiscard]] static double scaled_sum_of_squares(double factor, const X* x, const T* target,

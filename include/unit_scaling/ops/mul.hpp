@@ -64,7 +64,7 @@ struct Mul {
   static Array<Out> product(double scale, const Array<A>& a, const Array<B>& b) {
     using Compute = typename P::compute;
     const auto factor = static_cast<Compute>(scale);
-    return kernels::map<Compute, Out>([=](auto v, auto w) { return factor * v * w; }, a, b);
+    return kernels::map<Compute, Out>([=](auto v, auto w) { return factor * (v * w); }, a, b);
   }
 };
 inline constexpr Apply<Mul> mul{};

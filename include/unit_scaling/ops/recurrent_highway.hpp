@@ -204,7 +204,7 @@ struct RecurrentHighway {
           const auto g =
               kernels::sigmoid(kernels::load<Compute>(gate + e.hidden + j, count) - shift);
           kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (1.0F - t * t), dt + j, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(d * (t - h) * g * (1.0F - g),
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * (g * (1.0F - g)) * (t - h),
                                                              dt + e.hidden + j, count);
           kernels::store<Overflow::infinity_or_nan, Compute>(d * (1.0F - g), dh + j, count);
         });

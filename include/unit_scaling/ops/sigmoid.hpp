@@ -61,7 +61,7 @@ struct Sigmoid {
     const auto b = static_cast<Compute>(s.backward[0]);
     // σ(x) σ(−x), not σ(x) (1 − σ(x)), which would lose the slope of the upper tail.
     return std::tuple{kernels::map<Compute, T>(
-        [=](auto g, auto v) { return b * g * (kernels::sigmoid(v) * kernels::sigmoid(-v)); }, dy,
+        [=](auto g, auto v) { return b * (g * (kernels::sigmoid(v) * kernels::sigmoid(-v))); }, dy,
         x)};
   }
 };

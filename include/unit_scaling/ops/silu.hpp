@@ -26,7 +26,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         β⁻² = E[f'(x)²], so α ≈ 1.7872, β ≈ 1.6233; u-μP: α from 2 to √(2/(1−1/π)) with weight
 ///         1/(1 + 1/(4 m²)) on the second, β from 2 to √2 with weight 1/(1 + 1/m²), interpolated
 ///         logarithmically.
-/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Computed in P::compute, rounded once on store.
+/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in
+///         P::compute, rounded once on store.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see u-μP, arXiv:2407.17465, appendix on op scale factors; Hendrycks & Gimpel 2016,
 ///      arXiv:1606.08415.
@@ -65,7 +66,8 @@ struct Silu {
     using Compute = typename P::compute;
     const auto m = static_cast<Compute>(mult);
     const auto a = static_cast<Compute>(s.forward);
-    const auto f = [=](auto v) { return a * v * kernels::sigmoid(m * v); };
+    // The gate comes before the factor: a product with that may leave the range, and ∞ · 0 is NaN.
+    const auto f = [=](auto v) { return a * (v * kernels::sigmoid(m * v)); };
     return Forward{kernels::map<Compute, typename P::storage>(f, x), std::tuple{x}};
   }
 
@@ -79,7 +81,8 @@ struct Silu {
     const auto b = static_cast<Compute>(s.backward[0]);
     const auto f = [=](auto g, auto v) {
       const auto gate = kernels::sigmoid(m * v);
-      return b * g * gate * multiply_add(m * v, kernels::one<decltype(gate)> - gate, 1.0F);
+      const auto gate_slope = gate * (kernels::one<decltype(gate)> - gate);
+      return b * (g * multiply_add(v, m * gate_slope, gate));
     };
     return std::tuple{kernels::map<Compute, T>(f, dy, x)};
   }

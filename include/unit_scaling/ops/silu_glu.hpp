@@ -27,7 +27,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         E[f'²], so α = β_x ≈ 1.6765, β_g ≈ 1.6233, and the constraint binds all three; u-μP: one
 ///         factor for all, from 2 to √2 with weight 1/(1 + 1/m²) on the second, interpolated
 ///         logarithmically, whatever the constraint.
-/// Values: computed in P::compute, rounded once on store. A gate of −∞ gives NaN.
+/// Values: computed in P::compute, rounded once on store. A gate of −∞ gives NaN, finite numbers
+///         never do.
 /// @throws ShapeError if x, g and dy differ in shape; DomainError unless mult is finite and above
 ///         0.
 /// @see u-μP, arXiv:2407.17465, appendix on op scale factors; Shazeer 2020, arXiv:2002.05202.
@@ -68,7 +69,7 @@ struct SiluGlu {
     require_same_shape(name, "x and gate", x.shape(), gate.shape());
     const auto m = static_cast<Compute>(mult);
     const auto a = static_cast<Compute>(s.forward);
-    const auto f = [=](auto v, auto g) { return a * v * (g * kernels::sigmoid(m * g)); };
+    const auto f = [=](auto v, auto g) { return a * (v * (g * kernels::sigmoid(m * g))); };
     return Forward{kernels::map<Compute, typename P::storage>(f, x, gate), std::tuple{x, gate}};
   }
 
@@ -83,7 +84,8 @@ struct SiluGlu {
     require_same_shape(name, "dy and x", dy.shape(), x.shape());
     const auto m = static_cast<Compute>(mult);
     const auto b_x = static_cast<Compute>(s.backward[0]);
-    const auto b_gate = static_cast<Compute>(s.backward[1]);
+    const auto twice_b_gate = static_cast<Compute>(2 * s.backward[1]);
+    constexpr Compute half = 0.5;
     Array<T> dx(x.shape(), x.resource());
     Array<T> dgate(x.shape(), x.resource());
     T* to_x = dx.mutable_data();
@@ -97,12 +99,14 @@ struct SiluGlu {
             const auto d = kernels::load<Compute>(from_dy + i, count);
             const auto v = kernels::load<Compute>(from_x + i, count);
             const auto open = kernels::sigmoid(m * g);
-            kernels::store<Overflow::infinity_or_nan, Compute>(b_x * d * (g * open),
+            // Half of the slope, which is up to 1.1: its product with d is finite.
+            const auto half_open = open * half;
+            const auto half_slope =
+                multiply_add(g, m * (half_open * (kernels::one<decltype(open)> - open)), half_open);
+            kernels::store<Overflow::infinity_or_nan, Compute>(b_x * (d * (g * open)),
                                                                to_x + begin + i, count);
-            kernels::store<Overflow::infinity_or_nan, Compute>(
-                b_gate * d * v *
-                    (open * multiply_add(m * g, kernels::one<decltype(open)> - open, 1.0F)),
-                to_gate + begin + i, count);
+            kernels::store<Overflow::infinity_or_nan, Compute>(twice_b_gate * (d * half_slope * v),
+                                                               to_gate + begin + i, count);
           });
     });
     return std::tuple{std::move(dx), std::move(dgate)};

@@ -61,7 +61,7 @@ struct Tanh {
     return std::tuple{kernels::map<Compute, T>(
         [=](auto g, auto v) {
           const auto t = kernels::tanh(v);
-          return b * g * multiply_add(-t, t, 1.0F);
+          return b * (g * multiply_add(-t, t, 1.0F));
         },
         dy, x)};
   }
