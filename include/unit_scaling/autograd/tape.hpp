@@ -958,7 +958,7 @@ template <Precision P> std::string_view Tape<P>::kept_module() {
 template <Precision P>
 std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
   for (const ItemCount& count : counts) {
-    if (count.power != 0) return std::hash<std::string_view>{}(module_);
+    if (count.depends_on_batch()) return std::hash<std::string_view>{}(module_);
   }
   return 0;
 }
@@ -991,7 +991,7 @@ void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storag
     add_gradient(slot, std::move(*gradient), format, tensor,
                  {.of = factor,
                   .op = node.name,
-                  .module = node.counts[i].power == 0 ? 0 : node.module_hash,
+                  .module = node.counts[i].depends_on_batch() ? node.module_hash : 0,
                   .argument = i,
                   .parameter = slots_[slot].parameter,
                   .count = node.counts[i]});
@@ -1010,7 +1010,7 @@ void Tape<P>::add_gradient(std::size_t index, Array<Storage>&& gradient,
   const bool is_first = !std::exchange(slot.reached, true);
   if (slot.parameter == nullptr) {
     const std::size_t product =
-        factor.count.power == 0 ? factor.of : number_of(factor, factors_.size() - 1);
+        factor.count.depends_on_batch() ? number_of(factor, factors_.size() - 1) : factor.of;
     slot.factor = is_first ? product : joined(slot.factor, product);
     add_to(slot.gradient, std::move(gradient), format, tensor);
     return;
@@ -1064,7 +1064,7 @@ template <Precision P>
 typename Tape<P>::Part& Tape<P>::part_of(std::size_t index, const GradientFactor& factor) {
   Slot& slot = slots_[index];
   std::size_t product = factor.of;
-  if (factor.count.power != 0) {
+  if (factor.count.depends_on_batch()) {
     const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
     product = number_of(factor, last);
   }
