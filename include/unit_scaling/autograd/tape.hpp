@@ -82,7 +82,7 @@ template <Precision P> class Tape {
   ~Tape() { clear(); }
 
   /// The memory that values, saved arrays and gradients live in.
-  [[nodiscard]] RecyclingResource& memory() { return memory_; }
+  [[nodiscard]] RecyclingResource& memory() & { return memory_; }
   [[nodiscard]] TapeMode mode() const { return mode_; }
 
   /// The number of this step: how often the tape was cleared, or counted on from `set_step`. Layers
@@ -145,22 +145,25 @@ template <Precision P> class Tape {
 
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
   /// lives in the tape's memory: a copy shares that and must not outlive the tape.
-  [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const {
+  [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const& {
     static const Array<Storage> none;
     const auto entry = parameters_.find(&parameter);
     return entry == parameters_.end() ? none : slots_[entry->second].gradient;
   }
+  const Array<Storage>& gradient(const Parameter& parameter) const&& = delete;
 
   /// The gradient of an input after `backward`; empty if the loss does not depend on it, and for
   /// what is no input: gradients in between are freed as they are used.
-  [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const {
+  [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const& {
     check(input);
     return slots_[input.slot_].gradient;
   }
+  const Array<Storage>& gradient(const Variable<P>& input) const&& = delete;
 
   /// The products of batch-dependent factors that the gradients of `backward` carry; see
   /// `for_each_gradient_part`. None before it.
-  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const { return factors_; }
+  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const& { return factors_; }
+  std::span<const GradientFactor> gradient_factors() const&& = delete;
 
   /// Calls `visit(factor, gradient)` for each part of a parameter's gradient, in the order of the
   /// backward pass: the sum of those that carry the product number `factor` of

@@ -99,13 +99,16 @@ class GradientSum {
   template <Precision P> void add(const Tape<P>& tape, std::size_t loss = 0);
 
   /// The joined gradient of a parameter since `clear`; empty if there was none.
-  [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const {
+  [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
     static const Array<float> none;
     const auto found = numbers_.find(&parameter);
     if (found == numbers_.end()) return none;
     const Sum& sum = sums_[found->second];
     if (sum.used == 0) return none;
     return sum.used == 1 ? sum.parts.front().elements : sum.total;
+  }
+  [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
+    return gradient(parameter);
   }
 
   /// How many tapes were added since `clear`.
