@@ -72,6 +72,30 @@ std::string fingerprint_difference(const std::string& there, const std::string& 
   return finite;
 }
 
+/// What no training leaves in its record; empty if there is nothing.
+std::string fault_of(const Record& record) {
+  // Of a cross-entropy of finite logits, far more than one that is about to be lost has.
+  constexpr double most_bpc = 1e6;
+  const auto is_bpc = [](double value) { return value >= 0 && value <= most_bpc; };  // not of NaN
+  const auto is_possible = [&](const Point& point) {
+    return is_bpc(point.training_bpc) && is_bpc(point.validation_sample_bpc);
+  };
+  const auto wrong = std::find_if_not(record.points.begin(), record.points.end(), is_possible);
+  if (wrong != record.points.end()) {
+    return "the point of step " + std::to_string(wrong->step) + " has " +
+           exact_text(wrong->training_bpc) + " and " + exact_text(wrong->validation_sample_bpc) +
+           " bits per character, expected 0 to 10^6";
+  }
+  // Negated, so that a NaN is one.
+  const auto most = most_bpc * static_cast<double>(record.loss_count);
+  if (!(record.loss_sum >= 0 && record.loss_sum <= most)) {
+    return "the losses of the " + std::to_string(record.loss_count) +
+           " steps since its last point add up to " + exact_text(record.loss_sum) +
+           ", expected 0 to 10^6 for each";
+  }
+  return {};
+}
+
 /// Opens the checkpoint that `options` goes on from.
 /// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
 us::train::SafetensorsFile open_checkpoint(const Options& options, const std::string& fingerprint) {
@@ -133,8 +157,8 @@ Record record_of(us::train::SafetensorsFile& file, std::size_t step, std::size_t
   }
   record.loss_sum = *file.tensor<double>("record.loss_sum", {1}).data();
   record.loss_count = step % eval_every;
-  if (!std::isfinite(record.loss_sum)) {
-    throw std::invalid_argument("the mean loss of its last steps is not finite");
+  if (const std::string fault = fault_of(record); !fault.empty()) {
+    throw std::invalid_argument(fault);
   }
   return record;
 }
@@ -166,7 +190,7 @@ std::string checkpoint_fingerprint(const Options& options, const Variant& varian
 bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, const Record& record, us::nn::BertMlp& model,
                      AnyOptimiser& optimiser) {
-  if (!is_model_finite(model)) return false;
+  if (!is_model_finite(model) || !fault_of(record).empty()) return false;
   us::train::SafetensorsWriter writer;
   writer.set_metadata("training", fingerprint);
   writer.set_metadata("step", std::to_string(step));

@@ -20,7 +20,8 @@ namespace bert_mlp {
 [[nodiscard]] std::string checkpoint_fingerprint(const Options& options, const Variant& variant,
                                                  const us::train::TextCorpus& corpus);
 
-/// Writes a checkpoint, unless the model is lost: one that can be gone on with is worth more.
+/// Writes a checkpoint, unless the model or its record is lost: one that can be gone on with is
+/// worth more.
 /// @returns whether it did.
 /// @throws us::FileError if it cannot be written.
 bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,

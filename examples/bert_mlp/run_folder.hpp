@@ -86,6 +86,7 @@ class RunFolder {
     for (const std::filesystem::path& name : path) {
       if (name.empty()) continue;  // behind a last slash
       part /= name;
+      require_no_control_characters(name, part);
       is_new = mkdir(part.c_str(), S_IRWXU | S_IRWXG | S_IRWXO) == 0;
       if (is_new) made_.push_back(part);
     }
@@ -97,6 +98,23 @@ class RunFolder {
     // Another program may have made it since, or it may be a name that is taken.
     if (is_new || std::filesystem::exists(path, error)) return is_new;
     refuse(std::generic_category().message(reason));
+  }
+
+  /// A name that moves the cursor, or is two lines, is no folder's that this program makes.
+  void require_no_control_characters(const std::string& name,
+                                     const std::filesystem::path& part) const {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(name[i]); };
+    for (std::size_t i = 0; i < name.size(); ++i) {
+      // U+0080 to U+009F are of two bytes in UTF-8.
+      const bool is_long = byte(i) == 0xc2 && i + 1 < name.size() && byte(i + 1) < 0xa0;
+      std::error_code error;
+      if ((byte(i) >= 0x20 && byte(i) != 0x7f && !is_long) ||
+          std::filesystem::exists(part, error)) {
+        continue;
+      }
+      throw std::invalid_argument("--out " + quoted_path(path_.string()) +
+                                  ": expected a name without control characters for a new folder");
+    }
   }
 
   /// @returns whether no other run has the folder.

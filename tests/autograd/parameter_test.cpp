@@ -29,7 +29,9 @@ TEST(Parameter, IsAWeightUnlessSaidOtherwise) {
 TEST(Parameter, IsOneVariableHoweverOftenItIsAskedFor) {
   Tape<precision::fp32> tape;
   const Parameter weight = random_parameter("weight", {3, 3}, 0);
-  EXPECT_EQ(tape.parameter(weight).value().data(), tape.parameter(weight).value().data());
+  const auto value = tape.parameter(weight).value();
+  const auto same_value = tape.parameter(weight).value();
+  EXPECT_EQ(value.data(), same_value.data());
   const auto x = tape.input(random_array<float>({2, 3}, 1));
   const ops::Linear op{.scaling = scaling::none};
   const auto once = [&](const auto& y) {

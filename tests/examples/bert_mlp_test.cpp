@@ -854,6 +854,7 @@ TEST_F(BertMlp, RefusesPathsThatCannotBeReadOrWrittenInOneLineThatNamesThem) {
 TEST_F(BertMlp, TakesPathsOfAnyBytesAndWritesThemEscaped) {
   for (const std::string name : {"new\nline", "not\xff utf-8", "it is\\ \"so\""}) {
     fs::copy(folder_ / "words.txt", folder_ / name);
+    fs::create_directory(folder_ / ("of " + name));  // a run makes none with a line end
     const Outcome outcome =
         run("--steps 1 --hidden 8 --layers 1 --batch 2 --precision fp8 --report --data '" +
                 out(name) + "' --out '" + out("of " + name) + "'",
@@ -979,6 +980,24 @@ TEST_F(BertMlp, RefusesCheckpointsOfOtherContentBeforeItMakesAFolder) {
        }},
       {"a loss of NaN",
        [&](auto&, auto& curves, auto&) { put(curves.at("record.loss_sum"), nan); }},
+      {"a negative loss",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.loss_sum"), -5.0); }},
+      {"a huge loss",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.loss_sum"), 1e300); }},
+      {"a training loss of NaN",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.points"), nan); }},
+      {"a huge training loss",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.points"), 1e300); }},
+      {"an infinite training loss",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.points"), HUGE_VAL); }},
+      {"a negative training loss",
+       [&](auto&, auto& curves, auto&) { put(curves.at("record.points"), -1.0); }},
+      {"a negative validation loss",
+       [&](auto&, auto& curves, auto&) {
+         curves.at("record.points").mutable_span().back() = -0.1;
+       }},
+      {"a validation loss of NaN",
+       [&](auto&, auto& curves, auto&) { curves.at("record.points").mutable_span().back() = nan; }},
   };
   for (const auto& [what, change] : changes) {
     write(change);
@@ -987,6 +1006,23 @@ TEST_F(BertMlp, RefusesCheckpointsOfOtherContentBeforeItMakesAFolder) {
     EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --resume '" + altered + "': ")) << what;
     EXPECT_LT(outcome.output.size(), 2000U) << what;
   }
+}
+
+TEST_F(BertMlp, MakesNoFolderWithControlCharactersInItsName) {
+  const auto start = [&](const std::string& name) {
+    return data() + " --hidden 8 --layers 1 --steps 2 --quiet --precision fp8 --out '" + out(name) +
+           "'";
+  };
+  for (const std::string name : {"a\nb", "never/\x1b[2Jc", "never/e\tf/g", "\x7fh", "\xc2\x9bi"}) {
+    expect_refusal(run(start(name)), name, folder_);
+    EXPECT_FALSE(fs::exists(folder_ / name)) << name;
+  }
+  // Results may go where somebody else made one.
+  fs::create_directory(folder_ / "a\nb");
+  EXPECT_EQ(run(start("a\nb")).exit_code, 0);
+  EXPECT_EQ(run(start("a\nb/c")).exit_code, 0);
+  // What is no control, in the language of the user, is taken.
+  EXPECT_EQ(run(start("Ergebnis \xc3\xa4\xc2\xb5")).exit_code, 0);
 }
 
 TEST_F(BertMlp, NamesTheOptionsToChangeWhereMemoryEnds) {

@@ -89,7 +89,8 @@ TEST(Convert, SharesTheArrayWhereTheTypesAreEqual) {
   const Array<float> same = kernels::convert<float, Overflow::infinity_or_nan>(x);
   EXPECT_EQ(same.data(), x.data());
   const auto narrow = normal_array<float8_e4m3fn>({5, 7}, 4);
-  EXPECT_EQ((kernels::convert<float8_e4m3fn, Overflow::saturate>(narrow).data()), narrow.data());
+  const auto as_narrow = kernels::convert<float8_e4m3fn, Overflow::saturate>(narrow);
+  EXPECT_EQ(as_narrow.data(), narrow.data());
 }
 
 TEST(Convert, RoundsEveryElementOnce) {

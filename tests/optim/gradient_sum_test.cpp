@@ -7,8 +7,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -119,6 +121,19 @@ void expect_joined_is_gradient_of_whole(const std::vector<Parameter*>& parameter
 }
 
 const std::vector<Scaling> all_rules{scaling::none, scaling::paper, scaling::umup};
+
+/// Those that work with any number of inputs, and one of a user's own that is no power.
+const std::vector<Constraint> every_constraint{
+    constraint::none,
+    constraint::gmean,
+    constraint::hmean,
+    constraint::amean,
+    constraint::to_output_scale,
+    {"root of squares", [](double forward, std::span<const double> backward) {
+       double squares = forward * forward;
+       for (const double factor : backward) squares += factor * factor;
+       return std::sqrt(squares);
+     }}};
 
 /// Positions that a masked-token loss selects: one of sequence 0, two of 1, three of 2, one of 3, …
 Array<std::int32_t> selected_positions(const Part& part) {
@@ -252,6 +267,222 @@ TEST(GradientSum, OfAnySplitIsTheGradientOfTheWholeBatchForConvolutionsAndRecurr
                              {.scaling = of_mean});
           },
           "mean, " + std::string(to_string(rules.rule)));
+    }
+  }
+}
+
+TEST(GradientSum, OfAnySplitIsTheGradientOfTheWholeBatchForMeansAndSumsUnderAnyConstraint) {
+  const auto all = normal_array<float>({sequences, 5}, 6);
+  for (const Constraint& each : every_constraint) {
+    for (const Scaling& rules : {scaling::paper.with(each), scaling::umup.with(each)}) {
+      nn::Initialiser initialiser(1, rules.on_cut_edge());
+      nn::Linear layer(initialiser, "layer", 5, 1);
+      const auto expect = [&](const auto& reduce) {
+        expect_joined_is_gradient_of_whole(
+            optim::parameters_of(layer),
+            [&](auto& tape, const Part& part) {
+              const std::size_t count = part.end - part.begin;
+              const auto y = layer(tape.constant(
+                  Array<float>(Shape{count, 5}, all.span().subspan(part.begin * 5, count * 5))));
+              return reduce(ops::reshape(ops::tanh(y), {.shape = Shape{count}}));
+            },
+            std::string(each.name) + ", " + std::string(to_string(rules.rule)));
+      };
+      expect([&](const auto& y) { return ops::mean(y, {.scaling = rules}); });
+      expect([&](const auto& y) { return ops::sum(y, {.scaling = rules}); });
+    }
+  }
+}
+
+/// The loss of rows [begin, end) of `all` times a weight plus a bias, without ops::linear.
+auto product_loss(Tape<precision::fp32>& tape, const Array<float>& all, const Part& part,
+                  const Parameter& weight, const Parameter* bias, const Scaling& scaling) {
+  const std::size_t count = part.end - part.begin;
+  const std::size_t columns = all.columns();
+  const auto x = tape.constant(Array<float>(
+      Shape{count, columns}, all.span().subspan(part.begin * columns, count * columns)));
+  auto y = ops::matmul(x, tape.parameter(weight),
+                       {.scaling = bias == nullptr ? scaling : scaling.on_cut_edge()});
+  if (bias != nullptr) y = ops::add(y, tape.parameter(*bias), {.scaling = scaling});
+  return ops::mse_loss(y, tape.constant(Array<float>::filled(y.value().shape(), 0.3F)),
+                       {.scaling = scaling});
+}
+
+TEST(GradientSum, RefusesASecondBatchWhereAConstraintMakesTheOutputDependOnTheSize) {
+  const auto all = normal_array<float>({sequences, 5}, 6);
+  Parameter weight{"w", normal_array<float>({5, 7}, 9), ParameterKind::weight};
+  Parameter bias{"b", normal_array<float>({7}, 8), ParameterKind::bias};
+  for (const Constraint& each : every_constraint) {
+    for (const Scaling& rules : {scaling::paper.with(each), scaling::umup.with(each)}) {
+      for (const Parameter* added :
+           {static_cast<const Parameter*>(nullptr), static_cast<const Parameter*>(&bias)}) {
+        std::vector<Parameter*> parameters{&weight};
+        if (added != nullptr) parameters.push_back(&bias);
+        const auto loss = [&](auto& tape, const Part& part) {
+          return product_loss(tape, all, part, weight, added, rules);
+        };
+        const std::string what = std::string(each.name) + (added == nullptr ? ", matmul" : ", add");
+        if (each == constraint::none || each == constraint::to_output_scale) {
+          expect_joined_is_gradient_of_whole(parameters, loss, what);
+          continue;
+        }
+        for (const Part& second : {Part{1, 8}, Part{1, 2}}) {
+          optim::GradientSum sum(parameters);
+          Tape<precision::fp32> tape;
+          tape.backward(loss(tape, {0, 1}));
+          sum.add(tape);
+          const Array<float> before = sum.gradient(weight);
+          EXPECT_TRUE(same_bits(before, tape.gradient(weight))) << what;
+          tape.clear();
+          tape.backward(loss(tape, second));
+          expect_domain_error([&] { sum.add(tape); },
+                              {"GradientSum", added == nullptr ? "'w' by 'matmul'" : "'b' by 'add'",
+                               "on_cut_edge", "outside_batch"});
+          EXPECT_EQ(sum.count(), 1U);
+          EXPECT_TRUE(same_bits(sum.gradient(weight), before)) << what;
+          // One of no items changes no size.
+          tape.clear();
+          tape.backward(loss(tape, {3, 3}));
+          sum.add(tape);
+          EXPECT_TRUE(same_bits(sum.gradient(weight), before)) << what;
+          sum.clear();
+          tape.clear();
+          tape.backward(loss(tape, second));
+          sum.add(tape);
+          EXPECT_TRUE(same_bits(sum.gradient(weight), tape.gradient(weight))) << what;
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientSum, RefusesBatchesWhoseUsesOfAWeightItWouldTakeForEachOther) {
+  const auto all = normal_array<float>({sequences, 5}, 6);
+  const auto rows_of = [&](auto& tape, const Part& part) {
+    return tape.constant(
+        Array<float>(Shape{part.end - part.begin, 5},
+                     all.span().subspan(part.begin * 5, (part.end - part.begin) * 5)));
+  };
+  for (const Scaling& rules : {scaling::paper, scaling::umup}) {
+    nn::Initialiser initialiser(1, rules.on_cut_edge());
+    nn::Linear layer(initialiser, "layer", 5, 5);
+    const auto loss_of = [&](const auto& y) {
+      return ops::sum(ops::reshape(y, {.shape = Shape{y.value().size()}}),
+                      {.scaling = scaling::none});
+    };
+    const auto first_rows = [&](std::size_t count, const auto& y) {
+      Array<std::int32_t> ids(Shape{count});
+      for (std::size_t i = 0; i < count; ++i) ids.mutable_data()[i] = static_cast<std::int32_t>(i);
+      return ops::embedding(ids, y, {.scaling = rules});
+    };
+    const ops::Add add{.scaling = scaling::none};
+    const auto expect_refused = [&](const auto& before, const auto& next,
+                                    std::initializer_list<std::string_view> texts) {
+      optim::GradientSum sum(optim::parameters_of(layer));
+      Tape<precision::fp32> tape;
+      tape.backward(before(tape));
+      sum.add(tape);
+      const Array<float> kept = sum.gradient(*optim::parameters_of(layer).front());
+      tape.clear();
+      tape.backward(next(tape));
+      expect_domain_error([&] { sum.add(tape); }, texts);
+      EXPECT_EQ(sum.count(), 1U);
+      EXPECT_TRUE(same_bits(sum.gradient(*optim::parameters_of(layer).front()), kept));
+      // As after nothing but the first.
+      tape.clear();
+      tape.backward(before(tape));
+      sum.add(tape);
+      EXPECT_EQ(sum.count(), 2U);
+    };
+    const auto once = [&](auto& tape) { return loss_of(layer(rows_of(tape, {0, 3}))); };
+    const auto in_a_row = [&](auto& tape) {
+      const auto y = layer(rows_of(tape, {3, 8}));
+      return ops::add(loss_of(y), loss_of(layer(first_rows(4, y))), add);
+    };
+    const auto side_by_side = [&](auto& tape) {
+      return ops::add(loss_of(layer(rows_of(tape, {3, 8}))), loss_of(layer(rows_of(tape, {4, 6}))),
+                      add);
+    };
+    expect_refused(once, in_a_row, {"number of uses", "' by 'linear'", "'layer.", "1, got 2"});
+    expect_refused(in_a_row, once, {"number of uses", "' by 'linear'", "'layer.", "2, got 1"});
+    expect_refused(once, side_by_side, {"number of uses", "' by 'linear'", "'layer.", "1, got 2"});
+    expect_refused(side_by_side, once, {"number of uses", "' by 'linear'", "'layer.", "2, got 1"});
+    // A use whose gradient comes another way.
+    const auto selected = [&](auto& tape) {
+      return loss_of(first_rows(2, layer(rows_of(tape, {3, 8}))));
+    };
+    expect_refused(once, selected, {"'layer.", "' by 'linear'", "same ops"});
+    expect_refused(selected, once, {"'layer.", "' by 'linear'", "same ops"});
+    // The weight's own op counts nothing, the one behind it does.
+    nn::Initialiser plain(1, scaling::none);
+    nn::Linear uncounted(plain, "uncounted", 5, 5);
+    optim::GradientSum sum(optim::parameters_of(uncounted));
+    Tape<precision::fp32> tape;
+    tape.backward(loss_of(uncounted(rows_of(tape, {0, 3}))));
+    sum.add(tape);
+    tape.clear();
+    tape.backward(loss_of(first_rows(2, uncounted(rows_of(tape, {3, 8})))));
+    expect_domain_error([&] { sum.add(tape); }, {"an input by 'embedding'", "every batch"});
+  }
+}
+
+TEST(GradientSum, SaysHowOftenAnUnrolledLayerIsUsedAndJoinsStepsOfModulesOfTheirOwn) {
+  const auto all = normal_array<float>({sequences, 5}, 6);
+  const std::array<std::string, 4> steps{"step 0", "step 1", "step 2", "step 3"};
+  for (const Scaling& rules : all_rules) {
+    std::vector<Parameter> of_step;  // the same weight, once for each step
+    for (const std::string& step : steps) {
+      of_step.push_back({step, normal_array<float>({5, 5}, 3), ParameterKind::weight});
+    }
+    Parameter shared{"shared", normal_array<float>({5, 5}, 3), ParameterKind::weight};
+    const auto loss = [&](auto& tape, const Part& part, std::size_t length, bool has_modules,
+                          bool is_shared) {
+      Variable<precision::fp32> x = tape.constant(
+          Array<float>(Shape{part.end - part.begin, 5},
+                       all.span().subspan(part.begin * 5, (part.end - part.begin) * 5)));
+      for (std::size_t k = 0; k < length; ++k) {
+        const auto module = tape.enter(has_modules ? std::string_view(steps[k]) : "all");
+        x = ops::tanh(ops::linear(x, tape.parameter(is_shared ? shared : of_step[k]),
+                                  {.scaling = rules.on_cut_edge()}));
+      }
+      return ops::sum(ops::reshape(x, {.shape = Shape{x.value().size()}}),
+                      {.scaling = scaling::none});
+    };
+    const std::array<Part, 2> parts{Part{0, 3}, Part{3, 8}};
+    Array<double> expected(Shape{5, 5});
+    for (double& element : expected.mutable_span()) element = 0;
+    for (std::size_t k = 0; k < 4; ++k) {
+      for (std::size_t i = 0; i < 2; ++i) {
+        const std::size_t length = 4 - i;
+        if (k >= length) continue;
+        const double rows = static_cast<double>(parts[i].end - parts[i].begin);
+        // Only three rows take the last step.
+        const double share =
+            rules.rule == Rule::none || k == 3 ? 1 : std::sqrt(rows / double{sequences});
+        Tape<precision::fp32> tape;
+        tape.backward(loss(tape, parts[i], length, true, false));
+        for (std::size_t j = 0; j < expected.size(); ++j) {
+          expected.mutable_data()[j] +=
+              share * static_cast<double>(tape.gradient(of_step[k]).data()[j]);
+        }
+      }
+    }
+    for (const bool has_modules : {true, false}) {
+      optim::GradientSum sum({&shared});
+      Tape<precision::fp32> tape;
+      tape.backward(loss(tape, parts[0], 4, has_modules, true));
+      sum.add(tape);
+      tape.clear();
+      tape.backward(loss(tape, parts[1], 3, has_modules, true));
+      if (!has_modules && rules.rule != Rule::none) {
+        expect_domain_error([&] { sum.add(tape); },
+                            {"number of uses of 'shared' by 'linear'", "4, got 3", "Tape::enter"});
+        continue;
+      }
+      sum.add(tape);
+      for (std::size_t j = 0; j < expected.size(); ++j) {
+        EXPECT_NEAR(static_cast<double>(sum.gradient(shared).data()[j]), expected.data()[j], 1e-5);
+      }
     }
   }
 }
@@ -422,7 +653,9 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
     const auto [factors_of_twice, counts_of_twice] = of_batch(6);
     for (std::size_t i = 0; i < factors.size(); ++i) {
       const auto value = [](const ItemCount& c) {
-        return c.power == 0 ? 1 : std::pow(c.items / (c.entries == 0 ? 1 : c.entries), -c.power);
+        if (!c.depends_on_batch()) return 1.0;
+        const double shared = c.shared.combine == nullptr ? 1 : c.shared(c.items);
+        return shared * std::pow(c.items / (c.entries == 0 ? 1 : c.entries), -c.power);
       };
       EXPECT_NEAR(factors_of_twice[i] / factors[i], value(counts_of_twice[i]) / value(counts[i]),
                   1e-12)
@@ -432,8 +665,12 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
   const auto f = [](const Shape& shape) { return Array<float>::filled(shape, 1); };
   const auto ids = [](const Shape& shape) { return Array<std::int32_t>::filled(shape, 0); };
   using B = std::size_t;
-  for (const Scaling& rules : {scaling::none, scaling::paper, scaling::umup,
-                               scaling::paper.on_cut_edge(), scaling::umup.on_cut_edge()}) {
+  std::vector<Scaling> every_scaling{scaling::none};
+  for (const Constraint& each : every_constraint) {
+    every_scaling.push_back(scaling::paper.with(each));
+    every_scaling.push_back(scaling::umup.with(each));
+  }
+  for (const Scaling& rules : every_scaling) {
     const auto none = [](auto n) { return std::array<bool, n>{}; };
     expect(ops::Linear{.scaling = rules}, none(std::integral_constant<B, 3>{}), [&](B b) {
       return std::tuple{f({b, 2, 5}), f({7, 5}), f({7})};
@@ -477,18 +714,18 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
       return std::tuple{f({b, 4}), f({b, 4})};
     });
     expect(ops::Sum{.scaling = rules}, std::array{false}, [&](B b) { return std::tuple{f({b})}; });
-    // Under a constraint even the forward factors of these depend on the batch.
-    if (rules.effective_constraint().combine == nullptr) {
-      expect(ops::Matmul{.scaling = rules}, std::array{false, true}, [&](B b) {
-        return std::tuple{f({b, 4}), f({4, 3})};
-      });
-      expect(ops::Matmul{.scaling = rules}, std::array{true, false}, [&](B b) {
-        return std::tuple{f({4, 3}), f({3, b})};
-      });
-      expect(ops::Add{.scaling = rules}, std::array{false, true}, [&](B b) {
-        return std::tuple{f({b, 4, 3}), f({4, 3})};
-      });
-    }
+    expect(ops::Matmul{.scaling = rules}, std::array{false, true}, [&](B b) {
+      return std::tuple{f({b, 4}), f({4, 3})};
+    });
+    expect(ops::Matmul{.scaling = rules}, std::array{true, false}, [&](B b) {
+      return std::tuple{f({4, 3}), f({3, b})};
+    });
+    expect(ops::Add{.scaling = rules}, std::array{false, true}, [&](B b) {
+      return std::tuple{f({b, 4, 3}), f({4, 3})};
+    });
+    expect(ops::Add{.scaling = rules}, std::array{true, false}, [&](B b) {
+      return std::tuple{f({1}), f({b, 1})};
+    });
   }
 }
 

@@ -35,7 +35,8 @@ class SvgPath {
   void vertical_to(double y) { straight_to('v', y_, tenths(y)); }
 
   [[nodiscard]] bool empty() const { return text_.empty(); }
-  [[nodiscard]] const std::string& text() const { return text_; }
+  [[nodiscard]] const std::string& text() const& { return text_; }
+  [[nodiscard]] std::string text() const&& { return text_; }
 
  private:
   [[nodiscard]] static long long tenths(double value) { return std::llround(10 * value); }

@@ -104,25 +104,30 @@ class GradientFlow {
   /// For each value that the loss depends on, the loss apart: what its readers add to its gradient,
   /// the last reader first.
   [[nodiscard]] const std::map<std::size_t, std::vector<GradientContribution>>& contributions()
-      const {
+      const& {
+    return contributions_;
+  }
+  [[nodiscard]] std::map<std::size_t, std::vector<GradientContribution>> contributions() const&& {
     return contributions_;
   }
 
   /// Which contribution decides the ratio of a value that the loss depends on, the loss apart: the
   /// first that says something, or the first if none does.
   /// @throws std::out_of_range for another value.
-  [[nodiscard]] const GradientContribution& deciding(std::size_t value) const {
+  [[nodiscard]] const GradientContribution& deciding(std::size_t value) const& {
     const auto& all = contributions_.at(value);
     const auto found = std::find_if(all.begin(), all.end(),
                                     [](const auto& each) { return !each.ratio.is_void(); });
     return found == all.end() ? all.front() : *found;
   }
+  [[nodiscard]] GradientContribution deciding(std::size_t value) const&& { return deciding(value); }
 
   /// True if the loss depends on the value.
   [[nodiscard]] bool reaches(std::size_t value) const { return ratios_.contains(value); }
 
   /// Its ratio. @throws std::out_of_range if the loss does not depend on the value.
-  [[nodiscard]] const GradientRatio& ratio(std::size_t value) const { return ratios_.at(value); }
+  [[nodiscard]] const GradientRatio& ratio(std::size_t value) const& { return ratios_.at(value); }
+  [[nodiscard]] GradientRatio ratio(std::size_t value) const&& { return ratios_.at(value); }
 
  private:
   std::map<std::size_t, GradientRatio> ratios_;

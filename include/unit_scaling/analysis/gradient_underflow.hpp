@@ -61,7 +61,7 @@ class GradientCounts {
     }
   }
 
-  [[nodiscard]] std::span<float> last() { return last_; }
+  [[nodiscard]] std::span<float> last() & { return last_; }
 
   [[nodiscard]] GradientUnderflow shares() {
     settle();

@@ -27,7 +27,8 @@ class GraphTrace {
   }
 
   /// In the order in which they were recorded.
-  [[nodiscard]] const std::vector<OpRecord>& ops() const { return ops_; }
+  [[nodiscard]] const std::vector<OpRecord>& ops() const& { return ops_; }
+  const std::vector<OpRecord>& ops() const&& = delete;
 
   /// Forgets them, to be called between two steps: values are numbered anew in each, so that what
   /// reads a trace of several refuses it.
@@ -90,13 +91,17 @@ class Graph {
   [[nodiscard]] std::span<const OpRecord> ops() const { return ops_; }
 
   /// Who reads the value, in the order of the ops.
-  [[nodiscard]] std::span<const Reader> readers(std::size_t value) const {
+  [[nodiscard]] std::span<const Reader> readers(std::size_t value) const& {
     const auto found = readers_.find(value);
     return found == readers_.end() ? std::span<const Reader>() : found->second;
   }
+  std::span<const Reader> readers(std::size_t value) const&& = delete;
 
   /// Every value that somebody reads.
-  [[nodiscard]] const std::map<std::size_t, std::vector<Reader>>& read_values() const {
+  [[nodiscard]] const std::map<std::size_t, std::vector<Reader>>& read_values() const& {
+    return readers_;
+  }
+  [[nodiscard]] std::map<std::size_t, std::vector<Reader>> read_values() const&& {
     return readers_;
   }
 

@@ -43,7 +43,8 @@ class ScaleReport {
   }
 
   /// In the order seen: values forwards, then gradients backwards, then parameter gradients.
-  [[nodiscard]] const std::vector<TensorScale>& tensors() const { return tensors_; }
+  [[nodiscard]] const std::vector<TensorScale>& tensors() const& { return tensors_; }
+  [[nodiscard]] std::vector<TensorScale> tensors() const&& { return tensors_; }
 
   /// The figures of one tensor.
   [[nodiscard]] static TensorScale measure(const Observation& seen) {

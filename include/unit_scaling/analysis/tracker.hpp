@@ -153,7 +153,8 @@ class Tracker {
 
   /// All tensors in the order in which they were first seen: as the forward pass goes, then the
   /// backward pass, then the gradients of parameters, then updates.
-  [[nodiscard]] const std::vector<TrackedTensor>& tensors() const { return tensors_; }
+  [[nodiscard]] const std::vector<TrackedTensor>& tensors() const& { return tensors_; }
+  [[nodiscard]] std::vector<TrackedTensor> tensors() const&& { return tensors_; }
 
   /// The first tensor with a NaN or an infinity, in the order of computation, among those looked
   /// at; none if all were finite.
@@ -162,7 +163,8 @@ class Tracker {
     return NonFiniteTensor{first_non_finite_->first, tensors_[first_non_finite_->second].name};
   }
 
-  [[nodiscard]] const TrackerOptions& options() const { return options_; }
+  [[nodiscard]] const TrackerOptions& options() const& { return options_; }
+  [[nodiscard]] TrackerOptions options() const&& { return options_; }
 
  private:
   /// A tensor's identity from step to step.

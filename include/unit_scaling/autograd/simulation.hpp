@@ -145,7 +145,8 @@ class Simulation final : public Simulator {
     return Simulation(std::move(rules), seed);
   }
 
-  [[nodiscard]] const std::vector<SimulationRule>& rules() const { return rules_; }
+  [[nodiscard]] const std::vector<SimulationRule>& rules() const& { return rules_; }
+  [[nodiscard]] std::vector<SimulationRule> rules() const&& { return rules_; }
   [[nodiscard]] std::uint64_t seed() const { return seed_; }
 
   /// The same rules with every format rounded to in this way.

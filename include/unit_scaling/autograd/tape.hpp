@@ -82,7 +82,7 @@ template <Precision P> class Tape {
   ~Tape() { clear(); }
 
   /// The memory that values, saved arrays and gradients live in.
-  [[nodiscard]] RecyclingResource& memory() { return memory_; }
+  [[nodiscard]] RecyclingResource& memory() & { return memory_; }
   [[nodiscard]] TapeMode mode() const { return mode_; }
 
   /// The number of this step: how often the tape was cleared, or counted on from `set_step`. Layers
@@ -145,22 +145,25 @@ template <Precision P> class Tape {
 
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
   /// lives in the tape's memory: a copy shares that and must not outlive the tape.
-  [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const {
+  [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const& {
     static const Array<Storage> none;
     const auto entry = parameters_.find(&parameter);
     return entry == parameters_.end() ? none : slots_[entry->second].gradient;
   }
+  const Array<Storage>& gradient(const Parameter& parameter) const&& = delete;
 
   /// The gradient of an input after `backward`; empty if the loss does not depend on it, and for
   /// what is no input: gradients in between are freed as they are used.
-  [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const {
+  [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const& {
     check(input);
     return slots_[input.slot_].gradient;
   }
+  const Array<Storage>& gradient(const Variable<P>& input) const&& = delete;
 
   /// The products of batch-dependent factors that the gradients of `backward` carry; see
   /// `for_each_gradient_part`. None before it.
-  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const { return factors_; }
+  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const& { return factors_; }
+  std::span<const GradientFactor> gradient_factors() const&& = delete;
 
   /// Calls `visit(factor, gradient)` for each part of a parameter's gradient, in the order of the
   /// backward pass: the sum of those that carry the product number `factor` of
@@ -958,7 +961,7 @@ template <Precision P> std::string_view Tape<P>::kept_module() {
 template <Precision P>
 std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
   for (const ItemCount& count : counts) {
-    if (count.power != 0) return std::hash<std::string_view>{}(module_);
+    if (count.depends_on_batch()) return std::hash<std::string_view>{}(module_);
   }
   return 0;
 }
@@ -991,7 +994,7 @@ void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storag
     add_gradient(slot, std::move(*gradient), format, tensor,
                  {.of = factor,
                   .op = node.name,
-                  .module = node.counts[i].power == 0 ? 0 : node.module_hash,
+                  .module = node.counts[i].depends_on_batch() ? node.module_hash : 0,
                   .argument = i,
                   .parameter = slots_[slot].parameter,
                   .count = node.counts[i]});
@@ -1010,7 +1013,7 @@ void Tape<P>::add_gradient(std::size_t index, Array<Storage>&& gradient,
   const bool is_first = !std::exchange(slot.reached, true);
   if (slot.parameter == nullptr) {
     const std::size_t product =
-        factor.count.power == 0 ? factor.of : number_of(factor, factors_.size() - 1);
+        factor.count.depends_on_batch() ? number_of(factor, factors_.size() - 1) : factor.of;
     slot.factor = is_first ? product : joined(slot.factor, product);
     add_to(slot.gradient, std::move(gradient), format, tensor);
     return;
@@ -1064,7 +1067,7 @@ template <Precision P>
 typename Tape<P>::Part& Tape<P>::part_of(std::size_t index, const GradientFactor& factor) {
   Slot& slot = slots_[index];
   std::size_t product = factor.of;
-  if (factor.count.power != 0) {
+  if (factor.count.depends_on_batch()) {
     const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
     product = number_of(factor, last);
   }

@@ -130,7 +130,22 @@ class Array {
   [[nodiscard]] std::size_t bytes() const { return size() * sizeof(T); }
   [[nodiscard]] bool empty() const { return size() == 0; }
 
-  [[nodiscard]] const T* data() const { return elements(); }
+  /// The elements of an array that nothing else names. They live as long as this does, which is no
+  /// pointer: `ops::sum(x).data()[0]` is a number, `const float* y = ops::gelu(x).data()` an error.
+  class OwnedElements {
+   public:
+    explicit OwnedElements(const Array& array) : array_(array) {}
+    [[nodiscard]] std::remove_const_t<T> operator[](std::size_t i) const {
+      return array_.elements()[i];
+    }
+    [[nodiscard]] std::remove_const_t<T> operator*() const { return *array_.elements(); }
+
+   private:
+    Array array_;
+  };
+
+  [[nodiscard]] const T* data() const& { return elements(); }
+  [[nodiscard]] OwnedElements data() const&& { return OwnedElements(*this); }
   [[nodiscard]] std::span<const T> span() const& { return {data(), size()}; }
   std::span<const T> span() const&& = delete;
   [[nodiscard]] const T* row(std::size_t index) const& { return data() + index * columns(); }

@@ -107,7 +107,8 @@ class Format {
     return Format(spec);
   }
 
-  [[nodiscard]] const FormatSpec& spec() const noexcept { return spec_; }
+  [[nodiscard]] const FormatSpec& spec() const& noexcept { return spec_; }
+  [[nodiscard]] FormatSpec spec() const&& noexcept { return spec_; }
 
   /// The number of the format that `value` rounds to.
   /// @param random for Rounding::stochastic, as StochasticRounding::word() gives it.

@@ -63,7 +63,8 @@ class BertMlp {
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const Array<std::int32_t>& selected) const;
 
-  [[nodiscard]] const BertMlpConfig& config() const { return config_; }
+  [[nodiscard]] const BertMlpConfig& config() const& { return config_; }
+  [[nodiscard]] BertMlpConfig config() const&& { return config_; }
 
   /// Floating-point operations in the matrix products of one forward pass, per token of the input;
   /// `selected_share` of the tokens reach the read-out. A training step takes three times as many.

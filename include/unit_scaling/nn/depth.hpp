@@ -47,7 +47,8 @@ template <class Module> class DepthModuleList {
   }
 
   [[nodiscard]] std::size_t size() const { return modules_.size(); }
-  [[nodiscard]] const Module& operator[](std::size_t index) const { return modules_[index]; }
+  [[nodiscard]] const Module& operator[](std::size_t index) const& { return modules_[index]; }
+  const Module& operator[](std::size_t index) const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {

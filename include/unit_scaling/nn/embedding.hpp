@@ -27,7 +27,8 @@ class Embedding {
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids) const;
 
-  [[nodiscard]] const Parameter& table() const { return table_; }
+  [[nodiscard]] const Parameter& table() const& { return table_; }
+  const Parameter& table() const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) { visit(table_); }

@@ -29,7 +29,8 @@ class Initialiser {
       : seed_(seed), scaling_(scaling) {}
 
   /// The rules that the modules made with this initialiser follow.
-  [[nodiscard]] const Scaling& scaling() const { return scaling_; }
+  [[nodiscard]] const Scaling& scaling() const& { return scaling_; }
+  [[nodiscard]] Scaling scaling() const&& { return scaling_; }
 
   [[nodiscard]] std::uint64_t seed() const { return seed_; }
 

@@ -62,7 +62,8 @@ class InputEmbedding {
                                        const Array<std::int32_t>& segments = {}) const;
 
   /// The table of tokens, for a read-out that is tied to it.
-  [[nodiscard]] const Parameter& table() const { return tokens_.table(); }
+  [[nodiscard]] const Parameter& table() const& { return tokens_.table(); }
+  const Parameter& table() const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {

@@ -27,7 +27,8 @@ template <class... Modules> class Sequential {
   }
 
   /// The module number `i`.
-  template <std::size_t i> [[nodiscard]] const auto& get() const { return std::get<i>(modules_); }
+  template <std::size_t i> [[nodiscard]] const auto& get() const& { return std::get<i>(modules_); }
+  template <std::size_t i> const auto& get() const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter, in order.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {

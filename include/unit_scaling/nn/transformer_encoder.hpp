@@ -37,7 +37,8 @@ class TransformerEncoder {
                                        const Array<std::int32_t>& mask = {},
                                        const Array<std::int32_t>& segments = {}) const;
 
-  [[nodiscard]] const InputEmbedding& embedding() const { return embedding_; }
+  [[nodiscard]] const InputEmbedding& embedding() const& { return embedding_; }
+  const InputEmbedding& embedding() const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {

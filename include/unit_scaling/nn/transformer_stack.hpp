@@ -29,7 +29,8 @@ class TransformerStack {
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
                                        const Array<std::int32_t>& mask = {}) const;
 
-  [[nodiscard]] const DepthModuleList<TransformerLayer>& layers() const { return layers_; }
+  [[nodiscard]] const DepthModuleList<TransformerLayer>& layers() const& { return layers_; }
+  const DepthModuleList<TransformerLayer>& layers() const&& = delete;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {

@@ -47,20 +47,30 @@ struct Add {
     return constrain<2>(scaling.effective_constraint(), ideal);
   }
 
-  /// Without a constraint the factor of what is repeated is of the repetitions.
+  /// The factor of what is repeated is of the repetitions, and so are all factors if a constraint
+  /// binds them.
   template <class A, class B>
   [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<A>& a, const Array<B>& b) const {
     std::array<ItemCount, 2> counts{};
-    if (scaling.rule == Rule::none || scaling.effective_constraint().combine != nullptr) {
+    const Shape& y = longer(a.shape(), b.shape());
+    // Repeated once where the batch is of one item, never where it is empty.
+    if (scaling.rule == Rule::none || a.shape().rank() == b.shape().rank()) return counts;
+    const std::size_t repeated = a.shape().rank() < b.shape().rank() ? 0 : 1;
+    const std::size_t columns = repeated == 0 ? a.size() : b.size();
+    if (columns == 0) return counts;
+    ItemCount count = item_count(y.size() / columns);
+    const auto combine = scaling.effective_constraint().combine;
+    if (combine == nullptr) {
+      counts[repeated] = count;
       return counts;
     }
-    const Shape& y = longer(a.shape(), b.shape());
-    if (y.size() == 0) return counts;
-    // Repeated once where the batch is of one item.
-    const auto count = [&](const Shape& shape) {
-      return shape.rank() == y.rank() ? ItemCount{} : item_count(y.size() / shape.size());
-    };
-    counts = {count(a.shape()), count(b.shape())};
+    count.power = 0;
+    count.shared = {.combine = combine,
+                    .inputs = 2,
+                    .factors = {{{columns == 1 ? 1 : 1 / std::sqrt(2.0), 0}}},
+                    .is_of_output = true};
+    count.shared.factors[1 + repeated].power = 0.5;
+    counts.fill(count);
     return counts;
   }
 

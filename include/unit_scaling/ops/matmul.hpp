@@ -42,17 +42,28 @@ struct Matmul {
     return constrain<2>(scaling.effective_constraint(), ideal);
   }
 
-  /// Where one operand is a parameter and no constraint binds its factor, that is of the rows or
-  /// columns of the other one.
+  /// Where one operand is a parameter its factor is of the rows or columns of the other one, and so
+  /// are all factors if a constraint binds them.
   template <class L, class R>
   [[nodiscard]] std::array<ItemCount, 2> item_counts(const std::array<bool, 2>& are_parameters,
                                                      const Array<L>& left,
                                                      const Array<R>& right) const {
     std::array<ItemCount, 2> counts{};
-    if (scaling.rule == Rule::none || scaling.effective_constraint().combine != nullptr) {
+    if (scaling.rule == Rule::none) return counts;
+    const Extents e = extents(left.shape(), right.shape());
+    if (const auto combine = scaling.effective_constraint().combine; combine != nullptr) {
+      if (are_parameters[0] == are_parameters[1]) return counts;
+      const std::size_t parameter = are_parameters[0] ? 0 : 1;
+      ItemCount count = item_count(parameter == 0 ? e.n : e.m, 0);
+      count.shared = {
+          .combine = combine,
+          .inputs = 2,
+          .factors = {{{inverse_power(e.k), 0}, {inverse_power(e.n), 0}, {inverse_power(e.m), 0}}},
+          .is_of_output = true};
+      count.shared.factors[1 + parameter] = {1, 0.5};
+      counts.fill(count);
       return counts;
     }
-    const Extents e = extents(left.shape(), right.shape());
     if (are_parameters[0]) counts[0] = item_count(e.n);
     if (are_parameters[1]) counts[1] = item_count(e.m);
     return counts;

@@ -44,7 +44,12 @@ struct Mean {
   /// One number made of a batch's is taken for its loss, whose items are what the mean is over.
   template <class T> [[nodiscard]] std::array<ItemCount, 1> item_counts(const Array<T>& x) const {
     if (x.shape().rank() != 1 || x.empty()) return {};
-    return {item_count_of_power(factors(2).backward[0] / 2, x.columns())};
+    ItemCount count = item_count(x.columns(), 1);
+    if (scaling.rule == Rule::none) return {count};
+    const Constraint::Function combine = scaling.effective_constraint().combine;
+    if (combine == nullptr) return {};
+    count.shared = {.combine = combine, .inputs = 1, .factors = {{{1, -0.5}, {1, -1}}}};  // α and β
+    return {count};
   }
 
   [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {

@@ -56,7 +56,8 @@ class Adam {
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1);
 
-  [[nodiscard]] const std::vector<ParameterSetting>& settings() const { return settings_; }
+  [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
+  [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
   /// @throws DomainError for more than 2^53.
   void set_steps(std::uint64_t steps) {

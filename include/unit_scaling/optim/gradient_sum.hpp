@@ -58,10 +58,14 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// its own, and give `add` the number of the loss.
 ///
 /// What a model computes must not depend on the size of the batch. So the joined gradient is not
-/// that of one batch where an op is random (dropout), or where a constraint binds a forward factor
-/// to a factor that counts items (ops::add of a repeated row, ops::matmul of rows, both without
-/// `on_cut_edge`). ops::mean and ops::sum of a whole batch are exact under the constraints gmean,
-/// to_output_scale and to_grad_input_scale.
+/// that of one batch where an op is random (dropout). Nor can it be where a constraint binds a
+/// forward factor to a factor that counts items: ops::add of a repeated row, ops::matmul of rows
+/// and a parameter, both without `on_cut_edge`. `add` refuses the second batch of those. It cannot
+/// see them in ops::matmul of rows and what is computed from parameters.
+///
+/// Uses of a parameter by one op in one module are told apart by their order alone. So `add`
+/// refuses a batch that has more or fewer of them than the batches before, such as a layer unrolled
+/// by hand over sequences of another length; it takes one that has none.
 ///
 /// Sums are float whatever the policy. Each element is added up in the order of the batches, so the
 /// bits do not depend on the number of threads. A step like the one before allocates nothing.
@@ -88,19 +92,23 @@ class GradientSum {
   ///        different losses are added up as they are.
   /// @throws DomainError if there is a gradient of none of the parameters; if the tape recorded
   ///         another use of a parameter than the tapes before; if gradients that count different
-  ///         shares of the batches met in one sum.
+  ///         shares of the batches met in one sum; if what an op computes depends on the size of
+  ///         the batch.
   /// @throws ShapeError if a parameter has another shape than at construction. In all these cases
   ///         nothing is added.
   template <Precision P> void add(const Tape<P>& tape, std::size_t loss = 0);
 
   /// The joined gradient of a parameter since `clear`; empty if there was none.
-  [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const {
+  [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
     static const Array<float> none;
     const auto found = numbers_.find(&parameter);
     if (found == numbers_.end()) return none;
     const Sum& sum = sums_[found->second];
     if (sum.used == 0) return none;
     return sum.used == 1 ? sum.parts.front().elements : sum.total;
+  }
+  [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
+    return gradient(parameter);
   }
 
   /// How many tapes were added since `clear`.
@@ -132,7 +140,8 @@ class GradientSum {
     double items = 0;
     double entries = 0;
     ItemCount next = {};
-    bool is_matched = false;  ///< in this batch
+    std::size_t next_uses = 0;  ///< as GradientFactor::uses
+    bool is_matched = false;    ///< in this batch
     /// What sums before, and the gradients of this batch, are multiplied with.
     double keep = 1;
     double share = 1;
@@ -171,6 +180,8 @@ class GradientSum {
     }
     known_ = factors_.size();
     numbers_of_tape_.clear();
+    // Tapes of one model have the same products, in the same order.
+    bool is_in_order = true;
     for (const GradientFactor& of_tape : tape) {
       GradientFactor form = of_tape;
       if (!numbers_of_tape_.empty()) {
@@ -178,30 +189,87 @@ class GradientSum {
         form.other = numbers_of_tape_[form.other];
       }
       const auto fits = [&](const Factor& factor) {
-        const GradientFactor& known = factor.form;
-        return !factor.is_matched && factor.loss == loss && known.of == form.of &&
-               known.other == form.other && known.is_sum == form.is_sum && known.op == form.op &&
-               known.module == form.module && known.argument == form.argument &&
-               known.parameter == form.parameter && known.count.power == form.count.power;
+        return !factor.is_matched && factor.loss == loss && is_same_use(factor.form, form);
       };
-      // Tapes of one model have the same products, so the first guess is right.
       std::size_t number = numbers_of_tape_.size();
-      if (number >= known_ || !fits(factors_[number])) {
-        number = static_cast<std::size_t>(std::find_if(factors_.begin(), factors_.end(), fits) -
-                                          factors_.begin());
+      is_in_order = is_in_order && number < known_ && fits(factors_[number]);
+      if (!is_in_order) {
+        // Uses that nothing else tells apart are told apart by their order.
+        const auto end = factors_.begin() + static_cast<std::ptrdiff_t>(known_);
+        const auto found = std::find_if(factors_.begin(), end, fits);
+        number =
+            found == end ? factors_.size() : static_cast<std::size_t>(found - factors_.begin());
       }
       if (number == factors_.size()) factors_.push_back({.form = form, .loss = loss});
       Factor& factor = factors_[number];
-      if (factor.form.uses != form.uses) {
-        constexpr std::string_view advice =
-            "' to be those of the batches before, but some count as many items as each other in "
-            "one batch and not in another; let each have a module of its own (Tape::enter)";
-        refuse({"expected the uses of a parameter by '", form.op, advice});
+      if (factor.form.of != form.of || !is_alike(factor.form.count, form.count)) {
+        refuse({"expected the gradient of ", name_of_use(form),
+                " to come through the same ops as in the batches before, got other ones; give add "
+                "a number of its own for each loss, or record the same graph for every batch"});
       }
       factor.is_matched = true;
       factor.next = form.count;
+      factor.next_uses = form.uses;
       numbers_of_tape_.push_back(number);
     }
+    require_same_uses(loss);
+  }
+
+  /// Whether two products stand for the same use in two batches, or for uses that only their order
+  /// tells apart.
+  [[nodiscard]] static bool is_same_use(const GradientFactor& a, const GradientFactor& b) {
+    return a.is_sum == b.is_sum && a.op == b.op && a.module == b.module &&
+           a.argument == b.argument && a.parameter == b.parameter &&
+           (!a.is_sum || (a.of == b.of && a.other == b.other));
+  }
+
+  /// Refuses a batch in which an op was used more or fewer times than before, though not never: its
+  /// uses would be taken for each other.
+  void require_same_uses(std::size_t loss) {
+    if (numbers_of_tape_.empty() || numbers_of_tape_.front() >= known_) return;
+    const auto is_changed = [&](std::size_t number) {
+      const Factor& factor = factors_[number];
+      const bool is_as_before =
+          number < known_ && factor.is_matched && factor.next_uses == factor.form.uses;
+      return factor.loss == loss && !factor.form.is_sum && !factor.form.op.empty() && !is_as_before;
+    };
+    for (std::size_t k = 0; k < factors_.size(); ++k) {
+      if (!is_changed(k)) continue;
+      const GradientFactor& form = factors_[k].form;
+      std::size_t before = 0;
+      std::size_t now = 0;
+      for (std::size_t other = 0; other < factors_.size(); ++other) {
+        const Factor& each = factors_[other];
+        if (each.loss != loss || !is_same_use(each.form, form)) continue;
+        if (other < known_) before += each.form.uses;
+        if (each.is_matched) now += each.next_uses;
+      }
+      if (now == 0 || before == 0) continue;
+      if (now == before) {
+        refuse({"expected the uses of ", name_of_use(form),
+                " to count as many items as each other in every batch or in none; call the op "
+                "itself for each use in a module of its own (Tape::enter)"});
+      }
+      refuse({"expected the number of uses of ", name_of_use(form),
+              " to be that of the batches before, ", std::to_string(before), ", got ",
+              std::to_string(now),
+              "; join batches that use it equally often, or call the op itself for each use in a "
+              "module of its own (Tape::enter)"});
+    }
+    for (std::size_t k = 0; k < factors_.size(); ++k) {
+      if (!is_changed(k) || factors_[k].form.count.entries == 0) continue;
+      refuse({"expected ", name_of_use(factors_[k].form),
+              " to be used in every batch or in none, as its factor counts the rows of all of "
+              "them; give it no ids where there are none"});
+    }
+  }
+
+  /// A parameter, or an input of the same op without a name, and the op.
+  [[nodiscard]] std::string name_of_use(const GradientFactor& form) const {
+    const auto found = numbers_.find(form.parameter);
+    const std::string argument =
+        found == numbers_.end() ? "an input" : "'" + parameters_[found->second]->name + "'";
+    return argument + " by '" + std::string(form.op) + "'";
   }
 
   /// What each product makes of the sums before, and of the gradients of this batch.
@@ -232,7 +300,8 @@ class GradientSum {
       }
       const auto power_of = [&](double items, double entries, double all) {
         const double own = per_entry(items, entries, form.count);
-        return all == 0 || own == all ? 1 : std::pow(own / all, form.count.power);
+        if (all == 0 || own == all) return 1.0;
+        return own == 0 ? 0 : std::pow(own / all, form.count.power) * shared_of(form, own, all);
       };
       const double all = per_entry(factor.items + factor.next.items,
                                    factor.entries + factor.next.entries, form.count);
@@ -252,9 +321,35 @@ class GradientSum {
     return entries == 0 ? 0 : items / entries;
   }
 
+  /// What a shared factor is for all items, relative to some of them.
+  [[nodiscard]] double shared_of(const GradientFactor& form, double own, double all) {
+    const SharedFactor& shared = form.count.shared;
+    if (shared.combine == nullptr) return 1;
+    const double ratio = shared(all) / shared(own);
+    if (!(std::isfinite(ratio) && ratio > 0)) {
+      refuse({"expected a constraint that gives ", name_of_use(form),
+              " positive factors for any number of items"});
+    }
+    if (shared.is_of_output && std::abs(ratio - 1) > 1e-9) {
+      // Better named after the parameter, where the op has one.
+      const auto named = std::find_if(factors_.begin(), factors_.end(), [&](const Factor& each) {
+        return each.form.op == form.op && each.form.module == form.module &&
+               each.form.count == form.count && numbers_.contains(each.form.parameter);
+      });
+      refuse(
+          {"expected an output that does not depend on the size of the batch, but the "
+           "constraint binds the forward factor of ",
+           name_of_use(named == factors_.end() ? form : named->form), " to one that counts ",
+           std::to_string(std::llround(own)), " items here and ", std::to_string(std::llround(all)),
+           " in the joined batch; give the op scaling.on_cut_edge(), or record it under "
+           "Tape::outside_batch if its items are the same for every batch"});
+    }
+    return ratio;
+  }
+
   /// Forgets what was appended for this batch.
   [[noreturn]] void refuse(std::initializer_list<std::string_view> text) {
-    factors_.resize(known_);
+    factors_.erase(factors_.begin() + static_cast<std::ptrdiff_t>(known_), factors_.end());
     throw_domain_error("GradientSum", text);
   }
 

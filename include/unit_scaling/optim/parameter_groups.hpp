@@ -43,7 +43,8 @@ class ParameterGroups {
   ParameterGroups(std::vector<ParameterGroup> groups) : groups_(std::move(groups)) {}
   ParameterGroups(std::initializer_list<ParameterGroup> groups) : groups_(groups) {}
 
-  [[nodiscard]] const std::vector<ParameterGroup>& groups() const { return groups_; }
+  [[nodiscard]] const std::vector<ParameterGroup>& groups() const& { return groups_; }
+  [[nodiscard]] std::vector<ParameterGroup> groups() const&& { return groups_; }
 
  private:
   std::vector<ParameterGroup> groups_;

@@ -308,10 +308,12 @@ class SafetensorsFile {
   }
 
   /// Of the file, as it was given.
-  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::string& path() const& { return path_; }
+  [[nodiscard]] std::string path() const&& { return path_; }
 
   /// Names of all arrays in the order of their elements.
-  [[nodiscard]] const std::vector<std::string>& names() const { return header_.names; }
+  [[nodiscard]] const std::vector<std::string>& names() const& { return header_.names; }
+  [[nodiscard]] std::vector<std::string> names() const&& { return header_.names; }
 
   /// Whether there is an array of that name.
   [[nodiscard]] bool contains(const std::string& name) const {
@@ -320,16 +322,18 @@ class SafetensorsFile {
 
   /// What the header says of an array.
   /// @throws FileError if there is none of that name.
-  [[nodiscard]] const Info& info(const std::string& name) const {
+  [[nodiscard]] const Info& info(const std::string& name) const& {
     const auto found = header_.infos.find(name);
     if (found == header_.infos.end()) fail("has no array " + in_quotes(name));
     return found->second;
   }
+  [[nodiscard]] Info info(const std::string& name) const&& { return info(name); }
 
   /// The metadata; empty if the file has none.
-  [[nodiscard]] const std::map<std::string, std::string>& metadata() const {
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const& {
     return header_.metadata;
   }
+  [[nodiscard]] std::map<std::string, std::string> metadata() const&& { return header_.metadata; }
 
   /// Reads an array, whose elements must be of type `T` in the file: nothing is converted, but
   /// elements narrower than a byte are unpacked.

@@ -171,26 +171,29 @@ class SafetensorsShards {
   }
 
   /// Of the index, as it was given.
-  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::string& path() const& { return path_; }
+  [[nodiscard]] std::string path() const&& { return path_; }
 
   /// Names of all arrays, file by file in the order of the files' names, and in each in the order
   /// of their elements.
-  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
+  [[nodiscard]] const std::vector<std::string>& names() const& { return names_; }
+  [[nodiscard]] std::vector<std::string> names() const&& { return names_; }
 
   /// Whether there is an array of that name.
   [[nodiscard]] bool contains(const std::string& name) const { return shard_of_.contains(name); }
 
   /// The file of an array.
   /// @throws FileError if there is none of that name.
-  [[nodiscard]] SafetensorsFile& shard_of(const std::string& name) {
+  [[nodiscard]] SafetensorsFile& shard_of(const std::string& name) & {
     return shards_[shard_number(name)];
   }
 
   /// What the header of its file says of an array.
   /// @throws FileError if there is none of that name.
-  [[nodiscard]] const SafetensorsInfo& info(const std::string& name) const {
+  [[nodiscard]] const SafetensorsInfo& info(const std::string& name) const& {
     return shards_[shard_number(name)].info(name);
   }
+  [[nodiscard]] SafetensorsInfo info(const std::string& name) const&& { return info(name); }
 
   /// As `SafetensorsFile::tensor`.
   template <SafetensorsElement T> [[nodiscard]] Array<T> tensor(const std::string& name) {

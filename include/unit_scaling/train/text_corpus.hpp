@@ -96,12 +96,14 @@ class TextCorpus {
   /// The id that stands for a masked position.
   [[nodiscard]] std::int32_t mask_id() const { return symbols_; }
 
-  [[nodiscard]] std::span<const std::int32_t> training() const {
+  [[nodiscard]] std::span<const std::int32_t> training() const& {
     return std::span(ids_).first(training_size_);
   }
-  [[nodiscard]] std::span<const std::int32_t> validation() const {
+  std::span<const std::int32_t> training() const&& = delete;
+  [[nodiscard]] std::span<const std::int32_t> validation() const& {
     return std::span(ids_).subspan(training_size_);
   }
+  std::span<const std::int32_t> validation() const&& = delete;
 
  private:
   std::vector<std::int32_t> ids_;

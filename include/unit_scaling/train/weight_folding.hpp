@@ -119,10 +119,15 @@ class FoldedOps {
   }
 
   /// Numbers of the values, as in the plain model, that no op makes and that are no parameters.
-  [[nodiscard]] const std::set<std::size_t>& inputs() const { return inputs_; }
+  [[nodiscard]] const std::set<std::size_t>& inputs() const& { return inputs_; }
+  [[nodiscard]] std::set<std::size_t> inputs() const&& { return inputs_; }
   /// Numbers of the values that no op reads, or that are returned, with the op that makes them.
-  [[nodiscard]] const std::map<std::size_t, std::size_t>& outputs() const { return outputs_; }
-  [[nodiscard]] const std::map<std::string, std::size_t>& parameters() const {
+  [[nodiscard]] const std::map<std::size_t, std::size_t>& outputs() const& { return outputs_; }
+  [[nodiscard]] std::map<std::size_t, std::size_t> outputs() const&& { return outputs_; }
+  [[nodiscard]] const std::map<std::string, std::size_t>& parameters() const& {
+    return value_of_parameter_;
+  }
+  [[nodiscard]] std::map<std::string, std::size_t> parameters() const&& {
     return value_of_parameter_;
   }
 
