@@ -40,6 +40,8 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// What a tape does with the ops it sees.
@@ -1148,3 +1150,5 @@ requires(is_variable<Args> || ...) auto record(const Op& op, const Args&... args
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -15,6 +15,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Makes the parameters of a model, in the order in which its modules ask for them.
@@ -92,3 +94,5 @@ class Initialiser {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -18,6 +18,8 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// How weight decay λ enters Adam's update at learning rate η.
@@ -174,3 +176,5 @@ class AdamW : public Adam {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

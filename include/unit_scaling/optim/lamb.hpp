@@ -19,6 +19,8 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// LAMB: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², u = m̂ / (√v̂ + ε) + λ p with the bias
@@ -152,3 +154,5 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

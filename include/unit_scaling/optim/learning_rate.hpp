@@ -12,6 +12,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// The fan-in that u-μP's learning rates go by: what one output sums over, (fan_out, fan_in) or
@@ -79,3 +81,5 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -26,6 +26,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
@@ -258,3 +260,5 @@ template <GradientSource Gradients>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

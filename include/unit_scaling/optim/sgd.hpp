@@ -14,6 +14,8 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// SGD with momentum μ: b ← μ b + g + λ p, p ← p − η b (Nesterov: p ← p − η (g + λ p + μ b)).
@@ -108,3 +110,5 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -8,6 +8,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Says that a backward factor is β = c · (items / entries)^(−power), where c is the same for every
@@ -41,3 +43,5 @@ struct ItemCount {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

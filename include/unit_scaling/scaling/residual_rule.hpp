@@ -13,6 +13,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// τ of branch `index` of a stack of `branches`, counted from the input, in the convention of the
@@ -67,3 +69,5 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

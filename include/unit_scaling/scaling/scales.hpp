@@ -11,6 +11,8 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// The scale factors of an op f with `N` differentiable inputs: the forward pass computes
@@ -53,3 +55,5 @@ template <std::size_t N> void require_factors(std::string_view operation, const 
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -19,6 +19,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// Sequences with some positions hidden, and what stood there.
@@ -132,3 +134,5 @@ class MaskedBatches {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// The factor by which to multiply the learning rate at each step, counted from zero: it rises
@@ -96,3 +98,5 @@ struct Schedule {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END
