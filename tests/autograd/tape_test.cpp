@@ -545,6 +545,26 @@ TEST(TapeErrors, ALossMustBeOneNumber) {
   EXPECT_EQ(tape.size(), 1U);  // still there, for a loss that is one
 }
 
+TYPED_TEST(TapeInEachPrecision, RefusesASeedThatCanOnlyGiveGradientsThatAreZeroOrNoNumbers) {
+  const Parameter weight = random_parameter("weight", {2, 3}, 1);
+  Tape<TypeParam> tape;
+  const auto of_ones = Array<typename TypeParam::storage>::filled(
+      {1, 3}, static_cast<typename TypeParam::storage>(1));
+  const auto loss = tape.record(WeightedSum{Array<float>::filled({1, 2}, 1)},
+                                ops::linear(tape.constant(of_ones), weight));
+  using Seed = typename TypeParam::compute;
+  constexpr auto infinity = std::numeric_limits<Seed>::infinity();
+  for (const Seed seed : {std::numeric_limits<Seed>::quiet_NaN(), infinity, -infinity, Seed{0},
+                          -Seed{0}, Seed{-1}, std::numeric_limits<Seed>::denorm_min(),
+                          std::numeric_limits<Seed>::max(), static_cast<Seed>(0x1p-130)}) {
+    expect_domain_error([&] { tape.backward(loss, seed); }, {"backward", "seed"});
+    EXPECT_EQ(tape.gradient(weight).size(), 0U);
+  }
+  // The tape is not unwound, and takes another one.
+  tape.backward(loss, static_cast<Seed>(0x1p-20));
+  EXPECT_EQ(tape.gradient(weight).shape(), weight.value.shape());
+}
+
 TEST(TapeErrors, AnOpThatThrowsLeavesTheTapeAsItWas) {
   Tape<precision::fp32> tape;
   const auto x = tape.input(random_array<float>({2, 3}, 0));

@@ -21,6 +21,9 @@
 #include "unit_scaling/ops/silu_glu.hpp"
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/ops/tanh.hpp"
+#include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/sgd.hpp"
 
 namespace {
 
@@ -103,6 +106,27 @@ template <class P> void others(const std::string& name) {
             numbers<T>({2, 3, 70, 20}, 11), numbers<T>({2, 3, 70, 20}, 12),
             numbers<T>({2, 3, 70, 28}, 13));
 }
+
+/// Gradients that are given.
+struct Gradients {
+  us::Array<float> given;
+  const us::Array<float>& gradient(const us::Parameter& /*parameter*/) const { return given; }
+};
+
+/// The parameter and the state after three steps.
+template <class Optimiser>
+void optimiser(const std::string& name, const typename Optimiser::Options& options) {
+  us::Parameter parameter{"p", numbers<float>({13, 61}, 14), us::ParameterKind::weight};
+  Optimiser optimiser({&parameter}, options);
+  for (std::uint32_t step = 0; step < 3; ++step) {
+    optimiser.step(Gradients{numbers<float>({13, 61}, 20 + step)}, 0.013, 3);
+  }
+  std::uint64_t digest = 0xcbf29ce484222325U;
+  add_digest(digest, parameter.value);
+  optimiser.for_each_state(
+      [&](const std::string&, us::Array<float>& state) { add_digest(digest, state); });
+  print(name, digest);
+}
 #endif
 
 }  // namespace
@@ -114,5 +138,11 @@ int main() {
   products<us::precision::fp64>("fp64");
 #if !defined(UNIT_SCALING_ONLY_PRODUCTS)
   others<us::precision::fp32>("fp32");
+  optimiser<us::optim::Sgd>("sgd", {.weight_decay = 0.1, .nesterov = true});
+  optimiser<us::optim::Adam>("adam", {.weight_decay = 0.1});
+  optimiser<us::optim::AdamW>("adamw", {.weight_decay = 0.007});
+  optimiser<us::optim::AdamW>("adamw decoupled",
+                              {.weight_decay = 0.1, .decay = us::optim::WeightDecay::decoupled});
+  optimiser<us::optim::Lamb>("lamb", {});
 #endif
 }

@@ -18,9 +18,11 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "format_oracle.hpp"
+#include "support/errors.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
@@ -595,6 +597,23 @@ template <class Function> std::string error_of(Function function) {
     return error.what();
   }
   return {};
+}
+
+template <class E> void expect_uncountable_mx_arrays_to_be_refused() {
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  for (const std::size_t size : {most, most - 1, most / 2 + 1, most / 8 + 1}) {
+    for (const auto& [rows, columns] :
+         {std::pair{size, std::size_t{1}}, {1, size}, {size / 2, 2}}) {
+      expect_shape_error([&] { (unit_scaling::MxArray<E>(rows, columns)); }, {"MxArray", "count"});
+    }
+  }
+  EXPECT_EQ((unit_scaling::MxArray<E>(most, 0).rows()), most);
+}
+
+TEST(MxArray, RefusesSizesWhoseBitsCannotBeCounted) {
+  expect_uncountable_mx_arrays_to_be_refused<unit_scaling::float8_e4m3fn>();
+  expect_uncountable_mx_arrays_to_be_refused<unit_scaling::float6_e2m3fn>();
+  expect_uncountable_mx_arrays_to_be_refused<unit_scaling::float4_e2m1fn>();
 }
 
 TEST(MxArray, ErrorsNameTheFunctionAndTheSizes) {

@@ -10,12 +10,14 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "format_oracle.hpp"
+#include "support/errors.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
@@ -227,6 +229,16 @@ TEST(PackedArray, TakesThreeQuartersOrHalfOfAByteForEachElement) {
   EXPECT_EQ(packed_bytes<unit_scaling::float6_e3m2fn>(1024), 768U);
   EXPECT_EQ(packed_bytes<unit_scaling::float4_e2m1fn>(1024), 512U);
   EXPECT_EQ(packed_bytes<unit_scaling::float6_e3m2fn>(5), 4U);
+}
+
+TYPED_TEST(Packed, RefusesSizesWhoseBitsCannotBeCounted) {
+  constexpr auto bits = std::size_t{TypeParam::format.bits()};
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  for (const std::size_t size : {most, most - 1, most / 2 + 1, most / bits + 1}) {
+    if (size <= most / bits) continue;
+    expect_shape_error([&] { PackedArray<TypeParam>{size}; },
+                       {"PackedArray", std::to_string(size)});
+  }
 }
 
 TEST(PackedArray, ErrorsNameTheFunctionAndTheSizes) {

@@ -2,6 +2,7 @@
 // Numbers that ops are told and that could only end in NaN or infinity are refused by every op.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -180,10 +181,6 @@ TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {
                  [&](double b) { return ops::rotary(x, {.base = b}); });
   expect_refused("sinusoidal_positions", "max_period", bad_period,
                  [&](double p) { return ops::sinusoidal_positions<float>(3, 4, p); });
-  expect_refused("conv1d", "power", bad, [&](double p) {
-    return ops::conv1d(normal_array<float>({2, 4, 5}, 1), normal_array<float>({3, 4, 2}, 2),
-                       {.power = {0.5, p, 0.5}});
-  });
   expect_refused("recurrent_highway", "rebias", bad, [&](double rebias) {
     return ops::recurrent_highway(normal_array<float>({2, 3, 4}, 1),
                                   normal_array<float>({10, 9}, 2), normal_array<float>({10}, 3),
@@ -193,6 +190,63 @@ TEST(Attributes, OtherNumbersAreInTheRangeOfFloatToo) {
                  [&](double f) { return ops::scaled(ops::Softmax{}, f, {1})(x); });
   expect_refused("scaled", "factor", {0, -1, 1e-320, nan, 1e39},
                  [&](double f) { return ops::scaled(ops::Softmax{}, 1, {f})(x); });
+}
+
+/// Calls `compute(power, scaling)` with each of three powers wrong.
+template <class Compute>
+void expect_powers_refused(const char* op, const std::vector<double>& values, const char* attribute,
+                           const std::vector<Scaling>& scalings, const Compute& compute) {
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (const Scaling& scaling : scalings) {
+      expect_refused(op, attribute, values, [&](double value) {
+        std::array<double, 3> power{0.5, 0.5, 0.5};
+        power[i] = value;
+        return compute(power, scaling);
+      });
+    }
+  }
+}
+
+TEST(Attributes, EveryPowerIsANumberThatGivesFactorsInTheRangeOfFloat) {
+  const auto check = [](const char* op, const auto& compute) {
+    expect_powers_refused(op, {nan, infinity, -infinity, 1e39, 1e300, -1e300}, "power",
+                          {scaling::none, scaling::paper, scaling::umup, Scaling{Rule::paper}},
+                          compute);
+    // Numbers that no float holds as an exponent of sizes from 4 on.
+    expect_powers_refused(op, {200, -200, 1e10, -1e10, 70, -70}, "factor",
+                          {scaling::paper.with(constraint::none), Scaling{Rule::paper}}, compute);
+  };
+  const auto x = normal_array<float>({4, 8}, 1);
+  const auto w = normal_array<float>({6, 8}, 2);
+  const auto b = normal_array<float>({6}, 3);
+  using Power = std::array<double, 3>;
+  check("linear", [&](const Power& p, const Scaling& s) {
+    return ops::linear(x, w, {.scaling = s, .power = p});
+  });
+  check("linear", [&](const Power& p, const Scaling& s) {
+    return ops::linear(x, w, b, {.scaling = s, .power = p});
+  });
+  check("linear", [&](const Power& p, const Scaling& s) {
+    return ops::gelu_linear(x, w, {.linear = {.scaling = s, .power = p}});
+  });
+  check("linear", [&](const Power& p, const Scaling& s) {
+    return ops::gelu_linear(x, w, b, {.linear = {.scaling = s, .power = p}});
+  });
+  check("conv1d", [&](const Power& p, const Scaling& s) {
+    return ops::conv1d(normal_array<float>({2, 4, 5}, 1), normal_array<float>({5, 4, 2}, 2),
+                       {.scaling = s, .power = p});
+  });
+  // Others are taken.
+  for (const double p : {-1.0, 0.0, 0.25, 1.0, 2.0}) {
+    for (const Power& power : {Power{p, 0.5, 0.5}, Power{0.5, p, 0.5}, Power{0.5, 0.5, p}}) {
+      const auto scales =
+          ops::Linear{.scaling = scaling::paper.with(constraint::none), .power = power}.scales(x,
+                                                                                               w);
+      EXPECT_DOUBLE_EQ(scales.forward, std::pow(8, -power[0]));
+      EXPECT_DOUBLE_EQ(scales.backward[0], std::pow(6, -power[1]));
+      EXPECT_DOUBLE_EQ(scales.backward[1], std::pow(4, -power[2]));
+    }
+  }
 }
 
 TEST(Attributes, TheWeightOfAResidualBranchIsCheckedByBothItsOps) {

@@ -11,6 +11,7 @@
 #include "unit_scaling/ops/embedding.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/mul.hpp"
 #include "unit_scaling/ops/sum.hpp"
 
 namespace estimate_scales_test {
@@ -84,6 +85,54 @@ TEST(EstimateScales, MeasuresAnOutputOfOneNumberAmongTheRepetitions) {
       ops::estimate_scales(ops::Sum{.scaling = scaling::none}, {.repetitions = 400}, Shape{100});
   EXPECT_NEAR(estimate.scales.forward, 0.1, 5 * 0.1 * estimate.relative_error.forward);
   EXPECT_LT(estimate.relative_error.forward, 0.06);
+}
+
+TEST(EstimateScales, OfAnOutputOfFewNumbersAreThoseOfAnOutputOfMany) {
+  const ops::EstimateOptions options{.repetitions = 20'000};
+  const ops::Elementwise square([](auto x) { return x * x; }, [](auto x) { return 2 * x; });
+  for (const std::size_t size : {1UL, 2UL, 3UL, 4UL, 7UL, 10UL}) {
+    SCOPED_TRACE(size);
+    expect_estimate(
+        ops::estimate_scales(ops::Mul{.scaling = scaling::none}, options, Shape{size}, Shape{size}),
+        Scales<2>{.forward = 1, .backward = {1, 1}});
+    expect_estimate(
+        ops::estimate_scales(ops::Linear{.scaling = scaling::none}, options, Shape{1, 16},
+                             Shape{size, 16}),
+        Scales<2>{.forward = 0.25, .backward = {1 / std::sqrt(static_cast<double>(size)), 1}});
+    expect_estimate(
+        ops::estimate_scales(ops::Sum{.scaling = scaling::none}, options, Shape{size, 9}),
+        Scales<1>{.forward = 1 / 3.0, .backward = {1}});
+    // Whose outputs are not about zero.
+    expect_estimate(ops::estimate_scales(square, options, Shape{size}),
+                    Scales<1>{.forward = std::sqrt(0.5), .backward = {0.5}});
+  }
+}
+
+TEST(EstimateScales, OfNumbersThatMoveTogetherAreThoseOfOneOfThem) {
+  const Array<double> ones = Array<double>::filled({5, 1}, 1);
+  // y_i = x for all five i, so its variance is that of x; dx = Σ dy has five times that of dy.
+  const auto estimate = ops::estimate_scales(ops::Linear{.scaling = scaling::none},
+                                             {.repetitions = 4000}, Shape{1, 1}, ones);
+  EXPECT_NEAR(estimate.scales.forward, 1, 5 * estimate.relative_error.forward);
+  EXPECT_LT(estimate.relative_error.forward, 0.03);
+  EXPECT_NEAR(estimate.scales.backward[0], 1 / std::sqrt(5.0),
+              5 * estimate.relative_error.backward[0]);
+}
+
+TEST(EstimateScales, SayHowLittleTwoRepetitionsOfOneNumberTell) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const auto estimate =
+        ops::estimate_scales(ops::Mul{}, {.seed = seed, .repetitions = 2}, Shape{1}, Shape{1});
+    EXPECT_GT(estimate.relative_error.forward, 0.5) << seed;
+  }
+}
+
+TEST(EstimateScales, SaySoOfAnOutputThatIsConstantThoughNotExactInBinary) {
+  const ops::Elementwise tenth([](auto x) { return x - x + 0.1; }, [](auto x) { return x; });
+  for (const std::size_t size : {1UL, 2UL, 3UL, 7UL, 100UL}) {
+    expect_domain_error([&] { (void)ops::estimate_scales(tenth, Shape{size}); },
+                        {"estimate_scales", "constant"});
+  }
 }
 
 }  // namespace estimate_scales_test

@@ -736,9 +736,9 @@ TEST(GradientSum, AddsInFloatWhatFloat16WouldLose) {
   Tape<precision::fp16> tape;
   for (const float gradient : {2048.0F, 1.0F, -0.25F}) {
     tape.clear();
-    const auto x = tape.constant(Array<float16>::filled({1, 1}, float16(1)));
+    const auto x = tape.constant(Array<float16>::filled({1, 1}, float16(gradient)));
     const auto y = ops::linear(x, parameter, {.scaling = scaling::none});
-    tape.backward(ops::sum(y, {.scaling = scaling::none}), float16(gradient));
+    tape.backward(ops::sum(y, {.scaling = scaling::none}));
     sum.add(tape);
   }
   EXPECT_EQ(sum.count(), 3U);

@@ -321,8 +321,144 @@ TYPED_TEST(EveryOptimiser, RefusesARateThatIsBeyondFloatWithItsFactor) {
   const GivenGradients<float> gradients{
       {{&first, Array<float>::filled({3}, 1)}, {&second, Array<float>::filled({3}, 1)}}};
   const auto before = everything(optimiser, first, second);
-  expect_domain_error([&] { optimiser.step(gradients, 1e20); }, {"learning rate", "'second'"});
+  expect_domain_error([&] { optimiser.step(gradients, 50); }, {"learning rate", "'second'"});
   EXPECT_EQ(everything(optimiser, first, second), before);
+}
+
+/// Weights after steps on gradients of `gradient`, of which errors end the run.
+template <class Optimiser>
+float weight_after(int steps, float weight, float gradient, double rate,
+                   const typename Optimiser::Options& options, const auto& on_error) {
+  Parameter parameter{"of_test", Array<float>::filled({19}, weight), ParameterKind::weight};
+  Optimiser optimiser({&parameter}, options);
+  const GivenGradients<float> gradients{{{&parameter, Array<float>::filled({19}, gradient)}}};
+  for (int step = 0; step < steps; ++step) {
+    const Array<float> before = parameter.value;
+    try {
+      optimiser.step(gradients, rate);
+    } catch (const DomainError& error) {
+      EXPECT_EQ(parameter.value, before);
+      EXPECT_EQ(optimiser.steps(), static_cast<std::uint64_t>(step));
+      on_error(std::string(error.what()));
+      break;
+    }
+  }
+  for (const float element : parameter.value.span()) EXPECT_EQ(element, parameter.value.data()[0]);
+  return parameter.value.data()[0];
+}
+
+TYPED_TEST(EveryOptimiser, MakesNoWeightThatIsNotFiniteWhateverTheRateAndTheGradient) {
+  constexpr float largest = std::numeric_limits<float>::max();
+  for (const double rate : {1e-38, 1e-30, 1e-3, 1.0, 100.0, 1e10, 1e11, 1e12, 1e20, 1e30, 3e38}) {
+    for (const float gradient : {1e-38F, 1e-22F, 1.0F, 1e15F, 1e17F, 9e17F, 9e18F, 1e20F, 1e30F,
+                                 1e36F, 3e37F, 3e38F, largest}) {
+      for (const float weight : {1.0F, -1e-30F, 1e20F, -1e30F, largest}) {
+        for (const double decay : {0.0, 0.005, 0.9}) {
+          if (weight == largest && decay != 0) continue;
+          if (decay > 0.01 && std::is_same_v<TypeParam, optim::AdamW>) continue;
+          SCOPED_TRACE(testing::Message()
+                       << rate << ", " << gradient << ", " << weight << ", " << decay);
+          typename TypeParam::Options options;
+          options.weight_decay = decay;
+          const auto named = [](const std::string& text) {
+            EXPECT_NE(text.find(name_of<TypeParam>()), std::string::npos) << text;
+            EXPECT_NE(text.find("'of_test'"), std::string::npos) << text;
+          };
+          ASSERT_TRUE(
+              std::isfinite(weight_after<TypeParam>(60, weight, gradient, rate, options, named)));
+        }
+      }
+    }
+  }
+}
+
+template <class Optimiser>
+void expect_decay_to_be_refused(double rate, const typename Optimiser::Options& options) {
+  bool refused = false;
+  const float weight = weight_after<Optimiser>(3, 1, 0, rate, options, [&](const auto& text) {
+    refused = true;
+    EXPECT_NE(text.find("weight decay"), std::string::npos) << text;
+    EXPECT_NE(text.find("'of_test'"), std::string::npos) << text;
+  });
+  EXPECT_EQ(weight, 1);
+  EXPECT_TRUE(refused) << rate;
+}
+
+TEST(Optimisers, RefuseARateThatTimesTheWeightDecayIsMoreThanOne) {
+  for (const auto& [rate, decay] : {std::pair{100.0, 0.5}, {2.0, 0.9}, {1.2, 0.9}, {1e9, 1e-5}}) {
+    expect_decay_to_be_refused<optim::AdamW>(
+        rate, {.weight_decay = decay, .decay = optim::WeightDecay::decoupled});
+    expect_decay_to_be_refused<optim::Adam>(
+        rate, {.weight_decay = decay, .decay = optim::WeightDecay::decoupled});
+    expect_decay_to_be_refused<optim::Sgd>(rate, {.weight_decay = decay});
+    expect_decay_to_be_refused<optim::Sgd>(rate, {.momentum = 0, .weight_decay = decay});
+    expect_decay_to_be_refused<optim::Lamb>(rate, {.weight_decay = decay});
+  }
+  // The rate is that of the parameter, with its factor.
+  Parameter slow = test_parameter(ParameterKind::weight, {3}, "slow");
+  Parameter fast = test_parameter(ParameterKind::weight, {3}, "fast");
+  optim::Sgd optimiser({optim::ParameterGroup{.parameters = {&slow}, .learning_rate_factor = 0.1},
+                        optim::ParameterGroup{.parameters = {&fast}, .learning_rate_factor = 2}},
+                       {.weight_decay = 0.9});
+  const GivenGradients<float> gradients{
+      {{&slow, Array<float>::filled({3}, 0)}, {&fast, Array<float>::filled({3}, 0)}}};
+  optimiser.step(gradients, 0.5);
+  expect_domain_error([&] { optimiser.step(gradients, 0.6); }, {"Sgd: ", "weight decay", "'fast'"});
+  // What the rate does not multiply may go with any.
+  const auto any = [](const std::string& text) { ADD_FAILURE() << text; };
+  EXPECT_TRUE(
+      std::isfinite(weight_after<optim::AdamW>(3, 1, 1, 1000, {.weight_decay = 0.005}, any)));
+  EXPECT_TRUE(std::isfinite(weight_after<optim::Adam>(3, 1, 1, 1000, {.weight_decay = 0.5}, any)));
+  // All of the weight may go.
+  EXPECT_EQ(weight_after<optim::AdamW>(
+                1, 1, 0, 2, {.weight_decay = 0.5, .decay = optim::WeightDecay::decoupled}, any),
+            0);
+}
+
+TEST(Sgd, RefusesGradientsThatItsMomentumWouldAddUpToInfinity) {
+  for (const double momentum : {0.5, 0.9, 0.999, 1 - 0x1p-24}) {
+    bool refused = false;
+    const float weight = weight_after<optim::Sgd>(3, 1, 3e38F, 1e-30, {.momentum = momentum},
+                                                  [&](const auto&) { refused = true; });
+    EXPECT_EQ(weight, 1);
+    EXPECT_TRUE(refused);
+    // Of the largest that is taken, the sum over any number of steps is finite.
+    const auto limit = 0x1p63F * (1 - static_cast<float>(momentum));
+    for (const bool nesterov : {false, true}) {
+      EXPECT_TRUE(std::isfinite(
+          weight_after<optim::Sgd>(2000, 1, limit, 1, {.momentum = momentum, .nesterov = nesterov},
+                                   [](const std::string& text) { ADD_FAILURE() << text; })));
+    }
+  }
+}
+
+template <class Optimiser> void expect_small_epsilon_to_be_refused() {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  for (const double beta2 : {0.0, 0.9, 0.999, 1 - 0x1p-24}) {
+    const double least = 0x1p-70 / std::sqrt(1 - beta2);
+    for (const double epsilon : {1e-37, 1e-30, 1e-25, least * 0.99}) {
+      expect_domain_error(
+          [&] { (void)Optimiser({&parameter}, {.beta2 = beta2, .epsilon = epsilon}); },
+          {"epsilon", "squares"});
+    }
+    // First steps on gradients of any size, whose update is g / (|g| + ε).
+    for (double gradient = 1e-37; gradient < 1e18; gradient *= 1.7) {
+      for (const double epsilon : {least * 1.01, 1e-16, 1e-8, 1.0}) {
+        const auto g = static_cast<float>(gradient);
+        const double want = static_cast<double>(g) / (static_cast<double>(g) + epsilon);
+        const auto refused = [](const std::string& text) { ADD_FAILURE() << text; };
+        const double got = static_cast<double>(
+            weight_after<optim::Adam>(1, 0, g, 1, {.beta2 = beta2, .epsilon = epsilon}, refused));
+        EXPECT_NEAR(-got, want, 0.05 * want) << gradient << ", " << epsilon << ", " << beta2;
+      }
+    }
+  }
+}
+
+TEST(Optimisers, RefuseAnEpsilonBelowGradientsWhoseSquaresUnderflow) {
+  expect_small_epsilon_to_be_refused<optim::Adam>();
+  expect_small_epsilon_to_be_refused<optim::AdamW>();
+  expect_small_epsilon_to_be_refused<optim::Lamb>();
 }
 
 TEST(Adam, RefusesAnIndependentDecayThatIsMeantForALearningRate) {

@@ -16,17 +16,22 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/estimate_scales.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/sinusoidal_positions.hpp"
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/scaling/residual_rule.hpp"
+#include "unit_scaling/train/schedule.hpp"
 
 namespace rounding_mode_of_the_thread_test {
 
@@ -149,6 +154,39 @@ TEST(RoundingModeOfTheThread, DoesNotChangeStatisticsOfATensor) {
         numbers, analysis::RoundingThresholds(Format::parse("bfloat16")));
     return std::vector<double>{statistics.mean, statistics.std, statistics.rms,
                                statistics.min_magnitude, statistics.max_magnitude};
+  });
+}
+
+TEST(RoundingModeOfTheThread, DoesNotChangeWhatIsMadeBeforeTraining) {
+  expect_same_in_every_mode([] {
+    std::vector<double> numbers;
+    const auto take = [&](const auto& array) {
+      for (const auto number : array.span()) numbers.push_back(static_cast<double>(number));
+    };
+    take(ops::sinusoidal_positions<float>(50, 26));
+    take(ops::sinusoidal_positions<float16>(50, 26, 100, -9));
+    nn::Initialiser plain(3, scaling::none);
+    take(plain.weight("w", {9, 13}).value);
+    take(plain.table("t", 7, 11).value);
+    return numbers;
+  });
+}
+
+TEST(RoundingModeOfTheThread, DoesNotChangeRatesAndResidualRules) {
+  expect_same_in_every_mode([] {
+    std::vector<double> numbers;
+    for (const auto decay : {train::Schedule::Decay::linear, train::Schedule::Decay::cosine}) {
+      const train::Schedule schedule{
+          .warmup_steps = 7, .total_steps = 97, .decay = decay, .final_factor = 0.1};
+      for (std::size_t step = 0; step < 100; ++step) numbers.push_back(schedule(step));
+    }
+    Parameter parameter{"p", Array<float>::filled({7, 13}, 1), ParameterKind::weight};
+    parameter.depth = 7;
+    numbers.push_back(optim::learning_rate_factor(Rule::umup, parameter));
+    numbers.push_back(optim::sgd_learning_rate_factor(Rule::umup, parameter, true));
+    const auto rule = transformer_residual_scaling_rule(1.3, 0.7);
+    for (std::size_t branch = 0; branch < 14; ++branch) numbers.push_back(rule(branch, 14));
+    return numbers;
   });
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <span>
 #include <string>
@@ -189,6 +190,23 @@ TEST(MaskedBatches, RefusesAWindowThatTheTextCannotFill) {
   EXPECT_THROW(MaskedBatches(corpus, 902, 1), std::invalid_argument);
   EXPECT_THROW(MaskedBatches(corpus, 5000, 1), std::invalid_argument);
   EXPECT_THROW(MaskedBatches(corpus, 0, 1), std::invalid_argument);
+}
+
+TEST(MaskedBatches, RefuseNumbersOfPositionsThatCannotBeCounted) {
+  const TextCorpus corpus(text(), window);
+  for (const std::size_t of_window : {2UL, 8UL, 13UL, 16UL}) {
+    const MaskedBatches batches(corpus, of_window, 1);
+    const std::size_t most = std::numeric_limits<std::size_t>::max() / of_window;
+    EXPECT_GT(batches.selected(most), most / 10);
+    for (const std::size_t batch : {most + 1, most + 2, std::numeric_limits<std::size_t>::max()}) {
+      unit_scaling_test::expect_shape_error([&] { (void)batches.selected(batch); },
+                                            {"MaskedBatches", std::to_string(batch)});
+      unit_scaling_test::expect_domain_error([&] { (void)batches.training(batch, 0); },
+                                             {"MaskedBatches", "2^31"});
+    }
+    unit_scaling_test::expect_domain_error([&] { (void)batches.training(0, 0); },
+                                           {"MaskedBatches", "at least one"});
+  }
 }
 
 TEST(MaskedBatches, RefusesBatchesThatTheTextDoesNotHave) {

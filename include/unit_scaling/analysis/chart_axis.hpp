@@ -19,6 +19,8 @@
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// How an axis of a chart runs. A number that is not positive leaves a gap on a logarithmic axis.
@@ -247,3 +249,5 @@ inline void set_range(ChartAxis& axis, double lo, double hi, double margin) {
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Where the colours of a chart are said.
@@ -160,3 +162,5 @@ inline void svg_line(std::string& out, double x1, double y1, double x2, double y
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -8,6 +8,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The colours of a chart.
@@ -48,3 +50,5 @@ inline constexpr std::array<std::string_view, 7> chart_dashes{
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -10,6 +10,8 @@
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 
 /// A path of an SVG picture: where it goes, to a tenth of a pixel. It is written relative to where
@@ -80,3 +82,5 @@ class SvgPath {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis::detail
+
+UNIT_SCALING_IEEE_END

@@ -14,6 +14,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 
 /// A number for an SVG attribute, with at most so many decimals.
@@ -244,3 +246,5 @@ namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis::detail
+
+UNIT_SCALING_IEEE_END

@@ -21,6 +21,8 @@
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One op on a way from a value to the loss.
@@ -313,3 +315,5 @@ template <Precision P, class T>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

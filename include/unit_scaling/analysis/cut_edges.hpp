@@ -13,6 +13,8 @@
 #include "unit_scaling/analysis/graph_trace.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// For each op and each of its inputs: whether the edge into it is a cut-edge, one whose removal
@@ -98,3 +100,5 @@ namespace UNIT_SCALING_NAMESPACE::analysis {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

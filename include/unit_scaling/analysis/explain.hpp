@@ -25,6 +25,8 @@
 #include "unit_scaling/optim/learning_rate_report.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 namespace detail {
@@ -216,3 +218,5 @@ requires std::invocable < const Loss&, Model&, Tape<P>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

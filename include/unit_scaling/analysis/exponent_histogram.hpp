@@ -10,6 +10,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One count for each binary exponent e: of the elements whose magnitude lies in [2^e, 2^(e+1)).
@@ -37,3 +39,5 @@ struct ExponentHistogram {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

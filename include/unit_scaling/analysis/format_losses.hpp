@@ -14,6 +14,8 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Shares of all elements, from 0 to 1.
@@ -66,3 +68,5 @@ inline constexpr std::array<FormatSpec, 6> narrow_formats{
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

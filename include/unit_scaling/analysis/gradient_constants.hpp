@@ -19,6 +19,8 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// How the computed gradient of one parameter compares with the true one.
@@ -154,3 +156,5 @@ template <class Record>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -17,6 +17,8 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A computed gradient over the true one. As a logarithm, because products over a deep graph leave
@@ -152,3 +154,5 @@ class GradientFlow {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -21,6 +21,8 @@
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Shares of the gradient elements of one step, over the gradient of every op's output as the op
@@ -162,3 +164,5 @@ template <Precision P, class Record>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

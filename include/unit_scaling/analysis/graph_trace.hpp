@@ -15,6 +15,8 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Collects the ops of one step:
@@ -141,3 +143,5 @@ class Graph {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -25,6 +25,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One row of a `HistogramChart`. All texts are plain UTF-8, without markup.
@@ -606,3 +608,5 @@ class HistogramChartDrawing {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -14,6 +14,8 @@
 #include "unit_scaling/analysis/histogram_chart.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A part of a page under a heading.
@@ -154,3 +156,5 @@ footer{margin-top:3rem;padding-bottom:2rem;font-size:.85rem;color:var(--us-muted
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

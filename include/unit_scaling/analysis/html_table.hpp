@@ -13,6 +13,8 @@
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A column of an `HtmlTable`.
@@ -124,3 +126,5 @@ namespace detail {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

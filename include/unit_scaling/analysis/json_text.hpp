@@ -14,6 +14,8 @@
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The shortest decimal number that reads back as `value`; "null" for NaN and infinities, which
@@ -48,3 +50,5 @@ namespace UNIT_SCALING_NAMESPACE::analysis {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -22,6 +22,8 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/learning_rate_report.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Something that does not fit unit scaling.
@@ -425,3 +427,5 @@ class Linter {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -37,6 +37,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A picture of a report as a file of its own.
@@ -811,3 +813,5 @@ gradient with where that is not β/α, as residual weights do.</dd>
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -26,6 +26,8 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The format of a tracked tensor. Doubles are seen as binary32.
@@ -346,3 +348,5 @@ namespace detail {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

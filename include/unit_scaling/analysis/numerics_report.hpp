@@ -18,6 +18,8 @@
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A report of what happened to the numbers of training runs:
@@ -97,3 +99,5 @@ class NumericsReport {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -15,6 +15,8 @@
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// A loss by training step. What is not finite shows as diverged.
@@ -43,3 +45,5 @@ struct NumericsRun {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// One op of a recorded step. It refers to nothing else and may outlive the model.
@@ -75,3 +77,5 @@ struct ListedOp {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis::detail {
 
 /// How a residual_add and the residual_split before it fit together.
@@ -100,3 +102,5 @@ struct ResidualMatch {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis::detail
+
+UNIT_SCALING_IEEE_END

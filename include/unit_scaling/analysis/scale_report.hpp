@@ -14,6 +14,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// What one tensor's elements look like. Moments and the largest magnitude are over finite
@@ -70,3 +72,5 @@ class ScaleReport {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -43,6 +43,8 @@
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The factors of one op: what they are, in symbols, and what the op itself says they are for an
@@ -221,3 +223,5 @@ template <class Op, class... Arrays>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

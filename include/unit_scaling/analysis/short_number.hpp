@@ -10,6 +10,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The least digits that show `digits` of them, at most 17: "0.04419", "1.701", "1".
@@ -31,3 +33,5 @@ namespace UNIT_SCALING_NAMESPACE::analysis {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

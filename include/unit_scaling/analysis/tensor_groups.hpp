@@ -18,6 +18,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The tensors of one op, or of one parameter, in each of several runs.
@@ -193,3 +195,5 @@ struct ShownSamples {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

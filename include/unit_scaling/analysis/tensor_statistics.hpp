@@ -30,6 +30,8 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// Where rounding to nearest in a format changes what becomes of a magnitude. Each is the smallest
@@ -402,3 +404,5 @@ inline constexpr std::size_t binary32_exponents = 127 + 149 + 1;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

@@ -24,6 +24,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// What a tracker looks at.
@@ -323,3 +325,5 @@ class Tracker {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::analysis
+
+UNIT_SCALING_IEEE_END

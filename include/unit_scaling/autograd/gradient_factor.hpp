@@ -10,6 +10,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// One of the products of batch-dependent factors that gradients of a step carry. A tape numbers
@@ -32,3 +34,5 @@ struct GradientFactor {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// What a parameter is to the rules that set its learning rate (u-μP's types).
@@ -70,3 +72,5 @@ struct Parameter {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -26,6 +26,8 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Whether binary32, in which simulators round, holds every number that P stores.
@@ -230,3 +232,5 @@ template <Precision P> class SimulatedRounding {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -26,6 +26,8 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Whether `text` has the form of `pattern`, in which * stands for any number of characters and ?
@@ -323,3 +325,5 @@ class Simulation final : public Simulator {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

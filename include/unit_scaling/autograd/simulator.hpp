@@ -13,6 +13,8 @@
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A format that numbers are rounded to though they are stored in another one.
@@ -71,3 +73,5 @@ class Simulator {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -33,11 +33,14 @@
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -128,17 +131,18 @@ template <Precision P> class Tape {
   }
 
   /// Computes the gradient of `seed * loss` with respect to every parameter and input.
-  /// @param seed the gradient of the loss itself: 1, or a loss scale.
+  /// @param seed the gradient of the loss itself: 1, or a loss scale. It is asked for as in
+  ///        `require_positive`: with another one, every gradient would be 0, NaN or the wrong way.
   /// Unwinds the tape, so it runs once between two clears. If an op or an observer throws, the
   /// tape is cleared.
   /// @throws std::invalid_argument if the loss is not one number, not of this tape or depends on no
   ///         parameter or input; if the tape is for inference, or already unwound; if part of its
-  ///         simulation has met no op.
+  ///         simulation has met no op; DomainError for another seed. Then nothing is unwound.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
     const DefaultArithmetic arithmetic;
     check(loss);
-    begin_backward(loss.slot_);
+    begin_backward(loss.slot_, static_cast<double>(seed));
     accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
     unwind();
   }
@@ -490,7 +494,7 @@ template <Precision P> class Tape {
   }
 
   /// Asks whether a backward pass can begin at a loss, which it then has.
-  void begin_backward(std::size_t loss);
+  void begin_backward(std::size_t loss, double seed);
 
   /// Runs the backward passes of all nodes, from the gradient of the loss on.
   void unwind();
@@ -874,7 +878,8 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
   return {*this, entry->second, generation_, parameter.value};
 }
 
-template <Precision P> void Tape<P>::begin_backward(std::size_t loss) {
+template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double seed) {
+  require_positive("backward", "a seed", seed);
   const Shape& shape = slots_[loss].shape;
   if (shape.size() != 1) {
     throw std::invalid_argument("backward: expected a loss of one number, got shape " +
@@ -1148,3 +1153,5 @@ requires(is_variable<Args> || ...) auto record(const Op& op, const Args&... args
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -11,6 +11,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 template <Precision P> class Tape;
@@ -65,3 +67,5 @@ template <class> inline constexpr bool is_variable = false;
 template <class P, class T> inline constexpr bool is_variable<Variable<P, T>> = true;
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -246,12 +246,12 @@ template <MxElement E, std::size_t block_size_ = 32> class MxArray {
   /// One row of zeros.
   explicit MxArray(std::size_t size) : MxArray(1, size) {}
   /// An array of zeros.
-  /// @throws ShapeError if there are more elements than std::size_t can count.
+  /// @throws ShapeError if std::size_t cannot count eight bits for each element.
   MxArray(std::size_t rows, std::size_t columns)
       : rows_(rows),
         columns_(columns),
-        scales_(size_product("MxArray", {rows, blocks_per_row()})),
-        elements_(size_product("MxArray", {rows, columns})) {}
+        scales_(countable(rows, columns) == 0 ? 0 : rows * blocks_per_row()),
+        elements_(rows * columns) {}
   /// An array that is encoded already. `scales` has one scale for each block, row by row.
   /// @throws std::invalid_argument if there are not as many scales or elements as the array has.
   MxArray(std::size_t rows, std::size_t columns, std::vector<float8_e8m0fnu> scales,
@@ -384,6 +384,13 @@ template <MxElement E, std::size_t block_size_ = 32> class MxArray {
   static_assert(sizeof(E) == 1);
   /// A block in whole vectors.
   static constexpr std::size_t padded_size = (block_size + lanes - 1) / lanes * lanes;
+
+  /// The number of elements. Asked first of all: there are no more blocks than elements.
+  [[nodiscard]] static std::size_t countable(std::size_t rows, std::size_t columns) {
+    const std::size_t count = size_product("MxArray", {rows, columns});
+    static_cast<void>(size_product("MxArray", {count, 8}));
+    return count;
+  }
 
   /// Calls `body(block, first, count)` for each block, row by row: its number, its first element
   /// and how many it has.

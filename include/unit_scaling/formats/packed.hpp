@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
@@ -175,7 +176,8 @@ template <PackableMinifloat T> class PackedArray {
   /// An array without elements.
   PackedArray() = default;
   /// `size` elements of code zero, which is positive zero.
-  explicit PackedArray(std::size_t size) : size_(size), bytes_(packed_bytes<T>(size)) {}
+  /// @throws ShapeError if std::size_t cannot count their bits.
+  explicit PackedArray(std::size_t size) : size_(size), bytes_(countable_bytes(size)) {}
   /// A copy of `values`.
   explicit PackedArray(std::span<const T> values) : PackedArray(values.size()) {
     pack<T>(values, bytes_);
@@ -256,6 +258,11 @@ template <PackableMinifloat T> class PackedArray {
  private:
   static constexpr std::size_t bits = detail::packed_bits<T>;
   static constexpr unsigned mask = (1U << bits) - 1U;
+
+  [[nodiscard]] static std::size_t countable_bytes(std::size_t size) {
+    static_cast<void>(size_product("PackedArray", {size, bits}));
+    return packed_bytes<T>(size);
+  }
 
   /// The first byte in which an element lies, and its lowest bit in there.
   struct Place {

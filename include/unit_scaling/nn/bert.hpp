@@ -17,6 +17,8 @@
 #include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/tanh.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a Bert; the defaults of `transformer` that differ from BERT's are set by `bert_config`.
@@ -218,3 +220,5 @@ template <Precision P> BertSpan::Logits<P> BertSpan::operator()(const Variable<P
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

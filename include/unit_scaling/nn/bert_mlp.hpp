@@ -21,6 +21,8 @@
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a BertMlp.
@@ -137,3 +139,5 @@ Variable<P> BertMlp::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

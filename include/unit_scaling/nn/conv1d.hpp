@@ -13,6 +13,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/conv1d.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::conv1d(x, weight[, bias]): x (…, channels, length) to y (…, out_channels, out_length).
@@ -74,3 +76,5 @@ template <Precision P> Variable<P> Conv1d::operator()(const Variable<P>& x) cons
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

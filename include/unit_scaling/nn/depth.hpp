@@ -14,6 +14,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/sequential.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Writes `depth` into every parameter of the module: u-μP's learning rates fall with its root.
@@ -70,3 +72,5 @@ template <class... Modules> class DepthSequential : public Sequential<Modules...
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -11,6 +11,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/dropout.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Random numbers for a layer that drops: those of (seed, the tape's step, the layer), so that each
@@ -64,3 +66,5 @@ template <Precision P> Variable<P> Dropout::operator()(const Variable<P>& x) con
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/embedding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::embedding(ids, table): ids (…) to y (…, size).
@@ -46,3 +48,5 @@ Variable<P> Embedding::operator()(Tape<P>& tape, const Array<std::int32_t>& ids)
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

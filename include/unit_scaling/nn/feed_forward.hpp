@@ -11,6 +11,8 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = down(gelu(up(x))): x (…, hidden_size), in between (…, inner_size).
@@ -48,3 +50,5 @@ template <Precision P> Variable<P> FeedForward::operator()(const Variable<P>& x)
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

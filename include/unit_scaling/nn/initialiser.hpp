@@ -10,10 +10,13 @@
 #include <utility>
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::nn {
 
@@ -41,6 +44,7 @@ class Initialiser {
   /// summed over counts as fan-in.
   [[nodiscard]] Parameter weight(std::string name, const Shape& shape,
                                  ParameterKind kind = ParameterKind::weight) {
+    const DefaultArithmetic arithmetic;
     const std::size_t fan_in = shape.size() / std::max<std::size_t>(1, shape[0]);
     const double std = scaling_.rule == Rule::none ? inverse_power(fan_in) : 1;
     return normal(std::move(name), shape, std, kind);
@@ -93,3 +97,5 @@ class Initialiser {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -16,6 +16,8 @@
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/sinusoidal_positions.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// How a model tells positions apart at its input.
@@ -121,3 +123,5 @@ Variable<P> InputEmbedding::position_rows(Tape<P>& tape, std::size_t count) cons
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

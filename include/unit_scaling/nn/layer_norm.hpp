@@ -11,6 +11,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::layer_norm(x, gain, bias) along the last extent of x (…, size).
@@ -47,3 +49,5 @@ template <Precision P> Variable<P> LayerNorm::operator()(const Variable<P>& x) c
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/linear.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::linear(x, weight[, bias]): x (…, fan_in) to y (…, fan_out).
@@ -68,3 +70,5 @@ Variable<P> Linear::after(const ops::Gelu& gelu, const Variable<P>& x) const {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/linear_readout.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::linear_readout(x, weight[, bias]): x (…, fan_in) to logits (…, fan_out). Its weight is
@@ -57,3 +59,5 @@ template <Precision P> Variable<P> LinearReadout::operator()(const Variable<P>& 
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -20,6 +20,8 @@
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/sinusoidal_positions.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = linear_o(attention of linear_qkv(x)): x and y (batch, positions, hidden_size), by
@@ -149,3 +151,5 @@ Variable<P> MultiHeadAttention::relative_positions(Tape<P>& tape, std::size_t po
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -13,6 +13,8 @@
 #include "unit_scaling/nn/rms_norm.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Which normalisation.
@@ -52,3 +54,5 @@ template <Precision P> Variable<P> Norm::operator()(const Variable<P>& x) const 
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/recurrent_highway.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::recurrent_highway(x, weight, bias, initial): x (batch, positions, input_size) to y
@@ -54,3 +56,5 @@ template <Precision P> Variable<P> RecurrentHighway::operator()(const Variable<P
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -11,6 +11,8 @@
 #include "unit_scaling/ops/residual.hpp"
 #include "unit_scaling/scaling/residual_rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Where a residual connection is normalised.
@@ -73,3 +75,5 @@ Variable<P> Residual<Branch, Norm>::operator()(const Variable<P>& x, const More&
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/rms_norm.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::rms_norm(x[, gain]) along the last extent of x (…, size).
@@ -51,3 +53,5 @@ template <Precision P> Variable<P> RmsNorm::operator()(const Variable<P>& x) con
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -10,6 +10,8 @@
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Applies each module to the result of the one before it. Anything callable with a variable is a
@@ -45,3 +47,5 @@ template <class... Modules> class Sequential {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -10,6 +10,8 @@
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/silu_glu.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = linear_2(linear_1(x) · silu(linear_gate(x))): x (…, hidden_size), in between
@@ -56,3 +58,5 @@ template <Precision P> Variable<P> SwiGlu::operator()(const Variable<P>& x) cons
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

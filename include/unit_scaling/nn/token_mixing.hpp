@@ -11,6 +11,8 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = ops::token_mixing(x, weight): x (…, positions, channels) to the same shape.
@@ -38,3 +40,5 @@ template <Precision P> Variable<P> TokenMixing::operator()(const Variable<P>& x)
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

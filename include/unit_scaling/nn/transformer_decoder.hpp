@@ -12,6 +12,8 @@
 #include "unit_scaling/nn/transformer_encoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// A TransformerEncoder with causal attention and a read-out over the vocabulary.
@@ -82,3 +84,5 @@ Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

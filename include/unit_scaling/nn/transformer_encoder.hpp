@@ -13,6 +13,8 @@
 #include "unit_scaling/nn/norm.hpp"
 #include "unit_scaling/nn/transformer_stack.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Input embedding → transformer layers → norm (after a pre-norm stack; a post-norm one ends in
@@ -62,3 +64,5 @@ Variable<P> TransformerEncoder::operator()(Tape<P>& tape, const Array<std::int32
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

@@ -20,6 +20,8 @@
 #include "unit_scaling/nn/swiglu.hpp"
 #include "unit_scaling/ops/layer_norm.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Which feed-forward network.
@@ -160,3 +162,5 @@ Variable<P> TransformerLayer::MlpBranch::operator()(const Variable<P>& x) const 
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

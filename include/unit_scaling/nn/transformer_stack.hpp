@@ -14,6 +14,8 @@
 #include "unit_scaling/nn/depth.hpp"
 #include "unit_scaling/nn/transformer_layer.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// config.layers transformer layers; τ of each branch follows from the residual rule, and the
@@ -65,3 +67,5 @@ Variable<P> TransformerStack::operator()(const Variable<P>& x,
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn
+
+UNIT_SCALING_IEEE_END

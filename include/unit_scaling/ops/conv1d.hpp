@@ -43,7 +43,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         a NaN.
 /// @throws ShapeError if the shapes do not fit or the kernel is longer than the padded input.
 /// @throws DomainError if stride, dilation or groups is 0, one of the sizes is beyond counting, or
-///         causal and padding are both asked for.
+///         causal and padding are both asked for; unless the powers, and the factors that they
+///         give, are finite as floats.
 /// @see the reference library's conv1d; Blake et al. 2023, arXiv:2303.11257, section 6.1.
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
@@ -69,7 +70,7 @@ struct Conv1d {
     require(stride <= largest_size && padding <= largest_size &&
                 dilation <= largest_size / std::max<std::size_t>(1, kernel_size),
             name, "expected sizes that can be counted");
-    for (const double exponent : power) require_finite(name, "power", exponent);
+    require_powers(name, power);
   }
 
   template <class X, class W>
@@ -84,6 +85,7 @@ struct Conv1d {
       ideal = {.forward = inverse_power(e.inner(), power[0]),
                .backward = {std::pow(of_input, power[1]),
                             inverse_power(e.out_length * e.batch, power[2])}};
+      require_factors(name, ideal);
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
   }

@@ -49,23 +49,25 @@ template <class T> [[nodiscard]] Array<T> draw(const Array<T>& array, const Rand
   return array;
 }
 
-/// Running mean of variances and squares over the repetitions.
-struct Moments {
-  double sum = 0;
-  double sum_of_squares = 0;
-
-  void take(double value) {
-    sum += value;
-    sum_of_squares += value * value;
-  }
-  /// (mean of the values)^-½ and its relative standard error.
-  [[nodiscard]] std::array<double, 2> factor(std::size_t count) const {
-    const auto n = static_cast<double>(count);
-    const double average = sum / n;
-    const double variance = std::max(0.0, sum_of_squares / n - average * average) / (n - 1);
-    return {1 / std::sqrt(average), std::sqrt(variance) / average / 2};
-  }
+/// A factor and its relative standard error.
+struct Measured {
+  double factor = 1;
+  double relative_error = 0;
 };
+
+/// (mean of `squares`)^-½, of the mean squares of independent repetitions.
+/// @param least_error that their mean may have in any case: few repetitions can agree by chance.
+[[nodiscard]] inline Measured factor_of(const std::vector<double>& squares,
+                                        double least_error = 0) {
+  const auto count = static_cast<double>(squares.size());
+  double sum = 0;
+  for (const double square : squares) sum += square;
+  const double mean = sum / count;
+  double deviations = 0;
+  for (const double square : squares) deviations += (square - mean) * (square - mean);
+  const double error = std::sqrt(deviations / (count * (count - 1)));
+  return {1 / std::sqrt(mean), std::max(error, least_error) / mean / 2};
+}
 
 template <class T> [[nodiscard]] double mean_square(const Array<T>& array, double centre) {
   double total = 0;
@@ -76,18 +78,54 @@ template <class T> [[nodiscard]] double mean_square(const Array<T>& array, doubl
   return total / static_cast<double>(array.size());
 }
 
-template <class T> [[nodiscard]] double average(const Array<T>& array) {
+/// Summed as distances from the first element: the average of a constant is that constant.
+template <class Numbers> [[nodiscard]] double average(const Numbers& numbers) {
+  if (numbers.empty()) return 0;
+  const auto first = static_cast<double>(numbers.front());
   double total = 0;
-  for (const T element : array.span()) total += static_cast<double>(element);
-  return total / static_cast<double>(array.size());
+  for (const auto number : numbers) total += static_cast<double>(number) - first;
+  return first + total / static_cast<double>(numbers.size());
 }
+
+/// 1 / std of the elements of an output, from its repetitions.
+class OutputSpread {
+ public:
+  template <class T> void take(const Array<T>& output) {
+    averages_.push_back(average(output.span()));
+    within_.push_back(mean_square(output, averages_.back()));
+  }
+
+  /// The variance of an element is the mean variance within a repetition plus the variance of the
+  /// averages among repetitions (law of total variance). Only repetitions are known to be
+  /// independent, so the latter is divided by their number less one. The estimate has no bias,
+  /// however few elements there are and however they move together.
+  [[nodiscard]] Measured factor() const {
+    const auto count = static_cast<double>(averages_.size());
+    const double centre = average(averages_);
+    std::vector<double> variances = within_;
+    double among = 0;
+    for (std::size_t r = 0; r < variances.size(); ++r) {
+      const double distance = averages_[r] - centre;
+      const double variance = distance * distance * count / (count - 1);
+      variances[r] += variance;
+      among += variance / count;
+    }
+    // The standard error of a variance of normal numbers; averages are normal, or nearly so.
+    return factor_of(variances, among * std::sqrt(2 / (count - 1)));
+  }
+
+ private:
+  std::vector<double> averages_;  ///< of each repetition
+  std::vector<double> within_;    ///< the mean square about it
+};
 
 }  // namespace detail
 
 /// The factors that unit scaling asks for, measured: with all factors at one, on inputs and an
 /// upstream gradient ~ N(0,1), in double, α = 1 / std(y) and β_i = 1 / rms(dx_i), averaged over the
 /// repetitions. For an op with one output whose passes multiply with nothing but their factors.
-/// The variance of an output of one number is that among the repetitions.
+/// The variance is about one mean, that of all elements of all repetitions, so it is right for an
+/// output of few numbers too.
 /// A loss keeps its value, so its forward factor is 1, and its own gradient is 1.
 /// @param args for each argument of the op a Shape, to be filled with draws from N(0,1), or an
 ///        Array (ids, labels, a fixed weight), to be taken as it is.
@@ -112,9 +150,8 @@ template <ScaledOp Op, class... Args>
   constexpr std::size_t n = std::tuple_size_v<decltype(ScalesOfOp::backward)>;
   require(options.repetitions >= 2, "estimate_scales", "expected at least two repetitions");
 
-  detail::Moments of_output;
-  std::array<detail::Moments, n> of_gradients;
-  std::vector<double> single_outputs;  // of an op whose output is one number
+  detail::OutputSpread of_output;
+  std::array<std::vector<double>, n> of_gradients;  // mean squares
   for (std::size_t r = 0; r < options.repetitions; ++r) {
     const auto inputs = draw_all(r);
     const auto result = std::apply(
@@ -123,13 +160,7 @@ template <ScaledOp Op, class... Args>
           return op.forward(precision, ScalesOfOp{}, x...);
         },
         inputs);
-    if (is_loss<Op>) {
-      of_output.take(1);
-    } else if (result.output.size() == 1) {
-      single_outputs.push_back(static_cast<double>(*result.output.data()));
-    } else {
-      of_output.take(detail::mean_square(result.output, detail::average(result.output)));
-    }
+    if constexpr (!is_loss<Op>) of_output.take(result.output);
     const auto dy = is_loss<Op> ? Array<double>::filled(result.output.shape(), 1)
                                 : detail::draw(result.output.shape(),
                                                Random(options.seed, RandomStream::general, r, 0));
@@ -137,30 +168,23 @@ template <ScaledOp Op, class... Args>
     std::apply(
         [&](const auto&... gradient) {
           std::size_t i = 0;
-          (of_gradients[i++].take(detail::mean_square(gradient, 0)), ...);
+          (of_gradients[i++].push_back(detail::mean_square(gradient, 0)), ...);
         },
         gradients);
   }
 
-  // One number has no spread but among the repetitions.
-  const auto count = static_cast<double>(options.repetitions);
-  double centre = 0;
-  for (const double output : single_outputs) centre += output / count;
-  for (const double output : single_outputs) {
-    of_output.take((output - centre) * (output - centre) * count / (count - 1));
-  }
-
   ScaleEstimate<n> estimate;
-  const auto settle = [&](const detail::Moments& moments, double& factor, double& error) {
-    const auto [value, relative] = moments.factor(options.repetitions);
-    require(std::isfinite(value) && value > 0, "estimate_scales",
+  const auto settle = [](const detail::Measured& measured, double& factor, double& error) {
+    require(std::isfinite(measured.factor) && measured.factor > 0, "estimate_scales",
             "expected outputs and gradients that are finite, and neither empty nor constant");
-    factor = value;
-    error = relative;
+    factor = measured.factor;
+    error = measured.relative_error;
   };
-  settle(of_output, estimate.scales.forward, estimate.relative_error.forward);
+  settle(is_loss<Op> ? detail::Measured{} : of_output.factor(), estimate.scales.forward,
+         estimate.relative_error.forward);
   for (std::size_t i = 0; i < n; ++i) {
-    settle(of_gradients[i], estimate.scales.backward[i], estimate.relative_error.backward[i]);
+    settle(detail::factor_of(of_gradients[i]), estimate.scales.backward[i],
+           estimate.relative_error.backward[i]);
   }
   return estimate;
 }

@@ -34,7 +34,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Saves:  x and w rounded to P::matmul_operand; and gelu(x) only if P stores it as it multiplies
 ///         it. Where operands are narrower, the backward pass computes it again: under fp8, one
 ///         byte less of three for each element of x.
-/// @throws ShapeError as ops::Linear; DomainError as ops::Gelu.
+/// @throws ShapeError as ops::Linear; DomainError as ops::Gelu and ops::Linear.
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
   static constexpr bool rounds_gradient = true;

@@ -25,6 +25,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         products accumulate in P::compute, y and the gradients are rounded once to P::storage;
 ///         what is saved for backward is the rounded operands. db sums dy before its rounding.
 /// @throws ShapeError if the shapes do not fit.
+/// @throws DomainError unless the powers, and the factors that they give, are finite as floats.
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2 and section 4.
 struct Linear {
   static constexpr std::string_view name = "linear";
@@ -39,11 +40,13 @@ struct Linear {
   template <class X, class W>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {
     check(x.shape(), w.shape());
+    require_powers(name, power);
     Scales<2> ideal;
     if (scaling.rule != Rule::none) {
       ideal = {
           .forward = inverse_power(w.shape()[1], power[0]),
           .backward = {inverse_power(w.shape()[0], power[1]), inverse_power(x.rows(), power[2])}};
+      require_factors(name, ideal);
     }
     return constrain<1>(scaling.effective_constraint(), ideal);
   }

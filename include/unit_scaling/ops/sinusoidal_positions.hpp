@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -27,6 +28,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 template <Storage T>
 [[nodiscard]] Array<T> sinusoidal_positions(std::size_t positions, std::size_t size,
                                             double max_period = 10000, std::ptrdiff_t first = 0) {
+  const DefaultArithmetic arithmetic;
   constexpr std::string_view name = "sinusoidal_positions";
   if (size % 2 != 0) {
     throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});

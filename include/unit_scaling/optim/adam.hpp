@@ -18,6 +18,8 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// How weight decay λ enters Adam's update at learning rate η.
@@ -31,13 +33,16 @@ enum class WeightDecay {
 /// corrections m̂ = m / (1−β₁ᵗ), v̂ = v / (1−β₂ᵗ), in one pass over each parameter.
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float. Decay acts on weights and tables, not on gains and biases.
+/// Finite weights stay finite, for a step that could end otherwise is refused. Two are not, as that
+/// would take another pass: one on betas with β₁² > β₂, under which m̂ / √v̂ has no bound, and one
+/// with coupled decay of weights whose squares are beyond float.
 /// @see Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101.
 class Adam {
  public:
   struct Options {
     double beta1 = 0.9;
     double beta2 = 0.999;
-    double epsilon = 1e-8;    ///< ε; gradients of a unit-scaled model are near 1
+    double epsilon = 1e-8;  ///< ε, at least 2^-70 / √(1−β₂); unit-scaled gradients are near 1
     double weight_decay = 0;  ///< λ
     /// How λ acts; if nothing is said, coupled under Adam and independent under AdamW.
     std::optional<WeightDecay> decay = std::nullopt;
@@ -47,8 +52,8 @@ class Adam {
     bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
   };
 
-  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) and ε is above 0, all as
-  ///         floats.
+  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) as floats and ε is as in
+  ///         detail::require_epsilon.
   explicit Adam(const ParameterGroups& groups) : Adam(groups, Options{}) {}
   Adam(const ParameterGroups& groups, const Options& options) : Adam("Adam", groups, options) {}
 
@@ -89,7 +94,7 @@ class Adam {
         second_moment_(detail::zeros_like(settings_)) {
     require_share(name, "beta1", options.beta1);
     require_share(name, "beta2", options.beta2);
-    require_positive(name, "epsilon", options.epsilon);
+    detail::require_epsilon(name, options.epsilon, options.beta2);
   }
 
  private:
@@ -110,7 +115,7 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                      {.learning_rate = learning_rate,
                       .loss_scale = loss_scale,
                       .rate_factor = first_correction,
-                      .largest_gradient = detail::largest_squared,
+                      .decay_is_times_rate = options_.decay == WeightDecay::decoupled,
                       .allow_non_finite = options_.allow_non_finite});
   ++steps_;
   const auto beta1 = static_cast<float>(options_.beta1);
@@ -172,3 +177,5 @@ class AdamW : public Adam {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -12,6 +12,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// √(Σ g²) over the gradients of all parameters, divided by `loss_scale`; a parameter
@@ -58,3 +60,5 @@ template <GradientSource Gradients>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -24,6 +24,8 @@
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Joins the gradients of several batches, so that a step on many tokens takes the memory, and at
@@ -425,3 +427,5 @@ template <Precision P> void GradientSum::add(const Tape<P>& tape, std::size_t lo
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

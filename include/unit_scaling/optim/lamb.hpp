@@ -19,11 +19,14 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// LAMB: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², u = m̂ / (√v̂ + ε) + λ p with the bias
 /// corrections of Adam, p ← p − η (‖p‖ / ‖u‖) u. The trust ratio ‖p‖ / ‖u‖ is that of the whole
-/// parameter, 1 if either norm is 0, and at most `max_trust_ratio`.
+/// parameter, 1 if either norm is 0, and at most `max_trust_ratio`. A norm ‖p‖ above 2^63 counts as
+/// 2^63: so finite weights stay finite, but for betas with β₁² > β₂.
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float; norms are summed in double, in one order whatever the number of threads.
 /// @see You et al. 2019, arXiv:1904.00962, algorithm 2; the paper trains BERT with it.
@@ -32,7 +35,7 @@ class Lamb {
   struct Options {
     double beta1 = 0.9;
     double beta2 = 0.999;
-    double epsilon = 1e-6;       ///< ε
+    double epsilon = 1e-6;       ///< ε, at least 2^-70 / √(1−β₂)
     double weight_decay = 0.01;  ///< λ
     double max_trust_ratio = std::numeric_limits<double>::infinity();
     /// Rules the model follows: sets each parameter's learning_rate_factor.
@@ -41,8 +44,8 @@ class Lamb {
     bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
   };
 
-  /// @throws DomainError as settings_of; or unless the betas are in [0, 1), ε is above 0 and the
-  ///         largest trust ratio is above 0, all as floats; that one may be infinite.
+  /// @throws DomainError as settings_of; or unless the betas are in [0, 1) as floats, ε is as in
+  ///         detail::require_epsilon and the largest trust ratio is above 0, or infinite.
   explicit Lamb(const ParameterGroups& groups) : Lamb(groups, Options{}) {}
   Lamb(const ParameterGroups& groups, const Options& options)
       : settings_(settings_of("Lamb", groups,
@@ -57,7 +60,7 @@ class Lamb {
         second_moment_(detail::zeros_like(settings_)) {
     require_share("Lamb", "beta1", options.beta1);
     require_share("Lamb", "beta2", options.beta2);
-    require_positive("Lamb", "epsilon", options.epsilon);
+    detail::require_epsilon("Lamb", options.epsilon, options.beta2);
     if (options.max_trust_ratio != std::numeric_limits<double>::infinity()) {
       require_positive("Lamb", "max_trust_ratio", options.max_trust_ratio);
     }
@@ -98,7 +101,7 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
   detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
                      {.learning_rate = learning_rate,
                       .loss_scale = loss_scale,
-                      .largest_gradient = detail::largest_squared,
+                      .decay_is_times_rate = true,
                       .allow_non_finite = options_.allow_non_finite});
   ++steps_;
   const auto t = static_cast<double>(steps_);
@@ -134,9 +137,11 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
     });
     const double of_value = detail::sum_of_squares(p, gradient.size());
     const double of_update = detail::sum_of_squares(u, gradient.size());
+    constexpr auto largest_square = static_cast<double>(detail::largest_sum * detail::largest_sum);
     const double ratio = of_value == 0 || of_update == 0
                              ? 1
-                             : std::min(std::sqrt(of_value / of_update), options_.max_trust_ratio);
+                             : std::min(std::sqrt(std::min(of_value, largest_square) / of_update),
+                                        options_.max_trust_ratio);
     // An update that is tiny as a whole asks for a factor beyond float.
     const auto rate =
         static_cast<float>(std::min(learning_rate * settings_[k].learning_rate_factor * ratio,
@@ -150,3 +155,5 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -8,9 +8,12 @@
 #include <cstddef>
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
@@ -38,6 +41,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// @see the paper's character-level experiments, which use LR/√n for one-dimensional parameters;
 ///      u-μP, arXiv:2407.17465, table 2.
 [[nodiscard]] inline double learning_rate_factor(Rule rule, const Parameter& parameter) {
+  const DefaultArithmetic arithmetic;
   const auto inverse_root = [](std::size_t size) {
     return 1 / std::sqrt(static_cast<double>(std::max<std::size_t>(1, size)));
   };
@@ -60,6 +64,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// @see the reference library's lr_scale_func_sgd.
 [[nodiscard]] inline double sgd_learning_rate_factor(Rule rule, const Parameter& parameter,
                                                      bool readout_is_constrained) {
+  const DefaultArithmetic arithmetic;
   if (rule != Rule::umup || !readout_is_constrained) return learning_rate_factor(rule, parameter);
   require(parameter.kind != ParameterKind::untagged, "sgd_learning_rate_factor",
           "expected a parameter with a kind, got ", parameter.name);
@@ -79,3 +84,5 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -16,6 +16,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 [[nodiscard]] constexpr std::string_view to_string(ParameterKind kind) {
@@ -88,3 +90,5 @@ template <Optimiser O>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +25,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
@@ -94,6 +97,13 @@ template <class T>
   return largest * factor <= limit;
 }
 
+/// Largest sum of gradients that an optimiser keeps. Its square is finite as a float.
+inline constexpr float largest_sum = 0x1p63F;
+
+/// Largest learning rate with its factors. Times the largest sum it is below 2^103, half a unit in
+/// the last place of the largest float: adding so little makes no finite weight infinite.
+inline constexpr double largest_rate = 0x1p38;
+
 /// What a step is told, and how far that may go.
 struct StepNumbers {
   double learning_rate;
@@ -101,21 +111,21 @@ struct StepNumbers {
   /// Multiplies the learning rate of every parameter.
   double rate_factor = 1;
   /// Of a gradient divided by the loss scale.
-  float largest_gradient = std::numeric_limits<float>::max();
+  float largest_gradient = largest_sum;
+  /// The learning rate multiplies the weight decay.
+  bool decay_is_times_rate = false;
   bool allow_non_finite = false;  ///< gradients beyond the largest too
 };
-
-/// A square of up to this is finite as a float: of gradients that are squared.
-inline constexpr float largest_squared = 0x1p63F;
 
 /// What every step must be given: asked before anything is changed.
 /// @param states what the optimiser keeps of each parameter.
 /// @throws ShapeError unless each parameter has the shape that it had when the optimiser was made,
 ///         and so have its states and its gradient.
 /// @throws DomainError unless the learning rate is at least 0 and finite as a float, with its
-///         factors too; the loss scale is as in `require_positive`; there is a gradient of some
-///         parameter: without one, `backward` has not run, or not for these; and all gradients are
-///         in range, unless others are allowed.
+///         factors at most `largest_rate`, and times the weight decay at most 1, if that is how
+///         weights decay: more would turn their signs; the loss scale is as in `require_positive`;
+///         there is a gradient of some parameter: without one, `backward` has not run, or not for
+///         these; and all gradients are in range, unless others are allowed.
 template <GradientSource Gradients>
 void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
                 std::initializer_list<const std::vector<Array<float>>*> states,
@@ -150,11 +160,15 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
                           (*state)[k].shape());
       }
     }
-    const double rate =
-        numbers.learning_rate * settings[k].learning_rate_factor * numbers.rate_factor;
-    if (!(rate <= largest)) {
-      throw_attribute_error(name, in_quotes("a learning rate that with its factors is finite for"),
-                            "as a float", rate);
+    const double rate = numbers.learning_rate * settings[k].learning_rate_factor;
+    if (!(rate * numbers.rate_factor <= largest_rate)) {
+      throw_attribute_error(name, in_quotes("a learning rate for"),
+                            "of at most 2^38 with its factors", rate * numbers.rate_factor);
+    }
+    if (numbers.decay_is_times_rate && !(rate * settings[k].weight_decay <= 1)) {
+      throw_attribute_error(name, in_quotes("a learning rate times weight decay for"),
+                            "of at most 1, as more would turn the signs of weights",
+                            rate * settings[k].weight_decay);
     }
     any_expected = any_expected || shape.size() != 0;
     const auto& gradient = gradients.gradient(parameter);
@@ -173,10 +187,22 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
   for (const ParameterSetting& setting : settings) {
     const auto& gradient = gradients.gradient(*setting.parameter);
     require(are_within(gradient.data(), gradient.size(), per_loss_scale, numbers.largest_gradient),
-            name, "step: expected gradients that are finite",
-            largest_squared == numbers.largest_gradient ? " and have finite squares" : "",
-            " as floats once divided by the loss scale, got others for '", setting.name,
+            name, "step: expected gradients that are finite and not too large to be squared or ",
+            "summed up as floats, once divided by the loss scale, got others for '", setting.name,
             "'; skip the step (see first_non_finite), or allow_non_finite");
+  }
+}
+
+/// Where the square of a gradient g is lost to underflow, (1−β₂) g² < 2^-149, Adam's update is g /
+/// ε in place of g / (|g| + ε), which differ little if ε is above such gradients.
+/// @throws DomainError unless ε is as in `require_positive`, and at least 2^-70 / √(1−β₂).
+inline void require_epsilon(std::string_view name, double epsilon, double beta2) {
+  require_positive(name, "epsilon", epsilon);
+  if (!(epsilon >= 0x1p-70 / std::sqrt(1 - beta2))) {
+    throw_attribute_error(name, "epsilon",
+                          "of at least 2^-70 / sqrt(1 - beta2): above gradients whose squares "
+                          "float takes for 0",
+                          epsilon);
   }
 }
 
@@ -234,3 +260,5 @@ template <GradientSource Gradients>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

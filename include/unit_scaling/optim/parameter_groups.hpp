@@ -18,6 +18,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Parameters that are trained alike. They must stay in place: once one was moved or is gone, the
@@ -132,3 +134,5 @@ template <class Factor>
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -14,10 +14,14 @@
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// SGD with momentum μ: b ← μ b + g + λ p, p ← p − η b (Nesterov: p ← p − η (g + λ p + μ b)).
 /// η is the learning rate of the step, λ the weight decay, coupled as usual for SGD.
+/// Finite weights stay finite, for a step that could end otherwise is refused; but for decay of
+/// weights near the largest float, which would take another pass to find.
 class Sgd {
  public:
   struct Options {
@@ -76,13 +80,16 @@ class Sgd {
 template <GradientSource Gradients>
 void Sgd::step(const Gradients& gradients, double learning_rate, double loss_scale) {
   const DefaultArithmetic arithmetic;
+  // Of gradients of up to 1 − μ, momentum never sums up more than 1.
+  const auto mu = static_cast<float>(options_.momentum);
   detail::check_step("Sgd", settings_, {&momentum_}, gradients,
                      {.learning_rate = learning_rate,
                       .loss_scale = loss_scale,
+                      .largest_gradient = detail::largest_sum * (1 - mu),
+                      .decay_is_times_rate = true,
                       .allow_non_finite = options_.allow_non_finite});
   ++steps_;
   const auto per_loss_scale = static_cast<float>(1 / loss_scale);
-  const auto mu = static_cast<float>(options_.momentum);
   for (std::size_t k = 0; k < settings_.size(); ++k) {
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
@@ -104,3 +111,5 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -15,6 +15,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// How an op's forward factor and the backward factors of its non-cut-edge inputs become one value.
@@ -131,3 +133,5 @@ requires(Constrained <= N)
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

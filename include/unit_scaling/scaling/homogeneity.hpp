@@ -9,6 +9,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// coefficient · Π t_i^powers[i] over the factors t_i on an op's inputs.
@@ -84,3 +86,5 @@ struct Homogeneity {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

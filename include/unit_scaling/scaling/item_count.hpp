@@ -11,6 +11,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// The value that a constraint makes of a forward factor and `inputs` backward factors, each of
@@ -79,3 +81,5 @@ struct ItemCount {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

@@ -8,6 +8,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::moments {
 
 /// Var[x Φ(x)] for x ~ N(0,1), Φ its distribution function: 1/3 + 1/(2√3 π) − 1/(4π).
@@ -38,3 +40,5 @@ inline constexpr double silu_mean_square_slope = 0.37948235163282934;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::moments
+
+UNIT_SCALING_IEEE_END

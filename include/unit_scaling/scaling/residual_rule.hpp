@@ -9,9 +9,12 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -33,12 +36,14 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
 /// @see u-μP, arXiv:2407.17465, appendix G.
 [[nodiscard]] inline ResidualRule transformer_residual_scaling_rule(double mult = 1,
                                                                     double ratio = 1) {
+  const DefaultArithmetic arithmetic;
   constexpr std::string_view name = "transformer_residual_scaling_rule";
   require_multiplier(name, "mult", mult);
   require_not_negative(name, "ratio", ratio);
   const double mlp = mult * std::sqrt(2 / (1 + ratio * ratio));
   const double attention = ratio * mlp;
   return [=](std::size_t index, std::size_t branches) {
+    const DefaultArithmetic of_call;
     require(index < branches, name, "expected an index below the ", std::to_string(branches),
             " branches, got ", std::to_string(index));
     const std::size_t attention_before = (index + 1) / 2;
@@ -67,3 +72,5 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

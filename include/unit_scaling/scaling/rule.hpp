@@ -9,6 +9,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE {
 
 /// A set of scale rules.
@@ -59,3 +61,5 @@ inline constexpr Scaling umup{Rule::umup};
 }  // namespace scaling
 
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

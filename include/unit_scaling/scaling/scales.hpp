@@ -6,8 +6,12 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <string_view>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -34,4 +38,22 @@ template <std::size_t N> struct Scales {
   return exponent == 0.5 ? 1 / std::sqrt(base) : std::pow(base, -exponent);
 }
 
+/// For an op that is told exponents of its sizes.
+/// @throws DomainError unless each is as in `require_finite`.
+template <std::size_t N>
+void require_powers(std::string_view operation, const std::array<double, N>& powers) {
+  for (const double power : powers) require_finite(operation, "a power", power);
+}
+
+/// For factors that follow from attributes: a power in range gives none of many sizes.
+/// @throws DomainError unless each factor is as in `require_positive`.
+template <std::size_t N> void require_factors(std::string_view operation, const Scales<N>& scales) {
+  require_positive(operation, "a forward factor", scales.forward);
+  for (const double factor : scales.backward) {
+    require_positive(operation, "a backward factor", factor);
+  }
+}
+
 }  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END

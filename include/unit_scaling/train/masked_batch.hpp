@@ -15,8 +15,11 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::train {
 
@@ -46,14 +49,17 @@ class MaskedBatches {
   }
 
   /// How many positions of a batch of so many windows are selected: at least one.
+  /// @throws ShapeError if std::size_t cannot count the positions.
   [[nodiscard]] std::size_t selected(std::size_t batch) const {
-    const double positions = selected_share * static_cast<double>(batch * window_);
-    return std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(positions)));
+    const std::size_t positions = size_product("MaskedBatches", {batch, window_});
+    const double share = selected_share * static_cast<double>(positions);
+    return std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(share)));
   }
 
   /// The batch of training step `step`: windows beginning anywhere in the training text. A pure
   /// function of (seed, step), so training can be taken up again at any step.
   [[nodiscard]] MaskedBatch training(std::size_t batch, std::uint32_t step) const {
+    check_batch(batch);
     const Random random(seed_, RandomStream::batch, step);
     const auto text = corpus_->training();
     require(text.size() <= 0xFFFFFFFF, "MaskedBatches", "expected a text of less than 4 GiB");
@@ -76,6 +82,7 @@ class MaskedBatches {
     require(
         stride >= 1 && count >= 1 && first < windows && count - 1 <= (windows - first - 1) / stride,
         "MaskedBatches", "expected windows of the validation text");
+    check_batch(count);
     std::vector<std::size_t> offsets(count);
     for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b * stride) * window_;
     return mask(corpus_->validation(), offsets,
@@ -83,11 +90,14 @@ class MaskedBatches {
   }
 
  private:
+  void check_batch(std::size_t batch) const {
+    require(batch >= 1 && batch <= 0x7FFFFFFF / window_, "MaskedBatches",
+            "expected at least one window and fewer than 2^31 positions in a batch");
+  }
+
   [[nodiscard]] MaskedBatch mask(std::span<const std::int32_t> text,
                                  std::span<const std::size_t> offsets, const Random& random) const {
     const std::size_t batch = offsets.size();
-    require(batch >= 1 && batch <= 0x7FFFFFFF / window_, "MaskedBatches",
-            "expected at least one window and fewer than 2^31 positions in a batch");
     const std::size_t count = selected(batch);
     MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}),
                        Array<std::int32_t>(Shape{count}), Array<std::int32_t>(Shape{count})};
@@ -124,3 +134,5 @@ class MaskedBatches {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

@@ -36,6 +36,8 @@
 #include "unit_scaling/train/safetensors_types.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// The names of the arrays that are a parameter, stacked along its first extent and of equal size:
@@ -220,3 +222,5 @@ void export_plain_weights(Unit& unit, SafetensorsWriter& writer, const WeightFol
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

@@ -24,6 +24,8 @@
 #include "unit_scaling/core/target.hpp"
 #endif
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// How a `Progress` behaves. The defaults suit a program; tests set the clock and the terminal.
@@ -288,3 +290,5 @@ class Progress {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

@@ -66,6 +66,8 @@
 #include "unit_scaling/train/safetensors_header.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 static_assert(
@@ -483,3 +485,5 @@ class SafetensorsFile {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

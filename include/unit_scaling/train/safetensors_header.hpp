@@ -27,6 +27,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// What the header of a safetensors file says of an array.
@@ -411,3 +413,5 @@ class SafetensorsHeaderReader {
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

@@ -32,6 +32,8 @@
 #include "unit_scaling/train/safetensors_header.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
@@ -273,3 +275,5 @@ class SafetensorsShards {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

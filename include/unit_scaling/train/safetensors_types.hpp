@@ -15,6 +15,8 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/mx_block.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
@@ -136,3 +138,5 @@ template <class E>
 concept MxSafetensorsElement = MxElement<E> && SafetensorsElement<detail::safetensors_mx_type<E>>;
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

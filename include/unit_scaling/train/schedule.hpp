@@ -10,8 +10,11 @@
 #include <string>
 #include <string_view>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::train {
 
@@ -45,6 +48,7 @@ struct Schedule {
   /// The factor at `step`.
   /// @throws std::invalid_argument if the fields break the rules above.
   [[nodiscard]] double operator()(std::size_t step) const {
+    const DefaultArithmetic arithmetic;
     check();
     if (step < warmup_steps) {
       return static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
@@ -96,3 +100,5 @@ struct Schedule {
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

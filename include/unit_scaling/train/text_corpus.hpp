@@ -20,6 +20,8 @@
 #include "unit_scaling/core/input_file.hpp"
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// A text, any bytes, in ids: each byte value that occurs is a symbol, numbered in byte order, and
@@ -112,3 +114,5 @@ class TextCorpus {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

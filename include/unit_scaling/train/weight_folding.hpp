@@ -30,6 +30,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
@@ -506,3 +508,5 @@ template <Precision P = precision::fp64, class First, class Second, class Forwar
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END
