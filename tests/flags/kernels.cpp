@@ -106,7 +106,9 @@ template <class P> void others(const std::string& name) {
             numbers<T>({2, 3, 70, 20}, 11), numbers<T>({2, 3, 70, 20}, 12),
             numbers<T>({2, 3, 70, 28}, 13));
 }
+#endif
 
+#if defined(UNIT_SCALING_WITH_OPTIMISERS)
 /// Gradients that are given.
 struct Gradients {
   us::Array<float> given;
@@ -138,6 +140,8 @@ int main() {
   products<us::precision::fp64>("fp64");
 #if !defined(UNIT_SCALING_ONLY_PRODUCTS)
   others<us::precision::fp32>("fp32");
+#endif
+#if defined(UNIT_SCALING_WITH_OPTIMISERS)
   optimiser<us::optim::Sgd>("sgd", {.weight_decay = 0.1, .nesterov = true});
   optimiser<us::optim::Adam>("adam", {.weight_decay = 0.1});
   optimiser<us::optim::AdamW>("adamw", {.weight_decay = 0.007});
