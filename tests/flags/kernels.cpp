@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Prints digests of the bits of products and of elementary ops, one line each, to be compared
-// between builds of one target. UNIT_SCALING_ONLY_PRODUCTS leaves the ops out.
+// between builds of one target. UNIT_SCALING_ONLY_PRODUCTS leaves the ops out, and
+// UNIT_SCALING_WITH_OPTIMISERS adds steps of optimisers.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
