@@ -15,6 +15,7 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
