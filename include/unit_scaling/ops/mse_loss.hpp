@@ -118,7 +118,7 @@ struct MseLoss {
                       of_half = kernels::WideFactor<Compute>(4 * factor, upstream)](auto a,
                                                                                     auto b) {
       const auto difference = a - b;
-      return kernels::select_lane(difference - difference == 0, of_difference(difference),
+      return kernels::select_lane(difference * Compute{0} == 0, of_difference(difference),
                                   of_half(a * Compute{0.5} - b * Compute{0.5}));
     };
     if (kernels::WideFactor<Compute>::is_needed(scale, factor, upstream)) {

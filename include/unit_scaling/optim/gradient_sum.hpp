@@ -255,8 +255,8 @@ class GradientSum {
       refuse({"expected the number of uses of ", name_of_use(form),
               " to be that of the batches before, ", std::to_string(before), ", got ",
               std::to_string(now),
-              "; join batches that use it equally often, or call the op itself for each use in a "
-              "module of its own (Tape::enter)"});
+              ("; join batches that use it equally often, or call the op itself for each use in a "
+               "module of its own (Tape::enter)")});
     }
     for (std::size_t k = 0; k < factors_.size(); ++k) {
       if (!is_changed(k) || factors_[k].form.count.entries == 0) continue;
@@ -338,13 +338,13 @@ class GradientSum {
         return each.form.op == form.op && each.form.module == form.module &&
                each.form.count == form.count && numbers_.contains(each.form.parameter);
       });
-      refuse(
-          {"expected an output that does not depend on the size of the batch, but the "
-           "constraint binds the forward factor of ",
-           name_of_use(named == factors_.end() ? form : named->form), " to one that counts ",
-           std::to_string(std::llround(own)), " items here and ", std::to_string(std::llround(all)),
-           " in the joined batch; give the op scaling.on_cut_edge(), or record it under "
-           "Tape::outside_batch if its items are the same for every batch"});
+      refuse({("expected an output that does not depend on the size of the batch, but the "
+               "constraint binds the forward factor of "),
+              name_of_use(named == factors_.end() ? form : named->form), " to one that counts ",
+              std::to_string(std::llround(own)), " items here and ",
+              std::to_string(std::llround(all)),
+              (" in the joined batch; give the op scaling.on_cut_edge(), or record it under "
+               "Tape::outside_batch if its items are the same for every batch")});
     }
     return ratio;
   }
