@@ -31,8 +31,8 @@ enum class GeluForm {
 /// Scales: paper (m = 1): α⁻² = Var[xΦ], β⁻² = E[(Φ + xφ)²], so α ≈ 1.7009, β ≈ 1.4811, both
 ///         multiplied by nothing else; u-μP: α from 2 to √(2/(1−1/π)), β from 2 to √2,
 ///         interpolated logarithmically with weight 1/(1 + 1/(4 m²)) on the second.
-/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in
-///         P::compute, rounded once on store.
+/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in P::compute,
+///         rounded once on store.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see Blake et al. 2023, arXiv:2303.11257; Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu {

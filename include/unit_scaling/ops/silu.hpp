@@ -26,8 +26,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         β⁻² = E[f'(x)²], so α ≈ 1.7872, β ≈ 1.6233; u-μP: α from 2 to √(2/(1−1/π)) with weight
 ///         1/(1 + 1/(4 m²)) on the second, β from 2 to √2 with weight 1/(1 + 1/m²), interpolated
 ///         logarithmically.
-/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in
-///         P::compute, rounded once on store.
+/// Values: NaN → NaN, +∞ → +∞, −∞ → NaN. Finite numbers never give NaN. Computed in P::compute,
+///         rounded once on store.
 /// @throws ShapeError if dy and x differ in shape; DomainError unless mult is finite and above 0.
 /// @see u-μP, arXiv:2407.17465, appendix on op scale factors; Hendrycks & Gimpel 2016,
 ///      arXiv:1606.08415.
