@@ -33,9 +33,9 @@ enum class WeightDecay {
 /// corrections m̂ = m / (1−β₁ᵗ), v̂ = v / (1−β₂ᵗ), in one pass over each parameter.
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float. Decay acts on weights and tables, not on gains and biases.
-/// Finite weights stay finite, for a step that could end otherwise is refused. Two are not, as that
-/// would take another pass: one on betas with β₁² > β₂, under which m̂ / √v̂ has no bound, and one
-/// with coupled decay of weights whose squares are beyond float.
+/// A step that could make finite weights infinite is refused. To find two kinds of such steps would
+/// take another pass, so they are not refused: steps with β₁² > β₂, under which m̂ / √v̂ has no bound,
+/// and steps with coupled decay of weights whose squares are beyond float.
 /// @see Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101.
 class Adam {
  public:

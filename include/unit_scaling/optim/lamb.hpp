@@ -26,7 +26,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// LAMB: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², u = m̂ / (√v̂ + ε) + λ p with the bias
 /// corrections of Adam, p ← p − η (‖p‖ / ‖u‖) u. The trust ratio ‖p‖ / ‖u‖ is that of the whole
 /// parameter, 1 if either norm is 0, and at most `max_trust_ratio`. A norm ‖p‖ above 2^63 counts as
-/// 2^63: so finite weights stay finite, but for betas with β₁² > β₂.
+/// 2^63. Finite weights therefore stay finite, except under betas with β₁² > β₂.
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float; norms are summed in double, in one order whatever the number of threads.
 /// @see You et al. 2019, arXiv:1904.00962, algorithm 2; the paper trains BERT with it.
