@@ -136,7 +136,7 @@ struct MseLoss {
       kernels::for_lanes<Compute>(end - begin, [&](std::size_t i, auto count) {
         const auto difference = kernels::load<Compute>(from_x + i, count) -
                                 kernels::load<Compute>(from_target + i, count);
-        zeros += difference * Compute{0};  // but for 0 · ∞ and 0 · NaN
+        zeros += difference * Compute{0};  // 0, or NaN for 0 · ∞ and 0 · NaN
         put_to.template put<Overflow::infinity_or_nan, Compute>(scale * difference, begin + i,
                                                                 count);
       });

@@ -34,8 +34,8 @@ enum class WeightDecay {
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
 /// Moments are float. Decay acts on weights and tables, not on gains and biases.
 /// A step that could make finite weights infinite is refused. To find two kinds of such steps would
-/// take another pass, so they are not refused: steps with β₁² > β₂, under which m̂ / √v̂ has no bound,
-/// and steps with coupled decay of weights whose squares are beyond float.
+/// take another pass, so they are not refused: steps with β₁² > β₂, under which m̂ / √v̂ has no
+/// bound, and steps with coupled decay of weights whose squares are beyond float.
 /// @see Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101.
 class Adam {
  public:

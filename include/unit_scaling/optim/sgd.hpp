@@ -20,8 +20,8 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// SGD with momentum μ: b ← μ b + g + λ p, p ← p − η b (Nesterov: p ← p − η (g + λ p + μ b)).
 /// η is the learning rate of the step, λ the weight decay, coupled as usual for SGD.
-/// Finite weights stay finite, for a step that could end otherwise is refused; but for decay of
-/// weights near the largest float, which would take another pass to find.
+/// A step that could make finite weights infinite is refused. Decay of weights near the largest
+/// float is not looked for, as it would take another pass.
 class Sgd {
  public:
   struct Options {

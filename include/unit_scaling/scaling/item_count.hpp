@@ -67,7 +67,7 @@ struct ItemCount {
     return power != 0 || shared.combine != nullptr;
   }
 
-  /// Whether the factors are the same but for the numbers of items.
+  /// Whether the factors differ in nothing but the numbers of items.
   [[nodiscard]] friend constexpr bool is_alike(const ItemCount& a, const ItemCount& b) {
     return a.power == b.power && a.shared == b.shared;
   }
