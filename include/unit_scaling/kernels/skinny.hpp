@@ -53,7 +53,7 @@ template <class Words, std::size_t most_steps, std::size_t groups>
     constexpr std::size_t parts = lanes / register_floats;
     register_t sum[groups * parts];
     for (std::size_t g = 0; g < groups * parts; ++g) {
-      std::memcpy(&sum[g], at + g * register_floats, register_bytes);
+      sum[g] = load_register(at + g * register_floats);
     }
     for (std::size_t q = 0; q < steps; ++q) {
       for (std::size_t g = 0; g < groups * parts; ++g) {
@@ -62,7 +62,7 @@ template <class Words, std::size_t most_steps, std::size_t groups>
       }
     }
     for (std::size_t g = 0; g < groups * parts; ++g) {
-      std::memcpy(at + g * register_floats, &sum[g], register_bytes);
+      *reinterpret_cast<memory_register_t*>(at + g * register_floats) = sum[g];
     }
   }
 }
