@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <limits>
 #include <sstream>
+#include <type_traits>
 #include <vector>
 
 #include "format_oracle.hpp"

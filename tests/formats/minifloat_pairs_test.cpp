@@ -7,10 +7,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <compare>
 #include <cstdint>
 #include <functional>
-#include <string>
 #include <vector>
 
 #include "number_format.hpp"

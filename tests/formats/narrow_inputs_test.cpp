@@ -2,10 +2,8 @@
 // Every float16 and every bfloat16 number to every format, against the search of the oracle.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "number_format.hpp"

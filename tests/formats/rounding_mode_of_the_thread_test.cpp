@@ -15,8 +15,6 @@
 #include <span>
 #include <sstream>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "formats/number_format.hpp"
