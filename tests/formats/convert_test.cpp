@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "number_format.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/core/random.hpp"
 
@@ -25,7 +25,6 @@ namespace unit_scaling_test {
 namespace convert_test {
 
 using unit_scaling::lanes;
-using unit_scaling::Overflow;
 
 std::vector<float> test_floats(const FormatOracle& oracle, std::size_t random_count) {
   std::vector<float> result = critical_floats(oracle);
@@ -40,10 +39,10 @@ std::vector<float> test_floats(const FormatOracle& oracle, std::size_t random_co
   return result;
 }
 
-template <class T> std::vector<T> all_codes(const FormatOracle& oracle) {
-  std::vector<T> result;
-  for (std::uint32_t code = 0; code < oracle.code_count(); ++code) {
-    result.push_back(T::from_bits(static_cast<typename T::storage_type>(code)));
+Numbers all_codes(const NumberFormat& format) {
+  Numbers result;
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    result.push_back(format.from_code(code));
   }
   return result;
 }
@@ -54,32 +53,25 @@ std::vector<std::uint32_t> float_bits(std::span<const float> floats) {
   return result;
 }
 
-template <class Case> class Conversion : public ::testing::Test {
- protected:
-  const FormatOracle oracle{Case::layout()};
-};
-TYPED_TEST_SUITE(Conversion, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(Conversion, signed_formats())
 
-TYPED_TEST(Conversion, EncodesAsTheScalarDoesToTheBit) {
-  using T = typename TypeParam::type;
-  const std::vector<float> in = test_floats(this->oracle, 2'000'000);
+FORMAT_TEST(Conversion, EncodesAsTheScalarDoesToTheBit) {
+  const std::vector<float> in = test_floats(format.oracle(), 2'000'000);
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-    std::vector<T> out(in.size());
-    unit_scaling::encode<T>(std::span<const float>(in), out, overflow);
+    const Numbers out = format.encode(in, overflow);
     for (std::size_t i = 0; i < in.size(); ++i) {
-      ASSERT_EQ(out[i].bits(), T::from_float(in[i], overflow).bits())
+      ASSERT_EQ(out[i].bits(), format.from_float(in[i], overflow).bits())
           << std::hexfloat << in[i] << " bits " << std::bit_cast<std::uint32_t>(in[i]);
     }
   }
 }
 
-TYPED_TEST(Conversion, DecodesAsTheScalarDoesToTheBit) {
-  using T = typename TypeParam::type;
-  const std::vector<T> in = all_codes<T>(this->oracle);
+FORMAT_TEST(Conversion, DecodesAsTheScalarDoesToTheBit) {
+  const Numbers in = all_codes(format);
   std::vector<float> out(in.size());
-  unit_scaling::decode<T>(in, std::span<float>(out));
+  format.decode(in, out);
   std::vector<double> doubles(in.size());
-  unit_scaling::decode<T>(in, std::span<double>(doubles));
+  format.decode(in, doubles);
   const std::vector<std::uint32_t> bits = float_bits(out);
   for (std::size_t code = 0; code < in.size(); ++code) {
     ASSERT_EQ(bits[code], std::bit_cast<std::uint32_t>(static_cast<float>(in[code]))) << code;
@@ -89,76 +81,69 @@ TYPED_TEST(Conversion, DecodesAsTheScalarDoesToTheBit) {
   }
 }
 
-TYPED_TEST(Conversion, GivesTheSameBitsWhenTheProcessorFlushesSubnormalNumbers) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(Conversion, GivesTheSameBitsWhenTheProcessorFlushesSubnormalNumbers) {
   if (!FlushSubnormals::is_effective) GTEST_SKIP() << "No such mode on this processor.";
-  const std::vector<float> in = test_floats(this->oracle, 100'000);
-  const std::vector<T> codes = all_codes<T>(this->oracle);
+  const std::vector<float> in = test_floats(format.oracle(), 100'000);
+  const Numbers codes = all_codes(format);
   std::vector<float> expected_floats(codes.size());
   std::vector<float> floats(codes.size());
-  unit_scaling::decode<T>(codes, std::span<float>(expected_floats));
+  format.decode(codes, expected_floats);
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-    std::vector<T> expected(in.size());
-    std::vector<T> out(in.size());
-    unit_scaling::encode<T>(std::span<const float>(in), expected, overflow);
+    const Numbers expected = format.encode(in, overflow);
+    Numbers out;
     {
       const FlushSubnormals flush;
-      unit_scaling::encode<T>(std::span<const float>(in), out, overflow);
-      unit_scaling::decode<T>(codes, std::span<float>(floats));
+      out = format.encode(in, overflow);
+      format.decode(codes, floats);
     }
     for (std::size_t i = 0; i < in.size(); ++i) ASSERT_EQ(out[i].bits(), expected[i].bits()) << i;
     ASSERT_EQ(float_bits(floats), float_bits(expected_floats));
   }
 }
 
-TYPED_TEST(Conversion, TreatsTailsOfEveryLengthAlike) {
-  using T = typename TypeParam::type;
+// Codes behind the end are looked at by NumberFormat::encode().
+FORMAT_TEST(Conversion, TreatsTailsOfEveryLengthAlike) {
   RandomBits random;
   std::vector<float> numbers;
   for (int i = 0; i < 33; ++i) numbers.push_back(static_cast<float>(random()) * 0x1p-31F - 1.0F);
-  const T sentinel = T(1.0F);
   for (std::size_t size = 0; size <= numbers.size(); ++size) {
-    std::vector<T> codes(size + lanes, sentinel);
-    unit_scaling::encode(std::span<const float>(numbers).first(size),
-                         std::span<T>(codes).first(size), Overflow::saturate);
+    const Numbers codes =
+        format.encode(std::span<const float>(numbers).first(size), Overflow::saturate);
     std::vector<float> floats(size + lanes, 3.0F);
-    unit_scaling::decode(std::span<const T>(codes).first(size),
-                         std::span<float>(floats).first(size));
+    format.decode(codes, std::span<float>(floats).first(size));
     for (std::size_t i = 0; i < size; ++i) {
-      EXPECT_EQ(codes[i].bits(), T(numbers[i]).bits()) << "size " << size << " element " << i;
-      EXPECT_EQ(floats[i], static_cast<float>(T(numbers[i])))
+      EXPECT_EQ(codes[i].bits(), format.number(numbers[i]).bits())
+          << "size " << size << " element " << i;
+      EXPECT_EQ(floats[i], static_cast<float>(format.number(numbers[i])))
           << "size " << size << " element " << i;
     }
     for (std::size_t i = size; i < size + lanes; ++i) {
-      EXPECT_EQ(codes[i].bits(), sentinel.bits()) << "wrote past the end, size " << size;
       EXPECT_EQ(floats[i], 3.0F) << "wrote past the end, size " << size;
     }
   }
 }
 
-TYPED_TEST(Conversion, FillsAPartialVectorWithPositiveZeros) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(Conversion, FillsAPartialVectorWithPositiveZeros) {
   for (std::size_t count = 0; count <= lanes; ++count) {
-    const std::vector<T> in(count, T(1.0F));
-    const unit_scaling::float32x16 vector = unit_scaling::load_float_partial(in.data(), count);
-    std::vector<T> out(lanes, T(2.0F));
-    unit_scaling::store_float_partial<Overflow::saturate>(vector, out.data(), count);
+    const Numbers in(count, format.number(1.0F));
+    std::vector<float> vector(lanes, 3.0F);
+    format.load_partial_lanes(in, vector);
+    Numbers out(lanes, format.number(2.0F));
+    format.store_lanes(vector, out, count, Overflow::saturate);
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       const float number = vector[lane];
       EXPECT_EQ(std::bit_cast<std::uint32_t>(number), lane < count ? 0x3f800000U : 0U);
-      EXPECT_EQ(out[lane].bits(), T(lane < count ? 1.0F : 2.0F).bits());
+      EXPECT_EQ(out[lane].bits(), format.number(lane < count ? 1.0F : 2.0F).bits());
     }
   }
 }
 
-TYPED_TEST(Conversion, EncodesDoublesAsTheScalarDoes) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(Conversion, EncodesDoublesAsTheScalarDoes) {
   const std::vector<double> in = {1.0, 1.0 + 0x1p-11 + 0x1p-40, -1e300, 0x1p-1074, -0.0};
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-    std::vector<T> out(in.size());
-    unit_scaling::encode<T>(std::span<const double>(in), out, overflow);
+    const Numbers out = format.encode(in, overflow);
     for (std::size_t i = 0; i < in.size(); ++i) {
-      EXPECT_EQ(out[i].bits(), T::from_double(in[i], overflow).bits());
+      EXPECT_EQ(out[i].bits(), format.from_double(in[i], overflow).bits());
     }
   }
 }

@@ -13,10 +13,11 @@
 #include <cstdint>
 #include <limits>
 #include <sstream>
+#include <type_traits>
 #include <vector>
 
-#include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "number_format.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
@@ -29,26 +30,33 @@ using unit_scaling::float8_e8m0fnu;
 
 template <class T> using MatrixOf = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
 
-template <class Case> class EigenScalar : public ::testing::Test {};
-TYPED_TEST_SUITE(EigenScalar, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(EigenScalar, signed_formats())
 
-TYPED_TEST(EigenScalar, FillsAndCastsMatrices) {
-  using T = typename TypeParam::type;
+/// As EXPECT_EQ, which would compile the printing of each type of expression.
+void expect_equal(const Eigen::MatrixXf& actual, const Eigen::MatrixXf& expected) {
+  EXPECT_EQ(actual, expected);
+}
+
+template <class T> void expect_matrices_are_filled_and_cast() {
   using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
   Matrix matrix = Matrix::Constant(2, 3, T(1.5F));
   matrix(1, 2) = T(-2.0F);
   Eigen::MatrixXf expected = Eigen::MatrixXf::Constant(2, 3, 1.5F);
   expected(1, 2) = -2.0F;
-  EXPECT_EQ(matrix.template cast<float>(), expected);
-  EXPECT_EQ(expected.template cast<T>(), matrix);
-  EXPECT_EQ(matrix.template cast<double>(), expected.cast<double>());
-  EXPECT_EQ(Matrix::Zero(2, 2).template cast<float>(), Eigen::MatrixXf::Zero(2, 2));
-  EXPECT_EQ(Matrix::Ones(2, 2).template cast<float>(), Eigen::MatrixXf::Ones(2, 2));
-  EXPECT_EQ(Matrix::Identity(2, 2).template cast<float>(), Eigen::MatrixXf::Identity(2, 2));
+  expect_equal(matrix.template cast<float>(), expected);
+  EXPECT_TRUE(expected.template cast<T>() == matrix);
+  EXPECT_TRUE(matrix.template cast<double>() == expected.cast<double>());
+  expect_equal(Matrix::Zero(2, 2).template cast<float>(), Eigen::MatrixXf::Zero(2, 2));
+  expect_equal(Matrix::Ones(2, 2).template cast<float>(), Eigen::MatrixXf::Ones(2, 2));
+  expect_equal(Matrix::Identity(2, 2).template cast<float>(), Eigen::MatrixXf::Identity(2, 2));
 }
 
-TYPED_TEST(EigenScalar, StatesItsTraits) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(EigenScalar, FillsAndCastsMatrices) {
+  with_type_of(format,
+               []<class T>(std::type_identity<T>) { expect_matrices_are_filled_and_cast<T>(); });
+}
+
+template <class T> void expect_traits_are_stated() {
   using Traits = Eigen::NumTraits<T>;
   EXPECT_EQ(Traits::highest(), std::numeric_limits<T>::max());
   EXPECT_EQ(Traits::lowest(), -std::numeric_limits<T>::max());
@@ -59,8 +67,11 @@ TYPED_TEST(EigenScalar, StatesItsTraits) {
   EXPECT_EQ(bool{Traits::IsSigned}, std::numeric_limits<T>::is_signed);
 }
 
-TYPED_TEST(EigenScalar, DrawsRandomNumbersThroughoutTheRange) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(EigenScalar, StatesItsTraits) {
+  with_type_of(format, []<class T>(std::type_identity<T>) { expect_traits_are_stated<T>(); });
+}
+
+template <class T> void expect_random_numbers_throughout_the_range() {
   const MatrixOf<T> matrix = MatrixOf<T>::Random(20, 20);
   EXPECT_TRUE(matrix.allFinite());
   double sum = 0;
@@ -83,6 +94,12 @@ TYPED_TEST(EigenScalar, DrawsRandomNumbersThroughoutTheRange) {
     EXPECT_GE(drawn, T(1.0F));
     EXPECT_LE(drawn, T(2.0F));
   }
+}
+
+FORMAT_TEST(EigenScalar, DrawsRandomNumbersThroughoutTheRange) {
+  with_type_of(format, []<class T>(std::type_identity<T>) {
+    expect_random_numbers_throughout_the_range<T>();
+  });
 }
 
 // The expressions are templates enough; a narrow and a wide format show that they compile.
@@ -150,13 +167,13 @@ TYPED_TEST(EigenExpression, MultipliesMatricesOfSmallIntegersExactly) {
                        static_cast<float>(right((7 * i + 4) % size, j));
     }
   }
-  EXPECT_EQ(MatrixOf<T>(left * right).template cast<float>(), expected);
-  EXPECT_EQ(MatrixOf<T>(left.lazyProduct(right)).template cast<float>(), expected);
+  expect_equal(MatrixOf<T>(left * right).template cast<float>(), expected);
+  expect_equal(MatrixOf<T>(left.lazyProduct(right)).template cast<float>(), expected);
   MatrixOf<T> sum = MatrixOf<T>::Zero(size, size);
   sum.noalias() += left * right;
-  EXPECT_EQ(sum.template cast<float>(), expected);
+  expect_equal(sum.template cast<float>(), expected);
   const Eigen::Matrix<T, Eigen::Dynamic, 1> vector = left * right.col(0);
-  EXPECT_EQ(vector.template cast<float>(), expected.col(0));
+  expect_equal(vector.template cast<float>(), expected.col(0));
 }
 
 TYPED_TEST(EigenExpression, ReducesAndCompares) {

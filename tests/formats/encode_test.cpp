@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "format_cases.hpp"
+#include "number_format.hpp"
 #include "rounding_modes.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"
@@ -38,30 +38,28 @@ std::vector<float> mixed_numbers(const FormatOracle& oracle) {
   return numbers;
 }
 
-template <class Case> class Encode : public testing::Test {};
-TYPED_TEST_SUITE(Encode, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(Encode, signed_formats())
 
 // The statistics again, by counting over single conversions. A number has overflowed if the format
 // without an upper end has a number further out for it: without an infinity to go to, which the
 // result shows, it is one that differs between the two overflow modes, or in a finite format one
 // that the format of one more exponent bit would place beyond the largest number.
-TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(Encode, CountsWhatBecameOfTheNumbers) {
+  const FormatOracle& oracle = format.oracle();
   const std::vector<float> numbers = mixed_numbers(oracle);
   const double largest = oracle.max_finite();
   const double next = oracle.value(oracle.max_code() + 1U);
   for (const Rounding rounding : all_modes) {
     for (const float scale : {1.0F, 0x1p-3F, 0x1p40F, 0x1p-120F}) {
       const EncodeOptions options = options_of(rounding, Overflow::saturate, scale);
-      std::vector<T> codes(numbers.size());
-      const EncodeStatistics statistics =
-          encode_with_statistics(std::span<const float>(numbers), std::span<T>(codes), options);
+      Numbers codes;
+      const EncodeStatistics statistics = format.encode_with_statistics(numbers, codes, options);
       EncodeStatistics expected{.count = numbers.size()};
       for (std::size_t i = 0; i < numbers.size(); ++i) {
         const float value = numbers[i] * scale;
         const std::uint32_t word = options.random->word(options.first_element + i);
-        ASSERT_EQ(codes[i].bits(), T::from_float(value, Overflow::saturate, rounding, word).bits());
+        ASSERT_EQ(codes[i].bits(),
+                  format.from_float(value, Overflow::saturate, rounding, word).bits());
         if (!std::isfinite(numbers[i])) {
           ++expected.non_finite;
           continue;
@@ -92,15 +90,14 @@ TYPED_TEST(Encode, CountsWhatBecameOfTheNumbers) {
   }
 }
 
-TYPED_TEST(Encode, MultipliesByTheScaleFirst) {
-  using T = typename TypeParam::type;
-  const std::vector<float> numbers = mixed_numbers(FormatOracle(TypeParam::layout()));
+FORMAT_TEST(Encode, MultipliesByTheScaleFirst) {
+  const std::vector<float> numbers = mixed_numbers(format.oracle());
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-    std::vector<T> codes(numbers.size());
-    encode(std::span<const float>(numbers), std::span<T>(codes),
-           options_of(Rounding::nearest_even, overflow, 0.7F));
+    const Numbers codes =
+        format.encode(numbers, options_of(Rounding::nearest_even, overflow, 0.7F));
     for (std::size_t i = 0; i < numbers.size(); ++i) {
-      ASSERT_EQ(codes[i].bits(), T::from_float(numbers[i] * 0.7F, overflow).bits()) << numbers[i];
+      ASSERT_EQ(codes[i].bits(), format.from_float(numbers[i] * 0.7F, overflow).bits())
+          << numbers[i];
     }
   }
 }

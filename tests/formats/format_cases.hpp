@@ -62,6 +62,11 @@ struct E2m1fn {
   static Layout layout() { return {"float4_e2m1fn", 2, 1, 1, UpperEnd::finite}; }
 };
 
+/// The format of powers of two, of which there is no oracle.
+struct E8m0fnu {
+  using type = unit_scaling::float8_e8m0fnu;
+};
+
 using AllFormats = ::testing::Types<E4m3fn, E5m2, Float16, Bfloat16, E4m3, E3m4, E4m3fnuz, E5m2fnuz,
                                     E4m3b11fnuz, E2m3fn, E3m2fn, E2m1fn>;
 

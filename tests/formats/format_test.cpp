@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "format_cases.hpp"
+#include "number_format.hpp"
 #include "rounding_modes.hpp"
 #include "support/errors.hpp"
 
@@ -27,27 +27,25 @@ bool same_bits(float a, float b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
 
-template <class Case> class FormatOf : public testing::Test {};
-TYPED_TEST_SUITE(FormatOf, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(FormatOf, signed_formats())
 
-TYPED_TEST(FormatOf, GivesTheBitsOfTheStorageType) {
-  using T = typename TypeParam::type;
-  const Format format = Format::parse(TypeParam::layout().name);
-  EXPECT_EQ(format.spec(), T::format);
-  std::vector<float> numbers = critical_floats(FormatOracle(TypeParam::layout()));
+FORMAT_TEST(FormatOf, GivesTheBitsOfTheStorageType) {
+  const Format at_run_time = Format::parse(format.name());
+  EXPECT_EQ(at_run_time.spec(), format.spec());
+  std::vector<float> numbers = critical_floats(format.oracle());
   for (const std::uint32_t bits : nan_bits()) numbers.push_back(std::bit_cast<float>(bits));
   std::vector<float> quantised(numbers.size());
   const StochasticRounding random(Random(5, RandomStream::rounding), 20);
   for (const Rounding rounding : all_modes) {
     for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-      format.quantise(numbers, quantised,
-                      {.overflow = overflow, .rounding = rounding, .random = random});
+      at_run_time.quantise(numbers, quantised,
+                           {.overflow = overflow, .rounding = rounding, .random = random});
       for (std::size_t i = 0; i < numbers.size(); ++i) {
         const auto expected =
-            static_cast<float>(T::from_float(numbers[i], overflow, rounding, random.word(i)));
+            static_cast<float>(format.from_float(numbers[i], overflow, rounding, random.word(i)));
         ASSERT_TRUE(same_bits(quantised[i], expected)) << numbers[i];
-        ASSERT_TRUE(
-            same_bits(format.quantise(numbers[i], overflow, rounding, random.word(i)), expected))
+        ASSERT_TRUE(same_bits(at_run_time.quantise(numbers[i], overflow, rounding, random.word(i)),
+                              expected))
             << numbers[i];
       }
     }
@@ -67,12 +65,17 @@ double largest_number(const FormatSpec& spec) {
                     : std::ldexp(unit + fraction, field - spec.bias - spec.mantissa_bits);
 }
 
-/// By the rounding of binary64 to integers: exact, since the number divided by a power of two is a
-/// binary64 number. Without a fraction, the bias decides which numbers have even codes.
-double expected_value(const FormatSpec& spec, double number, Rounding rounding, Overflow overflow) {
-  if (number == 0) return spec.specials == Specials::fnuz ? 0 : number;
-  const int exponent = std::max(std::ilogb(number), 1 - spec.bias);
-  const double unit = std::ldexp(1.0, exponent - spec.mantissa_bits);
+/// Distance of the numbers about `number` in a format.
+double unit_at(const FormatSpec& spec, double number) {
+  const int lowest = 1 - spec.bias;
+  const int exponent = number == 0 ? lowest : std::max(std::ilogb(number), lowest);
+  return std::ldexp(1.0, exponent - spec.mantissa_bits);
+}
+
+/// The number in a format without an upper end, by the rounding of binary64 to integers: exact,
+/// since the number divided by a power of two is a binary64 number. Without a fraction, the bias
+/// decides which numbers have even codes.
+double rounded_to_units(const FormatSpec& spec, double number, double unit, Rounding rounding) {
   const double ratio = number / unit;
   double rounded = 0;
   switch (rounding) {
@@ -88,12 +91,16 @@ double expected_value(const FormatSpec& spec, double number, Rounding rounding, 
     default:
       rounded = std::nearbyint(ratio);
       if (spec.mantissa_bits == 0 && std::fabs(ratio) == 1.5) {
-        rounded = (exponent + spec.bias) % 2 == 0 ? 1 : 2;
+        rounded = (std::ilogb(unit) + spec.bias) % 2 == 0 ? 1 : 2;
         rounded = std::copysign(rounded, number);
       }
   }
-  const double value = rounded * unit;
-  const double largest = largest_number(spec);
+  return rounded * unit;
+}
+
+/// What becomes of such a number, to which `number` was rounded, in the format.
+double within_range(const FormatSpec& spec, double largest, double number, double value,
+                    Rounding rounding, Overflow overflow) {
   if (value == 0) return spec.specials == Specials::fnuz ? 0 : std::copysign(0.0, number);
   if (std::fabs(value) <= largest) return value;
   const bool keeps_finite =
@@ -114,18 +121,27 @@ TEST(Format, RoundsToAnyNumberOfBits) {
     }
   }
   std::vector<float> quantised(numbers.size());
+  std::vector<double> units(numbers.size());
+  std::vector<double> values(numbers.size());
   std::size_t formats = 0;
   const auto check = [&](const FormatSpec& spec) {
     if (!spec.is_within_binary32()) return;
     ++formats;
     const Format format(spec);
+    const double largest = largest_number(spec);
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      units[i] = unit_at(spec, static_cast<double>(numbers[i]));
+    }
     for (const Rounding rounding : {Rounding::nearest_even, Rounding::nearest_away,
                                     Rounding::toward_zero, Rounding::toward_positive}) {
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        values[i] = rounded_to_units(spec, static_cast<double>(numbers[i]), units[i], rounding);
+      }
       for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
         format.quantise(numbers, quantised, {.overflow = overflow, .rounding = rounding});
         for (std::size_t i = 0; i < numbers.size(); ++i) {
-          const double expected =
-              expected_value(spec, static_cast<double>(numbers[i]), rounding, overflow);
+          const double expected = within_range(spec, largest, static_cast<double>(numbers[i]),
+                                               values[i], rounding, overflow);
           const auto actual = static_cast<double>(quantised[i]);
           ASSERT_TRUE(std::isnan(expected)
                           ? std::isnan(actual)

@@ -13,12 +13,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
-#include <type_traits>
+#include <string_view>
 #include <vector>
 
-#include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "number_format.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
@@ -44,122 +45,110 @@ double as_double(long double number) {
   return std::nextafter(nearest, nearest < number ? infinity : -infinity);
 }
 
-template <class Case> class MinifloatMath : public ::testing::Test {
- public:
-  using Number = typename Case::type;
+FORMAT_TEST_SUITE(MinifloatMath, signed_formats())
 
-  static Number from_code(std::uint32_t code) {
-    return Number::from_bits(static_cast<typename Number::storage_type>(code));
-  }
-  /// Whether the result is the exact one, rounded once.
-  static bool is_rounded(Number result, long double exact) {
-    if (std::isnan(exact)) return isnan(result) || !std::numeric_limits<Number>::has_quiet_NaN;
-    return std::uint32_t{result.bits()} == oracle.encode(as_double(exact), false);
-  }
-  /// Calls `f` with all pairs of codes of a format of up to eight bits, random ones of others.
-  template <class Function> static void for_each_pair(Function f) {
-    const std::uint32_t count = oracle.code_count();
-    RandomBits random;
-    const bool is_small = count <= 256;
-    for (std::uint32_t pair = 0; pair < (is_small ? count * count : 100'000U); ++pair) {
-      f(is_small ? pair / count : random() % count, is_small ? pair % count : random() % count);
-      if (::testing::Test::HasFatalFailure()) return;
-    }
-  }
-
-  static inline const FormatOracle oracle{Case::layout()};
-};
-TYPED_TEST_SUITE(MinifloatMath, AllFormats, FormatNames);
-
-/// A function of one number, for the type under test and for long double.
-template <class T> struct UnaryCase {
-  const char* name;
-  T (*function)(T);
-  long double (*exact)(long double);
-};
-
-template <class T> std::vector<UnaryCase<T>> unary_cases() {
-  return {
-      {"fabs", [](T x) { return fabs(x); }, [](long double x) { return std::fabs(x); }},
-      {"sqrt", [](T x) { return sqrt(x); }, [](long double x) { return std::sqrt(x); }},
-      {"cbrt", [](T x) { return cbrt(x); }, [](long double x) { return std::cbrt(x); }},
-      {"exp", [](T x) { return exp(x); }, [](long double x) { return std::exp(x); }},
-      {"exp2", [](T x) { return exp2(x); }, [](long double x) { return std::exp2(x); }},
-      {"expm1", [](T x) { return expm1(x); }, [](long double x) { return std::expm1(x); }},
-      {"log", [](T x) { return log(x); }, [](long double x) { return std::log(x); }},
-      {"log2", [](T x) { return log2(x); }, [](long double x) { return std::log2(x); }},
-      {"log10", [](T x) { return log10(x); }, [](long double x) { return std::log10(x); }},
-      {"log1p", [](T x) { return log1p(x); }, [](long double x) { return std::log1p(x); }},
-      {"sin", [](T x) { return sin(x); }, [](long double x) { return std::sin(x); }},
-      {"cos", [](T x) { return cos(x); }, [](long double x) { return std::cos(x); }},
-      {"tan", [](T x) { return tan(x); }, [](long double x) { return std::tan(x); }},
-      {"asin", [](T x) { return asin(x); }, [](long double x) { return std::asin(x); }},
-      {"acos", [](T x) { return acos(x); }, [](long double x) { return std::acos(x); }},
-      {"atan", [](T x) { return atan(x); }, [](long double x) { return std::atan(x); }},
-      {"sinh", [](T x) { return sinh(x); }, [](long double x) { return std::sinh(x); }},
-      {"cosh", [](T x) { return cosh(x); }, [](long double x) { return std::cosh(x); }},
-      {"tanh", [](T x) { return tanh(x); }, [](long double x) { return std::tanh(x); }},
-      {"asinh", [](T x) { return asinh(x); }, [](long double x) { return std::asinh(x); }},
-      {"acosh", [](T x) { return acosh(x); }, [](long double x) { return std::acosh(x); }},
-      {"atanh", [](T x) { return atanh(x); }, [](long double x) { return std::atanh(x); }},
-      {"erf", [](T x) { return erf(x); }, [](long double x) { return std::erf(x); }},
-      {"erfc", [](T x) { return erfc(x); }, [](long double x) { return std::erfc(x); }},
-      {"floor", [](T x) { return floor(x); }, [](long double x) { return std::floor(x); }},
-      {"ceil", [](T x) { return ceil(x); }, [](long double x) { return std::ceil(x); }},
-      {"trunc", [](T x) { return trunc(x); }, [](long double x) { return std::trunc(x); }},
-      {"round", [](T x) { return round(x); }, [](long double x) { return std::round(x); }},
-      {"rint", [](T x) { return rint(x); }, [](long double x) { return std::rint(x); }},
-      {"nearbyint", [](T x) { return nearbyint(x); },
-       [](long double x) { return std::nearbyint(x); }},
-      {"logb", [](T x) { return logb(x); }, [](long double x) { return std::logb(x); }},
-  };
+/// Whether the result is the exact one, rounded once.
+bool is_rounded(Number result, long double exact) {
+  if (std::isnan(exact)) return isnan(result) || !result.format().spec().has_nan();
+  return result.bits() == result.format().oracle().encode(as_double(exact), false);
 }
 
-TYPED_TEST(MinifloatMath, RoundsEveryFunctionOfEveryCodeOnce) {
-  using T = typename TypeParam::type;
-  for (const auto& [name, function, exact] : unary_cases<T>()) {
-    for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-      const long double number = this->oracle.decode(code);
-      ASSERT_TRUE(this->is_rounded(function(this->from_code(code)), exact(number)))
-          << name << '(' << number << ")";
-    }
+/// Calls `f` with all pairs of codes of a format of up to eight bits, random ones of others.
+template <class Function> void for_each_pair(const FormatOracle& oracle, Function f) {
+  const std::uint32_t count = oracle.code_count();
+  RandomBits random;
+  const bool is_small = count <= 256;
+  for (std::uint32_t pair = 0; pair < (is_small ? count * count : 100'000U); ++pair) {
+    f(is_small ? pair / count : random() % count, is_small ? pair % count : random() % count);
+    if (::testing::Test::HasFatalFailure()) return;
   }
 }
 
-template <class T> struct BinaryCase {
-  const char* name;
-  T (*function)(T, T);
-  long double (*exact)(long double, long double);
-};
-
-TYPED_TEST(MinifloatMath, RoundsEveryFunctionOfTwoNumbersOnce) {
-  using T = typename TypeParam::type;
+/// The functions of one number, for long double.
+const std::map<std::string_view, long double (*)(long double)>& exact_functions_of_one() {
   using L = long double;
-  const BinaryCase<T> cases[] = {
-      {"pow", [](T x, T y) { return pow(x, y); }, [](L x, L y) { return std::pow(x, y); }},
-      {"hypot", [](T x, T y) { return hypot(x, y); }, [](L x, L y) { return std::hypot(x, y); }},
-      {"atan2", [](T x, T y) { return atan2(x, y); }, [](L x, L y) { return std::atan2(x, y); }},
-      {"fmod", [](T x, T y) { return fmod(x, y); }, [](L x, L y) { return std::fmod(x, y); }},
+  static const std::map<std::string_view, L (*)(L)> result = {
+      {"fabs", [](L x) { return std::fabs(x); }},
+      {"sqrt", [](L x) { return std::sqrt(x); }},
+      {"cbrt", [](L x) { return std::cbrt(x); }},
+      {"exp", [](L x) { return std::exp(x); }},
+      {"exp2", [](L x) { return std::exp2(x); }},
+      {"expm1", [](L x) { return std::expm1(x); }},
+      {"log", [](L x) { return std::log(x); }},
+      {"log2", [](L x) { return std::log2(x); }},
+      {"log10", [](L x) { return std::log10(x); }},
+      {"log1p", [](L x) { return std::log1p(x); }},
+      {"sin", [](L x) { return std::sin(x); }},
+      {"cos", [](L x) { return std::cos(x); }},
+      {"tan", [](L x) { return std::tan(x); }},
+      {"asin", [](L x) { return std::asin(x); }},
+      {"acos", [](L x) { return std::acos(x); }},
+      {"atan", [](L x) { return std::atan(x); }},
+      {"sinh", [](L x) { return std::sinh(x); }},
+      {"cosh", [](L x) { return std::cosh(x); }},
+      {"tanh", [](L x) { return std::tanh(x); }},
+      {"asinh", [](L x) { return std::asinh(x); }},
+      {"acosh", [](L x) { return std::acosh(x); }},
+      {"atanh", [](L x) { return std::atanh(x); }},
+      {"erf", [](L x) { return std::erf(x); }},
+      {"erfc", [](L x) { return std::erfc(x); }},
+      {"floor", [](L x) { return std::floor(x); }},
+      {"ceil", [](L x) { return std::ceil(x); }},
+      {"trunc", [](L x) { return std::trunc(x); }},
+      {"round", [](L x) { return std::round(x); }},
+      {"rint", [](L x) { return std::rint(x); }},
+      {"nearbyint", [](L x) { return std::nearbyint(x); }},
+      {"logb", [](L x) { return std::logb(x); }},
   };
-  for (const auto& [name, function, exact] : cases) {
-    this->for_each_pair(
-        [&, &f = function, &g = exact, &n = name](std::uint32_t x, std::uint32_t y) {
-          const L left = this->oracle.decode(x);
-          const L right = this->oracle.decode(y);
-          ASSERT_TRUE(this->is_rounded(f(this->from_code(x), this->from_code(y)), g(left, right)))
-              << n << '(' << left << ", " << right << ')';
-        });
+  return result;
+}
+
+FORMAT_TEST(MinifloatMath, RoundsEveryFunctionOfEveryCodeOnce) {
+  const FormatOracle& oracle = format.oracle();
+  std::size_t compared = 0;
+  for (const FunctionOfOne& function : format.functions_of_one()) {
+    ++compared;
+    const auto exact = exact_functions_of_one().at(function.name);
+    for (std::uint32_t code = 0; code < oracle.code_count(); ++code) {
+      const long double number = oracle.decode(code);
+      ASSERT_TRUE(is_rounded(function.apply(format.from_code(code)), exact(number)))
+          << function.name << '(' << number << ")";
+    }
+  }
+  EXPECT_EQ(compared, exact_functions_of_one().size());
+}
+
+FORMAT_TEST(MinifloatMath, RoundsEveryFunctionOfTwoNumbersOnce) {
+  using L = long double;
+  // The other functions of two numbers have tests of their own.
+  static const std::map<std::string_view, L (*)(L, L)> exact_functions = {
+      {"pow", [](L x, L y) { return std::pow(x, y); }},
+      {"hypot", [](L x, L y) { return std::hypot(x, y); }},
+      {"atan2", [](L x, L y) { return std::atan2(x, y); }},
+      {"fmod", [](L x, L y) { return std::fmod(x, y); }},
+  };
+  for (const auto& [name, exact] : exact_functions) {
+    const FunctionOfTwo& function = format.function_of_two(name);
+    for_each_pair(format.oracle(), [&, &g = exact](std::uint32_t x, std::uint32_t y) {
+      const L left = format.oracle().decode(x);
+      const L right = format.oracle().decode(y);
+      ASSERT_TRUE(
+          is_rounded(function.apply(format.from_code(x), format.from_code(y)), g(left, right)))
+          << function.name << '(' << left << ", " << right << ')';
+    });
   }
 }
 
-TYPED_TEST(MinifloatMath, TakesTheSmallerAndTheLargerNumberAndNoNan) {
-  this->for_each_pair([&](std::uint32_t x, std::uint32_t y) {
-    const auto left = this->from_code(x);
-    const auto right = this->from_code(y);
-    const double a = this->oracle.decode(x);
-    const double b = this->oracle.decode(y);
-    const auto smaller = fmin(left, right);
-    const auto larger = fmax(left, right);
+FORMAT_TEST(MinifloatMath, TakesTheSmallerAndTheLargerNumberAndNoNan) {
+  const FunctionOfTwo& fmin = format.function_of_two("fmin");
+  const FunctionOfTwo& fmax = format.function_of_two("fmax");
+  for_each_pair(format.oracle(), [&](std::uint32_t x, std::uint32_t y) {
+    const auto left = format.from_code(x);
+    const auto right = format.from_code(y);
+    const double a = format.oracle().decode(x);
+    const double b = format.oracle().decode(y);
+    const auto smaller = fmin.apply(left, right);
+    const auto larger = fmax.apply(left, right);
     if (std::isnan(a) || std::isnan(b)) {
       const auto other = std::isnan(a) ? right : left;
       ASSERT_EQ(smaller.bits(), other.bits());
@@ -176,32 +165,34 @@ TYPED_TEST(MinifloatMath, TakesTheSmallerAndTheLargerNumberAndNoNan) {
   });
 }
 
-TYPED_TEST(MinifloatMath, CopiesTheSign) {
-  const bool has_zero_sign = this->oracle.layout().upper_end != UpperEnd::nan_at_negative_zero;
-  this->for_each_pair([&](std::uint32_t x, std::uint32_t y) {
-    const auto result = copysign(this->from_code(x), this->from_code(y));
-    const bool has_sign = has_zero_sign || (x & ~this->oracle.sign()) != 0U;
+FORMAT_TEST(MinifloatMath, CopiesTheSign) {
+  const FunctionOfTwo& copysign = format.function_of_two("copysign");
+  const bool has_zero_sign = format.oracle().layout().upper_end != UpperEnd::nan_at_negative_zero;
+  for_each_pair(format.oracle(), [&](std::uint32_t x, std::uint32_t y) {
+    const auto result = copysign.apply(format.from_code(x), format.from_code(y));
+    const bool has_sign = has_zero_sign || (x & ~format.oracle().sign()) != 0U;
     const bool wants_sign =
-        (y & this->oracle.sign()) != 0U && (has_zero_sign || y != this->oracle.sign());
-    const std::uint32_t magnitude = x & ~this->oracle.sign();
+        (y & format.oracle().sign()) != 0U && (has_zero_sign || y != format.oracle().sign());
+    const std::uint32_t magnitude = x & ~format.oracle().sign();
     ASSERT_EQ(std::uint32_t{result.bits()},
-              !has_sign ? x : magnitude | (wants_sign ? this->oracle.sign() : 0U))
+              !has_sign ? x : magnitude | (wants_sign ? format.oracle().sign() : 0U))
         << x << ' ' << y;
   });
 }
 
-TYPED_TEST(MinifloatMath, StepsToTheNextNumberOfTheFormat) {
-  const FormatOracle& formats = this->oracle;
+FORMAT_TEST(MinifloatMath, StepsToTheNextNumberOfTheFormat) {
+  const FunctionOfTwo& nextafter = format.function_of_two("nextafter");
+  const FormatOracle& formats = format.oracle();
   std::vector<double> numbers;
   for (std::uint32_t code = 0; code < formats.code_count(); ++code) {
     if (!formats.is_nan(code)) numbers.push_back(formats.decode(code));
   }
   std::sort(numbers.begin(), numbers.end());
   numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
-  this->for_each_pair([&](std::uint32_t x, std::uint32_t y) {
+  for_each_pair(format.oracle(), [&](std::uint32_t x, std::uint32_t y) {
     const double from = formats.decode(x);
     const double toward = formats.decode(y);
-    const auto result = nextafter(this->from_code(x), this->from_code(y));
+    const auto result = nextafter.apply(format.from_code(x), format.from_code(y));
     if (std::isnan(from) || std::isnan(toward)) {
       ASSERT_TRUE(isnan(result));
     } else if (from == toward) {
@@ -219,32 +210,31 @@ TYPED_TEST(MinifloatMath, StepsToTheNextNumberOfTheFormat) {
   });
 }
 
-TYPED_TEST(MinifloatMath, ScalesByPowersOfTwo) {
+FORMAT_TEST(MinifloatMath, ScalesByPowersOfTwo) {
   const int exponents[] = {INT_MIN, -300, -141, -20, -9, -3, -1, 0, 1, 2, 5, 17, 139, 300, INT_MAX};
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const long double number = this->oracle.decode(code);
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const long double number = format.oracle().decode(code);
     for (const int exponent : exponents) {
       // Long double has the range to keep the number apart from zero and infinity.
       const long double exact = std::ldexp(number, std::clamp(exponent, -1000, 1000));
-      ASSERT_TRUE(this->is_rounded(ldexp(this->from_code(code), exponent), exact))
+      ASSERT_TRUE(is_rounded(ldexp(format.from_code(code), exponent), exact))
           << number << ' ' << exponent;
-      ASSERT_EQ(scalbn(this->from_code(code), exponent).bits(),
-                ldexp(this->from_code(code), exponent).bits());
+      ASSERT_EQ(scalbn(format.from_code(code), exponent).bits(),
+                ldexp(format.from_code(code), exponent).bits());
     }
-    ASSERT_EQ(ilogb(this->from_code(code)), std::ilogb(number)) << number;
+    ASSERT_EQ(ilogb(format.from_code(code)), std::ilogb(number)) << number;
   }
 }
 
-TYPED_TEST(MinifloatMath, SplitsOffThePowerOfTwoExactlyOrNotAtAll) {
-  using T = typename TypeParam::type;
-  constexpr bool has_frexp = requires(T x, int* exponent) { frexp(x, exponent); };
+FORMAT_TEST(MinifloatMath, SplitsOffThePowerOfTwoExactlyOrNotAtAll) {
+  const bool has_frexp = format.has_frexp();
   // In formats with a bias of 1, numbers below 1 are subnormal and have fewer bits.
-  EXPECT_EQ(has_frexp, this->oracle.layout().bias > 1);
-  if constexpr (has_frexp) {
-    for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-      const double number = this->oracle.decode(code);
+  EXPECT_EQ(has_frexp, format.oracle().layout().bias > 1);
+  if (has_frexp) {
+    for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+      const double number = format.oracle().decode(code);
       int exponent = 7;
-      const T fraction = frexp(this->from_code(code), &exponent);
+      const Number fraction = frexp(format.from_code(code), &exponent);
       if (number == 0 || !std::isfinite(number)) {
         ASSERT_EQ(std::uint32_t{fraction.bits()}, code);
         ASSERT_EQ(exponent, 0);
@@ -257,17 +247,17 @@ TYPED_TEST(MinifloatMath, SplitsOffThePowerOfTwoExactlyOrNotAtAll) {
   }
 }
 
-TYPED_TEST(MinifloatMath, ClassifiesEveryCode) {
-  const std::uint32_t min_normal = std::uint32_t{1} << this->oracle.layout().mantissa_bits;
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const std::uint32_t magnitude = code & ~this->oracle.sign();
-    const int expected = this->oracle.is_nan(code)        ? FP_NAN
-                         : this->oracle.is_infinity(code) ? FP_INFINITE
-                         : magnitude == 0U                ? FP_ZERO
-                         : magnitude < min_normal         ? FP_SUBNORMAL
-                                                          : FP_NORMAL;
-    ASSERT_EQ(fpclassify(this->from_code(code)), expected) << code;
-    ASSERT_EQ(isnormal(this->from_code(code)), expected == FP_NORMAL) << code;
+FORMAT_TEST(MinifloatMath, ClassifiesEveryCode) {
+  const std::uint32_t min_normal = std::uint32_t{1} << format.oracle().layout().mantissa_bits;
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const std::uint32_t magnitude = code & ~format.oracle().sign();
+    const int expected = format.oracle().is_nan(code)        ? FP_NAN
+                         : format.oracle().is_infinity(code) ? FP_INFINITE
+                         : magnitude == 0U                   ? FP_ZERO
+                         : magnitude < min_normal            ? FP_SUBNORMAL
+                                                             : FP_NORMAL;
+    ASSERT_EQ(fpclassify(format.from_code(code)), expected) << code;
+    ASSERT_EQ(isnormal(format.from_code(code)), expected == FP_NORMAL) << code;
   }
 }
 
@@ -291,8 +281,8 @@ double exact_fma(double x, double y, double z, int unit) {
   return sum < 0 ? -result : result;
 }
 
-TYPED_TEST(MinifloatMath, RoundsTheExactFusedMultiplyAddOnce) {
-  const FormatOracle& formats = this->oracle;
+FORMAT_TEST(MinifloatMath, RoundsTheExactFusedMultiplyAddOnce) {
+  const FormatOracle& formats = format.oracle();
   const Layout& layout = formats.layout();
   const bool is_wide = layout.exponent_bits == 8;
   // bfloat16 within 2^±20, so that products and sums fit the integer.
@@ -304,8 +294,8 @@ TYPED_TEST(MinifloatMath, RoundsTheExactFusedMultiplyAddOnce) {
     const double c = formats.decode(z);
     const bool is_finite = std::isfinite(a) && std::isfinite(b) && std::isfinite(c);
     const double exact = is_finite ? exact_fma(a, b, c, unit) : a * b + c;
-    const auto result = fma(this->from_code(x), this->from_code(y), this->from_code(z));
-    ASSERT_TRUE(this->is_rounded(result, exact)) << a << " * " << b << " + " << c;
+    const auto result = fma(format.from_code(x), format.from_code(y), format.from_code(z));
+    ASSERT_TRUE(is_rounded(result, exact)) << a << " * " << b << " + " << c;
   };
   RandomBits random;
   const std::uint32_t count = formats.code_count();

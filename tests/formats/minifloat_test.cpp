@@ -15,8 +15,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "number_format.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
@@ -26,7 +26,6 @@ using unit_scaling::bfloat16;
 using unit_scaling::float16;
 using unit_scaling::float8_e4m3fn;
 using unit_scaling::float8_e5m2;
-using unit_scaling::Overflow;
 
 constexpr Overflow overflows[] = {Overflow::saturate, Overflow::infinity_or_nan};
 
@@ -42,28 +41,20 @@ static_assert(float16(1) / float16(4) == float16(0.25));
 static_assert(std::is_nothrow_default_constructible_v<bfloat16>);
 static_assert(!std::is_convertible_v<float, bfloat16> && !std::is_convertible_v<bfloat16, float>);
 
-template <class Case> class MinifloatFormat : public ::testing::Test {
- protected:
-  using Number = typename Case::type;
-  static Number from_code(std::uint32_t code) {
-    return Number::from_bits(static_cast<typename Number::storage_type>(code));
-  }
-  const FormatOracle oracle{Case::layout()};
-};
-TYPED_TEST_SUITE(MinifloatFormat, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(MinifloatFormat, signed_formats())
 
-TYPED_TEST(MinifloatFormat, HasTheNameOfTheField) {
-  EXPECT_EQ(unit_scaling::storage_name<typename TypeParam::type>, this->oracle.layout().name);
+FORMAT_TEST(MinifloatFormat, HasTheNameOfTheField) {
+  EXPECT_EQ(format.storage_name(), format.oracle().layout().name);
 }
 
-TYPED_TEST(MinifloatFormat, DecodesEveryCodeByTheLayoutFormula) {
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const auto number = this->from_code(code);
-    const double expected = this->oracle.decode(code);
-    EXPECT_EQ(isnan(number), this->oracle.is_nan(code)) << code;
-    EXPECT_EQ(isinf(number), this->oracle.is_infinity(code)) << code;
+FORMAT_TEST(MinifloatFormat, DecodesEveryCodeByTheLayoutFormula) {
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const auto number = format.from_code(code);
+    const double expected = format.oracle().decode(code);
+    EXPECT_EQ(isnan(number), format.oracle().is_nan(code)) << code;
+    EXPECT_EQ(isinf(number), format.oracle().is_infinity(code)) << code;
     EXPECT_EQ(isfinite(number), std::isfinite(expected)) << code;
-    if (this->oracle.is_nan(code)) {
+    if (format.oracle().is_nan(code)) {
       EXPECT_TRUE(std::isnan(static_cast<float>(number))) << code;
       EXPECT_TRUE(std::isnan(static_cast<double>(number))) << code;
       EXPECT_NE(std::bit_cast<std::uint32_t>(static_cast<float>(number)) & 0x00400000U, 0U)
@@ -81,13 +72,12 @@ TYPED_TEST(MinifloatFormat, DecodesEveryCodeByTheLayoutFormula) {
   }
 }
 
-TYPED_TEST(MinifloatFormat, RoundTripsEveryCode) {
-  using T = typename TypeParam::type;
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const T number = this->from_code(code);
-    const T through_float(static_cast<float>(number));
-    const T through_double(static_cast<double>(number));
-    if (this->oracle.is_nan(code)) {
+FORMAT_TEST(MinifloatFormat, RoundTripsEveryCode) {
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const Number number = format.from_code(code);
+    const Number through_float = format.number(static_cast<float>(number));
+    const Number through_double = format.number(static_cast<double>(number));
+    if (format.oracle().is_nan(code)) {
       EXPECT_TRUE(isnan(through_float)) << code;
       EXPECT_EQ(signbit(through_float), signbit(number)) << code;
     } else {
@@ -97,62 +87,59 @@ TYPED_TEST(MinifloatFormat, RoundTripsEveryCode) {
   }
 }
 
-TYPED_TEST(MinifloatFormat, EncodesFloatsToTheNearestCode) {
-  using T = typename TypeParam::type;
-  for (const float number : critical_floats(this->oracle)) {
+FORMAT_TEST(MinifloatFormat, EncodesFloatsToTheNearestCode) {
+  for (const float number : critical_floats(format.oracle())) {
     if (std::isnan(number)) continue;
     for (const Overflow overflow : overflows) {
       const bool saturate = overflow == Overflow::saturate;
-      ASSERT_EQ(std::uint32_t{T::from_float(number, overflow).bits()},
-                this->oracle.encode(number, saturate))
+      ASSERT_EQ(format.from_float(number, overflow).bits(),
+                format.oracle().encode(number, saturate))
           << std::hexfloat << number << (saturate ? " saturating" : " not saturating");
     }
-    ASSERT_EQ(T(number).bits(), T::from_float(number, Overflow::infinity_or_nan).bits());
+    ASSERT_EQ(format.number(number).bits(),
+              format.from_float(number, Overflow::infinity_or_nan).bits());
   }
 }
 
-TYPED_TEST(MinifloatFormat, EncodesRandomFloatsToTheNearestCode) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, EncodesRandomFloatsToTheNearestCode) {
   RandomBits random;
   for (int i = 0; i < 200'000; ++i) {
     const float number = std::bit_cast<float>(random());
     if (std::isnan(number)) continue;
-    ASSERT_EQ(std::uint32_t{T::from_float(number, Overflow::infinity_or_nan).bits()},
-              this->oracle.encode(number, false))
+    ASSERT_EQ(format.from_float(number, Overflow::infinity_or_nan).bits(),
+              format.oracle().encode(number, false))
         << std::hexfloat << number;
     // The exponents of a random number seldom lie in the narrow range of the format.
     const float nearby = std::ldexp(1.0F + static_cast<float>(random() >> 9) * 0x1p-23F,
                                     static_cast<int>(random() % 40) - 24);
-    ASSERT_EQ(std::uint32_t{T::from_float(nearby, Overflow::saturate).bits()},
-              this->oracle.encode(nearby, true))
+    ASSERT_EQ(format.from_float(nearby, Overflow::saturate).bits(),
+              format.oracle().encode(nearby, true))
         << std::hexfloat << nearby;
   }
 }
 
-TYPED_TEST(MinifloatFormat, EncodesEverySixteenBitNumberToTheNearestCode) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, EncodesEverySixteenBitNumberToTheNearestCode) {
   for (const Layout& layout : {Float16::layout(), Bfloat16::layout()}) {
     const FormatOracle wide(layout);
     for (std::uint32_t code = 0; code < wide.code_count(); ++code) {
       const double number = wide.decode(code);
       if (std::isnan(number)) continue;
       for (const Overflow overflow : overflows) {
-        ASSERT_EQ(std::uint32_t{T::from_float(static_cast<float>(number), overflow).bits()},
-                  this->oracle.encode(number, overflow == Overflow::saturate))
+        ASSERT_EQ(format.from_float(static_cast<float>(number), overflow).bits(),
+                  format.oracle().encode(number, overflow == Overflow::saturate))
             << layout.name << " code " << code;
       }
     }
   }
 }
 
-TYPED_TEST(MinifloatFormat, EncodesDoublesWithoutRoundingTwice) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, EncodesDoublesWithoutRoundingTwice) {
   const double infinity = std::numeric_limits<double>::infinity();
   std::vector<double> numbers = {0.0,      0x1p-1074, 0x1p-1022, 0x1p-150,       0x1p-149,
                                  0x3p-150, 0x1p128,   0x1p1023,  0x1.fffffep127, infinity};
-  for (std::uint32_t code = 0; code <= this->oracle.max_code(); ++code) {
-    const double midpoint = this->oracle.value(code) / 2 + this->oracle.value(code + 1) / 2;
-    for (const double number : {this->oracle.value(code), midpoint}) {
+  for (std::uint32_t code = 0; code <= format.oracle().max_code(); ++code) {
+    const double midpoint = format.oracle().value(code) / 2 + format.oracle().value(code + 1) / 2;
+    for (const double number : {format.oracle().value(code), midpoint}) {
       numbers.push_back(std::nextafter(number, -infinity));
       numbers.push_back(number);
       numbers.push_back(std::nextafter(number, infinity));
@@ -164,60 +151,59 @@ TYPED_TEST(MinifloatFormat, EncodesDoublesWithoutRoundingTwice) {
   for (const double magnitude : numbers) {
     for (const double number : {magnitude, -magnitude}) {
       for (const Overflow overflow : overflows) {
-        ASSERT_EQ(std::uint32_t{T::from_double(number, overflow).bits()},
-                  this->oracle.encode(number, overflow == Overflow::saturate))
+        ASSERT_EQ(format.from_double(number, overflow).bits(),
+                  format.oracle().encode(number, overflow == Overflow::saturate))
             << std::hexfloat << number;
       }
-      ASSERT_EQ(T(number).bits(), T::from_double(number, Overflow::infinity_or_nan).bits());
+      ASSERT_EQ(format.number(number).bits(),
+                format.from_double(number, Overflow::infinity_or_nan).bits());
     }
   }
 }
 
-TYPED_TEST(MinifloatFormat, KeepsNanAndItsSign) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, KeepsNanAndItsSign) {
   for (const std::uint32_t bits : nan_bits()) {
     for (const Overflow overflow : overflows) {
-      const T from_float = T::from_float(std::bit_cast<float>(bits), overflow);
+      const Number from_float = format.from_float(std::bit_cast<float>(bits), overflow);
       // The same sign; the payload lies where a conversion to binary32 drops it.
       const std::uint64_t double_bits =
           (std::uint64_t{bits} >> 31 << 63) | 0x7ff0'0000'0000'0000U | (bits & 0xffU) | 1U;
-      const T from_double = T::from_double(std::bit_cast<double>(double_bits), overflow);
-      if (this->oracle.layout().upper_end == UpperEnd::finite) {
-        EXPECT_EQ(std::uint32_t{from_float.bits()}, this->oracle.sign())
+      const Number from_double = format.from_double(std::bit_cast<double>(double_bits), overflow);
+      if (format.oracle().layout().upper_end == UpperEnd::finite) {
+        EXPECT_EQ(from_float.bits(), format.oracle().sign())
             << "A format without a NaN delivers negative zero.";
         EXPECT_EQ(from_double.bits(), from_float.bits());
         continue;
       }
       EXPECT_TRUE(isnan(from_float)) << bits;
       EXPECT_TRUE(isnan(from_double)) << bits;
-      const bool has_sign = this->oracle.layout().upper_end != UpperEnd::nan_at_negative_zero;
+      const bool has_sign = format.oracle().layout().upper_end != UpperEnd::nan_at_negative_zero;
       EXPECT_EQ(signbit(from_float), has_sign && (bits >> 31) != 0U) << bits;
       EXPECT_EQ(signbit(from_double), has_sign && (bits >> 31) != 0U) << bits;
-      if (this->oracle.layout().upper_end == UpperEnd::infinity_and_nan) {
-        const unsigned quiet_bit = 1U << (this->oracle.layout().mantissa_bits - 1);
+      if (format.oracle().layout().upper_end == UpperEnd::infinity_and_nan) {
+        const unsigned quiet_bit = 1U << (format.oracle().layout().mantissa_bits - 1);
         EXPECT_NE(from_float.bits() & quiet_bit, 0U) << bits;
       }
     }
   }
 }
 
-TYPED_TEST(MinifloatFormat, ConvertsTheSameWhenTheProcessorFlushesSubnormalNumbers) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, ConvertsTheSameWhenTheProcessorFlushesSubnormalNumbers) {
   if (!FlushSubnormals::is_effective) GTEST_SKIP() << "No such mode on this processor.";
-  const std::vector<float> numbers = critical_floats(this->oracle);
+  const std::vector<float> numbers = critical_floats(format.oracle());
   std::vector<std::uint32_t> expected_codes;
   for (const float number : numbers) {
-    expected_codes.push_back(std::isnan(number) ? 0U : this->oracle.encode(number, false));
+    expected_codes.push_back(std::isnan(number) ? 0U : format.oracle().encode(number, false));
   }
   std::vector<std::uint32_t> codes(numbers.size());
-  std::vector<std::uint64_t> doubles(this->oracle.code_count());
-  std::vector<std::uint32_t> floats(this->oracle.code_count());
+  std::vector<std::uint64_t> doubles(format.oracle().code_count());
+  std::vector<std::uint32_t> floats(format.oracle().code_count());
   {
     const FlushSubnormals flush;
-    for (std::size_t i = 0; i < numbers.size(); ++i) codes[i] = T(numbers[i]).bits();
-    for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-      floats[code] = std::bit_cast<std::uint32_t>(static_cast<float>(this->from_code(code)));
-      doubles[code] = std::bit_cast<std::uint64_t>(static_cast<double>(this->from_code(code)));
+    for (std::size_t i = 0; i < numbers.size(); ++i) codes[i] = format.number(numbers[i]).bits();
+    for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+      floats[code] = std::bit_cast<std::uint32_t>(static_cast<float>(format.from_code(code)));
+      doubles[code] = std::bit_cast<std::uint64_t>(static_cast<double>(format.from_code(code)));
     }
   }
   for (std::size_t i = 0; i < numbers.size(); ++i) {
@@ -225,117 +211,121 @@ TYPED_TEST(MinifloatFormat, ConvertsTheSameWhenTheProcessorFlushesSubnormalNumbe
       ASSERT_EQ(codes[i], expected_codes[i]) << numbers[i];
     }
   }
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    if (this->oracle.is_nan(code)) continue;
-    const double expected = this->oracle.decode(code);
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    if (format.oracle().is_nan(code)) continue;
+    const double expected = format.oracle().decode(code);
     ASSERT_EQ(floats[code], std::bit_cast<std::uint32_t>(static_cast<float>(expected))) << code;
     ASSERT_EQ(doubles[code], std::bit_cast<std::uint64_t>(expected)) << code;
   }
 }
 
-TYPED_TEST(MinifloatFormat, ComparesAsTheNumbersDo) {
+FORMAT_TEST(MinifloatFormat, ComparesAsTheNumbersDo) {
   RandomBits random;
-  const bool is_small = this->oracle.code_count() <= 256;
+  const bool is_small = format.oracle().code_count() <= 256;
   const std::uint32_t pairs = is_small ? 65536 : 300'000;
   for (std::uint32_t pair = 0; pair < pairs; ++pair) {
-    const std::uint32_t left_code = (is_small ? pair / 256 : random()) % this->oracle.code_count();
-    const std::uint32_t right_code = (is_small ? pair : random()) % this->oracle.code_count();
-    const auto left = this->from_code(left_code);
-    const auto right = this->from_code(right_code);
-    const double left_number = this->oracle.decode(left_code);
-    const double right_number = this->oracle.decode(right_code);
-    ASSERT_EQ(left == right, left_number == right_number) << left_code << ' ' << right_code;
-    ASSERT_EQ(left != right, left_number != right_number) << left_code << ' ' << right_code;
-    ASSERT_EQ(left < right, left_number < right_number) << left_code << ' ' << right_code;
-    ASSERT_EQ(left <= right, left_number <= right_number) << left_code << ' ' << right_code;
-    ASSERT_EQ(left > right, left_number > right_number) << left_code << ' ' << right_code;
-    ASSERT_EQ(left >= right, left_number >= right_number) << left_code << ' ' << right_code;
+    const std::uint32_t left_code =
+        (is_small ? pair / 256 : random()) % format.oracle().code_count();
+    const std::uint32_t right_code = (is_small ? pair : random()) % format.oracle().code_count();
+    const auto left = format.from_code(left_code);
+    const auto right = format.from_code(right_code);
+    const double left_number = format.oracle().decode(left_code);
+    const double right_number = format.oracle().decode(right_code);
+    const Comparisons actual = format.compare(left, right);
+    ASSERT_EQ(actual.equal, left_number == right_number) << left_code << ' ' << right_code;
+    ASSERT_EQ(actual.unequal, left_number != right_number) << left_code << ' ' << right_code;
+    ASSERT_EQ(actual.less, left_number < right_number) << left_code << ' ' << right_code;
+    ASSERT_EQ(actual.less_or_equal, left_number <= right_number) << left_code << ' ' << right_code;
+    ASSERT_EQ(actual.greater, left_number > right_number) << left_code << ' ' << right_code;
+    ASSERT_EQ(actual.greater_or_equal, left_number >= right_number)
+        << left_code << ' ' << right_code;
   }
 }
 
-TYPED_TEST(MinifloatFormat, NegatesAndTakesMagnitudes) {
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const auto number = this->from_code(code);
-    if (this->oracle.is_nan(code)) {
+FORMAT_TEST(MinifloatFormat, NegatesAndTakesMagnitudes) {
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const auto number = format.from_code(code);
+    if (format.oracle().is_nan(code)) {
       EXPECT_TRUE(isnan(-number));
       EXPECT_TRUE(isnan(abs(number)));
       continue;
     }
-    EXPECT_EQ(static_cast<double>(-number), -this->oracle.decode(code)) << code;
-    EXPECT_EQ(static_cast<double>(abs(number)), std::fabs(this->oracle.decode(code))) << code;
+    EXPECT_EQ(static_cast<double>(-number), -format.oracle().decode(code)) << code;
+    EXPECT_EQ(static_cast<double>(abs(number)), std::fabs(format.oracle().decode(code))) << code;
     EXPECT_FALSE(signbit(abs(number))) << code;
   }
 }
 
-TYPED_TEST(MinifloatFormat, StatesItsLimits) {
-  using T = typename TypeParam::type;
-  using Limits = std::numeric_limits<T>;
-  const Layout& layout = this->oracle.layout();
+FORMAT_TEST(MinifloatFormat, StatesItsLimits) {
+  const NumberLimits limits = format.limits();
+  const Layout& layout = format.oracle().layout();
   const double unit = std::ldexp(1.0, -layout.mantissa_bits);
-  EXPECT_TRUE(Limits::is_specialized);
-  EXPECT_EQ(static_cast<double>(Limits::max()), this->oracle.max_finite());
-  EXPECT_EQ(static_cast<double>(Limits::lowest()), -this->oracle.max_finite());
-  EXPECT_EQ(static_cast<double>(Limits::min()), std::ldexp(1.0, 1 - layout.bias));
-  EXPECT_EQ(static_cast<double>(Limits::denorm_min()), this->oracle.value(1));
-  EXPECT_EQ(static_cast<double>(Limits::epsilon()), unit);
-  EXPECT_EQ(static_cast<double>(Limits::round_error()), 0.5);
-  EXPECT_EQ(Limits::digits, layout.mantissa_bits + 1);
-  EXPECT_EQ(Limits::digits10, static_cast<int>(std::floor(layout.mantissa_bits * std::log10(2.0))));
-  EXPECT_EQ(Limits::max_digits10,
+  EXPECT_TRUE(limits.is_specialized);
+  EXPECT_EQ(static_cast<double>(limits.max), format.oracle().max_finite());
+  EXPECT_EQ(static_cast<double>(limits.lowest), -format.oracle().max_finite());
+  EXPECT_EQ(static_cast<double>(limits.min), std::ldexp(1.0, 1 - layout.bias));
+  EXPECT_EQ(static_cast<double>(limits.denorm_min), format.oracle().value(1));
+  EXPECT_EQ(static_cast<double>(limits.epsilon), unit);
+  EXPECT_EQ(static_cast<double>(limits.round_error), 0.5);
+  EXPECT_EQ(limits.digits, layout.mantissa_bits + 1);
+  EXPECT_EQ(limits.digits10, static_cast<int>(std::floor(layout.mantissa_bits * std::log10(2.0))));
+  EXPECT_EQ(limits.max_digits10,
             static_cast<int>(std::ceil((layout.mantissa_bits + 1) * std::log10(2.0) + 1)));
-  EXPECT_EQ(std::ldexp(1.0, Limits::min_exponent - 1), static_cast<double>(Limits::min()));
-  EXPECT_EQ(Limits::max_exponent, std::ilogb(this->oracle.max_finite()) + 1);
-  EXPECT_EQ(Limits::min_exponent10,
-            static_cast<int>(std::ceil(std::log10(static_cast<double>(Limits::min())))));
-  EXPECT_EQ(Limits::max_exponent10,
-            static_cast<int>(std::floor(std::log10(this->oracle.max_finite()))));
-  EXPECT_EQ(Limits::has_infinity, layout.upper_end == UpperEnd::infinity_and_nan);
-  EXPECT_EQ(Limits::has_quiet_NaN, layout.upper_end != UpperEnd::finite);
-  EXPECT_EQ(isinf(Limits::infinity()), Limits::has_infinity);
-  EXPECT_EQ(isnan(Limits::quiet_NaN()), Limits::has_quiet_NaN);
-  EXPECT_EQ(isnan(Limits::signaling_NaN()), Limits::has_signaling_NaN);
+  EXPECT_EQ(std::ldexp(1.0, limits.min_exponent - 1), static_cast<double>(limits.min));
+  EXPECT_EQ(limits.max_exponent, std::ilogb(format.oracle().max_finite()) + 1);
+  EXPECT_EQ(limits.min_exponent10,
+            static_cast<int>(std::ceil(std::log10(static_cast<double>(limits.min)))));
+  EXPECT_EQ(limits.max_exponent10,
+            static_cast<int>(std::floor(std::log10(format.oracle().max_finite()))));
+  EXPECT_EQ(limits.has_infinity, layout.upper_end == UpperEnd::infinity_and_nan);
+  EXPECT_EQ(limits.has_quiet_nan, layout.upper_end != UpperEnd::finite);
+  EXPECT_EQ(isinf(limits.infinity), limits.has_infinity);
+  EXPECT_EQ(isnan(limits.quiet_nan), limits.has_quiet_nan);
+  EXPECT_EQ(isnan(limits.signaling_nan), limits.has_signaling_nan);
 }
 
-TYPED_TEST(MinifloatFormat, HashesEqualNumbersAlike) {
-  using T = typename TypeParam::type;
-  std::unordered_set<T> numbers;
+FORMAT_TEST(MinifloatFormat, HashesEqualNumbersAlike) {
+  const auto hash = [](Number number) { return number.format().hash(number); };
+  const auto equal = [](Number x, Number y) { return x.format().compare(x, y).equal; };
+  std::unordered_set<Number, decltype(hash), decltype(equal)> numbers(16, hash, equal);
   std::size_t expected = 0;
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    if (this->oracle.is_nan(code)) continue;
-    numbers.insert(this->from_code(code));
-    const bool is_negative_zero = code == this->oracle.sign();
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    if (format.oracle().is_nan(code)) continue;
+    numbers.insert(format.from_code(code));
+    const bool is_negative_zero = code == format.oracle().sign();
     if (!is_negative_zero) ++expected;
   }
   EXPECT_EQ(numbers.size(), expected);
 }
 
-TYPED_TEST(MinifloatFormat, RoundsTheExactResultOfArithmeticOnce) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(MinifloatFormat, RoundsTheExactResultOfArithmeticOnce) {
   RandomBits random;
-  const bool is_small = this->oracle.code_count() <= 256;
+  const bool is_small = format.oracle().code_count() <= 256;
   const std::uint32_t pairs = is_small ? 65536 : 300'000;
-  const auto expect = [this](T result, double exact) {
-    if (std::isnan(exact)) return isnan(result) || !std::numeric_limits<T>::has_quiet_NaN;
+  const auto expect = [&](Number result, double exact) {
+    if (std::isnan(exact)) return isnan(result) || !format.spec().has_nan();
     // An infinity of binary32 or an overflow: the oracle treats both by the rule of the format.
-    return std::uint32_t{result.bits()} == this->oracle.encode(exact, false);
+    return result.bits() == format.oracle().encode(exact, false);
   };
   for (std::uint32_t pair = 0; pair < pairs; ++pair) {
-    const std::uint32_t left_code = (is_small ? pair / 256 : random()) % this->oracle.code_count();
+    const std::uint32_t left_code =
+        (is_small ? pair / 256 : random()) % format.oracle().code_count();
     // Codes near one another in half the cases, so that sums round.
     const std::uint32_t right_code = (is_small        ? pair
                                       : pair % 2 == 0 ? random()
                                                       : left_code ^ (random() % 2048)) %
-                                     this->oracle.code_count();
-    const T left = this->from_code(left_code);
-    const T right = this->from_code(right_code);
-    const double x = this->oracle.decode(left_code);
-    const double y = this->oracle.decode(right_code);
+                                     format.oracle().code_count();
+    const Number left = format.from_code(left_code);
+    const Number right = format.from_code(right_code);
+    const double x = format.oracle().decode(left_code);
+    const double y = format.oracle().decode(right_code);
     // Binary64 holds products of these formats exactly, and has more than twice their digits, so
     // that sums and quotients rounded to it round on to the same code as the exact ones.
-    ASSERT_TRUE(expect(left + right, x + y)) << x << " + " << y;
-    ASSERT_TRUE(expect(left - right, x - y)) << x << " - " << y;
-    ASSERT_TRUE(expect(left * right, x * y)) << x << " * " << y;
-    ASSERT_TRUE(expect(left / right, x / y)) << x << " / " << y;
+    const Arithmetic actual = format.arithmetic(left, right);
+    ASSERT_TRUE(expect(actual.sum, x + y)) << x << " + " << y;
+    ASSERT_TRUE(expect(actual.difference, x - y)) << x << " - " << y;
+    ASSERT_TRUE(expect(actual.product, x * y)) << x << " * " << y;
+    ASSERT_TRUE(expect(actual.quotient, x / y)) << x << " / " << y;
   }
 }
 

@@ -2,33 +2,28 @@
 // Every float16 and every bfloat16 number to every format, against the search of the oracle.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <span>
 #include <vector>
 
-#include "format_cases.hpp"
-#include "unit_scaling/formats/convert.hpp"
+#include "number_format.hpp"
 
 namespace narrow_inputs_test {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
 
-template <class Case> class EveryNarrowNumber : public testing::Test {};
-TYPED_TEST_SUITE(EveryNarrowNumber, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(EveryNarrowNumber, signed_formats())
 
-template <class From, class T> void convert_all(const FormatOracle& from, const FormatOracle& to) {
-  std::vector<From> numbers(65536);
-  for (std::uint32_t code = 0; code < numbers.size(); ++code) {
-    numbers[code] = From::from_bits(static_cast<std::uint16_t>(code));
-  }
+void convert_all(const NumberFormat& narrow, const NumberFormat& format) {
+  const FormatOracle& from = narrow.oracle();
+  const FormatOracle& to = format.oracle();
+  Numbers numbers;
+  for (std::uint32_t code = 0; code < 65536; ++code) numbers.push_back(narrow.from_code(code));
   std::vector<float> floats(numbers.size());
-  decode(std::span<From>(numbers), std::span<float>(floats));
+  narrow.decode(numbers, floats);
   for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-    std::vector<T> codes(numbers.size());
-    encode(std::span<const float>(floats), std::span<T>(codes), overflow);
+    const Numbers codes = format.encode(floats, overflow);
     for (std::uint32_t code = 0; code < numbers.size(); ++code) {
       const double value = from.decode(code);
       if (std::isnan(value)) {
@@ -41,25 +36,22 @@ template <class From, class T> void convert_all(const FormatOracle& from, const 
     }
   }
   // Straight from one format to the other, alone and in bulk.
-  std::vector<T> codes(numbers.size());
-  encode(std::span<const From>(numbers), std::span<T>(codes), Overflow::infinity_or_nan);
+  const Numbers codes = format.encode_from(numbers, Overflow::infinity_or_nan);
   for (std::uint32_t code = 0; code < numbers.size(); ++code) {
     const double value = from.decode(code);
     if (!std::isnan(value)) {
-      ASSERT_EQ(T(numbers[code]).bits(), to.encode(value, false)) << value;
+      ASSERT_EQ(format.number(numbers[code]).bits(), to.encode(value, false)) << value;
       ASSERT_EQ(codes[code].bits(), to.encode(value, false)) << value;
     }
   }
 }
 
-TYPED_TEST(EveryNarrowNumber, OfFloat16RoundsToTheNearest) {
-  convert_all<float16, typename TypeParam::type>(FormatOracle(Float16::layout()),
-                                                 FormatOracle(TypeParam::layout()));
+FORMAT_TEST(EveryNarrowNumber, OfFloat16RoundsToTheNearest) {
+  convert_all(format_of<Float16>(), format);
 }
 
-TYPED_TEST(EveryNarrowNumber, OfBfloat16RoundsToTheNearest) {
-  convert_all<bfloat16, typename TypeParam::type>(FormatOracle(Bfloat16::layout()),
-                                                  FormatOracle(TypeParam::layout()));
+FORMAT_TEST(EveryNarrowNumber, OfBfloat16RoundsToTheNearest) {
+  convert_all(format_of<Bfloat16>(), format);
 }
 
 }  // namespace narrow_inputs_test

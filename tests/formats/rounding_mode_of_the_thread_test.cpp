@@ -15,21 +15,17 @@
 #include <span>
 #include <sstream>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "formats/format_cases.hpp"
+#include "formats/number_format.hpp"
 #include "formats/rounding_modes.hpp"
 #include "support/thread_arithmetic.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/math.hpp"
 #include "unit_scaling/formats/mx_block.hpp"
 #include "unit_scaling/formats/packed.hpp"
-#include "unit_scaling/formats/text.hpp"
 
 namespace rounding_mode_of_the_thread_test {
 
@@ -42,11 +38,12 @@ using Bits = std::vector<std::uint64_t>;
 std::uint64_t bits_of(float number) { return std::bit_cast<std::uint32_t>(number); }
 std::uint64_t bits_of(double number) { return std::bit_cast<std::uint64_t>(number); }
 template <AnyMinifloat T> std::uint64_t bits_of(T number) { return number.bits(); }
+std::uint64_t bits_of(Number number) { return number.bits(); }
 std::uint64_t bits_of(MxInt8 number) { return number.bits(); }
 
 /// Of a function's result: compilers and processors choose the sign of a NaN that it makes.
-template <AnyMinifloat T> std::uint64_t bits_of_result(T number) {
-  return isnan(number) ? std::numeric_limits<T>::quiet_NaN().bits() : number.bits();
+std::uint64_t bits_of_result(Number number) {
+  return isnan(number) ? number.format().spec().nan_code() : number.bits();
 }
 
 template <class T> void append(Bits& bits, const std::vector<T>& numbers) {
@@ -81,15 +78,10 @@ void expect_same_in_every_mode(const std::function<Bits()>& compute) {
   }
 }
 
-/// The format of powers of two, of which there is no oracle.
-struct E8m0fnu {
-  using type = float8_e8m0fnu;
-};
-
 /// Numbers where a conversion is prone to go wrong, tiny ones, NaNs and random ones.
-template <class Case> std::vector<float> critical_numbers() {
+std::vector<float> critical_numbers(const NumberFormat& format) {
   std::vector<float> result;
-  if constexpr (std::is_same_v<Case, E8m0fnu>) {
+  if (&format == &format_of<E8m0fnu>()) {
     for (int exponent = -149; exponent <= 127; ++exponent) {
       for (const float significand : {1.0F, 1.25F, 1.5F, 1.75F}) {
         const float number = std::ldexp(significand, exponent);
@@ -99,7 +91,7 @@ template <class Case> std::vector<float> critical_numbers() {
     }
   } else {
     // Of formats of two bytes a sample: a stride prime to the period of the list.
-    const std::vector<float> all = critical_floats(FormatOracle(Case::layout()));
+    const std::vector<float> all = critical_floats(format.oracle());
     const std::size_t stride = all.size() > 20'000 ? 53 : 1;
     for (std::size_t i = 0; i < all.size(); i += stride) result.push_back(all[i]);
   }
@@ -108,7 +100,7 @@ template <class Case> std::vector<float> critical_numbers() {
   RandomBits random;
   for (int i = 0; i < 2048; ++i) result.push_back(std::bit_cast<float>(random()));
   // About the numbers of the format, where random bits seldom are.
-  const auto limit = static_cast<float>(std::numeric_limits<typename Case::type>::max());
+  const auto limit = static_cast<float>(format.limits().max);
   for (int i = 0; i < 2048; ++i) {
     result.push_back(std::ldexp(limit, -static_cast<int>(random() % 64)) *
                      (static_cast<float>(random() >> 8) * 0x1p-24F));
@@ -117,30 +109,21 @@ template <class Case> std::vector<float> critical_numbers() {
 }
 
 /// All codes, but a sample of those of two bytes if asked.
-template <AnyMinifloat T> std::vector<T> codes(std::uint32_t stride_of_two_bytes = 1) {
-  std::vector<T> result;
-  const std::uint32_t stride = sizeof(T) == 1 ? 1 : stride_of_two_bytes;
-  for (std::uint32_t code = 0; code < 1U << T::format.bits(); code += stride) {
-    result.push_back(T::from_bits(static_cast<typename T::storage_type>(code)));
+Numbers codes(const NumberFormat& format, std::uint32_t stride_of_two_bytes = 1) {
+  Numbers result;
+  const std::uint32_t stride = format.spec().bits() <= 8 ? 1 : stride_of_two_bytes;
+  for (std::uint32_t code = 0; code < 1U << format.spec().bits(); code += stride) {
+    result.push_back(format.from_code(code));
   }
   return result;
 }
 
 constexpr Overflow overflows[] = {Overflow::saturate, Overflow::infinity_or_nan};
 
-template <class Case> class RoundingModeOfTheThread : public testing::Test {};
-using EveryFormat = ::testing::Types<E4m3fn, E5m2, Float16, Bfloat16, E4m3, E3m4, E4m3fnuz,
-                                     E5m2fnuz, E4m3b11fnuz, E2m3fn, E3m2fn, E2m1fn, E8m0fnu>;
-struct EveryFormatName {
-  template <class Case> static std::string GetName(int /*index*/) {
-    return std::string(storage_name<typename Case::type>);
-  }
-};
-TYPED_TEST_SUITE(RoundingModeOfTheThread, EveryFormat, EveryFormatName);
+FORMAT_TEST_SUITE(RoundingModeOfTheThread, all_formats())
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromFloat) {
-  using T = typename TypeParam::type;
-  const std::vector<float> numbers = critical_numbers<TypeParam>();
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromFloat) {
+  const std::vector<float> numbers = critical_numbers(format);
   expect_same_in_every_mode([&] {
     Bits result;
     for (const Overflow overflow : overflows) {
@@ -148,19 +131,18 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromFloat) {
         std::uint32_t random = 12345;
         for (const float number : numbers) {
           random = random * 1664525U + 1013904223U;
-          result.push_back(T::from_float(number, overflow, rounding, random).bits());
+          result.push_back(format.from_float(number, overflow, rounding, random).bits());
         }
       }
     }
-    for (const float number : numbers) result.push_back(T(number).bits());
+    for (const float number : numbers) result.push_back(format.number(number).bits());
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromDouble) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromDouble) {
   std::vector<double> numbers = {1e-320, 5e-324, -5e-324, 1e-310, -1e-310, 1e308, -1e308};
-  for (const float number : critical_numbers<TypeParam>()) {
+  for (const float number : critical_numbers(format)) {
     const auto exact = static_cast<double>(number);
     numbers.push_back(exact);
     numbers.push_back(std::nextafter(exact, -1e300));
@@ -168,27 +150,24 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromDouble) {
   }
   expect_same_in_every_mode([&] {
     Bits result;
-    std::vector<T> encoded(numbers.size());
     for (const Overflow overflow : overflows) {
       for (const Rounding rounding : all_modes) {
         std::uint32_t random = 12345;
         for (const double number : numbers) {
           random = random * 1664525U + 1013904223U;
-          result.push_back(T::from_double(number, overflow, rounding, random).bits());
+          result.push_back(format.from_double(number, overflow, rounding, random).bits());
         }
       }
-      encode(std::span<const double>(numbers), std::span<T>(encoded), overflow);
-      append(result, encoded);
+      append(result, format.encode(numbers, overflow));
     }
-    for (const double number : numbers) result.push_back(T(number).bits());
+    for (const double number : numbers) result.push_back(format.number(number).bits());
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromWiderTypes) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromWiderTypes) {
   std::vector<long double> numbers = {0.0L, -0.0L};
-  for (const float number : critical_numbers<TypeParam>()) {
+  for (const float number : critical_numbers(format)) {
     const auto exact = static_cast<long double>(number);
     numbers.insert(numbers.end(), {exact, std::nextafter(exact, -1e300L),
                                    std::nextafter(exact, 1e300L), exact * (1 + 0x1p-60L)});
@@ -201,37 +180,36 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeScalarsFromWiderTypes) {
   }
   expect_same_in_every_mode([&] {
     Bits result;
-    for (const long double number : numbers) result.push_back(T(number).bits());
+    for (const long double number : numbers) result.push_back(format.number(number).bits());
     for (const std::int64_t integer : integers) {
-      result.push_back(T(integer).bits());
-      result.push_back(T(static_cast<std::uint64_t>(integer)).bits());
-      result.push_back(T(static_cast<int>(integer)).bits());
-      result.push_back(T(static_cast<unsigned>(integer)).bits());
+      result.push_back(format.number(integer).bits());
+      result.push_back(format.number(static_cast<std::uint64_t>(integer)).bits());
+      result.push_back(format.number(static_cast<int>(integer)).bits());
+      result.push_back(format.number(static_cast<unsigned>(integer)).bits());
       for (const Rounding rounding : all_modes) {
-        result.push_back(T::from_integer(integer, Overflow::saturate, rounding, 77).bits());
+        result.push_back(format.from_integer(integer, Overflow::saturate, rounding, 77).bits());
       }
     }
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeLanes) {
-  using T = typename TypeParam::type;
-  std::vector<float> numbers = critical_numbers<TypeParam>();
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeLanes) {
+  std::vector<float> numbers = critical_numbers(format);
   numbers.resize(numbers.size() / lanes * lanes);
-  std::vector<T> encoded(numbers.size());
+  const std::span<const float> in(numbers);
+  Numbers encoded(numbers.size());
+  const std::span<Number> out(encoded);
   const auto compute = [&] {
     Bits result;
-    for (std::size_t i = 0; i < numbers.size(); i += lanes) {
-      store_float<Overflow::saturate>(load<float32x16>(&numbers[i]), &encoded[i]);
+    for (const Overflow overflow : overflows) {
+      for (std::size_t i = 0; i < numbers.size(); i += lanes) {
+        format.store_lanes(in.subspan(i, lanes), out.subspan(i, lanes), overflow);
+      }
+      append(result, encoded);
     }
-    append(result, encoded);
-    for (std::size_t i = 0; i < numbers.size(); i += lanes) {
-      store_float<Overflow::infinity_or_nan>(load<float32x16>(&numbers[i]), &encoded[i]);
-    }
-    append(result, encoded);
     for (std::size_t i = 0; i + 3 < numbers.size(); i += lanes) {
-      store_float_partial<Overflow::infinity_or_nan>(load<float32x16>(&numbers[i]), &encoded[i], 3);
+      format.store_lanes(in.subspan(i, lanes), out.subspan(i, 3), 3, Overflow::infinity_or_nan);
     }
     append(result, encoded);
     return result;
@@ -240,19 +218,16 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeLanes) {
   // As scalars.
   const Bits bits = compute();
   for (std::size_t i = 0; i < numbers.size(); ++i) {
-    EXPECT_EQ(bits[i], T::from_float(numbers[i], Overflow::saturate).bits()) << numbers[i];
+    EXPECT_EQ(bits[i], format.from_float(numbers[i], Overflow::saturate).bits()) << numbers[i];
   }
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeSpans) {
-  using T = typename TypeParam::type;
-  const std::vector<float> numbers = critical_numbers<TypeParam>();
-  std::vector<T> encoded(numbers.size());
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeSpans) {
+  const std::vector<float> numbers = critical_numbers(format);
   const auto compute = [&] {
     Bits result;
     for (const Overflow overflow : overflows) {
-      encode(std::span<const float>(numbers), std::span<T>(encoded), overflow);
-      append(result, encoded);
+      append(result, format.encode(numbers, overflow));
       for (const Rounding rounding : all_modes) {
         for (const float scale : {1.0F, 0.3F, 0x1p-100F, 3e38F}) {
           const EncodeOptions options{
@@ -260,10 +235,10 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeSpans) {
               .rounding = rounding,
               .scale = scale,
               .random = StochasticRounding(Random(1, RandomStream::rounding), 20)};
-          encode(std::span<const float>(numbers), std::span<T>(encoded), options);
-          append(result, encoded);
-          const EncodeStatistics statistics = encode_with_statistics(
-              std::span<const float>(numbers), std::span<T>(encoded), options);
+          append(result, format.encode(numbers, options));
+          Numbers encoded;
+          const EncodeStatistics statistics =
+              format.encode_with_statistics(numbers, encoded, options);
           append(result, encoded);
           result.insert(result.end(),
                         {statistics.count, statistics.non_finite, statistics.overflowed,
@@ -278,94 +253,79 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeSpans) {
   expect_same_in_every_mode(compute);
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeDecoding) {
-  using T = typename TypeParam::type;
-  const std::vector<T> all = codes<T>();
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeDecoding) {
+  const Numbers all = codes(format);
   std::vector<float> floats(all.size());
   std::vector<double> doubles(all.size());
   expect_same_in_every_mode([&] {
     Bits result;
-    decode(std::span<const T>(all), std::span<float>(floats));
+    format.decode(all, floats);
     append(result, floats);
-    decode(std::span<const T>(all), std::span<double>(doubles));
+    format.decode(all, doubles);
     append(result, doubles);
-    for (const T code : all) {
+    for (const Number code : all) {
       result.push_back(bits_of(static_cast<float>(code)));
       result.push_back(bits_of(static_cast<double>(code)));
       const auto wide = static_cast<long double>(code);
       result.push_back(bits_of(static_cast<double>(wide)));
     }
     for (std::size_t i = 0; i + lanes <= all.size(); i += lanes) {
-      store(load_float(&all[i]), &floats[i]);
+      format.load_lanes(std::span(all).subspan(i, lanes), std::span(floats).subspan(i, lanes));
     }
     append(result, floats);
-    store(load_float_partial(all.data(), 5), floats.data());
+    format.load_partial_lanes(std::span(all).first(5), floats);
     append(result, floats);
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeConversionsBetweenFormats) {
-  using T = typename TypeParam::type;
-  const std::vector<T> all = codes<T>();
-  std::vector<float8_e5m2> to_e5m2(all.size());
-  std::vector<float8_e4m3b11fnuz> to_fnuz(all.size());
-  std::vector<float4_e2m1fn> to_e2m1(all.size());
-  std::vector<float16> to_float16(all.size());
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeConversionsBetweenFormats) {
+  const Numbers all = codes(format);
   expect_same_in_every_mode([&] {
     Bits result;
-    const auto convert = [&](auto& to) {
-      using To = typename std::remove_reference_t<decltype(to)>::value_type;
-      for (const Overflow overflow : overflows) {
-        encode(std::span<const T>(all), std::span<To>(to), overflow);
-        append(result, to);
-      }
-      for (const T number : all) result.push_back(To(number).bits());
-    };
-    convert(to_e5m2);
-    convert(to_fnuz);
-    convert(to_e2m1);
-    convert(to_float16);
+    for (const NumberFormat* to : {&format_of<E5m2>(), &format_of<E4m3b11fnuz>(),
+                                   &format_of<E2m1fn>(), &format_of<Float16>()}) {
+      for (const Overflow overflow : overflows) append(result, to->encode_from(all, overflow));
+      for (const Number number : all) result.push_back(to->number(number).bits());
+    }
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeArithmetic) {
-  using T = typename TypeParam::type;
-  const std::vector<T> left = codes<T>(61);
-  const std::vector<T> right = codes<T>(127);
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeArithmetic) {
+  const Numbers left = codes(format, 61);
+  const Numbers right = codes(format, 127);
   expect_same_in_every_mode([&] {
     Bits result;
-    for (const T x : left) {
-      result.push_back((x - x).bits());
-      result.push_back((x + -x).bits());
-      for (const T y : right) {
-        for (const T z : {x + y, x - y, x * y, x / y}) result.push_back(z.bits());
+    for (const Number x : left) {
+      result.push_back(format.arithmetic(x, x).difference.bits());
+      result.push_back(format.arithmetic(x, -x).sum.bits());
+      for (const Number y : right) {
+        const Arithmetic z = format.arithmetic(x, y);
+        result.insert(result.end(), {bits_of(z.sum), bits_of(z.difference), bits_of(z.product),
+                                     bits_of(z.quotient)});
       }
     }
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeFunctionsOfOneNumber) {
-  using T = typename TypeParam::type;
-  const std::vector<T> all = codes<T>(3);
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeFunctionsOfOneNumber) {
+  const Numbers all = codes(format, 3);
   expect_same_in_every_mode([&] {
     Bits result;
-    for (const T x : all) {
-      for (const T y :
-           {sqrt(x),  cbrt(x),  exp(x),   exp2(x),  expm1(x),     log(x),  log2(x), log10(x),
-            log1p(x), sin(x),   cos(x),   tan(x),   asin(x),      acos(x), atan(x), sinh(x),
-            cosh(x),  tanh(x),  asinh(x), acosh(x), atanh(x),     erf(x),  erfc(x), floor(x),
-            ceil(x),  trunc(x), round(x), rint(x),  nearbyint(x), logb(x), -x,      abs(x)}) {
-        result.push_back(y.bits());
+    for (const Number x : all) {
+      for (const FunctionOfOne& function : format.functions_of_one()) {
+        result.push_back(function.apply(x).bits());
       }
+      result.push_back((-x).bits());
+      result.push_back(abs(x).bits());
       result.push_back(static_cast<std::uint64_t>(ilogb(x)));
       result.push_back(static_cast<std::uint64_t>(fpclassify(x)));
       for (const int exponent : {-2000, -140, -7, -1, 1, 9, 2000}) {
         result.push_back(ldexp(x, exponent).bits());
       }
-      if constexpr (T::format.min_normal_exponent() <= -1) {
+      if (format.has_frexp()) {
         int exponent = 0;
         result.push_back(frexp(x, &exponent).bits());
         result.push_back(static_cast<std::uint64_t>(exponent));
@@ -375,36 +335,33 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeFunctionsOfOneNumber) {
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeFunctionsOfSeveralNumbers) {
-  using T = typename TypeParam::type;
-  const std::vector<T> left = codes<T>(401);
-  const std::vector<T> right = codes<T>(797);
-  const T thirds[] = {std::numeric_limits<T>::denorm_min(), -std::numeric_limits<T>::denorm_min(),
-                      T(1), std::numeric_limits<T>::max()};
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeFunctionsOfSeveralNumbers) {
+  const Numbers left = codes(format, 401);
+  const Numbers right = codes(format, 797);
+  const NumberLimits limits = format.limits();
+  const Number thirds[] = {limits.denorm_min, -limits.denorm_min, format.number(1), limits.max};
   expect_same_in_every_mode([&] {
     Bits result;
-    for (const T x : left) {
-      for (const T y : right) {
-        for (const T z : {pow(x, y), hypot(x, y), atan2(x, y), fmod(x, y), fmin(x, y), fmax(x, y),
-                          nextafter(x, y), copysign(x, y)}) {
-          result.push_back(bits_of_result(z));
+    for (const Number x : left) {
+      for (const Number y : right) {
+        for (const FunctionOfTwo& function : format.functions_of_two()) {
+          result.push_back(bits_of_result(function.apply(x, y)));
         }
-        for (const T z : thirds) result.push_back(bits_of_result(fma(x, y, z)));
-        result.push_back(bits_of_result(fma(x, y, -(x * y))));
+        for (const Number z : thirds) result.push_back(bits_of_result(fma(x, y, z)));
+        result.push_back(bits_of_result(fma(x, y, -format.arithmetic(x, y).product)));
       }
     }
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeText) {
-  using T = typename TypeParam::type;
-  const std::vector<T> all = codes<T>(17);
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeText) {
+  const Numbers all = codes(format, 17);
   std::vector<std::string> texts = {
       "0",         "-0",     "1e-400", "-1e-400", "1e400",
       "0x1p-3000", "0x0p0",  "inf",    "0.1",     "0.3",
       "1e-30",     "-1e-30", "3e38",   "1e-45",   "123456789012345678901234567890"};
-  for (const float number : critical_numbers<TypeParam>()) {
+  for (const float number : critical_numbers(format)) {
     // A midpoint among them, a little more and a little less.
     if (!std::isfinite(number) || texts.size() > 3000) continue;
     char buffer[200];
@@ -422,42 +379,40 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeText) {
   }
   expect_same_in_every_mode([&] {
     Bits result;
-    for (const T number : all) {
+    for (const Number number : all) {
       for (const char character : to_string(number)) {
         result.push_back(static_cast<unsigned char>(character));
       }
     }
     for (const std::string& text : texts) {
       for (const Overflow overflow : overflows) {
-        result.push_back(parse<T>(text, overflow).bits());
+        result.push_back(format.parse(text, overflow).bits());
       }
       std::istringstream stream(text);
-      T number;
-      stream >> number;
-      result.push_back(number.bits());
+      result.push_back(format.read(stream).bits());
     }
     return result;
   });
 }
 
-TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeFormatsChosenAtRunTime) {
-  using T = typename TypeParam::type;
-  const std::vector<float> numbers = critical_numbers<TypeParam>();
+FORMAT_TEST(RoundingModeOfTheThread, DoesNotChangeFormatsChosenAtRunTime) {
+  const std::vector<float> numbers = critical_numbers(format);
   std::vector<float> rounded(numbers.size());
-  const Format format(T::format);
+  const Format at_run_time(format.spec());
   expect_same_in_every_mode([&] {
     Bits result;
     for (const Overflow overflow : overflows) {
       for (const Rounding rounding : all_modes) {
         for (const float number : numbers) {
-          result.push_back(bits_of(format.quantise(number, overflow, rounding, 0x1234'5678U)));
+          result.push_back(bits_of(at_run_time.quantise(number, overflow, rounding, 0x1234'5678U)));
         }
         for (const float scale : {1.0F, 0.7F}) {
-          format.quantise(numbers, rounded,
-                          {.overflow = overflow,
-                           .rounding = rounding,
-                           .scale = scale,
-                           .random = StochasticRounding(Random(1, RandomStream::rounding), 8)});
+          at_run_time.quantise(
+              numbers, rounded,
+              {.overflow = overflow,
+               .rounding = rounding,
+               .scale = scale,
+               .random = StochasticRounding(Random(1, RandomStream::rounding), 8)});
           append(result, rounded);
         }
       }
@@ -467,8 +422,8 @@ TYPED_TEST(RoundingModeOfTheThread, DoesNotChangeFormatsChosenAtRunTime) {
 }
 
 TEST(RoundingModeOfTheThread, DoesNotChangeFormatsWithoutAType) {
-  std::vector<float> numbers = critical_numbers<E4m3fn>();
-  const std::vector<float> more = critical_numbers<Bfloat16>();
+  std::vector<float> numbers = critical_numbers(format_of<E4m3fn>());
+  const std::vector<float> more = critical_numbers(format_of<Bfloat16>());
   numbers.insert(numbers.end(), more.begin(), more.end());
   std::vector<float> rounded(numbers.size());
   for (const char* name : {"e4m0fn", "e3m7", "e5m13", "e8m3", "e8m12", "e2m20", "e1m2finite",
@@ -537,7 +492,7 @@ using PackedFormats = ::testing::Types<float6_e2m3fn, float6_e3m2fn, float4_e2m1
 TYPED_TEST_SUITE(RoundingModeOfTheThreadPacked, PackedFormats);
 
 TYPED_TEST(RoundingModeOfTheThreadPacked, DoesNotChangePackedArrays) {
-  const std::vector<float> numbers = critical_numbers<Bfloat16>();
+  const std::vector<float> numbers = critical_numbers(format_of<Bfloat16>());
   std::vector<float> back(numbers.size());
   expect_same_in_every_mode([&] {
     Bits result;
@@ -554,7 +509,7 @@ TYPED_TEST(RoundingModeOfTheThreadPacked, DoesNotChangePackedArrays) {
 
 TEST(RoundingModeOfTheThread, DoesNotChangeConversionsOfTheLanguageInSpans) {
   std::vector<double> doubles;
-  for (const float number : critical_numbers<Bfloat16>()) {
+  for (const float number : critical_numbers(format_of<Bfloat16>())) {
     const auto exact = static_cast<double>(number);
     doubles.insert(doubles.end(), {exact, exact * (1 + 0x1p-30), exact * (1 + 0x1p-24)});
   }

@@ -9,12 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <span>
 #include <vector>
 
-#include "format_cases.hpp"
+#include "number_format.hpp"
 #include "rounding_modes.hpp"
-#include "unit_scaling/formats/encode.hpp"
 
 namespace rounding_test {
 
@@ -84,37 +82,33 @@ std::uint32_t expected_code(const FormatOracle& oracle, long double number, Roun
   return code != 0U || has_negative_zero ? code | oracle.sign() : code;
 }
 
-template <class Case> class RoundingModes : public testing::Test {};
-TYPED_TEST_SUITE(RoundingModes, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(RoundingModes, signed_formats())
 
-TYPED_TEST(RoundingModes, ChooseTheNumberThatTheStandardSays) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, ChooseTheNumberThatTheStandardSays) {
+  const FormatOracle& oracle = format.oracle();
   const std::vector<float> numbers = critical_floats(oracle);
-  std::vector<T> codes(numbers.size());
   for (const Rounding rounding : deterministic_modes) {
     for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-      encode(std::span<const float>(numbers), std::span<T>(codes),
-             {.overflow = overflow, .rounding = rounding});
+      const Numbers codes =
+          format.encode(numbers, EncodeOptions{.overflow = overflow, .rounding = rounding});
       for (std::size_t i = 0; i < numbers.size(); ++i) {
         const std::uint32_t expected =
             expected_code(oracle, numbers[i], rounding, overflow == Overflow::saturate);
         ASSERT_EQ(codes[i].bits(), expected) << name_of(rounding) << " of " << numbers[i];
-        ASSERT_EQ(T::from_float(numbers[i], overflow, rounding).bits(), expected)
+        ASSERT_EQ(format.from_float(numbers[i], overflow, rounding).bits(), expected)
             << name_of(rounding) << " of " << numbers[i];
       }
     }
   }
 }
 
-TYPED_TEST(RoundingModes, AreRightWhereTheProcessorFlushesSubnormalNumbers) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, AreRightWhereTheProcessorFlushesSubnormalNumbers) {
+  const FormatOracle& oracle = format.oracle();
   const std::vector<float> numbers = critical_floats(oracle);
   std::vector<std::uint32_t> expected(numbers.size());
-  std::vector<T> scalar(numbers.size());
-  std::vector<T> bulk(numbers.size());
-  std::vector<T> counted(numbers.size());
+  Numbers scalar(numbers.size());
+  Numbers bulk;
+  Numbers counted;
   for (const Rounding rounding : deterministic_modes) {
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       expected[i] = expected_code(oracle, numbers[i], rounding, true);
@@ -123,10 +117,10 @@ TYPED_TEST(RoundingModes, AreRightWhereTheProcessorFlushesSubnormalNumbers) {
     {
       const FlushSubnormals flush;
       for (std::size_t i = 0; i < numbers.size(); ++i) {
-        scalar[i] = T::from_float(numbers[i], Overflow::saturate, rounding);
+        scalar[i] = format.from_float(numbers[i], Overflow::saturate, rounding);
       }
-      encode(std::span<const float>(numbers), std::span<T>(bulk), options);
-      encode_with_statistics(std::span<const float>(numbers), std::span<T>(counted), options);
+      bulk = format.encode(numbers, options);
+      format.encode_with_statistics(numbers, counted, options);
     }
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       ASSERT_EQ(scalar[i].bits(), expected[i]) << name_of(rounding) << " of " << numbers[i];
@@ -138,9 +132,8 @@ TYPED_TEST(RoundingModes, AreRightWhereTheProcessorFlushesSubnormalNumbers) {
 
 // A binary64 number a little off a midpoint, or off a number of the format, is a binary32 number
 // only after a first rounding, which must not decide.
-TYPED_TEST(RoundingModes, RoundABinary64NumberOnce) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, RoundABinary64NumberOnce) {
+  const FormatOracle& oracle = format.oracle();
   const std::uint32_t step = oracle.max_code() > 4096 ? 97 : 1;
   for (std::uint32_t code = 0; code <= oracle.max_code(); code += step) {
     for (const double number :
@@ -149,7 +142,7 @@ TYPED_TEST(RoundingModes, RoundABinary64NumberOnce) {
                                 std::nextafter(number, std::numeric_limits<double>::max())}) {
         for (const double value : {near, -near}) {
           for (const Rounding rounding : deterministic_modes) {
-            ASSERT_EQ(T::from_double(value, Overflow::infinity_or_nan, rounding).bits(),
+            ASSERT_EQ(format.from_double(value, Overflow::infinity_or_nan, rounding).bits(),
                       expected_code(oracle, value, rounding, false))
                 << name_of(rounding) << " of " << value;
           }
@@ -159,9 +152,8 @@ TYPED_TEST(RoundingModes, RoundABinary64NumberOnce) {
   }
 }
 
-TYPED_TEST(RoundingModes, RoundAnIntegerOnce) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, RoundAnIntegerOnce) {
+  const FormatOracle& oracle = format.oracle();
   std::vector<std::int64_t> numbers{0, 1, -1, 2, 3, 7, 449, 464, 465, 65519, 65520, -65521};
   for (int exponent = 53; exponent < 63; ++exponent) {
     const std::int64_t power = std::int64_t{1} << exponent;
@@ -173,11 +165,12 @@ TYPED_TEST(RoundingModes, RoundAnIntegerOnce) {
   }
   for (const std::int64_t number : numbers) {
     const auto exact = static_cast<long double>(number);
-    ASSERT_EQ(T(number).bits(), expected_code(oracle, exact, Rounding::nearest_even, false))
+    ASSERT_EQ(format.number(number).bits(),
+              expected_code(oracle, exact, Rounding::nearest_even, false))
         << number;
     for (const Rounding rounding : deterministic_modes) {
       for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-        ASSERT_EQ(T::from_integer(number, overflow, rounding).bits(),
+        ASSERT_EQ(format.from_integer(number, overflow, rounding).bits(),
                   expected_code(oracle, exact, rounding, overflow == Overflow::saturate))
             << name_of(rounding) << " of " << number;
       }
@@ -185,36 +178,38 @@ TYPED_TEST(RoundingModes, RoundAnIntegerOnce) {
   }
 }
 
-TYPED_TEST(RoundingModes, RoundALongDoubleOnce) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, RoundALongDoubleOnce) {
+  const FormatOracle& oracle = format.oracle();
   const std::uint32_t step = oracle.max_code() > 4096 ? 97 : 1;
   for (std::uint32_t code = 0; code < oracle.max_code(); code += step) {
     const long double middle = static_cast<long double>(oracle.value(code)) / 2 +
                                static_cast<long double>(oracle.value(code + 1)) / 2;
     for (const long double value :
          {std::nextafter(middle, 0.0L), middle, std::nextafter(middle, 2 * middle), 2 * middle}) {
-      ASSERT_EQ(T(value).bits(), expected_code(oracle, value, Rounding::nearest_even, false));
-      ASSERT_EQ(T(-value).bits(), expected_code(oracle, -value, Rounding::nearest_even, false));
+      ASSERT_EQ(format.number(value).bits(),
+                expected_code(oracle, value, Rounding::nearest_even, false));
+      ASSERT_EQ(format.number(-value).bits(),
+                expected_code(oracle, -value, Rounding::nearest_even, false));
     }
   }
-  EXPECT_EQ(isinf(T(std::numeric_limits<long double>::infinity())), T::format.has_infinity());
+  EXPECT_EQ(isinf(format.number(std::numeric_limits<long double>::infinity())),
+            format.spec().has_infinity());
 }
 
-TYPED_TEST(RoundingModes, KeepANanAndTheNumbersOfTheFormat) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(RoundingModes, KeepANanAndTheNumbersOfTheFormat) {
+  const FormatOracle& oracle = format.oracle();
   for (const Rounding rounding : deterministic_modes) {
     for (const std::uint32_t bits : nan_bits()) {
-      const T nan = T::from_float(std::bit_cast<float>(bits), Overflow::saturate, rounding);
-      EXPECT_TRUE(isnan(nan) || T::format.specials == Specials::finite) << name_of(rounding);
+      const Number nan =
+          format.from_float(std::bit_cast<float>(bits), Overflow::saturate, rounding);
+      EXPECT_TRUE(isnan(nan) || format.spec().specials == Specials::finite) << name_of(rounding);
       EXPECT_TRUE(isnan(nan) || nan.bits() == oracle.sign()) << name_of(rounding);
     }
     for (std::uint32_t code = 0; code < oracle.code_count(); ++code) {
       if (oracle.is_nan(code) || oracle.is_infinity(code)) continue;
-      const T number = T::from_bits(static_cast<typename T::storage_type>(code));
+      const Number number = format.from_code(code);
       ASSERT_EQ(
-          T::from_float(static_cast<float>(number), Overflow::infinity_or_nan, rounding).bits(),
+          format.from_float(static_cast<float>(number), Overflow::infinity_or_nan, rounding).bits(),
           code)
           << name_of(rounding);
     }

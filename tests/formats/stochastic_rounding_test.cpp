@@ -14,7 +14,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "format_cases.hpp"
+#include "number_format.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/formats/encode.hpp"
@@ -37,14 +37,12 @@ std::vector<T> encoded(const std::vector<float>& numbers, const StochasticRoundi
   return codes;
 }
 
-template <class Case> class StochasticRoundingOf : public testing::Test {};
-TYPED_TEST_SUITE(StochasticRoundingOf, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(StochasticRoundingOf, signed_formats())
 
 // Every random word of b bits, once each: the number that goes away from zero is the fraction of
 // the way, in units of 2^-b, rounded half up. Fractions that are multiples of 2^-b are met exactly.
-TYPED_TEST(StochasticRoundingOf, HasTheProbabilitiesItPromises) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(StochasticRoundingOf, HasTheProbabilitiesItPromises) {
+  const FormatOracle& oracle = format.oracle();
   constexpr int bits = 8;
   const std::uint32_t step = oracle.max_code() > 4096 ? 1021 : 1;
   for (std::uint32_t code = 0; code < oracle.max_code(); code += step) {
@@ -56,8 +54,10 @@ TYPED_TEST(StochasticRoundingOf, HasTheProbabilitiesItPromises) {
       int away = 0;
       for (std::uint32_t word = 0; word < 256; ++word) {
         const std::uint32_t random = word << 24 | 1U << 23;
-        const T up = T::from_float(number, Overflow::saturate, Rounding::stochastic, random);
-        const T down = T::from_float(-number, Overflow::saturate, Rounding::stochastic, random);
+        const Number up =
+            format.from_float(number, Overflow::saturate, Rounding::stochastic, random);
+        const Number down =
+            format.from_float(-number, Overflow::saturate, Rounding::stochastic, random);
         ASSERT_TRUE(up.bits() == code || up.bits() == code + 1) << number;
         ASSERT_EQ(static_cast<float>(down), -static_cast<float>(up));
         away += up.bits() == code + 1 ? 1 : 0;
@@ -67,18 +67,20 @@ TYPED_TEST(StochasticRoundingOf, HasTheProbabilitiesItPromises) {
   }
 }
 
-TYPED_TEST(StochasticRoundingOf, IsTheSameInBulkAndElementByElement) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(StochasticRoundingOf, IsTheSameInBulkAndElementByElement) {
+  const FormatOracle& oracle = format.oracle();
   std::vector<float> numbers = critical_floats(oracle);
   numbers.resize(std::min<std::size_t>(numbers.size(), 5003));  // no multiple of any group
   for (const int bits : {1, 8, 9, 16, 17, 23, 31, 32}) {
     const StochasticRounding random(stream(), bits);
     for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{5}, std::uint64_t{1} << 40}) {
-      const std::vector<T> bulk = encoded<T>(numbers, random, first);
+      const Numbers bulk = format.encode(
+          numbers, EncodeOptions{
+                       .rounding = Rounding::stochastic, .random = random, .first_element = first});
       for (std::size_t i = 0; i < numbers.size(); ++i) {
-        ASSERT_EQ(bulk[i].bits(), T::from_float(numbers[i], Overflow::saturate,
-                                                Rounding::stochastic, random.word(first + i))
+        ASSERT_EQ(bulk[i].bits(), format
+                                      .from_float(numbers[i], Overflow::saturate,
+                                                  Rounding::stochastic, random.word(first + i))
                                       .bits())
             << numbers[i] << ", " << bits << " bits";
       }
@@ -88,9 +90,8 @@ TYPED_TEST(StochasticRoundingOf, IsTheSameInBulkAndElementByElement) {
 
 // Of binary64 numbers, also those that binary32 does not hold: away from zero if the fraction of
 // the way, in units of 2^-32 rounded down, and the random word make up a whole.
-TYPED_TEST(StochasticRoundingOf, ABinary64NumberGoesByItsOwnFraction) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(StochasticRoundingOf, ABinary64NumberGoesByItsOwnFraction) {
+  const FormatOracle& oracle = format.oracle();
   const std::uint32_t step = oracle.max_code() > 4096 ? 1021 : 1;
   for (std::uint32_t code = 0; code < oracle.max_code(); code += step) {
     const double below = oracle.value(code);
@@ -102,38 +103,39 @@ TYPED_TEST(StochasticRoundingOf, ABinary64NumberGoesByItsOwnFraction) {
       for (const std::uint32_t random : {0U, 1U, 2U, 0x7fff'ffffU, 0x8000'0000U, 0xb333'3333U,
                                          0xffff'fffdU, 0xffff'fffeU, 0xffff'ffffU}) {
         const bool goes_up = units + random >= 0x1p32;
-        ASSERT_EQ(T::from_double(number, Overflow::saturate, Rounding::stochastic, random).bits(),
-                  code + (goes_up ? 1U : 0U))
+        ASSERT_EQ(
+            format.from_double(number, Overflow::saturate, Rounding::stochastic, random).bits(),
+            code + (goes_up ? 1U : 0U))
             << number << ", " << random;
       }
     }
   }
 }
 
-TYPED_TEST(StochasticRoundingOf, ABinary32NumberGoesTheSameWayAsBinary64) {
-  using T = typename TypeParam::type;
-  const std::vector<float> numbers = critical_floats(FormatOracle(TypeParam::layout()));
+FORMAT_TEST(StochasticRoundingOf, ABinary32NumberGoesTheSameWayAsBinary64) {
+  const std::vector<float> numbers = critical_floats(format.oracle());
   for (const float number : numbers) {
     // Below, binary32 gives up: so small a fraction has no random bits to meet.
-    if (std::fabs(number) < std::ldexp(1.0F, T::format.min_subnormal_exponent() - 7)) continue;
+    if (std::fabs(number) < std::ldexp(1.0F, format.spec().min_subnormal_exponent() - 7)) continue;
     for (const std::uint32_t random : {0U, 0x1234'5678U, 0x8000'0000U, 0xffff'ffffU}) {
       ASSERT_EQ(
-          T::from_double(static_cast<double>(number), Overflow::infinity_or_nan,
-                         Rounding::stochastic, random)
+          format
+              .from_double(static_cast<double>(number), Overflow::infinity_or_nan,
+                           Rounding::stochastic, random)
               .bits(),
-          T::from_float(number, Overflow::infinity_or_nan, Rounding::stochastic, random).bits())
+          format.from_float(number, Overflow::infinity_or_nan, Rounding::stochastic, random).bits())
           << number << ", " << random;
     }
   }
 }
 
-TYPED_TEST(StochasticRoundingOf, KeepsTheNumbersOfTheFormat) {
-  using T = typename TypeParam::type;
-  const FormatOracle oracle(TypeParam::layout());
+FORMAT_TEST(StochasticRoundingOf, KeepsTheNumbersOfTheFormat) {
+  const FormatOracle& oracle = format.oracle();
   for (std::uint32_t code = 0; code <= oracle.max_code(); ++code) {
     for (const std::uint32_t random : {0U, 0x7fff'ffffU, 0xffff'ffffU}) {
-      ASSERT_EQ(T::from_float(static_cast<float>(oracle.value(code)), Overflow::infinity_or_nan,
-                              Rounding::stochastic, random)
+      ASSERT_EQ(format
+                    .from_float(static_cast<float>(oracle.value(code)), Overflow::infinity_or_nan,
+                                Rounding::stochastic, random)
                     .bits(),
                 code);
     }

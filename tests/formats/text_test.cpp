@@ -21,8 +21,8 @@
 #include <system_error>
 #include <vector>
 
-#include "format_cases.hpp"
 #include "format_oracle.hpp"
+#include "number_format.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
@@ -64,71 +64,59 @@ std::string just_below(std::string text) {
   return with_digits(text, "99999", 'e');
 }
 
-template <class Case> class NumberText : public ::testing::Test {
- public:
-  static typename Case::type from_code(std::uint32_t code) {
-    using Number = typename Case::type;
-    return Number::from_bits(static_cast<typename Number::storage_type>(code));
-  }
-  static double midpoint_above(std::uint32_t code) {
-    return oracle.value(code) / 2 + oracle.value(code + 1) / 2;
-  }
-  static inline const FormatOracle oracle{Case::layout()};
-};
-TYPED_TEST_SUITE(NumberText, AllFormats, FormatNames);
+FORMAT_TEST_SUITE(NumberText, signed_formats())
 
-TYPED_TEST(NumberText, ParsesADecimalAsItsExactValueRoundedOnce) {
-  using T = typename TypeParam::type;
-  const FormatOracle& exact = this->oracle;
+double midpoint_above(const FormatOracle& oracle, std::uint32_t code) {
+  return oracle.value(code) / 2 + oracle.value(code + 1) / 2;
+}
+
+FORMAT_TEST(NumberText, ParsesADecimalAsItsExactValueRoundedOnce) {
+  const FormatOracle& exact = format.oracle();
   for (std::uint32_t code = 0; code <= exact.max_code(); ++code) {
-    const double midpoint = this->midpoint_above(code);
+    const double midpoint = midpoint_above(exact, code);
     const std::string tie = all_digits(midpoint);
     const std::uint32_t next = exact.encode(exact.value(code + 1), false);
-    ASSERT_EQ(std::uint32_t{parse<T>(tie).bits()}, exact.encode(midpoint, false)) << tie;
-    ASSERT_EQ(std::uint32_t{parse<T>('-' + tie).bits()}, exact.encode(-midpoint, false)) << tie;
+    ASSERT_EQ(format.parse(tie).bits(), exact.encode(midpoint, false)) << tie;
+    ASSERT_EQ(format.parse('-' + tie).bits(), exact.encode(-midpoint, false)) << tie;
     const std::string above = with_digits(tie, "00000000000000000001", 'e');
-    ASSERT_EQ(std::uint32_t{parse<T>(above).bits()}, next) << above;
+    ASSERT_EQ(format.parse(above).bits(), next) << above;
     const std::string below = just_below(tie);
-    ASSERT_EQ(std::uint32_t{parse<T>(below).bits()}, code) << below;
+    ASSERT_EQ(format.parse(below).bits(), code) << below;
   }
 }
 
-TYPED_TEST(NumberText, ParsesAHexadecimalAsItsExactValueRoundedOnce) {
-  using T = typename TypeParam::type;
-  const FormatOracle& exact = this->oracle;
+FORMAT_TEST(NumberText, ParsesAHexadecimalAsItsExactValueRoundedOnce) {
+  const FormatOracle& exact = format.oracle();
   for (std::uint32_t code = 0; code <= exact.max_code(); ++code) {
-    const double midpoint = this->midpoint_above(code);
+    const double midpoint = midpoint_above(exact, code);
     const std::string tie = printed("%.*a", 16, midpoint);
-    ASSERT_EQ(std::uint32_t{parse<T>(tie).bits()}, exact.encode(midpoint, false)) << tie;
+    ASSERT_EQ(format.parse(tie).bits(), exact.encode(midpoint, false)) << tie;
     const std::string above = with_digits(tie, "0000001", 'p');
-    ASSERT_EQ(std::uint32_t{parse<T>(above).bits()}, exact.encode(exact.value(code + 1), false))
-        << above;
+    ASSERT_EQ(format.parse(above).bits(), exact.encode(exact.value(code + 1), false)) << above;
     // The double below the midpoint, and then some more.
     const std::string below =
         with_digits(printed("%.*a", 13, std::nextafter(midpoint, 0.0)), "ffffff", 'p');
-    ASSERT_EQ(std::uint32_t{parse<T>(below).bits()}, code) << below;
+    ASSERT_EQ(format.parse(below).bits(), code) << below;
   }
 }
 
-TYPED_TEST(NumberText, ParsesShortDecimalsToTheNearestCode) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(NumberText, ParsesShortDecimalsToTheNearestCode) {
   RandomBits random;
   for (int i = 0; i < 20'000; ++i) {
     const std::string text = std::to_string(random() % 100'000) + "e" +
                              std::to_string(static_cast<int>(random() % 16) - 12);
     // So short a decimal is a midpoint if its nearest double is one.
-    ASSERT_EQ(std::uint32_t{parse<T>(text).bits()},
-              this->oracle.encode(std::strtod(text.c_str(), nullptr), false))
+    ASSERT_EQ(format.parse(text).bits(),
+              format.oracle().encode(std::strtod(text.c_str(), nullptr), false))
         << text;
   }
 }
 
-TYPED_TEST(NumberText, WritesEveryCodeSoThatItParsesBack) {
-  using T = typename TypeParam::type;
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    const T number = this->from_code(code);
-    const T back = parse<T>(to_string(number));
-    if (this->oracle.is_nan(code)) {
+FORMAT_TEST(NumberText, WritesEveryCodeSoThatItParsesBack) {
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    const Number number = format.from_code(code);
+    const Number back = format.parse(to_string(number));
+    if (format.oracle().is_nan(code)) {
       ASSERT_TRUE(isnan(back)) << code;
       ASSERT_EQ(signbit(back), signbit(number)) << code;
     } else {
@@ -145,18 +133,17 @@ std::string significant_digits(std::string text) {
   return text.erase(text.find_last_not_of('0') + 1);
 }
 
-TYPED_TEST(NumberText, WritesTheFewestDigitsThatParseBackAndTheNearestOfThose) {
-  using T = typename TypeParam::type;
-  const FormatOracle& exact = this->oracle;
+FORMAT_TEST(NumberText, WritesTheFewestDigitsThatParseBackAndTheNearestOfThose) {
+  const FormatOracle& exact = format.oracle();
   for (std::uint32_t code = 1; code <= exact.max_code(); ++code) {
     const double number = exact.value(code);
-    const std::string text = to_string(T(this->from_code(code)));
+    const std::string text = to_string(format.from_code(code));
     // Large integers are written exactly.
     const bool is_exact = std::strtod(text.c_str(), nullptr) == number;
     const std::size_t count = significant_digits(text).size();
     const auto parses_back = [&](long double decimal) {
-      const long double low = this->midpoint_above(code - 1);
-      const long double high = this->midpoint_above(code);
+      const long double low = midpoint_above(exact, code - 1);
+      const long double high = midpoint_above(exact, code);
       // A tie goes to the even code.
       return code % 2U == 0U ? low <= decimal && decimal <= high : low < decimal && decimal < high;
     };
@@ -186,19 +173,19 @@ TYPED_TEST(NumberText, WritesTheFewestDigitsThatParseBackAndTheNearestOfThose) {
   }
 }
 
-TYPED_TEST(NumberText, ReadsFromAStreamWhatItWroteToOne) {
-  using T = typename TypeParam::type;
+FORMAT_TEST(NumberText, ReadsFromAStreamWhatItWroteToOne) {
   std::stringstream stream;
   std::vector<std::uint32_t> codes;
-  for (std::uint32_t code = 0; code < this->oracle.code_count(); ++code) {
-    if (this->oracle.is_nan(code)) continue;
+  for (std::uint32_t code = 0; code < format.oracle().code_count(); ++code) {
+    if (format.oracle().is_nan(code)) continue;
     codes.push_back(code);
-    stream << T(this->from_code(code)) << ' ';
+    format.write(stream, format.from_code(code));
+    stream << ' ';
   }
   for (const std::uint32_t code : codes) {
-    T number;
-    ASSERT_TRUE(stream >> number) << code;
-    ASSERT_EQ(std::uint32_t{number.bits()}, code);
+    const Number number = format.read(stream);
+    ASSERT_TRUE(stream) << code;
+    ASSERT_EQ(number.bits(), code);
   }
 }
 

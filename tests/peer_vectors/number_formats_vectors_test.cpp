@@ -3,16 +3,19 @@
 #include <cmath>
 #include <cstdint>
 #include <sstream>
-#include <string_view>
+#include <string>
+#include <vector>
 
+#include "formats/number_format.hpp"
 #include "peer_vectors.hpp"
-#include "unit_scaling/formats/catalogue.hpp"
-#include "unit_scaling/formats/convert.hpp"
 
 namespace peer_vectors {
 namespace number_formats_vectors_test {
 
 using unit_scaling::Overflow;
+using unit_scaling_test::Number;
+using unit_scaling_test::NumberFormat;
+using unit_scaling_test::Numbers;
 
 template <class... Arguments> std::string text(const Arguments&... arguments) {
   std::ostringstream stream;
@@ -27,15 +30,15 @@ bool agree(double a, double b) {
 
 /// Formats without a NaN turn one into a zero, whose sign may differ: ml_dtypes gives it the
 /// opposite sign of the NaN, the library the negative one.
-template <class Format> bool is_zero(Format value) { return static_cast<float>(value) == 0; }
+bool is_zero(Number value) { return static_cast<float>(value) == 0; }
 
-template <class Format> void compare_decoding(const Json& decode, Failures& failures) {
-  std::vector<Format> codes;
-  for (std::size_t code = 0; code < decode.size(); ++code) {
-    codes.push_back(Format::from_bits(static_cast<typename Format::storage_type>(code)));
+void compare_decoding(const NumberFormat& format, const Json& decode, Failures& failures) {
+  Numbers codes;
+  for (std::uint32_t code = 0; code < decode.size(); ++code) {
+    codes.push_back(format.from_code(code));
   }
   std::vector<float> bulk(codes.size());
-  unit_scaling::decode(std::span<const Format>(codes), std::span<float>(bulk));
+  format.decode(codes, bulk);
   for (std::size_t code = 0; code < decode.size(); ++code) {
     const double expected = number(decode[code]);
     for (const double actual :
@@ -48,42 +51,25 @@ template <class Format> void compare_decoding(const Json& decode, Failures& fail
   }
 }
 
-template <class Format> void compare_encoding(const Json& encode, Failures& failures) {
+void compare_encoding(const NumberFormat& format, const Json& encode, Failures& failures) {
   const auto inputs = encode.at("x_float32_bits").get<std::vector<std::uint32_t>>();
   const auto codes = encode.at("code").get<std::vector<std::uint32_t>>();
   if (inputs.size() != codes.size()) throw std::runtime_error("not one code for each number");
   std::vector<float> numbers;
   for (const std::uint32_t bits : inputs) numbers.push_back(std::bit_cast<float>(bits));
-  std::vector<Format> bulk(numbers.size());
-  unit_scaling::encode(std::span<const float>(numbers), std::span<Format>(bulk),
-                       Overflow::infinity_or_nan);
+  const Numbers bulk = format.encode(numbers, Overflow::infinity_or_nan);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const auto expected = Format::from_bits(static_cast<typename Format::storage_type>(codes[i]));
+    const Number expected = format.from_code(codes[i]);
     // A double holds every float, so rounding it must give the same code.
-    for (const Format actual :
-         {Format(numbers[i]), Format(static_cast<double>(numbers[i])), bulk[i]}) {
+    for (const Number actual :
+         {format.number(numbers[i]), format.number(static_cast<double>(numbers[i])), bulk[i]}) {
       if (actual.bits() != expected.bits() && !(isnan(actual) && isnan(expected)) &&
           !(std::isnan(numbers[i]) && is_zero(actual) && is_zero(expected))) {
-        failures.push_back(text("encoding ", numbers[i], " gives code ", int{actual.bits()},
-                                ", expected ", codes[i]));
+        failures.push_back(
+            text("encoding ", numbers[i], " gives code ", actual.bits(), ", expected ", codes[i]));
       }
     }
   }
-}
-
-/// Compares with whichever of the formats has the given name; false if none has.
-template <class... Formats>
-bool compare(std::string_view name, const Json& one_case, Failures& failures) {
-  const auto compare_one = [&]<class Format>(std::type_identity<Format>) {
-    if (unit_scaling::storage_name<Format> != name) return false;
-    if (one_case.at("bits").get<int>() != Format::format.bits()) {
-      failures.push_back(text("the format has ", Format::format.bits(), " bits"));
-    }
-    compare_decoding<Format>(one_case.at("decode"), failures);
-    compare_encoding<Format>(one_case.at("encode"), failures);
-    return true;
-  };
-  return (compare_one(std::type_identity<Formats>{}) || ...);
 }
 
 Failures run_format(const Json& one_case) {
@@ -91,11 +77,16 @@ Failures run_format(const Json& one_case) {
   require_known(one_case.at("encode"), {"x_float32_bits", "code"});
   const auto name = one_case.at("format").get<std::string>();
   Failures failures;
-  using namespace unit_scaling;
-  const bool is_known =
-      compare<float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float8_e4m3,
-              float8_e3m4, float8_e4m3b11fnuz, float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn,
-              float4_e2m1fn, float16, bfloat16>(name, one_case, failures);
+  bool is_known = false;
+  for (const NumberFormat* format : unit_scaling_test::all_formats()) {
+    if (format->storage_name() != name) continue;
+    is_known = true;
+    if (one_case.at("bits").get<int>() != format->spec().bits()) {
+      failures.push_back(text("the format has ", format->spec().bits(), " bits"));
+    }
+    compare_decoding(*format, one_case.at("decode"), failures);
+    compare_encoding(*format, one_case.at("encode"), failures);
+  }
   if (!is_known) failures.push_back("the format is not known");
   return failures;
 }
