@@ -12,6 +12,7 @@
 #include "support/command.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
+#include "support/words.hpp"
 
 namespace numerics_report_test {
 
@@ -123,10 +124,13 @@ class Browser : public testing::Test {
                                    const std::string& layers = "1") const {
     TemporaryFolder run;
     const fs::path folder = run.path() / "run";
+    const fs::path text = run.path() / "words.txt";
+    std::ofstream(text) << unit_scaling_test::words();
     const Outcome outcome =
         run_command(UNIT_SCALING_BERT_MLP
                     " --report --steps 6 --hidden 32 --batch 8 --quiet --eval-every 2 --layers " +
-                    layers + " --compare " + variants + " --out " + folder.string() + " 2>&1");
+                    layers + " --compare " + variants + " --data " + text.string() + " --out " +
+                    folder.string() + " 2>&1");
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     return content(folder / "report.html");
   }

@@ -28,6 +28,7 @@
 #include "support/command.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
+#include "support/words.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 
@@ -38,6 +39,7 @@ namespace fs = std::filesystem;
 using unit_scaling_test::content;
 using unit_scaling_test::Outcome;
 using unit_scaling_test::TemporaryFolder;
+using unit_scaling_test::words;
 
 /// Runs the example.
 /// @param errors where stderr goes.
@@ -46,15 +48,6 @@ Outcome run(const std::string& arguments, const std::string& errors = "2>&1",
             const std::string& folder = "") {
   return unit_scaling_test::run_command((folder.empty() ? "" : "cd " + folder + " && ") +
                                         UNIT_SCALING_BERT_MLP + " " + arguments + " " + errors);
-}
-
-/// 30000 bytes of words, which the project's own text, the default, would change with every commit.
-std::string words() {
-  std::mt19937 random(1);
-  constexpr const char* list[] = {"unit", "scale", "tensor", "of", "the", "a", "gradient", "\n"};
-  std::string text;
-  while (text.size() < 30000) text += std::string(list[random() % std::size(list)]) + " ";
-  return text;
 }
 
 class BertMlp : public testing::Test {

@@ -34,6 +34,12 @@ class Words {
   std::uint64_t state_ = 1;
 };
 
+/// What a digest takes of a result.
+std::uint64_t word(std::uint64_t bits) { return bits; }
+template <us::AnyMinifloat T> std::uint64_t word(T number) {
+  return isnan(number) ? 0xffff'ffffU : number.bits();
+}
+
 class Digest {
  public:
   explicit Digest(std::string name) : name_(std::move(name)) {}
@@ -47,9 +53,7 @@ class Digest {
     digest_ = (digest_ ^ value) * 0x100000001b3U;
     digest_ ^= digest_ >> 29;
   }
-  template <us::AnyMinifloat T> void add(T number) {
-    add(isnan(number) ? 0xffff'ffffU : number.bits());
-  }
+  template <us::AnyMinifloat T> void add(T number) { add(word(number)); }
 
  private:
   std::string name_;
@@ -60,27 +64,32 @@ template <class T> T from_code(std::uint32_t code) {
   return T::from_bits(static_cast<typename T::storage_type>(code));
 }
 
-/// f of every code.
-template <class T, class F> void of_one(const std::string& name, const F& f) {
-  Digest digest(name);
-  for (std::uint32_t code = 0; code < 1U << T::format.bits(); ++code)
-    digest.add(f(from_code<T>(code)));
+/// f of every code of so many bits. Not a template: each instance would cost as much to compile as
+/// the function that is called, and no digest lets the compiler compute several at once.
+void of_one(const std::string& format, const char* what, int bits,
+            std::uint64_t (*f)(std::uint32_t)) {
+  Digest digest(format + " " + what);
+  for (std::uint32_t code = 0; code < 1U << bits; ++code) digest.add(f(code));
 }
 
 /// f of three codes at random.
-template <class T, class F> void of_three(const std::string& name, const F& f) {
-  Digest digest(name);
+void of_three(const std::string& format, const char* what,
+              std::uint64_t (*f)(std::uint32_t, std::uint32_t, std::uint32_t)) {
+  Digest digest(format + " " + what);
   Words words;
   for (int i = 0; i < 300000; ++i) {
-    const T x = from_code<T>(words());
-    const T y = from_code<T>(words());
-    const T z = from_code<T>(words());
-    digest.add(f(x, y, z));
+    const std::uint32_t x = words();
+    const std::uint32_t y = words();
+    digest.add(f(x, y, words()));
   }
 }
 
 template <class T> void functions(const std::string& name) {
-#define OF_ONE(f) of_one<T>(name + " " #f, [](T x) { return f; });
+#define OF_ONE(f)                                             \
+  of_one(name, #f, T::format.bits(), [](std::uint32_t code) { \
+    const T x = from_code<T>(code);                           \
+    return word(f);                                           \
+  });
   OF_ONE(sqrt(x))
   OF_ONE(cbrt(x))
   OF_ONE(exp(x))
@@ -106,8 +115,13 @@ template <class T> void functions(const std::string& name) {
   OF_ONE(std::bit_cast<std::uint32_t>(static_cast<float>(x)))
   OF_ONE(std::bit_cast<std::uint64_t>(static_cast<double>(x)))
 #undef OF_ONE
-#define OF_THREE(f) \
-  of_three<T>(name + " " #f, [](T x, [[maybe_unused]] T y, [[maybe_unused]] T z) { return f; });
+#define OF_THREE(f)                                                                       \
+  of_three(name, #f, [](std::uint32_t first, std::uint32_t second, std::uint32_t third) { \
+    const T x = from_code<T>(first);                                                      \
+    [[maybe_unused]] const T y = from_code<T>(second);                                    \
+    [[maybe_unused]] const T z = from_code<T>(third);                                     \
+    return word(f);                                                                       \
+  });
   OF_THREE(x + y)
   OF_THREE(x - y)
   OF_THREE(x * y)

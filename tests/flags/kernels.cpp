@@ -30,8 +30,11 @@ namespace {
 
 namespace us = unit_scaling;
 
+// What is not inlined here would otherwise be compiled at each call, of which there are many.
+
 /// Numbers in (-4, 4) of all magnitudes down to 2^-6, made by integers alone.
-template <class T> us::Array<T> numbers(const us::Shape& shape, std::uint32_t seed) {
+template <class T>
+[[gnu::noinline]] us::Array<T> numbers(const us::Shape& shape, std::uint32_t seed) {
   us::Array<T> result(shape);
   std::uint32_t state = seed * 2654435761U + 12345U;
   for (std::size_t i = 0; i < result.size(); ++i) {
@@ -44,18 +47,25 @@ template <class T> us::Array<T> numbers(const us::Shape& shape, std::uint32_t se
   return result;
 }
 
+/// The digest of bytes that follow those of another one.
+[[gnu::noinline]] std::uint64_t digest_of_bytes(std::uint64_t digest, const void* data,
+                                                std::size_t size) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  for (std::size_t i = 0; i < size; ++i) digest = (digest ^ bytes[i]) * 0x100000001b3U;
+  return digest;
+}
 template <class T> void add_digest(std::uint64_t& digest, const us::Array<T>& array) {
-  const auto* bytes = reinterpret_cast<const unsigned char*>(array.data());
-  for (std::size_t i = 0; i < array.bytes(); ++i) digest = (digest ^ bytes[i]) * 0x100000001b3U;
+  digest = digest_of_bytes(digest, array.data(), array.bytes());
 }
 
-void print(const std::string& name, std::uint64_t digest) {
-  std::printf("%-60s %016llx\n", name.c_str(), static_cast<unsigned long long>(digest));
+[[gnu::noinline]] void print(const std::string& name, const char* pass, std::uint64_t digest) {
+  std::printf("%-60s %016llx\n", (name + pass).c_str(), static_cast<unsigned long long>(digest));
 }
 
 /// Both passes under factors that are not powers of two.
 template <class P, class Op, class... Arrays>
-void digest_of(const std::string& name, P precision, const Op& op, const Arrays&... arrays) {
+[[gnu::noinline]] void digest_of(const std::string& name, P precision, const Op& op,
+                                 const Arrays&... arrays) {
   auto scales = op.scales(arrays...);
   scales.forward = 0.7;
   for (std::size_t i = 0; i < scales.backward.size(); ++i) {
@@ -66,11 +76,17 @@ void digest_of(const std::string& name, P precision, const Op& op, const Arrays&
   const auto dy = numbers<Out>(forward.output.shape(), 77);
   std::uint64_t digest = 0xcbf29ce484222325U;
   add_digest(digest, forward.output);
-  print(name + " forward", digest);
+  print(name, " forward", digest);
   digest = 0xcbf29ce484222325U;
   std::apply([&](const auto&... gradient) { (add_digest(digest, gradient), ...); },
              op.backward(precision, scales, forward.saved, dy));
-  print(name + " backward", digest);
+  print(name, " backward", digest);
+}
+
+[[gnu::noinline]] std::string name_of_product(const std::string& precision_name, std::size_t rows,
+                                              std::size_t inner, std::size_t columns) {
+  return precision_name + " " + std::to_string(rows) + " " + std::to_string(inner) + " " +
+         std::to_string(columns);
 }
 
 template <class P> void products(const std::string& precision_name) {
@@ -78,8 +94,7 @@ template <class P> void products(const std::string& precision_name) {
   constexpr std::size_t extents[][3] = {{1, 7, 5},    {4, 65, 33},  {19, 1, 40},
                                         {33, 31, 17}, {65, 130, 2}, {70, 515, 51}};
   for (const auto& [rows, inner, columns] : extents) {
-    const std::string name = precision_name + " " + std::to_string(rows) + " " +
-                             std::to_string(inner) + " " + std::to_string(columns);
+    const std::string name = name_of_product(precision_name, rows, inner, columns);
     digest_of("linear " + name, P{}, us::ops::Linear{}, numbers<T>({rows, inner}, 1),
               numbers<float>({columns, inner}, 2), numbers<float>({columns}, 3));
     digest_of("matmul " + name, P{}, us::ops::Matmul{}, numbers<T>({rows, inner}, 4),
@@ -128,7 +143,7 @@ void optimiser(const std::string& name, const typename Optimiser::Options& optio
   add_digest(digest, parameter.value);
   optimiser.for_each_state(
       [&](const std::string&, us::Array<float>& state) { add_digest(digest, state); });
-  print(name, digest);
+  print(name, "", digest);
 }
 #endif
 

@@ -61,20 +61,20 @@ template <class T> std::array<Array<T>, 2> far_pairs() {
 }
 
 /// Infinite only near or beyond the end of the range, never NaN, and right to 1 % of `scale`, the
-/// greatest term of the exact value.
-template <class T>
-void expect_right(const std::string& what, T actual, Exact expected, Exact scale) {
+/// greatest term of the exact value. `what` returns the text that tells where it is not.
+template <class What, class T>
+void expect_right(const What& what, T actual, Exact expected, Exact scale) {
   const auto value = static_cast<double>(actual);
   const auto largest = static_cast<Exact>(largest_finite<T>());
   const auto least = static_cast<Exact>(std::numeric_limits<T>::denorm_min());
-  ASSERT_FALSE(std::isnan(value)) << what;
+  ASSERT_FALSE(std::isnan(value)) << what();
   if (std::abs(expected) > largest * 1.01L) {
-    ASSERT_TRUE(std::isinf(value)) << what << ": " << value;
-    ASSERT_EQ(std::signbit(value), std::signbit(expected)) << what;
+    ASSERT_TRUE(std::isinf(value)) << what() << ": " << value;
+    ASSERT_EQ(std::signbit(value), std::signbit(expected)) << what();
   } else if (std::abs(expected) < largest * 0.99L) {
     ASSERT_NEAR(value, static_cast<double>(expected),
                 static_cast<double>(0.01L * scale + 2 * least))
-        << what;
+        << what();
   }
 }
 
@@ -92,15 +92,19 @@ void expect_function(const Op& op, double mult, const F& f, const Slope& slope) 
   for (std::size_t i = 0; i < x.size(); ++i) {
     const auto v = static_cast<Exact>(static_cast<double>(x.data()[i]));
     const auto g = static_cast<Exact>(static_cast<double>(dy.data()[i]));
-    const std::string what = std::string(Op::name) + " mult " + std::to_string(std::log10(mult)) +
-                             " at " + std::to_string(static_cast<double>(v)) + " of " +
-                             std::to_string(static_cast<double>(g));
+    const auto what = [&](const char* result) {
+      return [=] {
+        return std::string(Op::name) + " mult " + std::to_string(std::log10(mult)) + " at " +
+               std::to_string(static_cast<double>(v)) + " of " +
+               std::to_string(static_cast<double>(g)) + " " + result;
+      };
+    };
     const Exact y = s.forward * f(mult * v) / mult;
-    ASSERT_NO_FATAL_FAILURE(expect_right(what + " y", forward.output.data()[i], y,
+    ASSERT_NO_FATAL_FAILURE(expect_right(what("y"), forward.output.data()[i], y,
                                          std::abs(y) + 1.2e-36L * (1 + std::abs(v))));
     const Exact factor = s.backward[0] * g;
     const Exact gradient = factor * slope(mult * v);
-    ASSERT_NO_FATAL_FAILURE(expect_right(what + " dx", dx.data()[i], gradient,
+    ASSERT_NO_FATAL_FAILURE(expect_right(what("dx"), dx.data()[i], gradient,
                                          std::abs(gradient) + 1e-4L * std::abs(factor)));
   }
 }
@@ -139,34 +143,47 @@ TYPED_TEST(FarElementsIn, OverflowOnlyWhereTheResultDoes) {
 TYPED_TEST(FarElementsIn, OfAGatedUnitOverflowOnlyWhereTheResultDoes) {
   using P = TypeParam;
   using T = typename P::storage;
-  const auto [x, g] = far_pairs<T>();
+  const auto pairs = far_pairs<T>();
+  const auto& x = pairs[0];
+  const auto& g = pairs[1];
   for (const Scaling& rule : {scaling::paper, scaling::umup, scaling::none}) {
     for (const double mult : {1.0, 1e-10, 1e10}) {
       const ops::SiluGlu op{.scaling = rule, .mult = mult};
       const auto s = op.scales(x, g);
       const auto forward = op.forward(P{}, s, x, g);
+      const auto what = [&](const std::string& result, std::size_t i) {
+        return [&, i] {
+          return "mult " + std::to_string(std::log10(mult)) + ", x " +
+                 std::to_string(static_cast<double>(x.data()[i])) + ", gate " +
+                 std::to_string(static_cast<double>(g.data()[i])) + ", " + result;
+        };
+      };
+      const std::string of_y = "y";
+      std::vector<Exact> open(x.size());  // the gate times its own opening
+      std::vector<Exact> slope(x.size());
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto v = static_cast<Exact>(static_cast<double>(x.data()[i]));
+        const auto u = static_cast<Exact>(static_cast<double>(g.data()[i]));
+        open[i] = u * gate(mult * u);
+        slope[i] = gate(mult * u) * (1 + mult * u * gate(-mult * u));
+        const Exact y = s.forward * v * open[i];
+        ASSERT_NO_FATAL_FAILURE(expect_right(what(of_y, i), forward.output.data()[i], y,
+                                             std::abs(y) + 1e-37L * std::abs(v)));
+      }
       for (const T upstream : far_elements<T>()) {
         const auto [dx, dgate] =
             op.backward(P{}, s, forward.saved, Array<T>::filled(x.shape(), upstream));
         const auto d = static_cast<Exact>(static_cast<double>(upstream));
+        const std::string of_x = "dx of dy " + std::to_string(static_cast<double>(d));
+        const std::string of_gate = "dgate of dy " + std::to_string(static_cast<double>(d));
         for (std::size_t i = 0; i < x.size(); ++i) {
           const auto v = static_cast<Exact>(static_cast<double>(x.data()[i]));
-          const auto u = static_cast<Exact>(static_cast<double>(g.data()[i]));
-          const std::string what = "mult " + std::to_string(std::log10(mult)) + ", x " +
-                                   std::to_string(static_cast<double>(v)) + ", gate " +
-                                   std::to_string(static_cast<double>(u)) + ", dy " +
-                                   std::to_string(static_cast<double>(d));
-          const Exact open = u * gate(mult * u);
-          const Exact y = s.forward * v * open;
-          const Exact to_x = s.backward[0] * d * open;
-          const Exact slope = gate(mult * u) * (1 + mult * u * gate(-mult * u));
-          const Exact to_gate = s.backward[1] * d * v * slope;
-          ASSERT_NO_FATAL_FAILURE(expect_right(what + " y", forward.output.data()[i], y,
-                                               std::abs(y) + 1e-37L * std::abs(v)));
-          ASSERT_NO_FATAL_FAILURE(expect_right(what + " dx", dx.data()[i], to_x,
+          const Exact to_x = s.backward[0] * d * open[i];
+          const Exact to_gate = s.backward[1] * d * v * slope[i];
+          ASSERT_NO_FATAL_FAILURE(expect_right(what(of_x, i), dx.data()[i], to_x,
                                                std::abs(to_x) + 1e-37L * std::abs(d)));
           ASSERT_NO_FATAL_FAILURE(
-              expect_right(what + " dgate", dgate.data()[i], to_gate,
+              expect_right(what(of_gate, i), dgate.data()[i], to_gate,
                            std::abs(to_gate) + 1e-4L * std::abs(d * v) + 1e-42L * std::abs(v)));
         }
       }

@@ -30,40 +30,53 @@ using namespace unit_scaling;
 using namespace unit_scaling_test;
 using Exact = long double;
 
+/// The elements of an array as no format rounds them, each converted once.
+template <class T> std::vector<Exact> exact_elements(const Array<T>& array) {
+  std::vector<Exact> result(array.size());
+  for (std::size_t i = 0; i < result.size(); ++i) result[i] = exact(array, i);
+  return result;
+}
+
+/// A row after layer normalisation, or without centring RMS normalisation.
 struct Normalised {
   std::vector<Exact> y;
-  std::vector<Exact> dx;
   Exact inverse = 0;
 };
 
-/// Layer normalisation, or without centring RMS normalisation, and the gradient of it.
-template <class T>
-Normalised reference(const Array<T>& x, const Array<T>& dy, Exact epsilon, bool is_centred) {
-  const std::size_t n = x.size();
+Normalised normalised(const std::vector<Exact>& x, Exact epsilon, bool is_centred) {
+  const auto n = static_cast<Exact>(x.size());
   // The mean is counted from an element that is no outlier, for its own rounding would be seen.
-  const Exact origin = is_centred ? exact(x, n / 3) : 0;
+  const Exact origin = is_centred ? x[x.size() / 3] : 0;
   Exact offset = 0;
-  for (std::size_t i = 0; is_centred && i < n; ++i) {
-    offset += (exact(x, i) - origin) / static_cast<Exact>(n);
+  if (is_centred) {
+    for (const Exact element : x) offset += (element - origin) / n;
   }
-  const auto centred = [&](std::size_t i) { return exact(x, i) - origin - offset; };
+  Normalised result{x};
   Exact squares = 0;
-  for (std::size_t i = 0; i < n; ++i) squares += centred(i) * centred(i);
-  const Exact inverse = 1 / std::sqrt(squares / static_cast<Exact>(n) + epsilon);
-  Normalised result{std::vector<Exact>(n), std::vector<Exact>(n), inverse};
-  Exact mean_d = 0;
-  Exact mean_dx_hat = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    result.y[i] = centred(i) * inverse;
-    if (is_centred) mean_d += exact(dy, i) / static_cast<Exact>(n);
+  for (Exact& centred : result.y) {
+    centred = centred - origin - offset;
+    squares += centred * centred;
   }
-  for (std::size_t i = 0; i < n; ++i) {
-    mean_dx_hat += (exact(dy, i) - mean_d) * result.y[i] / static_cast<Exact>(n);
-  }
-  for (std::size_t i = 0; i < n; ++i) {
-    result.dx[i] = inverse * (exact(dy, i) - mean_d - result.y[i] * mean_dx_hat);
-  }
+  result.inverse = 1 / std::sqrt(squares / n + epsilon);
+  for (Exact& centred : result.y) centred *= result.inverse;
   return result;
+}
+
+/// The gradient that such a row passes on.
+std::vector<Exact> gradient_of(const Normalised& row, const std::vector<Exact>& dy,
+                               bool is_centred) {
+  const auto n = static_cast<Exact>(dy.size());
+  Exact mean_d = 0;
+  if (is_centred) {
+    for (const Exact d : dy) mean_d += d / n;
+  }
+  Exact mean_dx_hat = 0;
+  for (std::size_t i = 0; i < dy.size(); ++i) mean_dx_hat += (dy[i] - mean_d) * row.y[i] / n;
+  std::vector<Exact> dx(dy.size());
+  for (std::size_t i = 0; i < dy.size(); ++i) {
+    dx[i] = row.inverse * (dy[i] - mean_d - row.y[i] * mean_dx_hat);
+  }
+  return dx;
 }
 
 template <class P> class FarRowsIn : public testing::Test {};
@@ -105,44 +118,49 @@ TYPED_TEST(FarRowsIn, NormsAreThoseOfTheDoubleReference) {
   using T = typename P::storage;
   for (const std::size_t size : row_sizes) {
     const auto gradients = far_gradients<T>(size);
+    std::vector<std::vector<Exact>> exact_gradients;
+    for (const auto& dy : gradients) exact_gradients.push_back(exact_elements(dy));
     for (const Row& row : far_rows(size)) {
       const auto x = as_row<T>(row);
       if (!is_finite(x)) continue;
+      const auto exact_x = exact_elements(x);
       const auto check = [&](const auto& op, bool is_centred) {
         SCOPED_TRACE(row.name + " × " + std::to_string(size) + ", epsilon " +
                      std::to_string(std::log10(op.epsilon)) + (is_centred ? ", centred" : ""));
         const auto epsilon = static_cast<Exact>(static_cast<typename P::compute>(op.epsilon));
         const auto forward = op.forward(P{}, op.scales(x), x);
         const Exact bound = bound_of<P>(size);
+        const auto expected = normalised(exact_x, epsilon, is_centred);
         // The mean that is taken off makes an error that an element does not.
         const Exact of_mean = is_centred ? 1 : 0;
-        for (const auto& dy : gradients) {
-          const auto expected = reference(x, dy, epsilon, is_centred);
-          std::vector<Reference> y;
+        std::vector<Reference> y(size);
+        for (std::size_t i = 0; i < size; ++i) {
+          y[i] = {static_cast<double>(expected.y[i]),
+                  static_cast<double>(bound * (std::abs(expected.y[i]) + of_mean)) + least<P>};
+        }
+        expect_rounded_or_overflowed(forward.output, y);
+        for (std::size_t g = 0; g < gradients.size(); ++g) {
+          const auto& dy = exact_gradients[g];
+          const auto expected_dx = gradient_of(expected, dy, is_centred);
           Exact mean_d = 0;
           Exact mean_dx_hat = 0;
           for (std::size_t i = 0; i < size; ++i) {
-            const Exact magnitude = std::abs(expected.y[i]) + of_mean;
-            const Exact d = std::abs(exact(dy, i)) / static_cast<Exact>(size);
+            const Exact d = std::abs(dy[i]) / static_cast<Exact>(size);
             mean_d += of_mean * d;
-            mean_dx_hat += d * magnitude;
-            y.push_back({static_cast<double>(expected.y[i]),
-                         static_cast<double>(bound * magnitude) + least<P>});
+            mean_dx_hat += d * (std::abs(expected.y[i]) + of_mean);
           }
-          if (&dy == gradients.data()) expect_rounded_or_overflowed(forward.output, y);
-          std::vector<Reference> dx;
           // A sum of which no product with dy is a number is zero.
           const bool is_lost = static_cast<Exact>(size) * mean_dx_hat < least<P>;
+          std::vector<Reference> dx(size);
           for (std::size_t i = 0; i < size; ++i) {
             const Exact magnitude = std::abs(expected.y[i]) + of_mean;
-            const Exact terms = std::abs(exact(dy, i)) + mean_d + magnitude * mean_dx_hat;
+            const Exact terms = std::abs(dy[i]) + mean_d + magnitude * mean_dx_hat;
             const Exact lost = is_lost ? magnitude * least<P> : 0;
-            dx.push_back(
-                {static_cast<double>(expected.dx[i]),
-                 static_cast<double>((3 * bound * terms + lost) * expected.inverse) + least<P>});
+            dx[i] = {static_cast<double>(expected_dx[i]),
+                     static_cast<double>((3 * bound * terms + lost) * expected.inverse) + least<P>};
           }
           expect_rounded_or_overflowed(
-              std::get<0>(op.backward(P{}, op.scales(x), forward.saved, dy)), dx);
+              std::get<0>(op.backward(P{}, op.scales(x), forward.saved, gradients[g])), dx);
         }
       };
       for (const double epsilon : {1e-5, 1e-12, 1e-30}) {

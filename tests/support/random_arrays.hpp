@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "support/compiled.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
@@ -22,6 +23,10 @@ template <unit_scaling::Storage T>
   for (std::size_t i = 0; i < result.size(); ++i) target[i] = static_cast<T>(random.normal(i));
   return result;
 }
+
+#ifdef UNIT_SCALING_TEST_SUPPORT_IS_COMPILED
+UNIT_SCALING_TEST_SUPPORT_OF_ALL_FORMATS(UNIT_SCALING_TEST_RANDOM_ARRAYS, extern);
+#endif
 
 /// Independent integers, uniform in [0, bound): token ids and labels.
 [[nodiscard]] inline unit_scaling::Array<std::int32_t> id_array(const unit_scaling::Shape& shape,

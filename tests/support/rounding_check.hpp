@@ -13,7 +13,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "support/compiled.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/precision.hpp"
 
 namespace unit_scaling_test {
@@ -86,6 +88,10 @@ void expect_rounded_or_overflowed(const unit_scaling::Array<T>& actual,
   }
   expect_rounded(unit_scaling::Array<T>(actual.shape(), elements), references);
 }
+
+#ifdef UNIT_SCALING_TEST_SUPPORT_IS_COMPILED
+UNIT_SCALING_TEST_SUPPORT_OF_ALL_FORMATS(UNIT_SCALING_TEST_ROUNDING_CHECK, extern);
+#endif
 
 /// The precisions that models are trained in.
 using StoragePrecisions =

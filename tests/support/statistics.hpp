@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstddef>
 
+#include "support/compiled.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
 
 namespace unit_scaling_test {
 
@@ -35,5 +37,9 @@ template <class T> [[nodiscard]] double standard_deviation(const unit_scaling::A
   }
   return std::sqrt(sum / static_cast<double>(array.size()));
 }
+
+#ifdef UNIT_SCALING_TEST_SUPPORT_IS_COMPILED
+UNIT_SCALING_TEST_SUPPORT_OF_ALL_FORMATS(UNIT_SCALING_TEST_STATISTICS, extern);
+#endif
 
 }  // namespace unit_scaling_test
