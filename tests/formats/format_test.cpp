@@ -5,9 +5,11 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -35,11 +37,27 @@ FORMAT_TEST(FormatOf, GivesTheBitsOfTheStorageType) {
   std::vector<float> numbers = critical_floats(format.oracle());
   for (const std::uint32_t bits : nan_bits()) numbers.push_back(std::bit_cast<float>(bits));
   std::vector<float> quantised(numbers.size());
+  std::vector<std::uint8_t> bytes(at_run_time.code_bytes(numbers.size()));
+  std::vector<float> decoded(numbers.size());
+  const auto stream_bits =
+      static_cast<std::size_t>(format.spec().bits() > 8 ? 16 : format.spec().bits());
   const StochasticRounding random(Random(5, RandomStream::rounding), 20);
   for (const Rounding rounding : all_modes) {
     for (const Overflow overflow : {Overflow::saturate, Overflow::infinity_or_nan}) {
-      at_run_time.quantise(numbers, quantised,
-                           {.overflow = overflow, .rounding = rounding, .random = random});
+      const EncodeOptions options{.overflow = overflow, .rounding = rounding, .random = random};
+      at_run_time.quantise(numbers, quantised, options);
+      at_run_time.encode(numbers, bytes, options);
+      at_run_time.decode(bytes, decoded);
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        const Number expected = format.from_float(numbers[i], overflow, rounding, random.word(i));
+        std::uint32_t code = 0;
+        for (std::size_t j = 0; j < stream_bits; ++j) {
+          const std::size_t k = i * stream_bits + j;
+          code |= ((bytes[k / 8] >> (k % 8)) & 1U) << j;
+        }
+        ASSERT_EQ(code, expected.bits()) << numbers[i];
+        ASSERT_TRUE(same_bits(decoded[i], static_cast<float>(expected))) << numbers[i];
+      }
       for (std::size_t i = 0; i < numbers.size(); ++i) {
         const auto expected =
             static_cast<float>(format.from_float(numbers[i], overflow, rounding, random.word(i)));
@@ -168,6 +186,18 @@ TEST(Format, RoundsToAnyNumberOfBits) {
 }
 
 TEST(Format, OfBinary32ChangesNothing) {
+  for (const char* name : {"float32", "float64"}) {
+    const Format format = Format::parse(name);
+    const std::vector<float> numbers{-0.0F, 1.1F, 0x1p-149F, HUGE_VALF, -HUGE_VALF, 3e38F};
+    std::vector<std::uint8_t> codes(format.code_bytes(numbers.size()));
+    EXPECT_EQ(codes.size(), numbers.size() * (name == std::string("float32") ? 4 : 8));
+    std::vector<float> back(numbers.size());
+    format.encode(numbers, codes, {.rounding = Rounding::toward_zero});
+    format.decode(codes, back);
+    for (std::size_t i = 0; i < numbers.size(); ++i) EXPECT_TRUE(same_bits(back[i], numbers[i]));
+    format.quantise(numbers, back);
+    for (std::size_t i = 0; i < numbers.size(); ++i) EXPECT_TRUE(same_bits(back[i], numbers[i]));
+  }
   const Format format = Format::parse("float32");
   for (const float number : {0.0F, -0.0F, 1.1F, 0x1p-149F, std::numeric_limits<float>::max(),
                              std::numeric_limits<float>::infinity()}) {
@@ -188,6 +218,48 @@ TEST(Format, IsKnownByTheNamesOfTheField) {
         "e4m3fnu", "e4m3b200fn", "e4m3b-9", "float0_e4m3fn", "e04m3fn"}) {
     expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); }, {"ormat"});
   }
+}
+
+TEST(Format, HasANameOfItsOwnThatItIsKnownBy) {
+  EXPECT_EQ(to_string(Format::of<float8_e4m3fn>()), "float8_e4m3fn");
+  EXPECT_EQ(to_string(Format::of<double>()), "float64");
+  EXPECT_EQ(to_string(Format(FormatSpec::ieee(8, 23))), "float32");
+  EXPECT_EQ(to_string(Format(FormatSpec::fn(2, 2))), "float5_e2m2nan");
+  EXPECT_EQ(to_string(Format(FormatSpec::finite(4, 3))), "float8_e4m3finite");
+  std::set<std::string> names;
+  std::size_t formats = 0;
+  for (int exponent_bits = 1; exponent_bits <= 8; ++exponent_bits) {
+    for (int mantissa_bits = 0; mantissa_bits <= 23; ++mantissa_bits) {
+      for (const Specials specials :
+           {Specials::ieee, Specials::fn, Specials::fnuz, Specials::finite, Specials::fnu}) {
+        for (const int bias : {0, 1, 7, 8, 127, 128, -9}) {
+          const FormatSpec spec{exponent_bits, mantissa_bits, bias, specials};
+          if (!spec.is_within_binary32()) continue;
+          ++formats;
+          const Format format(spec);
+          names.insert(to_string(format));
+          if (bias >= 0) {
+            ASSERT_EQ(Format::parse(to_string(format)), format) << to_string(format);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(names.size(), formats);
+}
+
+TEST(Format, RefusesBytesThatAreNoCodesOfTheNumbers) {
+  const Format format = Format::parse("float6_e2m3fn");
+  std::vector<float> numbers(5);
+  std::vector<std::uint8_t> bytes(5);
+  expect_error<std::invalid_argument>(
+      [&] { format.encode(numbers, bytes); },
+      {"Format::encode", "expected 4 bytes", "5 codes of float6_e2m3fn", "got 5"});
+  expect_error<std::invalid_argument>([&] { format.decode(bytes, numbers); }, {"Format::decode"});
+  expect_error<std::invalid_argument>([] { (void)Format::of<double>().spec(); }, {"float64"});
+  expect_shape_error(
+      [] { (void)Format::of<double>().code_bytes(std::numeric_limits<std::size_t>::max()); },
+      {"Format::code_bytes"});
 }
 
 TEST(Format, OfAnUnknownNameSaysHowNamesAreMade) {

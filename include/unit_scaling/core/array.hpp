@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <memory_resource>
 #include <ranges>
@@ -174,12 +175,34 @@ class Array {
     return result;
   }
 
+  /// The same memory as elements of another type, sharing storage. Elements that were written as T
+  /// may be read as T or as bytes, and bytes as what they were copied from.
+  /// @throws ShapeError unless it takes as many bytes, and DomainError if what is borrowed is not
+  /// aligned for U.
+  template <class U> [[nodiscard]] Array<U> reinterpreted(const Shape& shape) const {
+    if (size_product("reinterpreted", {shape.size(), sizeof(U)}) != bytes()) {
+      throw_shape_error("reinterpreted", "two arrays of as many bytes", shape_, shape);
+    }
+    require(reinterpret_cast<std::uintptr_t>(storage_.get()) % alignof(U) == 0, "reinterpreted",
+            "expected borrowed memory that is aligned for its elements");
+    Array<U> result;
+    result.shape_ = shape;
+    result.storage_ = storage_;
+    result.resource_ = resource_;
+    result.read_only_ = read_only_;
+    return result;
+  }
+
   /// Equal shape and elements that compare equal, so a NaN makes arrays differ.
   friend bool operator==(const Array& a, const Array& b) {
     return a.shape_ == b.shape_ && std::equal(a.data(), a.data() + a.size(), b.data());
   }
 
  private:
+  template <class U>
+  requires std::is_trivially_copyable_v<U>
+  friend class Array;
+
   [[nodiscard]] T* elements() const { return static_cast<T*>(storage_.get()); }
 
   Shape shape_;

@@ -116,28 +116,38 @@ namespace detail {
 
 /// Characters of a name built at compile time.
 struct FormatName {
-  std::array<char, 24> characters{};
+  std::array<char, 32> characters{};
   std::size_t size = 0;
 
   constexpr void append(std::string_view text) noexcept {
     for (const char character : text) characters[size++] = character;
   }
   constexpr void append(int number) noexcept {
+    if (number < 0) {
+      characters[size++] = '-';
+      number = -number;
+    }
     if (number >= 10) append(number / 10);
     characters[size++] = static_cast<char>('0' + number % 10);
   }
 };
 
+/// Whether the suffix fn means a format without NaN: the Microscaling formats are called so.
+[[nodiscard]] constexpr bool is_fn_without_nan(int exponent_bits, int mantissa_bits) noexcept {
+  return exponent_bits + mantissa_bits < 6;
+}
+
 /// Name of a format by the convention of ml_dtypes, "float8_e4m3b11fnuz": width, fields, the bias
-/// where it is not the usual one, and the suffix of the special values.
+/// where it is not the usual one, and the suffix of the special values. No other format has it.
 [[nodiscard]] constexpr FormatName make_format_name(FormatSpec spec) noexcept {
   FormatName name;
-  if (spec == float16::format) {
-    name.append("float16");
-    return name;
-  }
-  if (spec == bfloat16::format) {
-    name.append("bfloat16");
+  const auto is_named = [&](FormatSpec other, std::string_view text) {
+    if (spec != other) return false;
+    name.append(text);
+    return true;
+  };
+  if (is_named(float16::format, "float16") || is_named(bfloat16::format, "bfloat16") ||
+      is_named(FormatSpec::ieee(8, 23), "float32")) {
     return name;
   }
   name.append("float");
@@ -151,12 +161,15 @@ struct FormatName {
     name.append("b");
     name.append(spec.bias);
   }
+  const bool is_narrow = is_fn_without_nan(spec.exponent_bits, spec.mantissa_bits);
   switch (spec.specials) {
     case Specials::ieee:
       break;
     case Specials::fn:
+      name.append(is_narrow ? "nan" : "fn");
+      break;
     case Specials::finite:
-      name.append("fn");
+      name.append(is_narrow ? "fn" : "finite");
       break;
     case Specials::fnuz:
       name.append("fnuz");
@@ -187,6 +200,7 @@ static_assert(storage_name<float8_e4m3b11fnuz> == "float8_e4m3b11fnuz");
 static_assert(storage_name<float8_e8m0fnu> == "float8_e8m0fnu");
 static_assert(storage_name<float16> == "float16");
 static_assert(storage_name<bfloat16> == "bfloat16");
+static_assert(storage_name<Minifloat<FormatSpec::finite(4, 3)>> == "float8_e4m3finite");
 static_assert(storage_name<float> == "float32" && storage_name<double> == "float64");
 
 /// Type in which operations on elements of the storage type `T` compute: binary64 for binary64,

@@ -1,20 +1,26 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: formats. A number format chosen at run time, simulated in binary32.
+/// Layer: formats. A number format chosen at run time: its numbers in binary32, and its codes.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/bit_packing.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/convert.hpp"
@@ -25,13 +31,146 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
+namespace detail {
+
+/// Codes of formats known at run time that bulk conversions hold, each in a word of its own; they
+/// stay in the cache. A multiple of every StochasticRounding::group_size().
+inline constexpr std::size_t code_chunk = 1024;
+
+/// The codes of numbers, times options.scale, of which the first is element `first` of the tensor.
+/// @pre count <= code_chunk, in default arithmetic
+inline void encode_chunk(FormatSpec spec, const float* in, std::size_t count,
+                         const EncodeOptions& options, std::uint64_t first, std::uint32_t* codes) {
+  with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
+    for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
+        in, codes, count, options, first,
+        [spec](uint32x16, uint32x16 bits, uint32x16 random,
+               std::uint32_t * to) __attribute__((always_inline)) {
+          // As wide as a register: one or two of them.
+          constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
+          BulkLanes bits_of[parts];
+          BulkLanes random_of[parts];
+          std::memcpy(bits_of, &bits, sizeof(bits));
+          std::memcpy(random_of, &random, sizeof(random));
+          for (std::size_t part = 0; part < parts; ++part) {
+            const BulkLanes lanes_of_codes = encode_lanes(spec, Modes::overflow, Modes::rounding,
+                                                          bits_of[part], random_of[part]);
+            std::memcpy(to + part * lane_count<BulkLanes>, &lanes_of_codes, sizeof(lanes_of_codes));
+          }
+        });
+  });
+}
+
+/// The numbers that codes stand for.
+inline void decode_chunk(FormatSpec spec, const std::uint32_t* codes, std::size_t count,
+                         float* out) {
+  constexpr std::size_t step = lane_count<BulkLanes>;
+  std::size_t i = 0;
+  for (; i + step <= count; i += step) {
+    BulkLanes lanes_of_codes;
+    std::memcpy(&lanes_of_codes, codes + i, sizeof(lanes_of_codes));
+    const BulkLanes bits = decode_lanes(spec, lanes_of_codes);
+    std::memcpy(out + i, &bits, sizeof(bits));
+  }
+  for (; i < count; ++i) out[i] = std::bit_cast<float>(decode_lanes(spec, codes[i]));
+}
+
+/// Numbers times `scale`, in binary32; copies of them if that is 1.
+/// @pre in default arithmetic
+[[gnu::noinline]] inline void scale_chunk(const float* in, std::size_t count, float scale,
+                                          float* out) {
+  if (scale == 1) {
+    std::memmove(out, in, count * sizeof(float));
+  } else {
+    for (std::size_t i = 0; i < count; ++i) out[i] = in[i] * scale;
+  }
+}
+
+/// Sixteen words as codes of so many bytes each, at `to`, which need not be aligned.
+template <class Code>
+[[gnu::always_inline]] inline void store_words(uint32x16 words, std::uint8_t* to) {
+  const auto codes = convert_to<std::conditional_t<sizeof(Code) == 1, uint8x16, uint16x16>>(words);
+  std::memcpy(to, &codes, sizeof(codes));
+}
+
+/// Writes words at `to` as codes of so many bytes each.
+template <class Code>
+void narrow_codes(const std::uint32_t* codes, std::size_t count, std::uint8_t* to) {
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    store_words<Code>(load<uint32x16>(codes + i), to + i * sizeof(Code));
+  }
+  for (; i < count; ++i) {
+    const auto code = static_cast<Code>(codes[i]);
+    std::memcpy(to + i * sizeof(Code), &code, sizeof(code));
+  }
+}
+/// The reverse.
+template <class Code>
+void widen_codes(const std::uint8_t* from, std::size_t count, std::uint32_t* codes) {
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    std::conditional_t<sizeof(Code) == 1, uint8x16, uint16x16> narrow;
+    std::memcpy(&narrow, from + i * sizeof(Code), sizeof(narrow));
+    store(convert_to<uint32x16>(narrow), codes + i);
+  }
+  for (; i < count; ++i) {
+    Code code;
+    std::memcpy(&code, from + i * sizeof(Code), sizeof(code));
+    codes[i] = code;
+  }
+}
+
+/// Codes of one or two bytes of numbers rounded to nearest, ties to even, without words on the way.
+/// @pre has_rounding_sum(spec), and in default arithmetic
+template <class Code>
+[[gnu::noinline]] inline void encode_to_nearest(const FormatSpec& of, Overflow overflow,
+                                                const float* in, std::size_t count,
+                                                std::uint8_t* to) {
+  const FormatSpec spec = of;  // a copy, which the compiler knows not to change in the loop
+  constexpr std::size_t step = lane_count<BulkLanes>;
+  const auto encode_at = [=](const float* from, std::uint8_t* target)
+      __attribute__((always_inline)) {
+    std::uint32_t words[lanes];
+    for (std::size_t i = 0; i < lanes; i += step) {
+      BulkLanes bits;
+      std::memcpy(&bits, from + i, sizeof(bits));
+      const BulkLanes codes = encode_by_sum(spec, overflow, bits);
+      std::memcpy(words + i, &codes, sizeof(codes));
+    }
+    store_words<Code>(load<uint32x16>(words), target);
+  };
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) encode_at(in + i, to + i * sizeof(Code));
+  if (i < count) {
+    float padded[lanes] = {};
+    std::uint8_t codes[lanes * sizeof(Code)];
+    std::copy_n(in + i, count - i, padded);
+    encode_at(padded, codes);
+    std::memcpy(to + i * sizeof(Code), codes, (count - i) * sizeof(Code));
+  }
+}
+
+}  // namespace detail
+
 /// A number format known at run time: any exponent of 1 to 8 bits and fraction of up to 23, as long
-/// as binary32 holds its numbers. It rounds binary32 numbers to numbers of the format, which stay
-/// binary32. Where a `Minifloat` of the format exists, the results are the same to the bit.
+/// as binary32 holds its numbers; or binary64, which holds all of binary32.
+///
+/// It rounds binary32 numbers to numbers of the format, which stay binary32 (`quantise`) or become
+/// its codes in bytes (`encode`, `decode`). Where a `Minifloat` of the format exists, the results
+/// are the same to the bit. Binary32 and binary64 take the numbers unchanged whatever the options
+/// say, but for the factor.
+///
+/// Codes narrower than a byte follow each other without gaps, as bit_packing.hpp says. Wider ones
+/// take whole bytes, in the order of the processor: 1 for a code of 8 bits, 2 up to 16, 4 up to 32,
+/// and 8 in binary64.
 class Format {
  public:
+  /// Binary32.
+  constexpr Format() noexcept : Format(FormatSpec::ieee(8, 23), 32) {}
+
   /// @throws std::invalid_argument if binary32 does not hold the numbers of the format.
-  explicit Format(const FormatSpec& spec) : spec_(spec) {
+  explicit Format(const FormatSpec& spec) : Format(spec, spec.bits()) {
     if (!spec.is_within_binary32()) {
       throw std::invalid_argument(
           "Format: expected 1 to 8 exponent bits, 0 to 23 mantissa bits, in a format with "
@@ -41,15 +180,28 @@ class Format {
     }
   }
 
+  /// The format of a storage type.
+  template <Storage T> [[nodiscard]] static constexpr Format of() noexcept {
+    if constexpr (std::same_as<T, double>) {
+      return {FormatSpec{11, 52, 1023, Specials::ieee}, 64};
+    } else if constexpr (std::same_as<T, float>) {
+      return {};
+    } else {
+      return {T::format, T::format.bits()};
+    }
+  }
+
   /// The format of a name such as "float8_e4m3fn", "e4m3fn", "e5m2", "e3m7" (laid out as IEEE 754
-  /// prescribes), "e4m3b11fnuz", "float16" or "bfloat16". The suffix finite, which no name of the
-  /// field has, is for formats without NaN, and the field's float6 and float4 formats mean it by
-  /// fn.
+  /// prescribes), "e4m3b11fnuz", "float16", "bfloat16", "float32" or "float64". The suffix finite,
+  /// which no name of the field has, is for formats without NaN, and the field's float6 and float4
+  /// formats mean it by fn; so formats of that width whose one NaN has all magnitude bits set, as
+  /// fn means it in wider ones, have the suffix nan.
   /// @throws std::invalid_argument for anything else.
   [[nodiscard]] static Format parse(std::string_view name) {
-    if (name == "float16") return Format(float16::format);
-    if (name == "bfloat16") return Format(bfloat16::format);
-    if (name == "float32") return Format(FormatSpec::ieee(8, 23));
+    if (name == "float16") return of<float16>();
+    if (name == "bfloat16") return of<bfloat16>();
+    if (name == "float32") return of<float>();
+    if (name == "float64") return of<double>();
     const auto fail = [&](const char* why) {
       throw std::invalid_argument("format '" + std::string(name) + "': expected " + why);
     };
@@ -78,7 +230,7 @@ class Format {
     if (!number_after("e", exponent_bits) || !number_after("m", mantissa_bits)) {
       fail(
           "e, exponent bits, m, mantissa bits and maybe b with a bias and a suffix, such as e3m4, "
-          "e4m3fn or e4m3b11fnuz; or float16, bfloat16 or float32");
+          "e4m3fn or e4m3b11fnuz; or float16, bfloat16, float32 or float64");
     }
     if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
       fail("1 to 8 exponent bits and 0 to 23 mantissa bits");
@@ -89,10 +241,11 @@ class Format {
     if (rest.empty()) {
       spec = FormatSpec::ieee(exponent_bits, mantissa_bits);
     } else if (rest == "fn") {
-      // So the Microscaling formats are called, though they have no NaN.
-      const bool is_finite = exponent_bits + mantissa_bits < 6;
-      spec = is_finite ? FormatSpec::finite(exponent_bits, mantissa_bits)
-                       : FormatSpec::fn(exponent_bits, mantissa_bits);
+      spec = detail::is_fn_without_nan(exponent_bits, mantissa_bits)
+                 ? FormatSpec::finite(exponent_bits, mantissa_bits)
+                 : FormatSpec::fn(exponent_bits, mantissa_bits);
+    } else if (rest == "nan") {
+      spec = FormatSpec::fn(exponent_bits, mantissa_bits);
     } else if (rest == "fnuz") {
       spec = FormatSpec::fnuz(exponent_bits, mantissa_bits);
     } else if (rest == "finite") {
@@ -100,23 +253,46 @@ class Format {
     } else if (rest == "fnu" && mantissa_bits == 0) {
       spec = FormatSpec::fnu(exponent_bits);
     } else {
-      fail("one of the suffixes fn, fnuz, finite, fnu (of e8m0) or none");
+      fail("one of the suffixes fn, fnuz, finite, fnu (of e8m0), nan or none");
     }
     if (has_bias) spec.bias = bias;
     if (declared_bits != 0 && declared_bits != spec.bits()) fail("as many bits as it declares");
     return Format(spec);
   }
 
-  [[nodiscard]] const FormatSpec& spec() const& noexcept { return spec_; }
-  [[nodiscard]] FormatSpec spec() const&& noexcept { return spec_; }
+  /// @throws std::invalid_argument for binary64, which is beyond what a FormatSpec can describe.
+  [[nodiscard]] const FormatSpec& spec() const& {
+    if (is_binary64()) {
+      throw std::invalid_argument("Format: expected a format within binary32, got float64");
+    }
+    return spec_;
+  }
+  [[nodiscard]] FormatSpec spec() const&& { return spec(); }
+
+  [[nodiscard]] constexpr bool is_binary32() const noexcept {
+    return spec_ == FormatSpec::ieee(8, 23);
+  }
+  [[nodiscard]] constexpr bool is_binary64() const noexcept { return storage_bits_ == 64; }
+
+  /// Bits that a code takes in memory: its own below a byte, else 8, 16, 32 or 64.
+  [[nodiscard]] constexpr std::size_t storage_bits() const noexcept { return storage_bits_; }
+
+  /// Bytes that the codes of `count` numbers take.
+  /// @throws ShapeError if std::size_t cannot count them.
+  [[nodiscard]] constexpr std::size_t code_bytes(std::size_t count) const {
+    return storage_bits_ <= 8 ? detail::packed_code_bytes(storage_bits_, count)
+                              : size_product("Format::code_bytes", {count, storage_bits_ / 8});
+  }
 
   /// The number of the format that `value` rounds to.
   /// @param random for Rounding::stochastic, as StochasticRounding::word() gives it.
   [[nodiscard]] constexpr float quantise(float value, Overflow overflow,
                                          Rounding rounding = Rounding::nearest_even,
                                          std::uint32_t random = 0) const noexcept {
-    return std::bit_cast<float>(
-        quantise_lanes(overflow, rounding, std::bit_cast<std::uint32_t>(value), random));
+    if (keeps_binary32()) return value;
+    return std::bit_cast<float>(detail::decode_lanes(
+        spec_, detail::encode_lanes(spec_, overflow, rounding, std::bit_cast<std::uint32_t>(value),
+                                    random)));
   }
 
   /// Rounds every element, times the scale. `out` may be `in`, but must not overlap it otherwise.
@@ -126,32 +302,187 @@ class Format {
                 const EncodeOptions& options = {}) const {
     detail::check_sizes("unit_scaling::Format::quantise", in.size(), out.size());
     detail::check_options(options);
-    detail::with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
-      parallel_ranges(in.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
-        detail::for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
-            &in[begin], &out[begin], end - begin, options, options.first_element + begin,
-            [&](uint32x16, uint32x16 bits, uint32x16 random, float* to)
-                __attribute__((always_inline)) {
-                  store(bit_cast_to<float32x16>(
-                            quantise_lanes(Modes::overflow, Modes::rounding, bits, random)),
-                        to);
-                });
-      });
+    for_each_chunk(in.size(), [&](std::size_t first, std::size_t count) {
+      if (keeps_binary32()) {
+        detail::scale_chunk(&in[first], count, options.scale, &out[first]);
+      } else if (storage_bits_ >= 8 && options.rounding == Rounding::nearest_even &&
+                 has_short_way()) {
+        std::uint8_t codes[detail::code_chunk * sizeof(std::uint16_t)];
+        encode_some(&in[first], count, options, 0, codes);
+        decode_some({codes, code_bytes(count)}, count, &out[first]);
+      } else {
+        std::uint32_t codes[detail::code_chunk];
+        detail::encode_chunk(spec_, &in[first], count, options, options.first_element + first,
+                             codes);
+        detail::decode_chunk(spec_, codes, count, &out[first]);
+      }
     });
   }
 
-  friend bool operator==(const Format&, const Format&) = default;
+  /// The codes of every element, times the scale, rounded.
+  /// @throws std::invalid_argument if there are not code_bytes(in.size()) bytes, or for stochastic
+  /// rounding without its bits.
+  void encode(std::span<const float> in, std::span<std::uint8_t> codes,
+              const EncodeOptions& options = {}) const {
+    check_bytes("unit_scaling::Format::encode", in.size(), codes.size());
+    detail::check_options(options);
+    for_each_chunk(in.size(), [&](std::size_t first, std::size_t count) {
+      encode_some(&in[first], count, options, options.first_element + first,
+                  &codes[code_bytes(first)]);
+    });
+  }
+
+  /// The numbers that codes stand for: exactly, but that of binary64 rounds to nearest.
+  /// @throws std::invalid_argument if there are not code_bytes(out.size()) bytes.
+  void decode(std::span<const std::uint8_t> codes, std::span<float> out) const {
+    check_bytes("unit_scaling::Format::decode", out.size(), codes.size());
+    for_each_chunk(out.size(), [&](std::size_t first, std::size_t count) {
+      const std::size_t begin = code_bytes(first);
+      decode_some(codes.subspan(begin, code_bytes(first + count) - begin), count, &out[first]);
+    });
+  }
+
+  friend constexpr bool operator==(const Format&, const Format&) = default;
 
  private:
-  template <class U>
-  [[nodiscard, gnu::always_inline]] constexpr U quantise_lanes(Overflow overflow, Rounding rounding,
-                                                               U bits, U random) const noexcept {
-    const FormatSpec spec = spec_;  // a copy, which the compiler knows not to change in the loop
-    return detail::decode_lanes(spec, detail::encode_lanes(spec, overflow, rounding, bits, random));
+  constexpr Format(const FormatSpec& spec, int bits) noexcept
+      : spec_(spec),
+        storage_bits_(bits <= 8 ? static_cast<std::size_t>(bits)
+                                : std::bit_ceil(static_cast<std::size_t>(bits))) {}
+
+  /// Whether every binary32 number is one of the format.
+  [[nodiscard]] constexpr bool keeps_binary32() const noexcept {
+    return is_binary32() || is_binary64();
+  }
+
+  /// Calls `body(first, count)` for every code_chunk of elements, in default arithmetic.
+  template <class Body> static void for_each_chunk(std::size_t size, const Body& body) {
+    parallel_ranges(size, detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t first = begin; first < end; first += detail::code_chunk) {
+        body(first, std::min(detail::code_chunk, end - first));
+      }
+    });
+  }
+
+  void check_bytes(std::string_view function, std::size_t elements, std::size_t bytes) const;
+
+  /// Of a chunk.
+  void encode_some(const float* in, std::size_t count, const EncodeOptions& options,
+                   std::uint64_t first, std::uint8_t* to) const {
+    const bool is_to_nearest = options.rounding == Rounding::nearest_even;
+    if (!keeps_binary32() && !(is_to_nearest && has_short_way())) {
+      std::uint32_t codes[detail::code_chunk];
+      detail::encode_chunk(spec_, in, count, options, first, codes);
+      if (storage_bits_ == 32) {
+        std::memcpy(to, codes, count * sizeof(codes[0]));
+      } else if (storage_bits_ == 16) {
+        detail::narrow_codes<std::uint16_t>(codes, count, to);
+      } else {
+        with_bytes(count, to, [&](std::uint8_t* bytes) {
+          detail::narrow_codes<std::uint8_t>(codes, count, bytes);
+        });
+      }
+      return;
+    }
+    float scaled[detail::code_chunk];
+    if (options.scale != 1) {
+      detail::scale_chunk(in, count, options.scale, scaled);
+      in = scaled;
+    }
+    if (is_binary32()) {
+      std::memcpy(to, in, count * sizeof(float));
+    } else if (is_binary64()) {
+      double wide[detail::code_chunk];
+      for (std::size_t i = 0; i < count; ++i) wide[i] = static_cast<double>(in[i]);
+      std::memcpy(to, wide, count * sizeof(double));
+    } else if (spec_ == float16::format) {
+      encode_as<float16>(in, count, options.overflow, to);
+    } else if (spec_ == bfloat16::format) {
+      encode_as<bfloat16>(in, count, options.overflow, to);
+    } else if (storage_bits_ == 16) {
+      detail::encode_to_nearest<std::uint16_t>(spec_, options.overflow, in, count, to);
+    } else {
+      with_bytes(count, to, [&](std::uint8_t* bytes) {
+        detail::encode_to_nearest<std::uint8_t>(spec_, options.overflow, in, count, bytes);
+      });
+    }
+  }
+
+  /// Whether rounding to nearest takes fewer instructions than the other modes do.
+  [[nodiscard]] bool has_short_way() const noexcept {
+    return detail::has_rounding_sum(spec_) || spec_.is_upper_half_of_binary32();
+  }
+
+  /// As the storage type, for which the processor may have an instruction.
+  template <AnyMinifloat T>
+  static void encode_as(const float* in, std::size_t count, Overflow overflow, std::uint8_t* to) {
+    T codes[detail::code_chunk];
+    unit_scaling::encode(std::span(in, count), std::span(codes, count), overflow);
+    std::memcpy(to, codes, count * sizeof(T));
+  }
+
+  /// Calls `write` with room for codes of one byte each, and packs them if they are narrower.
+  template <class Write>
+  void with_bytes(std::size_t count, std::uint8_t* to, const Write& write) const {
+    if (storage_bits_ == 8) return write(to);
+    std::uint8_t bytes[detail::code_chunk];
+    write(bytes);
+    detail::pack_codes(spec_.bits(), {bytes, count}, to);
+  }
+
+  void decode_some(std::span<const std::uint8_t> from, std::size_t count, float* out) const {
+    if (is_binary32()) {
+      std::memcpy(out, from.data(), count * sizeof(float));
+      return;
+    }
+    if (is_binary64()) {
+      double wide[detail::code_chunk];
+      std::memcpy(wide, from.data(), count * sizeof(double));
+      for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<float>(wide[i]);
+      return;
+    }
+    if (spec_ == float16::format) {
+      float16 codes[detail::code_chunk];
+      std::memcpy(static_cast<void*>(codes), from.data(), count * sizeof(float16));
+      unit_scaling::decode(std::span<const float16>(codes, count), std::span(out, count));
+      return;
+    }
+    std::uint32_t codes[detail::code_chunk];
+    if (storage_bits_ < 8) {
+      std::uint8_t bytes[detail::code_chunk];
+      detail::unpack_codes(spec_.bits(), from, {bytes, count});
+      detail::widen_codes<std::uint8_t>(bytes, count, codes);
+    } else if (storage_bits_ == 8) {
+      detail::widen_codes<std::uint8_t>(from.data(), count, codes);
+    } else if (storage_bits_ == 16) {
+      detail::widen_codes<std::uint16_t>(from.data(), count, codes);
+    } else {
+      std::memcpy(codes, from.data(), count * sizeof(codes[0]));
+    }
+    detail::decode_chunk(spec_, codes, count, out);
   }
 
   FormatSpec spec_;
+  std::size_t storage_bits_;
 };
+
+/// The name that Format::parse() takes: that of the field where it has one, such as
+/// "float8_e4m3fn". Formats of a negative bias have a name of the same form, which it does not
+/// take.
+[[nodiscard]] inline std::string to_string(const Format& format) {
+  if (format.is_binary64()) return std::string(storage_name<double>);
+  const detail::FormatName name = detail::make_format_name(format.spec());
+  return {name.characters.data(), name.size};
+}
+
+inline void Format::check_bytes(std::string_view function, std::size_t elements,
+                                std::size_t bytes) const {
+  if (bytes == code_bytes(elements)) return;
+  throw std::invalid_argument(std::string(function) + ": expected " +
+                              std::to_string(code_bytes(elements)) + " bytes for " +
+                              std::to_string(elements) + " codes of " + to_string(*this) +
+                              ", got " + std::to_string(bytes));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE
 

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: formats. Arrays of numbers narrower than a byte, stored without gaps.
-///
-/// The codes form one stream of bits, in which element i occupies the bits from i * bits up, its
-/// lowest bit first; bit k of the stream is bit k % 8 of byte k / 8. So two numbers of four bits
-/// share a byte, the first in its low half, and four of six bits share three bytes. The bits of the
-/// last byte that belong to no element are zero. PyTorch's float4_e2m1fn_x2 is laid out so, and so
-/// are the 4- and 6-bit elements of the usual Microscaling (MX) kernels.
+/// Layer: formats. Arrays of numbers narrower than a byte, stored without gaps, as bit_packing.hpp
+/// lays them out.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -24,6 +17,7 @@
 
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/bit_packing.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
 #include "unit_scaling/formats/rounding.hpp"
@@ -38,86 +32,12 @@ concept PackableMinifloat = AnyMinifloat<T> && T::format.bits() < 8;
 
 /// Number of bytes that hold `count` packed elements.
 template <PackableMinifloat T> [[nodiscard]] constexpr std::size_t packed_bytes(std::size_t count) {
-  constexpr auto bits = static_cast<std::size_t>(T::format.bits());
-  // Eight elements fill whole bytes. By eights, so that the product is no greater than the count.
-  return count / 8 * bits + (count % 8 * bits + 7) / 8;
+  return detail::packed_code_bytes(static_cast<std::size_t>(T::format.bits()), count);
 }
 
 namespace detail {
 
-static_assert(std::endian::native == std::endian::little,
-              "Packing takes the first of eight codes from the low byte of a word.");
-
-/// Number of elements that are packed at once; they fill as many bytes as an element has bits.
-inline constexpr std::size_t packed_group = 8;
-
-/// The low `field` bits of every lane of `lane` bits of a word. @pre field < lane <= 64
-template <unsigned lane, unsigned field>
-inline constexpr std::uint64_t low_fields =
-    ((std::uint64_t{1} << field) - 1U) *
-    (lane == 64U ? 1U : ~std::uint64_t{0} / ((std::uint64_t{1} << lane % 64U) - 1U));
-
-/// Joins the low fields of both halves of every lane into one field twice as wide.
-template <unsigned lane, unsigned field>
-[[nodiscard]] constexpr std::uint64_t join_halves(std::uint64_t word) noexcept {
-  constexpr std::uint64_t low = low_fields<lane, field>;
-  return (word & low) | ((word >> (lane / 2 - field)) & (low << field));
-}
-/// The reverse.
-template <unsigned lane, unsigned field>
-[[nodiscard]] constexpr std::uint64_t part_halves(std::uint64_t word) noexcept {
-  constexpr std::uint64_t low = low_fields<lane, field>;
-  return (word & low) | ((word & (low << field)) << (lane / 2 - field));
-}
-
-/// Moves the low `bits` bits of the eight bytes of a word together, into its low end.
-template <unsigned bits>
-[[nodiscard]] constexpr std::uint64_t join_fields(std::uint64_t word) noexcept {
-  return join_halves<64, 4 * bits>(join_halves<32, 2 * bits>(join_halves<16, bits>(word)));
-}
-/// The reverse. Bits above the eight fields are ignored.
-template <unsigned bits>
-[[nodiscard]] constexpr std::uint64_t part_fields(std::uint64_t word) noexcept {
-  return part_halves<16, bits>(part_halves<32, 2 * bits>(part_halves<64, 4 * bits>(word)));
-}
-
 template <PackableMinifloat T> inline constexpr auto packed_bits = unsigned{T::format.bits()};
-
-/// Packs eight or fewer elements into the bytes that they fill.
-template <PackableMinifloat T>
-[[gnu::always_inline]] inline void pack_group(const T* from, std::size_t count, std::uint8_t* to,
-                                              std::size_t bytes) noexcept {
-  std::uint64_t word = 0;
-  std::memcpy(&word, from, count);
-  word = join_fields<packed_bits<T>>(word);
-  std::memcpy(to, &word, bytes);
-}
-
-/// The word in whose low end are the bytes of a stream from `first` on, of which a group needs
-/// `count`. What is above them is of no meaning. A whole word is read where the stream has one, for
-/// a word put together from parts would have to wait until they are in memory.
-[[nodiscard, gnu::always_inline]] inline std::uint64_t load_word(
-    std::span<const std::uint8_t> stream, std::size_t first, std::size_t count) noexcept {
-  std::uint64_t word = 0;
-  if (first + sizeof(word) <= stream.size()) {
-    std::memcpy(&word, stream.data() + first, sizeof(word));
-  } else if (first + count >= sizeof(word)) {
-    std::memcpy(&word, stream.data() + first + count - sizeof(word), sizeof(word));
-    word >>= 8 * (sizeof(word) - count);
-  } else {
-    std::memcpy(&word, stream.data() + first, count);
-  }
-  return word;
-}
-
-/// Unpacks eight or fewer elements.
-template <PackableMinifloat T>
-[[gnu::always_inline]] inline void unpack_group(std::uint64_t word, T* to,
-                                                std::size_t count) noexcept {
-  word = part_fields<packed_bits<T>>(word);
-  // Through void: a class with a constructor is still trivially copyable.
-  std::memcpy(static_cast<void*>(to), &word, count);
-}
 
 template <PackableMinifloat T>
 void check_packed_sizes(std::string_view function, std::size_t elements, std::size_t bytes) {
@@ -130,45 +50,26 @@ void check_packed_sizes(std::string_view function, std::size_t elements, std::si
 
 }  // namespace detail
 
-/// Packs elements, one byte each, into a stream of bits; see the head of this file for the layout.
-/// The spans must not overlap.
+/// Packs elements, one byte each, into a stream of bits, which bit_packing.hpp lays out. The spans
+/// must not overlap.
 /// @throws std::invalid_argument if `out` does not have packed_bytes<T>(in.size()) bytes.
 template <PackableMinifloat T> void pack(std::span<const T> in, std::span<std::uint8_t> out) {
   detail::check_packed_sizes<T>("unit_scaling::pack", in.size(), out.size());
-  constexpr std::size_t bytes = detail::packed_bits<T>;
-  constexpr std::size_t count = detail::packed_group;
-  const std::size_t groups = in.size() / count;
-  for (std::size_t i = 0; i < groups; ++i) {
-    detail::pack_group(in.data() + i * count, count, out.data() + i * bytes, bytes);
-  }
-  const std::size_t rest = in.size() % count;
-  if (rest > 0) {
-    detail::pack_group(in.data() + groups * count, rest, out.data() + groups * bytes,
-                       out.size() - groups * bytes);
-  }
+  const auto* const codes = reinterpret_cast<const std::uint8_t*>(in.data());
+  detail::pack_codes<detail::packed_bits<T>>({codes, in.size()}, out.data());
 }
 
-/// Unpacks a stream of bits into elements, one byte each; see the head of this file for the layout.
-/// The spans must not overlap.
+/// Unpacks a stream of bits, which bit_packing.hpp lays out, into elements, one byte each. The
+/// spans must not overlap.
 /// @throws std::invalid_argument if `in` does not have packed_bytes<T>(out.size()) bytes.
 template <PackableMinifloat T> void unpack(std::span<const std::uint8_t> in, std::span<T> out) {
   detail::check_packed_sizes<T>("unit_scaling::unpack", out.size(), in.size());
-  constexpr std::size_t bytes = detail::packed_bits<T>;
-  constexpr std::size_t count = detail::packed_group;
-  const std::size_t groups = out.size() / count;
-  for (std::size_t i = 0; i < groups; ++i) {
-    detail::unpack_group(detail::load_word(in, i * bytes, bytes), out.data() + i * count, count);
-  }
-  const std::size_t rest = out.size() % count;
-  if (rest > 0) {
-    const std::size_t first = groups * bytes;
-    detail::unpack_group(detail::load_word(in, first, in.size() - first),
-                         out.data() + groups * count, rest);
-  }
+  auto* const codes = reinterpret_cast<std::uint8_t*>(out.data());
+  detail::unpack_codes<detail::packed_bits<T>>(in, {codes, out.size()});
 }
 
-/// An array of numbers narrower than a byte that owns its packed storage; see the head of this file
-/// for the layout. Elements have no address: they are read by value and written by set().
+/// An array of numbers narrower than a byte that owns its packed storage, laid out as
+/// bit_packing.hpp says. Elements have no address: they are read by value and written by set().
 template <PackableMinifloat T> class PackedArray {
  public:
   using value_type = T;
@@ -214,14 +115,12 @@ template <PackableMinifloat T> class PackedArray {
 
   /// The element at `index`. @pre index < size()
   [[nodiscard]] T operator[](std::size_t index) const noexcept {
-    const auto [byte, shift] = place(index);
-    unsigned window = bytes_[byte];
-    if (shift + bits > 8) window |= unsigned{bytes_[byte + 1]} << 8;
-    return T::from_bits(static_cast<typename T::storage_type>((window >> shift) & mask));
+    return T::from_bits(
+        static_cast<typename T::storage_type>(detail::read_code(bytes_.data(), bits, index)));
   }
   /// Replaces the element at `index`. @pre index < size()
   void set(std::size_t index, T value) noexcept {
-    const auto [byte, shift] = place(index);
+    const auto [byte, shift] = detail::code_place(bits, index);
     const unsigned code = value.bits();
     bytes_[byte] = static_cast<std::uint8_t>((bytes_[byte] & ~(mask << shift)) | (code << shift));
     if (shift + bits > 8) {
@@ -262,16 +161,6 @@ template <PackableMinifloat T> class PackedArray {
   [[nodiscard]] static std::size_t countable_bytes(std::size_t size) {
     static_cast<void>(size_product("PackedArray", {size, bits}));
     return packed_bytes<T>(size);
-  }
-
-  /// The first byte in which an element lies, and its lowest bit in there.
-  struct Place {
-    std::size_t byte;
-    std::size_t shift;
-  };
-  [[nodiscard]] static Place place(std::size_t index) noexcept {
-    const std::size_t bit = index % detail::packed_group * bits;
-    return {index / detail::packed_group * bits + bit / 8, bit % 8};
   }
 
   /// Sizes of two parts of a range: the elements before the first whole group, and all whole

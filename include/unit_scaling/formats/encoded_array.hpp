@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer: formats. An array of numbers in a format chosen at run time, with or without scales.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory_resource>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/codec.hpp"
+#include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/packed.hpp"
+#include "unit_scaling/formats/round_to_odd.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE {
+
+namespace detail {
+
+/// Products in binary32, one by one. `out` may be `left`.
+/// @pre in default arithmetic
+[[gnu::noinline]] inline void multiply_chunk(const float* left, const float* right,
+                                             std::size_t count, float* out) {
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    store(load<float32x16>(left + i) * load<float32x16>(right + i), out + i);
+  }
+  for (; i < count; ++i) out[i] = left[i] * right[i];
+}
+
+/// Quotients in binary32, one by one. `out` may be `left`.
+/// @pre in default arithmetic
+[[gnu::noinline]] inline void divide_chunk(const float* left, const float* right, std::size_t count,
+                                           float* out) {
+  std::size_t i = 0;
+#if !defined(__RECIPROCAL_MATH__) && !defined(__FAST_MATH__)
+  // With these options GCC makes a product with an approximate reciprocal of a quotient of vectors.
+  for (; i + lanes <= count; i += lanes) {
+    store(load<float32x16>(left + i) / load<float32x16>(right + i), out + i);
+  }
+#endif
+  for (; i < count; ++i) out[i] = opaque(left[i]) / opaque(right[i]);
+}
+
+/// The code in float8_e8m0fnu of a power of two or NaN; nothing else has one.
+[[nodiscard]] inline bool find_power_code(float scale, std::uint8_t& code) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(scale);
+  if ((bits & float_magnitude_mask) > float_infinity_bits) {
+    code = 0xff;
+  } else if (bits == float_hidden_bit >> 1) {
+    code = 0;  // 2^-127, subnormal in binary32
+  } else {
+    code = static_cast<std::uint8_t>(bits >> float_mantissa_bits);
+    const bool is_power = (bits & (float_sign_mask | float_fraction_mask)) == 0;
+    return is_power && bits != 0 && bits != float_infinity_bits;
+  }
+  return true;
+}
+
+}  // namespace detail
+
+/// An array of numbers as they are stored, multiplied, sent or kept: codes of a format chosen at
+/// run time, and scales, of which each belongs to a tile of the array (see scale_layout.hpp). It is
+/// to `Array<T>` what `Format` is to a storage type.
+///
+/// An element is the number of its code times its scale. Codes lie row by row, in bytes as `Format`
+/// has them: narrower than a byte without gaps, otherwise one, two, four or eight bytes each. For
+/// scales, an array of any rank is a matrix of `rows()` x `columns()`. Binary64 takes no scale.
+///
+/// It has value semantics as `Array` has: copies share codes and scales until one of them is
+/// written to. An array of a storage type, taken in by `view`, shares its elements, and gives them
+/// back by `array`.
+///
+/// **Arithmetic.** All of it is IEEE 754's in binary32, whatever the thread is set to.
+/// - `decode` multiplies: one product, rounded once to nearest even. So an element is what the
+///   exact product rounds to. Under a power of two it is exact, unless it is beyond the normal
+///   range of binary32: below 2^-126 it is rounded to a multiple of 2^-149, and beyond the largest
+///   number it is infinite.
+/// - `encode` divides: one quotient, rounded once to nearest even in binary32, and rounds that to
+///   the format as `EncodeOptions` say. Under a power of two the quotient is exact, unless it is
+///   beyond the normal range, as above.
+/// - A NaN scale makes every element NaN, and infinite and zero scales do what they do in a product
+///   and in a quotient: 0/0, inf/inf and 0 inf are NaN, other numbers divided by 0 are infinite,
+///   and overflow as infinities do. A negative scale changes signs. None of them is refused.
+class EncodedArray {
+ public:
+  /// No elements, of binary32: shape (0).
+  EncodedArray() = default;
+
+  /// An array whose codes and scales are in memory already, as a file or a message has them; what
+  /// is given as `Array::borrow` stays where it is. Scales are those of `scale_codes()`. Bits that
+  /// belong to no code are cleared.
+  /// @throws ShapeError for another number of bytes than the shape takes; DomainError for tiles
+  /// without elements, scales of binary64, and borrowed codes that are not aligned as their size
+  /// asks.
+  EncodedArray(const Shape& shape, const Format& format, Array<std::uint8_t> codes,
+               const ScaleLayout& layout = {}, Array<std::uint8_t> scales = {})
+      : shape_(shape),
+        format_(format),
+        layout_(layout),
+        codes_(std::move(codes)),
+        scales_(std::move(scales)) {
+    require_bytes("codes", code_bytes(shape, format), codes_);
+    require_bytes("scales", scale_bytes(shape, format, layout), scales_);
+    clear_unused_bits();
+  }
+
+  EncodedArray(const EncodedArray&) = default;
+  /// Leaves the other one without elements.
+  EncodedArray(EncodedArray&& other) noexcept : EncodedArray() { swap(other); }
+  EncodedArray& operator=(EncodedArray other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~EncodedArray() = default;
+
+  /// The array as it is, sharing its elements.
+  template <Storage T>
+  requires(!PackableMinifloat<T>) [[nodiscard]] static EncodedArray view(const Array<T>& array) {
+    return {array.shape(), Format::of<T>(),
+            array.template reinterpreted<std::uint8_t>(Shape{array.bytes()})};
+  }
+
+  /// A copy of an array of a format narrower than a byte, of which `Array` has one element in each,
+  /// without gaps.
+  template <PackableMinifloat T>
+  [[nodiscard]] static EncodedArray pack(const Array<T>& array,
+                                         std::pmr::memory_resource* resource = nullptr) {
+    EncodedArray result(array.shape(), Format::of<T>(), {},
+                        resource != nullptr ? resource : array.resource());
+    unit_scaling::pack(array.span(), result.codes_.mutable_span());
+    return result;
+  }
+
+  /// The array as one of a storage type, sharing its elements.
+  /// @throws DomainError if the format is another one, or there are scales.
+  template <Storage T>
+  requires(!PackableMinifloat<T>) [[nodiscard]] Array<T> array() const {
+    require_unscaled("EncodedArray::array", Format::of<T>());
+    return codes_.reinterpreted<T>(shape_);
+  }
+
+  /// A copy with one element in each byte.
+  /// @throws DomainError if the format is another one, or there are scales.
+  template <PackableMinifloat T>
+  [[nodiscard]] Array<T> unpack(std::pmr::memory_resource* resource = nullptr) const {
+    require_unscaled("EncodedArray::unpack", Format::of<T>());
+    Array<T> result(shape_, resource != nullptr ? resource : codes_.resource());
+    unit_scaling::unpack(codes(), result.mutable_span());
+    return result;
+  }
+
+  /// Rounds the elements of an array, each divided by its scale. The array is shared if it has the
+  /// format already, and no scales are there or asked for.
+  /// @param scales one for each tile, as many as `layout.count(source.rows(), source.columns())`.
+  /// @param options numbers the elements for their random bits as conversions of spans do.
+  ///        `options.scale` multiplies before the division, as a rounding of its own.
+  /// @param resource of the result; by default that of the array.
+  /// @throws ShapeError for another number of scales; DomainError for tiles without elements,
+  /// scales of binary64, a scale that is no power of two where it must be, and an array of binary64
+  /// that is to be rounded, since that would round twice; std::invalid_argument for stochastic
+  /// rounding without its bits.
+  [[nodiscard]] static EncodedArray encode(const EncodedArray& source, const Format& format,
+                                           const ScaleLayout& layout, std::span<const float> scales,
+                                           const EncodeOptions& options = {},
+                                           std::pmr::memory_resource* resource = nullptr) {
+    detail::check_options(options);
+    const bool is_same = format == source.format_ && !layout.has_scales() && !source.has_scales() &&
+                         options.scale == 1;
+    require(is_same || !source.format_.is_binary64(), "EncodedArray::encode",
+            "expected an array that binary32 holds, to round it to ", to_string(format),
+            ", got one of float64");
+    require_layout("EncodedArray::encode", format, layout);
+    require_scale_count(source.shape_, layout, scales.size());
+    if (is_same) return source;
+    EncodedArray result(source.shape_, format, layout,
+                        resource != nullptr ? resource : source.resource());
+    result.write_scales(scales);
+    result.write_codes(source, options);
+    return result;
+  }
+  /// As above, without scales.
+  [[nodiscard]] static EncodedArray encode(const EncodedArray& source, const Format& format,
+                                           const EncodeOptions& options = {},
+                                           std::pmr::memory_resource* resource = nullptr) {
+    return encode(source, format, {}, {}, options, resource);
+  }
+
+  [[nodiscard]] const Shape& shape() const& { return shape_; }
+  [[nodiscard]] Shape shape() const&& { return shape_; }
+  [[nodiscard]] std::size_t size() const { return shape_.size(); }
+  [[nodiscard]] std::size_t rows() const { return shape_.rows(); }
+  [[nodiscard]] std::size_t columns() const { return shape_.columns(); }
+  [[nodiscard]] bool empty() const { return size() == 0; }
+  /// Of the codes.
+  [[nodiscard]] const Format& format() const& { return format_; }
+  [[nodiscard]] Format format() const&& { return format_; }
+  [[nodiscard]] const ScaleLayout& scale_layout() const& { return layout_; }
+  [[nodiscard]] ScaleLayout scale_layout() const&& { return layout_; }
+  [[nodiscard]] bool has_scales() const { return layout_.has_scales(); }
+  /// Memory that codes and scales take.
+  [[nodiscard]] std::size_t bytes() const { return codes_.bytes() + scales_.bytes(); }
+  /// Where results computed from this array should be allocated.
+  [[nodiscard]] std::pmr::memory_resource* resource() const { return codes_.resource(); }
+
+  [[nodiscard]] std::span<const std::uint8_t> codes() const& { return codes_.span(); }
+  std::span<const std::uint8_t> codes() const&& = delete;
+  /// Codes for writing; copies them first if another array shares them.
+  [[nodiscard]] std::span<std::uint8_t> mutable_codes() & { return codes_.mutable_span(); }
+
+  /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32.
+  [[nodiscard]] std::span<const std::uint8_t> scale_codes() const& { return scales_.span(); }
+  std::span<const std::uint8_t> scale_codes() const&& = delete;
+  /// Scales for writing; copies them first if another array shares them.
+  [[nodiscard]] std::span<std::uint8_t> mutable_scale_codes() & { return scales_.mutable_span(); }
+
+  [[nodiscard]] std::size_t scale_count() const { return layout_.count(rows(), columns()); }
+  /// A scale by its number. @pre index < scale_count()
+  [[nodiscard]] float scale(std::size_t index) const {
+    return layout_.format == ScaleFormat::power_of_two ? power(scales_.data()[index])
+                                                       : float_scale(index);
+  }
+  /// The scale of an element; 1 if there is none. @pre row < rows() and column < columns()
+  [[nodiscard]] float scale_of(std::size_t row, std::size_t column) const {
+    return has_scales() ? scale(layout_.index(row, column, columns())) : 1.0F;
+  }
+
+  /// The elements in binary32.
+  [[nodiscard]] Array<float> decode(std::pmr::memory_resource* resource = nullptr) const {
+    Array<float> result(shape_, resource != nullptr ? resource : this->resource());
+    decode(result.mutable_span());
+    return result;
+  }
+  /// @throws ShapeError if there is not room for just all elements.
+  void decode(std::span<float> out) const {
+    if (out.size() != size()) {
+      throw_shape_error("EncodedArray::decode", "room for each element", shape_, Shape{out.size()});
+    }
+    decode(0, out);
+  }
+  /// The elements from `first` on, row by row, as many as there is room for.
+  /// @throws ShapeError if there are fewer.
+  void decode(std::size_t first, std::span<float> out) const {
+    if (first > size() || out.size() > size() - first) {
+      throw_shape_error("EncodedArray::decode", "elements from the first on that there are", shape_,
+                        Shape{first, out.size()});
+    }
+    parallel_ranges(out.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; i += detail::code_chunk) {
+        decode_chunk(first + i, std::min(detail::code_chunk, end - i), &out[i]);
+      }
+    });
+  }
+
+  /// The same elements under another shape, sharing them.
+  /// @throws ShapeError if the sizes differ, or the rows where scales belong to them.
+  [[nodiscard]] EncodedArray reshaped(const Shape& shape) const {
+    if (shape.size() != size()) {
+      throw_shape_error("EncodedArray::reshaped", "two shapes of one size", shape_, shape);
+    }
+    const bool is_one_tile =
+        layout_.tile_rows == ScaleLayout::all && layout_.tile_columns == ScaleLayout::all;
+    if (has_scales() && !is_one_tile && (shape.rows() != rows() || shape.columns() != columns())) {
+      throw_shape_error("EncodedArray::reshaped",
+                        "two shapes of as many rows and columns for " + to_string(layout_), shape_,
+                        shape);
+    }
+    EncodedArray result = *this;
+    result.shape_ = shape;
+    return result;
+  }
+
+  /// Whether shape, format and layout are the same, and codes and scales to the bit; so NaNs may be
+  /// equal, and zeros of two signs are not.
+  friend bool operator==(const EncodedArray&, const EncodedArray&) = default;
+
+ private:
+  /// Room for an array that is not yet written.
+  EncodedArray(const Shape& shape, const Format& format, const ScaleLayout& layout,
+               std::pmr::memory_resource* resource)
+      : shape_(shape),
+        format_(format),
+        layout_(layout),
+        codes_(Shape{code_bytes(shape, format)}, resource),
+        scales_(Shape{scale_bytes(shape, format, layout)}, resource) {}
+
+  void swap(EncodedArray& other) noexcept {
+    std::swap(shape_, other.shape_);
+    std::swap(format_, other.format_);
+    std::swap(layout_, other.layout_);
+    std::swap(codes_, other.codes_);
+    std::swap(scales_, other.scales_);
+  }
+
+  [[nodiscard]] static std::size_t code_bytes(const Shape& shape, const Format& format) {
+    if (format.storage_bits() > 8) {
+      // Here, for a text that names the array.
+      static_cast<void>(size_product("EncodedArray", {shape.size(), format.storage_bits() / 8}));
+    }
+    return format.code_bytes(shape.size());
+  }
+  [[nodiscard]] static std::size_t scale_bytes(const Shape& shape, const Format& format,
+                                               const ScaleLayout& layout) {
+    require_layout("EncodedArray", format, layout);
+    return size_product("EncodedArray", {layout.count(shape.rows(), shape.columns()),
+                                         unit_scaling::scale_bytes(layout.format)});
+  }
+
+  static void require_layout(std::string_view operation, const Format& format,
+                             const ScaleLayout& layout) {
+    require_tiles(operation, layout);
+    require(!layout.has_scales() || !format.is_binary64(), operation,
+            "expected no scale for float64, got ", to_string(layout));
+  }
+
+  static void require_scale_count(const Shape& shape, const ScaleLayout& layout,
+                                  std::size_t scales) {
+    const std::size_t expected = layout.count(shape.rows(), shape.columns());
+    if (scales != expected) {
+      throw_shape_error(
+          "EncodedArray::encode",
+          std::to_string(expected) + " numbers for " + to_string(layout) + " of an array", shape,
+          Shape{scales});
+    }
+  }
+
+  void require_bytes(std::string_view what, std::size_t expected,
+                     const Array<std::uint8_t>& bytes) const {
+    if (bytes.size() != expected) {
+      throw_shape_error("EncodedArray",
+                        std::to_string(expected) + " bytes of " + std::string(what) +
+                            " for an array of " + to_string(format_) + " with " +
+                            to_string(layout_),
+                        shape_, Shape{bytes.size()});
+    }
+    const std::size_t alignment = std::max<std::size_t>(format_.storage_bits() / 8, 1);
+    require(what == "scales" || reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0,
+            "EncodedArray", "expected codes of ", to_string(format_), " at a multiple of ",
+            std::to_string(alignment), " bytes in memory");
+  }
+
+  void require_unscaled(std::string_view operation, const Format& expected) const {
+    require(format_ == expected && !has_scales(), operation, "expected ", to_string(expected),
+            " with no scale, got ", to_string(format_), " with ", to_string(layout_));
+  }
+
+  /// Clears what a code of a width between those of memory leaves over, and the end of the last
+  /// byte, without writing where nothing is to be cleared.
+  void clear_unused_bits() {
+    const std::size_t bits = format_.storage_bits();
+    if (bits < 8) {
+      const std::size_t used = size() % detail::packed_group * bits % 8;
+      const auto mask = static_cast<std::uint8_t>((1U << used) - 1U);
+      if (used != 0 && (codes_.span().back() & ~mask) != 0) codes_.mutable_span().back() &= mask;
+    } else if (bits < 64 && format_.spec().bits() < static_cast<int>(bits)) {
+      const std::size_t size = bits / 8;
+      const std::uint32_t mask = (1U << format_.spec().bits()) - 1U;
+      for (std::size_t i = 0; i < codes_.size(); ++i) {
+        const auto byte_mask = static_cast<std::uint8_t>(mask >> i % size * 8);
+        if ((codes_.span()[i] & ~byte_mask) != 0) codes_.mutable_span()[i] &= byte_mask;
+      }
+    }
+  }
+
+  /// 2^(code - 127), or NaN.
+  [[nodiscard]] static float power(std::uint8_t code) {
+    return static_cast<float>(float8_e8m0fnu::from_bits(code));
+  }
+
+  /// Of scales in binary32.
+  [[nodiscard]] float float_scale(std::size_t index) const {
+    float result = 0;
+    std::memcpy(&result, scales_.data() + index * sizeof(float), sizeof(float));
+    return result;
+  }
+
+  void write_scales(std::span<const float> scales) {
+    if (scales.empty()) return;
+    std::uint8_t* const to = scales_.mutable_data();
+    if (layout_.format == ScaleFormat::binary32) {
+      std::memcpy(to, scales.data(), scales.size_bytes());
+      return;
+    }
+    for (std::size_t i = 0; i < scales.size(); ++i) {
+      if (detail::find_power_code(scales[i], to[i])) continue;
+      char text[64];
+      std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(scales[i]));
+      throw_domain_error("EncodedArray::encode",
+                         {"expected a power of two from 2^-127 to 2^127 or NaN as scale ",
+                          std::to_string(i), ", got ", text});
+    }
+  }
+
+  void write_codes(const EncodedArray& source, const EncodeOptions& options) {
+    const std::span<std::uint8_t> codes = codes_.mutable_span();
+    const bool is_float = source.format_.is_binary32() && !source.has_scales();
+    parallel_ranges(size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+      // Without anything on the way, the whole range at once.
+      const std::size_t step =
+          is_float && !has_scales() ? detail::convert_grain : detail::code_chunk;
+      for (std::size_t first = begin; first < end; first += step) {
+        const std::size_t count = std::min(step, end - first);
+        float numbers[detail::code_chunk];
+        const float* in = numbers;
+        if (is_float) {
+          in = reinterpret_cast<const float*>(source.codes_.data()) + first;
+        } else {
+          source.decode_chunk(first, count, numbers);
+        }
+        EncodeOptions part = options;
+        part.first_element += first;
+        if (has_scales()) {
+          detail::scale_chunk(in, count, options.scale, numbers);
+          part.scale = 1;
+          divide_by_scales(first, count, numbers);
+          in = numbers;
+        }
+        const std::size_t at = format_.code_bytes(first);
+        format_.encode({in, count}, codes.subspan(at, format_.code_bytes(first + count) - at),
+                       part);
+      }
+    });
+  }
+
+  /// The elements from any one on; at most code_chunk of them.
+  void decode_chunk(std::size_t first, std::size_t count, float* out) const {
+    // Codes that share bytes begin where a group of them does.
+    const std::size_t head = format_.storage_bits() < 8 ? first % detail::packed_group : 0;
+    const std::size_t at = format_.code_bytes(first - head);
+    const auto bytes = codes().subspan(at, format_.code_bytes(first + count) - at);
+    if (head == 0) {
+      format_.decode(bytes, {out, count});
+    } else {
+      float numbers[detail::code_chunk + detail::packed_group];
+      format_.decode(bytes, {numbers, head + count});
+      std::copy_n(numbers + head, count, out);
+    }
+    if (!has_scales()) return;
+    float scales[detail::code_chunk];
+    if (layout_.format == ScaleFormat::binary32) {
+      read_scales(first, count, scales, [this](std::size_t index) { return float_scale(index); });
+    } else {
+      read_scales(first, count, scales,
+                  [this](std::size_t index) { return power(scales_.data()[index]); });
+    }
+    detail::multiply_chunk(out, scales, count, out);
+  }
+
+  void divide_by_scales(std::size_t first, std::size_t count, float* numbers) const {
+    float scales[detail::code_chunk];
+    if (layout_.format == ScaleFormat::binary32) {
+      read_scales(first, count, scales, [this](std::size_t index) { return float_scale(index); });
+      detail::divide_chunk(numbers, scales, count, numbers);
+      return;
+    }
+    // The reciprocals of the powers of two are such, and binary32 holds all: products with them are
+    // the quotients.
+    read_scales(first, count, scales, [this](std::size_t index) {
+      const std::uint8_t code = scales_.data()[index];
+      return power(code == 0xff ? code : static_cast<std::uint8_t>(254 - code));
+    });
+    detail::multiply_chunk(numbers, scales, count, numbers);
+  }
+
+  /// `scale(index of the scale)` of each of the elements from `first` on.
+  template <class Scale>
+  void read_scales(std::size_t first, std::size_t count, float* out, const Scale& scale) const {
+    if (scale_count() == 1) {
+      std::fill_n(out, count, scale(0));
+      return;
+    }
+    const std::size_t width = layout_.tile_columns;
+    std::size_t row = first / columns();
+    std::size_t column = first % columns();
+    for (float* const end = out + count; out != end; ++row, column = 0) {
+      const std::size_t in_row = std::min(columns() - column, static_cast<std::size_t>(end - out));
+      std::size_t index = layout_.index(row, column, columns());
+      if (width == 1) {
+        for (std::size_t i = 0; i < in_row; ++i) out[i] = scale(index + i);
+        out += in_row;
+      } else {
+        std::size_t left_in_tile = width - column % width;
+        for (float* const row_end = out + in_row; out != row_end; ++index, left_in_tile = width) {
+          const auto left_in_row = static_cast<std::size_t>(row_end - out);
+          out = std::fill_n(out, std::min(left_in_tile, left_in_row), scale(index));
+        }
+      }
+    }
+  }
+
+  Shape shape_{0};
+  Format format_;
+  ScaleLayout layout_;
+  Array<std::uint8_t> codes_;
+  Array<std::uint8_t> scales_;
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END
