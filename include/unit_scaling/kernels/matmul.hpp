@@ -33,6 +33,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
@@ -109,31 +110,6 @@ template <class Out> struct StoreRows {
 };
 
 namespace detail {
-
-/// A thread's packing memory: kept for its next product, grown when that is larger.
-class PackingBuffer {
- public:
-  [[nodiscard]] void* reserve(std::size_t bytes) {
-    if (bytes > capacity_) {
-      memory_.reset(::operator new (bytes, std::align_val_t{array_alignment}));
-      capacity_ = bytes;
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(void* p) const { ::operator delete (p, std::align_val_t{array_alignment}); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  std::size_t capacity_ = 0;
-};
-
-/// Scratch memory of the calling thread; `slot` tells apart buffers alive at the same time.
-template <int slot, class T> [[nodiscard]] inline T* packing_memory(std::size_t count) {
-  thread_local PackingBuffer buffer;
-  return static_cast<T*>(buffer.reserve(count * sizeof(T)));
-}
 
 constexpr std::size_t ceil_divide(std::size_t value, std::size_t divisor) {
   return (value + divisor - 1) / divisor;
