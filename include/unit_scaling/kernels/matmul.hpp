@@ -34,6 +34,7 @@
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/packing_memory.hpp"
+#include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
@@ -110,23 +111,6 @@ template <class Out> struct StoreRows {
 };
 
 namespace detail {
-
-constexpr std::size_t ceil_divide(std::size_t value, std::size_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-constexpr std::size_t round_up(std::size_t value, std::size_t step) {
-  return ceil_divide(value, step) * step;
-}
-
-/// [begin, end) of part `index` of `parts` nearly equal parts of `count`.
-struct Range {
-  std::size_t begin;
-  std::size_t end;
-};
-constexpr Range part_of(std::size_t count, std::size_t parts, std::size_t index) {
-  return {count * index / parts, count * (index + 1) / parts};
-}
 
 /// The product in double, for checking: one chain per element, in the same order.
 template <class A, class B, class Out>
