@@ -33,6 +33,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
@@ -41,36 +42,6 @@
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
-
-/// An operand of a matrix product: element (row, column) of segment s is at
-/// `data[s * segment_stride + row * row_stride + column * column_stride]`.
-template <class T> struct MatrixView {
-  const T* data;
-  std::size_t row_stride;
-  std::size_t column_stride;
-  std::size_t segment_stride = 0;
-
-  /// The transpose, without moving anything.
-  [[nodiscard]] constexpr MatrixView transposed() const {
-    return {data, column_stride, row_stride, segment_stride};
-  }
-};
-
-/// A row-major matrix of the given number of columns.
-template <class T>
-[[nodiscard]] constexpr MatrixView<T> row_major(const T* data, std::size_t columns,
-                                                std::size_t segment_stride = 0) {
-  return {data, columns, 1, segment_stride};
-}
-
-/// Extents of a product: (rows, inner) times (inner, columns), summed over `segments` pairs of
-/// operands one `segment_stride` apart, as if their inner dimensions were laid end to end.
-struct MatmulSize {
-  std::size_t rows;
-  std::size_t columns;
-  std::size_t inner;
-  std::size_t segments = 1;
-};
 
 /// What happens to a finished sum before it is rounded to the output format:
 /// `scale * (sum + bias[column])`, without the addition if `bias` is null.
@@ -158,17 +129,6 @@ template <class A, class B>
   if (size.segments != 1 || size.inner == 0) return false;
   return size.rows <= most_skinny_vectors ? is_dense(b)
                                           : size.columns <= most_skinny_vectors && is_dense(a);
-}
-
-/// The lanes of an operand: `count` rows of it, along its columns.
-template <class T>
-[[nodiscard]] LaneOperand lanes_of(const MatrixView<T>& view, std::size_t count) {
-  return {.data = view.data,
-          .element_bytes = sizeof(T),
-          .lane_stride = view.row_stride,
-          .depth_stride = view.column_stride,
-          .segment_stride = view.segment_stride,
-          .lane_count = count};
 }
 
 /// A product of a matrix with `count` packed vectors: the rows of the result if `are_rows`, else
