@@ -35,6 +35,7 @@
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/attention_weights.hpp"
+#include "unit_scaling/kernels/double_tile.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -54,47 +55,6 @@ inline constexpr std::size_t attention_panels_at_once = 4;
 /// thread.
 inline constexpr std::size_t attention_query_group = 256;
 inline constexpr std::size_t attention_large_query_group = 512;
-
-/// A tile of a product in double, for checking: the interface of RegisterTile.
-struct DoubleTile {
-  static constexpr std::size_t rows = 8;
-  static constexpr std::size_t columns = 16;
-  struct Session {};
-
-  [[nodiscard]] static constexpr std::size_t left_words(std::size_t depth) { return depth * rows; }
-  [[nodiscard]] static constexpr std::size_t right_words(std::size_t depth) {
-    return depth * columns;
-  }
-  template <class T> static void pack_left(const PanelSource<T>& source, double* target) {
-    pack<rows>(source, target);
-  }
-  template <class T> static void pack_right(const PanelSource<T>& source, double* target) {
-    pack<columns>(source, target);
-  }
-  static void multiply(std::size_t depth, const double* left, const double* right,
-                       std::size_t height, std::size_t width, double* sums, bool accumulate) {
-    for (std::size_t i = 0; i < height; ++i) {
-      for (std::size_t j = 0; j < width; ++j) {
-        double sum = accumulate ? sums[i * columns + j] : 0;
-        for (std::size_t p = 0; p < depth; ++p) {
-          sum = multiply_add(left[p * rows + i], right[p * columns + j], sum);
-        }
-        sums[i * columns + j] = sum;
-      }
-    }
-  }
-
- private:
-  template <std::size_t width, class T>
-  static void pack(const PanelSource<T>& source, double* target) {
-    for (std::size_t p = 0; p < source.depth; ++p) {
-      for (std::size_t i = 0; i < std::min(width, source.lane_count); ++i) {
-        target[p * width + i] =
-            static_cast<double>(source.data[i * source.lane_stride + p * source.depth_stride]);
-      }
-    }
-  }
-};
 
 /// The tiles of attention: of two stored operands, of a weight and a stored operand.
 template <class Compute, class A, class B>
