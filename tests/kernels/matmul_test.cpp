@@ -17,6 +17,12 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/epilogue.hpp"
+#include "unit_scaling/kernels/inner_blocks.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
+#include "unit_scaling/kernels/piece_grid.hpp"
+#include "unit_scaling/kernels/skinny_product.hpp"
+#include "unit_scaling/kernels/tile.hpp"
 
 namespace matmul_test {
 

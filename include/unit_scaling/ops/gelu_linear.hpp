@@ -12,6 +12,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"

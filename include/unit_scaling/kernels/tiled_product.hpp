@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: a matrix product by tiles: which thread packs which panels and multiplies them,
+/// and in what order.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/inner_blocks.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
+#include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/packing_memory.hpp"
+#include "unit_scaling/kernels/parts.hpp"
+#include "unit_scaling/kernels/piece_grid.hpp"
+#include "unit_scaling/kernels/tile.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::kernels {
+
+namespace detail {
+
+/// Calls `finish(i, j, sums, count)` for every 16 columns of a tile of sums at (row, column).
+template <std::size_t tile_columns_, class Finish>
+inline void finish_tile(const float* sums, std::size_t row, std::size_t column, std::size_t height,
+                        std::size_t width, const Finish& shared_finish) {
+  // Of its own: what it holds might change with every store, for all the compiler knows.
+  const Finish finish = shared_finish;
+  for (std::size_t i = 0; i < height; ++i) {
+    for_lanes<float>(width, [&](std::size_t j, auto count) {
+      finish(row + i, column + j, load<float>(sums + i * tile_columns_ + j, FullLanes<float>{}),
+             count);
+    });
+  }
+}
+
+/// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
+/// each of its panels is needed but once. The left one each thread packs for itself, block by block
+/// as it needs it: where that was measured, to decode it again cost less than to fetch it from
+/// another core's cache. Or not at all, but for a last tile of fewer rows, where the kernel takes
+/// it as it is.
+template <class Tile> class TiledProduct {
+ public:
+  template <class A, class B>
+  TiledProduct(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b)
+      : size_(size),
+        left_(lanes_of(a, size.rows)),
+        right_(lanes_of(b.transposed(), size.columns)),
+        pack_left_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
+          Tile::pack_left(of_type<A>(source), target);
+        }),
+        pack_right_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
+          Tile::pack_right(of_type<B>(source), target);
+        }),
+        blocks_(size, Tile::words::depth, Tile::depth_step),
+        threads_(available_thread_count()),
+        left_words_(Tile::left_words(blocks_.most_depth())),
+        right_words_(Tile::right_words(blocks_.most_depth())),
+        stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
+                        a.column_stride == 1 && a.row_stride % set_stride != 0 &&
+                        reads_rows_well()) {}
+
+  template <class Finish> void run(const Finish& finish) const {
+    const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
+    const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
+    const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
+    const bool packs_right = !needs_panels_once();
+    // A pass holds its right panels, if they are packed first, and all its sums, if they wait for
+    // the next block.
+    const std::size_t column_passes =
+        packs_right || blocks > 1
+            ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
+            : 1;
+    for (std::size_t pass = 0; pass < column_passes; ++pass) {
+      const Range columns = part_of(panels, column_passes, pass);
+      const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns};
+      const PieceGrid grid =
+          piece_grid(row_tiles, Tile::rows, columns.end - columns.begin, Tile::columns, threads_);
+      parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
+        multiply_piece(part_of(row_tiles, grid.row_groups, piece / grid.column_groups),
+                       inner_part(columns, grid.column_groups, piece % grid.column_groups), right,
+                       finish);
+      });
+    }
+  }
+
+ private:
+  /// Some panels of the right operand, in all blocks, packed; nothing yet if `words` is null.
+  struct RightPanels {
+    const std::uint32_t* words;
+    Range panels;
+  };
+
+  /// The right operand is packed whole if it takes no more.
+  static constexpr std::size_t packed_words = std::size_t{1} << 21;
+  /// Rows of the left operand that stay in the second-level cache beside a right panel: a part of
+  /// many, or all of few.
+  static constexpr std::size_t left_block_words = std::size_t{64} << 10;
+  static constexpr std::size_t whole_left_words = std::size_t{160} << 10;
+  /// Tiles of rows whose sums wait together for the next block of the inner dimension.
+  static constexpr std::size_t most_tiles_at_once = 16;
+  /// Places of the inner dimension packed at a time where lanes follow each other in memory.
+  static constexpr std::size_t pack_run = 64;
+  static_assert(pack_run % Tile::depth_step == 0);
+  /// Floats this far apart share a set of the first-level cache, which holds fewer of them than a
+  /// tile has rows.
+  static constexpr std::size_t set_stride = 4096 / sizeof(float);
+  /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
+  /// to pack them, unless they are short.
+  static constexpr std::size_t most_unpacked_panels = 8;
+  /// A tile of rows that, where registers are wide, stays in the first-level cache beside a right
+  /// panel, and right panels that stay in the second-level cache while such tiles pass by.
+  static constexpr std::size_t short_tile_words = 2048;
+  static constexpr std::size_t right_block_words = std::size_t{128} << 10;
+
+  static Range inner_part(const Range& range, std::size_t parts, std::size_t index) {
+    const Range part = part_of(range.end - range.begin, parts, index);
+    return {range.begin + part.begin, range.begin + part.end};
+  }
+
+  [[nodiscard]] std::size_t height(std::size_t tile) const {
+    return std::min(Tile::rows, size_.rows - tile * Tile::rows);
+  }
+  [[nodiscard]] std::size_t width(std::size_t panel) const {
+    return std::min(Tile::columns, size_.columns - panel * Tile::columns);
+  }
+
+  /// Whether rows are so short, and the panels they are multiplied by so few, that it is fastest to
+  /// take tiles one by one, each past all panels: it stays in the first-level cache, packed or not,
+  /// and what it writes is contiguous. Pairs and AMX, whose tiles take half the time and less, gain
+  /// nothing by it.
+  [[nodiscard]] bool passes_short_rows(std::size_t panels) const {
+    return Tile::takes_unpacked_rows && blocks_.count() * left_words_ <= short_tile_words &&
+           blocks_.count() * panels * right_words_ <= right_block_words;
+  }
+
+  /// Whether the kernel reads rows of floats at least as fast as it would after packing them.
+  [[nodiscard]] bool reads_rows_well() const {
+    const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
+    return panels <= most_unpacked_panels || passes_short_rows(panels);
+  }
+
+  /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
+  /// that is multiplied by it.
+  [[nodiscard]] bool needs_panels_once() const {
+    const std::size_t tiles = ceil_divide(size_.rows, Tile::rows);
+    return threads_ == 1 && tiles * left_words_ <= whole_left_words &&
+           (blocks_.count() <= 1 || tiles <= most_tiles_at_once);
+  }
+
+  const std::uint32_t* pack_right(const Range& panels) const {
+    const std::size_t count = panels.end - panels.begin;
+    auto* words = packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_);
+    parallel_for(blocks_.count() * count, [&](std::size_t index) {
+      pack_right_panel(index / count, panels.begin + index % count, words + index * right_words_);
+    });
+    return words;
+  }
+  void pack_right_panel(std::size_t block, std::size_t panel, std::uint32_t* words) const {
+    pack_right_panel_(right_.part(blocks_.segment(block), panel * Tile::columns, Tile::columns,
+                                  blocks_.begin(block), blocks_.depth(block)),
+                      words);
+  }
+
+  [[nodiscard]] bool is_unpacked(std::size_t tile) const {
+    return stays_unpacked_ && height(tile) == Tile::rows;
+  }
+  [[nodiscard]] UnpackedRows unpacked_rows(std::size_t block, std::size_t tile) const {
+    const auto source = of_type<float>(
+        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows, blocks_.begin(block), 0));
+    return {source.data, source.lane_stride};
+  }
+
+  /// Packs `depth` elements from `begin` on of each row of a tile, unless they stay unpacked;
+  /// `words` is its whole panel.
+  void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
+                       std::uint32_t* words) const {
+    if (is_unpacked(tile)) return;
+    pack_left_panel_(left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
+                                blocks_.begin(block) + begin, depth),
+                     words + begin / Tile::words::depth * Tile::rows);
+  }
+
+  /// Tiles of rows that are packed together and multiplied by one of so many panels after the
+  /// other.
+  [[nodiscard]] std::size_t most_tiles(std::size_t panels) const {
+    // Lanes that follow each other in memory share lines with those of the next tile.
+    if (passes_short_rows(panels) && left_.lane_stride != 1) return 1;
+    return std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1,
+                                   most_tiles_at_once);
+  }
+
+  template <class Finish>
+  void multiply_piece(const Range& rows, const Range& columns, const RightPanels& right,
+                      const Finish& finish) const {
+    [[maybe_unused]] const typename Tile::Session session{};
+    const std::size_t tiles = rows.end - rows.begin;
+    const std::size_t parts =
+        right.words == nullptr ? 1 : ceil_divide(tiles, most_tiles(columns.end - columns.begin));
+    for (std::size_t part = 0; part < parts; ++part) {
+      multiply_rows_of_tiles(inner_part(rows, parts, part), columns, right, finish);
+    }
+  }
+
+  template <class Finish>
+  void multiply_rows_of_tiles(const Range& rows, const Range& columns, const RightPanels& right,
+                              const Finish& finish) const {
+    const std::size_t tiles = rows.end - rows.begin;
+    const std::size_t blocks = blocks_.count();
+    auto* left = packing_memory<1, std::uint32_t>(tiles * left_words_);
+    const auto left_panel = [&](std::size_t tile) {
+      return left + (tile - rows.begin) * left_words_;
+    };
+    auto* own_right =
+        right.words == nullptr ? packing_memory<0, std::uint32_t>(right_words_) : nullptr;
+    // Sums of one tile, or of all of them where they have to wait for the next block.
+    constexpr std::size_t tile_size = Tile::rows * Tile::columns;
+    const std::size_t tiles_kept = blocks > 1 ? tiles * (columns.end - columns.begin) : 1;
+    auto* all_sums = packing_memory<2, float>(tiles_kept * tile_size);
+    if (blocks == 0) {
+      std::fill_n(all_sums, tile_size, 0.0F);
+      for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          finish_tile<Tile::columns>(all_sums, tile * Tile::rows, panel * Tile::columns,
+                                     height(tile), width(panel), finish);
+        }
+      }
+      return;
+    }
+    for (std::size_t block = 0; block < blocks; ++block) {
+      // Lanes that follow each other in memory share lines with those of the next tile: all tiles
+      // take their part of some lines before any goes on.
+      const std::size_t depth = blocks_.depth(block);
+      const std::size_t run = left_.lane_stride == 1 ? pack_run : depth;
+      for (std::size_t begin = 0; begin < depth; begin += run) {
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          pack_left_panel(block, tile, begin, std::min(run, depth - begin), left_panel(tile));
+        }
+      }
+      const std::size_t right_panels = right.panels.end - right.panels.begin;
+      for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
+        const std::uint32_t* right_panel = own_right;
+        if (right.words == nullptr) {
+          pack_right_panel(block, panel, own_right);
+        } else {
+          right_panel =
+              right.words + (block * right_panels + panel - right.panels.begin) * right_words_;
+        }
+        for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          float* sums = all_sums;
+          if (tiles_kept > 1) {
+            sums += ((panel - columns.begin) * tiles + tile - rows.begin) * tile_size;
+          }
+          multiply_tile(block, tile, panel, left_panel(tile), right_panel, sums, finish);
+        }
+      }
+    }
+  }
+
+  template <class Finish>
+  void multiply_tile(std::size_t block, std::size_t tile, std::size_t panel,
+                     const std::uint32_t* left, const std::uint32_t* right, float* sums,
+                     const Finish& finish) const {
+    if constexpr (Tile::takes_unpacked_rows) {
+      if (is_unpacked(tile)) {
+        return multiply_rows_of_tile(block, tile, panel, unpacked_rows(block, tile), right, sums,
+                                     finish);
+      }
+    }
+    multiply_rows_of_tile(block, tile, panel, left, right, sums, finish);
+  }
+
+  template <class Left, class Finish>
+  void multiply_rows_of_tile(std::size_t block, std::size_t tile, std::size_t panel,
+                             const Left& left, const std::uint32_t* right, float* sums,
+                             const Finish& finish) const {
+    const std::size_t row = tile * Tile::rows;
+    const std::size_t column = panel * Tile::columns;
+    const bool is_last = block + 1 == blocks_.count();
+    if constexpr (requires { finish.prefetch(row, column, width(panel)); }) {
+      if (is_last) {
+        for (std::size_t i = 0; i < height(tile); ++i) {
+          finish.prefetch(row + i, column, width(panel));
+        }
+      }
+    }
+    if constexpr (Tile::finishes_in_registers && requires { requires Finish::is_short; }) {
+      if (is_last && width(panel) == Tile::columns && height(tile) == Tile::rows) {
+        const Finish own = finish;
+        Tile::multiply_and_finish(
+            blocks_.depth(block), left, right, sums, block > 0,
+            [=](std::size_t i, std::size_t j, float32x16 values) __attribute__((always_inline)) {
+              own(row + i, column + j, values, FullLanes<float>{});
+            });
+        return;
+      }
+    }
+    Tile::multiply(blocks_.depth(block), left, right, height(tile), width(panel), sums, block > 0);
+    if (is_last) {
+      finish_tile<Tile::columns>(sums, row, column, height(tile), width(panel), finish);
+    }
+  }
+
+  using PackPanel = void (*)(const PanelSource<void>&, std::uint32_t*);
+
+  MatmulSize size_;
+  LaneOperand left_;
+  LaneOperand right_;
+  PackPanel pack_left_panel_;
+  PackPanel pack_right_panel_;
+  InnerBlocks blocks_;
+  std::size_t threads_;
+  std::size_t left_words_;
+  std::size_t right_words_;
+  bool stays_unpacked_;
+};
+
+}  // namespace detail
+
+}  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END
