@@ -129,6 +129,22 @@ template <Precision P> class SimulatedRounding {
     return rounded(array, format, Overflow::infinity_or_nan, step, tensor);
   }
 
+  /// Rounds a gradient as an op writes it.
+  void round_gradient(Array<Storage>& gradient, const SimulatedGradient& rounding) const {
+    if constexpr (can_simulate<P>) {
+      if (rounding.format == nullptr) return;
+      gradient = written(gradient, *rounding.format, rounding.step, rounding.tensor);
+    }
+  }
+
+  /// Rounds a sum of gradients, of which this is the last one.
+  void round_sum(Array<Storage>& sum, const SimulatedGradient& rounding) const {
+    if constexpr (can_simulate<P>) {
+      if (rounding.format == nullptr) return;
+      sum = written(sum, *rounding.format, rounding.step, rounding.tensor + 1);
+    }
+  }
+
   /// Rounds the outputs of an op, also where it has saved them.
   /// @param tensor of the first output.
   template <class Result>
