@@ -58,7 +58,7 @@ struct OpRecord {
 
 /// Completes a record that knows its inputs and outputs by what an op with these factors, called
 /// with `x`, says of itself.
-template <class Op, std::size_t inputs, class... Arrays>
+template <ops::ScaledOp Op, std::size_t inputs, class... Arrays>
 [[gnu::cold]] void describe_op(OpRecord& record, const Op& op, const Scales<inputs>& scales,
                                const Arrays&... x) {
   const Scales<inputs> ideal = ops::without_constraint(op).scales(x...);
@@ -67,8 +67,8 @@ template <class Op, std::size_t inputs, class... Arrays>
   record.ideal_forward = ideal.forward;
   record.homogeneity = ops::homogeneity(op, scales, x...);
   record.constraint = ops::constraint_on(op, ideal, x...);
-  if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
-  if constexpr (requires { op.followed_scalings(); }) {
+  if constexpr (ops::detail::has_scaling<Op>) record.scaling = op.scaling;
+  if constexpr (Op::traits.has_followed_scalings) {
     const auto [scaling, fused] = op.followed_scalings();
     record.scaling = scaling;
     record.fused_rule = fused.rule;

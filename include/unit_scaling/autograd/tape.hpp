@@ -109,14 +109,15 @@ template <Precision P> class Tape {
   /// to nearest even, and to infinity or NaN beyond its largest.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> constant(const Array<T>& value) {
-    return leaf<Constant>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
-                          false);
+    return leaf("constant", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
+                false);
   }
 
   /// A value whose gradient is wanted. Numbers of another format are rounded as in `constant`.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> input(const Array<T>& value) {
-    return leaf<Input>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_), true);
+    return leaf("input", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
+                true);
   }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
@@ -127,7 +128,7 @@ template <Precision P> class Tape {
 
   /// Computes the op and records it; called by the op's function object.
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
-  template <class Op, class... Args> auto record(const Op& op, const Args&... args) {
+  template <ops::ScaledOp Op, class... Args> auto record(const Op& op, const Args&... args) {
     const DefaultArithmetic arithmetic;
     // In braces, left to right: parameters are numbered in the order of the arguments.
     const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
@@ -347,14 +348,14 @@ template <Precision P> class Tape {
       if (tape.observer_) {
         std::apply(
             [&](const auto&... gradient) {
-              tape.observe_gradients(*this, ops::rounds_gradient<Op>, simulated, gradient...);
+              tape.observe_gradients(*this, Op::traits.has_products(), simulated, gradient...);
             },
             output_gradients);
       }
       std::array<bool, inputs> wanted{};
       for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
       auto input_gradients = [&] {
-        if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+        if constexpr (can_simulate<P> && Op::traits.has_products()) {
           if (simulated.gradient != nullptr) {
             return of_rounded(tape, simulated, output_gradients, wanted);
           }
@@ -396,19 +397,19 @@ template <Precision P> class Tape {
             simulated.first_tensor + Numbers::output_gradient(k))...};
       }
       (std::index_sequence_for<Outputs...>{});
-      if constexpr (ops::matmul_operands<Op>() >= inputs) {
+      if constexpr (Op::traits.matmul_operands >= inputs) {
         return of(rounded, wanted);
       } else {
         std::array<bool, inputs> of_operands = wanted;
         std::array<bool, inputs> of_others = wanted;
         for (std::size_t i = 0; i < inputs; ++i) {
-          (i < ops::matmul_operands<Op>() ? of_others : of_operands)[i] = false;
+          (i < Op::traits.matmul_operands ? of_others : of_operands)[i] = false;
         }
         auto result = of(rounded, of_operands);
         if (std::none_of(of_others.begin(), of_others.end(), std::identity{})) return result;
         auto others = of(output_gradients, of_others);
         [&]<std::size_t... i>(std::index_sequence<i...>) {
-          ((i < ops::matmul_operands<Op>()
+          ((i < Op::traits.matmul_operands
                 ? void()
                 : void(std::get<i>(result) = std::move(std::get<i>(others)))),
            ...);
@@ -449,21 +450,14 @@ template <Precision P> class Tape {
     std::array<ItemCount, inputs> own_counts;
   };
 
-  /// What writes values that no op does, to a simulation.
-  struct Constant {
-    static constexpr std::string_view name = "constant";
-  };
-  struct Input {
-    static constexpr std::string_view name = "input";
-  };
-
-  template <class Source> Variable<P> leaf(const Array<Storage>& value, bool wanted) {
+  /// A value that no op writes.
+  /// @param source what a simulation knows it as.
+  Variable<P> leaf(std::string_view source, const Array<Storage>& value, bool wanted) {
     const std::size_t slot = slots_.size();
     add_slot(value.shape(), wanted);
     if constexpr (can_simulate<P>) {
       if (simulation_) {
-        const SimulatedOp simulated =
-            simulation_.begin_op(simulated_op_traits<Source, P>, module_, 1);
+        const SimulatedOp simulated = simulation_.begin_op({.name = source}, module_, 1);
         if (const SimulatedFormat* const format = simulated.output) {
           slots_[slot].format = format;
           return {*this, slot, generation_,
@@ -523,11 +517,11 @@ template <Precision P> class Tape {
     const SimulatedOp simulated =
         simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
                     : SimulatedOp{};
-    if constexpr (ops::rounds_gradient<Op>) {
+    if constexpr (Op::traits.has_products()) {
       if (observer_) observe_operands<Op>(simulated, args...);
     }
     Result result = [&] {
-      if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+      if constexpr (can_simulate<P> && Op::traits.has_products()) {
         if (simulated.operand != nullptr) {
           return forward_of_rounded<Numbers>(op, scales, simulated, args...);
         }
@@ -535,7 +529,7 @@ template <Precision P> class Tape {
       return op.forward(P{}, scales, value_of(args)...);
     }();
     if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
-                  !ops::is_loss<Op>) {
+                  !Op::traits.is_loss) {
       if (simulated.output != nullptr) {
         simulation_.round_outputs(result, *simulated.output, step_,
                                   simulated.first_tensor + Numbers::output(0));
@@ -553,7 +547,7 @@ template <Precision P> class Tape {
 
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
-      const SimulatedFormat* const format = ops::is_loss<Op> ? nullptr : simulated.output;
+      const SimulatedFormat* const format = Op::traits.is_loss ? nullptr : simulated.output;
       ((add_slot(outputs.shape(), wanted).format = format), ...);
       if (observer_) observe_outputs(Op::name, format, outputs...);
       if (tracer_) {
@@ -604,7 +598,7 @@ template <Precision P> class Tape {
     const auto argument = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
         const std::size_t index = i++;
-        if (index < ops::matmul_operands<Op>()) {
+        if (index < Op::traits.matmul_operands) {
           return simulation_.operand(arg.value(), slots_[arg.slot_].format, *simulated.operand,
                                      step_, simulated.first_tensor + Numbers::operand(index));
         }
@@ -661,7 +655,7 @@ template <Precision P> class Tape {
   }
 
   /// Shows the gradients of an op's outputs as they enter it.
-  /// @param is_rounded as `ops::rounds_gradient`.
+  /// @param is_rounded whether it is an operand of products.
   template <class... T>
   [[gnu::cold]] void observe_gradients(const Node& node, bool is_rounded,
                                        const SimulatedOp& simulated, const Array<T>&... gradients) {
@@ -683,7 +677,7 @@ template <Precision P> class Tape {
                      .format = name_of<typename P::matmul_operand>(simulated.operand)};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        if (seen.argument < ops::matmul_operands<Op>()) observer_.show(seen, arg.value());
+        if (seen.argument < Op::traits.matmul_operands) observer_.show(seen, arg.value());
         ++seen.argument;
       }
     };

@@ -55,7 +55,7 @@ template <ScaledOp Op, class... Args>
   std::string text(Op::name);
   std::string separator = " of ";
   ((text += separator + detail::shape_text(args), separator = ", "), ...);
-  if constexpr (requires { op.scaling; }) {
+  if constexpr (detail::has_scaling<Op>) {
     text += " under rule " + std::string(to_string(op.scaling.rule)) + ", constraint " +
             std::string(constraint_on(op, ideal, detail::of_shape(args)...)
                             .value_or(unit_scaling::constraint::none)

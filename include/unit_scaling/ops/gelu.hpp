@@ -38,6 +38,7 @@ enum class GeluForm {
 struct Gelu {
   static constexpr std::string_view name = "gelu";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.

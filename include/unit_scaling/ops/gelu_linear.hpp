@@ -37,10 +37,14 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @throws ShapeError as ops::Linear; DomainError as ops::Gelu and ops::Linear.
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
-  static constexpr bool rounds_gradient = true;
-  static constexpr std::size_t matmul_operands = 2;  ///< x and w
-  static constexpr bool rounds_within = true;        ///< gelu(x)
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
+  /// Operands of products are x and w.
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_gradient_factor = true,
+                                   .has_followed_scalings = true,
+                                   .matmul_operands = 2,
+                                   .rounds_within = true};
 
   Gelu gelu = {};
   Linear linear = {};
