@@ -66,7 +66,7 @@ template <ops::ScaledOp Op, std::size_t inputs, class... Arrays>
   record.forward = scales.forward;
   record.ideal_forward = ideal.forward;
   record.homogeneity = ops::homogeneity(op, scales, x...);
-  record.constraint = ops::constraint_on(op, ideal, x...);
+  record.constraint = ops::constraint_on(op);
   if constexpr (ops::detail::has_scaling<Op>) record.scaling = op.scaling;
   if constexpr (Op::traits.has_followed_scalings) {
     const auto [scaling, fused] = op.followed_scalings();

@@ -48,6 +48,11 @@ struct Gelu {
   void require_attributes() const { require_multiplier(name, "mult", mult); }
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    return factors();
+  }
+
+  /// Those of every x: no size goes in.
+  [[nodiscard]] Scales<1> factors() const {
     require_attributes();
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {

@@ -66,7 +66,7 @@ struct GeluLinear {
                                        std::size_t output) const {
     const double of_linear = ops::gradient_factor(linear, s, input, output);
     if (input != 0) return of_linear;
-    return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
+    return of_linear * ops::gradient_factor(gelu, gelu.factors(), 0, 0);
   }
 
   template <class... T> [[nodiscard]] auto item_counts(const Array<T>&... x) const {
@@ -74,7 +74,7 @@ struct GeluLinear {
   }
 
   template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
-    const double a = gelu.scales(Array<float>()).forward / gelu.mult;
+    const double a = gelu.factors().forward / gelu.mult;
     if constexpr (N == 3) {
       return {.output = {a * s.forward, {0, 1, 0}},
               .fixed = {{gelu.mult, {1, 0, 0}}, {a, {0, 1, -1}}}};

@@ -22,11 +22,8 @@
 #pragma once
 
 #include <array>
-#include <concepts>
 #include <cstddef>
 #include <optional>
-#include <span>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -82,22 +79,18 @@ template <ScaledOp Op> [[nodiscard]] Op without_constraint(const Op& op) {
   return result;
 }
 
-/// The constraint in force on the op's factors, called with x, which without one would be `ideal`:
-/// what the op says in a member `constraint()`, else that of its scaling. Empty if its factors do
-/// not depend on any: it has none, or is an op whose inputs are cut-edges by its nature.
-template <ScaledOp Op, std::size_t N, class... Arrays>
-[[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Scales<N>& ideal,
-                                                      const Arrays&... x) {
-  if constexpr (requires { op.scaling.effective_constraint(); }) {
-    // A factor that no other constraint gives tells whether the op asks.
-    Op asked = op;
-    asked.scaling =
-        op.scaling.with({"asked", [](double forward, std::span<const double> /*backward*/) {
-                           return 2 * forward;
-                         }});
-    if (asked.scales(x...).forward == ideal.forward) return {};
-    if constexpr (requires { op.constraint(); }) return op.constraint();
-    return op.scaling.effective_constraint();
+/// The constraint in force on the op's factors: what the op says in a member `constraint()`, else
+/// that of its scaling. Empty if its factors do not depend on any: it has no scaling, is under rule
+/// none, or is an op whose inputs are cut-edges by its nature.
+template <ScaledOp Op>
+[[nodiscard]] std::optional<Constraint> constraint_on([[maybe_unused]] const Op& op) {
+  if constexpr (detail::has_scaling<Op> && !Op::traits.ignores_constraint) {
+    if (op.scaling.rule == Rule::none) return {};
+    if constexpr (Op::traits.has_constraint) {
+      return op.constraint();
+    } else {
+      return op.scaling.effective_constraint();
+    }
   } else {
     return {};
   }
