@@ -13,6 +13,7 @@
 #include "any_optimiser.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/autograd/tape.hpp"

@@ -23,6 +23,8 @@
 /// for two roles, so what has a second type where `P::storage` is another one than float is apart.
 #define UNIT_SCALING_COMPILED_OPS(declare, P)                                                    \
   declare template class Tape<P>;                                                                \
+  declare template class GradientSums<P>;                                                        \
+  declare template class StepObserver<P>;                                                        \
   declare template auto Tape<P>::record_resolved(const ops::Add&, const Variable<P>&,            \
                                                  const Variable<P>&);                            \
   declare template auto Tape<P>::record_resolved(const ops::CrossEntropy&, const Variable<P>&,   \

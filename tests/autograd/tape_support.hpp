@@ -47,6 +47,9 @@ template <class T>
 /// so that the weights are the gradient.
 struct WeightedSum {
   static constexpr std::string_view name = "weighted_sum";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr unit_scaling::ops::OpTraits traits{.has_homogeneity = false,
+                                                      .has_item_counts = false};
 
   unit_scaling::Array<float> weights;
 

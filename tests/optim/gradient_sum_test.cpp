@@ -643,9 +643,7 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
       return std::apply(
           [&](const auto&... x) {
             const auto scales = op.scales(x...);
-            constexpr std::size_t n = std::tuple_size_v<decltype(scales.backward)>;
-            return std::pair{scales.backward,
-                             ops::item_counts<decltype(op), n>(op, are_parameters, x...)};
+            return std::pair{scales.backward, ops::item_counts(op, are_parameters, x...)};
           },
           make(batch));
     };

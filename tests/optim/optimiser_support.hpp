@@ -24,6 +24,9 @@ namespace unit_scaling_test {
 /// An op of the tests' own that has a given gradient with respect to its parameter.
 struct GivenGradient {
   static constexpr std::string_view name = "given_gradient";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr unit_scaling::ops::OpTraits traits{.has_homogeneity = false,
+                                                      .has_item_counts = false};
 
   unit_scaling::Array<float> gradient;
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -54,6 +55,9 @@ inline double exact_input(double written) {
 /// A loss whose gradients with respect to its inputs are given arrays: it seeds a backward pass.
 template <unit_scaling::Precision P, std::size_t N> struct SeedGradients {
   static constexpr std::string_view name = "seed_gradients";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == N; }
+  static constexpr unit_scaling::ops::OpTraits traits{.has_homogeneity = false,
+                                                      .has_item_counts = false};
 
   std::array<unit_scaling::Array<typename P::storage>, N> gradients;
 

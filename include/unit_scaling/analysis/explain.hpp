@@ -18,6 +18,7 @@
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/target.hpp"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/target.hpp"
 

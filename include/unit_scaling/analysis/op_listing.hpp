@@ -10,7 +10,7 @@
 
 #include "unit_scaling/analysis/cut_edges.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
-#include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/core/target.hpp"
 
 UNIT_SCALING_IEEE_BEGIN

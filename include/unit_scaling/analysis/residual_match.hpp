@@ -10,7 +10,7 @@
 
 #include "unit_scaling/analysis/gradient_flow.hpp"
 #include "unit_scaling/analysis/graph_trace.hpp"
-#include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/core/target.hpp"
 
 UNIT_SCALING_IEEE_BEGIN

@@ -40,17 +40,18 @@ inline constexpr bool can_simulate = !std::is_same_v<typename P::storage, double
 struct SimulatedOpTraits {
   std::string_view name;
   bool has_products = false;
-  bool rounds_within = false;  ///< as `ops::rounds_within`
+  bool rounds_within = false;  ///< as `OpTraits::rounds_within`
   /// As `ops::rounds_weights_as`.
-  bool (*rounds_weights_as)(const FormatSpec& operand, const FormatSpec& gradient) = nullptr;
+  bool (*rounds_weights_as)(const FormatSpec& operand, const FormatSpec& gradient) =
+      [](const FormatSpec&, const FormatSpec&) { return true; };
 };
 
 /// Those of an op under policy P.
-template <class Op, Precision P>
+template <ops::ScaledOp Op, Precision P>
 inline constexpr SimulatedOpTraits simulated_op_traits{
     .name = Op::name,
-    .has_products = ops::matmul_operands<Op>() != 0 || ops::rounds_within<Op>,
-    .rounds_within = ops::rounds_within<Op>,
+    .has_products = Op::traits.has_products() || Op::traits.rounds_within,
+    .rounds_within = Op::traits.rounds_within,
     .rounds_weights_as = &ops::rounds_weights_as<Op, P>};
 
 /// How the tensors of an op that are rounded are numbered, from `SimulatedOp::first_tensor` on.
@@ -127,6 +128,22 @@ template <Precision P> class SimulatedRounding {
   [[nodiscard]] Array<T> written(const Array<T>& array, const SimulatedFormat& format,
                                  std::uint64_t step, std::uint32_t tensor) const {
     return rounded(array, format, Overflow::infinity_or_nan, step, tensor);
+  }
+
+  /// Rounds a gradient as an op writes it.
+  void round_gradient(Array<Storage>& gradient, const SimulatedGradient& rounding) const {
+    if constexpr (can_simulate<P>) {
+      if (rounding.format == nullptr) return;
+      gradient = written(gradient, *rounding.format, rounding.step, rounding.tensor);
+    }
+  }
+
+  /// Rounds a sum of gradients, of which this is the last one.
+  void round_sum(Array<Storage>& sum, const SimulatedGradient& rounding) const {
+    if constexpr (can_simulate<P>) {
+      if (rounding.format == nullptr) return;
+      sum = written(sum, *rounding.format, rounding.step, rounding.tensor + 1);
+    }
   }
 
   /// Rounds the outputs of an op, also where it has saved them.

@@ -43,6 +43,13 @@ struct SimulatedOp {
   }
 };
 
+/// To which format a gradient is rounded that an op writes, and a sum that it goes into.
+struct SimulatedGradient {
+  const SimulatedFormat* format = nullptr;  ///< null: not at all
+  std::uint64_t step = 0;
+  std::uint32_t tensor = 0;  ///< its number; that of the sum is the next one
+};
+
 /// Decides what is rounded to which format while a tape records, and rounds it. `Simulation` does
 /// so by rules; another one, such as of a format with a scale for each block, is a class of its
 /// own.

@@ -26,10 +26,13 @@
 #include <vector>
 
 #include "unit_scaling/autograd/gradient_factor.hpp"
+#include "unit_scaling/autograd/gradient_sums.hpp"
 #include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/simulated_rounding.hpp"
 #include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/step_observer.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
@@ -38,7 +41,8 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
-#include "unit_scaling/scaling/homogeneity.hpp"
+#include "unit_scaling/scaling/item_count.hpp"
+#include "unit_scaling/scaling/scales.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -72,7 +76,7 @@ template <Precision P> class Tape {
  public:
   using Storage = typename P::storage;
   using Compute = typename P::compute;
-  using Observer = std::function<void(const Observation&)>;
+  using Observer = typename StepObserver<P>::Observer;
   using Tracer = std::function<void(const OpRecord&)>;
 
   /// @param upstream where the tape's memory comes from. The memory of another tape lets this one
@@ -94,7 +98,7 @@ template <Precision P> class Tape {
   /// Sets it, to resume a run exactly.
   void set_step(std::uint64_t step) {
     step_ = step;
-    choose_whether_to_observe();
+    observer_.choose(step_);
   }
 
   /// Forgets everything recorded, gradients included, and begins the next step. Memory stays, to be
@@ -105,14 +109,15 @@ template <Precision P> class Tape {
   /// to nearest even, and to infinity or NaN beyond its largest.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> constant(const Array<T>& value) {
-    return leaf<Constant>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
-                          false);
+    return leaf("constant", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
+                false);
   }
 
   /// A value whose gradient is wanted. Numbers of another format are rounded as in `constant`.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> input(const Array<T>& value) {
-    return leaf<Input>(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_), true);
+    return leaf("input", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
+                true);
   }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
@@ -123,7 +128,7 @@ template <Precision P> class Tape {
 
   /// Computes the op and records it; called by the op's function object.
   /// @throws std::invalid_argument for a variable of another tape or from before a `clear`.
-  template <class Op, class... Args> auto record(const Op& op, const Args&... args) {
+  template <ops::ScaledOp Op, class... Args> auto record(const Op& op, const Args&... args) {
     const DefaultArithmetic arithmetic;
     // In braces, left to right: parameters are numbered in the order of the arguments.
     const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
@@ -143,7 +148,7 @@ template <Precision P> class Tape {
     const DefaultArithmetic arithmetic;
     check(loss);
     begin_backward(loss.slot_, static_cast<double>(seed));
-    accumulate(slots_[loss.slot_], Array<T>::filled(loss.shape(), seed, &memory_));
+    sums_.add_loss(loss.slot_, Array<T>::filled(loss.shape(), seed, &memory_));
     unwind();
   }
 
@@ -152,7 +157,7 @@ template <Precision P> class Tape {
   [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const& {
     static const Array<Storage> none;
     const auto entry = parameters_.find(&parameter);
-    return entry == parameters_.end() ? none : slots_[entry->second].gradient;
+    return entry == parameters_.end() ? none : sums_.of(entry->second);
   }
   const Array<Storage>& gradient(const Parameter& parameter) const&& = delete;
 
@@ -160,13 +165,15 @@ template <Precision P> class Tape {
   /// what is no input: gradients in between are freed as they are used.
   [[nodiscard]] const Array<Storage>& gradient(const Variable<P>& input) const& {
     check(input);
-    return slots_[input.slot_].gradient;
+    return sums_.of(input.slot_);
   }
   const Array<Storage>& gradient(const Variable<P>& input) const&& = delete;
 
   /// The products of batch-dependent factors that the gradients of `backward` carry; see
   /// `for_each_gradient_part`. None before it.
-  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const& { return factors_; }
+  [[nodiscard]] std::span<const GradientFactor> gradient_factors() const& {
+    return sums_.factors();
+  }
   std::span<const GradientFactor> gradient_factors() const&& = delete;
 
   /// Calls `visit(factor, gradient)` for each part of a parameter's gradient, in the order of the
@@ -178,10 +185,7 @@ template <Precision P> class Tape {
   template <class Visit>
   void for_each_gradient_part(const Parameter& parameter, const Visit& visit) const {
     const auto entry = parameters_.find(&parameter);
-    if (entry == parameters_.end()) return;
-    for (std::size_t k = slots_[entry->second].first_part; k != no_part; k = parts_[k].next) {
-      visit(parts_[k].factor, parts_[k].gradient);
-    }
+    if (entry != parameters_.end()) sums_.for_each_part(entry->second, visit);
   }
 
   /// Number of ops recorded and not yet unwound.
@@ -203,10 +207,7 @@ template <Precision P> class Tape {
   /// is set before the step is recorded.
   /// @throws std::invalid_argument if `every` is 0.
   void observe_with(Observer observer, std::uint64_t every = 1) {
-    if (every == 0) throw std::invalid_argument("observe_with: expected every to be at least 1");
-    observer_ = std::move(observer);
-    observe_every_ = every;
-    choose_whether_to_observe();
+    observer_.use(std::move(observer), every, step_);
   }
 
   /// Calls `tracer` with every op as it is recorded, until another, or none (`nullptr`), is set.
@@ -240,7 +241,7 @@ template <Precision P> class Tape {
 
   /// True if somebody looks at the ops of this step, or rounds their numbers. Modules then record
   /// each op on its own where one op would compute the same.
-  [[nodiscard]] bool is_observed() const { return is_observed_ || tracer_ || simulation_; }
+  [[nodiscard]] bool is_observed() const { return observer_ || tracer_ || simulation_; }
 
   /// While it lives, ops belong to the module of a path.
   class [[nodiscard]] Module {
@@ -281,35 +282,13 @@ template <Precision P> class Tape {
   OutsideBatch outside_batch() { return OutsideBatch(*this); }
 
  private:
-  static constexpr std::size_t no_part = static_cast<std::size_t>(-1);
-
-  /// What is known of a variable without its value.
+  /// What is known of a variable without its value and without its gradient.
   struct Slot {
     Shape shape = {};
-    bool wanted = false;   ///< a gradient is wanted, or passes through on its way to one that is
-    bool reached = false;  ///< by a gradient, which has no elements where the value has none
-    const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
-    const void* elements = nullptr;        ///< of that parameter when it was recorded
-    std::size_t factor = 0;                ///< of its gradient, a number of `factors_`
-    std::size_t first_part = no_part;      ///< of a parameter's gradient, a number of `parts_`
-    std::size_t last_part = no_part;
-    Array<Storage> gradient = {};
-    /// The gradient of a loss, which is one number of P::compute and no less precise than that.
-    Array<Compute> loss_gradient = {};
-    /// What a simulation has rounded the value, and the gradient, to.
-    const SimulatedFormat* value_format = nullptr;
-    const SimulatedFormat* gradient_format = nullptr;
-  };
-
-  /// The sum of those gradients of a parameter that carry the same product of factors.
-  struct Part {
-    std::size_t slot;
-    std::size_t factor;  ///< a number of `factors_`
-    std::size_t next;    ///< part of the same parameter
-    Array<Storage> gradient = {};
-    /// How a simulation rounds a sum with it, and which tensor that sum is.
-    const SimulatedFormat* format;
-    std::uint32_t tensor;
+    bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    const Parameter* parameter = nullptr;     ///< whose value it is: an address, not to be read
+    const void* elements = nullptr;           ///< of that parameter when it was recorded
+    const SimulatedFormat* format = nullptr;  ///< what a simulation has rounded the value to
   };
 
   /// One recorded op, as far as ops are alike. What does with them what does not depend on the op
@@ -320,7 +299,7 @@ template <Precision P> class Tape {
     Node& operator=(const Node&) = delete;
     virtual ~Node() = default;
     /// From the gradients of its outputs to those of its inputs.
-    /// @param factor what the former carry, a number of `factors_`.
+    /// @param factor what the former carry, a number of `gradient_factors()`.
     virtual void backward(Tape& tape, const SimulatedOp& simulated, std::size_t factor) = 0;
     virtual void for_each_saved(
         const std::function<void(const void*, std::size_t)>& visit) const = 0;
@@ -328,7 +307,7 @@ template <Precision P> class Tape {
     virtual void discard(RecyclingResource& records) = 0;
 
     std::string_view name = {};    ///< of the op
-    std::string_view module = {};  ///< that it belongs to, as of `kept_module`
+    std::string_view module = {};  ///< that it belongs to, if it is observed
     std::size_t module_hash = 0;   ///< as of `hash_of_module`
     std::size_t index = 0;         ///< the op's number on the tape, for observers
     std::size_t first_output = 0;
@@ -366,17 +345,17 @@ template <Precision P> class Tape {
         return std::tuple{tape.template take_gradient<Outputs>(this->first_output + i)...};
       }
       (std::index_sequence_for<Outputs...>{});
-      if (tape.is_observed_) {
+      if (tape.observer_) {
         std::apply(
             [&](const auto&... gradient) {
-              tape.observe_gradients(*this, ops::rounds_gradient<Op>, simulated, gradient...);
+              tape.observe_gradients(*this, Op::traits.has_products(), simulated, gradient...);
             },
             output_gradients);
       }
       std::array<bool, inputs> wanted{};
       for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
       auto input_gradients = [&] {
-        if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+        if constexpr (can_simulate<P> && Op::traits.has_products()) {
           if (simulated.gradient != nullptr) {
             return of_rounded(tape, simulated, output_gradients, wanted);
           }
@@ -387,8 +366,11 @@ template <Precision P> class Tape {
                     "backward must return one gradient for each differentiable input");
       std::apply(
           [&](auto&... gradient) {
-            tape.add_gradients(*this, {&gradient...}, simulated.input_gradient,
-                               simulated.first_tensor + Numbers::input_gradient(0), factor);
+            tape.add_gradients(*this, {&gradient...},
+                               {.format = simulated.input_gradient,
+                                .step = tape.step_,
+                                .tensor = simulated.first_tensor + Numbers::input_gradient(0)},
+                               factor);
           },
           input_gradients);
     }
@@ -410,24 +392,24 @@ template <Precision P> class Tape {
                     const std::array<bool, inputs>& wanted) const {
       const auto rounded = [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::tuple{tape.simulation_.operand(
-            std::get<k>(output_gradients), tape.slots_[this->first_output + k].gradient_format,
+            std::get<k>(output_gradients), tape.sums_.format_of(this->first_output + k),
             *simulated.gradient, tape.step_,
             simulated.first_tensor + Numbers::output_gradient(k))...};
       }
       (std::index_sequence_for<Outputs...>{});
-      if constexpr (ops::matmul_operands<Op>() >= inputs) {
+      if constexpr (Op::traits.matmul_operands >= inputs) {
         return of(rounded, wanted);
       } else {
         std::array<bool, inputs> of_operands = wanted;
         std::array<bool, inputs> of_others = wanted;
         for (std::size_t i = 0; i < inputs; ++i) {
-          (i < ops::matmul_operands<Op>() ? of_others : of_operands)[i] = false;
+          (i < Op::traits.matmul_operands ? of_others : of_operands)[i] = false;
         }
         auto result = of(rounded, of_operands);
         if (std::none_of(of_others.begin(), of_others.end(), std::identity{})) return result;
         auto others = of(output_gradients, of_others);
         [&]<std::size_t... i>(std::index_sequence<i...>) {
-          ((i < ops::matmul_operands<Op>()
+          ((i < Op::traits.matmul_operands
                 ? void()
                 : void(std::get<i>(result) = std::move(std::get<i>(others)))),
            ...);
@@ -468,23 +450,16 @@ template <Precision P> class Tape {
     std::array<ItemCount, inputs> own_counts;
   };
 
-  /// What writes values that no op does, to a simulation.
-  struct Constant {
-    static constexpr std::string_view name = "constant";
-  };
-  struct Input {
-    static constexpr std::string_view name = "input";
-  };
-
-  template <class Source> Variable<P> leaf(const Array<Storage>& value, bool wanted) {
+  /// A value that no op writes.
+  /// @param source what a simulation knows it as.
+  Variable<P> leaf(std::string_view source, const Array<Storage>& value, bool wanted) {
     const std::size_t slot = slots_.size();
     add_slot(value.shape(), wanted);
     if constexpr (can_simulate<P>) {
       if (simulation_) {
-        const SimulatedOp simulated =
-            simulation_.begin_op(simulated_op_traits<Source, P>, module_, 1);
+        const SimulatedOp simulated = simulation_.begin_op({.name = source}, module_, 1);
         if (const SimulatedFormat* const format = simulated.output) {
-          slots_[slot].value_format = format;
+          slots_[slot].format = format;
           return {*this, slot, generation_,
                   simulation_.written(value, *format, step_, simulated.first_tensor)};
         }
@@ -498,6 +473,9 @@ template <Precision P> class Tape {
 
   /// Runs the backward passes of all nodes, from the gradient of the loss on.
   void unwind();
+
+  /// Shows the gradient of each parameter.
+  void observe_parameter_gradients() const;
 
   /// The backward pass of one node, number `position`, if a gradient reaches it.
   void backward_of(Node& node, std::size_t position);
@@ -539,11 +517,11 @@ template <Precision P> class Tape {
     const SimulatedOp simulated =
         simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
                     : SimulatedOp{};
-    if constexpr (ops::rounds_gradient<Op>) {
-      if (is_observed_) observe_operands<Op>(simulated, args...);
+    if constexpr (Op::traits.has_products()) {
+      if (observer_) observe_operands<Op>(simulated, args...);
     }
     Result result = [&] {
-      if constexpr (can_simulate<P> && ops::matmul_operands<Op>() != 0) {
+      if constexpr (can_simulate<P> && Op::traits.has_products()) {
         if (simulated.operand != nullptr) {
           return forward_of_rounded<Numbers>(op, scales, simulated, args...);
         }
@@ -551,7 +529,7 @@ template <Precision P> class Tape {
       return op.forward(P{}, scales, value_of(args)...);
     }();
     if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
-                  !ops::is_loss<Op>) {
+                  !Op::traits.is_loss) {
       if (simulated.output != nullptr) {
         simulation_.round_outputs(result, *simulated.output, step_,
                                   simulated.first_tensor + Numbers::output(0));
@@ -569,9 +547,9 @@ template <Precision P> class Tape {
 
     const auto finish = [&]<class... T>(const Array<T>&... outputs) {
       const std::size_t first_output = slots_.size();
-      const SimulatedFormat* const format = ops::is_loss<Op> ? nullptr : simulated.output;
-      ((add_slot(outputs.shape(), wanted).value_format = format), ...);
-      if (is_observed_) observe_outputs(Op::name, format, outputs...);
+      const SimulatedFormat* const format = Op::traits.is_loss ? nullptr : simulated.output;
+      ((add_slot(outputs.shape(), wanted).format = format), ...);
+      if (observer_) observe_outputs(Op::name, format, outputs...);
       if (tracer_) {
         trace(op, scales, input_slots, first_output, sizeof...(T), value_of(args)...);
       }
@@ -605,9 +583,6 @@ template <Precision P> class Tape {
   /// A parameter that has a slot already must be the one that was recorded there.
   void require_unchanged(const Slot& slot, const Parameter& parameter) const;
 
-  /// The path of the present module, kept for the backward pass if anybody is to be told.
-  [[nodiscard]] std::string_view kept_module();
-
   /// What tells the module of batch-dependent factors; of others nobody asks.
   [[nodiscard]] std::size_t hash_of_module(std::span<const ItemCount> counts) const;
 
@@ -623,10 +598,9 @@ template <Precision P> class Tape {
     const auto argument = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
         const std::size_t index = i++;
-        if (index < ops::matmul_operands<Op>()) {
-          return simulation_.operand(arg.value(), slots_[arg.slot_].value_format,
-                                     *simulated.operand, step_,
-                                     simulated.first_tensor + Numbers::operand(index));
+        if (index < Op::traits.matmul_operands) {
+          return simulation_.operand(arg.value(), slots_[arg.slot_].format, *simulated.operand,
+                                     step_, simulated.first_tensor + Numbers::operand(index));
         }
       }
       return value_of(arg);
@@ -650,79 +624,18 @@ template <Precision P> class Tape {
     if (is_rounded && (simulated.gradient || !std::is_same_v<Gradient, T>)) {
       return name_of<Gradient>(simulated.gradient);
     }
-    return name_of<T>(slots_[slot].gradient_format);
+    return name_of<T>(sums_.format_of(slot));
   }
 
-  /// True for the element type of a loss, whose gradient is kept in full.
-  template <class T>
-  static constexpr bool is_loss = std::is_same_v<T, Compute> && !std::is_same_v<T, Storage>;
-
-  template <class T> static Array<T>& gradient_of(Slot& slot) {
-    if constexpr (is_loss<T>) {
-      return slot.loss_gradient;
-    } else {
-      return slot.gradient;
-    }
-  }
-
-  template <class T> Array<T> take_gradient(std::size_t index) {
-    Slot& slot = slots_[index];
-    if constexpr (is_loss<T>) {
-      // A loss that went on into another op: that op's gradient is in P::storage like any other.
-      if (!slot.gradient.empty()) {
-        accumulate(slot, kernels::convert<Compute, Overflow::infinity_or_nan>(
-                             std::exchange(slot.gradient, {}), &memory_));
-      }
-    }
-    Array<T> gradient = std::exchange(gradient_of<T>(slot), {});
-    // An output that nothing used, beside one that something did.
-    if (gradient.empty()) return Array<T>::filled(slot.shape, T{}, &memory_);
-    return gradient;
+  template <class T> Array<T> take_gradient(std::size_t slot) {
+    return sums_.template take<T>(slot, slots_[slot].shape);
   }
 
   /// Adds what an op computed for its inputs.
-  /// @param format, tensor as of `add_gradient`, for the first input; those of the others follow.
+  /// @param rounding as of `GradientSums::add`, for the first input; those of the others follow.
   /// @param factor what the gradients of the outputs carried.
   void add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
-                     const SimulatedFormat* format, std::uint32_t tensor, std::size_t factor);
-
-  /// Adds what an op computed for its input.
-  /// @param format how a simulation rounds it, or null.
-  /// @param tensor its number in the simulation; that of a sum is one above.
-  /// @param factor what the gradient took on its way through the op.
-  void add_gradient(std::size_t index, Array<Storage>&& gradient, const SimulatedFormat* format,
-                    std::uint32_t tensor, const GradientFactor& factor);
-
-  /// Adds a gradient, rounded if a simulation says so; and so is the sum.
-  void add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedFormat* format,
-              std::uint32_t tensor);
-
-  /// The number of a product of factors: that of product number `last` if it is the same one.
-  std::size_t number_of(const GradientFactor& factor, std::size_t last);
-
-  /// The number of the products that a sum of gradients with the products `a` and `b` has.
-  std::size_t joined(std::size_t a, std::size_t b);
-
-  /// The part of a parameter's gradient that a gradient with this factor belongs to.
-  Part& part_of(std::size_t index, const GradientFactor& factor);
-
-  /// The gradient of each parameter, from its parts.
-  void add_up_parts();
-
-  template <class T> void accumulate(Slot& slot, Array<T> gradient) {
-    slot.reached = true;
-    accumulate(gradient_of<T>(slot), std::move(gradient));
-  }
-
-  template <class T> void accumulate(Array<T>& sum, Array<T> gradient) {
-    if (sum.empty()) {
-      sum = std::move(gradient);
-    } else {
-      kernels::map_into<Compute>(
-          sum.mutable_data(), sum.size(), [](auto a, auto b) { return a + b; }, sum.data(),
-          gradient.data());
-    }
-  }
+                     SimulatedGradient rounding, std::size_t factor);
 
   template <class T> void check(const Variable<P, T>& variable) const {
     if (variable.tape_ != this || variable.generation_ != generation_) {
@@ -732,34 +645,26 @@ template <Precision P> class Tape {
     }
   }
 
-  /// Completes `seen` with the array and shows it.
-  template <class T> void observe(Observation seen, const Array<T>& array) {
-    const auto elements = kernels::convert<float, Overflow::infinity_or_nan>(array);
-    seen.shape = array.shape();
-    seen.elements = elements.span();
-    observer_(seen);
-  }
-
   /// Shows what an op has computed.
   template <class... T>
   [[gnu::cold]] void observe_outputs(std::string_view op, const SimulatedFormat* format,
                                      const Array<T>&... outputs) {
-    Observation seen{.name = op, .module = module_, .index = recorded_, .role = TensorRole::value};
-    (((seen.format = name_of<T>(format)), observe(seen, outputs), ++seen.argument), ...);
+    observer_.show_outputs(
+        {.name = op, .module = module_, .index = recorded_, .role = TensorRole::value},
+        {name_of<T>(format)...}, outputs...);
   }
 
   /// Shows the gradients of an op's outputs as they enter it.
-  /// @param is_rounded as `ops::rounds_gradient`.
+  /// @param is_rounded whether it is an operand of products.
   template <class... T>
   [[gnu::cold]] void observe_gradients(const Node& node, bool is_rounded,
                                        const SimulatedOp& simulated, const Array<T>&... gradients) {
-    Observation seen{.name = node.name,
-                     .module = node.module,
-                     .index = node.index,
-                     .role = TensorRole::gradient};
-    (((seen.format = format_entering<T>(is_rounded, simulated, node.first_output + seen.argument)),
-      observe(seen, gradients), ++seen.argument),
-     ...);
+    std::size_t output = node.first_output;
+    observer_.show_outputs({.name = node.name,
+                            .module = node.module,
+                            .index = node.index,
+                            .role = TensorRole::gradient},
+                           {format_entering<T>(is_rounded, simulated, output++)...}, gradients...);
   }
 
   /// Shows what enters a matrix product, before it is rounded there.
@@ -772,38 +677,20 @@ template <Precision P> class Tape {
                      .format = name_of<typename P::matmul_operand>(simulated.operand)};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        if (seen.argument < ops::matmul_operands<Op>()) observe(seen, arg.value());
+        if (seen.argument < Op::traits.matmul_operands) observer_.show(seen, arg.value());
         ++seen.argument;
       }
     };
     (show(args), ...);
   }
 
-  /// Completes a record of the op with arguments `x` and shows it.
+  /// Shows an op with arguments `x`.
   template <class Op, std::size_t inputs, class... Arrays>
   [[gnu::cold]] void trace(const Op& op, const Scales<inputs>& scales,
                            const std::array<std::size_t, inputs>& input_slots,
                            std::size_t first_output, std::size_t outputs, const Arrays&... x) {
     OpRecord record = record_of_slots(input_slots, first_output, outputs);
-    const Scales<inputs> ideal = ops::without_constraint(op).scales(x...);
-    record.name = Op::name;
-    record.forward = scales.forward;
-    record.ideal_forward = ideal.forward;
-    record.homogeneity = ops::homogeneity(op, scales, x...);
-    record.constraint = ops::constraint_on(op, ideal, x...);
-    if constexpr (requires { Scaling(op.scaling); }) record.scaling = op.scaling;
-    if constexpr (requires { op.followed_scalings(); }) {
-      const auto [scaling, fused] = op.followed_scalings();
-      record.scaling = scaling;
-      record.fused_rule = fused.rule;
-    }
-    for (std::size_t i = 0; i < inputs; ++i) {
-      record.inputs[i].backward = scales.backward[i];
-      record.inputs[i].ideal_backward = ideal.backward[i];
-      for (std::size_t k = 0; k < outputs; ++k) {
-        record.outputs[k].gradient_factors[i] = ops::gradient_factor(op, scales, i, k);
-      }
-    }
+    describe_op(record, op, scales, x...);
     tracer_(record);
   }
 
@@ -811,31 +698,24 @@ template <Precision P> class Tape {
   [[nodiscard]] OpRecord record_of_slots(std::span<const std::size_t> input_slots,
                                          std::size_t first_output, std::size_t outputs) const;
 
-  void choose_whether_to_observe() { is_observed_ = observer_ && step_ % observe_every_ == 0; }
-
   // Declared first, hence destroyed last: every array below lives in it.
   RecyclingResource memory_;
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
   std::vector<Slot> slots_;
-  std::vector<Part> parts_;              ///< of the gradients of parameters
-  std::vector<GradientFactor> factors_;  ///< what gradients carry; none before `backward`
-  std::vector<NodePointer> nodes_;       ///< of the ops that a gradient passes through
-  std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
+  std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
+  std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
-  std::vector<std::string> parameter_names_;         ///< of an observed step, in their order
-  std::set<std::string, std::less<>> module_paths_;  ///< of all observed steps
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
   bool unwound_ = false;
-  Observer observer_;
-  std::uint64_t observe_every_ = 1;
-  bool is_observed_ = false;  ///< in this step
+  StepObserver<P> observer_;
   Tracer tracer_;
   std::string_view module_;  ///< whose ops are recorded
   bool is_outside_batch_ = false;
   SimulatedRounding<P> simulation_{memory_};
   std::vector<SimulatedOp> simulated_ops_;  ///< of the nodes, if there is a simulation
+  GradientSums<P> sums_{memory_, simulation_};
 };
 
 // What does not depend on an op stands apart from the class, so that it is not inline: compiled
@@ -845,16 +725,14 @@ template <Precision P> class Tape {
 template <Precision P> void Tape<P>::clear() {
   while (!nodes_.empty()) nodes_.pop_back();
   slots_.clear();
-  parts_.clear();
-  factors_.clear();
+  sums_.clear();
   parameters_.clear();
-  parameter_names_.clear();
+  observer_.clear();
   simulated_ops_.clear();
   recorded_ = 0;
   unwound_ = false;
   generation_ = detail::next_recording();
-  ++step_;
-  choose_whether_to_observe();
+  observer_.choose(++step_);
   if (simulation_) simulation_->begin_step();
 }
 
@@ -866,14 +744,7 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     Slot& slot = add_slot(parameter.value.shape(), true);
     slot.parameter = &parameter;
     slot.elements = parameter.value.data();
-    if (is_observed_) {
-      parameter_names_.push_back(parameter.name);
-      observe({.name = parameter.name,
-               .index = parameters_.size() - 1,
-               .role = TensorRole::parameter,
-               .format = storage_name<float>},
-              parameter.value);
-    }
+    if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1);
   }
   return {*this, entry->second, generation_, parameter.value};
 }
@@ -893,7 +764,7 @@ template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double see
   if (!slots_[loss].wanted) refuse("a loss that depends on a parameter or an input");
   require_simulation_used();
   unwound_ = true;
-  factors_.emplace_back();
+  sums_.begin(slots_.size());
 }
 
 template <Precision P> void Tape<P>::unwind() {
@@ -908,30 +779,23 @@ template <Precision P> void Tape<P>::unwind() {
       throw;
     }
   }
-  add_up_parts();
-  if (is_observed_) {
-    // By the names noted, for a parameter may have been moved since. There are none if observing
-    // began after the step did.
-    std::size_t index = 0;
-    for (const Slot& slot : slots_) {
-      if (slot.parameter == nullptr) continue;
-      if (index == parameter_names_.size()) break;
-      observe({.name = parameter_names_[index],
-               .index = index,
-               .role = TensorRole::parameter_gradient,
-               .format = name_of<Storage>(slot.gradient_format)},
-              slot.gradient);
-      ++index;
-    }
+  sums_.add_up_parts();
+  if (observer_) observe_parameter_gradients();
+}
+
+template <Precision P> void Tape<P>::observe_parameter_gradients() const {
+  std::size_t index = 0;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].parameter == nullptr) continue;
+    if (index == observer_.parameters()) break;
+    observer_.show_parameter_gradient(index, name_of<Storage>(sums_.format_of(slot)),
+                                      sums_.of(slot));
+    ++index;
   }
 }
 
 template <Precision P> void Tape<P>::backward_of(Node& node, std::size_t position) {
-  std::optional<std::size_t> factor;
-  for (std::size_t i = 0; i < node.outputs; ++i) {
-    const Slot& output = slots_[node.first_output + i];
-    if (output.reached) factor = factor ? joined(*factor, output.factor) : output.factor;
-  }
+  const std::optional<std::size_t> factor = sums_.factor_of(node.first_output, node.outputs);
   if (!factor) return;
   node.backward(*this, simulation_ ? simulated_ops_[position] : SimulatedOp{}, *factor);
 }
@@ -957,12 +821,6 @@ void Tape<P>::require_unchanged(const Slot& slot, const Parameter& parameter) co
                               to_string(slot.shape));
 }
 
-template <Precision P> std::string_view Tape<P>::kept_module() {
-  if (!is_observed_ || module_.empty()) return {};
-  const auto known = module_paths_.find(module_);
-  return known != module_paths_.end() ? *known : *module_paths_.emplace(module_).first;
-}
-
 template <Precision P>
 std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
   for (const ItemCount& count : counts) {
@@ -976,7 +834,7 @@ void Tape<P>::add_node(Node& node, std::size_t first_output, const SimulatedOp& 
   NodePointer pointer(&node, DiscardNode{&records_});
   node.first_output = first_output;
   node.index = recorded_;
-  node.module = kept_module();
+  node.module = observer_.kept(module_);
   node.module_hash = hash_of_module(node.counts);
   nodes_.push_back(std::move(pointer));
   if (simulation_) simulated_ops_.push_back(simulated);
@@ -991,110 +849,22 @@ template <Precision P> typename Tape<P>::Slot& Tape<P>::add_slot(const Shape& sh
 
 template <Precision P>
 void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
-                            const SimulatedFormat* format, std::uint32_t tensor,
-                            std::size_t factor) {
+                            SimulatedGradient rounding, std::size_t factor) {
   std::size_t i = 0;
   for (Array<Storage>* const gradient : gradients) {
-    const std::size_t slot = node.input_slots[i];
-    add_gradient(slot, std::move(*gradient), format, tensor,
-                 {.of = factor,
-                  .op = node.name,
-                  .module = node.counts[i].depends_on_batch() ? node.module_hash : 0,
-                  .argument = i,
-                  .parameter = slots_[slot].parameter,
-                  .count = node.counts[i]});
-    tensor += 2;
+    const std::size_t value = node.input_slots[i];
+    if (slots_[value].wanted) {
+      sums_.add(value, std::move(*gradient),
+                {.of = factor,
+                 .op = node.name,
+                 .module = node.counts[i].depends_on_batch() ? node.module_hash : 0,
+                 .argument = i,
+                 .parameter = slots_[value].parameter,
+                 .count = node.counts[i]},
+                rounding);
+    }
+    rounding.tensor += 2;
     ++i;
-  }
-}
-
-template <Precision P>
-void Tape<P>::add_gradient(std::size_t index, Array<Storage>&& gradient,
-                           const SimulatedFormat* format, std::uint32_t tensor,
-                           const GradientFactor& factor) {
-  Slot& slot = slots_[index];
-  if (!slot.wanted) return;
-  slot.gradient_format = format;
-  const bool is_first = !std::exchange(slot.reached, true);
-  if (slot.parameter == nullptr) {
-    const std::size_t product =
-        factor.count.depends_on_batch() ? number_of(factor, factors_.size() - 1) : factor.of;
-    slot.factor = is_first ? product : joined(slot.factor, product);
-    add_to(slot.gradient, std::move(gradient), format, tensor);
-    return;
-  }
-  Part& part = part_of(index, factor);
-  part.format = format;
-  part.tensor = tensor;
-  add_to(part.gradient, std::move(gradient), format, tensor);
-}
-
-template <Precision P>
-void Tape<P>::add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedFormat* format,
-                     std::uint32_t tensor) {
-  if constexpr (can_simulate<P>) {
-    if (format != nullptr) {
-      const bool is_sum = !sum.empty();
-      accumulate(sum, simulation_.written(gradient, *format, step_, tensor));
-      if (is_sum) sum = simulation_.written(sum, *format, step_, tensor + 1);
-      return;
-    }
-  }
-  accumulate(sum, std::move(gradient));
-}
-
-template <Precision P>
-std::size_t Tape<P>::number_of(const GradientFactor& factor, std::size_t last) {
-  GradientFactor& before = factors_[last];
-  if (last != 0 && before.of == factor.of && before.other == factor.other &&
-      before.op == factor.op && before.module == factor.module &&
-      before.argument == factor.argument && before.parameter == factor.parameter &&
-      before.count == factor.count) {
-    ++before.uses;
-    return last;
-  }
-  factors_.push_back(factor);
-  return factors_.size() - 1;
-}
-
-template <Precision P> std::size_t Tape<P>::joined(std::size_t a, std::size_t b) {
-  if (a == b) return a;
-  // The sum of a sum and what is in it already.
-  for (const auto& [sum, part] : {std::pair{a, b}, std::pair{b, a}}) {
-    if (factors_[sum].is_sum && (factors_[sum].of == part || factors_[sum].other == part)) {
-      return sum;
-    }
-  }
-  return number_of({.of = a, .other = b, .is_sum = true}, factors_.size() - 1);
-}
-
-template <Precision P>
-typename Tape<P>::Part& Tape<P>::part_of(std::size_t index, const GradientFactor& factor) {
-  Slot& slot = slots_[index];
-  std::size_t product = factor.of;
-  if (factor.count.depends_on_batch()) {
-    const std::size_t last = slot.last_part == no_part ? 0 : parts_[slot.last_part].factor;
-    product = number_of(factor, last);
-  }
-  for (std::size_t k = slot.first_part; k != no_part; k = parts_[k].next) {
-    if (parts_[k].factor == product) return parts_[k];
-  }
-  (slot.last_part == no_part ? slot.first_part : parts_[slot.last_part].next) = parts_.size();
-  slot.last_part = parts_.size();
-  return parts_.emplace_back(
-      Part{.slot = index, .factor = product, .next = no_part, .format = nullptr, .tensor = 0});
-}
-
-template <Precision P> void Tape<P>::add_up_parts() {
-  for (const Part& part : parts_) {
-    Array<Storage>& sum = slots_[part.slot].gradient;
-    const bool is_sum = !sum.empty();
-    accumulate(sum, part.gradient);
-    if constexpr (can_simulate<P>) {
-      if (is_sum && part.format != nullptr) {
-        sum = simulation_.written(sum, *part.format, step_, part.tensor + 1);
-      }
-    }
   }
 }
 

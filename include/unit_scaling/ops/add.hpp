@@ -28,6 +28,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Add {
   static constexpr std::string_view name = "add";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
   Scaling scaling = {};
 

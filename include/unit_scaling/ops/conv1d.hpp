@@ -48,9 +48,10 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @see the reference library's conv1d; Blake et al. 2023, arXiv:2303.11257, section 6.1.
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
-  static constexpr bool rounds_gradient = true;
-  static constexpr std::size_t matmul_operands = 2;  ///< x and w
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
+  /// Operands of products are x and w.
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = 2};
 
   Scaling scaling = {};
   std::size_t stride = 1;

@@ -49,8 +49,12 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///      2015, arXiv:1512.00567, section 7 (label smoothing).
 struct CrossEntropy {
   static constexpr std::string_view name = "cross_entropy";
-  static constexpr bool is_loss = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_gradient_factor = true,
+                                   .is_loss = true,
+                                   .ignores_constraint = true};
 
   Scaling scaling = {};
   Reduction reduction = Reduction::mean;

@@ -29,6 +29,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Dropout {
   static constexpr std::string_view name = "dropout";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = false, .ignores_constraint = true};
 
   Scaling scaling = {};
   double probability = 0.5;                          ///< p

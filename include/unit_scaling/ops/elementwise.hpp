@@ -25,6 +25,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 template <class F, class Slope> struct Elementwise {
   static constexpr std::string_view name = "elementwise";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = false, .has_item_counts = false};
 
   F function = {};
   Slope slope = {};

@@ -37,6 +37,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Embedding {
   static constexpr std::string_view name = "embedding";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .ignores_constraint = true};
 
   Scaling scaling = {};
   /// The id that stands for no token at all: it learns nothing.

@@ -160,10 +160,11 @@ template <ScaledOp Op, class... Args>
           return op.forward(precision, ScalesOfOp{}, x...);
         },
         inputs);
-    if constexpr (!is_loss<Op>) of_output.take(result.output);
-    const auto dy = is_loss<Op> ? Array<double>::filled(result.output.shape(), 1)
-                                : detail::draw(result.output.shape(),
-                                               Random(options.seed, RandomStream::general, r, 0));
+    if constexpr (!Op::traits.is_loss) of_output.take(result.output);
+    const auto dy = Op::traits.is_loss
+                        ? Array<double>::filled(result.output.shape(), 1)
+                        : detail::draw(result.output.shape(),
+                                       Random(options.seed, RandomStream::general, r, 0));
     const auto gradients = op.backward(precision, ScalesOfOp{}, result.saved, dy);
     std::apply(
         [&](const auto&... gradient) {
@@ -180,7 +181,7 @@ template <ScaledOp Op, class... Args>
     factor = measured.factor;
     error = measured.relative_error;
   };
-  settle(is_loss<Op> ? detail::Measured{} : of_output.factor(), estimate.scales.forward,
+  settle(Op::traits.is_loss ? detail::Measured{} : of_output.factor(), estimate.scales.forward,
          estimate.relative_error.forward);
   for (std::size_t i = 0; i < n; ++i) {
     settle(detail::factor_of(of_gradients[i]), estimate.scales.backward[i],

@@ -38,6 +38,7 @@ enum class GeluForm {
 struct Gelu {
   static constexpr std::string_view name = "gelu";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.
@@ -47,6 +48,11 @@ struct Gelu {
   void require_attributes() const { require_multiplier(name, "mult", mult); }
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
+    return factors();
+  }
+
+  /// Those of every x: no size goes in.
+  [[nodiscard]] Scales<1> factors() const {
     require_attributes();
     Scales<1> ideal;
     if (scaling.rule == Rule::paper) {

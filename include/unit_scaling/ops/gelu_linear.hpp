@@ -38,10 +38,14 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @throws ShapeError as ops::Linear; DomainError as ops::Gelu and ops::Linear.
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
-  static constexpr bool rounds_gradient = true;
-  static constexpr std::size_t matmul_operands = 2;  ///< x and w
-  static constexpr bool rounds_within = true;        ///< gelu(x)
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
+  /// Operands of products are x and w.
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_gradient_factor = true,
+                                   .has_followed_scalings = true,
+                                   .matmul_operands = 2,
+                                   .rounds_within = true};
 
   Gelu gelu = {};
   Linear linear = {};
@@ -63,7 +67,7 @@ struct GeluLinear {
                                        std::size_t output) const {
     const double of_linear = ops::gradient_factor(linear, s, input, output);
     if (input != 0) return of_linear;
-    return of_linear * ops::gradient_factor(gelu, gelu.scales(Array<float>()), 0, 0);
+    return of_linear * ops::gradient_factor(gelu, gelu.factors(), 0, 0);
   }
 
   template <class... T> [[nodiscard]] auto item_counts(const Array<T>&... x) const {
@@ -71,7 +75,7 @@ struct GeluLinear {
   }
 
   template <std::size_t N> [[nodiscard]] Homogeneity homogeneity(const Scales<N>& s) const {
-    const double a = gelu.scales(Array<float>()).forward / gelu.mult;
+    const double a = gelu.factors().forward / gelu.mult;
     if constexpr (N == 3) {
       return {.output = {a * s.forward, {0, 1, 0}},
               .fixed = {{gelu.mult, {1, 0, 0}}, {a, {0, 1, -1}}}};

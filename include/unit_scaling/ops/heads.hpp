@@ -82,6 +82,7 @@ void copy_row(const From* from, To* to, std::size_t size) {
 struct SplitHeads {
   static constexpr std::string_view name = "split_heads";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   std::size_t heads = 1;
 
@@ -159,6 +160,7 @@ inline constexpr Apply<SplitHeads> split_heads{};
 struct SeparateHeads {
   static constexpr std::string_view name = "separate_heads";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   std::size_t heads = 1;
 
@@ -223,6 +225,7 @@ inline constexpr Apply<SeparateHeads> separate_heads{};
 struct MergeHeads {
   static constexpr std::string_view name = "merge_heads";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     (void)layout(x.shape());

@@ -38,6 +38,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct LayerNorm {
   static constexpr std::string_view name = "layer_norm";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1 || arguments == 3; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .ignores_constraint = true};
 
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
@@ -63,6 +65,11 @@ struct LayerNorm {
   }
 
   /// The factors of gain and bias are of the rows.
+  template <class T>
+  [[nodiscard]] static std::array<ItemCount, 1> item_counts(const Array<T>& /*x*/) {
+    return {};
+  }
+
   template <class T, class G, class B>
   [[nodiscard]] std::array<ItemCount, 3> item_counts(const Array<T>& x, const Array<G>& /*gain*/,
                                                      const Array<B>& /*bias*/) const {

@@ -29,9 +29,10 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2 and section 4.
 struct Linear {
   static constexpr std::string_view name = "linear";
-  static constexpr bool rounds_gradient = true;
-  static constexpr std::size_t matmul_operands = 2;  ///< x and w
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
+  /// Operands of products are x and w.
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = 2};
 
   Scaling scaling = {};
   /// Exponents of fan_in, fan_out and rows in α, β_x and β_w = β_b. (1, ½, ½) is a u-μP read-out.

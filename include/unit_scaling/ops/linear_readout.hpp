@@ -27,9 +27,12 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @see u-μP, arXiv:2407.17465, table 2; Blake et al. 2023, arXiv:2303.11257, section 5.
 struct LinearReadout {
   static constexpr std::string_view name = "linear_readout";
-  static constexpr bool rounds_gradient = true;
-  static constexpr std::size_t matmul_operands = 2;  ///< x and w
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
+  /// Operands of products are x and w.
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_constraint = true,
+                                   .matmul_operands = 2};
 
   Scaling scaling = {};
 

@@ -27,8 +27,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @see Blake et al. 2023, arXiv:2303.11257, table A.2.
 struct Matmul {
   static constexpr std::string_view name = "matmul";
-  static constexpr bool rounds_gradient = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = OpTraits::all_inputs};
 
   Scaling scaling = {};
 

@@ -30,6 +30,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Mean {
   static constexpr std::string_view name = "mean";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
   Scaling scaling = {};
 

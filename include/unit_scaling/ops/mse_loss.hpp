@@ -42,8 +42,11 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// @see u-μP, arXiv:2407.17465; E[(2 (x − t))²] = 8.
 struct MseLoss {
   static constexpr std::string_view name = "mse_loss";
-  static constexpr bool is_loss = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .is_loss = true,
+                                   .ignores_constraint = true};
 
   Scaling scaling = {};
   Reduction reduction = Reduction::mean;

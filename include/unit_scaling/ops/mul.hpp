@@ -28,6 +28,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Mul {
   static constexpr std::string_view name = "mul";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = false, .ignores_constraint = true};
 
   Scaling scaling = {};  ///< any: the factors are ones under all of them
 

@@ -2,13 +2,19 @@
 /// @file
 /// Layer ops: what every op is made of, and all that the tape knows of them.
 ///
-/// An op is a struct of its attributes (scaling, epsilon, τ, …) with three member functions:
+/// An op is a struct of its attributes (scaling, epsilon, τ, …) that says what it is,
+///
+///     static constexpr std::string_view name = "…";                // for messages and reports
+///     static constexpr bool accepts(std::size_t arguments);        // so many arrays
+///     static constexpr OpTraits traits{…};                         // ops/op_traits.hpp
+///
+/// with three member functions:
 ///
 ///     auto scales(x, ...) const -> Scales<N>;                      // sizes in, factors out
 ///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
 ///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
 ///
-/// if need be `gradient_factor`, `homogeneity` and `item_counts`, see below, and `inline constexpr
+/// those of `homogeneity`, `item_counts` and so on that its traits tell of, and `inline constexpr
 /// Apply<Op> name{}`, a function object that computes on arrays and records on variables. `dx, ...`
 /// are the gradients of the N differentiable arguments, in order; `wanted`, where an op takes it,
 /// is a `std::array<bool, N>` that says which of them will be used, and the others may be left
@@ -16,11 +22,8 @@
 #pragma once
 
 #include <array>
-#include <concepts>
 #include <cstddef>
 #include <optional>
-#include <span>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -29,6 +32,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/ops/op_traits.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/homogeneity.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
@@ -48,13 +52,6 @@ template <class Output, class... Saved> struct Forward {
 template <class Output, class... Saved>
 Forward(Output, std::tuple<Saved...>) -> Forward<Output, Saved...>;
 
-/// A scaled op: a name for messages and reports, and the numbers of array arguments it accepts.
-template <class Op>
-concept ScaledOp = std::default_initializable<Op> && requires {
-  { Op::name } -> std::convertible_to<std::string_view>;
-  { Op::accepts(std::size_t{}) } -> std::same_as<bool>;
-};
-
 /// Every gradient wanted: the default of the backward passes that can leave some out.
 template <std::size_t N> [[nodiscard]] constexpr std::array<bool, N> all_wanted() {
   std::array<bool, N> result{};
@@ -62,38 +59,13 @@ template <std::size_t N> [[nodiscard]] constexpr std::array<bool, N> all_wanted(
   return result;
 }
 
-/// True if the gradient entering the op's backward pass is an operand of a matrix product there,
-/// so that it is rounded to `P::matmul_gradient` first.
-template <class Op> inline constexpr bool rounds_gradient = requires {
-  requires Op::rounds_gradient;
-};
-
-/// How many of the op's first differentiable arguments are operands of its matrix products, so that
-/// they are rounded to `P::matmul_operand` first: what the op says in a member `matmul_operands`,
-/// else all of them if it rounds its gradient, else none. The gradients of the others, biases, are
-/// of the gradient before it is rounded.
-template <class Op> [[nodiscard]] constexpr std::size_t matmul_operands() {
-  if constexpr (requires { Op::matmul_operands; }) {
-    return Op::matmul_operands;
-  } else {
-    return rounds_gradient<Op> ? static_cast<std::size_t>(-1) : 0;
-  }
-}
-
-/// True if the op rounds, to formats of its policy, what is neither an argument nor an output nor a
-/// gradient of one: states, say. What rounds to other formats from outside cannot see that.
-template <class Op> inline constexpr bool rounds_within = requires { requires Op::rounds_within; };
-
-/// True if the output is a loss: one number, in `P::compute`.
-template <class Op> inline constexpr bool is_loss = requires { requires Op::is_loss; };
-
 /// Whether what the op does to the numbers within its products under P is what it does under a
 /// policy with these formats of operands and gradients: true unless the op says otherwise in a
 /// member `rounds_weights_as<P>(operand, gradient)`.
-template <class Op, Precision P>
+template <ScaledOp Op, Precision P>
 [[nodiscard]] constexpr bool rounds_weights_as(const FormatSpec& operand,
                                                const FormatSpec& gradient) {
-  if constexpr (requires { Op::template rounds_weights_as<P>(operand, gradient); }) {
+  if constexpr (Op::traits.has_rounds_weights_as) {
     return Op::template rounds_weights_as<P>(operand, gradient);
   } else {
     return true;
@@ -101,28 +73,24 @@ template <class Op, Precision P>
 }
 
 /// The op with its rule's own factors: without a constraint on them, if it has any.
-template <class Op> [[nodiscard]] Op without_constraint(const Op& op) {
+template <ScaledOp Op> [[nodiscard]] Op without_constraint(const Op& op) {
   Op result = op;
-  if constexpr (requires { op.scaling.on_cut_edge(); }) result.scaling = op.scaling.on_cut_edge();
+  if constexpr (detail::has_scaling<Op>) result.scaling = op.scaling.on_cut_edge();
   return result;
 }
 
-/// The constraint in force on the op's factors, called with x, which without one would be `ideal`:
-/// what the op says in a member `constraint()`, else that of its scaling. Empty if its factors do
-/// not depend on any: it has none, or is an op whose inputs are cut-edges by its nature.
-template <class Op, std::size_t N, class... Arrays>
-[[nodiscard]] std::optional<Constraint> constraint_on(const Op& op, const Scales<N>& ideal,
-                                                      const Arrays&... x) {
-  if constexpr (requires { op.scaling.effective_constraint(); }) {
-    // A factor that no other constraint gives tells whether the op asks.
-    Op asked = op;
-    asked.scaling =
-        op.scaling.with({"asked", [](double forward, std::span<const double> /*backward*/) {
-                           return 2 * forward;
-                         }});
-    if (asked.scales(x...).forward == ideal.forward) return {};
-    if constexpr (requires { op.constraint(); }) return op.constraint();
-    return op.scaling.effective_constraint();
+/// The constraint in force on the op's factors: what the op says in a member `constraint()`, else
+/// that of its scaling. Empty if its factors do not depend on any: it has no scaling, is under rule
+/// none, or is an op whose inputs are cut-edges by its nature.
+template <ScaledOp Op>
+[[nodiscard]] std::optional<Constraint> constraint_on([[maybe_unused]] const Op& op) {
+  if constexpr (detail::has_scaling<Op> && !Op::traits.ignores_constraint) {
+    if (op.scaling.rule == Rule::none) return {};
+    if constexpr (Op::traits.has_constraint) {
+      return op.constraint();
+    } else {
+      return op.scaling.effective_constraint();
+    }
   } else {
     return {};
   }
@@ -131,10 +99,10 @@ template <class Op, std::size_t N, class... Arrays>
 /// What the op's backward pass multiplies the true gradient, of output number `output` with respect
 /// to input number `input`, with: β/α, unless the op says otherwise in a member
 /// `gradient_factor(scales, input, output)`.
-template <class Op, std::size_t N>
+template <ScaledOp Op, std::size_t N>
 [[nodiscard]] double gradient_factor(const Op& op, const Scales<N>& s, std::size_t input,
                                      std::size_t output) {
-  if constexpr (requires { op.gradient_factor(s, input, output); }) {
+  if constexpr (Op::traits.has_gradient_factor) {
     return op.gradient_factor(s, input, output);
   } else {
     return s.backward[input] / s.forward;
@@ -144,14 +112,14 @@ template <class Op, std::size_t N>
 /// How the op answers to factors on its inputs x, given its factors `s`: what its member
 /// `homogeneity(s, x...)` says, or `homogeneity(s)` if it needs no shapes. Without one, f is taken
 /// for a function that answers to none.
-template <class Op, std::size_t N, class... Arrays>
+template <ScaledOp Op, std::size_t N, class... Arrays>
 [[nodiscard]] Homogeneity homogeneity(const Op& op, const Scales<N>& s, const Arrays&... x) {
-  if constexpr (requires { op.homogeneity(s, x...); }) {
-    return op.homogeneity(s, x...);
-  } else if constexpr (requires { op.homogeneity(s); }) {
-    return op.homogeneity(s);
-  } else {
+  if constexpr (!Op::traits.has_homogeneity) {
     return Homogeneity::unknown(s.forward, N);
+  } else if constexpr (requires { op.homogeneity(s, x...); }) {
+    return op.homogeneity(s, x...);
+  } else {
+    return op.homogeneity(s);
   }
 }
 
@@ -159,16 +127,16 @@ template <class Op, std::size_t N, class... Arrays>
 /// batch: what its member `item_counts(x...)` says, or `item_counts(are_parameters, x...)` if that
 /// depends on which inputs are parameters. Without one, no factor does. An op says so of the
 /// factors of weights, and of that of a loss which is a mean over items.
-template <class Op, std::size_t N, class... Arrays>
+template <ScaledOp Op, std::size_t N, class... Arrays>
 [[nodiscard]] std::array<ItemCount, N> item_counts(const Op& op,
                                                    const std::array<bool, N>& are_parameters,
                                                    const Arrays&... x) {
-  if constexpr (requires { op.item_counts(are_parameters, x...); }) {
-    return op.item_counts(are_parameters, x...);
-  } else if constexpr (requires { op.item_counts(x...); }) {
-    return op.item_counts(x...);
-  } else {
+  if constexpr (!Op::traits.has_item_counts) {
     return {};
+  } else if constexpr (requires { op.item_counts(are_parameters, x...); }) {
+    return op.item_counts(are_parameters, x...);
+  } else {
+    return op.item_counts(x...);
   }
 }
 

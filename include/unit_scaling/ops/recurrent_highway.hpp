@@ -47,8 +47,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///      character-level RNN, whose gates have one factor for both directions).
 struct RecurrentHighway {
   static constexpr std::string_view name = "recurrent_highway";
-  static constexpr bool rounds_within = true;  ///< states, and gradients of gates
   static constexpr bool accepts(std::size_t arguments) { return arguments == 4; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .rounds_within = true};
 
   Scaling scaling = {};
   double rebias = 1;

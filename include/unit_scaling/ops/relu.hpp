@@ -29,6 +29,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Relu {
   static constexpr std::string_view name = "relu";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Scaling scaling = {};
 

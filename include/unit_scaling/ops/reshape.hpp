@@ -23,6 +23,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Reshape {
   static constexpr std::string_view name = "reshape";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Shape shape = {};
 

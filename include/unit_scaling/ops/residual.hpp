@@ -48,6 +48,10 @@ struct ResidualWeights {
 struct ResidualSplit {
   static constexpr std::string_view name = "residual_split";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = false,
+                                   .has_gradient_factor = true,
+                                   .ignores_constraint = true};
 
   Scaling scaling = {};
   double tau = 0.5;
@@ -100,6 +104,10 @@ inline constexpr Apply<ResidualSplit> residual_split{};
 struct ResidualAdd {
   static constexpr std::string_view name = "residual_add";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = false,
+                                   .has_gradient_factor = true,
+                                   .ignores_constraint = true};
 
   Scaling scaling = {};
   double tau = 0.5;

@@ -36,6 +36,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct RmsNorm {
   static constexpr std::string_view name = "rms_norm";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1 || arguments == 2; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .ignores_constraint = true};
 
   Scaling scaling = {};
   double epsilon = 1e-5;  ///< ε
@@ -58,6 +60,11 @@ struct RmsNorm {
   }
 
   /// The gain's factor is of the rows.
+  template <class T>
+  [[nodiscard]] static std::array<ItemCount, 1> item_counts(const Array<T>& /*x*/) {
+    return {};
+  }
+
   template <class T, class G>
   [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<T>& x,
                                                      const Array<G>& /*gain*/) const {

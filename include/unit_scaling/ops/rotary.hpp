@@ -41,6 +41,7 @@ enum class RotaryPairs {
 struct Rotary {
   static constexpr std::string_view name = "rotary";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   double base = 10000;
   RotaryPairs pairs = RotaryPairs::halves;

@@ -41,6 +41,7 @@ template <class Compute, class Out, class In>
 struct ScaleForward {
   static constexpr std::string_view name = "scale_fwd";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   double factor = 1;
 
@@ -79,6 +80,7 @@ inline constexpr Apply<ScaleForward> scale_fwd{};
 struct ScaleBackward {
   static constexpr std::string_view name = "scale_bwd";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   double factor = 1;
 

@@ -23,11 +23,14 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// own rule would say. Made by `scaled`.
 template <ScaledOp Op, std::size_t N> struct WithFactors {
   static constexpr std::string_view name = Op::name;
-  static constexpr bool rounds_gradient = ops::rounds_gradient<Op>;
-  static constexpr std::size_t matmul_operands = ops::matmul_operands<Op>();
-  static constexpr bool rounds_within = ops::rounds_within<Op>;
-  static constexpr bool is_loss = ops::is_loss<Op>;
   static constexpr bool accepts(std::size_t arguments) { return Op::accepts(arguments); }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = false,
+                                   .has_gradient_factor = true,
+                                   .has_rounds_weights_as = true,
+                                   .matmul_operands = Op::traits.matmul_operands,
+                                   .rounds_within = Op::traits.rounds_within,
+                                   .is_loss = Op::traits.is_loss};
 
   template <Precision P>
   [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,

@@ -74,8 +74,11 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///      arXiv:2307.08691, for the blocks.
 struct ScaledDotProductAttention {
   static constexpr std::string_view name = "scaled_dot_product_attention";
-  static constexpr bool rounds_gradient = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 3 || arguments == 4; }
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_rounds_weights_as = true,
+                                   .matmul_operands = OpTraits::all_inputs};
 
   template <Precision P>
   [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,
@@ -113,6 +116,13 @@ struct ScaledDotProductAttention {
   }
 
   /// The factor of r is of the queries of all sequences.
+  template <class Q, class K, class V>
+  [[nodiscard]] static std::array<ItemCount, 3> item_counts(const Array<Q>& /*q*/,
+                                                            const Array<K>& /*k*/,
+                                                            const Array<V>& /*v*/) {
+    return {};
+  }
+
   template <class Q, class K, class V, class R>
   [[nodiscard]] std::array<ItemCount, 4> item_counts(const Array<Q>& q, const Array<K>& k,
                                                      const Array<V>& v, const Array<R>& r) const {

@@ -34,6 +34,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Silu {
   static constexpr std::string_view name = "silu";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.

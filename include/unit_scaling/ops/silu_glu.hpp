@@ -35,6 +35,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct SiluGlu {
   static constexpr std::string_view name = "silu_glu";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   Scaling scaling = {};
   double mult = 1;  ///< m; the paper's factors are for 1.

@@ -36,6 +36,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Sum {
   static constexpr std::string_view name = "sum";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
   Scaling scaling = {};
 

@@ -28,6 +28,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Tanh {
   static constexpr std::string_view name = "tanh";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
+  static constexpr OpTraits traits{.has_homogeneity = false, .has_item_counts = false};
 
   /// By quadrature, which the tests repeat.
   static constexpr double variance = 0.394294490397841;

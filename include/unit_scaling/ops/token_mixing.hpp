@@ -29,8 +29,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///      arXiv:2105.01601, section 2.
 struct TokenMixing {
   static constexpr std::string_view name = "token_mixing";
-  static constexpr bool rounds_gradient = true;
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = OpTraits::all_inputs};
 
   Scaling scaling = {};
 

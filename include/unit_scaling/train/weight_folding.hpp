@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "unit_scaling/autograd/observation.hpp"
+#include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/autograd/variable.hpp"

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer ops: what an op says of itself, checked when it is compiled.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <string_view>
+
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/scaling/rule.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::ops {
+
+/// What an op says of itself besides what it computes, in a static member `traits`. The shortest:
+///
+///     static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
+///
+/// A name that is misspelt there does not compile, and neither does an op that has other members
+/// than its traits tell of: see `ScaledOp`.
+struct OpTraits {
+  /// A yes or no that nothing is taken for.
+  class Answer {
+   public:
+    template <std::same_as<bool> Bool>
+    constexpr Answer(Bool value) : value_(value) {}     // NOLINT(google-explicit-constructor)
+    constexpr operator bool() const { return value_; }  // NOLINT(google-explicit-constructor)
+
+   private:
+    bool value_;
+  };
+
+  /// All of the op's differentiable arguments, however many it has.
+  static constexpr std::size_t all_inputs = static_cast<std::size_t>(-1);
+
+  /// Whether the op has a member `homogeneity(scales[, x...])`; see `ops::homogeneity`.
+  Answer has_homogeneity;
+  /// Whether it has a member `item_counts([are_parameters, ]x...)`; see `ops::item_counts`.
+  Answer has_item_counts;
+  /// Whether it has a member `gradient_factor(scales, input, output)`; see `ops::gradient_factor`.
+  bool has_gradient_factor = false;
+  /// Whether it has a member `constraint()`; see `ops::constraint_on`.
+  bool has_constraint = false;
+  /// Whether it has a member `followed_scalings()`: does the work of two ops, and tells the rules
+  /// of the one whose factors `scales` are and of the other one, as a `std::array<Scaling, 2>`.
+  bool has_followed_scalings = false;
+  /// Whether it has a member `rounds_weights_as<P>(operand, gradient)`; see
+  /// `ops::rounds_weights_as`.
+  bool has_rounds_weights_as = false;
+  /// How many of the op's first differentiable arguments are operands of its matrix products, so
+  /// that they are rounded to `P::matmul_operand` first, and the gradient that enters its backward
+  /// pass to `P::matmul_gradient`. The gradients of the others, biases, are of the gradient before
+  /// it is rounded.
+  std::size_t matmul_operands = 0;
+  [[nodiscard]] constexpr bool has_products() const { return matmul_operands != 0; }
+  /// The op rounds, to formats of its policy, what is neither an argument nor an output nor a
+  /// gradient of one: states, say. What rounds to other formats from outside cannot see that.
+  bool rounds_within = false;
+  /// The output is a loss: one number, in `P::compute`.
+  bool is_loss = false;
+  /// The op's factors depend on the rule of its `scaling`, but on no constraint.
+  bool ignores_constraint = false;
+};
+
+namespace detail {
+
+/// Names that mean something in an op.
+struct MembersOfOps {
+  int scaling;
+  int homogeneity, item_counts, gradient_factor, constraint, followed_scalings, rounds_weights_as;
+  int rounds_gradient, matmul_operands, rounds_within, is_loss, ignores_constraint;  // of `traits`
+};
+
+/// Has each of these names once, and twice what the op calls so: then the name alone is ambiguous,
+/// be it of a template, of several functions or of a number.
+template <class Op> struct AmbiguousMembers : Op, MembersOfOps {};
+
+template <class Op> inline constexpr bool has_scaling = !requires {
+  &AmbiguousMembers<Op>::scaling;
+};
+template <class Op>
+inline constexpr bool scaling_is_a_scaling = !has_scaling<Op> || requires(Op op) {
+  { (op.scaling) } -> std::same_as<Scaling&>;
+};
+
+template <class Op>
+inline constexpr bool homogeneity_is_as_told = Op::traits.has_homogeneity == !requires {
+  &AmbiguousMembers<Op>::homogeneity;
+};
+template <class Op>
+inline constexpr bool item_counts_are_as_told = Op::traits.has_item_counts == !requires {
+  &AmbiguousMembers<Op>::item_counts;
+};
+template <class Op>
+inline constexpr bool gradient_factor_is_as_told = Op::traits.has_gradient_factor == !requires {
+  &AmbiguousMembers<Op>::gradient_factor;
+};
+template <class Op>
+inline constexpr bool constraint_is_as_told = Op::traits.has_constraint == !requires {
+  &AmbiguousMembers<Op>::constraint;
+};
+template <class Op>
+inline constexpr bool followed_scalings_are_as_told =
+    Op::traits.has_followed_scalings == !requires {
+  &AmbiguousMembers<Op>::followed_scalings;
+};
+template <class Op>
+inline constexpr bool rounds_weights_as_is_as_told = Op::traits.has_rounds_weights_as == !requires {
+  &AmbiguousMembers<Op>::rounds_weights_as;
+};
+
+template <class Op> inline constexpr bool no_trait_is_beside_traits = requires {
+  &AmbiguousMembers<Op>::rounds_gradient;
+  &AmbiguousMembers<Op>::matmul_operands;
+  &AmbiguousMembers<Op>::rounds_within;
+  &AmbiguousMembers<Op>::is_loss;
+  &AmbiguousMembers<Op>::ignores_constraint;
+};
+
+}  // namespace detail
+
+/// An op that has those of the members it may have that its traits tell of, and no others.
+template <class Op>
+concept HasMembersOfItsTraits = requires {
+  requires detail::homogeneity_is_as_told<Op>;
+  requires detail::item_counts_are_as_told<Op>;
+  requires detail::gradient_factor_is_as_told<Op>;
+  requires detail::constraint_is_as_told<Op>;
+  requires detail::followed_scalings_are_as_told<Op>;
+  requires detail::rounds_weights_as_is_as_told<Op>;
+  requires detail::no_trait_is_beside_traits<Op>;
+  requires detail::scaling_is_a_scaling<Op>;
+};
+
+/// A scaled op: a name for messages and reports, the numbers of array arguments it accepts, and
+/// what else it says of itself.
+template <class Op>
+concept ScaledOp = std::default_initializable<Op> && requires {
+  { Op::name } -> std::convertible_to<std::string_view>;
+  { Op::accepts(std::size_t{}) } -> std::same_as<bool>;
+  requires std::same_as<decltype(Op::traits), const OpTraits>;
+} && HasMembersOfItsTraits<Op>;
+
+}  // namespace UNIT_SCALING_NAMESPACE::ops
+
+UNIT_SCALING_IEEE_END
