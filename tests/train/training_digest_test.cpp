@@ -2,8 +2,9 @@
 // The bits of ten training steps, for a change that is to leave them as they are. Each run has its
 // losses in training_digests.hpp, and digests of its gradients' norms and of what it ends with.
 //
-// Bits depend on the target, the compiler and whether it fuses (docs/exactness.md). On AMX they
-// also depend on whether the system lets the process use it. A build without figures is skipped.
+// Bits depend on the compiler, the target and the level of optimisation (docs/exactness.md). Where
+// the target has AMX, they also depend on whether the system lets the process use it. A build
+// without figures is skipped.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -30,11 +31,11 @@
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
-#include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
-#include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
+#include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/schedule.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
@@ -65,9 +66,8 @@ class Digest {
   std::uint64_t hash_ = 0xcbf2'9ce4'8422'2325U;
 };
 
-// --- What trains
-// ----------------------------------------------------------------------------------- All extents
-// but the number of layers are odd or twice an odd number.
+// --- What trains ---
+// All extents but the number of layers are odd, or a small multiple of an odd number.
 
 /// As examples/bert_mlp trains it, but small.
 class BertMlpRun {
@@ -223,20 +223,6 @@ constexpr std::array trainings{
 
 // --- What bits depend on ---
 
-/// Whether the compiler made fused multiply-adds of products and sums in the code that is linked,
-/// as GCC does from -O2 on and Clang at every level. Asked of a step, p − η g of (1 + 2^-12)²: the
-/// companion may be compiled at another level than this file.
-bool is_fused_by_compiler() {
-  Parameter parameter{"parameter", Array<float>::filled(Shape{16}, 1 + 0x1p-11F),
-                      ParameterKind::bias};
-  optim::Sgd optimiser({&parameter});
-  Tape<precision::fp32> tape;
-  constexpr float factor = 1 + 0x1p-12F;
-  tape.backward(ops::sum(tape.parameter(parameter), {.scaling = scaling::none}), factor);
-  optimiser.step(tape, factor);
-  return parameter.value.data()[0] != 0;
-}
-
 std::string compiler() {
 #if defined(__clang__)
   return "clang " + std::to_string(__clang_major__);
@@ -247,6 +233,7 @@ std::string compiler() {
 #endif
 }
 
+/// What is told apart of targets: figures with and without AVX512_BF16 are the same.
 std::string target() {
 #if defined(__AVX512F__)
   return kernels::may_use_amx() ? "amx" : "avx512";
@@ -259,19 +246,23 @@ std::string target() {
 #endif
 }
 
-/// What the figures of this build are filed under. No product is fused for any x86-64.
-const std::string& build() {
-  static const std::string name = [] {
-    const std::string where = compiler() + " " + target();
-    if (target() == "x86-64" || is_fused_by_compiler()) return where;
-#if defined(__OPTIMIZE__) || defined(NDEBUG)  // as the companion is, where this file is not
-    return where + " -O1";
+/// The level of optimisation of the library's code. The companion has another one than this file;
+/// whoever compiles without CMake says -D UNIT_SCALING_LIBRARY_FLAGS=\"-O2\".
+std::string level() {
+#if defined(UNIT_SCALING_LIBRARY_FLAGS)
+  const std::string flags = UNIT_SCALING_LIBRARY_FLAGS;
+  if (flags.find("-ffp-contract") != std::string::npos) return "-ffp-contract";
+  const std::size_t begin = flags.rfind("-O");
+  return begin == std::string::npos ? "-O0" : flags.substr(begin, flags.find(' ', begin) - begin);
+#elif defined(__OPTIMIZE__)
+  return "unknown level";
 #else
-    return where + " -O0";
+  return "-O0";
 #endif
-  }();
-  return name;
 }
+
+/// What the figures of this build are filed under.
+std::string build() { return compiler() + " " + target() + " " + level(); }
 
 /// What the table has of a training; null: nothing.
 const Figures* find_figures(std::string_view build, std::string_view training) {
