@@ -183,6 +183,14 @@ TEST(Eigen, DimensionsBeforeTheLastAreRows) {
   EXPECT_EQ(as_matrix(empty).cols(), 3);
 }
 
+TEST(Array, OfConstantElementsIsCopiedBeforeItIsWrittenToAsBytes) {
+  const std::vector<float> numbers = {1, 2, 3, 4};
+  auto bytes = Array<const float>::borrow(std::span<const float>(numbers), {4})
+                   .reinterpreted<std::uint8_t>({16});
+  bytes.mutable_data()[3] = 0;
+  EXPECT_EQ(numbers[0], 1);
+}
+
 TEST(Eigen, WritingToTheMatrixUnsharesTheArray) {
   Array<float> array({2, 2}, {1, 2, 3, 4});
   const Array<float> copy = array;

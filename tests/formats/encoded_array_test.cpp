@@ -626,7 +626,44 @@ TEST(EncodedArray, SaysWhatItRefuses) {
   expect_shape_error([&] { (void)source.reshaped(Shape{5}); }, {"reshaped", "(4, 6)", "(5)"});
   std::vector<float> room(23);
   expect_shape_error([&] { scaled.decode(room); }, {"EncodedArray::decode", "(4, 6)", "(23)"});
-  expect_shape_error([&] { scaled.decode(2, room); }, {"EncodedArray::decode", "(2, 23)"});
+  expect_shape_error([&] { scaled.decode(2, room); },
+                     {"EncodedArray::decode", "from number 2 on", "(4, 6)", "(23)"});
+  expect_shape_error([&] { scaled.decode(half, room); }, {"EncodedArray::decode", "from number"});
+  expect_domain_error([&] { (void)ScaleLayout::per_block_of_columns(power, 0).count(4, 4); },
+                      {"ScaleLayout", "at least 1 x 1"});
+}
+
+TEST(EncodedArray, OfOneBitHasEightElementsInAByte) {
+  const Format format = Format::parse("e1m0b127fnu");
+  ASSERT_EQ(format.code_bytes(9), 2U);
+  const std::uint8_t memory[] = {0b0100'1101, 1};
+  std::vector<float> decoded(9);
+  format.decode(memory, decoded);
+  const float one = std::ldexp(1.0F, -127);
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> expected = {none, one, none, none, one, one, none, one, none};
+  for (std::size_t i = 0; i < 9; ++i) {
+    EXPECT_EQ(std::isnan(decoded[i]), std::isnan(expected[i])) << i;
+    if (!std::isnan(expected[i])) {
+      EXPECT_EQ(decoded[i], expected[i]) << i;
+    }
+  }
+  std::uint8_t encoded[3] = {0, 0, 0xaa};
+  format.encode(decoded, std::span(encoded).first(2), {.overflow = Overflow::infinity_or_nan});
+  EXPECT_EQ(encoded[0], memory[0]);
+  EXPECT_EQ(encoded[1], memory[1]);
+  EXPECT_EQ(encoded[2], 0xaa);
+}
+
+TEST(EncodedArray, WithoutScalesHasOneLayout) {
+  const Array<float> source({2, 2}, {1, 2, 3, 4});
+  const ScaleLayout tiles{ScaleFormat::none, 1, 1};
+  const EncodedArray shared = EncodedArray::encode(EncodedArray::view(source), Format(), tiles, {});
+  EXPECT_EQ(shared, EncodedArray::encode(EncodedArray::view(source), Format()));
+  EXPECT_EQ(shared.scale_layout(), ScaleLayout{});
+  const EncodedArray rounded =
+      EncodedArray::encode(EncodedArray::view(source), Format::of<float16>(), tiles, {});
+  EXPECT_EQ(rounded.scale_layout(), ScaleLayout{});
 }
 
 }  // namespace encoded_array_test

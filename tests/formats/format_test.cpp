@@ -272,6 +272,11 @@ TEST(Format, OfAnUnknownNameSaysHowNamesAreMade) {
   expect_told("e9m3", {"'e9m3'", "1 to 8 exponent bits", "0 to 23 mantissa bits"});
 }
 
+TEST(Format, RefusesASuffixThatAFormatDoesNotHave) {
+  expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse("e4m3nan")); },
+                                      {"e4m3nan"});
+}
+
 TEST(Format, RefusesWhatBinary32DoesNotHold) {
   for (const FormatSpec& spec : {FormatSpec::ieee(9, 3), FormatSpec::ieee(5, 24),
                                  FormatSpec::fn(8, 3), FormatSpec{8, 7, 200, Specials::ieee},

@@ -189,7 +189,7 @@ class Array {
     result.shape_ = shape;
     result.storage_ = storage_;
     result.resource_ = resource_;
-    result.read_only_ = read_only_;
+    result.read_only_ = read_only_ || (std::is_const_v<T> && !std::is_const_v<U>);
     return result;
   }
 

@@ -112,9 +112,11 @@ void unpack_codes(std::span<const std::uint8_t> stream, std::span<std::uint8_t> 
   if (rest != 0) unpack_group(groups, rest, packed_code_bytes(bits, rest));
 }
 
-/// Calls `body` with a width of 2 to 7 bits as a constant.
+/// Calls `body` with a width of 1 to 7 bits as a constant.
 template <class Body> void with_code_bits(int bits, const Body& body) {
   switch (bits) {
+    case 1:
+      return body(std::integral_constant<unsigned, 1>{});
     case 2:
       return body(std::integral_constant<unsigned, 2>{});
     case 3:

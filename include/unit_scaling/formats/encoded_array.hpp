@@ -82,9 +82,10 @@ namespace detail {
 /// run time, and scales, of which each belongs to a tile of the array (see scale_layout.hpp). It is
 /// to `Array<T>` what `Format` is to a storage type.
 ///
-/// An element is the number of its code times its scale. Codes lie row by row, in bytes as `Format`
-/// has them: narrower than a byte without gaps, otherwise one, two, four or eight bytes each. For
-/// scales, an array of any rank is a matrix of `rows()` x `columns()`. Binary64 takes no scale.
+/// An element is the number of its code times its scale, rounded to binary32. Codes lie row by row,
+/// in bytes as `Format` has them: narrower than a byte without gaps, otherwise one, two, four or
+/// eight bytes each. For scales, an array of any rank is a matrix of `rows()` x `columns()`.
+/// Binary64 takes no scale.
 ///
 /// It has value semantics as `Array` has: copies share codes and scales until one of them is
 /// written to. An array of a storage type, taken in by `view`, shares its elements, and gives them
@@ -99,8 +100,9 @@ namespace detail {
 ///   the format as `EncodeOptions` say. Under a power of two the quotient is exact, unless it is
 ///   beyond the normal range, as above.
 /// - A NaN scale makes every element NaN, and infinite and zero scales do what they do in a product
-///   and in a quotient: 0/0, inf/inf and 0 inf are NaN, other numbers divided by 0 are infinite,
-///   and overflow as infinities do. A negative scale changes signs. None of them is refused.
+///   and in a quotient: 0/0, inf/inf and 0 inf are NaN, and other numbers divided by 0 are
+///   infinite. A format without NaN takes such a quotient to -0, and EncodeOptions say what becomes
+///   of an infinite one. A negative scale changes signs. None of them is refused.
 class EncodedArray {
  public:
   /// No elements, of binary32: shape (0).
@@ -108,7 +110,8 @@ class EncodedArray {
 
   /// An array whose codes and scales are in memory already, as a file or a message has them; what
   /// is given as `Array::borrow` stays where it is. Scales are those of `scale_codes()`. Bits that
-  /// belong to no code are cleared.
+  /// belong to no code are cleared: in borrowed memory that may be written to there, else in a
+  /// copy.
   /// @throws ShapeError for another number of bytes than the shape takes; DomainError for tiles
   /// without elements, scales of binary64, and borrowed codes that are not aligned as their size
   /// asks.
@@ -116,7 +119,7 @@ class EncodedArray {
                const ScaleLayout& layout = {}, Array<std::uint8_t> scales = {})
       : shape_(shape),
         format_(format),
-        layout_(layout),
+        layout_(layout.has_scales() ? layout : ScaleLayout{}),
         codes_(std::move(codes)),
         scales_(std::move(scales)) {
     require_bytes("codes", code_bytes(shape, format), codes_);
@@ -170,14 +173,16 @@ class EncodedArray {
   }
 
   /// Rounds the elements of an array, each divided by its scale. The array is shared if it has the
-  /// format already, and no scales are there or asked for.
+  /// format already, and no scales are there or asked for. The elements of an array with scales are
+  /// rounded twice: to binary32, and to the format.
   /// @param scales one for each tile, as many as `layout.count(source.rows(), source.columns())`.
   /// @param options numbers the elements for their random bits as conversions of spans do.
   ///        `options.scale` multiplies before the division, as a rounding of its own.
-  /// @param resource of the result; by default that of the array.
+  /// @param resource of the result; by default that of the array. An array that is shared stays
+  ///        where it is.
   /// @throws ShapeError for another number of scales; DomainError for tiles without elements,
   /// scales of binary64, a scale that is no power of two where it must be, and an array of binary64
-  /// that is to be rounded, since that would round twice; std::invalid_argument for stochastic
+  /// unless it is shared; std::invalid_argument for stochastic
   /// rounding without its bits.
   [[nodiscard]] static EncodedArray encode(const EncodedArray& source, const Format& format,
                                            const ScaleLayout& layout, std::span<const float> scales,
@@ -261,8 +266,10 @@ class EncodedArray {
   /// @throws ShapeError if there are fewer.
   void decode(std::size_t first, std::span<float> out) const {
     if (first > size() || out.size() > size() - first) {
-      throw_shape_error("EncodedArray::decode", "elements from the first on that there are", shape_,
-                        Shape{first, out.size()});
+      throw_shape_error(
+          "EncodedArray::decode",
+          "no more elements than there are from number " + std::to_string(first) + " on", shape_,
+          Shape{out.size()});
     }
     parallel_ranges(out.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; i += detail::code_chunk) {
@@ -299,7 +306,7 @@ class EncodedArray {
                std::pmr::memory_resource* resource)
       : shape_(shape),
         format_(format),
-        layout_(layout),
+        layout_(layout.has_scales() ? layout : ScaleLayout{}),
         codes_(Shape{code_bytes(shape, format)}, resource),
         scales_(Shape{scale_bytes(shape, format, layout)}, resource) {}
 

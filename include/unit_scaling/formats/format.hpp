@@ -170,7 +170,8 @@ class Format {
   constexpr Format() noexcept : Format(FormatSpec::ieee(8, 23), 32) {}
 
   /// @throws std::invalid_argument if binary32 does not hold the numbers of the format.
-  explicit Format(const FormatSpec& spec) : Format(spec, spec.bits()) {
+  explicit Format(const FormatSpec& spec)
+      : Format(spec, spec.is_within_binary32() ? spec.bits() : 0) {
     if (!spec.is_within_binary32()) {
       throw std::invalid_argument(
           "Format: expected 1 to 8 exponent bits, 0 to 23 mantissa bits, in a format with "
@@ -244,7 +245,7 @@ class Format {
       spec = detail::is_fn_without_nan(exponent_bits, mantissa_bits)
                  ? FormatSpec::finite(exponent_bits, mantissa_bits)
                  : FormatSpec::fn(exponent_bits, mantissa_bits);
-    } else if (rest == "nan") {
+    } else if (rest == "nan" && detail::is_fn_without_nan(exponent_bits, mantissa_bits)) {
       spec = FormatSpec::fn(exponent_bits, mantissa_bits);
     } else if (rest == "fnuz") {
       spec = FormatSpec::fnuz(exponent_bits, mantissa_bits);

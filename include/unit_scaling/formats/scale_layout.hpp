@@ -38,7 +38,7 @@ enum class ScaleFormat {
 
 /// Which elements of an array, taken for a matrix of `rows()` x `columns()`, share a scale: those
 /// of a tile. Tiles begin at row 0 and column 0; the last ones of a row or a column are cut off
-/// where the matrix ends. Scales are numbered tile by tile, along the columns first.
+/// where the matrix ends. Scales are numbered row by row of tiles, from left to right.
 ///
 /// One form says all: a tile of all rows and columns is the tensor, one of a single row and all
 /// columns is a row, one of a single row and 32 columns a block of the MX formats, and one of 32
@@ -83,9 +83,10 @@ struct ScaleLayout {
     return tiles(rows, tile_rows);
   }
   /// Number of scales of a matrix; 0 without a scale.
-  /// @throws ShapeError if std::size_t cannot count them.
-  [[nodiscard]] constexpr std::size_t count(std::size_t rows, std::size_t columns) const {
+  /// @throws ShapeError if std::size_t cannot count them; DomainError for tiles without elements.
+  [[nodiscard]] std::size_t count(std::size_t rows, std::size_t columns) const {
     if (!has_scales()) return 0;
+    require(tile_rows != 0 && tile_columns != 0, "ScaleLayout", "expected tiles of at least 1 x 1");
     return size_product("ScaleLayout", {tiles_down(rows), tiles_across(columns)});
   }
   /// Which scale the element of a matrix of so many columns has.

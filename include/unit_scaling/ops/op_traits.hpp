@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <string_view>
+#include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
@@ -135,13 +136,15 @@ concept HasMembersOfItsTraits = requires {
 };
 
 /// A scaled op: a name for messages and reports, the numbers of array arguments it accepts, and
-/// what else it says of itself.
+/// what else it says of itself. It is a class that is not final.
 template <class Op>
-concept ScaledOp = std::default_initializable<Op> && requires {
+concept ScaledOp =
+    std::is_class_v<Op> && !std::is_final_v<Op> && std::default_initializable<Op> && requires {
   { Op::name } -> std::convertible_to<std::string_view>;
   { Op::accepts(std::size_t{}) } -> std::same_as<bool>;
   requires std::same_as<decltype(Op::traits), const OpTraits>;
-} && HasMembersOfItsTraits<Op>;
+}
+&&HasMembersOfItsTraits<Op>;
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops
 
