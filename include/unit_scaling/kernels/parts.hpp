@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
