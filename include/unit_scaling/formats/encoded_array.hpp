@@ -129,7 +129,12 @@ class EncodedArray {
 
   EncodedArray(const EncodedArray&) = default;
   /// Leaves the other one without elements.
-  EncodedArray(EncodedArray&& other) noexcept : EncodedArray() { swap(other); }
+  EncodedArray(EncodedArray&& other) noexcept
+      : shape_(std::exchange(other.shape_, Shape{0})),
+        format_(std::exchange(other.format_, Format())),
+        layout_(std::exchange(other.layout_, ScaleLayout{})),
+        codes_(std::move(other.codes_)),
+        scales_(std::move(other.scales_)) {}
   EncodedArray& operator=(EncodedArray other) noexcept {
     swap(other);
     return *this;
