@@ -46,17 +46,11 @@ inline void encode_chunk(FormatSpec spec, const float* in, std::size_t count,
         in, codes, count, options, first,
         [spec](uint32x16, uint32x16 bits, uint32x16 random,
                std::uint32_t * to) __attribute__((always_inline)) {
-          // As wide as a register: one or two of them.
-          constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
-          BulkLanes bits_of[parts];
-          BulkLanes random_of[parts];
-          std::memcpy(bits_of, &bits, sizeof(bits));
-          std::memcpy(random_of, &random, sizeof(random));
-          for (std::size_t part = 0; part < parts; ++part) {
-            const BulkLanes lanes_of_codes = encode_lanes(spec, Modes::overflow, Modes::rounding,
-                                                          bits_of[part], random_of[part]);
-            std::memcpy(to + part * lane_count<BulkLanes>, &lanes_of_codes, sizeof(lanes_of_codes));
-          }
+          encode_in_registers<Modes>(
+              spec, bits, random,
+              [to](BulkLanes lanes_of_codes, std::size_t offset) __attribute__((always_inline)) {
+                std::memcpy(to + offset, &lanes_of_codes, sizeof(lanes_of_codes));
+              });
         });
   });
 }
@@ -320,7 +314,7 @@ class Format {
     });
   }
 
-  /// The codes of every element, times the scale, rounded.
+  /// The codes of every element, times the scale, rounded. The spans must not overlap.
   /// @throws std::invalid_argument if there are not code_bytes(in.size()) bytes, or for stochastic
   /// rounding without its bits.
   void encode(std::span<const float> in, std::span<std::uint8_t> codes,
@@ -333,7 +327,8 @@ class Format {
     });
   }
 
-  /// The numbers that codes stand for: exactly, but that of binary64 rounds to nearest.
+  /// The numbers that codes stand for: exactly, but that of binary64 rounds to nearest. The spans
+  /// must not overlap. @pre bits of whole bytes that belong to no code are zero
   /// @throws std::invalid_argument if there are not code_bytes(out.size()) bytes.
   void decode(std::span<const std::uint8_t> codes, std::span<float> out) const {
     check_bytes("unit_scaling::Format::decode", out.size(), codes.size());
