@@ -30,6 +30,18 @@ macro(unit_scaling_find_eigen)
   endif()
 endmacro()
 
+# GCC spends a tenth to a sixth of its time on collecting garbage unless it may leave that for a
+# gibibyte. Targets are let, where the machine has memory for it.
+function(unit_scaling_leave_garbage)
+  cmake_host_system_information(RESULT memory QUERY TOTAL_PHYSICAL_MEMORY)  # in MiB
+  if(memory GREATER 7500)
+    foreach(target IN LISTS ARGN)
+      target_compile_options(${target} PRIVATE
+        $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=1048576>)
+    endforeach()
+  endif()
+endfunction()
+
 # Makes the target unit_scaling::compiled: the instantiations that unit_scaling/compiled.hpp lists, one
 # source for each of UNIT_SCALING_COMPILED_PRECISIONS, compiled in the build of the program that links it,
 # with its flags and for its processor. A program that does not link it does not build it.
@@ -68,10 +80,5 @@ UNIT_SCALING_COMPILED_${precision}();\n\
     $<$<BOOL:${UNIT_SCALING_NATIVE}>:-march=native>)
   # Each source takes long, and each is to be compiled on a processor of its own.
   set_target_properties(unit_scaling_compiled PROPERTIES UNITY_BUILD OFF)
-  # GCC spends a sixth of its time on collecting garbage unless it may leave that for a gibibyte.
-  cmake_host_system_information(RESULT memory QUERY TOTAL_PHYSICAL_MEMORY)  # in MiB
-  if(memory GREATER 7500)
-    target_compile_options(unit_scaling_compiled PRIVATE
-      $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=1048576>)
-  endif()
+  unit_scaling_leave_garbage(unit_scaling_compiled)
 endfunction()
