@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Prints the bits of the losses of ten steps that train a small decoder in FP8, whose products,
-// storage and losses have a type each. Built twice, with unit_scaling::compiled and without: both
-// must print the same.
+// Prints the bits of the losses of ten steps that train a small decoder in FP8. Operands of
+// products, activations and losses then have different types. Built twice, with
+// unit_scaling::compiled and without: both must print the same.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>

@@ -50,7 +50,7 @@ class GradientFactors {
   /// Numbers that of the loss.
   void begin() { products_.emplace_back(); }
 
-  /// The number of a product: that of product number `last` if it is the same one.
+  /// The number of a product: that of product number `last` if it is the same one. @pre `begin`
   std::size_t number_of(const GradientFactor& product, std::size_t last);
 
   /// The same, where the last one is that of the highest number.

@@ -80,8 +80,8 @@ template <Precision P> class GradientSums {
   /// The gradient of each parameter, from its parts.
   void add_up_parts();
 
-  /// The gradient of a parameter after `add_up_parts`, or of what is no output of an op; else
-  /// empty.
+  /// The gradient of a parameter after `add_up_parts`, or of an input. Of an op's output it is the
+  /// sum so far, and empty once it was taken.
   [[nodiscard]] const Array<Storage>& of(std::size_t value) const& {
     static const Array<Storage> none;
     return value < sums_.size() ? sums_[value].gradient : none;

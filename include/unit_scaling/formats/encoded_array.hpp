@@ -234,7 +234,8 @@ class EncodedArray {
 
   [[nodiscard]] std::span<const std::uint8_t> codes() const& { return codes_.span(); }
   std::span<const std::uint8_t> codes() const&& = delete;
-  /// Codes for writing; copies them first if another array shares them.
+  /// Codes for writing; copies them first if another array shares them. Bits that belong to no code
+  /// must stay zero.
   [[nodiscard]] std::span<std::uint8_t> mutable_codes() & { return codes_.mutable_span(); }
 
   /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32.

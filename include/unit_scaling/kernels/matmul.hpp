@@ -11,11 +11,13 @@
 /// Where the target has the bfloat16 instructions of AVX-512, and they are fast
 /// (`detail::has_fast_bfloat16_pairs`) or one operand has at most four rows or columns, operands
 /// that bfloat16 holds exactly (those of FP8, FP6 and FP4) are multiplied by these, two elements in
-/// an instruction. They make the same chain, to the
-/// bit; see `Bfloat16Pairs` and `is_exact_in_bfloat16_pairs`. Where the
-/// target has AMX, operands that bfloat16 holds are multiplied there, in an order of its own: that
-/// of `AmxTile`, unless the product has at most four rows or columns (`detail::is_skinny`). It
-/// depends on sizes and layouts alone, so the thread count changes no bit there either.
+/// an instruction. They make the same chain, to the bit; see `Bfloat16Pairs` and
+/// `is_exact_in_bfloat16_pairs`.
+///
+/// Where the target has AMX, operands that bfloat16 holds are multiplied there, in an order of its
+/// own: that of `AmxTile`, unless the product has at most four rows or columns
+/// (`detail::is_skinny`). It depends on sizes and layouts alone, so the thread count changes no bit
+/// there either.
 #pragma once
 
 #include <type_traits>

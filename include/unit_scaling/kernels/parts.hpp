@@ -22,11 +22,12 @@ constexpr std::size_t round_up(std::size_t value, std::size_t step) {
   return ceil_divide(value, step) * step;
 }
 
-/// [begin, end) of part `index` of `parts` nearly equal parts of `count`.
+/// The numbers in [begin, end).
 struct Range {
   std::size_t begin;
   std::size_t end;
 };
+/// Part `index` of `parts` nearly equal parts of [0, count).
 constexpr Range part_of(std::size_t count, std::size_t parts, std::size_t index) {
   return {count * index / parts, count * (index + 1) / parts};
 }

@@ -39,7 +39,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
-  /// Operands of products are x and w.
+  /// Operands of products are x and w. What is rounded within is gelu(x).
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_gradient_factor = true,

@@ -64,12 +64,12 @@ struct LayerNorm {
     return s;
   }
 
-  /// The factors of gain and bias are of the rows.
   template <class T>
   [[nodiscard]] static std::array<ItemCount, 1> item_counts(const Array<T>& /*x*/) {
     return {};
   }
 
+  /// The factors of gain and bias are of the rows.
   template <class T, class G, class B>
   [[nodiscard]] std::array<ItemCount, 3> item_counts(const Array<T>& x, const Array<G>& /*gain*/,
                                                      const Array<B>& /*bias*/) const {

@@ -2,23 +2,25 @@
 /// @file
 /// Layer ops: what every op is made of, and all that the tape knows of them.
 ///
-/// An op is a struct of its attributes (scaling, epsilon, τ, …) that says what it is,
+/// An op is a struct of its attributes (scaling, epsilon, τ, …). It says what it is:
 ///
 ///     static constexpr std::string_view name = "…";                // for messages and reports
 ///     static constexpr bool accepts(std::size_t arguments);        // so many arrays
 ///     static constexpr OpTraits traits{…};                         // ops/op_traits.hpp
 ///
-/// with three member functions:
+/// It has three member functions:
 ///
 ///     auto scales(x, ...) const -> Scales<N>;                      // sizes in, factors out
 ///     auto forward(P, scales, x, ...) const -> Forward<y, saved>;  // y and what backward needs
 ///     auto backward(P, scales, saved, dy[, wanted]) const -> std::tuple<dx, ...>;
 ///
-/// those of `homogeneity`, `item_counts` and so on that its traits tell of, and `inline constexpr
-/// Apply<Op> name{}`, a function object that computes on arrays and records on variables. `dx, ...`
-/// are the gradients of the N differentiable arguments, in order; `wanted`, where an op takes it,
-/// is a `std::array<bool, N>` that says which of them will be used, and the others may be left
-/// empty. `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
+/// Its traits tell which further ones it has: `homogeneity`, `item_counts` and so on. Beside it
+/// stands `inline constexpr Apply<Op> name{}`, a function object that computes on arrays and
+/// records on variables.
+///
+/// `dx, ...` are the gradients of the N differentiable arguments, in order. `wanted`, where an op
+/// takes it, is a `std::array<bool, N>` that says which of them will be used; the others may be
+/// left empty. `P` is a precision policy (formats/precision.hpp), passed as a value to choose it.
 #pragma once
 
 #include <array>

@@ -22,7 +22,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// A name that is misspelt there does not compile, and neither does an op that has other members
 /// than its traits tell of: see `ScaledOp`.
 struct OpTraits {
-  /// A yes or no that nothing is taken for.
+  /// A yes or no that has no default: who leaves it out gets an error.
   class Answer {
    public:
     template <std::same_as<bool> Bool>
@@ -74,8 +74,9 @@ struct MembersOfOps {
   int rounds_gradient, matmul_operands, rounds_within, is_loss, ignores_constraint;  // of `traits`
 };
 
-/// Has each of these names once, and twice what the op calls so: then the name alone is ambiguous,
-/// be it of a template, of several functions or of a number.
+/// Inherits each of these names, and the members of the op. A name that the op has too is ambiguous
+/// here, so `&AmbiguousMembers<Op>::name` does not compile. That holds for a template, for several
+/// functions of one name, and for a number.
 template <class Op> struct AmbiguousMembers : Op, MembersOfOps {};
 
 template <class Op> inline constexpr bool has_scaling = !requires {
@@ -122,7 +123,7 @@ template <class Op> inline constexpr bool no_trait_is_beside_traits = requires {
 
 }  // namespace detail
 
-/// An op that has those of the members it may have that its traits tell of, and no others.
+/// An op whose members are those that its traits tell of: none is missing, and none is left untold.
 template <class Op>
 concept HasMembersOfItsTraits = requires {
   requires detail::homogeneity_is_as_told<Op>;

@@ -48,6 +48,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct RecurrentHighway {
   static constexpr std::string_view name = "recurrent_highway";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 4; }
+  /// What is rounded within are states and the gradients of gates.
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = true, .rounds_within = true};
 

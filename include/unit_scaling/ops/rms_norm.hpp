@@ -59,12 +59,12 @@ struct RmsNorm {
     return s;
   }
 
-  /// The gain's factor is of the rows.
   template <class T>
   [[nodiscard]] static std::array<ItemCount, 1> item_counts(const Array<T>& /*x*/) {
     return {};
   }
 
+  /// The gain's factor is of the rows.
   template <class T, class G>
   [[nodiscard]] std::array<ItemCount, 2> item_counts(const Array<T>& x,
                                                      const Array<G>& /*gain*/) const {

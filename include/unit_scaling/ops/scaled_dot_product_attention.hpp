@@ -115,7 +115,6 @@ struct ScaledDotProductAttention {
     return factors(sizes(q.shape(), k.shape(), v.shape(), &r.shape()));
   }
 
-  /// The factor of r is of the queries of all sequences.
   template <class Q, class K, class V>
   [[nodiscard]] static std::array<ItemCount, 3> item_counts(const Array<Q>& /*q*/,
                                                             const Array<K>& /*k*/,
@@ -123,6 +122,7 @@ struct ScaledDotProductAttention {
     return {};
   }
 
+  /// The factor of r is of the queries of all sequences.
   template <class Q, class K, class V, class R>
   [[nodiscard]] std::array<ItemCount, 4> item_counts(const Array<Q>& q, const Array<K>& k,
                                                      const Array<V>& v, const Array<R>& r) const {
