@@ -9,12 +9,15 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/ops/gelu.hpp"
+#include "unit_scaling/ops/layer_norm.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/matmul.hpp"
 #include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/rms_norm.hpp"
 #include "unit_scaling/ops/rotary.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/ops/sigmoid.hpp"
@@ -103,6 +106,48 @@ template <class P> void products(const std::string& precision_name) {
 }
 
 #if !defined(UNIT_SCALING_ONLY_PRODUCTS)
+/// Each element of `x` times `factor`, plus `mean`.
+template <class T>
+[[gnu::noinline]] us::Array<T> moved(const us::Array<T>& x, float factor, float mean) {
+  us::Array<T> result(x.shape());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    // A product of its own: a power of two in front of a sum would hide whether they are fused.
+    const volatile float product = static_cast<float>(x.data()[i]) * factor;
+    result.mutable_data()[i] = static_cast<T>(product + mean);
+  }
+  return result;
+}
+
+/// Norms of rows with and without a mean, and of rows whose squares leave the range of float.
+template <class P> void norms(const std::string& name) {
+  using T = typename P::storage;
+  const P p;
+  const auto x = numbers<T>({13, 61}, 6);
+  const auto gain = numbers<float>({61}, 8);
+  const auto bias = numbers<float>({61}, 9);
+  for (const auto& [kind, rows] : {std::pair{"", x}, std::pair{"far ", moved(x, 0x1.3p98F, 0)},
+                                   std::pair{"near zero ", moved(x, 0x1.3p-98F, 0)},
+                                   std::pair{"with a mean ", moved(x, 1, 1000)}}) {
+    digest_of("layer_norm " + (kind + name), p, us::ops::LayerNorm{}, rows);
+    digest_of("layer_norm with gain " + (kind + name), p, us::ops::LayerNorm{}, rows, gain, bias);
+    digest_of("rms_norm " + (kind + name), p, us::ops::RmsNorm{}, rows);
+    digest_of("rms_norm with gain " + (kind + name), p, us::ops::RmsNorm{}, rows, gain);
+  }
+  // Gradients with a mean, and far ones.
+  const us::ops::LayerNorm op;
+  const auto scales = op.scales(x, gain, bias);
+  const auto saved = op.forward(p, scales, x, gain, bias).saved;
+  const auto dy = numbers<T>(x.shape(), 78);
+  for (const auto& [kind, rows] :
+       {std::pair{"with a mean ", moved(dy, 1, 1000)}, std::pair{"far ", moved(dy, 0x1.3p123F, 0)},
+        std::pair{"near zero ", moved(dy, 0x1.3p-123F, 0)}}) {
+    std::uint64_t digest = 0xcbf29ce484222325U;
+    std::apply([&](const auto&... gradient) { (add_digest(digest, gradient), ...); },
+               op.backward(p, scales, saved, rows));
+    print("layer_norm with gain, dy " + (kind + name), " backward", digest);
+  }
+}
+
 template <class P> void others(const std::string& name) {
   using T = typename P::storage;
   const P p;
@@ -156,6 +201,7 @@ int main() {
   products<us::precision::fp64>("fp64");
 #if !defined(UNIT_SCALING_ONLY_PRODUCTS)
   others<us::precision::fp32>("fp32");
+  norms<us::precision::fp32>("fp32");
 #endif
 #if defined(UNIT_SCALING_WITH_OPTIMISERS)
   optimiser<us::optim::Sgd>("sgd", {.weight_decay = 0.1, .nesterov = true});

@@ -6,6 +6,9 @@
 /// count) to lanes of Compute; whether that is centred, and by what it is divided, is the op's
 /// business. Functions of one row hold what they need by value: what is reached through a reference
 /// would be loaded again after every store.
+///
+/// Lanes that are products have a member `plus(addend, column, count)`, the fused sum: a compiler
+/// fuses a product with the sum that takes it, or not, as its level of optimisation has it.
 #pragma once
 
 #include <algorithm>
@@ -39,10 +42,9 @@ template <class Compute, class T> struct ScaledRow {
     return load<Compute>(row + j, count) * power;
   }
 
-  /// The lanes with the centre taken off.
-  template <class Count>
-  [[nodiscard]] lane_t<Compute> minus(Compute centre, std::size_t j, Count count) const {
-    return multiply_add(load<Compute>(row + j, count), power, -centre);
+  template <class Addend, class Count>
+  [[nodiscard]] lane_t<Compute> plus(Addend addend, std::size_t j, Count count) const {
+    return multiply_add(load<Compute>(row + j, count), power, addend);
   }
 
   /// The same with a power that brings the largest magnitude to between 1 and 2, or as near as it
@@ -85,22 +87,53 @@ template <class Compute, class Out, class T, class Measure, class XHat, class Af
   return y;
 }
 
-/// Lanes of the rows of an array, to be called as `x_hat_gradient`: the gradient where there is no
-/// gain.
-template <class Compute, class T> [[nodiscard]] auto row_lanes(const Array<T>& dy) {
-  return [&dy](std::size_t i) {
-    return [row = dy.row(i)](std::size_t j, auto count) { return load<Compute>(row + j, count); };
-  };
+/// A row of T as lanes of Compute.
+template <class Compute, class T> struct PlainRow {
+  const T* row;
+
+  template <class Count>
+  [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
+    return load<Compute>(row + j, count);
+  }
+  template <class Addend, class Count>
+  [[nodiscard]] lane_t<Compute> plus(Addend addend, std::size_t j, Count count) const {
+    return load<Compute>(row + j, count) + addend;
+  }
+};
+
+/// A row of T as lanes of Compute, times a gain for each column.
+template <class Compute, class T, class G> struct GainedRow {
+  const T* row;
+  const G* gain;
+
+  template <class Count>
+  [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
+    return load<Compute>(row + j, count) * load<Compute>(gain + j, count);
+  }
+  template <class Addend, class Count>
+  [[nodiscard]] lane_t<Compute> plus(Addend addend, std::size_t j, Count count) const {
+    return multiply_add(load<Compute>(row + j, count), load<Compute>(gain + j, count), addend);
+  }
+};
+
+/// The rows of an array, to be called as `x_hat_gradient`: the gradient where there is no gain.
+template <class Compute, class T> [[nodiscard]] auto rows_of(const Array<T>& dy) {
+  return [&dy](std::size_t i) { return PlainRow<Compute, T>{dy.row(i)}; };
 }
 
 /// The same, times a gain for each column.
 template <class Compute, class T, class G>
-[[nodiscard]] auto row_lanes_times(const Array<T>& dy, const Array<G>& gain) {
-  return [&dy, &gain](std::size_t i) {
-    return [row = dy.row(i), g = gain.data()](std::size_t j, auto count) {
-      return load<Compute>(row + j, count) * load<Compute>(g + j, count);
-    };
-  };
+[[nodiscard]] auto gained_rows_of(const Array<T>& dy, const Array<G>& gain) {
+  return [&dy, &gain](std::size_t i) { return GainedRow<Compute, T, G>{dy.row(i), gain.data()}; };
+}
+
+/// The sum of a row of lanes that have `plus`.
+template <class Compute, class Row>
+[[nodiscard]] Compute sum_row(std::size_t columns, const Row& row) {
+  auto total = broadcast<Compute>(0);
+  for_lanes<Compute>(columns,
+                     [&](std::size_t j, auto count) { total = row.plus(total, j, count); });
+  return horizontal_sum(total);
 }
 
 /// What `also` is if nothing else is done with the rows.
@@ -127,6 +160,10 @@ template <class Compute, class D> struct NearOne {
   [[nodiscard]] lane_t<Compute> operator()(std::size_t j, Count count) const {
     return lanes(j, count) * power;
   }
+  template <class Addend, class Count>
+  [[nodiscard]] lane_t<Compute> plus(Addend addend, std::size_t j, Count count) const {
+    return multiply_add(lanes(j, count), power, addend);
+  }
 };
 
 /// Writes a row of what `normalise_rows_gradient` computes, where its sums or its factor leave the
@@ -147,21 +184,21 @@ template <class Compute, Centring centring, class T, class XHat, class D>
                                                         std::scalbn(Compute{1}, exponent)};
   Compute average = 0;
   if constexpr (centring == Centring::mean) {
-    average = sum_lanes<Compute>(columns, d) / size;
-    average +=
-        sum_lanes<Compute>(columns,
-                           [&](std::size_t j, auto count) {
-                             return fill_beyond<Compute>(d(j, count) - average, count, Compute{0});
-                           }) /
-        size;
+    average = sum_row<Compute>(columns, d) / size;
+    average += sum_lanes<Compute>(columns,
+                                  [&](std::size_t j, auto count) {
+                                    return fill_beyond<Compute>(d.plus(-average, j, count), count,
+                                                                Compute{0});
+                                  }) /
+               size;
   }
   const Compute average_x_hat =
-      sum_products<Compute>(columns,
-                            [&](std::size_t j, auto count) {
-                              return Factors{
-                                  fill_beyond<Compute>(d(j, count) - average, count, Compute{0}),
-                                  fill_beyond<Compute>(normalised(j, count), count, Compute{0})};
-                            }) /
+      sum_products<Compute>(
+          columns,
+          [&](std::size_t j, auto count) {
+            return Factors{fill_beyond<Compute>(d.plus(-average, j, count), count, Compute{0}),
+                           fill_beyond<Compute>(normalised(j, count), count, Compute{0})};
+          }) /
       size;
   // In two steps, either in range.
   const int power = (divisor.power == 0 ? 0 : std::ilogb(divisor.power)) - exponent;
@@ -169,7 +206,8 @@ template <class Compute, Centring centring, class T, class XHat, class D>
   const Compute second = std::scalbn(Compute{1}, power - power / 2);
   const Compute inverse = factor * divisor.inverse;
   for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-    const auto value = multiply_add(normalised(j, count), -average_x_hat, d(j, count) - average);
+    const auto value =
+        multiply_add(normalised(j, count), -average_x_hat, d.plus(-average, j, count));
     store<Overflow::infinity_or_nan, Compute>(inverse * value * first * second, dx + j, count);
   });
 }
@@ -207,7 +245,7 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
       for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
         const auto d = gradient(j, count);
         if constexpr (centring == Centring::mean) {
-          total += d;
+          total = gradient.plus(total, j, count);
           squares = multiply_add(d, d, squares);
         }
         // Beyond the end of a row x̂ is no number of it, and may be infinite.
@@ -225,7 +263,8 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
           total = broadcast<Compute>(0);
           total_x_hat = broadcast<Compute>(0);
           for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-            const auto rest = fill_beyond<Compute>(gradient(j, count) - average, count, Compute{0});
+            const auto rest =
+                fill_beyond<Compute>(gradient.plus(-average, j, count), count, Compute{0});
             total += rest;
             total_x_hat = multiply_add(
                 rest, fill_beyond<Compute>(normalised(j, count), count, Compute{0}), total_x_hat);
@@ -240,8 +279,12 @@ template <class Compute, Centring centring, class T, class XHat, class D, class 
       const T* next_row = x.data() + (i + 1) * columns;
       for_lanes<Compute>(columns, [=](std::size_t j, auto count) {
         __builtin_prefetch(next_row + j);
-        auto d = gradient(j, count);
-        if constexpr (centring == Centring::mean) d -= average;
+        lane_t<Compute> d;
+        if constexpr (centring == Centring::mean) {
+          d = gradient.plus(-average, j, count);
+        } else {
+          d = gradient(j, count);
+        }
         const auto x_hat_lanes = normalised(j, count);
         also_row(j, count, x_hat_lanes);
         to.template put<Overflow::infinity_or_nan, Compute>(

@@ -114,7 +114,7 @@ struct LayerNorm {
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
     return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
-                                              dy, kernels::row_lanes<Compute>(dy),
+                                              dy, kernels::rows_of<Compute>(dy),
                                               kernels::nothing_also())};
   }
 
@@ -129,7 +129,7 @@ struct LayerNorm {
     const Array<G>& gain = std::get<2>(saved);
     kernels::AffineGradients<Compute, true> sums(x.rows(), x.columns());
     auto dx = input_gradient<Compute>(
-        s.backward[0], x, statistics, dy, kernels::row_lanes_times<Compute>(dy, gain),
+        s.backward[0], x, statistics, dy, kernels::gained_rows_of<Compute>(dy, gain),
         [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
     auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     auto db = sums.template bias<T>(static_cast<Compute>(s.backward[2]), x.resource());
@@ -157,7 +157,7 @@ struct LayerNorm {
     return [&x, target = statistics.mutable_data(), size = static_cast<Compute>(x.columns()),
             epsilon_ = static_cast<Compute>(epsilon)](std::size_t i) {
       kernels::ScaledRow<Compute, T> row{x.row(i), x.columns()};
-      Compute centre = kernels::sum_lanes<Compute>(row.columns, row) / size;
+      Compute centre = kernels::sum_row<Compute>(row.columns, row) / size;
       Compute rest = 0;
       Compute mean_square = 0;
       const auto take_off = [&] {
@@ -165,7 +165,7 @@ struct LayerNorm {
         auto squares = kernels::broadcast<Compute>(0);
         kernels::for_lanes<Compute>(row.columns, [&](std::size_t j, auto count) {
           const auto d =
-              kernels::fill_beyond<Compute>(row.minus(centre, j, count), count, Compute{0});
+              kernels::fill_beyond<Compute>(row.plus(-centre, j, count), count, Compute{0});
           total += d;
           squares = multiply_add(d, d, squares);
         });
@@ -175,7 +175,7 @@ struct LayerNorm {
       take_off();
       if (kernels::is_beyond_squares(mean_square, epsilon_)) {
         row = row.near_one(epsilon_);
-        centre = kernels::sum_lanes<Compute>(row.columns, row) / size;
+        centre = kernels::sum_row<Compute>(row.columns, row) / size;
         take_off();
       }
       if (rest * rest > mean_square / 64) {
@@ -211,7 +211,7 @@ struct LayerNorm {
           [row = kernels::ScaledRow<Compute, T>{x.row(i), x.columns(), noted[RowStatistics::power]},
            centre = noted[RowStatistics::centre], rest = noted[RowStatistics::rest],
            inverse = noted[RowStatistics::inverse]](std::size_t j, auto count) {
-            return (row.minus(centre, j, count) - rest) * inverse;
+            return (row.plus(-centre, j, count) - rest) * inverse;
           };
     };
   }

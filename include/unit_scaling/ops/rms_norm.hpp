@@ -108,7 +108,7 @@ struct RmsNorm {
                               const Array<T>& dy) const {
     using Compute = typename P::compute;
     return std::tuple{input_gradient<Compute>(s.backward[0], std::get<0>(saved), std::get<1>(saved),
-                                              dy, kernels::row_lanes<Compute>(dy),
+                                              dy, kernels::rows_of<Compute>(dy),
                                               kernels::nothing_also())};
   }
 
@@ -123,7 +123,7 @@ struct RmsNorm {
     const Array<G>& gain = std::get<2>(saved);
     kernels::AffineGradients<Compute, false> sums(x.rows(), x.columns());
     auto dx = input_gradient<Compute>(
-        s.backward[0], x, statistics, dy, kernels::row_lanes_times<Compute>(dy, gain),
+        s.backward[0], x, statistics, dy, kernels::gained_rows_of<Compute>(dy, gain),
         [&](std::size_t block, std::size_t i) { return sums.adder(block, dy.row(i)); });
     auto dg = sums.template gain<T>(static_cast<Compute>(s.backward[1]), x.resource());
     return std::tuple{std::move(dx), std::move(dg)};
