@@ -3,8 +3,7 @@
 /// Layer kernels: operands of a matrix product, decoded into panels of 32-bit words.
 ///
 /// A panel holds `width` lanes (rows of the left or columns of the right operand) along the whole
-/// of a block of the inner dimension. A word is what one lane contributes in one step of the
-/// multiplication: one float, or two bfloat16 numbers that follow each other.
+/// of a block of the inner dimension.
 #pragma once
 
 #include <algorithm>
@@ -15,177 +14,18 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512VBMI__)
-#include <immintrin.h>
-#endif
-
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
-#include "unit_scaling/kernels/ieee_arithmetic.hpp"
+#include "unit_scaling/kernels/code_table.hpp"
+#include "unit_scaling/kernels/elements.hpp"
+#include "unit_scaling/kernels/words.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
-/// A word is one float.
-struct FloatWords {
-  static constexpr std::size_t depth = 1;  ///< elements of the inner dimension in a word
-
-  /// Words of 16 lanes at one place of the inner dimension.
-  [[gnu::always_inline]] static uint32x16 of(float32x16 value) {
-    return bit_cast_to<uint32x16>(value);
-  }
-};
-
-/// A word is two numbers that bfloat16 holds exactly, the earlier one in its upper half: the
-/// instruction multiplies and adds that half first, so a chain of sums stays in ascending order.
-struct Bfloat16Pairs {
-  static constexpr std::size_t depth = 2;
-
-  [[gnu::always_inline]] static uint32x16 of(float32x16 first, float32x16 second) {
-    return (bit_cast_to<uint32x16>(first) & 0xffff'0000U) | (bit_cast_to<uint32x16>(second) >> 16);
-  }
-};
-
-/// Whether bfloat16 holds every number of T, and neither a product of two such numbers nor a
-/// difference of two sums of them can be below the smallest normal float, which the bfloat16
-/// instructions take for zero.
-template <class T> [[nodiscard]] constexpr bool is_exact_in_bfloat16_pairs() {
-  if constexpr (AnyMinifloat<T>) {
-    constexpr int smallest_safe_exponent = -63;
-    return T::format.mantissa_bits <= 7 && T::format.has_zero() &&
-           T::format.min_subnormal_exponent() >= smallest_safe_exponent &&
-           T::format.max_exponent() <= 63;
-  } else {
-    return false;
-  }
-}
-
 namespace detail {
-
-/// Whether codes of T are looked up, 32 at a time, in a table of the bfloat16 numbers of its 128
-/// magnitudes: a third of the instructions that computing them takes.
-template <class T> [[nodiscard]] constexpr bool has_bfloat16_table() {
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-  if constexpr (AnyMinifloat<T>) return T::format.bits() == 8 && T::format.has_negative_zero();
-#endif
-  return false;
-}
-
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-/// Lower and upper bytes of the bfloat16 numbers of the magnitude codes of T.
-template <class T> struct Bfloat16Table {
-  alignas(64) std::array<std::uint8_t, 128> lower{};
-  alignas(64) std::array<std::uint8_t, 128> upper{};
-
-  constexpr Bfloat16Table() {
-    for (std::uint32_t code = 0; code < 128; ++code) {
-      const std::uint32_t bits = unit_scaling::detail::decode_lanes(T::format, code);
-      lower[code] = static_cast<std::uint8_t>(bits >> 16);
-      upper[code] = static_cast<std::uint8_t>(bits >> 24);
-    }
-  }
-};
-template <class T> inline constexpr Bfloat16Table<T> bfloat16_table{};
-
-/// Which of 32 codes is the first, and which the second, of each of 16 words.
-struct PairOrder {
-  alignas(64) std::array<std::uint8_t, 64> bytes{};
-
-  /// Word i is of the codes step * i and second_offset after that.
-  constexpr PairOrder(std::size_t step, std::size_t second_offset) {
-    constexpr std::size_t from_upper = 64;
-    for (std::size_t i = 0; i < lanes; ++i) {
-      const std::size_t first = step * i;
-      const std::size_t second = first + second_offset;
-      bytes[4 * i] = static_cast<std::uint8_t>(second);
-      bytes[4 * i + 1] = static_cast<std::uint8_t>(from_upper + second);
-      bytes[4 * i + 2] = static_cast<std::uint8_t>(first);
-      bytes[4 * i + 3] = static_cast<std::uint8_t>(from_upper + first);
-    }
-  }
-};
-inline constexpr PairOrder neighbours{2, 1};
-inline constexpr PairOrder halves{1, lanes};
-
-/// Lower and upper bytes of the bfloat16 numbers of codes.
-struct Bfloat16Bytes {
-  __m512i lower;
-  __m512i upper;
-
-  [[nodiscard, gnu::always_inline]] uint32x16 words(const PairOrder& order) const {
-    return reinterpret_cast<uint32x16>(
-        _mm512_permutex2var_epi8(lower, _mm512_load_si512(order.bytes.data()), upper));
-  }
-};
-
-template <class T> [[nodiscard, gnu::always_inline]] inline Bfloat16Bytes look_up(__m512i codes) {
-  const auto vector = [](const auto& bytes, std::size_t offset) __attribute__((always_inline)) {
-    return _mm512_load_si512(bytes.data() + offset);
-  };
-  constexpr const auto& table = bfloat16_table<T>;
-  const __m512i upper =
-      _mm512_permutex2var_epi8(vector(table.upper, 0), codes, vector(table.upper, 64));
-  constexpr int or_of_and = 0xf8;  // a | (b & c)
-  return {.lower = _mm512_permutex2var_epi8(vector(table.lower, 0), codes, vector(table.lower, 64)),
-          .upper = _mm512_ternarylogic_epi32(upper, codes,
-                                             _mm512_set1_epi8(static_cast<char>(0x80)), or_of_and)};
-}
-
-/// Words of the first two and of the last two of every four codes, for each of 16 lanes.
-struct TwoPairs {
-  uint32x16 first;
-  uint32x16 second;
-};
-template <class T> [[nodiscard, gnu::always_inline]] inline TwoPairs pairs_of_fours(__m512i codes) {
-  // In each quarter of a register: the first pairs of its four lanes, then the second pairs, the
-  // later code of a pair before the earlier one. Interleaving bytes then keeps the lanes in order;
-  // it is twice as fast as to permute the bytes of two registers.
-  const __m512i order = _mm512_maskz_broadcast_i32x4(
-      0xffff, _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
-  const Bfloat16Bytes bytes = look_up<T>(_mm512_shuffle_epi8(codes, order));
-  return {.first = reinterpret_cast<uint32x16>(_mm512_unpacklo_epi8(bytes.lower, bytes.upper)),
-          .second = reinterpret_cast<uint32x16>(_mm512_unpackhi_epi8(bytes.lower, bytes.upper))};
-}
-#endif
-
-/// Words of 16 Words::depth elements of one lane that follow each other.
-template <class Words, class T>
-[[nodiscard, gnu::always_inline]] inline uint32x16 load_run(const T* from) {
-  if constexpr (Words::depth == 1) {
-    return Words::of(load_float(from));
-  } else if constexpr (has_bfloat16_table<T>()) {
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-    __m256i codes;
-    std::memcpy(&codes, from, sizeof(codes));
-    return look_up<T>(_mm512_castsi256_si512(codes)).words(neighbours);
-#endif
-  } else {
-    const auto low = bit_cast_to<uint32x16>(load_float(from));
-    const auto high = bit_cast_to<uint32x16>(load_float(from + lanes));
-    const uint32x16 even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20,
-                                                   22, 24, 26, 28, 30);
-    const uint32x16 odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21,
-                                                  23, 25, 27, 29, 31);
-    return Words::of(bit_cast_to<float32x16>(even), bit_cast_to<float32x16>(odd));
-  }
-}
-
-/// Words of 16 lanes that follow each other, of the rows at `first` and `second`.
-template <class Words, class T>
-[[nodiscard, gnu::always_inline]] inline uint32x16 load_two_rows(const T* first, const T* second) {
-  if constexpr (has_bfloat16_table<T>()) {
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-    __m128i codes[2];
-    std::memcpy(&codes[0], first, sizeof(codes[0]));
-    std::memcpy(&codes[1], second, sizeof(codes[1]));
-    return look_up<T>(_mm512_castsi256_si512(_mm256_set_m128i(codes[1], codes[0]))).words(halves);
-#endif
-  } else {
-    return Words::of(load_float(first), load_float(second));
-  }
-}
 
 /// Exchanges rows and columns of sixteen vectors: 4 x 4 blocks by interleaving words, then pairs of
 /// words; then whole blocks.
@@ -250,16 +90,39 @@ template <class T> struct PanelSource {
   std::size_t depth;       ///< elements of each
   /// Lanes in memory from the first one on, at least `lane_count`: they may be read.
   std::size_t lanes_readable;
+  /// Of the codes, if T is `std::uint8_t`.
+  const CodeTable* table = nullptr;
+
+  /// The same part, whose elements are of type U.
+  template <class U> [[nodiscard]] PanelSource<U> of_type() const {
+    return {.data = static_cast<const U*>(static_cast<const void*>(data)),
+            .lane_stride = lane_stride,
+            .depth_stride = depth_stride,
+            .lane_count = lane_count,
+            .depth = depth,
+            .lanes_readable = lanes_readable,
+            .table = table};
+  }
+
+  /// How its elements are decoded.
+  [[nodiscard]] auto elements() const {
+    if constexpr (std::is_same_v<T, std::uint8_t>) {
+      return TableElements{table};
+    } else {
+      return StoredElements<T>{};
+    }
+  }
 };
 
-/// The same part of an operand, of which only the caller knows that its elements are of type T.
-template <class T> [[nodiscard]] PanelSource<T> of_type(const PanelSource<void>& source) {
-  return {.data = static_cast<const T*>(source.data),
-          .lane_stride = source.lane_stride,
-          .depth_stride = source.depth_stride,
-          .lane_count = source.lane_count,
-          .depth = source.depth,
-          .lanes_readable = source.lanes_readable};
+/// The part as the packing functions take it: codes of a byte each, if the target looks them up.
+template <class T> [[nodiscard]] auto as_packed(const PanelSource<T>& source) {
+  if constexpr (is_looked_up<T>()) {
+    auto codes = source.template of_type<std::uint8_t>();
+    codes.table = &code_table<T>;
+    return codes;
+  } else {
+    return source;
+  }
 }
 
 /// An operand of a product, as lanes of elements of any type: element (lane, p) of segment s is
@@ -274,6 +137,7 @@ struct LaneOperand {
   std::size_t depth_stride;
   std::size_t segment_stride;
   std::size_t lane_count;
+  const CodeTable* table = nullptr;  ///< of the elements, if they are codes of a byte each
 
   /// Elements [begin, begin + depth) of `count` lanes from `lane` on, or of those that there are.
   [[nodiscard]] PanelSource<void> part(std::size_t segment, std::size_t lane, std::size_t count,
@@ -284,7 +148,8 @@ struct LaneOperand {
             .depth_stride = depth_stride,
             .lane_count = std::min(count, lane_count - lane),
             .depth = depth,
-            .lanes_readable = lane_count - lane};
+            .lanes_readable = lane_count - lane,
+            .table = table};
   }
 };
 
@@ -306,13 +171,14 @@ template <class Words, class T>
                                                                     std::size_t count,
                                                                     bool is_whole) {
   const T* from = source.data + p * source.depth_stride + j;
+  const auto elements = source.elements();
   if constexpr (Words::depth == 1) {
-    return Words::of(is_whole ? load_float(from) : load_float_partial(from, count));
+    return Words::of(is_whole ? elements.floats(from) : elements.floats(from, count));
   } else {
     const T* next = from + source.depth_stride;
-    if (is_whole) return detail::load_two_rows<Words>(from, next);
-    return Words::of(load_float_partial(from, count),
-                     p + 1 < source.depth ? load_float_partial(next, count) : float32x16{});
+    if (is_whole) return elements.two_rows(from, next);
+    return Words::of(elements.floats(from, count),
+                     p + 1 < source.depth ? elements.floats(next, count) : float32x16{});
   }
 }
 
@@ -357,6 +223,7 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
     return;
   }
   constexpr std::size_t step = lanes * Words::depth;
+  const auto elements = source.elements();
   const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words,
                              const auto& transpose) __attribute__((always_inline)) {
     uint32x16 block[lanes];
@@ -374,9 +241,9 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
     for (std::size_t j = 0; j < lane_count; j += lanes) {
       pack_step(
           p, j,
-          [](const T* from) {
+          [=](const T* from) {
             __builtin_prefetch(from + 4 * step);
-            return detail::load_run<Words>(from);
+            return elements.template run<Words>(from);
           },
           [](auto& block) __attribute__((always_inline)) { detail::transpose_16x16(block); });
     }
@@ -387,19 +254,13 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
       pack_step(
           p, j,
           [&](const T* from) {
-            T elements[step] = {};
-            for (std::size_t q = 0; q < run; ++q) elements[q] = from[q * source.depth_stride];
-            return detail::load_run<Words>(elements);
+            T part[step] = {};
+            for (std::size_t q = 0; q < run; ++q) part[q] = from[q * source.depth_stride];
+            return elements.template run<Words>(part);
           },
           detail::transpose_rarely);
     }
   }
-}
-
-/// As above, of a width known to the compiler.
-template <class Words, std::size_t width, class T>
-inline void pack_panel(const PanelSource<T>& source, std::uint32_t* target) {
-  pack_panel<Words>(source, width, target);
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
@@ -69,7 +70,7 @@ template <class Words, std::size_t most_steps, std::size_t groups>
 
 /// Whether words are looked up, two at a time, from four codes.
 template <class Words, class T> [[nodiscard]] constexpr bool looks_up_fours() {
-  return Words::depth == 2 && has_bfloat16_table<T>();
+  return Words::depth == 2 && decltype(std::declval<PanelSource<T>>().elements())::has_fours;
 }
 
 /// Adds to the sums of the first `groups` groups of 16 lanes their products; the lanes are
@@ -84,6 +85,7 @@ template <class Words, std::size_t groups, class T>
   constexpr std::size_t ahead = 128 / sizeof(T);  // bytes; 256 and 64 are slower by 1 to 3 %
   // So many words of all groups as registers hold.
   constexpr std::size_t most_steps = lanes / groups;
+  const auto elements = source.elements();
   std::size_t p = 0;
   // Lanes beyond the last one repeat it.
   const T* lane[groups * lanes];
@@ -123,7 +125,7 @@ template <class Words, std::size_t groups, class T>
         for (std::size_t k = 0; k < most_steps; k += 2) {
           for (std::size_t g = 0; g < groups; ++g) {
             const auto [first, second] =
-                pairs_of_fours<T>(reinterpret_cast<__m512i>(block[g][q + k / 2]));
+                elements.pairs_of_fours(reinterpret_cast<__m512i>(block[g][q + k / 2]));
             words[k][g] = first;
             words[k + 1][g] = second;
           }
@@ -146,9 +148,10 @@ template <class Words, std::size_t groups, class T>
   if constexpr (!looks_up_fours<Words, T>()) {
     for (; p + run <= source.depth; p += run) {
       transposed(
-          block, [](const T* from) __attribute__((always_inline)) {
+          block,
+          [=](const T* from) __attribute__((always_inline)) {
             __builtin_prefetch(from + ahead, 0, second_level);
-            return load_run<Words>(from);
+            return elements.template run<Words>(from);
           },
           transpose);
       add_block(lanes);
@@ -159,9 +162,9 @@ template <class Words, std::size_t groups, class T>
     transposed(
         block,
         [&](const T* from) {
-          T elements[run] = {};
-          std::copy_n(from, left, elements);
-          return load_run<Words>(elements);
+          T part[run] = {};
+          std::copy_n(from, left, part);
+          return elements.template run<Words>(part);
         },
         transpose_rarely);
     // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
@@ -222,7 +225,7 @@ void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
 template <class Words, class T>
 void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::uint32_t* vectors,
                  float* sums) {
-  const auto typed = of_type<T>(source);
+  const auto typed = as_packed(source.of_type<T>());
   const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
   std::fill_n(sums, count * stride, 0.0F);
   if (source.depth_stride != 1 && source.lane_stride == 1) {

@@ -86,8 +86,9 @@ template <class Words, class Matrix, class Vector>
                                            std::size_t depth, bool are_rows) {
   auto* packed = packing_memory<0, std::uint32_t>(
       panel_words(ceil_divide(depth, Words::depth), most_skinny_vectors));
-  pack_panel<Words, most_skinny_vectors>(
-      of_type<Vector>(lanes_of(vectors, count).part(0, 0, count, 0, depth)), packed);
+  pack_panel<Words>(
+      as_packed(lanes_of(vectors, count).part(0, 0, count, 0, depth).template of_type<Vector>()),
+      most_skinny_vectors, packed);
   return {.matrix = lanes_of(matrix, rows),
           .depth = depth,
           .count = count,

@@ -191,10 +191,10 @@ template <class Words> struct RegisterTile {
   }
 
   template <class T> static void pack_left(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_panel<Words, rows>(source, target);
+    pack_panel<Words>(as_packed(source), rows, target);
   }
   template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_panel<Words, columns>(source, target);
+    pack_panel<Words>(as_packed(source), columns, target);
   }
 
   /// Whether a left operand of floats may stay unpacked.

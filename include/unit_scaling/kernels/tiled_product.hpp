@@ -54,10 +54,10 @@ template <class Tile> class TiledProduct {
         left_(lanes_of(a, size.rows)),
         right_(lanes_of(b.transposed(), size.columns)),
         pack_left_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
-          Tile::pack_left(of_type<A>(source), target);
+          Tile::pack_left(source.of_type<A>(), target);
         }),
         pack_right_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
-          Tile::pack_right(of_type<B>(source), target);
+          Tile::pack_right(source.of_type<B>(), target);
         }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
         threads_(available_thread_count()),
@@ -173,8 +173,9 @@ template <class Tile> class TiledProduct {
     return stays_unpacked_ && height(tile) == Tile::rows;
   }
   [[nodiscard]] UnpackedRows unpacked_rows(std::size_t block, std::size_t tile) const {
-    const auto source = of_type<float>(
-        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows, blocks_.begin(block), 0));
+    const auto source =
+        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows, blocks_.begin(block), 0)
+            .template of_type<float>();
     return {source.data, source.lane_stride};
   }
 
