@@ -90,7 +90,8 @@ float multiply_add(float a, float b, float sum) {
 template <class A, class B>
 bool uses_matrix_unit(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b) {
   return kernels::has_amx_for<A, B>() && kernels::may_use_amx() &&
-         !kernels::detail::is_skinny(size, a.view, b.view);
+         !kernels::detail::is_skinny(size, kernels::operand_view(a.view),
+                                     kernels::operand_view(b.view));
 }
 
 /// The three-line loop, with its epilogue; row-major without gaps.

@@ -29,15 +29,17 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
+#if defined(UNIT_SCALING_HAS_AMX)
+inline constexpr bool has_amx = true;
+#else
+inline constexpr bool has_amx = false;
+#endif
+
 /// Whether the target multiplies operands of A and B on AMX, given that the system lets us: those
 /// that bfloat16 holds, of which bfloat16 itself has numbers that AMX takes for zero.
 template <class A, class B> [[nodiscard]] constexpr bool has_amx_for() {
-#if defined(UNIT_SCALING_HAS_AMX)
-  return (is_exact_in_bfloat16_pairs<A>() || std::is_same_v<A, bfloat16>)&&(
-      is_exact_in_bfloat16_pairs<B>() || std::is_same_v<B, bfloat16>);
-#else
-  return false;
-#endif
+  return has_amx && (is_exact_in_bfloat16_pairs<A>() || std::is_same_v<A, bfloat16>)&&(
+                        is_exact_in_bfloat16_pairs<B>() || std::is_same_v<B, bfloat16>);
 }
 
 /// Whether this process may use AMX: Linux wants to be asked, once.
@@ -69,6 +71,8 @@ struct AmxTile {
   static constexpr std::size_t depth_step = 32;
   static constexpr bool finishes_in_registers = false;
   static constexpr bool takes_unpacked_rows = false;
+  /// A left panel has 16 words of a row after each other, not a word of each row.
+  static constexpr bool has_left_rows = true;
 
   /// Holds the shapes of the tiles of the calling thread, which others must not use meanwhile.
   class Session {
@@ -101,8 +105,12 @@ struct AmxTile {
   }
   template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
     pack_panel<words>(as_packed(source), columns, target);
-    const std::size_t packed = (source.depth + words::depth - 1) / words::depth;
-    std::fill(target + packed * columns, target + groups(source.depth) * columns, 0U);
+    fill_right(source.depth, target);
+  }
+  /// Writes zeros behind what is packed of a right panel: whole steps are multiplied.
+  static void fill_right(std::size_t depth, std::uint32_t* target) {
+    const std::size_t packed = (depth + words::depth - 1) / words::depth;
+    std::fill(target + packed * columns, target + groups(depth) * columns, 0U);
   }
 
   static void multiply(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,

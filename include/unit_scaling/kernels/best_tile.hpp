@@ -24,10 +24,6 @@ using WordsOf = std::conditional_t<has_pairs && is_exact_in_bfloat16_pairs<A>() 
 /// The kernel that multiplies these operands fastest on the target, of those exact for them.
 template <class A, class B> using BestTile = RegisterTile<WordsOf<A, B, has_fast_bfloat16_pairs>>;
 
-/// The same for products with vectors, where decoding takes more time than multiplying, and pairs
-/// are decoded faster than floats.
-template <class A, class B> using SkinnyWords = WordsOf<A, B, has_bfloat16_pairs>;
-
 }  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -101,10 +101,9 @@ template <class T> struct StoredElements {
 };
 
 /// How a product decodes codes of a byte each that are looked up.
-struct TableElements {
+class TableElements {
+ public:
   using Element = std::uint8_t;
-
-  const CodeTable* table;
 
   [[nodiscard, gnu::always_inline]] float32x16 floats(const std::uint8_t* from,
                                                       std::size_t count) const {
@@ -114,6 +113,10 @@ struct TableElements {
   }
 
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
+  explicit TableElements(const CodeTable* table)
+      : lower_{load_part(table->lower.data()), load_part(table->lower.data() + 64)},
+        upper_{load_part(table->upper.data()), load_part(table->upper.data() + 64)} {}
+
   static constexpr bool has_fours = true;
 
   [[nodiscard, gnu::always_inline]] float32x16 floats(const std::uint8_t* from) const {
@@ -161,18 +164,23 @@ struct TableElements {
 
  private:
   [[nodiscard, gnu::always_inline]] detail::Bfloat16Bytes look_up(__m512i codes) const {
-    const auto vector = [](const auto& bytes, std::size_t offset) __attribute__((always_inline)) {
-      return _mm512_load_si512(bytes.data() + offset);
-    };
-    const __m512i upper =
-        _mm512_permutex2var_epi8(vector(table->upper, 0), codes, vector(table->upper, 64));
     constexpr int or_of_and = 0xf8;  // a | (b & c)
-    return {
-        .lower = _mm512_permutex2var_epi8(vector(table->lower, 0), codes, vector(table->lower, 64)),
-        .upper = _mm512_ternarylogic_epi32(upper, codes, _mm512_set1_epi8(static_cast<char>(0x80)),
-                                           or_of_and)};
+    return {.lower = _mm512_permutex2var_epi8(lower_[0], codes, lower_[1]),
+            .upper = _mm512_ternarylogic_epi32(
+                _mm512_permutex2var_epi8(upper_[0], codes, upper_[1]), codes,
+                _mm512_set1_epi8(static_cast<char>(0x80)), or_of_and)};
   }
+
+  [[nodiscard, gnu::always_inline]] static __m512i load_part(const std::uint8_t* from) {
+    return _mm512_load_si512(from);
+  }
+
+  // In registers: what is in memory might change with every store, for all the compiler knows.
+  __m512i lower_[2];
+  __m512i upper_[2];
 #else
+  explicit TableElements(const CodeTable* table) : numbers_(table->numbers.data()) {}
+
   static constexpr bool has_fours = false;
 
   [[nodiscard, gnu::always_inline]] float32x16 floats(const std::uint8_t* from) const {
@@ -180,11 +188,11 @@ struct TableElements {
     __m128i codes;
     std::memcpy(&codes, from, sizeof(codes));
     return reinterpret_cast<float32x16>(_mm512_mask_i32gather_ps(
-        _mm512_setzero_ps(), 0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, codes),
-        table->numbers.data(), sizeof(float)));
+        _mm512_setzero_ps(), 0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, codes), numbers_,
+        sizeof(float)));
 #else
     float32x16 result;
-    for (std::size_t i = 0; i < lanes; ++i) result[i] = table->numbers[from[i]];
+    for (std::size_t i = 0; i < lanes; ++i) result[i] = numbers_[from[i]];
     return result;
 #endif
   }
@@ -195,7 +203,7 @@ struct TableElements {
       return Words::of(floats(from));
     } else {
       float numbers[2 * lanes];
-      for (std::size_t i = 0; i < 2 * lanes; ++i) numbers[i] = table->numbers[from[i]];
+      for (std::size_t i = 0; i < 2 * lanes; ++i) numbers[i] = numbers_[from[i]];
       return StoredElements<float>().run<Words>(numbers);
     }
   }
@@ -204,6 +212,9 @@ struct TableElements {
                                                        const std::uint8_t* second) const {
     return Bfloat16Pairs::of(floats(first), floats(second));
   }
+
+ private:
+  const float* numbers_;
 #endif
 };
 

@@ -21,12 +21,32 @@ template <class Compute> struct Epilogue {
   const Compute* bias = nullptr;
 };
 
-/// Begins to fetch the lines of `count` elements, to be read (0) or written (1).
-template <int access, class T>
-[[gnu::always_inline]] inline void prefetch_lines(const T* from, std::size_t count) {
-  constexpr std::size_t line = array_alignment / sizeof(T);
-  for (std::size_t k = 0; k < count; k += line) __builtin_prefetch(from + k, access);
-}
+/// Elements that finishing a sum reads or writes: that of row i and column j of the product is
+/// `element_bytes` long and at `data + i * row_bytes + j * element_bytes`.
+struct ElementsTouched {
+  const char* data = nullptr;  ///< null: there are none
+  std::size_t row_bytes = 0;
+  std::size_t element_bytes = 0;
+
+  /// Rows of an array of T are `stride` elements apart.
+  template <class T>
+  ElementsTouched(const T* from, std::size_t stride)
+      : data(reinterpret_cast<const char*>(from)),
+        row_bytes(stride * sizeof(T)),
+        element_bytes(sizeof(T)) {}
+  ElementsTouched() = default;
+
+  /// Begins to fetch the lines of some elements, to be read (0) or written (1).
+  template <int access>
+  [[gnu::always_inline]] void prefetch(std::size_t row, std::size_t column, std::size_t height,
+                                       std::size_t width) const {
+    const char* at = data + row * row_bytes + column * element_bytes;
+    const std::size_t bytes = width * element_bytes;
+    for (std::size_t i = 0; i < height; ++i, at += row_bytes) {
+      for (std::size_t k = 0; k < bytes; k += array_alignment) __builtin_prefetch(at + k, access);
+    }
+  }
+};
 
 /// The rounding of finished sums to a row-major array of Out: `epilogue` of each, stored at
 /// `out[i * stride + j]`.
@@ -38,10 +58,7 @@ template <class Out> struct StoreRows {
   std::size_t stride;
   Epilogue<float> epilogue = {};
 
-  /// Begins to fetch the memory that row i from column j on, `width` elements, will be written to.
-  [[gnu::always_inline]] void prefetch(std::size_t i, std::size_t j, std::size_t width) const {
-    prefetch_lines<1>(out + i * stride + j, width);
-  }
+  [[nodiscard]] ElementsTouched written() const { return {out, stride}; }
 
   /// Lanes of row i from column j on; `count` as in kernels/lanes.hpp.
   template <class Count>

@@ -24,12 +24,13 @@
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
-#include "unit_scaling/kernels/best_tile.hpp"
 #include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/matmul_double.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/skinny_product.hpp"
+#include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/tile_finish.hpp"
 #include "unit_scaling/kernels/tiled_product.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -41,27 +42,38 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 /// threads, each for rows and columns of its own. An inner dimension of zero gives sums of zero.
 ///
 /// Shapes: as in `size`. Runs on `available_thread_count()` threads.
-template <class A, class B, class Finish>
-void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
+template <class Finish>
+void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
             const Finish& finish) {
   if (size.rows == 0 || size.columns == 0) return;
+  using detail::TiledProduct;
+  const bool has_pairs = a.kernels->are_exact_in_pairs && b.kernels->are_exact_in_pairs;
   if (detail::is_skinny(size, a, b)) {
-    using Words = detail::SkinnyWords<A, B>;
+    const detail::SkinnyFinish store(finish);
     const bool are_rows = size.rows <= most_skinny_vectors;
-    const auto product = are_rows
-                             ? detail::skinny_product<Words>(b.transposed(), size.columns, a,
-                                                             size.rows, size.inner, are_rows)
-                             : detail::skinny_product<Words>(a, size.rows, b.transposed(),
-                                                             size.columns, size.inner, are_rows);
-    product.run(finish);
+    // Decoding takes more time than multiplying here, and pairs are decoded faster than floats.
+    detail::multiply_skinny(has_pairs, are_rows ? b.transposed() : a,
+                            are_rows ? size.columns : size.rows, are_rows ? a : b.transposed(),
+                            are_rows ? size.rows : size.columns, size.inner, are_rows, store);
     return;
   }
 #if defined(UNIT_SCALING_HAS_AMX)
-  if constexpr (has_amx_for<A, B>()) {
-    if (may_use_amx()) return detail::TiledProduct<AmxTile>(size, a, b).run(finish);
+  if (a.kernels->are_for_amx && b.kernels->are_for_amx && may_use_amx()) {
+    return TiledProduct<AmxTile>(size, a, b).run(detail::TileFinish<AmxTile>(finish));
   }
 #endif
-  detail::TiledProduct<detail::BestTile<A, B>>(size, a, b).run(finish);
+  if constexpr (detail::has_fast_bfloat16_pairs) {
+    using Tile = RegisterTile<Bfloat16Pairs>;
+    if (has_pairs) return TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish));
+  }
+  using Tile = RegisterTile<FloatWords>;
+  TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish));
+}
+/// The same for elements of storage types.
+template <class A, class B, class Finish>
+void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b,
+            const Finish& finish) {
+  matmul(size, operand_view(a), operand_view(b), finish);
 }
 
 /// `out(i, j) = epilogue(Σ_s Σ_p a_s(i, p) b_s(p, j))`, rounded once to Out on store.

@@ -3,9 +3,12 @@
 /// Layer kernels: operands of a matrix product and its extents.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/code_table.hpp"
+#include "unit_scaling/kernels/element_kernels.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -33,6 +36,53 @@ template <class T>
   return {data, columns, 1, segment_stride};
 }
 
+/// The same for elements of a kind that is known when the program runs.
+struct OperandView {
+  const void* data;
+  const ElementKernels* kernels;
+  const CodeTable* table;  ///< of the elements, if they are codes of a byte each
+  std::size_t row_stride;
+  std::size_t column_stride;
+  std::size_t segment_stride = 0;
+
+  /// The transpose, without moving anything.
+  [[nodiscard]] constexpr OperandView transposed() const {
+    return {data, kernels, table, column_stride, row_stride, segment_stride};
+  }
+};
+
+template <class T> [[nodiscard]] constexpr OperandView operand_view(const MatrixView<T>& view) {
+  return {view.data,       find_element_kernels<T>(), find_code_table<T>(),
+          view.row_stride, view.column_stride,        view.segment_stride};
+}
+
+/// An operand of a product, as lanes of elements of any type: element (lane, p) of segment s is
+/// `s * segment_stride + lane * lane_stride + p * depth_stride` elements from `data`.
+///
+/// A product is given its operands in this form, and so compiled once for all pairs of types.
+struct LaneOperand {
+  const void* data;
+  const ElementKernels* kernels;
+  std::size_t lane_stride;
+  std::size_t depth_stride;
+  std::size_t segment_stride;
+  std::size_t lane_count;
+  const CodeTable* table;  ///< of the elements, if they are codes of a byte each
+
+  /// Elements [begin, begin + depth) of `count` lanes from `lane` on, or of those that there are.
+  [[nodiscard]] PanelSource<void> part(std::size_t segment, std::size_t lane, std::size_t count,
+                                       std::size_t begin, std::size_t depth) const {
+    const std::size_t offset = segment * segment_stride + lane * lane_stride + begin * depth_stride;
+    return {.data = static_cast<const std::byte*>(data) + offset * kernels->bytes,
+            .lane_stride = lane_stride,
+            .depth_stride = depth_stride,
+            .lane_count = std::min(count, lane_count - lane),
+            .depth = depth,
+            .lanes_readable = lane_count - lane,
+            .table = table};
+  }
+};
+
 /// Extents of a product: (rows, inner) times (inner, columns), summed over `segments` pairs of
 /// operands one `segment_stride` apart, as if their inner dimensions were laid end to end.
 struct MatmulSize {
@@ -45,14 +95,14 @@ struct MatmulSize {
 namespace detail {
 
 /// The lanes of an operand: `count` rows of it, along its columns.
-template <class T>
-[[nodiscard]] LaneOperand lanes_of(const MatrixView<T>& view, std::size_t count) {
+[[nodiscard]] inline LaneOperand lanes_of(const OperandView& view, std::size_t count) {
   return {.data = view.data,
-          .element_bytes = sizeof(T),
+          .kernels = view.kernels,
           .lane_stride = view.row_stride,
           .depth_stride = view.column_stride,
           .segment_stride = view.segment_stride,
-          .lane_count = count};
+          .lane_count = count,
+          .table = view.table};
 }
 
 }  // namespace detail

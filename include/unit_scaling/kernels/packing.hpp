@@ -125,34 +125,6 @@ template <class T> [[nodiscard]] auto as_packed(const PanelSource<T>& source) {
   }
 }
 
-/// An operand of a product, as lanes of elements of any type: element (lane, p) of segment s is
-/// `s * segment_stride + lane * lane_stride + p * depth_stride` elements from `data`.
-///
-/// What a product does between packing and rounding does not depend on what its operands hold. It
-/// is given them in this form, and so compiled once for all pairs of types.
-struct LaneOperand {
-  const void* data;
-  std::size_t element_bytes;
-  std::size_t lane_stride;
-  std::size_t depth_stride;
-  std::size_t segment_stride;
-  std::size_t lane_count;
-  const CodeTable* table = nullptr;  ///< of the elements, if they are codes of a byte each
-
-  /// Elements [begin, begin + depth) of `count` lanes from `lane` on, or of those that there are.
-  [[nodiscard]] PanelSource<void> part(std::size_t segment, std::size_t lane, std::size_t count,
-                                       std::size_t begin, std::size_t depth) const {
-    const std::size_t offset = segment * segment_stride + lane * lane_stride + begin * depth_stride;
-    return {.data = static_cast<const std::byte*>(data) + offset * element_bytes,
-            .lane_stride = lane_stride,
-            .depth_stride = depth_stride,
-            .lane_count = std::min(count, lane_count - lane),
-            .depth = depth,
-            .lanes_readable = lane_count - lane,
-            .table = table};
-  }
-};
-
 /// Whether whole vectors can be loaded for the word at place p of lanes that follow each other in
 /// memory, up to lane `reach`: that may leave a row of the operand, but not the operand.
 template <class Words, class T>
@@ -165,13 +137,13 @@ template <class Words, class T>
 
 /// Words at place p of 16 lanes that follow each other in memory, from lane j on, or of `count` of
 /// them if vectors are not loaded whole. Elements beyond the depth are zeros.
-template <class Words, class T>
+template <class Words, class T, class Elements>
 [[nodiscard, gnu::always_inline]] inline uint32x16 load_interleaved(const PanelSource<T>& source,
+                                                                    const Elements& elements,
                                                                     std::size_t p, std::size_t j,
                                                                     std::size_t count,
                                                                     bool is_whole) {
   const T* from = source.data + p * source.depth_stride + j;
-  const auto elements = source.elements();
   if constexpr (Words::depth == 1) {
     return Words::of(is_whole ? elements.floats(from) : elements.floats(from, count));
   } else {
@@ -196,6 +168,7 @@ template <class Words, class T>
 template <class Words, class T>
 void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* target) {
   const std::size_t lane_count = std::min(source.lane_count, width);
+  const auto elements = source.elements();
   if (source.lane_stride == 1) {
     // Rows far apart in memory are not foreseen by the processor. Those of bytes are so short that
     // to fetch them ahead costs more than it saves.
@@ -211,7 +184,8 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
             __builtin_prefetch(source.data + (p + rows_ahead) * source.depth_stride + j, 0,
                                second_level);
           }
-          unit_scaling::store(load_interleaved<Words>(source, p, j, count, is_whole), target + j);
+          unit_scaling::store(load_interleaved<Words>(source, elements, p, j, count, is_whole),
+                              target + j);
         }
       };
       if (may_load_whole<Words>(source, p, reach)) {
@@ -223,7 +197,6 @@ void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* 
     return;
   }
   constexpr std::size_t step = lanes * Words::depth;
-  const auto elements = source.elements();
   const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words,
                              const auto& transpose) __attribute__((always_inline)) {
     uint32x16 block[lanes];

@@ -201,6 +201,7 @@ template <class Words, class T>
 void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
                           const std::uint32_t* vectors, float* sums, std::size_t stride) {
   constexpr std::size_t most_steps = 8;
+  const auto elements = source.elements();
   for (std::size_t p = 0; p < source.depth; p += most_steps * Words::depth) {
     const std::size_t steps =
         std::min(most_steps, (source.depth - p + Words::depth - 1) / Words::depth);
@@ -209,8 +210,9 @@ void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
       uint32x16 words[most_steps][1];
       for (std::size_t q = 0; q < steps; ++q) {
         const std::size_t at = p + q * Words::depth;
-        words[q][0] = load_interleaved<Words>(source, at, j, std::min(lanes, source.lane_count - j),
-                                              may_load_whole<Words>(source, at, j + lanes));
+        words[q][0] =
+            load_interleaved<Words>(source, elements, at, j, std::min(lanes, source.lane_count - j),
+                                    may_load_whole<Words>(source, at, j + lanes));
       }
       add_products<Words>(words, steps, group, count, sums + j, stride);
     }
@@ -225,7 +227,7 @@ void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
 template <class Words, class T>
 void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::uint32_t* vectors,
                  float* sums) {
-  const auto typed = as_packed(source.of_type<T>());
+  const auto typed = source.of_type<T>();
   const std::size_t stride = (source.lane_count + lanes - 1) / lanes * lanes;
   std::fill_n(sums, count * stride, 0.0F);
   if (source.depth_stride != 1 && source.lane_stride == 1) {

@@ -17,6 +17,8 @@
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
+#include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/words.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -25,10 +27,9 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 namespace detail {
 
 /// Whether a product has so few rows or columns that the other operand is better not packed.
-template <class A, class B>
-[[nodiscard]] bool is_skinny(const MatmulSize& size, const MatrixView<A>& a,
-                             const MatrixView<B>& b) {
-  const auto is_dense = [](const auto& view) {
+[[nodiscard]] inline bool is_skinny(const MatmulSize& size, const OperandView& a,
+                                    const OperandView& b) {
+  const auto is_dense = [](const OperandView& view) {
     return view.row_stride == 1 || view.column_stride == 1;
   };
   if (size.segments != 1 || size.inner == 0) return false;
@@ -36,65 +37,86 @@ template <class A, class B>
                                           : size.columns <= most_skinny_vectors && is_dense(a);
 }
 
-/// A product of a matrix with `count` packed vectors: the rows of the result if `are_rows`, else
-/// its columns. `multiply` is the `skinny_sums` of what the matrix holds.
-struct SkinnyProduct {
-  LaneOperand matrix;
-  std::size_t depth;
-  std::size_t count;
-  const std::uint32_t* vectors;
-  bool are_rows;
-  void (*multiply)(const PanelSource<void>&, std::size_t, const std::uint32_t*, float*);
+/// `finish(i, j, sums, count)` of a product (kernels/matmul.hpp) for sums with each of some
+/// vectors.
+class SkinnyFinish {
+ public:
+  /// @param finish lives as long as this does.
+  template <class Finish>
+  explicit SkinnyFinish(const Finish& finish)
+      : finish_(&finish), rows_(&store_rows<Finish>), columns_(&store_columns<Finish>) {}
 
-  template <class Finish> void run(const Finish& finish) const {
-    constexpr std::size_t grain = 512;  // lanes of a piece of work
-    static_assert(grain % lanes == 0);
-    parallel_ranges(matrix.lane_count, grain, [&](std::size_t begin, std::size_t end) {
-      auto* sums = packing_memory<2, float>(most_skinny_vectors * grain);
-      multiply(matrix.part(0, begin, end - begin, 0, depth), count, vectors, sums);
-      const std::size_t stride = round_up(end - begin, lanes);
-      for (std::size_t lane = begin; lane < end; lane += lanes) {
-        for (std::size_t vector = 0; vector < count; ++vector) {
-          finish_lanes(vector, lane, std::min(lanes, end - lane),
-                       unit_scaling::load<float32x16>(sums + vector * stride + lane - begin),
-                       finish);
-        }
-      }
-    });
+  /// `sums` has `count` rows, `stride` apart, of the lanes [begin, end): columns of the result if
+  /// the vectors are its rows, else rows.
+  void store(bool are_rows, const float* sums, std::size_t count, std::size_t stride,
+             std::size_t begin, std::size_t end) const {
+    (are_rows ? rows_ : columns_)(finish_, sums, count, stride, begin, end);
   }
 
  private:
   template <class Finish>
-  void finish_lanes(std::size_t vector, std::size_t lane, std::size_t lane_count, float32x16 sums,
-                    const Finish& finish) const {
-    if (!are_rows) {
-      for (std::size_t k = 0; k < lane_count; ++k) {
-        finish(lane + k, vector, splat<float32x16>(sums[k]), std::size_t{1});
+  static void store_rows(const void* finish, const float* sums, std::size_t count,
+                         std::size_t stride, std::size_t begin, std::size_t end) {
+    const auto& put = *static_cast<const Finish*>(finish);
+    for (std::size_t lane = begin; lane < end; lane += lanes) {
+      for (std::size_t vector = 0; vector < count; ++vector) {
+        const auto values = unit_scaling::load<float32x16>(sums + vector * stride + lane - begin);
+        if (end - lane >= lanes) {
+          put(vector, lane, values, FullLanes<float>{});
+        } else {
+          put(vector, lane, values, end - lane);
+        }
       }
-    } else if (lane_count == lanes) {
-      finish(vector, lane, sums, FullLanes<float>{});
-    } else {
-      finish(vector, lane, sums, lane_count);
     }
   }
+  template <class Finish>
+  static void store_columns(const void* finish, const float* sums, std::size_t count,
+                            std::size_t stride, std::size_t begin, std::size_t end) {
+    const auto& put = *static_cast<const Finish*>(finish);
+    for (std::size_t lane = begin; lane < end; ++lane) {
+      for (std::size_t vector = 0; vector < count; ++vector) {
+        put(lane, vector, splat<float32x16>(sums[vector * stride + lane - begin]), std::size_t{1});
+      }
+    }
+  }
+
+  using Store = void (*)(const void*, const float*, std::size_t, std::size_t, std::size_t,
+                         std::size_t);
+  const void* finish_;
+  Store rows_;
+  Store columns_;
 };
 
-/// The product of a matrix, `count` rows of elements, with as many vectors, whose rows they are.
-template <class Words, class Matrix, class Vector>
-[[nodiscard]] SkinnyProduct skinny_product(const MatrixView<Matrix>& matrix, std::size_t rows,
-                                           const MatrixView<Vector>& vectors, std::size_t count,
-                                           std::size_t depth, bool are_rows) {
+/// The product of a matrix, `rows` rows of elements, with `count` vectors, whose rows they are: the
+/// rows of the result if `are_rows`, else its columns.
+template <class Words>
+void multiply_skinny(const OperandView& matrix, std::size_t rows, const OperandView& vectors,
+                     std::size_t count, std::size_t depth, bool are_rows,
+                     const SkinnyFinish& finish) {
   auto* packed = packing_memory<0, std::uint32_t>(
       panel_words(ceil_divide(depth, Words::depth), most_skinny_vectors));
-  pack_panel<Words>(
-      as_packed(lanes_of(vectors, count).part(0, 0, count, 0, depth).template of_type<Vector>()),
-      most_skinny_vectors, packed);
-  return {.matrix = lanes_of(matrix, rows),
-          .depth = depth,
-          .count = count,
-          .vectors = packed,
-          .are_rows = are_rows,
-          .multiply = &skinny_sums<Words, Matrix>};
+  vectors.kernels->template pack<Words>(lanes_of(vectors, count).part(0, 0, count, 0, depth),
+                                        most_skinny_vectors, packed);
+  const LaneOperand lanes_of_matrix = lanes_of(matrix, rows);
+  constexpr std::size_t grain = 512;  // lanes of a piece of work
+  static_assert(grain % lanes == 0);
+  parallel_ranges(rows, grain, [&](std::size_t begin, std::size_t end) {
+    auto* sums = packing_memory<2, float>(most_skinny_vectors * grain);
+    matrix.kernels->template multiply_vectors<Words>(
+        lanes_of_matrix.part(0, begin, end - begin, 0, depth), count, packed, sums);
+    finish.store(are_rows, sums, count, round_up(end - begin, lanes), begin, end);
+  });
+}
+
+inline void multiply_skinny(bool has_pairs, const OperandView& matrix, std::size_t rows,
+                            const OperandView& vectors, std::size_t count, std::size_t depth,
+                            bool are_rows, const SkinnyFinish& finish) {
+  if constexpr (has_bfloat16_pairs) {
+    if (has_pairs) {
+      return multiply_skinny<Bfloat16Pairs>(matrix, rows, vectors, count, depth, are_rows, finish);
+    }
+  }
+  multiply_skinny<FloatWords>(matrix, rows, vectors, count, depth, are_rows, finish);
 }
 
 }  // namespace detail

@@ -196,6 +196,8 @@ template <class Words> struct RegisterTile {
   template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
     pack_panel<Words>(as_packed(source), columns, target);
   }
+  static constexpr bool has_left_rows = false;
+  static void fill_right(std::size_t /*depth*/, std::uint32_t* /*target*/) {}
 
   /// Whether a left operand of floats may stay unpacked.
   static constexpr bool takes_unpacked_rows = std::is_same_v<Words, FloatWords>;

@@ -7,39 +7,23 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "unit_scaling/core/parallel_for.hpp"
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/inner_blocks.hpp"
-#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/piece_grid.hpp"
 #include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/tile_finish.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
-
-/// Calls `finish(i, j, sums, count)` for every 16 columns of a tile of sums at (row, column).
-template <std::size_t tile_columns_, class Finish>
-inline void finish_tile(const float* sums, std::size_t row, std::size_t column, std::size_t height,
-                        std::size_t width, const Finish& shared_finish) {
-  // Of its own: what it holds might change with every store, for all the compiler knows.
-  const Finish finish = shared_finish;
-  for (std::size_t i = 0; i < height; ++i) {
-    for_lanes<float>(width, [&](std::size_t j, auto count) {
-      finish(row + i, column + j, load<float>(sums + i * tile_columns_ + j, FullLanes<float>{}),
-             count);
-    });
-  }
-}
 
 /// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
 /// each of its panels is needed but once. The left one each thread packs for itself, block by block
@@ -48,26 +32,21 @@ inline void finish_tile(const float* sums, std::size_t row, std::size_t column, 
 /// it as it is.
 template <class Tile> class TiledProduct {
  public:
-  template <class A, class B>
-  TiledProduct(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>& b)
+  using Finish = TileFinish<Tile>;
+
+  TiledProduct(const MatmulSize& size, const OperandView& a, const OperandView& b)
       : size_(size),
         left_(lanes_of(a, size.rows)),
         right_(lanes_of(b.transposed(), size.columns)),
-        pack_left_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
-          Tile::pack_left(source.of_type<A>(), target);
-        }),
-        pack_right_panel_([](const PanelSource<void>& source, std::uint32_t* target) {
-          Tile::pack_right(source.of_type<B>(), target);
-        }),
         blocks_(size, Tile::words::depth, Tile::depth_step),
         threads_(available_thread_count()),
         left_words_(Tile::left_words(blocks_.most_depth())),
         right_words_(Tile::right_words(blocks_.most_depth())),
-        stays_unpacked_(Tile::takes_unpacked_rows && std::is_same_v<A, float> &&
+        stays_unpacked_(Tile::takes_unpacked_rows && a.kernels->are_floats &&
                         a.column_stride == 1 && a.row_stride % set_stride != 0 &&
                         reads_rows_well()) {}
 
-  template <class Finish> void run(const Finish& finish) const {
+  void run(const Finish& finish) const {
     const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
     const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
@@ -164,9 +143,10 @@ template <class Tile> class TiledProduct {
     return words;
   }
   void pack_right_panel(std::size_t block, std::size_t panel, std::uint32_t* words) const {
-    pack_right_panel_(right_.part(blocks_.segment(block), panel * Tile::columns, Tile::columns,
-                                  blocks_.begin(block), blocks_.depth(block)),
-                      words);
+    right_.kernels->template pack_right<Tile>(
+        right_.part(blocks_.segment(block), panel * Tile::columns, Tile::columns,
+                    blocks_.begin(block), blocks_.depth(block)),
+        words);
   }
 
   [[nodiscard]] bool is_unpacked(std::size_t tile) const {
@@ -184,9 +164,10 @@ template <class Tile> class TiledProduct {
   void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
                        std::uint32_t* words) const {
     if (is_unpacked(tile)) return;
-    pack_left_panel_(left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
-                                blocks_.begin(block) + begin, depth),
-                     words + begin / Tile::words::depth * Tile::rows);
+    left_.kernels->template pack_left<Tile>(
+        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
+                   blocks_.begin(block) + begin, depth),
+        words + begin / Tile::words::depth * Tile::rows);
   }
 
   /// Tiles of rows that are packed together and multiplied by one of so many panels after the
@@ -198,7 +179,6 @@ template <class Tile> class TiledProduct {
                                    most_tiles_at_once);
   }
 
-  template <class Finish>
   void multiply_piece(const Range& rows, const Range& columns, const RightPanels& right,
                       const Finish& finish) const {
     [[maybe_unused]] const typename Tile::Session session{};
@@ -210,7 +190,6 @@ template <class Tile> class TiledProduct {
     }
   }
 
-  template <class Finish>
   void multiply_rows_of_tiles(const Range& rows, const Range& columns, const RightPanels& right,
                               const Finish& finish) const {
     const std::size_t tiles = rows.end - rows.begin;
@@ -229,8 +208,7 @@ template <class Tile> class TiledProduct {
       std::fill_n(all_sums, tile_size, 0.0F);
       for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
-          finish_tile<Tile::columns>(all_sums, tile * Tile::rows, panel * Tile::columns,
-                                     height(tile), width(panel), finish);
+          finish.store(all_sums, block_of(tile, panel));
         }
       }
       return;
@@ -265,57 +243,41 @@ template <class Tile> class TiledProduct {
     }
   }
 
-  template <class Finish>
+  [[nodiscard]] TileBlock block_of(std::size_t tile, std::size_t panel) const {
+    return {tile * Tile::rows, panel * Tile::columns, height(tile), width(panel)};
+  }
+
   void multiply_tile(std::size_t block, std::size_t tile, std::size_t panel,
                      const std::uint32_t* left, const std::uint32_t* right, float* sums,
                      const Finish& finish) const {
     if constexpr (Tile::takes_unpacked_rows) {
       if (is_unpacked(tile)) {
-        return multiply_rows_of_tile(block, tile, panel, unpacked_rows(block, tile), right, sums,
-                                     finish);
+        return multiply_rows_of_tile(block, block_of(tile, panel), unpacked_rows(block, tile),
+                                     right, sums, finish);
       }
     }
-    multiply_rows_of_tile(block, tile, panel, left, right, sums, finish);
+    multiply_rows_of_tile(block, block_of(tile, panel), left, right, sums, finish);
   }
 
-  template <class Left, class Finish>
-  void multiply_rows_of_tile(std::size_t block, std::size_t tile, std::size_t panel,
-                             const Left& left, const std::uint32_t* right, float* sums,
-                             const Finish& finish) const {
-    const std::size_t row = tile * Tile::rows;
-    const std::size_t column = panel * Tile::columns;
+  template <class Left>
+  void multiply_rows_of_tile(std::size_t block, const TileBlock& at, const Left& left,
+                             const std::uint32_t* right, float* sums, const Finish& finish) const {
+    const std::size_t depth = blocks_.depth(block);
     const bool is_last = block + 1 == blocks_.count();
-    if constexpr (requires { finish.prefetch(row, column, width(panel)); }) {
-      if (is_last) {
-        for (std::size_t i = 0; i < height(tile); ++i) {
-          finish.prefetch(row + i, column, width(panel));
-        }
-      }
-    }
-    if constexpr (Tile::finishes_in_registers && requires { requires Finish::is_short; }) {
-      if (is_last && width(panel) == Tile::columns && height(tile) == Tile::rows) {
-        const Finish own = finish;
-        Tile::multiply_and_finish(
-            blocks_.depth(block), left, right, sums, block > 0,
-            [=](std::size_t i, std::size_t j, float32x16 values) __attribute__((always_inline)) {
-              own(row + i, column + j, values, FullLanes<float>{});
-            });
+    if (is_last) {
+      finish.prefetch(at);
+      if (at.height == Tile::rows && at.width == Tile::columns &&
+          finish.multiply_and_store(depth, left, right, sums, block > 0, at)) {
         return;
       }
     }
-    Tile::multiply(blocks_.depth(block), left, right, height(tile), width(panel), sums, block > 0);
-    if (is_last) {
-      finish_tile<Tile::columns>(sums, row, column, height(tile), width(panel), finish);
-    }
+    Tile::multiply(depth, left, right, at.height, at.width, sums, block > 0);
+    if (is_last) finish.store(sums, at);
   }
-
-  using PackPanel = void (*)(const PanelSource<void>&, std::uint32_t*);
 
   MatmulSize size_;
   LaneOperand left_;
   LaneOperand right_;
-  PackPanel pack_left_panel_;
-  PackPanel pack_right_panel_;
   InnerBlocks blocks_;
   std::size_t threads_;
   std::size_t left_words_;

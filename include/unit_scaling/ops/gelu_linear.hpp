@@ -119,10 +119,8 @@ struct GeluLinear {
     Compute factor;
     Slope slope;
 
-    void prefetch(std::size_t i, std::size_t j, std::size_t width) const {
-      kernels::prefetch_lines<0>(x + i * stride + j, width);
-      kernels::prefetch_lines<1>(dx + i * stride + j, width);
-    }
+    [[nodiscard]] kernels::ElementsTouched read() const { return {x, stride}; }
+    [[nodiscard]] kernels::ElementsTouched written() const { return {dx, stride}; }
     template <class Count>
     void operator()(std::size_t i, std::size_t j, kernels::lane_t<Compute> sums,
                     Count count) const {

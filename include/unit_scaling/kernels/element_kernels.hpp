@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: what matrix products do with the elements of an operand, as functions that are
+/// found when the program runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/kernels/elements.hpp"
+#include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/skinny.hpp"
+#include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/words.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::kernels {
+
+/// How elements of one kind are packed and multiplied. So products are compiled once for all pairs
+/// of operands. A function is null where elements of this kind never need it.
+struct ElementKernels {
+  /// Packs lanes in groups of `width` words, as `pack_panel` does.
+  using PackPanel = void (*)(const PanelSource<void>& source, std::size_t width,
+                             std::uint32_t* target);
+  /// As `AmxTile::pack_left`.
+  using PackRows = void (*)(const PanelSource<void>& source, std::uint32_t* target);
+  /// As `skinny_sums`.
+  using MultiplyVectors = void (*)(const PanelSource<void>& source, std::size_t count,
+                                   const std::uint32_t* vectors, float* sums);
+
+  std::size_t bytes = 0;  ///< of an element
+  bool are_floats = false;
+  bool are_exact_in_pairs = false;  ///< as `is_exact_in_bfloat16_pairs`, where the target has pairs
+  bool are_for_amx = false;         ///< as `has_amx_for`
+  PackPanel pack_floats = nullptr;
+  PackPanel pack_pairs = nullptr;
+  PackRows pack_amx_rows = nullptr;
+  MultiplyVectors multiply_floats = nullptr;
+  MultiplyVectors multiply_pairs = nullptr;
+
+  /// Packs lanes for the left side of a tile.
+  template <class Tile>
+  void pack_left(const PanelSource<void>& source, std::uint32_t* target) const {
+    if constexpr (Tile::has_left_rows) {
+      pack_amx_rows(source, target);
+    } else {
+      pack<typename Tile::words>(source, Tile::rows, target);
+    }
+  }
+  /// Packs lanes for the right side of a tile.
+  template <class Tile>
+  void pack_right(const PanelSource<void>& source, std::uint32_t* target) const {
+    pack<typename Tile::words>(source, Tile::columns, target);
+    Tile::fill_right(source.depth, target);
+  }
+  /// As `skinny_sums`.
+  template <class Words>
+  void multiply_vectors(const PanelSource<void>& source, std::size_t count,
+                        const std::uint32_t* vectors, float* sums) const {
+    (std::is_same_v<Words, Bfloat16Pairs> ? multiply_pairs : multiply_floats)(source, count,
+                                                                              vectors, sums);
+  }
+  /// Packs lanes in groups of `width` words.
+  template <class Words>
+  void pack(const PanelSource<void>& source, std::size_t width, std::uint32_t* target) const {
+    (std::is_same_v<Words, Bfloat16Pairs> ? pack_pairs : pack_floats)(source, width, target);
+  }
+};
+
+namespace detail {
+
+template <class Words, class T>
+void pack_any_panel(const PanelSource<void>& source, std::size_t width, std::uint32_t* target) {
+  pack_panel<Words>(source.of_type<T>(), width, target);
+}
+
+/// @tparam T a storage type that is not looked up, or `std::uint8_t` for codes that are.
+template <class T, bool exact_in_pairs, bool for_amx>
+[[nodiscard]] constexpr ElementKernels make_element_kernels() {
+  ElementKernels result{.bytes = sizeof(T),
+                        .are_floats = std::is_same_v<T, float>,
+                        .are_exact_in_pairs = exact_in_pairs,
+                        .are_for_amx = for_amx,
+                        .pack_floats = &pack_any_panel<FloatWords, T>,
+                        .multiply_floats = &skinny_sums<FloatWords, T>};
+  if constexpr (exact_in_pairs) result.multiply_pairs = &skinny_sums<Bfloat16Pairs, T>;
+  if constexpr (exact_in_pairs || for_amx) result.pack_pairs = &pack_any_panel<Bfloat16Pairs, T>;
+#if defined(UNIT_SCALING_HAS_AMX)
+  if constexpr (for_amx) {
+    result.pack_amx_rows = [](const PanelSource<void>& source, std::uint32_t* target) {
+      AmxTile::pack_left(source.of_type<T>(), target);
+    };
+  }
+#endif
+  return result;
+}
+
+/// The kernels of codes that are looked up.
+template <bool exact_in_pairs>
+inline constexpr ElementKernels code_kernels = make_element_kernels<
+    std::uint8_t, has_bfloat16_pairs && exact_in_pairs, has_amx && exact_in_pairs>();
+
+/// The kernels of elements of a storage type that is not looked up.
+template <class T>
+inline constexpr ElementKernels stored_kernels = make_element_kernels<
+    T, has_bfloat16_pairs && is_exact_in_bfloat16_pairs<T>(), has_amx_for<T, T>()>();
+
+}  // namespace detail
+
+/// The kernels of elements of a storage type.
+template <class T> [[nodiscard]] constexpr const ElementKernels* find_element_kernels() {
+  if constexpr (is_looked_up<T>()) {
+    return &detail::code_kernels<is_exact_in_bfloat16_pairs<T>()>;
+  } else {
+    return &detail::stored_kernels<T>;
+  }
+}
+/// The table of codes of a storage type, if they are looked up.
+template <class T> [[nodiscard]] constexpr const CodeTable* find_code_table() {
+  if constexpr (is_looked_up<T>()) return &code_table<T>;
+  return nullptr;
+}
+
+}  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END
