@@ -284,6 +284,14 @@ class EncodedArray {
     });
   }
 
+  /// The numbers of the codes, sharing those.
+  [[nodiscard]] EncodedArray without_scales() const {
+    EncodedArray result = *this;
+    result.layout_ = {};
+    result.scales_ = {};
+    return result;
+  }
+
   /// The same elements under another shape, sharing them.
   /// @throws ShapeError if the sizes differ, or the rows where scales belong to them.
   [[nodiscard]] EncodedArray reshaped(const Shape& shape) const {

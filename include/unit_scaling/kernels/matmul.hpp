@@ -27,6 +27,8 @@
 #include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/matmul_double.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
+#include "unit_scaling/kernels/operand.hpp"
+#include "unit_scaling/kernels/scaled_epilogue.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/skinny_product.hpp"
 #include "unit_scaling/kernels/tile.hpp"
@@ -87,6 +89,34 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
     detail::matmul_double(size, a, b, out, out_stride, epilogue);
   } else {
     matmul(size, a, b, StoreRows<Out>{out, out_stride, epilogue});
+  }
+}
+
+/// `out(i, j) = epilogue(Σ_p left(i, p) right(j, p))` of operands in any format, with any scales,
+/// rounded once to Out on store. Where scales are not summed over, their sums are multiplied with
+/// them before the epilogue; else elements are.
+///
+/// Shapes: `size` has no segments but that of the views; `out` as above. Threads as above.
+template <class Compute, class Out>
+void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& right, Out* out,
+            std::size_t out_stride, const Epilogue<Compute>& epilogue = {}) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    const auto of_doubles = [](const OperandView& view) {
+      return MatrixView<double>{static_cast<const double*>(view.data), view.row_stride,
+                                view.column_stride, view.segment_stride};
+    };
+    detail::matmul_double(size, of_doubles(left.view), of_doubles(right.view).transposed(), out,
+                          out_stride, epilogue);
+  } else {
+    const StoreRows<Out> store{out, out_stride, epilogue};
+    const OperandView right_view = right.view.transposed();
+    if (!left.has_scales() && !right.has_scales()) {
+      return matmul(size, left.view, right_view, store);
+    }
+    matmul(size, left.view, right_view,
+           StoreScaledRows<Out>{store,
+                                static_cast<double>(left.scale) * static_cast<double>(right.scale),
+                                left.scales, right.scales});
   }
 }
 

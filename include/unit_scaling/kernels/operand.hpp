@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: an array of any format and any scales as an operand of matrix products.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <memory_resource>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/bit_packing.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/packed.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
+#include "unit_scaling/kernels/code_table.hpp"
+#include "unit_scaling/kernels/element_kernels.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::kernels {
+
+/// Which extent of an operand a product sums over, of its `rows()` x `columns()`.
+enum class SummedExtent {
+  columns,
+  rows,
+  both,  ///< Some products do one, some the other, or parts of both.
+};
+
+/// An operand of one product: a matrix whose rows are summed over, and what its sums are multiplied
+/// with. As the right operand of a product it is transposed.
+struct OperandPart {
+  OperandView view;
+  float scale = 1;                ///< of all rows
+  const float* scales = nullptr;  ///< of each row, beside that; null: 1
+
+  [[nodiscard]] bool has_scales() const { return scale != 1 || scales != nullptr; }
+};
+
+class PreparedOperand;
+
+/// An array as an operand, and how products read it.
+///
+/// The second form, if there is one, is for products that sum over the rows.
+struct Operand {
+  using Prepare = void (*)(const EncodedArray& array, SummedExtent summed, PreparedOperand& to);
+
+  EncodedArray array;
+  Prepare prepare = nullptr;
+  std::optional<EncodedArray> over_rows = {};
+
+  /// The form for a product.
+  [[nodiscard]] const EncodedArray& form(SummedExtent summed) const {
+    return summed == SummedExtent::rows && over_rows ? *over_rows : array;
+  }
+  [[nodiscard]] const Shape& shape() const& { return array.shape(); }
+  [[nodiscard]] Shape shape() const&& { return array.shape(); }
+  [[nodiscard]] std::size_t rows() const { return array.rows(); }
+  [[nodiscard]] std::size_t columns() const { return array.columns(); }
+  [[nodiscard]] std::pmr::memory_resource* resource() const { return array.resource(); }
+};
+
+/// An operand in a form that products pack: elements of a storage type or codes of a byte each, and
+/// scales that belong to what is not summed over. What has another form is decoded, in the scratch
+/// memory of the thread that makes this. Products of it may run on other threads.
+class PreparedOperand {
+ public:
+  PreparedOperand(const Operand& operand, SummedExtent summed) : summed_(summed) {
+    const EncodedArray& array = operand.form(summed);
+    columns_ = array.columns();
+    operand.prepare(array, summed, *this);
+  }
+  PreparedOperand(const PreparedOperand&) = delete;
+  PreparedOperand& operator=(const PreparedOperand&) = delete;
+
+  /// The operand from a row on. Its part of a product has as many rows as that sums over, or has in
+  /// its result.
+  [[nodiscard]] OperandPart part(std::size_t first_row = 0) const {
+    const bool over_columns = summed_ == SummedExtent::columns;
+    return {.view = {.data = element(first_row * columns_),
+                     .kernels = kernels_,
+                     .table = table_,
+                     .row_stride = over_columns ? columns_ : 1,
+                     .column_stride = over_columns ? 1 : columns_},
+            .scale = scale_,
+            .scales = scales_.empty() ? nullptr : scales_.data() + (over_columns ? first_row : 0)};
+  }
+
+  /// Elements as they lie in memory, and what each takes.
+  [[nodiscard]] const void* element(std::size_t index) const {
+    return static_cast<const std::byte*>(data_) + index * element_bytes_;
+  }
+  [[nodiscard]] std::size_t element_bytes() const { return element_bytes_; }
+
+  // --- For whoever prepares ---
+
+  /// Elements of a storage type.
+  template <class T> void use(const T* data) {
+    data_ = data;
+    element_bytes_ = sizeof(T);
+    kernels_ = find_element_kernels<T>();
+    table_ = find_code_table<T>();
+  }
+  void use(const double* data) {
+    data_ = data;
+    element_bytes_ = sizeof(double);
+  }
+  /// Codes of a byte each. @pre has_code_table(format)
+  void use_codes(const FormatSpec& format, const std::uint8_t* data);
+
+  /// Memory for elements that are not in the array.
+  template <class T> [[nodiscard]] T* make_room(std::size_t count) {
+    room_ =
+        Array<std::uint8_t>(Shape{size_product("product", {count, sizeof(T)})}, &scratch_memory());
+    return reinterpret_cast<T*>(room_.mutable_data());
+  }
+  [[nodiscard]] float* make_room_for_scales(std::size_t count) {
+    scales_ = Array<float>(Shape{count}, &scratch_memory());
+    return scales_.mutable_data();
+  }
+  void set_scale(float scale) { scale_ = scale; }
+
+ private:
+  const void* data_ = nullptr;
+  const ElementKernels* kernels_ = nullptr;
+  const CodeTable* table_ = nullptr;
+  std::size_t element_bytes_ = 1;
+  std::size_t columns_ = 0;
+  SummedExtent summed_;
+  float scale_ = 1;
+  Array<float> scales_;
+  Array<std::uint8_t> room_;
+  std::optional<CodeTable> own_table_;
+};
+
+inline void PreparedOperand::use_codes(const FormatSpec& format, const std::uint8_t* data) {
+  data_ = data;
+  element_bytes_ = 1;
+  kernels_ = is_exact_in_bfloat16_pairs(format) ? &detail::code_kernels<true>
+                                                : &detail::code_kernels<false>;
+  table_ = &own_table_.emplace(format);
+}
+
+namespace detail {
+
+/// For an array of storage type T without scales.
+template <Storage T>
+void prepare_stored(const EncodedArray& array, SummedExtent /*summed*/, PreparedOperand& to) {
+  if constexpr (PackableMinifloat<T>) {
+    auto* codes = to.make_room<T>(array.size());
+    unit_scaling::unpack(array.codes(), std::span(codes, array.size()));
+    to.use(static_cast<const T*>(codes));
+  } else {
+    to.use(reinterpret_cast<const T*>(array.codes().data()));
+  }
+}
+
+/// For any array, of products in double.
+inline void prepare_any_double(const EncodedArray& array, SummedExtent /*summed*/,
+                               PreparedOperand& to) {
+  if (array.format().is_binary64()) return prepare_stored<double>(array, SummedExtent::both, to);
+  auto* numbers = to.make_room<double>(array.size());
+  const Array<float> floats = array.decode(&scratch_memory());
+  for (std::size_t i = 0; i < array.size(); ++i) numbers[i] = static_cast<double>(floats.data()[i]);
+  to.use(static_cast<const double*>(numbers));
+}
+
+/// Whether bfloat16 holds all elements of an array of a format with powers of two as scales, or
+/// with none.
+[[nodiscard]] inline bool is_held_by_bfloat16(const EncodedArray& array) {
+  const Format& format = array.format();
+  if (format.is_binary64() || !bfloat16::format.holds(format.spec())) return false;
+  if (!array.has_scales()) return true;
+  if (array.scale_layout().format != ScaleFormat::power_of_two) return false;
+  int least = 0;
+  int greatest = 0;
+  for (const std::uint8_t code : array.scale_codes()) {
+    if (code == 0xff) continue;  // NaN
+    least = std::min(least, int{code} - 127);
+    greatest = std::max(greatest, int{code} - 127);
+  }
+  return least + format.spec().min_subnormal_exponent() >= bfloat16::format.min_normal_exponent() &&
+         greatest + format.spec().max_exponent() <= bfloat16::format.max_exponent();
+}
+
+/// Decodes an array, scales included.
+inline void prepare_decoded(const EncodedArray& array, PreparedOperand& to) {
+  const std::size_t size = array.size();
+  if (!is_held_by_bfloat16(array)) {
+    auto* floats = to.make_room<float>(size);
+    array.decode({floats, size});
+    return to.use(static_cast<const float*>(floats));
+  }
+  auto* numbers = to.make_room<bfloat16>(size);
+  parallel_ranges(size, std::size_t{1} << 14, [&](std::size_t begin, std::size_t end) {
+    float floats[1024];
+    for (std::size_t first = begin; first < end; first += std::size(floats)) {
+      const std::size_t count = std::min(std::size(floats), end - first);
+      array.decode(first, {floats, count});
+      unit_scaling::encode(std::span<const float>(floats, count), std::span(numbers + first, count),
+                           Overflow::infinity_or_nan);
+    }
+  });
+  to.use(static_cast<const bfloat16*>(numbers));
+}
+
+/// Notes the scales of an array for its sums. False, if they differ along what is summed over.
+[[nodiscard]] inline bool keep_scales(const EncodedArray& array, SummedExtent summed,
+                                      PreparedOperand& to) {
+  const ScaleLayout& layout = array.scale_layout();
+  const bool one_across = layout.tiles_across(array.columns()) <= 1;
+  const bool one_down = layout.tiles_down(array.rows()) <= 1;
+  if (array.scale_count() == 0 || (one_across && one_down)) {
+    if (array.scale_count() != 0) to.set_scale(array.scale(0));
+    return true;
+  }
+  if (summed == SummedExtent::columns && one_across) {
+    float* scales = to.make_room_for_scales(array.rows());
+    for (std::size_t i = 0; i < array.rows(); ++i) scales[i] = array.scale_of(i, 0);
+    return true;
+  }
+  if (summed == SummedExtent::rows && one_down) {
+    float* scales = to.make_room_for_scales(array.columns());
+    for (std::size_t j = 0; j < array.columns(); ++j) scales[j] = array.scale_of(0, j);
+    return true;
+  }
+  return false;
+}
+
+/// For any array.
+inline void prepare_any(const EncodedArray& array, SummedExtent summed, PreparedOperand& to) {
+  if (!keep_scales(array, summed, to)) return prepare_decoded(array, to);
+  const Format& format = array.format();
+  const std::uint8_t* codes = array.codes().data();
+  if (format.is_binary32()) return to.use(reinterpret_cast<const float*>(codes));
+  if (format == Format::of<bfloat16>()) return to.use(reinterpret_cast<const bfloat16*>(codes));
+  if (format == Format::of<float16>()) return to.use(reinterpret_cast<const float16*>(codes));
+  if (!format.is_binary64() && has_code_table(format.spec())) {
+    if (format.storage_bits() < 8) {
+      auto* bytes = to.make_room<std::uint8_t>(array.size());
+      unit_scaling::detail::unpack_codes(format.spec().bits(), array.codes(),
+                                         {bytes, array.size()});
+      codes = bytes;
+    }
+    return to.use_codes(format.spec(), codes);
+  }
+  // Without its scales, which the sums are multiplied with.
+  prepare_decoded(array.without_scales(), to);
+}
+
+}  // namespace detail
+
+/// An array as an operand of any product.
+[[nodiscard]] inline Operand make_operand(EncodedArray array) {
+  return {.array = std::move(array), .prepare = &detail::prepare_any};
+}
+/// An array of a storage type without scales. Compiles no more than products of it need.
+template <Storage T> [[nodiscard]] Operand make_operand(const Array<T>& array) {
+  if constexpr (PackableMinifloat<T>) {
+    return {.array = EncodedArray::pack(array), .prepare = &detail::prepare_stored<T>};
+  } else {
+    return {.array = EncodedArray::view(array), .prepare = &detail::prepare_stored<T>};
+  }
+}
+
+}  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END
