@@ -15,6 +15,8 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 
 namespace conv1d_test {
 
@@ -199,7 +201,10 @@ TYPED_TEST(Conv1dIn, SavesTheRoundedOperands) {
   using Operand = typename TypeParam::matmul_operand;
   const auto [x, w, b] = arguments<typename TypeParam::storage>(cases[1]);
   const auto run = run_op(TypeParam{}, cases[1].op, x, w, b);
-  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  for (const kernels::Operand& operand : {std::get<0>(run.saved), std::get<1>(run.saved)}) {
+    EXPECT_EQ(operand.array.format(), Format::of<Operand>());
+    EXPECT_FALSE(operand.array.has_scales());
+  }
   EXPECT_EQ(std::get<0>(run.saved).shape(), x.shape());
   EXPECT_EQ(std::get<1>(run.saved).shape(), w.shape());
 }

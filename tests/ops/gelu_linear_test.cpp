@@ -123,11 +123,11 @@ TEST(GeluLinearOp, KeepsTheOperandOnlyWhereItIsStoredThatWay) {
   const auto x_half = normal_array<float16>({16, 32}, 1);
   const auto fp8 = op.forward(precision::fp8{}, op.scales(x_half, w), x_half, w);
   EXPECT_EQ(std::get<0>(fp8.saved).data(), x_half.data());
-  EXPECT_TRUE(std::get<1>(fp8.saved).empty());
-  EXPECT_EQ(std::get<2>(fp8.saved).bytes(), w.size());
+  EXPECT_TRUE(std::get<1>(fp8.saved).array.empty());
+  EXPECT_EQ(std::get<2>(fp8.saved).array.bytes(), w.size());
   const auto x_float = normal_array<float>({16, 32}, 1);
   const auto fp32 = op.forward(precision::fp32{}, op.scales(x_float, w), x_float, w);
-  EXPECT_EQ(std::get<1>(fp32.saved).bytes(), x_float.bytes());
+  EXPECT_EQ(std::get<1>(fp32.saved).array.bytes(), x_float.bytes());
 }
 
 // α of the GELU makes h of unit variance but not of zero mean; so y is wider than 1 by its square.

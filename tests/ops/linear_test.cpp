@@ -17,6 +17,8 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 
 namespace linear_test {
 
@@ -177,12 +179,15 @@ TYPED_TEST(LinearIn, SavesTheRoundedOperands) {
   const auto w = normal_array<typename P::storage>({5, 3}, 20);
   const auto run = run_op(P{}, ops::Linear{}, x, w);
   using Operand = typename P::matmul_operand;
-  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  for (const kernels::Operand& operand : {std::get<0>(run.saved), std::get<1>(run.saved)}) {
+    EXPECT_EQ(operand.array.format(), Format::of<Operand>());
+    EXPECT_FALSE(operand.array.has_scales());
+  }
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
   static_assert(std::is_same_v<decltype(run.y), Array<typename P::storage>>);
+  const Array<Operand> saved = std::get<0>(run.saved).array.template array<Operand>();
   for (std::size_t i = 0; i < x.size(); ++i) {
-    EXPECT_EQ(static_cast<double>(std::get<0>(run.saved).data()[i]),
-              rounded_to<Operand>(x.data()[i]));
+    EXPECT_EQ(static_cast<double>(saved.data()[i]), rounded_to<Operand>(x.data()[i]));
   }
 }
 

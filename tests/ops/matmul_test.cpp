@@ -17,6 +17,8 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 
 namespace matmul_test {
 
@@ -144,11 +146,14 @@ TYPED_TEST(MatmulIn, SavesTheRoundedOperands) {
   using Operand = typename P::matmul_operand;
   const auto l = normal_array<typename P::storage>({4, 3}, 14);
   const auto run = run_op(P{}, ops::Matmul{}, l, normal_array<typename P::storage>({3, 5}, 15));
-  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  for (const kernels::Operand& operand : {std::get<0>(run.saved), std::get<1>(run.saved)}) {
+    EXPECT_EQ(operand.array.format(), Format::of<Operand>());
+    EXPECT_FALSE(operand.array.has_scales());
+  }
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
+  const Array<Operand> saved = std::get<0>(run.saved).array.template array<Operand>();
   for (std::size_t i = 0; i < l.size(); ++i) {
-    EXPECT_EQ(static_cast<double>(std::get<0>(run.saved).data()[i]),
-              rounded_to<Operand>(l.data()[i]));
+    EXPECT_EQ(static_cast<double>(saved.data()[i]), rounded_to<Operand>(l.data()[i]));
   }
 }
 

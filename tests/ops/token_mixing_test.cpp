@@ -17,6 +17,8 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 
 namespace token_mixing_test {
 
@@ -144,7 +146,10 @@ TYPED_TEST(TokenMixingIn, ResultsAreTheDoubleReferenceOfTheRoundedOperandsRounde
   x.mutable_data()[3] = T(1000.0F);  // saturates in E4M3
   const auto w = normal_array<T>({out_positions, positions}, 15);
   const auto run = run_op(P{}, ops::TokenMixing{.scaling = ideal}, x, w);
-  static_assert(std::is_same_v<decltype(run.saved), std::tuple<Array<Operand>, Array<Operand>>>);
+  for (const kernels::Operand& operand : {std::get<0>(run.saved), std::get<1>(run.saved)}) {
+    EXPECT_EQ(operand.array.format(), Format::of<Operand>());
+    EXPECT_FALSE(operand.array.has_scales());
+  }
   static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
 
   const auto ws = rounded_matrix<Operand>(w);

@@ -423,7 +423,11 @@ template <Precision P> class Tape {
       std::apply(
           [&](const auto&... item) {
             [[maybe_unused]] const auto visit_array = [&]<class T>(const T& value) {
-              if constexpr (is_array<T>) visit(value.data(), value.bytes());
+              if constexpr (is_array<T>) {
+                visit(value.data(), value.bytes());
+              } else if constexpr (std::is_same_v<T, kernels::Operand>) {
+                value.for_each_part(visit);
+              }
             };
             (visit_array(item), ...);
           },

@@ -92,11 +92,23 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
   }
 }
 
+/// The same for operands in any format, with any scales: of Σ_p left(i, p) right(j, p). Where
+/// scales are not summed over, their sums are multiplied with them before `finish`; else elements
+/// are.
+template <class Finish>
+void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& right,
+            const Finish& finish) {
+  const OperandView columns = right.view.transposed();
+  if (!left.has_scales() && !right.has_scales()) return matmul(size, left.view, columns, finish);
+  matmul(size, left.view, columns,
+         FinishScaled<Finish>{finish,
+                              static_cast<double>(left.scale) * static_cast<double>(right.scale),
+                              left.scales, right.scales});
+}
+
 /// `out(i, j) = epilogue(Σ_p left(i, p) right(j, p))` of operands in any format, with any scales,
-/// rounded once to Out on store. Where scales are not summed over, their sums are multiplied with
-/// them before the epilogue; else elements are.
-///
-/// Shapes: `size` has no segments but that of the views; `out` as above. Threads as above.
+/// rounded once to Out on store. Shapes: `size` has no segments but that of the views; `out` as
+/// above. Threads as above.
 template <class Compute, class Out>
 void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& right, Out* out,
             std::size_t out_stride, const Epilogue<Compute>& epilogue = {}) {
@@ -108,15 +120,7 @@ void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& 
     detail::matmul_double(size, of_doubles(left.view), of_doubles(right.view).transposed(), out,
                           out_stride, epilogue);
   } else {
-    const StoreRows<Out> store{out, out_stride, epilogue};
-    const OperandView right_view = right.view.transposed();
-    if (!left.has_scales() && !right.has_scales()) {
-      return matmul(size, left.view, right_view, store);
-    }
-    matmul(size, left.view, right_view,
-           StoreScaledRows<Out>{store,
-                                static_cast<double>(left.scale) * static_cast<double>(right.scale),
-                                left.scales, right.scales});
+    matmul(size, left, right, StoreRows<Out>{out, out_stride, epilogue});
   }
 }
 

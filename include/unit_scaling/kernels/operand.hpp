@@ -45,6 +45,9 @@ struct OperandPart {
   float scale = 1;                ///< of all rows
   const float* scales = nullptr;  ///< of each row, beside that; null: 1
 
+  /// A part whose scale is one of all rows, summed over the other extent.
+  [[nodiscard]] OperandPart transposed() const { return {view.transposed(), scale}; }
+
   [[nodiscard]] bool has_scales() const { return scale != 1 || scales != nullptr; }
 };
 
@@ -64,6 +67,15 @@ struct Operand {
   [[nodiscard]] const EncodedArray& form(SummedExtent summed) const {
     return summed == SummedExtent::rows && over_rows ? *over_rows : array;
   }
+  /// Calls `visit(data, bytes)` for all memory that it takes.
+  template <class Visit> void for_each_part(const Visit& visit) const {
+    const auto visit_form = [&](const EncodedArray& form) {
+      visit(form.codes().data(), form.codes().size());
+      if (form.has_scales()) visit(form.scale_codes().data(), form.scale_codes().size());
+    };
+    visit_form(array);
+    if (over_rows) visit_form(*over_rows);
+  }
   [[nodiscard]] const Shape& shape() const& { return array.shape(); }
   [[nodiscard]] Shape shape() const&& { return array.shape(); }
   [[nodiscard]] std::size_t rows() const { return array.rows(); }
@@ -76,7 +88,9 @@ struct Operand {
 /// memory of the thread that makes this. Products of it may run on other threads.
 class PreparedOperand {
  public:
-  PreparedOperand(const Operand& operand, SummedExtent summed) : summed_(summed) {
+  /// @param operand lives as long as this does.
+  PreparedOperand(const Operand& operand, SummedExtent summed)
+      : summed_(summed), resource_(operand.resource()) {
     const EncodedArray& array = operand.form(summed);
     columns_ = array.columns();
     operand.prepare(array, summed, *this);
@@ -97,11 +111,28 @@ class PreparedOperand {
             .scales = scales_.empty() ? nullptr : scales_.data() + (over_columns ? first_row : 0)};
   }
 
+  /// A matrix among elements of this form, at `data`: of rows whose columns are summed over.
+  [[nodiscard]] OperandPart part_at(const void* data, std::size_t row_stride,
+                                    std::size_t column_stride,
+                                    std::size_t segment_stride = 0) const {
+    return {.view = {.data = data,
+                     .kernels = kernels_,
+                     .table = table_,
+                     .row_stride = row_stride,
+                     .column_stride = column_stride,
+                     .segment_stride = segment_stride},
+            .scale = scale_};
+  }
+
   /// Elements as they lie in memory, and what each takes.
   [[nodiscard]] const void* element(std::size_t index) const {
     return static_cast<const std::byte*>(data_) + index * element_bytes_;
   }
   [[nodiscard]] std::size_t element_bytes() const { return element_bytes_; }
+
+  [[nodiscard]] SummedExtent summed() const { return summed_; }
+  /// Of the operand.
+  [[nodiscard]] std::pmr::memory_resource* resource() const { return resource_; }
 
   // --- For whoever prepares ---
 
@@ -138,6 +169,7 @@ class PreparedOperand {
   std::size_t element_bytes_ = 1;
   std::size_t columns_ = 0;
   SummedExtent summed_;
+  std::pmr::memory_resource* resource_;
   float scale_ = 1;
   Array<float> scales_;
   Array<std::uint8_t> room_;

@@ -8,22 +8,20 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
-/// As `StoreRows`, of a sum times the scales of its row and its column. That product is of doubles,
-/// rounded to float once, so it is exact for powers of two, and finite if its result is.
-template <class Out> struct StoreScaledRows {
-  StoreRows<Out> rows;
+/// As another `finish` of a product, of a sum times the scales of its row and its column. That
+/// product is of doubles, rounded to float once, so it is exact for powers of two, and finite if
+/// its result is.
+template <class Finish> struct FinishScaled {
+  Finish finish;
   double scale;                ///< of all sums
   const float* row_scales;     ///< of those of each row, beside that; null: 1
   const float* column_scales;  ///< the same of each column
-
-  [[nodiscard]] ElementsTouched written() const { return rows.written(); }
 
   template <class Count>
   void operator()(std::size_t i, std::size_t j, float32x16 sums, Count count) const {
@@ -34,7 +32,7 @@ template <class Out> struct StoreScaledRows {
           column_scales == nullptr ? of_row : of_row * static_cast<double>(column_scales[j + k]);
       sums[k] = static_cast<float>(static_cast<double>(sums[k]) * of_column);
     }
-    rows(i, j, sums, count);
+    finish(i, j, sums, count);
   }
 };
 

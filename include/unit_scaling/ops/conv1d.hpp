@@ -21,6 +21,7 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -132,26 +133,28 @@ struct Conv1d {
   }
 
   /// @returns (dx, dw), and db if `s` has three backward factors.
-  template <Precision P, std::size_t N, class Operand, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<N>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+  template <Precision P, std::size_t N, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<N>& s,
+                              const std::tuple<kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, N>& wanted = all_wanted<N>()) const {
     using Compute = typename P::compute;
     const auto& [x, w] = saved;
     const Extents e = extents(x.shape(), w.shape());
     require_same_shape(name, "dy and y", dy.shape(), output_shape(x.shape(), e));
-    const auto g =
-        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+    const kernels::Operand g_operand =
+        operand(precision, {OperandRole::gradient}, dy, x.resource());
+    const kernels::PreparedOperand g(g_operand, SummedExtent::both);
 
     std::array<Array<T>, N> gradients;
     if (wanted[0]) {
       gradients[0] = input_gradient<Compute, T>(e, static_cast<Compute>(s.backward[0]), x.shape(),
-                                                w, g, x.resource());
+                                                kernels::PreparedOperand(w, SummedExtent::both), g);
     }
     if (wanted[1]) {
-      gradients[1] =
-          weight_gradient<Compute, T>(e, static_cast<Compute>(s.backward[1]), x, w.shape(), g);
+      gradients[1] = weight_gradient<Compute, T>(e, static_cast<Compute>(s.backward[1]),
+                                                 kernels::PreparedOperand(x, SummedExtent::both),
+                                                 w.shape(), g);
     }
     if constexpr (N == 3) {
       if (wanted[2]) {
@@ -171,6 +174,8 @@ struct Conv1d {
                         bias, w);
     }
   }
+
+  using SummedExtent = kernels::SummedExtent;
 
   struct Extents {
     std::size_t batch, channels, length, fan_out, channels_per_group, kernel_size, before,
@@ -234,51 +239,79 @@ struct Conv1d {
   }
 
   /// The unfolded input of one group of one batch entry, (inner, out_length): row (c, t) is what
-  /// tap t sees of channel c.
-  template <class T> void unfold(const Extents& e, const T* x, T* unfolded) const {
+  /// tap t sees of channel c. Beside the input it sees code 0, which is zero.
+  template <class Code> void unfold(const Extents& e, const Code* x, Code* unfolded) const {
     for (std::size_t c = 0; c < e.channels_per_group; ++c) {
       for (std::size_t t = 0; t < e.kernel_size; ++t) {
-        T* row = unfolded + (c * e.kernel_size + t) * e.out_length;
-        std::fill_n(row, e.out_length, T{});
+        Code* row = unfolded + (c * e.kernel_size + t) * e.out_length;
+        std::fill_n(row, e.out_length, Code{0});
         for_inputs_of_tap(e, t, [&](std::size_t begin, std::size_t end, std::size_t first) {
-          const T* from = x + c * e.length + first;
+          const Code* from = x + c * e.length + first;
           for (std::size_t l = begin; l < end; ++l) row[l] = from[(l - begin) * stride];
         });
       }
     }
   }
+  /// As above, of elements that take so many bytes each.
+  void unfold(const Extents& e, std::size_t element_bytes, const void* x, void* unfolded) const {
+    const auto unfold_codes = [&]<class Code>(Code) {
+      unfold(e, static_cast<const Code*>(x), static_cast<Code*>(unfolded));
+    };
+    switch (element_bytes) {
+      case 1:
+        return unfold_codes(std::uint8_t{});
+      case 2:
+        return unfold_codes(std::uint16_t{});
+      case 4:
+        return unfold_codes(std::uint32_t{});
+      default:
+        return unfold_codes(std::uint64_t{});
+    }
+  }
 
-  template <class T>
-  static const T* group_input(const Extents& e, const T* x, std::size_t b, std::size_t group) {
-    return x + (b * e.channels + group * e.channels_per_group) * e.length;
+  /// Where the input of a group of a batch entry begins.
+  static const void* group_input(const Extents& e, const kernels::PreparedOperand& x, std::size_t b,
+                                 std::size_t group) {
+    return x.element((b * e.channels + group * e.channels_per_group) * e.length);
+  }
+
+  /// The weight of a group, (outputs, inner).
+  static kernels::OperandPart group_weight(const Extents& e, const kernels::PreparedOperand& w,
+                                           std::size_t group) {
+    return w.part_at(w.element(group * e.outputs_per_group() * e.inner()), e.inner(), 1);
+  }
+
+  /// Memory for unfolded inputs, of so many elements.
+  [[nodiscard]] static Array<std::byte> unfolded_memory(const kernels::PreparedOperand& x,
+                                                        std::size_t size) {
+    return Array<std::byte>(Shape{size_product(name, {size, x.element_bytes()})}, x.resource());
   }
 
   template <Precision P, class X, class W>
-  [[nodiscard]] auto convolve(P /*precision*/, double scale, const Array<X>& x, const Array<W>& w,
+  [[nodiscard]] auto convolve(P precision, double scale, const Array<X>& x, const Array<W>& w,
                               const typename P::compute* bias) const {
-    using Operand = typename P::matmul_operand;
     using Compute = typename P::compute;
     const Extents e = extents(x.shape(), w.shape());
-    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
-    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
+    auto x_operand = operand(precision, {OperandRole::input, 0}, x);
+    auto w_operand = operand(precision, {OperandRole::weight, 1}, w, x.resource());
+    const kernels::PreparedOperand inputs(x_operand, SummedExtent::both);
+    const kernels::PreparedOperand weights(w_operand, SummedExtent::both);
     Array<typename P::storage> y(output_shape(x.shape(), e), x.resource());
     auto* target = y.mutable_data();
     const std::size_t outputs = e.outputs_per_group();
-    Array<Operand> unfolded(Shape{e.batch * groups, e.inner(), e.out_length}, x.resource());
+    const std::size_t unfolded_size = e.inner() * e.out_length;
+    auto unfolded = unfolded_memory(inputs, e.batch * groups * unfolded_size);
     Array<Compute> sums(Shape{e.batch * groups, outputs, e.out_length}, x.resource());
-    Operand* unfolded_target = unfolded.mutable_data();
+    std::byte* unfolded_target = unfolded.mutable_data();
     Compute* sums_target = sums.mutable_data();
     const auto factor = static_cast<Compute>(scale);
     parallel_for(e.batch * groups, [&](std::size_t task) {
       const std::size_t group = task % groups;
-      Operand* columns = unfolded_target + task * e.inner() * e.out_length;
-      unfold(e, group_input(e, x_operand.data(), task / groups, group), columns);
+      std::byte* columns = unfolded_target + task * unfolded_size * inputs.element_bytes();
+      unfold(e, inputs.element_bytes(), group_input(e, inputs, task / groups, group), columns);
       Compute* products = sums_target + task * outputs * e.out_length;
-      kernels::matmul<Compute>(
-          {outputs, e.out_length, e.inner()},
-          kernels::row_major(w_operand.data() + group * outputs * e.inner(), e.inner()),
-          kernels::row_major(static_cast<const Operand*>(columns), e.out_length), products,
-          e.out_length);
+      kernels::matmul<Compute>({outputs, e.out_length, e.inner()}, group_weight(e, weights, group),
+                               inputs.part_at(columns, 1, e.out_length), products, e.out_length);
       for (std::size_t o = 0; o < outputs; ++o) {
         const std::size_t channel = group * outputs + o;
         const Compute shift = bias == nullptr ? Compute{0} : bias[channel];
@@ -290,13 +323,14 @@ struct Conv1d {
         });
       }
     });
-    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+    return Forward{std::move(y), std::tuple{std::move(x_operand), std::move(w_operand)}};
   }
 
-  template <class Compute, class T, class Operand, class G>
+  template <class Compute, class T>
   [[nodiscard]] Array<T> input_gradient(const Extents& e, Compute factor, const Shape& shape,
-                                        const Array<Operand>& w, const Array<G>& g,
-                                        std::pmr::memory_resource* resource) const {
+                                        const kernels::PreparedOperand& w,
+                                        const kernels::PreparedOperand& g) const {
+    auto* const resource = g.resource();
     Array<T> dx(shape, resource);
     T* target = dx.mutable_data();
     const std::size_t outputs = e.outputs_per_group();
@@ -311,10 +345,8 @@ struct Conv1d {
       const std::size_t b = task / groups;
       Compute* columns = unfolded_target + task * e.inner() * e.out_length;
       kernels::matmul<Compute>(
-          {e.inner(), e.out_length, outputs},
-          kernels::row_major(w.data() + group * outputs * e.inner(), e.inner()).transposed(),
-          kernels::row_major(g.data() + (b * e.fan_out + group * outputs) * e.out_length,
-                             e.out_length),
+          {e.inner(), e.out_length, outputs}, group_weight(e, w, group).transposed(),
+          g.part_at(g.element((b * e.fan_out + group * outputs) * e.out_length), 1, e.out_length),
           columns, e.out_length);
       Compute* folded = sums_target + task * group_size;
       for (std::size_t c = 0; c < e.channels_per_group; ++c) {
@@ -335,26 +367,27 @@ struct Conv1d {
     return dx;
   }
 
-  template <class Compute, class T, class Operand, class G>
-  [[nodiscard]] Array<T> weight_gradient(const Extents& e, Compute factor, const Array<Operand>& x,
-                                         const Shape& shape, const Array<G>& g) const {
+  template <class Compute, class T>
+  [[nodiscard]] Array<T> weight_gradient(const Extents& e, Compute factor,
+                                         const kernels::PreparedOperand& x, const Shape& shape,
+                                         const kernels::PreparedOperand& g) const {
     Array<T> dw(shape, x.resource());
     T* target = dw.mutable_data();
     const std::size_t outputs = e.outputs_per_group();
-    Array<Operand> unfolded(Shape{e.batch, e.inner(), e.out_length}, x.resource());
-    Operand* unfolded_target = unfolded.mutable_data();
+    const std::size_t unfolded_size = e.inner() * e.out_length;
+    auto unfolded = unfolded_memory(x, e.batch * unfolded_size);
+    std::byte* unfolded_target = unfolded.mutable_data();
     for (std::size_t group = 0; group < groups; ++group) {
       parallel_for(e.batch, [&](std::size_t b) {
-        unfold(e, group_input(e, x.data(), b, group),
-               unfolded_target + b * e.inner() * e.out_length);
+        unfold(e, x.element_bytes(), group_input(e, x, b, group),
+               unfolded_target + b * unfolded_size * x.element_bytes());
       });
       // One sum over the batch and all positions, the batch entries laid end to end.
-      kernels::matmul<Compute>(
-          {outputs, e.inner(), e.out_length, e.batch},
-          kernels::row_major(g.data() + group * outputs * e.out_length, e.out_length,
-                             e.fan_out * e.out_length),
-          kernels::MatrixView<Operand>{unfolded.data(), 1, e.out_length, e.inner() * e.out_length},
-          target + group * outputs * e.inner(), e.inner(), {.scale = factor});
+      kernels::matmul<Compute>({outputs, e.inner(), e.out_length, e.batch},
+                               g.part_at(g.element(group * outputs * e.out_length), e.out_length, 1,
+                                         e.fan_out * e.out_length),
+                               x.part_at(unfolded.data(), e.out_length, 1, unfolded_size),
+                               target + group * outputs * e.inner(), e.inner(), {.scale = factor});
     }
     return dw;
   }

@@ -19,6 +19,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -87,24 +88,23 @@ struct GeluLinear {
   template <Precision P, std::size_t N, class T, class W, class... B>
   [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Array<T>& x, const Array<W>& w,
                              const Array<B>&... b) const {
-    using Operand = typename P::matmul_operand;
-    auto h = operand<P>(x);
-    auto result = linear.forward(precision, s, h, w, b...);
-    if constexpr (!keeps_operand<P>) h = Array<Operand>();
-    return Forward{std::move(result.output),
-                   std::tuple{x, std::move(h), std::get<1>(result.saved)}};
+    auto h = activated(precision, x);
+    auto w_operand = operand(precision, {OperandRole::weight, 1}, w, x.resource());
+    auto output = linear.multiply(precision, s.forward, h, w_operand, b...);
+    if constexpr (!keeps_operand<P>) h = {};
+    return Forward{std::move(output), std::tuple{x, std::move(h), std::move(w_operand)}};
   }
 
   /// @returns (dx, dw), and db if `s` has three backward factors.
-  template <Precision P, std::size_t N, class Operand, class T>
+  template <Precision P, std::size_t N, class T>
   [[nodiscard]] auto backward(P precision, const Scales<N>& s,
-                              const std::tuple<Array<T>, Array<Operand>, Array<Operand>>& saved,
+                              const std::tuple<Array<T>, kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, N>& wanted = all_wanted<N>()) const {
     const auto& [x, h, w] = saved;
     auto wanted_of_linear = wanted;
     wanted_of_linear[0] = false;
-    const auto linear_saved = std::tuple{keeps_operand<P> ? h : operand<P>(x), w};
+    const auto linear_saved = std::tuple{keeps_operand<P> ? h : activated(precision, x), w};
     auto gradients = linear.backward(precision, s, linear_saved, dy, wanted_of_linear);
     if (wanted[0]) std::get<0>(gradients) = input_gradient(precision, s.backward[0], x, w, dy);
     return gradients;
@@ -135,42 +135,38 @@ struct GeluLinear {
   static constexpr bool keeps_operand =
       std::is_same_v<typename P::matmul_operand, typename P::storage>;
 
-  /// gelu(x), rounded to P::storage and then to P::matmul_operand.
+  /// gelu(x), rounded to P::storage, as an operand.
   template <Precision P, class T>
-  [[nodiscard]] Array<typename P::matmul_operand> operand(const Array<T>& x) const {
-    using Compute = typename P::compute;
+  [[nodiscard]] kernels::Operand activated(P precision, const Array<T>& x) const {
     return gelu.with_form([&](auto f) {
-      const auto y = gelu.template output<Compute>(gelu.scales(x).forward, f);
-      // What is an operand already is not converted, so it does not saturate either.
-      constexpr Overflow overflow =
-          keeps_operand<P> ? Overflow::infinity_or_nan : Overflow::saturate;
-      return kernels::map<Compute, typename P::matmul_operand, overflow>(
-          [y](auto v) { return kernels::rounded_to<typename P::storage, Compute>(y(v)); }, x);
+      return operand_of(precision, {OperandRole::input, 0},
+                        gelu.template output<typename P::compute>(gelu.scales(x).forward, f), x);
     });
   }
 
   /// The gradient of the linear layer's input, behind it the slope of the GELU.
-  template <Precision P, class T, class Operand>
+  template <Precision P, class T>
   [[nodiscard]] Array<T> input_gradient(P precision, double factor, const Array<T>& x,
-                                        const Array<Operand>& w, const Array<T>& dy) const {
+                                        const kernels::Operand& w, const Array<T>& dy) const {
     using Compute = typename P::compute;
     const auto gelu_scales = gelu.scales(x);
     if constexpr (std::is_same_v<Compute, double>) {
       const Scales<2> s{.forward = 1, .backward = {factor, 1}};
-      const auto dh =
-          std::get<0>(linear.backward(precision, s, std::tuple{x, w}, dy, std::array{true, false}));
+      const auto dh = std::get<0>(linear.backward(
+          precision, s, std::tuple{operand(precision, {OperandRole::input, 0}, x), w}, dy,
+          std::array{true, false}));
       return std::get<0>(gelu.backward(precision, gelu_scales, std::tuple{x}, dh));
     } else {
-      const auto g =
-          kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+      const kernels::Operand g = operand(precision, {OperandRole::gradient}, dy, x.resource());
+      const kernels::PreparedOperand left(g, kernels::SummedExtent::columns);
+      const kernels::PreparedOperand right(w, kernels::SummedExtent::rows);
       const std::size_t fan_out = w.shape()[0];
       const std::size_t fan_in = w.shape()[1];
       Array<T> dx(x.shape(), x.resource());
       gelu.with_form([&](auto f) {
         const auto slope = gelu.template gradient<Compute>(gelu_scales.backward[0], f);
         kernels::matmul(
-            {x.rows(), fan_in, fan_out}, kernels::row_major(g.data(), fan_out),
-            kernels::row_major(w.data(), fan_in),
+            {x.rows(), fan_in, fan_out}, left.part(), right.part(),
             StoreSlope<Compute, T, decltype(slope)>{x.data(), dx.mutable_data(), fan_in,
                                                     static_cast<Compute>(factor), slope});
       });

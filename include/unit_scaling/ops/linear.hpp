@@ -11,6 +11,7 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -73,27 +74,20 @@ struct Linear {
     return Homogeneity::product(s.forward, N);
   }
 
-  template <Precision P, class X, class W>
-  [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
-                             const Array<W>& w) const {
+  template <Precision P, std::size_t N, class X, class W, class... B>
+  [[nodiscard]] auto forward(P precision, const Scales<N>& s, const Array<X>& x, const Array<W>& w,
+                             const Array<B>&... b) const {
     check(x.shape(), w.shape());
-    return forward(precision, s.forward, x, w, nullptr);
-  }
-
-  template <Precision P, class X, class W, class B>
-  [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<X>& x, const Array<W>& w,
-                             const Array<B>& b) const {
-    using Compute = typename P::compute;
-    check(x.shape(), w.shape());
-    check_bias(b.shape(), w.shape());
-    const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource());
-    return forward(precision, s.forward, x, w, bias.data());
+    auto x_operand = operand(precision, {OperandRole::input, 0}, x);
+    auto w_operand = operand(precision, {OperandRole::weight, 1}, w, x.resource());
+    auto y = multiply(precision, s.forward, x_operand, w_operand, b...);
+    return Forward{std::move(y), std::tuple{std::move(x_operand), std::move(w_operand)}};
   }
 
   /// @returns (dx, dw), and db if `s` has three backward factors.
-  template <Precision P, std::size_t N, class Operand, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<N>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+  template <Precision P, std::size_t N, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<N>& s,
+                              const std::tuple<kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, N>& wanted = all_wanted<N>()) const {
     using Compute = typename P::compute;
@@ -102,22 +96,18 @@ struct Linear {
     const std::size_t fan_out = w.shape()[0];
     const std::size_t fan_in = w.shape()[1];
     require_same_shape(name, "dy and y", dy.shape(), x.shape().with_columns(fan_out));
-    const auto g =
-        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+    const kernels::Operand g = operand(precision, {OperandRole::gradient}, dy, x.resource());
 
     std::array<Array<T>, N> gradients;
     if (wanted[0]) {
-      gradients[0] = Array<T>(x.shape(), x.resource());
-      kernels::matmul<Compute>({rows, fan_in, fan_out}, kernels::row_major(g.data(), fan_out),
-                               kernels::row_major(w.data(), fan_in), gradients[0].mutable_data(),
-                               fan_in, {.scale = static_cast<Compute>(s.backward[0])});
+      gradients[0] = product<Compute, T>(x.shape(), {rows, fan_in, fan_out},
+                                         {g, SummedExtent::columns}, {w, SummedExtent::rows},
+                                         {.scale = static_cast<Compute>(s.backward[0])});
     }
     if (wanted[1]) {
-      gradients[1] = Array<T>(w.shape(), x.resource());
-      kernels::matmul<Compute>({fan_out, fan_in, rows},
-                               kernels::row_major(g.data(), fan_out).transposed(),
-                               kernels::row_major(x.data(), fan_in), gradients[1].mutable_data(),
-                               fan_in, {.scale = static_cast<Compute>(s.backward[1])});
+      gradients[1] = product<Compute, T>(w.shape(), {fan_out, fan_in, rows},
+                                         {g, SummedExtent::rows}, {x, SummedExtent::rows},
+                                         {.scale = static_cast<Compute>(s.backward[1])});
     }
     if constexpr (N == 3) {
       if (wanted[2]) {
@@ -126,6 +116,24 @@ struct Linear {
       }
     }
     return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
+  }
+
+  /// y of operands that are made already, with a bias or none.
+  template <Precision P, class... B>
+  [[nodiscard]] static Array<typename P::storage> multiply(P /*precision*/, double scale,
+                                                           const kernels::Operand& x,
+                                                           const kernels::Operand& w,
+                                                           const Array<B>&... b) {
+    using Compute = typename P::compute;
+    check(x.shape(), w.shape());
+    (check_bias(b.shape(), w.shape()), ...);
+    const std::tuple bias{kernels::convert<Compute, Overflow::infinity_or_nan>(b, x.resource())...};
+    kernels::Epilogue<Compute> epilogue{.scale = static_cast<Compute>(scale)};
+    if constexpr (sizeof...(B) == 1) epilogue.bias = std::get<0>(bias).data();
+    const std::size_t fan_out = w.shape()[0];
+    return product<Compute, typename P::storage>(
+        x.shape().with_columns(fan_out), {x.rows(), fan_out, w.columns()},
+        {x, SummedExtent::columns}, {w, SummedExtent::columns}, epilogue);
   }
 
  private:
@@ -140,21 +148,16 @@ struct Linear {
     }
   }
 
-  template <Precision P, class X, class W>
-  static auto forward(P /*precision*/, double scale, const Array<X>& x, const Array<W>& w,
-                      const typename P::compute* bias) {
-    using Operand = typename P::matmul_operand;
-    using Compute = typename P::compute;
-    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
-    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
-    const std::size_t fan_in = w.shape()[1];
-    const std::size_t fan_out = w.shape()[0];
-    Array<typename P::storage> y(x.shape().with_columns(fan_out), x.resource());
-    kernels::matmul<Compute>(
-        {x.rows(), fan_out, fan_in}, kernels::row_major(x_operand.data(), fan_in),
-        kernels::row_major(w_operand.data(), fan_in).transposed(), y.mutable_data(), fan_out,
-        {.scale = static_cast<Compute>(scale), .bias = bias});
-    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+  using SummedExtent = kernels::SummedExtent;
+  template <class Compute, class Out>
+  static Array<Out> product(const Shape& shape, const kernels::MatmulSize& size,
+                            const kernels::PreparedOperand& left,
+                            const kernels::PreparedOperand& right,
+                            const kernels::Epilogue<Compute>& epilogue) {
+    Array<Out> out(shape, left.resource());
+    kernels::matmul<Compute>(size, left.part(), right.part(), out.mutable_data(), size.columns,
+                             epilogue);
+    return out;
   }
 };
 inline constexpr Apply<Linear> linear{};

@@ -11,6 +11,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -64,9 +65,9 @@ struct LinearReadout {
   }
 
   /// @returns (dx, dw), and db if `s` has three backward factors.
-  template <Precision P, std::size_t N, class Operand, class T>
+  template <Precision P, std::size_t N, class T>
   [[nodiscard]] auto backward(P precision, const Scales<N>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+                              const std::tuple<kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, N>& wanted = all_wanted<N>()) const {
     const auto& [x, w] = saved;

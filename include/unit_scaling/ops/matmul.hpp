@@ -11,6 +11,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -75,36 +76,34 @@ struct Matmul {
   }
 
   template <Precision P, class L, class R>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<L>& left,
+  [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<L>& left,
                              const Array<R>& right) const {
-    using Operand = typename P::matmul_operand;
     const Extents e = extents(left.shape(), right.shape());
-    const auto l = kernels::convert<Operand, Overflow::saturate>(left);
-    const auto r = kernels::convert<Operand, Overflow::saturate>(right, left.resource());
-    auto y = product<P>(e.batch, {e.m, e.n, e.k}, l.data(), {e.k, 1}, r.data(), {e.n, 1},
-                        left.shape().with_columns(e.n), s.forward, left.resource());
-    return Forward{std::move(y), std::tuple{l, r}};
+    auto l = operand(precision, {OperandRole::input, 0}, left);
+    auto r = operand(precision, {OperandRole::input, 1}, right, left.resource());
+    auto y = product<P>(e.batch, {e.m, e.n, e.k}, {l, SummedExtent::columns},
+                        {r, SummedExtent::rows}, left.shape().with_columns(e.n), s.forward);
+    return Forward{std::move(y), std::tuple{std::move(l), std::move(r)}};
   }
 
-  template <Precision P, class Operand, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<2>& s,
+                              const std::tuple<kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, 2>& wanted = all_wanted<2>()) const {
     const auto& [l, r] = saved;
     const Extents e = extents(l.shape(), r.shape());
     require_same_shape(name, "dy and y", dy.shape(), l.shape().with_columns(e.n));
-    const auto g =
-        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, l.resource());
+    const kernels::Operand g = operand(precision, {OperandRole::gradient}, dy, l.resource());
     Array<T> dl;
     Array<T> dr;
     if (wanted[0]) {
-      dl = product<P>(e.batch, {e.m, e.k, e.n}, g.data(), {e.n, 1}, r.data(), {1, e.n}, l.shape(),
-                      s.backward[0], l.resource());
+      dl = product<P>(e.batch, {e.m, e.k, e.n}, {g, SummedExtent::columns},
+                      {r, SummedExtent::columns}, l.shape(), s.backward[0]);
     }
     if (wanted[1]) {
-      dr = product<P>(e.batch, {e.k, e.n, e.m}, l.data(), {1, e.k}, g.data(), {e.n, 1}, r.shape(),
-                      s.backward[1], l.resource());
+      dr = product<P>(e.batch, {e.k, e.n, e.m}, {l, SummedExtent::rows}, {g, SummedExtent::rows},
+                      r.shape(), s.backward[1]);
     }
     return std::tuple{std::move(dl), std::move(dr)};
   }
@@ -112,9 +111,6 @@ struct Matmul {
  private:
   struct Extents {
     std::size_t batch, m, k, n;
-  };
-  struct Strides {
-    std::size_t row, column;
   };
 
   static Extents extents(const Shape& l, const Shape& r) {
@@ -128,23 +124,25 @@ struct Matmul {
     return {batch, l[rank - 2], l[rank - 1], r[rank - 1]};
   }
 
-  /// One product for each index of the batch, all of the same extents and strides.
-  template <Precision P, class A, class B>
+  using SummedExtent = kernels::SummedExtent;
+
+  /// One product for each index of the batch, all of the same extents.
+  template <Precision P>
   static Array<typename P::storage> product(std::size_t batch, const kernels::MatmulSize& size,
-                                            const A* a, Strides a_strides, const B* b,
-                                            Strides b_strides, const Shape& shape, double scale,
-                                            std::pmr::memory_resource* resource) {
+                                            const kernels::PreparedOperand& left,
+                                            const kernels::PreparedOperand& right,
+                                            const Shape& shape, double scale) {
     using Compute = typename P::compute;
-    Array<typename P::storage> out(shape, resource);
+    Array<typename P::storage> out(shape, left.resource());
     auto* target = out.mutable_data();
+    const auto rows_in_memory = [&](const kernels::PreparedOperand& prepared, std::size_t outer) {
+      return prepared.summed() == SummedExtent::columns ? outer : size.inner;
+    };
     parallel_for(batch, [&](std::size_t i) {
-      kernels::matmul<Compute>(
-          size,
-          kernels::MatrixView<A>{a + i * size.rows * size.inner, a_strides.row, a_strides.column},
-          kernels::MatrixView<B>{b + i * size.inner * size.columns, b_strides.row,
-                                 b_strides.column},
-          target + i * size.rows * size.columns, size.columns,
-          {.scale = static_cast<Compute>(scale)});
+      kernels::matmul<Compute>(size, left.part(i * rows_in_memory(left, size.rows)),
+                               right.part(i * rows_in_memory(right, size.columns)),
+                               target + i * size.rows * size.columns, size.columns,
+                               {.scale = static_cast<Compute>(scale)});
     });
     return out;
   }

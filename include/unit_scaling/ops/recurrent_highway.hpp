@@ -20,6 +20,7 @@
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -94,27 +95,26 @@ struct RecurrentHighway {
   }
 
   template <Precision P, class X, class W, class B, class H>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<4>& s, const Array<X>& x,
-                             const Array<W>& w, const Array<B>& b, const Array<H>& initial) const {
-    using Operand = typename P::matmul_operand;
+  [[nodiscard]] auto forward(P precision, const Scales<4>& s, const Array<X>& x, const Array<W>& w,
+                             const Array<B>& b, const Array<H>& initial) const {
     using Storage = typename P::storage;
     using Compute = typename P::compute;
     const Extents e = extents(x.shape(), w.shape(), b.shape(), initial.shape());
     const std::size_t rows = e.batch * e.positions;
     auto* const resource = x.resource();
-    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
-    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, resource);
+    auto x_operand = operand(precision, {OperandRole::input, 0}, x);
+    auto w_operand = operand(precision, {OperandRole::weight, 1}, w, resource);
     const auto bias = kernels::convert<Compute, Overflow::infinity_or_nan>(b, resource);
-    const kernels::MatrixView<Operand> w_view = kernels::row_major(w_operand.data(), e.fan_in());
+    const kernels::PreparedOperand inputs(x_operand, SummedExtent::columns);
+    // Its columns for the input are summed over apart from those for the state.
+    const kernels::PreparedOperand weights(w_operand, SummedExtent::both);
 
     // The part of the gates that does not wait for the state: one product for all positions.
     Array<Compute> from_x(Shape{rows, 2 * e.hidden}, resource);
-    kernels::matmul<Compute>({rows, 2 * e.hidden, e.input},
-                             kernels::row_major(x_operand.data(), e.input), w_view.transposed(),
-                             from_x.mutable_data(), 2 * e.hidden, {.bias = bias.data()});
+    kernels::matmul<Compute>({rows, 2 * e.hidden, e.input}, inputs.part(),
+                             input_columns(weights, e), from_x.mutable_data(), 2 * e.hidden,
+                             {.bias = bias.data()});
 
-    // States before each position; the last of them is not an operand of anything.
-    Array<Operand> states(Shape{e.batch, e.positions, e.hidden}, resource);
     Array<Storage> gates(Shape{e.batch, e.positions, 2 * e.hidden}, resource);
     Array<Storage> y(Shape{e.batch, e.positions, e.hidden}, resource);
     Array<Storage> before(Shape{e.batch, e.hidden}, resource);
@@ -126,17 +126,15 @@ struct RecurrentHighway {
     const auto a = static_cast<Compute>(s.forward);
     const auto shift = static_cast<Compute>(rebias);
     for (std::size_t p = 0; p < e.positions; ++p) {
-      const auto operand = kernels::convert<Operand, Overflow::saturate>(before);
-      kernels::matmul<Compute>(
-          {e.batch, 2 * e.hidden, e.hidden}, kernels::row_major(operand.data(), e.hidden),
-          state_columns(w_view, e).transposed(), from_state.mutable_data(), 2 * e.hidden);
+      const kernels::Operand state = operand(precision, {OperandRole::input, 3}, before);
+      kernels::matmul<Compute>({e.batch, 2 * e.hidden, e.hidden},
+                               kernels::PreparedOperand(state, SummedExtent::columns).part(),
+                               state_columns(weights, e), from_state.mutable_data(), 2 * e.hidden);
       Storage* gates_target = gates.mutable_data();
       Storage* y_target = y.mutable_data();
       Storage* before_target = before.mutable_data();
-      Operand* states_target = states.mutable_data();
       kernels::for_rows(e.batch, 2 * e.hidden, [&](std::size_t i) {
         const std::size_t row = i * e.positions + p;
-        std::copy_n(operand.row(i), e.hidden, states_target + row * e.hidden);
         Storage* gate = gates_target + row * 2 * e.hidden;
         kernels::for_lanes<Compute>(2 * e.hidden, [&](std::size_t j, auto count) {
           kernels::store<Overflow::infinity_or_nan, Compute>(
@@ -156,33 +154,26 @@ struct RecurrentHighway {
       });
     }
     return Forward{
-        y, std::tuple{x_operand, w_operand, std::move(states), std::move(gates), y,
+        y, std::tuple{std::move(x_operand), std::move(w_operand), std::move(gates), y,
                       kernels::convert<Storage, Overflow::infinity_or_nan>(initial, resource)}};
   }
 
-  template <Precision P, class Operand, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<4>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>, Array<Operand>,
-                                               Array<T>, Array<T>, Array<T>>& saved,
-                              const Array<T>& dy) const {
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(
+      P precision, const Scales<4>& s,
+      const std::tuple<kernels::Operand, kernels::Operand, Array<T>, Array<T>, Array<T>>& saved,
+      const Array<T>& dy) const {
     using Compute = typename P::compute;
-    using Gradient = typename P::matmul_gradient;
-    const Array<Operand>& x = std::get<0>(saved);
-    const Array<Operand>& w = std::get<1>(saved);
-    const Array<Operand>& states = std::get<2>(saved);
-    const Array<T>& gates = std::get<3>(saved);
-    const Array<T>& y = std::get<4>(saved);
-    const Array<T>& initial = std::get<5>(saved);
+    const auto& [x, w, gates, y, initial] = saved;
     require_same_shape(name, "dy and y", dy.shape(), y.shape());
     const Extents e{x.shape()[0], x.shape()[1], x.shape()[2], y.columns()};
     const std::size_t rows = e.batch * e.positions;
     auto* const resource = dy.resource();
-    const kernels::MatrixView<Operand> w_view = kernels::row_major(w.data(), e.fan_in());
+    const kernels::PreparedOperand weights(w, SummedExtent::both);
     const auto a = static_cast<Compute>(s.forward);
     const auto shift = static_cast<Compute>(rebias);
 
-    Array<Gradient> dgates(Shape{rows, 2 * e.hidden}, resource);
-    Array<Gradient> step_gradient(Shape{e.batch, 2 * e.hidden}, resource);
+    Array<Compute> dgates(Shape{rows, 2 * e.hidden}, resource);
     Array<Compute> dbias = Array<Compute>::filled(Shape{2 * e.hidden}, 0, resource);
     Array<Compute> dgate(Shape{e.batch, 2 * e.hidden}, resource);
     Array<Compute> dstate = Array<Compute>::filled(Shape{e.batch, e.hidden}, 0, resource);
@@ -190,8 +181,7 @@ struct RecurrentHighway {
     for (std::size_t p = e.positions; p-- > 0;) {
       Compute* dgate_target = dgate.mutable_data();
       Compute* dstate_target = dstate.mutable_data();
-      Gradient* step_target = step_gradient.mutable_data();
-      Gradient* dgates_target = dgates.mutable_data();
+      Compute* dgates_target = dgates.mutable_data();
       kernels::for_rows(e.batch, 2 * e.hidden, [&](std::size_t i) {
         const std::size_t row = i * e.positions + p;
         const T* gate = gates.data() + row * 2 * e.hidden;
@@ -210,42 +200,42 @@ struct RecurrentHighway {
                                                              dt + e.hidden + j, count);
           kernels::store<Overflow::infinity_or_nan, Compute>(d * (1.0F - g), dh + j, count);
         });
-        kernels::for_lanes<Compute>(2 * e.hidden, [&](std::size_t j, auto count) {
-          const auto d = kernels::load<Compute>(dt + j, count);
-          kernels::store<Overflow::saturate, Compute>(d, step_target + i * 2 * e.hidden + j, count);
-          kernels::store<Overflow::saturate, Compute>(d, dgates_target + row * 2 * e.hidden + j,
-                                                      count);
-        });
+        std::copy_n(dt, 2 * e.hidden, dgates_target + row * 2 * e.hidden);
       });
       // In the order of the rows, one position after the other: not a matter of threads.
       Compute* dbias_target = dbias.mutable_data();
       for (std::size_t i = 0; i < e.batch; ++i) {
         for (std::size_t j = 0; j < 2 * e.hidden; ++j) dbias_target[j] += dgate.row(i)[j];
       }
-      kernels::matmul<Compute>(
-          {e.batch, e.hidden, 2 * e.hidden}, kernels::row_major(step_gradient.data(), 2 * e.hidden),
-          state_columns(w_view, e), through_gates.mutable_data(), e.hidden, {.scale = a});
+      const kernels::Operand g = operand(precision, {OperandRole::gradient}, dgate);
+      kernels::matmul<Compute>({e.batch, e.hidden, 2 * e.hidden},
+                               kernels::PreparedOperand(g, SummedExtent::columns).part(),
+                               state_columns(weights, e).transposed(), through_gates.mutable_data(),
+                               e.hidden, {.scale = a});
       kernels::map_into<Compute>(
           dstate.mutable_data(), dstate.size(), [](auto u, auto v) { return u + v; }, dstate.data(),
           through_gates.data());
     }
 
+    const kernels::Operand g = operand(precision, {OperandRole::gradient}, dgates);
+    const kernels::PreparedOperand over_gates(g, SummedExtent::columns);
+    const kernels::PreparedOperand over_positions(g, SummedExtent::rows);
     Array<T> dx(x.shape(), resource);
-    kernels::matmul<Compute>(
-        {rows, e.input, 2 * e.hidden}, kernels::row_major(dgates.data(), 2 * e.hidden), w_view,
-        dx.mutable_data(), e.input, {.scale = static_cast<Compute>(s.backward[0])});
+    kernels::matmul<Compute>({rows, e.input, 2 * e.hidden}, over_gates.part(),
+                             input_columns(weights, e).transposed(), dx.mutable_data(), e.input,
+                             {.scale = static_cast<Compute>(s.backward[0])});
     // The two halves of dw lie side by side in its rows.
     Array<T> dw(w.shape(), resource);
-    const auto weight_gradient = [&](const Array<Operand>& operand, std::size_t first) {
+    const auto weight_gradient = [&](const kernels::Operand& of, std::size_t first) {
       if (dw.empty()) return;
-      kernels::matmul<Compute>({2 * e.hidden, operand.columns(), rows},
-                               kernels::row_major(dgates.data(), 2 * e.hidden).transposed(),
-                               kernels::row_major(operand.data(), operand.columns()),
+      kernels::matmul<Compute>({2 * e.hidden, of.columns(), rows}, over_positions.part(),
+                               kernels::PreparedOperand(of, SummedExtent::rows).part(),
                                dw.mutable_data() + first, e.fan_in(),
                                {.scale = static_cast<Compute>(s.backward[1])});
     };
     weight_gradient(x, 0);
-    weight_gradient(states, e.input);
+    weight_gradient(operand(precision, {OperandRole::input, 3}, states_before(e, y, initial)),
+                    e.input);
     const auto b_factor = static_cast<Compute>(s.backward[2]);
     auto db = kernels::map<Compute, T>([=](auto v) { return b_factor * v; }, dbias);
     // Of the true gradient, not of one that went through the gates' factor.
@@ -274,11 +264,26 @@ struct RecurrentHighway {
     return {x[0], x[1], x[2], initial[0]};
   }
 
-  /// The columns of w that act on the state.
+  using SummedExtent = kernels::SummedExtent;
+
+  /// The columns of w that act on the input, and those that act on the state.
+  static kernels::OperandPart input_columns(const kernels::PreparedOperand& w, const Extents& e) {
+    return w.part_at(w.element(0), e.fan_in(), 1);
+  }
+  static kernels::OperandPart state_columns(const kernels::PreparedOperand& w, const Extents& e) {
+    return w.part_at(w.element(e.hidden == 0 ? 0 : e.input), e.fan_in(), 1);
+  }
+
+  /// The state that each position begins with.
   template <class T>
-  static kernels::MatrixView<T> state_columns(kernels::MatrixView<T> w, const Extents& e) {
-    if (e.hidden != 0) w.data += e.input;
-    return w;
+  static Array<T> states_before(const Extents& e, const Array<T>& y, const Array<T>& initial) {
+    Array<T> states(y.shape(), y.resource());
+    T* target = states.mutable_data();
+    kernels::for_rows(y.rows(), e.hidden, [&](std::size_t row) {
+      const T* from = row % e.positions == 0 ? initial.data() : y.row(row - 1);
+      std::copy_n(from, e.hidden, target + row * e.hidden);
+    });
+    return states;
   }
 };
 inline constexpr Apply<RecurrentHighway> recurrent_highway{};

@@ -11,6 +11,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -59,41 +60,43 @@ struct TokenMixing {
   }
 
   template <Precision P, class X, class W>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<2>& s, const Array<X>& x,
+  [[nodiscard]] auto forward(P precision, const Scales<2>& s, const Array<X>& x,
                              const Array<W>& w) const {
-    using Operand = typename P::matmul_operand;
-    const auto x_operand = kernels::convert<Operand, Overflow::saturate>(x);
-    const auto w_operand = kernels::convert<Operand, Overflow::saturate>(w, x.resource());
     const Extents e = extents(x.shape(), w.shape());
-    auto y = mix<P>(e, e.positions, e.out_positions, x_operand,
-                    kernels::row_major(w_operand.data(), e.positions), s.forward);
-    return Forward{std::move(y), std::tuple{x_operand, w_operand}};
+    auto x_operand = operand(precision, {OperandRole::input, 0}, x);
+    auto w_operand = operand(precision, {OperandRole::weight, 1}, w, x.resource());
+    auto y = mix<P>(e, e.positions, e.out_positions, {w_operand, SummedExtent::columns}, x_operand,
+                    s.forward);
+    return Forward{std::move(y), std::tuple{std::move(x_operand), std::move(w_operand)}};
   }
 
-  template <Precision P, class Operand, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& s,
-                              const std::tuple<Array<Operand>, Array<Operand>>& saved,
+  template <Precision P, class T>
+  [[nodiscard]] auto backward(P precision, const Scales<2>& s,
+                              const std::tuple<kernels::Operand, kernels::Operand>& saved,
                               const Array<T>& dy,
                               const std::array<bool, 2>& wanted = all_wanted<2>()) const {
     using Compute = typename P::compute;
     const auto& [x, w] = saved;
     const Extents e = extents(x.shape(), w.shape());
     require_same_shape(name, "dy and y", dy.shape(), with_positions(x.shape(), e.out_positions));
-    const auto g =
-        kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, x.resource());
+    const kernels::Operand g = operand(precision, {OperandRole::gradient}, dy, x.resource());
     Array<T> dx;
     Array<T> dw;
     if (wanted[0]) {
-      dx = mix<P>(e, e.out_positions, e.positions, g,
-                  kernels::row_major(w.data(), e.positions).transposed(), s.backward[0]);
+      dx = mix<P>(e, e.out_positions, e.positions, {w, SummedExtent::rows}, g, s.backward[0]);
     }
     if (wanted[1]) {
       dw = Array<T>(w.shape(), x.resource());
-      kernels::matmul<Compute>(
-          {e.out_positions, e.positions, e.channels, e.batch},
-          kernels::row_major(g.data(), e.channels, e.out_positions * e.channels),
-          kernels::MatrixView<Operand>{x.data(), 1, e.channels, e.positions * e.channels},
-          dw.mutable_data(), e.positions, {.scale = static_cast<Compute>(s.backward[1])});
+      // Sums over the channels of one sequence after the other.
+      const kernels::PreparedOperand left(g, SummedExtent::both);
+      const kernels::PreparedOperand right(x, SummedExtent::both);
+      const auto part = [&](const kernels::PreparedOperand& prepared, std::size_t positions) {
+        return prepared.part_at(prepared.element(0), e.channels, 1, positions * e.channels);
+      };
+      kernels::matmul<Compute>({e.out_positions, e.positions, e.channels, e.batch},
+                               part(left, e.out_positions), part(right, e.positions),
+                               dw.mutable_data(), e.positions,
+                               {.scale = static_cast<Compute>(s.backward[1])});
     }
     return std::tuple{std::move(dx), std::move(dw)};
   }
@@ -120,17 +123,19 @@ struct TokenMixing {
     return Shape(std::span<const std::size_t>(extents.data(), x.rank()));
   }
 
+  using SummedExtent = kernels::SummedExtent;
+
   /// `scale * weight * x_b` for each sequence b; weight is (to, from).
-  template <Precision P, class X, class W>
+  template <Precision P>
   static Array<typename P::storage> mix(const Extents& e, std::size_t from, std::size_t to,
-                                        const Array<X>& x, const kernels::MatrixView<W>& weight,
-                                        double scale) {
+                                        const kernels::PreparedOperand& weight,
+                                        const kernels::Operand& x, double scale) {
     using Compute = typename P::compute;
     Array<typename P::storage> y(with_positions(x.shape(), to), x.resource());
     auto* target = y.mutable_data();
+    const kernels::PreparedOperand sequences(x, SummedExtent::rows);
     parallel_for(e.batch, [&](std::size_t b) {
-      kernels::matmul<Compute>({to, e.channels, from}, weight,
-                               kernels::row_major(x.data() + b * from * e.channels, e.channels),
+      kernels::matmul<Compute>({to, e.channels, from}, weight.part(), sequences.part(b * from),
                                target + b * to * e.channels, e.channels,
                                {.scale = static_cast<Compute>(scale)});
     });
