@@ -27,6 +27,7 @@
 
 #include "unit_scaling/autograd/gradient_factor.hpp"
 #include "unit_scaling/autograd/gradient_sums.hpp"
+#include "unit_scaling/autograd/kept_operands.hpp"
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
@@ -41,6 +42,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
@@ -530,7 +532,7 @@ template <Precision P> class Tape {
           return forward_of_rounded<Numbers>(op, scales, simulated, args...);
         }
       }
-      return op.forward(P{}, scales, value_of(args)...);
+      return forward_of<inputs>(op, scales, args...);
     }();
     if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
                   !Op::traits.is_loss) {
@@ -593,6 +595,29 @@ template <Precision P> class Tape {
   void require_nothing_recorded() const {
     if (slots_.empty()) return;
     throw std::invalid_argument("simulate_with: expected a tape with nothing recorded, clear it");
+  }
+
+  /// The forward pass of an op with N differentiable inputs. Operands of its products are kept, or
+  /// have been.
+  template <std::size_t N, class Op, class S, class... Args>
+  auto forward_of(const Op& op, const S& scales, const Args&... args) {
+    if constexpr (Op::traits.has_products()) {
+      std::array<KeptOperands::Argument, N> arguments;
+      std::size_t i = 0;
+      const auto add_argument = [&]<class Arg>(const Arg& arg) {
+        if constexpr (is_variable<Arg>) {
+          arguments[i++] = {.parameter = slots_[arg.slot_].parameter,
+                            .version = arg.value().version(),
+                            .value = arg.slot_,
+                            .elements = arg.value().data()};
+        }
+      };
+      (add_argument(args), ...);
+      KeptOperandsOfOp keeper(kept_operands_, arguments);
+      return op.forward(ops::WithKeptOperands<P>{{}, &keeper}, scales, value_of(args)...);
+    } else {
+      return op.forward(P{}, scales, value_of(args)...);
+    }
   }
 
   template <class Numbers, class Op, class S, class... Args>
@@ -706,6 +731,7 @@ template <Precision P> class Tape {
   RecyclingResource memory_;
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
+  KeptOperands kept_operands_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
   std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
@@ -728,6 +754,7 @@ template <Precision P> class Tape {
 
 template <Precision P> void Tape<P>::clear() {
   while (!nodes_.empty()) nodes_.pop_back();
+  kept_operands_.end_step();
   slots_.clear();
   sums_.clear();
   parameters_.clear();

@@ -152,11 +152,18 @@ class Array {
   [[nodiscard]] const T* row(std::size_t index) const& { return data() + index * columns(); }
   const T* row(std::size_t index) const&& = delete;
 
+  /// A number for the elements as they are: no other elements have it, neither of another array nor
+  /// of this one after `mutable_data` or `mutable_span`. So a pointer from these is to be asked for
+  /// anew before elements are written again. Copies have the same number. 0 if there are no
+  /// elements, or someone else's.
+  [[nodiscard]] std::uint64_t version() const { return storage_.version(); }
+
   /// Elements for writing; copies them first if another array shares them.
   [[nodiscard]] T* mutable_data() & {
     if (elements() != nullptr && (read_only_ || storage_.is_shared())) {
       *this = Array(shape_, span(), resource_);
     }
+    storage_.touch();
     return elements();
   }
   [[nodiscard]] std::span<T> mutable_span() & { return {mutable_data(), size()}; }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory_resource>
 #include <new>
 #include <utility>
@@ -64,11 +65,33 @@ class SharedMemory {
     return owners_ != nullptr && __atomic_load_n(&owners_->count, __ATOMIC_ACQUIRE) > 1;
   }
 
+  /// A number that no other contents of any memory have: another one after `touch`. 0 if there is
+  /// none, as of memory of someone else.
+  [[nodiscard]] std::uint64_t version() const {
+    if (owners_ == nullptr || owners_->bytes == 0) return 0;
+    static std::uint64_t last = 0;
+    std::uint64_t version = __atomic_load_n(&owners_->version, __ATOMIC_RELAXED);
+    if (version == 0) {
+      const std::uint64_t next = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+      // Of two threads that ask at once, one gives the number.
+      if (__atomic_compare_exchange_n(&owners_->version, &version, next, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
+        return next;
+      }
+    }
+    return version;
+  }
+  /// To be called when the contents may change.
+  void touch() {
+    if (owners_ != nullptr) __atomic_store_n(&owners_->version, 0, __ATOMIC_RELAXED);
+  }
+
  private:
   struct Owners {
     std::size_t count;
     std::size_t bytes;  ///< 0 if borrowed
     std::pmr::memory_resource* resource;
+    std::uint64_t version = 0;  ///< 0: nobody has asked since the contents may have changed
   };
 
   SharedMemory(void* memory, std::size_t bytes, std::pmr::memory_resource* resource)

@@ -31,6 +31,22 @@ struct OperandUse {
   std::size_t argument = 0;  ///< among the op's arguments, or among its outputs for a gradient
 };
 
+/// Who keeps operands of the arguments of an op, to be used again: a tape.
+class OperandKeeper {
+ public:
+  /// The operand of an argument whose elements are at `elements`, or null: none is kept.
+  [[nodiscard]] virtual const kernels::Operand* find(std::size_t argument,
+                                                     const void* elements) const = 0;
+  virtual void keep(std::size_t argument, const void* elements,
+                    const kernels::Operand& operand) = 0;
+
+ protected:
+  ~OperandKeeper() = default;
+};
+
+/// Policy P for an op whose operands are kept.
+template <Precision P> struct WithKeptOperands : P { OperandKeeper* keeper; };
+
 namespace detail {
 
 /// Arrays in a format of P as operands of products in P::compute.
@@ -46,18 +62,29 @@ template <Precision P, class T>
 }  // namespace detail
 
 /// The array as an operand of the op's products: rounded to P::matmul_operand, or a gradient to
-/// P::matmul_gradient, once and saturating. What has that format already is shared.
+/// P::matmul_gradient, once and saturating. What has that format already is shared, and so is what
+/// the policy's keeper has of an argument.
 /// @param resource of the result, by default that of the array.
 template <Precision P, class T>
-[[nodiscard]] kernels::Operand operand(P /*precision*/, const OperandUse& use, const Array<T>& x,
+[[nodiscard]] kernels::Operand operand([[maybe_unused]] P precision, const OperandUse& use,
+                                       const Array<T>& x,
                                        std::pmr::memory_resource* resource = nullptr) {
   const auto in_format = [&]<class Out>(std::type_identity<Out>) {
     return detail::stored_operand<P>(kernels::convert<Out, Overflow::saturate>(
         x, resource != nullptr ? resource : x.resource()));
   };
-  return use.role == OperandRole::gradient
-             ? in_format(std::type_identity<typename P::matmul_gradient>{})
-             : in_format(std::type_identity<typename P::matmul_operand>{});
+  if (use.role == OperandRole::gradient) {
+    return in_format(std::type_identity<typename P::matmul_gradient>{});
+  }
+  using Out = typename P::matmul_operand;
+  if constexpr (!std::is_same_v<Out, T> && requires { precision.keeper; }) {
+    if (const kernels::Operand* kept = precision.keeper->find(use.argument, x.data())) return *kept;
+    auto result = in_format(std::type_identity<Out>{});
+    precision.keeper->keep(use.argument, x.data(), result);
+    return result;
+  } else {
+    return in_format(std::type_identity<Out>{});
+  }
 }
 
 /// As `operand(precision, use, y)`, where y is f of the elements of x, rounded to P::storage: y is

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/autograd/kept_operands.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "autograd/tape_support.hpp"
+#include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/operand.hpp"
+#include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
+
+namespace kept_operands_test {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using Fp8 = Tape<precision::fp8>;
+
+/// What an op gets as its operands: the codes, where they are, and in which format.
+struct Seen {
+  const void* codes;
+  std::string bytes;
+  Format format;
+};
+Seen seen(const kernels::Operand& operand) {
+  const auto codes = operand.array.codes();
+  return {codes.data(), std::string(codes.begin(), codes.end()), operand.array.format()};
+}
+
+/// Asks for its two arguments as operands, and returns the first one.
+struct Spy {
+  static constexpr std::string_view name = "spy";
+  static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
+  static constexpr ops::OpTraits traits{
+      .has_homogeneity = false, .has_item_counts = false, .matmul_operands = 2};
+
+  std::vector<Seen>* operands = nullptr;
+
+  template <class A, class B>
+  [[nodiscard]] Scales<2> scales(const Array<A>& /*a*/, const Array<B>& /*b*/) const {
+    return {};
+  }
+  template <Precision P, class A, class B>
+  [[nodiscard]] auto forward(P precision, const Scales<2>& /*s*/, const Array<A>& a,
+                             const Array<B>& b) const {
+    operands->push_back(seen(ops::operand(precision, {ops::OperandRole::input, 0}, a)));
+    operands->push_back(
+        seen(ops::operand(precision, {ops::OperandRole::weight, 1}, b, a.resource())));
+    return ops::Forward{a, std::tuple{a, b}};
+  }
+  template <Precision P, class A, class B>
+  [[nodiscard]] auto backward(P /*precision*/, const Scales<2>& /*s*/,
+                              const std::tuple<Array<A>, Array<B>>& saved,
+                              const Array<A>& dy) const {
+    return std::tuple{dy, Array<A>::filled(std::get<1>(saved).shape(), A(0.0F), dy.resource())};
+  }
+};
+
+/// The bytes of an array rounded to the operands of FP8.
+std::string rounded(const Array<float>& array) {
+  return seen(ops::operand(precision::fp8{}, {ops::OperandRole::weight, 1}, array)).bytes;
+}
+
+TEST(KeptOperands, OfAParameterAreRoundedOnceForAllStepsThatDoNotWriteToIt) {
+  Parameter w = random_parameter("w", {5, 4}, 1);
+  std::vector<Seen> operands;
+  Fp8 tape(TapeMode::inference);
+  const void* codes = nullptr;
+  for (int step = 0; step < 4; ++step) {
+    tape.clear();
+    operands.clear();
+    const auto x = tape.input(random_array<float>({3, 4}, 2));
+    for (int use = 0; use < 3; ++use) (void)tape.record(Spy{&operands}, x, w);
+    for (int use = 0; use < 3; ++use) {
+      if (codes == nullptr) codes = operands[1].codes;
+      EXPECT_EQ(operands[2 * use + 1].codes, codes) << "step " << step << ", use " << use;
+      EXPECT_EQ(operands[2 * use + 1].bytes, rounded(w.value));
+    }
+  }
+}
+
+TEST(KeptOperands, OfAParameterAreMadeAnewWhenItWasWrittenTo) {
+  Parameter w = random_parameter("w", {5, 4}, 1);
+  Fp8 tape(TapeMode::inference);
+  const auto operand_of_w = [&] {
+    std::vector<Seen> operands;
+    tape.clear();
+    (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 2)), w);
+    return operands[1].bytes;
+  };
+  EXPECT_EQ(operand_of_w(), rounded(w.value));
+  w.value.mutable_data()[7] = 100;
+  EXPECT_EQ(operand_of_w(), rounded(w.value)) << "through a pointer";
+  w.value.mutable_span()[3] = 50;
+  EXPECT_EQ(operand_of_w(), rounded(w.value)) << "through a span";
+  w.value = random_array<float>({5, 4}, 9);
+  EXPECT_EQ(operand_of_w(), rounded(w.value)) << "by another array";
+  w = random_parameter("w", {2, 10}, 3);
+  EXPECT_EQ(operand_of_w(), rounded(w.value)) << "by another parameter";
+  const Array<float> copy = w.value;
+  w.value.mutable_data()[0] = -3;
+  EXPECT_EQ(operand_of_w(), rounded(w.value)) << "while a copy exists";
+  w.value = copy;
+  EXPECT_EQ(operand_of_w(), rounded(copy)) << "by what it was before";
+}
+
+TEST(KeptOperands, OfAnotherParameterAtTheSamePlaceAreItsOwn) {
+  Fp8 tape(TapeMode::inference);
+  for (std::uint32_t seed = 1; seed < 5; ++seed) {
+    // Each in the memory of the one before.
+    std::optional<Parameter> w = random_parameter("w", {5, 4}, seed);
+    std::vector<Seen> operands;
+    tape.clear();
+    (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 20)), *w);
+    EXPECT_EQ(operands[1].bytes, rounded(w->value)) << seed;
+  }
+}
+
+TEST(KeptOperands, OfSomeoneElsesMemoryAreMadeEachTime) {
+  std::vector<float> memory(20, 1.0F);
+  const Parameter w{.name = "w", .value = Array<float>::borrow(std::span(memory), Shape{5, 4})};
+  Fp8 tape(TapeMode::inference);
+  for (const float value : {1.0F, 2.0F, 3.0F}) {
+    memory.assign(20, value);
+    std::vector<Seen> operands;
+    tape.clear();
+    (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 2)), w);
+    EXPECT_EQ(operands[1].bytes, rounded(Array<float>::filled({5, 4}, value)));
+  }
+}
+
+TEST(KeptOperands, OfAValueAreSharedByOpsThatReadItOneAfterTheOther) {
+  const Parameter v = random_parameter("v", {5, 4}, 1);
+  const Parameter w = random_parameter("w", {5, 4}, 3);
+  std::vector<Seen> operands;
+  Fp8 tape;
+  const auto x = tape.input(random_array<float>({3, 4}, 2));
+  const auto y = tape.record(Spy{&operands}, x, v);
+  (void)tape.record(Spy{&operands}, x, w);
+  EXPECT_EQ(operands[0].codes, operands[2].codes);
+  EXPECT_NE(operands[1].codes, operands[3].codes);
+  // Of the same numbers, but another value.
+  (void)tape.record(Spy{&operands}, y, w);
+  EXPECT_EQ(operands[4].bytes, operands[0].bytes);
+  EXPECT_EQ(operands[5].codes, operands[3].codes);
+}
+
+TEST(KeptOperands, AreNotThoseOfAStepBefore) {
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  Fp8 tape(TapeMode::inference);
+  for (std::uint32_t seed = 1; seed < 5; ++seed) {
+    tape.clear();
+    std::vector<Seen> operands;
+    const auto x = tape.input(random_array<float>({3, 4}, seed));
+    (void)tape.record(Spy{&operands}, x, w);
+    EXPECT_EQ(operands[0].bytes,
+              seen(ops::operand(precision::fp8{}, {ops::OperandRole::input, 0}, x.value())).bytes);
+  }
+}
+
+TEST(KeptOperands, AreFreedWhereAStepDoesNotUseThem) {
+  Parameter w = random_parameter("w", {500, 400}, 1);
+  std::vector<Seen> operands;
+  Fp8 tape(TapeMode::inference);
+  const auto held = [&] { return tape.memory().bytes_in_use(); };
+  (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 2)), w);
+  tape.clear();
+  EXPECT_GE(held(), 200000U);
+  tape.clear();
+  EXPECT_EQ(held(), 0U);
+}
+
+TEST(KeptOperands, LeaveParametersOfTheirOwnFormatToTheirOwner) {
+  Parameter w = random_parameter("w", {5, 4}, 1);
+  const void* elements = w.value.data();
+  Tape<precision::fp32> tape;
+  const auto x = tape.input(random_array<float>({3, 4}, 2));
+  tape.backward(sum(ops::linear(x, w)));
+  tape.clear();
+  EXPECT_EQ(w.value.mutable_data(), elements) << "nobody shares it, so nothing is copied";
+}
+
+TEST(ArrayVersion, IsAnotherOneAfterEachChanceToWrite) {
+  Array<float> a = random_array<float>({3, 4}, 1);
+  const std::uint64_t first = a.version();
+  EXPECT_NE(first, 0U);
+  EXPECT_EQ(a.version(), first);
+  const Array<float> copy = a;
+  EXPECT_EQ(copy.version(), first);
+  EXPECT_EQ(copy.reshaped({12}).version(), first);
+  a.mutable_data()[0] = 1;
+  EXPECT_NE(a.version(), first);
+  EXPECT_EQ(copy.version(), first) << "the elements of the copy are what they were";
+  const std::uint64_t second = a.version();
+  (void)a.mutable_span();
+  EXPECT_NE(a.version(), second);
+  EXPECT_NE(random_array<float>({3, 4}, 1).version(), a.version());
+}
+
+TEST(ArrayVersion, IsNoneOfNoElementsAndOfSomeoneElses) {
+  EXPECT_EQ(Array<float>().version(), 0U);
+  EXPECT_EQ(Array<float>(Shape{0, 3}).version(), 0U);
+  std::vector<float> memory(6);
+  EXPECT_EQ(Array<float>::borrow(std::span(memory), Shape{6}).version(), 0U);
+}
+
+}  // namespace kept_operands_test
