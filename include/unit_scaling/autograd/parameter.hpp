@@ -58,7 +58,9 @@ class Place {
 };
 
 /// A named tensor that training changes: the float master copy, whatever precision it is used in.
-/// Each op that uses it rounds it once, straight from float. Its gradient lives on the tape.
+/// A tape rounds it straight from float: once for all matrix products that read it, and once for
+/// each other op. After `value` was written to, it is rounded anew; so call `mutable_data` each
+/// time, or replace the whole array. Its gradient lives on the tape.
 struct Parameter {
   std::string name;
   Array<float> value;
