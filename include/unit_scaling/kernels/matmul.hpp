@@ -28,9 +28,9 @@
 #include "unit_scaling/kernels/matmul_double.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/operand.hpp"
-#include "unit_scaling/kernels/scaled_epilogue.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
 #include "unit_scaling/kernels/skinny_product.hpp"
+#include "unit_scaling/kernels/sum_scales.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 #include "unit_scaling/kernels/tile_finish.hpp"
 #include "unit_scaling/kernels/tiled_product.hpp"
@@ -44,14 +44,15 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 /// threads, each for rows and columns of its own. An inner dimension of zero gives sums of zero.
 ///
 /// Shapes: as in `size`. Runs on `available_thread_count()` threads.
+/// @param scales what sums are multiplied with before.
 template <class Finish>
 void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
-            const Finish& finish) {
+            const Finish& finish, const SumScales& scales = {}) {
   if (size.rows == 0 || size.columns == 0) return;
   using detail::TiledProduct;
   const bool has_pairs = a.kernels->are_exact_in_pairs && b.kernels->are_exact_in_pairs;
   if (detail::is_skinny(size, a, b)) {
-    const detail::SkinnyFinish store(finish);
+    const detail::SkinnyFinish store(finish, scales);
     const bool are_rows = size.rows <= most_skinny_vectors;
     // Decoding takes more time than multiplying here, and pairs are decoded faster than floats.
     detail::multiply_skinny(has_pairs, are_rows ? b.transposed() : a,
@@ -61,15 +62,16 @@ void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
   }
 #if defined(UNIT_SCALING_HAS_AMX)
   if (a.kernels->are_for_amx && b.kernels->are_for_amx && may_use_amx()) {
-    return TiledProduct<AmxTile>(size, a, b).run(detail::TileFinish<AmxTile>(finish));
+    return TiledProduct<AmxTile>(size, a, b).run(detail::TileFinish<AmxTile>(finish, scales));
   }
 #endif
   if constexpr (detail::has_fast_bfloat16_pairs) {
     using Tile = RegisterTile<Bfloat16Pairs>;
-    if (has_pairs) return TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish));
+    if (has_pairs)
+      return TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish, scales));
   }
   using Tile = RegisterTile<FloatWords>;
-  TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish));
+  TiledProduct<Tile>(size, a, b).run(detail::TileFinish<Tile>(finish, scales));
 }
 /// The same for elements of storage types.
 template <class A, class B, class Finish>
@@ -98,12 +100,10 @@ void matmul(const MatmulSize& size, const MatrixView<A>& a, const MatrixView<B>&
 template <class Finish>
 void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& right,
             const Finish& finish) {
-  const OperandView columns = right.view.transposed();
-  if (!left.has_scales() && !right.has_scales()) return matmul(size, left.view, columns, finish);
-  matmul(size, left.view, columns,
-         FinishScaled<Finish>{finish,
-                              static_cast<double>(left.scale) * static_cast<double>(right.scale),
-                              left.scales, right.scales});
+  matmul(size, left.view, right.view.transposed(), finish,
+         {.all = static_cast<double>(left.scale) * static_cast<double>(right.scale),
+          .of_rows = left.scales,
+          .of_columns = right.scales});
 }
 
 /// `out(i, j) = epilogue(Σ_p left(i, p) right(j, p))` of operands in any format, with any scales,

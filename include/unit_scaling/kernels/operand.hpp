@@ -47,8 +47,6 @@ struct OperandPart {
 
   /// A part whose scale is one of all rows, summed over the other extent.
   [[nodiscard]] OperandPart transposed() const { return {view.transposed(), scale}; }
-
-  [[nodiscard]] bool has_scales() const { return scale != 1 || scales != nullptr; }
 };
 
 class PreparedOperand;

@@ -17,6 +17,7 @@
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
+#include "unit_scaling/kernels/sum_scales.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 #include "unit_scaling/kernels/words.hpp"
 
@@ -43,13 +44,23 @@ class SkinnyFinish {
  public:
   /// @param finish lives as long as this does.
   template <class Finish>
-  explicit SkinnyFinish(const Finish& finish)
-      : finish_(&finish), rows_(&store_rows<Finish>), columns_(&store_columns<Finish>) {}
+  SkinnyFinish(const Finish& finish, const SumScales& scales)
+      : finish_(&finish),
+        rows_(&store_rows<Finish>),
+        columns_(&store_columns<Finish>),
+        scales_(scales) {}
 
   /// `sums` has `count` rows, `stride` apart, of the lanes [begin, end): columns of the result if
-  /// the vectors are its rows, else rows.
-  void store(bool are_rows, const float* sums, std::size_t count, std::size_t stride,
-             std::size_t begin, std::size_t end) const {
+  /// the vectors are its rows, else rows. They are changed where they have scales.
+  void store(bool are_rows, float* sums, std::size_t count, std::size_t stride, std::size_t begin,
+             std::size_t end) const {
+    if (!scales_.are_ones()) {
+      if (are_rows) {
+        scales_.apply(sums, 0, begin, count, end - begin, stride, 1);
+      } else {
+        scales_.apply(sums, begin, 0, end - begin, count, 1, stride);
+      }
+    }
     (are_rows ? rows_ : columns_)(finish_, sums, count, stride, begin, end);
   }
 
@@ -85,6 +96,7 @@ class SkinnyFinish {
   const void* finish_;
   Store rows_;
   Store columns_;
+  SumScales scales_;
 };
 
 /// The product of a matrix, `rows` rows of elements, with `count` vectors, whose rows they are: the

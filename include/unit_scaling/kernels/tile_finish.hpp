@@ -11,6 +11,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/sum_scales.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -32,10 +33,12 @@ template <class Tile> class TileFinish {
  public:
   /// @param finish lives as long as this does.
   template <class Finish>
-  explicit TileFinish(const Finish& finish) : finish_(&finish), store_(&store_with<Finish>) {
+  TileFinish(const Finish& finish, const SumScales& scales)
+      : finish_(&finish), store_(&store_with<Finish>), scales_(scales) {
     if constexpr (requires { finish.read(); }) read_ = finish.read();
     if constexpr (requires { finish.written(); }) written_ = finish.written();
     if constexpr (Tile::finishes_in_registers && requires { requires Finish::is_short; }) {
+      if (!scales.are_ones()) return;
       multiply_packed_ = &multiply_with<Finish, const std::uint32_t*>;
       if constexpr (Tile::takes_unpacked_rows) {
         multiply_unpacked_ = &multiply_with<Finish, UnpackedRows>;
@@ -48,7 +51,13 @@ template <class Tile> class TileFinish {
     if (read_.data != nullptr) read_.prefetch<0>(at.row, at.column, at.height, at.width);
     if (written_.data != nullptr) written_.prefetch<1>(at.row, at.column, at.height, at.width);
   }
-  void store(const float* sums, const TileBlock& at) const { store_(finish_, sums, at); }
+  /// Changes the sums where they have scales.
+  void store(float* sums, const TileBlock& at) const {
+    if (!scales_.are_ones()) {
+      scales_.apply(sums, at.row, at.column, at.height, at.width, Tile::columns, 1);
+    }
+    store_(finish_, sums, at);
+  }
 
   /// As `Tile::multiply` of a whole tile and `store`, but the sums stay in registers. False, with
   /// nothing done, if that is not faster.
@@ -98,6 +107,7 @@ template <class Tile> class TileFinish {
 
   const void* finish_;
   void (*store_)(const void*, const float*, const TileBlock&);
+  SumScales scales_;
   ElementsTouched read_ = {};
   ElementsTouched written_ = {};
   Multiply<const std::uint32_t*> multiply_packed_ = nullptr;

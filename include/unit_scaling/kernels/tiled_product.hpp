@@ -205,9 +205,9 @@ template <class Tile> class TiledProduct {
     const std::size_t tiles_kept = blocks > 1 ? tiles * (columns.end - columns.begin) : 1;
     auto* all_sums = packing_memory<2, float>(tiles_kept * tile_size);
     if (blocks == 0) {
-      std::fill_n(all_sums, tile_size, 0.0F);
       for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
+          std::fill_n(all_sums, tile_size, 0.0F);
           finish.store(all_sums, block_of(tile, panel));
         }
       }
