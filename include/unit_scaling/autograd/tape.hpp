@@ -636,8 +636,11 @@ template <Precision P> class Tape {
     };
     // In braces, left to right.
     const std::tuple arguments{argument(args)...};
-    return std::apply([&](const auto&... each) { return op.forward(P{}, scales, each...); },
-                      arguments);
+    return std::apply(
+        [&](const auto&... each) {
+          return op.forward(ops::WithKeptOperands<P>{{}, nullptr}, scales, each...);
+        },
+        arguments);
   }
 
   /// What a tensor in T is in.

@@ -44,7 +44,7 @@ class OperandKeeper {
   ~OperandKeeper() = default;
 };
 
-/// Policy P for an op whose operands are kept.
+/// Policy P for an op whose operands are kept, if there is a keeper.
 template <Precision P> struct WithKeptOperands : P { OperandKeeper* keeper; };
 
 namespace detail {
@@ -78,9 +78,12 @@ template <Precision P, class T>
   }
   using Out = typename P::matmul_operand;
   if constexpr (!std::is_same_v<Out, T> && requires { precision.keeper; }) {
-    if (const kernels::Operand* kept = precision.keeper->find(use.argument, x.data())) return *kept;
+    OperandKeeper* const keeper = precision.keeper;
+    if (keeper != nullptr) {
+      if (const auto* kept = keeper->find(use.argument, x.data())) return *kept;
+    }
     auto result = in_format(std::type_identity<Out>{});
-    precision.keeper->keep(use.argument, x.data(), result);
+    if (keeper != nullptr) keeper->keep(use.argument, x.data(), result);
     return result;
   } else {
     return in_format(std::type_identity<Out>{});
