@@ -652,7 +652,7 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
     for (std::size_t i = 0; i < factors.size(); ++i) {
       const auto value = [](const ItemCount& c) {
         if (!c.depends_on_batch()) return 1.0;
-        const double shared = c.shared.combine == nullptr ? 1 : c.shared(c.items);
+        const double shared = c.shared.constraint.combine == nullptr ? 1 : c.shared(c.items);
         return shared * std::pow(c.items / (c.entries == 0 ? 1 : c.entries), -c.power);
       };
       EXPECT_NEAR(factors_of_twice[i] / factors[i], value(counts_of_twice[i]) / value(counts[i]),
