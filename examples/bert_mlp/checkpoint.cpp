@@ -234,6 +234,8 @@ std::size_t load_checkpoint(const Options& options, const std::string& fingerpri
     });
   } catch (const us::FileError& error) {
     throw std::invalid_argument(std::string("--resume ") + error.what());
+  } catch (const std::logic_error& error) {
+    throw std::invalid_argument("--resume " + quoted_path(file.path()) + ": " + error.what());
   }
   return step;
 }

@@ -123,7 +123,7 @@ class StateLoader {
     } else if constexpr (std::is_same_v<T, EncodedArray>) {
       EncodedArray array = file_.encoded_array(name, like);
       left_.erase(name + ".elements");
-      left_.erase(name + ".scales");
+      if (like.has_scales()) left_.erase(name + ".scales");
       return array;
     } else {
       T array = file_.tensor<typename T::value_type>(name, like.shape());
@@ -169,8 +169,8 @@ class StateLoader {
         found->second.is_in_place = true;
       });
     } catch (const std::exception& error) {
-      throw FileError(file_.path(), "refused with the states up to " + in_quotes(last) + ": " +
-                                        printable(error.what(), 300));
+      throw FileError(file_.path(),
+                      "refused with the states up to " + in_quotes(last) + ": " + error.what());
     }
   }
 
@@ -233,15 +233,14 @@ void save_state(const std::filesystem::path& path, Training&& training,
 /// before. So a training is loaded whole, or is as it was. Meanwhile there are two of each state in
 /// memory.
 /// @param accept called when all states are loaded; throws if they are not to stay.
-/// @throws FileError for a file that cannot be read or does not fit, with the file, the state and
-///         what was expected in its text; and in place of what a part or `accept` throws.
+/// @throws FileError for a file that cannot be read or does not fit, or that a part refuses, with
+///         the file, the state and what was expected in its text; DomainError if two states have
+///         one name; and what `accept` throws.
 template <class Training, std::invocable Accept>
 void load_state(SafetensorsFile& file, Training&& training, const Accept& accept) {
-  unit_scaling::detail::with_file_errors(file.path(), [&] {
-    detail::StateLoader loader(file);
-    loader.read(training);
-    loader.put(training, accept);
-  });
+  detail::StateLoader loader(file);
+  loader.read(training);
+  loader.put(training, accept);
 }
 template <class Training> void load_state(SafetensorsFile& file, Training&& training) {
   load_state(file, training, [] {});
