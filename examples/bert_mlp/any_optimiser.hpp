@@ -30,7 +30,7 @@ inline AnyOptimiser make_optimiser(const Options& options, const Variant& varian
                                                   .allow_non_finite = true});
 }
 
-/// Calls `visit(name, array)` for all that the optimiser must save.
+/// Calls `visit(name, state)` for all that the optimiser must save.
 template <class Visit> void for_each_state(AnyOptimiser& optimiser, const Visit& visit) {
   std::visit([&](auto& each) { each.for_each_state(visit); }, optimiser);
 }

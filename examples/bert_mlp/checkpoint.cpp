@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <variant>
+#include <type_traits>
+#include <utility>
 
 #include "any_optimiser.hpp"
 #include "one_line.hpp"
@@ -23,8 +23,10 @@
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/train/checkpoint.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
+#include "unit_scaling/train/training_state.hpp"
 
 namespace bert_mlp {
 
@@ -130,38 +132,45 @@ us::train::SafetensorsFile open_checkpoint(const Options& options, const std::st
   return file;
 }
 
-/// Adds the record of a training to its checkpoint. There is a point every so many steps, so
-/// neither the steps of the points nor the steps since the last one need be kept. In binary, for
-/// the points are written anew with each checkpoint.
-void add_record(us::train::SafetensorsWriter& writer, const Record& record) {
-  us::Array<double> points({record.points.size(), 2});
-  double* next = points.mutable_data();
-  for (const Point& point : record.points) {
-    *next++ = point.training_bpc;
-    *next++ = point.validation_sample_bpc;
-  }
-  writer.add("record.points", points);
-  us::Array<double> sum({1});
-  *sum.mutable_data() = record.loss_sum;
-  writer.add("record.loss_sum", sum);
-}
+/// All that a checkpoint holds. There is a point of the record every so many steps, so neither the
+/// steps of the points nor the steps since the last one need be kept. In binary, for the points are
+/// written anew with each checkpoint.
+struct State {
+  us::nn::BertMlp& model;
+  AnyOptimiser& optimiser;
+  std::uint64_t step;
+  us::Array<double> points;
+  us::Array<double> loss_sum = us::Array<double>({1});
 
-/// The record of a checkpoint after `step` steps.
-/// @throws std::exception if there is none, or it is of another number of steps.
-Record record_of(us::train::SafetensorsFile& file, std::size_t step, std::size_t eval_every) {
-  Record record;
-  const auto points = file.tensor<double>("record.points", {step / eval_every, 2});
-  const double* next = points.data();
-  for (std::size_t i = 0; i < step / eval_every; ++i, next += 2) {
-    record.points.push_back({(i + 1) * eval_every, next[0], next[1]});
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    visit("record.points", points);
+    visit("record.loss_sum", loss_sum);
+    visit("parameter", model);
+    bert_mlp::for_each_state(optimiser, [&]<class T>(const std::string& name, T& state) {
+      if constexpr (std::is_same_v<T, std::uint64_t>) {
+        state = step;  // which is among the texts of the file
+      } else {
+        visit("optimiser." + name, state);
+      }
+    });
   }
-  record.loss_sum = *file.tensor<double>("record.loss_sum", {1}).data();
-  record.loss_count = step % eval_every;
-  if (const std::string fault = fault_of(record); !fault.empty()) {
-    throw std::invalid_argument(fault);
+
+  /// @throws std::invalid_argument for what no training leaves.
+  void check() {
+    us::train::for_each_state(*this, [&]<class T>(const std::string& name, const T& state) {
+      if constexpr (std::is_same_v<T, us::Array<float>>) {
+        const auto elements = state.span();
+        if (!is_finite(state)) {
+          throw std::invalid_argument("array " + us::in_quotes(name) + " is not finite");
+        }
+        if (name.starts_with("optimiser.second_moment.") &&
+            std::any_of(elements.begin(), elements.end(), [](float each) { return each < 0; })) {
+          throw std::invalid_argument("array " + us::in_quotes(name) + " has negative squares");
+        }
+      }
+    });
   }
-  return record;
-}
+};
 
 }  // namespace
 
@@ -191,57 +200,44 @@ bool save_checkpoint(const std::filesystem::path& path, const std::string& finge
                      std::size_t step, const Record& record, us::nn::BertMlp& model,
                      AnyOptimiser& optimiser) {
   if (!is_model_finite(model) || !fault_of(record).empty()) return false;
-  us::train::SafetensorsWriter writer;
-  writer.set_metadata("training", fingerprint);
-  writer.set_metadata("step", std::to_string(step));
-  add_record(writer, record);
-  model.for_each_parameter([&](const us::Parameter& parameter) {
-    writer.add("parameter." + parameter.name, parameter.value);
-  });
-  for_each_state(optimiser, [&](const std::string& name, const us::Array<float>& state) {
-    writer.add("optimiser." + name, state);
-  });
-  writer.write(path);
+  State state{model, optimiser, step, us::Array<double>({record.points.size(), 2})};
+  double* next = state.points.mutable_data();
+  for (const Point& point : record.points) {
+    *next++ = point.training_bpc;
+    *next++ = point.validation_sample_bpc;
+  }
+  *state.loss_sum.mutable_data() = record.loss_sum;
+  us::train::save_state(path, state, {{"training", fingerprint}, {"step", std::to_string(step)}});
   return true;
 }
 
 std::size_t load_checkpoint(const Options& options, const std::string& fingerprint, Record& record,
                             us::nn::BertMlp& model, AnyOptimiser& optimiser) {
   us::train::SafetensorsFile file = open_checkpoint(options, fingerprint);
-  std::set<std::string> unknown(file.names().begin(), file.names().end());
-  const auto load = [&](const std::string& name, us::Array<float>& array) {
-    array = file.tensor<float>(name, array.shape());
-    if (!is_finite(array)) {
-      throw std::invalid_argument("array " + us::in_quotes(name) + " is not finite");
-    }
-    unknown.erase(name);
-  };
+  const std::size_t step = std::stoull(file.metadata().at("step"));
   try {
-    const std::size_t step = std::stoull(file.metadata().at("step"));
-    record = record_of(file, step, options.eval_every);
-    for (const char* name : {"record.points", "record.loss_sum"}) unknown.erase(name);
-    model.for_each_parameter(
-        [&](us::Parameter& parameter) { load("parameter." + parameter.name, parameter.value); });
-    for_each_state(optimiser, [&](const std::string& name, us::Array<float>& state) {
-      load("optimiser." + name, state);
-      const auto elements = state.span();
-      if (name.starts_with("second_moment.") &&
-          std::any_of(elements.begin(), elements.end(), [](float each) { return each < 0; })) {
-        throw std::invalid_argument("array " + us::in_quotes("optimiser." + name) +
-                                    " has negative squares");
+    const us::Shape shape{step / options.eval_every, 2};
+    State state{model, optimiser, step, file.tensor<double>("record.points", shape)};
+    us::train::load_state(file, state, [&] {
+      state.check();
+      Record loaded;
+      loaded.loss_sum = *state.loss_sum.data();
+      loaded.loss_count = step % options.eval_every;
+      for (std::size_t i = 0; i < shape[0]; ++i) {
+        const double* point = state.points.row(i);
+        loaded.points.push_back({(i + 1) * options.eval_every, point[0], point[1]});
       }
+      if (const std::string fault = fault_of(loaded); !fault.empty()) {
+        throw std::invalid_argument(fault);
+      }
+      record = std::move(loaded);
     });
-    if (!unknown.empty()) {
-      throw std::invalid_argument("has an array " + us::in_quotes(*unknown.begin()) +
-                                  ", which this model does not");
-    }
-    std::visit([&](auto& each) { each.set_steps(step); }, optimiser);
-    return step;
   } catch (const us::FileError& error) {
     throw std::invalid_argument(std::string("--resume ") + error.what());
   } catch (const std::logic_error& error) {
     throw std::invalid_argument("--resume " + quoted_path(file.path()) + ": " + error.what());
   }
+  return step;
 }
 
 }  // namespace bert_mlp

@@ -186,8 +186,9 @@ void optimiser(const std::string& name, const typename Optimiser::Options& optio
   }
   std::uint64_t digest = 0xcbf29ce484222325U;
   add_digest(digest, parameter.value);
-  optimiser.for_each_state(
-      [&](const std::string&, us::Array<float>& state) { add_digest(digest, state); });
+  optimiser.for_each_state([&]<class T>(const std::string&, T& state) {
+    if constexpr (us::is_array<T>) add_digest(digest, state);
+  });
   print(name, "", digest);
 }
 #endif

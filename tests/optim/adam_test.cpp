@@ -152,18 +152,19 @@ TEST(Adam, ThreadCountChangesNoBit) {
   expect_thread_count_changes_no_bit_of_training(adam({.weight_decay = 0.1}));
 }
 
-TEST(Adam, StateIsBothMomentsOfEachParameter) {
+TEST(Adam, StateIsBothMomentsOfEachParameterAndTheSteps) {
   Parameter first = test_parameter(ParameterKind::weight, {2, 3}, "first");
   Parameter second = test_parameter(ParameterKind::bias, {4}, "second");
   Adam optimiser({&first, &second});
   std::vector<std::string> names;
   std::vector<Shape> shapes;
-  optimiser.for_each_state([&](const std::string& name, Array<float>& state) {
-    names.push_back(name);
+  optimiser.for_each_state([&](const std::string& name, auto&) { names.push_back(name); });
+  for_each_array(optimiser, [&](const std::string&, const Array<float>& state) {
     shapes.push_back(state.shape());
   });
-  EXPECT_EQ(names, (std::vector<std::string>{"first_moment.first", "second_moment.first",
-                                             "first_moment.second", "second_moment.second"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"first_moment.first", "second_moment.first",
+                                      "first_moment.second", "second_moment.second", "steps"}));
   EXPECT_EQ(shapes, (std::vector<Shape>{{2, 3}, {2, 3}, {4}, {4}}));
 }
 

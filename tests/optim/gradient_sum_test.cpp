@@ -3,12 +3,18 @@
 
 #include <gtest/gtest.h>
 
+#include <any>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
+#include <iterator>
+#include <map>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -83,7 +89,23 @@ const std::vector<std::vector<Part>> splits{
     {{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 5}, {5, 6}, {6, 7}, {7, 8}},
 };
 
-/// Expects that the joined gradients of the parts of a batch are those of the whole, the oracle.
+/// What a sum shows of itself, by name.
+std::map<std::string, std::any> states_of(optim::GradientSum& sum) {
+  std::map<std::string, std::any> states;
+  sum.for_each_state([&](const std::string& name, auto& state) { states[name] = state; });
+  return states;
+}
+
+/// Writes states to a sum, as one that resumes does.
+void set_states(optim::GradientSum& sum, const std::map<std::string, std::any>& states) {
+  sum.for_each_state([&]<class T>(const std::string& name, T& state) {
+    state = std::any_cast<const T&>(states.at(name));
+  });
+}
+
+/// Expects that the joined gradients of the parts of a batch are those of the whole, the oracle,
+/// and the same to the bit if each part is added to a new sum that took the states of the one
+/// before.
 /// @param loss `loss(tape, part)` records the loss of a part.
 template <class Loss>
 void expect_joined_is_gradient_of_whole(const std::vector<Parameter*>& parameters, const Loss& loss,
@@ -93,15 +115,24 @@ void expect_joined_is_gradient_of_whole(const std::vector<Parameter*>& parameter
   optim::GradientSum sum(parameters);
   for (const auto& split : splits) {
     sum.clear();
+    std::map<std::string, std::any> states = states_of(sum);
+    optim::GradientSum resumed(parameters);
     Tape<precision::fp32> tape;
     for (const Part& part : split) {
       tape.clear();
       tape.backward(loss(tape, part));
       sum.add(tape);
+      resumed = optim::GradientSum(parameters);
+      set_states(resumed, states);
+      resumed.add(tape);
+      states = states_of(resumed);
     }
+    EXPECT_EQ(resumed.count(), sum.count());
     for (const Parameter* parameter : parameters) {
       const auto& expected = whole.gradient(*parameter);
       const auto& actual = sum.gradient(*parameter);
+      EXPECT_TRUE(same_bits(resumed.gradient(*parameter), actual))
+          << parameter->name << ", " << what;
       ASSERT_EQ(actual.shape(), expected.shape()) << parameter->name << ", " << what;
       double squares = 0;
       double wrong = 0;
@@ -609,6 +640,119 @@ TEST(GradientSum, JoinsBatchesOfWhichSomeHaveNoneOfAPartOfTheModel) {
   }
 }
 
+using Factors = std::map<std::string, Array<std::uint64_t>>;
+using Parts = std::map<std::string, Array<float>>;
+
+/// Gives the entry of a map another name.
+void rename(auto& map, const std::string& from, const std::string& to) {
+  auto node = map.extract(from);
+  ASSERT_FALSE(node.empty()) << from;
+  node.key() = to;
+  map.insert(std::move(node));
+}
+
+TEST(GradientSum, RefusesStatesThatNoSumOfItsParametersShowsAndStaysAsItWas) {
+  const auto all = normal_array<float>({sequences, 5}, 6);
+  nn::Initialiser initialiser(1);
+  nn::Linear layer(initialiser, "layer", 5, 3);
+  const auto parameters = optim::parameters_of(layer);
+  const auto loss = [&](auto& tape) {
+    const auto y = layer(tape.constant(all));
+    return ops::mse_loss(y, tape.constant(normal_array<float>({sequences, 3}, 7)));
+  };
+  optim::GradientSum sum(parameters);
+  Tape<precision::fp32> tape;
+  tape.backward(loss(tape));
+  sum.add(tape);
+  const auto states = states_of(sum);
+  // The keys, as the comments of the sum describe them: the weight's factor is that of one op.
+  const auto factors = std::any_cast<Factors>(states.at("factors"));
+  const auto parts = std::any_cast<Parts>(states.at("parts"));
+  ASSERT_EQ(parts.size(), 2U);
+  const std::string root = "0..none";
+  ASSERT_TRUE(factors.contains(root));
+  const std::string use = std::prev(factors.end())->first;
+  const std::string number = use.substr(0, use.find('.'));
+  ASSERT_NE(use.find("linear"), std::string::npos);
+  const std::string weight = parts.lower_bound("layer.weight.0.")->first;
+  ASSERT_TRUE(weight.starts_with("layer.weight.0.")) << weight;
+
+  const auto real = [](double value) { return std::bit_cast<std::uint64_t>(value); };
+  const auto put = [&](const std::string& key, std::size_t at, std::uint64_t word) {
+    return [=](Factors& changed, Parts&) { changed.at(key).mutable_data()[at] = word; };
+  };
+  // Words of a factor: 0 the size of the op's name, 2 and 3 the factors it comes from, 7 inputs,
+  // 8 the parameter, 9 a bool, 11 items, 12 entries, 14 a power.
+  const std::uint64_t index = std::stoull(number);
+  const std::pair<std::string, std::function<void(Factors&, Parts&)>> changes[] = {
+      {"no root", [&](Factors& f, Parts&) { f.erase(root); }},
+      {"no factor", [&](Factors& f, Parts&) { f.clear(); }},
+      {"a factor twice", [&](Factors& f, Parts&) { f["00..none"] = f.at(root); }},
+      {"a far number", [&](Factors& f, Parts&) { rename(f, use, "7" + use); }},
+      {"a huge number",
+       [&](Factors& f, Parts&) { rename(f, use, "18446744073709551616.linear.none"); }},
+      {"a negative number", [&](Factors& f, Parts&) { rename(f, use, "-" + use); }},
+      {"no number", [&](Factors& f, Parts&) { rename(f, use, "linear.none"); }},
+      {"no full stop", [&](Factors& f, Parts&) { rename(f, use, number); }},
+      {"an empty key", [&](Factors& f, Parts&) { rename(f, use, ""); }},
+      {"too few words",
+       [&](Factors& f, Parts&) { f.at(use) = Array<std::uint64_t>::filled({3}, 0); }},
+      {"no words", [&](Factors& f, Parts&) { f.at(use) = Array<std::uint64_t>(); }},
+      {"a short name", put(use, 0, 3)},
+      {"a long name", put(use, 0, ~std::uint64_t{0})},
+      {"of itself", put(use, 2, index)},
+      {"of a later one", put(use, 2, 1000)},
+      {"the other of itself", put(use, 3, index)},
+      {"many inputs", put(use, 7, 3)},
+      {"a far parameter", put(use, 8, 3)},
+      {"half a bool", put(use, 9, 2)},
+      {"items of NaN", put(use, 11, real(std::nan("")))},
+      {"negative items", put(use, 11, real(-1))},
+      {"infinite entries", put(use, 12, real(HUGE_VAL))},
+      {"a power of NaN", put(use, 14, real(std::nan("")))},
+      {"a part of nobody", [&](Factors&, Parts& p) { rename(p, weight, "other" + weight); }},
+      {"a part of no number", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.x.0"); }},
+      {"a part of no factor", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.0."); }},
+      {"a part of one number", [&](Factors&, Parts& p) { rename(p, weight, "0"); }},
+      {"a far factor", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.0.1000"); }},
+      {"a second part alone",
+       [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.1." + number); }},
+      {"a part far away", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.99.0"); }},
+      {"a part twice", [&](Factors&, Parts& p) { p["layer.weight.00.0"] = p.at(weight); }},
+      {"another shape", [&](Factors&, Parts& p) { p.at(weight) = Array<float>::filled({15}, 0); }},
+      {"no elements", [&](Factors&, Parts& p) { p.at(weight) = Array<float>(); }},
+  };
+  for (const auto& [what, change] : changes) {
+    Factors changed_factors = factors;
+    Parts changed_parts = parts;
+    change(changed_factors, changed_parts);
+    auto changed = states;
+    changed["factors"] = changed_factors;
+    changed["parts"] = changed_parts;
+    try {
+      set_states(sum, changed);
+      ADD_FAILURE() << what << " was taken";
+    } catch (const std::invalid_argument& error) {
+      EXPECT_TRUE(std::string_view(error.what()).starts_with("GradientSum: expected ")) << what;
+    }
+    const auto after = states_of(sum);
+    EXPECT_EQ(std::any_cast<Factors>(after.at("factors")), factors) << what;
+    EXPECT_EQ(std::any_cast<Parts>(after.at("parts")), parts) << what;
+    EXPECT_EQ(sum.count(), 1U) << what;
+  }
+  set_states(sum, states);
+  optim::GradientSum other(parameters);
+  set_states(other, states);
+  EXPECT_EQ(other.gradient(*parameters[0]), sum.gradient(*parameters[0])) << "as it is";
+}
+
+TEST(GradientSum, ShowsNoStatesOfParametersOfOneName) {
+  Parameter first = test_parameter(ParameterKind::weight, {3}, "same");
+  Parameter second = test_parameter(ParameterKind::weight, {3}, "same");
+  optim::GradientSum sum({&first, &second});
+  expect_domain_error([&] { (void)states_of(sum); }, {"GradientSum", "'same' twice"});
+}
+
 TEST(GradientSum, AllocatesNothingInAStepLikeTheOneBefore) {
   const auto ids = id_array({sequences, window}, vocabulary, 3);
   nn::Initialiser initialiser(1, scaling::umup);
@@ -652,7 +796,7 @@ TEST(GradientSum, KnowsOfEveryOpHowItsFactorsDependOnTheBatch) {
     for (std::size_t i = 0; i < factors.size(); ++i) {
       const auto value = [](const ItemCount& c) {
         if (!c.depends_on_batch()) return 1.0;
-        const double shared = c.shared.combine == nullptr ? 1 : c.shared(c.items);
+        const double shared = c.shared.constraint.combine == nullptr ? 1 : c.shared(c.items);
         return shared * std::pow(c.items / (c.entries == 0 ? 1 : c.entries), -c.power);
       };
       EXPECT_NEAR(factors_of_twice[i] / factors[i], value(counts_of_twice[i]) / value(counts[i]),

@@ -69,6 +69,14 @@ inline unit_scaling::Parameter test_parameter(unit_scaling::ParameterKind kind,
   return {std::move(name), normal_array<float>(shape, 7), kind};
 }
 
+/// Calls `visit(name, array)` for each array among an optimiser's states.
+template <class Optimiser, class Visit>
+void for_each_array(Optimiser& optimiser, const Visit& visit) {
+  optimiser.for_each_state([&]<class T>(const std::string& name, T& state) {
+    if constexpr (unit_scaling::is_array<T>) visit(name, state);
+  });
+}
+
 /// Takes `steps` steps on one parameter and returns its value and the optimiser's state after them.
 template <class MakeOptimiser>
 [[nodiscard]] std::vector<unit_scaling::Array<float>> trained(
@@ -84,8 +92,8 @@ template <class MakeOptimiser>
   }
   EXPECT_EQ(optimiser.steps(), steps);
   std::vector<unit_scaling::Array<float>> result{parameter.value};
-  optimiser.for_each_state(
-      [&](const std::string&, unit_scaling::Array<float>& state) { result.push_back(state); });
+  for_each_array(optimiser,
+                 [&](const std::string&, const auto& state) { result.push_back(state); });
   return result;
 }
 

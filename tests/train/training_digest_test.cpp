@@ -194,8 +194,9 @@ template <class Run, Precision P> Figures train_with(std::string_view simulation
   figures.norms = norms.value();
   Digest state;
   for (const Parameter* parameter : parameters) state.add(parameter->value);
-  optimiser.for_each_state(
-      [&](const std::string& /*name*/, const Array<float>& array) { state.add(array); });
+  optimiser.for_each_state([&]<class T>(const std::string& /*name*/, const T& each) {
+    if constexpr (is_array<T>) state.add(each);
+  });
   figures.state = state.value();
   return figures;
 }

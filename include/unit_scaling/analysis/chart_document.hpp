@@ -12,6 +12,7 @@
 #include "unit_scaling/analysis/chart_palette.hpp"
 #include "unit_scaling/analysis/chart_text.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -39,11 +40,7 @@ struct ChartHead {
 
 /// A name that no other chart of a page has.
 [[nodiscard]] inline std::string chart_id(std::string_view identity) {
-  std::uint64_t hash = 0xcbf29ce484222325U;  // FNV-1a
-  for (const char byte : identity) {
-    hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3U;
-  }
-  return "us" + std::to_string(hash);
+  return "us" + std::to_string(text_hash(identity));
 }
 
 /// The colours of a theme as CSS variables, in braces.

@@ -40,6 +40,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/operand.hpp"
@@ -97,10 +98,17 @@ template <Precision P> class Tape {
   /// The number of this step: how often the tape was cleared, or counted on from `set_step`. Layers
   /// that draw random numbers draw those of the step.
   [[nodiscard]] std::uint64_t step() const { return step_; }
-  /// Sets it, to resume a run exactly.
   void set_step(std::uint64_t step) {
     step_ = step;
     observer_.choose(step_);
+  }
+
+  /// Shows the number of the step, "step", to `visit(name, number)`, which may set it. There is no
+  /// other state: a training goes on exactly between two steps.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    std::uint64_t step = step_;
+    visit("step", step);
+    if (step != step_) set_step(step);
   }
 
   /// Forgets everything recorded, gradients included, and begins the next step. Memory stays, to be
@@ -858,7 +866,7 @@ void Tape<P>::require_unchanged(const Slot& slot, const Parameter& parameter) co
 template <Precision P>
 std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
   for (const ItemCount& count : counts) {
-    if (count.depends_on_batch()) return std::hash<std::string_view>{}(module_);
+    if (count.depends_on_batch()) return text_hash(module_);
   }
   return 0;
 }

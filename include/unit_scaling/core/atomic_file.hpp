@@ -27,6 +27,7 @@
 
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 
 namespace UNIT_SCALING_NAMESPACE {
 
@@ -129,15 +130,11 @@ class UnfinishedFiles {
     return true;
   }
 
-  /// A number of the machine's name: FNV-1a.
+  /// A number of the machine's name.
   [[nodiscard]] static std::uint64_t machine() {
     std::array<char, 256> name{};
     if (::gethostname(name.data(), name.size() - 1) != 0) name.front() = '\0';
-    std::uint64_t hash = 0xcbf29ce484222325;
-    for (const char each : std::string_view(name.data())) {
-      hash = (hash ^ static_cast<unsigned char>(each)) * 0x100000001b3;
-    }
-    return hash;
+    return text_hash(name.data());
   }
 
   static void remove_if_dead(const std::filesystem::path& path, bool is_of_this_machine) {

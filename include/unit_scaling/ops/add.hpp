@@ -60,13 +60,13 @@ struct Add {
     const std::size_t columns = repeated == 0 ? a.size() : b.size();
     if (columns == 0) return counts;
     ItemCount count = item_count(y.size() / columns);
-    const auto combine = scaling.effective_constraint().combine;
-    if (combine == nullptr) {
+    const Constraint constraint = scaling.effective_constraint();
+    if (constraint.combine == nullptr) {
       counts[repeated] = count;
       return counts;
     }
     count.power = 0;
-    count.shared = {.combine = combine,
+    count.shared = {.constraint = constraint,
                     .inputs = 2,
                     .factors = {{{columns == 1 ? 1 : 1 / std::sqrt(2.0), 0}}},
                     .is_of_output = true};

@@ -53,12 +53,13 @@ struct Matmul {
     std::array<ItemCount, 2> counts{};
     if (scaling.rule == Rule::none) return counts;
     const Extents e = extents(left.shape(), right.shape());
-    if (const auto combine = scaling.effective_constraint().combine; combine != nullptr) {
+    if (const Constraint constraint = scaling.effective_constraint();
+        constraint.combine != nullptr) {
       if (are_parameters[0] == are_parameters[1]) return counts;
       const std::size_t parameter = are_parameters[0] ? 0 : 1;
       ItemCount count = item_count(parameter == 0 ? e.n : e.m, 0);
       count.shared = {
-          .combine = combine,
+          .constraint = constraint,
           .inputs = 2,
           .factors = {{{inverse_power(e.k), 0}, {inverse_power(e.n), 0}, {inverse_power(e.m), 0}}},
           .is_of_output = true};

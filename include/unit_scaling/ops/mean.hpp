@@ -47,9 +47,10 @@ struct Mean {
     if (x.shape().rank() != 1 || x.empty()) return {};
     ItemCount count = item_count(x.columns(), 1);
     if (scaling.rule == Rule::none) return {count};
-    const Constraint::Function combine = scaling.effective_constraint().combine;
-    if (combine == nullptr) return {};
-    count.shared = {.combine = combine, .inputs = 1, .factors = {{{1, -0.5}, {1, -1}}}};  // α and β
+    const Constraint constraint = scaling.effective_constraint();
+    if (constraint.combine == nullptr) return {};
+    count.shared = {
+        .constraint = constraint, .inputs = 1, .factors = {{{1, -0.5}, {1, -1}}}};  // α and β
     return {count};
   }
 

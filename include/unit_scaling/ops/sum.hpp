@@ -47,10 +47,11 @@ struct Sum {
   /// One number made of a batch's is taken for its loss, whose items are what the sum is over.
   template <class T> [[nodiscard]] std::array<ItemCount, 1> item_counts(const Array<T>& x) const {
     if (x.shape().rank() != 1) return {};
-    const Constraint::Function combine = scaling.effective_constraint().combine;
-    if (scaling.rule == Rule::none || combine == nullptr) return {};
+    const Constraint constraint = scaling.effective_constraint();
+    if (scaling.rule == Rule::none || constraint.combine == nullptr) return {};
     ItemCount count = item_count(x.columns(), 0);
-    count.shared = {.combine = combine, .inputs = 1, .factors = {{{1, 0.5}, {1, 0}}}};  // α and β
+    count.shared = {
+        .constraint = constraint, .inputs = 1, .factors = {{{1, 0.5}, {1, 0}}}};  // α and β
     return {count};
   }
 

@@ -4,12 +4,20 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
+#include <limits>
+#include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -19,9 +27,12 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
+#include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -126,6 +137,19 @@ class GradientSum {
     return bytes;
   }
 
+  /// Shows what was added since `clear` to `visit(name, state)`, so that a training can stop in the
+  /// middle of a step: "count", and two maps, "factors" and "parts" (see train/training_state.hpp).
+  /// @throws DomainError if two parameters have one name; or if a visitor sets what no sum over
+  ///         these parameters shows: nothing is set then.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    const Shown before = shown();
+    Shown after = before;
+    visit("count", after.count);
+    visit("factors", after.factors);
+    visit("parts", after.parts);
+    if (!is_same(before, after)) take(after);
+  }
+
   /// Begins anew, with no gradients.
   void clear() {
     for (Sum& sum : sums_) sum.used = 0;
@@ -153,12 +177,181 @@ class GradientSum {
     Array<float> elements;
     bool is_added = false;  ///< in this batch
   };
+  /// What a number is as 64 bits.
+  template <class T>
+  using Word = std::conditional_t<std::is_same_v<T, double>, double, std::uint64_t>;
+  static constexpr auto not_a_number = std::numeric_limits<std::size_t>::max();
   struct Sum {
     Shape shape;
     std::vector<Part> parts;  ///< the first `used` of them have been added to since `clear`
     std::size_t used = 0;
     Array<float> total;  ///< of several parts
   };
+
+  /// What a visitor sees. By itself: it has everything but the functions of constraints, which the
+  /// next tape has.
+  struct Shown {
+    std::uint64_t count = 0;
+    /// By number, op and constraint, "3.linear.none": what `for_each_number` tells, as 64 bits
+    /// each.
+    std::map<std::string, Array<std::uint64_t>> factors = {};
+    /// By parameter, number of the part and number of its factor: "head.weight.0.3".
+    std::map<std::string, Array<float>> parts = {};
+  };
+
+  /// Calls `visit(number)` for each number of a factor that is shown.
+  template <class Visit>
+  static void for_each_number(Factor& factor, std::size_t& parameter, const Visit& visit) {
+    GradientFactor& form = factor.form;
+    for (std::size_t* number : {&factor.loss, &form.of, &form.other, &form.module, &form.argument,
+                                &form.uses, &form.count.shared.inputs, &parameter}) {
+      visit(*number);
+    }
+    for (bool* is : {&form.is_sum, &form.count.shared.is_of_output}) visit(*is);
+    for (double* number : {&factor.items, &factor.entries, &form.count.items, &form.count.power,
+                           &form.count.entries}) {
+      visit(*number);
+    }
+    for (SharedFactor::Power& each : form.count.shared.factors) {
+      visit(each.of_one);
+      visit(each.power);
+    }
+  }
+
+  /// The parameters by name.
+  [[nodiscard]] std::map<std::string_view, std::size_t> numbers_by_name() const {
+    std::map<std::string_view, std::size_t> numbers;
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      require(numbers.emplace(parameters_[k]->name, k).second, "GradientSum",
+              "expected a name of its own for each parameter whose sum is shown, got '",
+              parameters_[k]->name, "' twice");
+    }
+    return numbers;
+  }
+
+  [[nodiscard]] Shown shown() const {
+    Shown result{.count = count_};
+    for (std::size_t i = 0; i < factors_.size(); ++i) {
+      Factor factor = factors_[i];
+      const auto found = numbers_.find(factor.form.parameter);
+      // Counted from 1.
+      std::size_t parameter = found == numbers_.end() ? 0 : found->second + 1;
+      std::vector<std::uint64_t> numbers{factor.form.op.size()};
+      for_each_number(factor, parameter, [&]<class T>(const T& number) {
+        numbers.push_back(std::bit_cast<std::uint64_t>(static_cast<Word<T>>(number)));
+      });
+      const std::string key = std::to_string(i) + "." + std::string(factor.form.op) + "." +
+                              std::string(factor.form.count.shared.constraint.name);
+      result.factors.emplace(key, Array<std::uint64_t>(Shape{numbers.size()}, numbers));
+    }
+    for (const auto& [name, k] : numbers_by_name()) {
+      const Sum& sum = sums_[k];
+      for (std::size_t part = 0; part < sum.used; ++part) {
+        result.parts.emplace(std::string(name) + "." + std::to_string(part) + "." +
+                                 std::to_string(sum.parts[part].factor),
+                             sum.parts[part].elements);
+      }
+    }
+    return result;
+  }
+
+  /// Whether a visitor has left everything as it was. Parts are not compared by their elements:
+  /// writing to some that are shared makes copies.
+  [[nodiscard]] static bool is_same(const Shown& a, const Shown& b) {
+    const auto is_same_part = [](const auto& x, const auto& y) {
+      return x.first == y.first && x.second.shape() == y.second.shape() &&
+             x.second.data() == y.second.data();
+    };
+    return a.count == b.count && a.factors == b.factors &&
+           std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(), is_same_part);
+  }
+
+  /// The number that a text ends with, or begins with, at a full stop, which is taken off with it.
+  [[nodiscard]] static std::size_t take_number(std::string_view& text, bool from_end) {
+    const std::size_t stop = from_end ? text.rfind('.') : text.find('.');
+    std::size_t number = 0;
+    if (stop == std::string_view::npos) return not_a_number;
+    const std::string_view digits = from_end ? text.substr(stop + 1) : text.substr(0, stop);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error != std::errc() || end != digits.data() + digits.size()) return not_a_number;
+    text = from_end ? text.substr(0, stop) : text.substr(stop + 1);
+    return number;
+  }
+
+  void take(const Shown& from) {
+    // Names of ops point into its keys.
+    auto keys = std::make_shared<const std::map<std::string, Array<std::uint64_t>>>(from.factors);
+    std::vector<Factor> factors(keys->size());
+    std::vector<bool> is_taken(keys->size());
+    for (const auto& [key, numbers] : *keys) {
+      std::string_view text = key;
+      const std::size_t i = take_number(text, false);
+      const bool is_new = i < factors.size() && !is_taken[i];
+      require(is_new && is_factor(text, i, numbers, factors[i]), "GradientSum",
+              "expected factors as a sum shows them, got others for ", in_quotes(key));
+      is_taken[i] = true;
+    }
+    const std::map<std::string_view, std::size_t> numbers = numbers_by_name();
+    std::vector<Sum> sums = sums_;
+    std::vector<std::size_t> taken(sums.size());
+    for (Sum& sum : sums) sum.used = 0;
+    for (const auto& [key, elements] : from.parts) {
+      std::string_view name = key;
+      const std::size_t factor = take_number(name, true);
+      const std::size_t part = take_number(name, true);
+      const auto found = numbers.find(name);
+      require(found != numbers.end() && factor < factors.size() && part < from.parts.size(),
+              "GradientSum", "expected the parameter, part and factor of one of these sums, got ",
+              in_quotes(key));
+      Sum& sum = sums[found->second];
+      if (elements.shape() != sum.shape) {
+        throw_shape_error("GradientSum", "the shape of the parameter for " + in_quotes(key),
+                          sum.shape, elements.shape());
+      }
+      sum.used = std::max(sum.used, part + 1);
+      if (sum.parts.size() < sum.used) sum.parts.resize(sum.used);
+      sum.parts[part] = {.factor = factor, .elements = elements};
+      ++taken[found->second];
+    }
+    for (std::size_t k = 0; k < sums.size(); ++k) {
+      require(taken[k] == sums[k].used, "GradientSum",
+              "expected all parts of a parameter's sum, got some for '", parameters_[k]->name, "'");
+      add_up(sums[k]);
+    }
+    factors_ = std::move(factors);
+    sums_ = std::move(sums);
+    count_ = from.count;
+    op_names_ = std::move(keys);
+  }
+
+  /// Whether a factor is one that a sum shows under number `i`; made from its numbers then.
+  /// @param names of its op and of its constraint, with a full stop between.
+  [[nodiscard]] bool is_factor(std::string_view names, std::size_t i,
+                               const Array<std::uint64_t>& numbers, Factor& factor) const {
+    std::size_t count = 1;  // the size of the op's name is the first
+    std::size_t parameter = 0;
+    for_each_number(factor, parameter, [&](const auto&) { ++count; });
+    if (numbers.shape() != Shape{count}) return false;
+    const std::uint64_t* next = numbers.data();
+    const std::size_t size = *next++;
+    if (size >= names.size() || names[size] != '.') return false;
+    bool is_valid = true;
+    for_each_number(factor, parameter, [&]<class T>(T& number) {
+      const auto word = std::bit_cast<Word<T>>(*next++);
+      number = static_cast<T>(word);
+      if constexpr (std::is_same_v<T, double>) is_valid = is_valid && std::isfinite(word);
+      if constexpr (std::is_same_v<T, bool>) is_valid = is_valid && word <= 1;
+    });
+    GradientFactor& form = factor.form;
+    form.op = names.substr(0, size);
+    form.count.shared.constraint.name = names.substr(size + 1);
+    form.parameter =
+        parameter == 0 || parameter > parameters_.size() ? nullptr : parameters_[parameter - 1];
+    const bool is_of_loss = form.op.empty() && !form.is_sum;
+    return is_valid && parameter <= parameters_.size() &&
+           (is_of_loss || (form.of < i && form.other < i)) && factor.items >= 0 &&
+           factor.entries >= 0 && form.count.shared.inputs < form.count.shared.factors.size();
+  }
 
   template <Precision P> void check(const Tape<P>& tape) const {
     bool any = parameters_.empty();
@@ -204,6 +397,11 @@ class GradientSum {
       }
       if (number == factors_.size()) factors_.push_back({.form = form, .loss = loss});
       Factor& factor = factors_[number];
+      // Of what was loaded only the names are known until now.
+      Constraint& constraint = factor.form.count.shared.constraint;
+      if (constraint.combine == nullptr && constraint.name == form.count.shared.constraint.name) {
+        constraint = form.count.shared.constraint;
+      }
       if (factor.form.of != form.of || !is_alike(factor.form.count, form.count)) {
         refuse({"expected the gradient of ", name_of_use(form),
                 " to come through the same ops as in the batches before, got other ones; give add "
@@ -326,7 +524,7 @@ class GradientSum {
   /// What a shared factor is for all items, relative to some of them.
   [[nodiscard]] double shared_of(const GradientFactor& form, double own, double all) {
     const SharedFactor& shared = form.count.shared;
-    if (shared.combine == nullptr) return 1;
+    if (shared.constraint.combine == nullptr) return 1;
     const double ratio = shared(all) / shared(own);
     if (!(std::isfinite(ratio) && ratio > 0)) {
       refuse({"expected a constraint that gives ", name_of_use(form),
@@ -386,6 +584,11 @@ class GradientSum {
         return kernels::load<float>(s + i, count) * keep;
       });
     }
+    add_up(sum);
+  }
+
+  /// Adds up the parts, if there are several.
+  static void add_up(Sum& sum) {
     if (sum.used < 2) return;
     if (sum.total.shape() != sum.shape) sum.total = Array<float>(sum.shape);
     float* total = sum.total.mutable_data();
@@ -412,6 +615,7 @@ class GradientSum {
   std::size_t known_ = 0;  ///< factors of the batches before the one that is being added
   std::vector<std::size_t> numbers_of_tape_;  ///< in `factors_`, of the factors of its tape
   std::size_t count_ = 0;
+  std::shared_ptr<const void> op_names_;  ///< of factors that were loaded
 };
 
 template <Precision P> void GradientSum::add(const Tape<P>& tape, std::size_t loss) {

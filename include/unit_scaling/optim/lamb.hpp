@@ -73,17 +73,16 @@ class Lamb {
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
-  /// @throws DomainError for more than 2^53.
-  void set_steps(std::uint64_t steps) {
-    detail::require_countable("Lamb", steps);
-    steps_ = steps;
-  }
 
+  /// Shows "first_moment.NAME" and "second_moment.NAME" for each parameter, and "steps" to
+  /// `visit(name, state)`.
+  /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       visit("first_moment." + settings_[k].name, first_moment_[k]);
       visit("second_moment." + settings_[k].name, second_moment_[k]);
     }
+    detail::visit_steps("Lamb", steps_, visit);
   }
 
  private:

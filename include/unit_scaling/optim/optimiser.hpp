@@ -44,15 +44,15 @@ concept GradientSource = requires(const T& source, const Parameter& parameter) {
 /// `step(gradients, learning_rate, loss_scale)` reads each parameter's gradient from the tape or
 /// other source, divides it by `loss_scale` in float and updates the master copy. A step without
 /// any gradient is an error, and so is one with a gradient that is not finite; nothing is changed
-/// then. `for_each_state(visit)` calls `visit(name, array)` for everything that
-/// must be saved to go on exactly from here; together with `steps()` it is the whole state.
-/// `settings()` says how it treats each parameter.
+/// then. `for_each_state(visit)` calls `visit(name, state)` for everything that must be saved to go
+/// on exactly from here (see train/training_state.hpp): the arrays of each parameter, and the count
+/// "steps", which `steps()` reads. `settings()` says how it treats each parameter.
 template <class T>
 concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
   optimiser.step(tape, 0.1, 1.0);
   { optimiser.steps() } -> std::convertible_to<std::uint64_t>;
   { optimiser.settings() } -> std::convertible_to<std::vector<ParameterSetting>>;
-  optimiser.for_each_state([](const std::string&, Array<float>&) {});
+  optimiser.for_each_state([](const std::string&, auto&) {});
 };
 
 namespace detail {
@@ -206,10 +206,15 @@ inline void require_epsilon(std::string_view name, double epsilon, double beta2)
   }
 }
 
-/// @throws DomainError unless `steps` is a number that counting in double can reach.
-inline void require_countable(std::string_view name, std::uint64_t steps) {
-  require(steps <= std::uint64_t{1} << std::numeric_limits<double>::digits, name,
-          "set_steps: expected at most 2^53 steps, got ", std::to_string(steps));
+/// Shows the steps that an optimiser has counted to `visit(name, number)`, which may set them.
+/// @throws DomainError unless counting in double can reach what it sets. Nothing is set then.
+template <class Visitor>
+void visit_steps(std::string_view name, std::uint64_t& steps, const Visitor& visit) {
+  std::uint64_t shown = steps;
+  visit("steps", shown);
+  require(shown <= std::uint64_t{1} << std::numeric_limits<double>::digits, name,
+          "expected at most 2^53 steps, got ", std::to_string(shown));
+  steps = shown;
 }
 
 /// Σ x², in double, over fixed pieces that are added up in order.

@@ -58,16 +58,14 @@ class Sgd {
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
-  /// @throws DomainError for more than 2^53.
-  void set_steps(std::uint64_t steps) {
-    detail::require_countable("Sgd", steps);
-    steps_ = steps;
-  }
 
+  /// Shows "momentum.NAME" for each parameter and "steps" to `visit(name, state)`.
+  /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
       visit("momentum." + settings_[k].name, momentum_[k]);
     }
+    detail::visit_steps("Sgd", steps_, visit);
   }
 
  private:

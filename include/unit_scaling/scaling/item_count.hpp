@@ -26,7 +26,7 @@ struct SharedFactor {
     friend constexpr bool operator==(const Power&, const Power&) = default;
   };
 
-  Constraint::Function combine = nullptr;  ///< null if there is no such factor
+  Constraint constraint = {};  ///< the one that makes the value; none if there is no such factor
   std::size_t inputs = 0;
   std::array<Power, 3> factors = {};
   /// The forward factor counts: what the model computes depends on the items unless this does not.
@@ -37,7 +37,7 @@ struct SharedFactor {
     for (std::size_t i = 0; i <= inputs; ++i) {
       values[i] = factors[i].of_one * std::pow(items, -factors[i].power);
     }
-    return combine(values[0], std::span<const double>(values).subspan(1, inputs));
+    return constraint.combine(values[0], std::span<const double>(values).subspan(1, inputs));
   }
 
   friend constexpr bool operator==(const SharedFactor&, const SharedFactor&) = default;
@@ -64,7 +64,7 @@ struct ItemCount {
   SharedFactor shared = {};
 
   [[nodiscard]] constexpr bool depends_on_batch() const {
-    return power != 0 || shared.combine != nullptr;
+    return power != 0 || shared.constraint.combine != nullptr;
   }
 
   /// Whether the factors differ in nothing but the numbers of items.

@@ -20,6 +20,12 @@
 /// F6_E3M2, F8_E4M3, F8_E5M2 or, for MxInt8, I8, and NAME.scales (rows, blocks of a row), of type
 /// F8_E8M0. Blocks of another size than 32 are metadata, "unit_scaling.block_size.NAME": "16".
 ///
+/// An `EncodedArray` called NAME is NAME.elements, in its shape and of the type of its format, and,
+/// if it has scales, NAME.scales (tiles below each other, tiles beside each other), of type F8_E8M0
+/// or F32. Codes of a format that has no type are U8, U16 or U32, and those narrower than a byte
+/// one dimension of U8. "unit_scaling.encoding.NAME" is metadata that says what it is, in words:
+/// "e3m4 with power_of_two scales of tiles of 1 x 32, (8, 64)".
+///
 /// What is read is checked before it is used, and no file, whatever it says, makes a reader take
 /// more memory than a small multiple of the header, and of the elements it asks for, both of which
 /// must be there. Beyond the rules of the format these are refused: headers of more than 100 MB, as
@@ -61,8 +67,11 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/mx_block.hpp"
 #include "unit_scaling/formats/packed.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/train/safetensors_header.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 
@@ -73,6 +82,34 @@ namespace UNIT_SCALING_NAMESPACE::train {
 static_assert(
     std::endian::native == std::endian::little,
     "Elements are copied between memory and file as they are, and files are little-endian");
+
+namespace detail {
+
+/// What the metadata say of an array of a format chosen at run time.
+[[nodiscard]] inline std::string safetensors_encoding(const EncodedArray& array) {
+  return to_string(array.format()) + " with " + to_string(array.scale_layout()) + ", " +
+         to_string(array.shape());
+}
+
+/// The shape of its codes in a file.
+[[nodiscard]] inline Shape safetensors_code_shape(const EncodedArray& array) {
+  const bool is_stream =
+      array.format().storage_bits() < 8 && safetensors_type(array.format()).bits == 8;
+  return is_stream ? Shape{array.codes().size()} : array.shape();
+}
+
+/// The shape of its scales.
+[[nodiscard]] inline Shape safetensors_scale_shape(const EncodedArray& array) {
+  return {array.scale_layout().tiles_down(array.rows()),
+          array.scale_layout().tiles_across(array.columns())};
+}
+
+/// The type of its scales.
+[[nodiscard]] inline SafetensorsTypeInfo safetensors_scale_type(const EncodedArray& array) {
+  return safetensors_type(array.scale_layout().format == ScaleFormat::binary32 ? "F32" : "F8_E8M0");
+}
+
+}  // namespace detail
 
 /// Collects named arrays and writes them to a safetensors file.
 ///
@@ -97,7 +134,8 @@ class SafetensorsWriter {
     } else {
       auto shared = std::make_shared<const Array<T>>(array);
       const auto bytes = std::as_bytes(shared->span());
-      add_entry<T>(name, array.shape(), std::move(shared), bytes);
+      constexpr auto type = detail::safetensors_type(detail::safetensors_type_name<T>);
+      add_entry(name, type, array.shape(), std::move(shared), bytes);
     }
   }
 
@@ -109,24 +147,10 @@ class SafetensorsWriter {
       throw_shape_error("SafetensorsWriter", "as many packed elements as the shape has", shape,
                         Shape{array.size()});
     }
-    constexpr std::uint64_t granule = detail::safetensors_granule<T>;
-    if (array.size() % granule == 0) {
-      auto shared = std::make_shared<const PackedArray<T>>(std::move(array));
-      const auto bytes = std::as_bytes(shared->bytes());
-      add_entry<T>(name, shape, std::move(shared), bytes);
-      return;
-    }
-    const std::size_t padded = (array.size() / granule + 1) * granule;
-    std::vector<std::uint8_t> codes(array.bytes().begin(), array.bytes().end());
-    codes.resize(packed_bytes<T>(padded));
-    auto shared = std::make_shared<const std::vector<std::uint8_t>>(std::move(codes));
-    const auto bytes = std::as_bytes(std::span(*shared));
-    add_entry<T>(name, Shape{padded}, std::move(shared), bytes);
-    std::string extents;
-    for (const std::size_t extent : shape) {
-      extents += (extents.empty() ? "" : ",") + std::to_string(extent);
-    }
-    own_metadata_[std::string(detail::safetensors_shape_key) + name] = extents;
+    auto shared = std::make_shared<const PackedArray<T>>(std::move(array));
+    const auto codes = shared->bytes();
+    add_codes(name, detail::safetensors_type(detail::safetensors_type_name<T>), shape,
+              std::move(shared), codes);
   }
   /// Adds packed elements, as an array of one dimension.
   template <PackedSafetensorsElement T> void add(const std::string& name, PackedArray<T> array) {
@@ -159,6 +183,23 @@ class SafetensorsWriter {
       own_metadata_[std::string(detail::safetensors_block_size_key) + name] =
           std::to_string(block_size);
     }
+  }
+
+  /// Adds an array of a format chosen at run time, as one or two arrays; see the head of this file.
+  /// It is shared as `Array` is.
+  /// @throws std::invalid_argument as above. Nothing is added then.
+  void add(const std::string& name, const EncodedArray& array) {
+    const std::string scales = name + ".scales";
+    static_cast<void>(checked_key(scales));
+    const auto shared = std::make_shared<const EncodedArray>(array);
+    add_codes(name + ".elements", detail::safetensors_type(array.format()),
+              detail::safetensors_code_shape(array), shared, shared->codes());
+    if (array.has_scales()) {
+      add_codes(scales, detail::safetensors_scale_type(array),
+                detail::safetensors_scale_shape(array), shared, shared->scale_codes());
+    }
+    own_metadata_[std::string(detail::safetensors_encoding_key) + name] =
+        detail::safetensors_encoding(array);
   }
 
   /// Sets an entry of the metadata, replacing an earlier one. What the head of this file says of
@@ -208,12 +249,32 @@ class SafetensorsWriter {
     return as_json(name);
   }
 
-  template <SafetensorsElement T>
-  void add_entry(const std::string& name, const Shape& shape, std::shared_ptr<const void> owner,
+  void add_entry(const std::string& name, const detail::SafetensorsTypeInfo& type,
+                 const Shape& shape, std::shared_ptr<const void> owner,
                  std::span<const std::byte> bytes) {
-    constexpr auto type = detail::safetensors_type(detail::safetensors_type_name<T>);
     entries_.push_back({name, checked_key(name), type, shape, std::move(owner), bytes});
     names_.insert(name);
+  }
+
+  /// Adds codes, with zeros behind them if they end within a byte.
+  void add_codes(const std::string& name, const detail::SafetensorsTypeInfo& type,
+                 const Shape& shape, std::shared_ptr<const void> owner,
+                 std::span<const std::uint8_t> codes) {
+    if (shape.size() % type.granule == 0) {
+      add_entry(name, type, shape, std::move(owner), std::as_bytes(codes));
+      return;
+    }
+    const std::size_t padded = (shape.size() / type.granule + 1) * type.granule;
+    std::vector<std::uint8_t> whole(codes.begin(), codes.end());
+    whole.resize(padded * type.bits / 8);
+    auto shared = std::make_shared<const std::vector<std::uint8_t>>(std::move(whole));
+    const auto bytes = std::as_bytes(std::span(*shared));
+    add_entry(name, type, Shape{padded}, std::move(shared), bytes);
+    std::string extents;
+    for (const std::size_t extent : shape) {
+      extents += (extents.empty() ? "" : ",") + std::to_string(extent);
+    }
+    own_metadata_[std::string(detail::safetensors_shape_key) + name] = extents;
   }
 
   void write_to(const std::filesystem::path& path, const std::string& name) const {
@@ -365,10 +426,7 @@ class SafetensorsFile {
   /// @throws FileError as `tensor` does, and if the shape is another.
   template <SafetensorsElement T>
   [[nodiscard]] Array<T> tensor(const std::string& name, const Shape& shape) {
-    const Info& found = info(name);
-    if (!std::equal(found.shape.begin(), found.shape.end(), shape.begin(), shape.end())) {
-      fail_shape(name, to_string(shape));
-    }
+    require_shape(name, shape);
     return tensor<T>(name);
   }
 
@@ -416,6 +474,35 @@ class SafetensorsFile {
     });
   }
 
+  /// Reads an array of a format chosen at run time, which is one or two arrays; see the head of
+  /// this file. Bits that belong to no code are cleared.
+  /// @param like says of which format, scales and shape it must be.
+  /// @throws FileError if there is none of that name, or it is not like that.
+  [[nodiscard]] EncodedArray encoded_array(const std::string& name, const EncodedArray& like) {
+    return unit_scaling::detail::with_file_errors(path_, [&] {
+      const auto found =
+          header_.metadata.find(std::string(detail::safetensors_encoding_key) + name);
+      const std::string expected = detail::safetensors_encoding(like);
+      if (found == header_.metadata.end()) {
+        fail("has no array " + in_quotes(name) + " of a format chosen at run time, expected " +
+             expected);
+      }
+      if (found->second != expected) {
+        fail("array " + in_quotes(name) + " is " + printable(found->second) + ", expected " +
+             expected);
+      }
+      auto codes = read_codes(name + ".elements", detail::safetensors_type(like.format()),
+                              detail::safetensors_code_shape(like), like.codes().size());
+      Array<std::uint8_t> scales;
+      if (like.has_scales()) {
+        scales = read_codes(name + ".scales", detail::safetensors_scale_type(like),
+                            detail::safetensors_scale_shape(like), like.scale_codes().size());
+      }
+      return EncodedArray(like.shape(), like.format(), std::move(codes), like.scale_layout(),
+                          std::move(scales));
+    });
+  }
+
  private:
   [[noreturn]] void fail(const std::string& what) const { throw FileError(path_, what); }
   [[noreturn]] void fail_shape(const std::string& name, const std::string& expected) const {
@@ -453,14 +540,36 @@ class SafetensorsFile {
     header_ = detail::SafetensorsHeaderReader(path_).read(text, file_size - data_begin_);
   }
 
+  void require_shape(const std::string& name, const Shape& shape) const {
+    const Info& found = info(name);
+    if (!std::equal(found.shape.begin(), found.shape.end(), shape.begin(), shape.end())) {
+      fail_shape(name, to_string(shape));
+    }
+  }
+  void require_type(const std::string& name, std::string_view type) const {
+    const Info& found = info(name);
+    if (found.type == type) return;
+    fail("array " + in_quotes(name) + " is of type " + found.type + ", expected " +
+         std::string(type));
+  }
+
+  /// The first bytes of an array of that type and shape, which has at least as many.
+  [[nodiscard]] Array<std::uint8_t> read_codes(const std::string& name,
+                                               const detail::SafetensorsTypeInfo& type,
+                                               const Shape& shape, std::size_t bytes) {
+    require_type(name, type.name);
+    require_shape(name, shape);
+    Array<std::uint8_t> codes({bytes});
+    if (!codes.empty()) {
+      read(data_begin_ + info(name).begin, reinterpret_cast<char*>(codes.mutable_data()), bytes);
+    }
+    return codes;
+  }
+
   /// The shape of an array of elements of type `T`.
   template <SafetensorsElement T> [[nodiscard]] Shape checked_shape(const std::string& name) const {
     const Info& found = info(name);
-    constexpr std::string_view type = detail::safetensors_type_name<T>;
-    if (found.type != type) {
-      fail("array " + in_quotes(name) + " is of type " + found.type + ", expected " +
-           std::string(type));
-    }
+    require_type(name, detail::safetensors_type_name<T>);
     if (found.shape.size() > Shape::max_rank) {
       fail_shape(name, "at most " + std::to_string(Shape::max_rank) + " dimensions");
     }

@@ -13,6 +13,7 @@
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/mx_block.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -98,6 +99,26 @@ struct SafetensorsTypeInfo {
         return candidate == name;
       });
   return result;
+}
+
+/// The type that holds the codes of a number format chosen at run time: the one whose elements are
+/// such numbers, else integers of as many bytes as a code has. Codes narrower than a byte, of which
+/// no type is, are bytes of a stream.
+[[nodiscard]] inline SafetensorsTypeInfo safetensors_type(const Format& format) {
+  std::string_view found = format.storage_bits() <= 8    ? "U8"
+                           : format.storage_bits() == 16 ? "U16"
+                                                         : "U32";
+  any_safetensors_type(
+      [&]<class T>(std::type_identity<T> /*type*/, std::string_view name, std::size_t /*rank*/) {
+        if constexpr (Storage<T>) {
+          if (Format::of<T>() != format) return false;
+          found = name;
+          return true;
+        } else {
+          return false;
+        }
+      });
+  return safetensors_type(found);
 }
 
 /// Name of the type of the format that holds a `T`; empty if none does.
