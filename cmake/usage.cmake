@@ -31,14 +31,13 @@ macro(unit_scaling_find_eigen)
 endmacro()
 
 # GCC spends a tenth to a sixth of its time on collecting garbage unless it may leave that for a
-# gibibyte. Targets are let, where the machine has memory for it.
-function(unit_scaling_leave_garbage)
+# gibibyte. A target, or if `scope` is INTERFACE those that link it, is let where the machine has memory
+# for it.
+function(unit_scaling_leave_garbage target scope)
   cmake_host_system_information(RESULT memory QUERY TOTAL_PHYSICAL_MEMORY)  # in MiB
   if(memory GREATER 7500)
-    foreach(target IN LISTS ARGN)
-      target_compile_options(${target} PRIVATE
-        $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=1048576>)
-    endforeach()
+    target_compile_options(${target} ${scope}
+      $<$<CXX_COMPILER_ID:GNU>:--param=ggc-min-heapsize=1048576>)
   endif()
 endfunction()
 
@@ -80,5 +79,5 @@ UNIT_SCALING_COMPILED_${precision}();\n\
     $<$<BOOL:${UNIT_SCALING_NATIVE}>:-march=native>)
   # Each source takes long, and each is to be compiled on a processor of its own.
   set_target_properties(unit_scaling_compiled PROPERTIES UNITY_BUILD OFF)
-  unit_scaling_leave_garbage(unit_scaling_compiled)
+  unit_scaling_leave_garbage(unit_scaling_compiled PRIVATE)
 endfunction()

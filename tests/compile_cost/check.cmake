@@ -19,8 +19,8 @@ string(FIND "${text}" "\n```" end)
 string(SUBSTRING "${text}" 0 ${end} text)
 file(WRITE "${FOLDER}/readme.cpp" "${text}\n")
 
-# To assemble takes time, and allocates nothing that is counted.
-set(only_what_counts -S -o /dev/null)
+# To assemble and to collect garbage take time, and allocate nothing that is counted.
+set(only_what_counts --param=ggc-min-heapsize=1048576 -S -o /dev/null)
 
 set(grown "")
 function(check name source)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 # The test package_consumer: install to a fresh prefix, then configure, build and run a consumer that
 # finds the package there and one that adds the source tree, each with Eigen and on a machine that has
-# none; and one that links the compiled companion. Warnings are errors: what GCC says of itself about wide vectors must not stop a user.
+# none; and one that links the compiled companion. Warnings are errors: what GCC says of itself about
+# wide vectors must not stop a user.
 cmake_minimum_required(VERSION 3.25)
 
 function(run)

@@ -6,10 +6,3 @@
 #include <unit_scaling/core/eigen.hpp>
 #include <unit_scaling/formats/eigen_traits.hpp>
 #endif
-
-int second();
-int second() {
-  // Wide vectors, of whose ABI GCC has something to say.
-  const unit_scaling::Array<float> x({2, 3});
-  return static_cast<int>(unit_scaling::ops::gelu(unit_scaling::precision::fp32{}, x).data()[0]);
-}
