@@ -142,8 +142,8 @@ class GradientSum {
   /// @throws DomainError if two parameters have one name; or if a visitor sets what no sum over
   ///         these parameters shows: nothing is set then.
   template <class Visitor> void for_each_state(const Visitor& visit) {
-    const Shown before = shown();
-    Shown after = before;
+    const auto before = shown<Visitor>();
+    auto after = before;
     visit("count", after.count);
     visit("factors", after.factors);
     visit("parts", after.parts);
@@ -188,15 +188,18 @@ class GradientSum {
     Array<float> total;  ///< of several parts
   };
 
-  /// What a visitor sees. By itself: it has everything but the functions of constraints, which the
-  /// next tape has.
-  struct Shown {
+  /// What a visitor sees: everything but the functions of constraints, which the next tape has.
+  /// A template, and so is what makes and takes it, so that programs which save nothing compile
+  /// none of it.
+  template <class Visitor> struct Shown {
     std::uint64_t count = 0;
     /// By number, op and constraint, "3.linear.none": what `for_each_number` tells, as 64 bits
     /// each.
     std::map<std::string, Array<std::uint64_t>> factors = {};
     /// By parameter, number of the part and number of its factor: "head.weight.0.3".
     std::map<std::string, Array<float>> parts = {};
+
+    using NumbersByName = std::map<std::string_view, std::size_t>;
   };
 
   /// Calls `visit(number)` for each number of a factor that is shown.
@@ -219,8 +222,8 @@ class GradientSum {
   }
 
   /// The parameters by name.
-  [[nodiscard]] std::map<std::string_view, std::size_t> numbers_by_name() const {
-    std::map<std::string_view, std::size_t> numbers;
+  template <class Numbers> [[nodiscard]] Numbers numbers_by_name() const {
+    Numbers numbers;
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       require(numbers.emplace(parameters_[k]->name, k).second, "GradientSum",
               "expected a name of its own for each parameter whose sum is shown, got '",
@@ -229,8 +232,8 @@ class GradientSum {
     return numbers;
   }
 
-  [[nodiscard]] Shown shown() const {
-    Shown result{.count = count_};
+  template <class Visitor> [[nodiscard]] Shown<Visitor> shown() const {
+    Shown<Visitor> result{.count = count_};
     for (std::size_t i = 0; i < factors_.size(); ++i) {
       Factor factor = factors_[i];
       const auto found = numbers_.find(factor.form.parameter);
@@ -244,7 +247,7 @@ class GradientSum {
                               std::string(factor.form.count.shared.constraint.name);
       result.factors.emplace(key, Array<std::uint64_t>(Shape{numbers.size()}, numbers));
     }
-    for (const auto& [name, k] : numbers_by_name()) {
+    for (const auto& [name, k] : numbers_by_name<typename Shown<Visitor>::NumbersByName>()) {
       const Sum& sum = sums_[k];
       for (std::size_t part = 0; part < sum.used; ++part) {
         result.parts.emplace(std::string(name) + "." + std::to_string(part) + "." +
@@ -257,7 +260,8 @@ class GradientSum {
 
   /// Whether a visitor has left everything as it was. Parts are not compared by their elements:
   /// writing to some that are shared makes copies.
-  [[nodiscard]] static bool is_same(const Shown& a, const Shown& b) {
+  template <class Visitor>
+  [[nodiscard]] static bool is_same(const Shown<Visitor>& a, const Shown<Visitor>& b) {
     const auto is_same_part = [](const auto& x, const auto& y) {
       return x.first == y.first && x.second.shape() == y.second.shape() &&
              x.second.data() == y.second.data();
@@ -278,9 +282,9 @@ class GradientSum {
     return number;
   }
 
-  void take(const Shown& from) {
+  template <class Visitor> void take(const Shown<Visitor>& from) {
     // Names of ops point into its keys.
-    auto keys = std::make_shared<const std::map<std::string, Array<std::uint64_t>>>(from.factors);
+    auto keys = std::make_shared<const decltype(from.factors)>(from.factors);
     std::vector<Factor> factors(keys->size());
     std::vector<bool> is_taken(keys->size());
     for (const auto& [key, numbers] : *keys) {
@@ -291,7 +295,7 @@ class GradientSum {
               "expected factors as a sum shows them, got others for ", in_quotes(key));
       is_taken[i] = true;
     }
-    const std::map<std::string_view, std::size_t> numbers = numbers_by_name();
+    const auto numbers = numbers_by_name<typename Shown<Visitor>::NumbersByName>();
     std::vector<Sum> sums = sums_;
     std::vector<std::size_t> taken(sums.size());
     for (Sum& sum : sums) sum.used = 0;
