@@ -4,6 +4,7 @@
 /// of bits written bit by bit, and, for scales, against arithmetic in binary64.
 
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Products of operands in formats that are chosen at run time, with every kind of scale, against
 // sums in double.
-#include "unit_scaling/kernels/operand.hpp"
-
 #include <gtest/gtest.h>
 
 #include <array>
@@ -23,8 +21,10 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
+#include "unit_scaling/kernels/any_operand.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 
 namespace operand_test {

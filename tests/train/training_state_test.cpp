@@ -36,6 +36,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/nn/linear.hpp"

@@ -41,9 +41,14 @@ class KeptOperands {
                                                                                   : nullptr;
     }
     const auto entry = of_parameters_.find(argument.parameter);
-    if (entry == of_parameters_.end() || entry->second.version != argument.version) return nullptr;
-    entry->second.is_used = true;
-    return &entry->second.operand;
+    if (entry == of_parameters_.end()) return nullptr;
+    Kept& kept = entry->second;
+    if (kept.version != argument.version) {
+      kept.operand = {};  // first, so that the next one can have its memory
+      return nullptr;
+    }
+    kept.is_used = true;
+    return &kept.operand;
   }
 
   void keep(const Argument& argument, const kernels::Operand& operand) {

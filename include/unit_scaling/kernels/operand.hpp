@@ -174,14 +174,6 @@ class PreparedOperand {
   std::optional<CodeTable> own_table_;
 };
 
-inline void PreparedOperand::use_codes(const FormatSpec& format, const std::uint8_t* data) {
-  data_ = data;
-  element_bytes_ = 1;
-  kernels_ = is_exact_in_bfloat16_pairs(format) ? &detail::code_kernels<true>
-                                                : &detail::code_kernels<false>;
-  table_ = &own_table_.emplace(format);
-}
-
 namespace detail {
 
 /// For an array of storage type T without scales.
@@ -196,105 +188,28 @@ void prepare_stored(const EncodedArray& array, SummedExtent /*summed*/, Prepared
   }
 }
 
-/// For any array, of products in double.
-inline void prepare_any_double(const EncodedArray& array, SummedExtent /*summed*/,
-                               PreparedOperand& to) {
-  if (array.format().is_binary64()) return prepare_stored<double>(array, SummedExtent::both, to);
-  auto* numbers = to.make_room<double>(array.size());
-  const Array<float> floats = array.decode(&scratch_memory());
-  for (std::size_t i = 0; i < array.size(); ++i) numbers[i] = static_cast<double>(floats.data()[i]);
-  to.use(static_cast<const double*>(numbers));
-}
-
-/// Whether bfloat16 holds all elements of an array of a format with powers of two as scales, or
-/// with none.
-[[nodiscard]] inline bool is_held_by_bfloat16(const EncodedArray& array) {
-  const Format& format = array.format();
-  if (format.is_binary64() || !bfloat16::format.holds(format.spec())) return false;
-  if (!array.has_scales()) return true;
-  if (array.scale_layout().format != ScaleFormat::power_of_two) return false;
-  int least = 0;
-  int greatest = 0;
-  for (const std::uint8_t code : array.scale_codes()) {
-    if (code == 0xff) continue;  // NaN
-    least = std::min(least, int{code} - 127);
-    greatest = std::max(greatest, int{code} - 127);
-  }
-  return least + format.spec().min_subnormal_exponent() >= bfloat16::format.min_normal_exponent() &&
-         greatest + format.spec().max_exponent() <= bfloat16::format.max_exponent();
-}
-
-/// Decodes an array, scales included.
-inline void prepare_decoded(const EncodedArray& array, PreparedOperand& to) {
-  const std::size_t size = array.size();
-  if (!is_held_by_bfloat16(array)) {
-    auto* floats = to.make_room<float>(size);
-    array.decode({floats, size});
-    return to.use(static_cast<const float*>(floats));
-  }
-  auto* numbers = to.make_room<bfloat16>(size);
-  parallel_ranges(size, std::size_t{1} << 14, [&](std::size_t begin, std::size_t end) {
-    float floats[1024];
-    for (std::size_t first = begin; first < end; first += std::size(floats)) {
-      const std::size_t count = std::min(std::size(floats), end - first);
-      array.decode(first, {floats, count});
-      unit_scaling::encode(std::span<const float>(floats, count), std::span(numbers + first, count),
-                           Overflow::infinity_or_nan);
+/// The same, of products in double.
+template <Storage T>
+void prepare_stored_double(const EncodedArray& array, SummedExtent summed, PreparedOperand& to) {
+  if constexpr (std::is_same_v<T, double>) {
+    prepare_stored<T>(array, summed, to);
+  } else {
+    auto* numbers = to.make_room<double>(array.size());
+    Array<T> stored;
+    if constexpr (PackableMinifloat<T>) {
+      stored = array.unpack<T>(&scratch_memory());
+    } else {
+      stored = array.array<T>();
     }
-  });
-  to.use(static_cast<const bfloat16*>(numbers));
-}
-
-/// Notes the scales of an array for its sums. False, if they differ along what is summed over.
-[[nodiscard]] inline bool keep_scales(const EncodedArray& array, SummedExtent summed,
-                                      PreparedOperand& to) {
-  const ScaleLayout& layout = array.scale_layout();
-  const bool one_across = layout.tiles_across(array.columns()) <= 1;
-  const bool one_down = layout.tiles_down(array.rows()) <= 1;
-  if (array.scale_count() == 0 || (one_across && one_down)) {
-    if (array.scale_count() != 0) to.set_scale(array.scale(0));
-    return true;
-  }
-  if (summed == SummedExtent::columns && one_across) {
-    float* scales = to.make_room_for_scales(array.rows());
-    for (std::size_t i = 0; i < array.rows(); ++i) scales[i] = array.scale_of(i, 0);
-    return true;
-  }
-  if (summed == SummedExtent::rows && one_down) {
-    float* scales = to.make_room_for_scales(array.columns());
-    for (std::size_t j = 0; j < array.columns(); ++j) scales[j] = array.scale_of(0, j);
-    return true;
-  }
-  return false;
-}
-
-/// For any array.
-inline void prepare_any(const EncodedArray& array, SummedExtent summed, PreparedOperand& to) {
-  if (!keep_scales(array, summed, to)) return prepare_decoded(array, to);
-  const Format& format = array.format();
-  const std::uint8_t* codes = array.codes().data();
-  if (format.is_binary32()) return to.use(reinterpret_cast<const float*>(codes));
-  if (format == Format::of<bfloat16>()) return to.use(reinterpret_cast<const bfloat16*>(codes));
-  if (format == Format::of<float16>()) return to.use(reinterpret_cast<const float16*>(codes));
-  if (!format.is_binary64() && has_code_table(format.spec())) {
-    if (format.storage_bits() < 8) {
-      auto* bytes = to.make_room<std::uint8_t>(array.size());
-      unit_scaling::detail::unpack_codes(format.spec().bits(), array.codes(),
-                                         {bytes, array.size()});
-      codes = bytes;
+    for (std::size_t i = 0; i < array.size(); ++i) {
+      numbers[i] = static_cast<double>(stored.data()[i]);
     }
-    return to.use_codes(format.spec(), codes);
+    to.use(static_cast<const double*>(numbers));
   }
-  // Without its scales, which the sums are multiplied with.
-  prepare_decoded(array.without_scales(), to);
 }
 
 }  // namespace detail
 
-/// An array as an operand of any product.
-[[nodiscard]] inline Operand make_operand(EncodedArray array) {
-  return {.array = std::move(array), .prepare = &detail::prepare_any};
-}
 /// An array of a storage type without scales. Compiles no more than products of it need.
 template <Storage T> [[nodiscard]] Operand make_operand(const Array<T>& array) {
   if constexpr (PackableMinifloat<T>) {

@@ -54,7 +54,7 @@ template <Precision P, class T>
 [[nodiscard]] kernels::Operand stored_operand(const Array<T>& array) {
   kernels::Operand result = kernels::make_operand(array);
   if constexpr (std::is_same_v<typename P::compute, double>) {
-    result.prepare = &kernels::detail::prepare_any_double;
+    result.prepare = &kernels::detail::prepare_stored_double<T>;
   }
   return result;
 }
