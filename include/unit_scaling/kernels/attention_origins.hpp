@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <span>
 #include <type_traits>
 
@@ -91,21 +92,16 @@ void subtract_origins(const AttentionSize& size, const OperandView& v, const Com
   }
 }
 
-/// An operand, as yet without elements, in a format that holds every difference of two elements of
-/// v of one sign and within a factor of two: that of v, which does if it has subnormal numbers and
-/// elements have no scales.
-template <class Compute> [[nodiscard]] Operand operand_of_differences(const Operand& v) {
-  const EncodedArray& array = v.array;
-  const bool is_binary64 = array.format().is_binary64();
-  if (!array.has_scales() && (is_binary64 || array.format().spec().has_zero())) {
-    return {.array = EncodedArray(Shape{0}, array.format(), {}),
-            .prepare = v.prepare,
-            .encode = v.encode};
+/// A format that holds every difference of two elements of the array of one sign and within a
+/// factor of two, and that its operand reads: its own, if that has subnormal numbers and elements
+/// have no scales. Nothing, if there is none.
+[[nodiscard]] inline std::optional<Format> find_format_of_differences(const EncodedArray& array) {
+  // What has scales is of an operand that reads any format.
+  if (array.has_scales()) {
+    return is_held_by_bfloat16(array) ? Format::of<bfloat16>() : Format::of<float>();
   }
-  Operand result =
-      is_held_by_bfloat16(array) ? make_operand(Array<bfloat16>()) : make_operand(Array<float>());
-  if constexpr (std::is_same_v<Compute, double>) result.prepare = &prepare_any_double;
-  return result;
+  if (!array.format().is_binary64() && !array.format().spec().has_zero()) return std::nullopt;
+  return array.format();
 }
 
 /// Differences that are made at a time: of codes that share bytes, whole groups.
@@ -139,7 +135,8 @@ inline void encode_differences(const Operand& to, const Format& format,
 template <class Compute>
 [[nodiscard]] Operand from_origins(const AttentionSize& size, const Operand& v) {
   const EncodedArray& array = v.array;
-  if (size.dropout != 0 || size.queries == 0 || array.empty()) return {};
+  const std::optional<Format> found = detail::find_format_of_differences(array);
+  if (!found || size.dropout != 0 || size.queries == 0 || array.empty()) return {};
   const PreparedOperand prepared(v, SummedExtent::both_with_scales);
   const OperandView view = prepared.view();
   auto origins =
@@ -153,8 +150,7 @@ template <class Compute>
                   [](Compute origin) { return origin == 0; })) {
     return {};
   }
-  Operand result = detail::operand_of_differences<Compute>(v);
-  const Format format = result.array.format();
+  const Format& format = *found;
   Array<std::uint8_t> codes(Shape{format.code_bytes(array.size())}, v.resource());
   const std::span<std::uint8_t> all_codes = codes.mutable_span();
   constexpr std::size_t grain = std::size_t{1} << 14;
@@ -165,11 +161,11 @@ template <class Compute>
       detail::subtract_origins<Compute>(size, view, origins.data(), first, differences);
       const std::size_t at = format.code_bytes(first);
       const auto part = all_codes.subspan(at, format.code_bytes(first + differences.size()) - at);
-      detail::encode_differences(result, format, differences, part);
+      detail::encode_differences(v, format, differences, part);
     }
   });
-  result.array = EncodedArray(v.shape(), format, codes);
-  return result;
+  return {
+      .array = EncodedArray(v.shape(), format, codes), .prepare = v.prepare, .encode = v.encode};
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
