@@ -26,6 +26,11 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/attention.hpp"
+#include "unit_scaling/kernels/attention_origins.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 
 namespace scaled_dot_product_attention_test {
 
@@ -907,14 +912,20 @@ TYPED_TEST(ScaledDotProductAttentionIn, SavesTheRoundedOperandsAndNoMatrixOfWeig
   using Operand = typename P::matmul_operand;
   const auto q = normal_array<T>({2, 70, 3}, 42);
   const auto run = run_op(P{}, Attention{}, q, q, q);
-  static_assert(std::is_same_v<std::tuple_element_t<0, decltype(run.saved)>, Array<Operand>>);
-  static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
-  for (std::size_t i = 0; i < q.size(); ++i) {
-    EXPECT_EQ(static_cast<double>(std::get<0>(run.saved).data()[i]),
-              rounded_to<Operand>(q.data()[i]));
+  const auto& [q_operand, k_operand, v_operand, r_operand, saved_y, normalisers] = run.saved;
+  for (const kernels::Operand& operand : {q_operand, k_operand, v_operand}) {
+    EXPECT_EQ(operand.array.format(), Format::of<Operand>());
+    EXPECT_FALSE(operand.array.has_scales());
+    EXPECT_EQ(operand.shape(), q.shape());
   }
-  std::apply([&](const auto&... each) { EXPECT_TRUE(((each.size() <= q.size()) && ...)); },
-             run.saved);
+  EXPECT_TRUE(r_operand.array.empty());
+  static_assert(!std::is_same_v<P, precision::fp8> || sizeof(Operand) == 1);
+  const Array<Operand> saved = q_operand.array.template array<Operand>();
+  for (std::size_t i = 0; i < q.size(); ++i) {
+    EXPECT_EQ(static_cast<double>(saved.data()[i]), rounded_to<Operand>(q.data()[i]));
+  }
+  EXPECT_LE(saved_y.size(), q.size());
+  EXPECT_LE(normalisers.size(), q.size());
 }
 
 TYPED_TEST(ScaledDotProductAttentionIn, ThreadCountChangesNoBit) {

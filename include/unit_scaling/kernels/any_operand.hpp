@@ -35,30 +35,11 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 inline void PreparedOperand::use_codes(const FormatSpec& format, const std::uint8_t* data) {
   data_ = data;
   element_bytes_ = 1;
-  kernels_ = is_exact_in_bfloat16_pairs(format) ? &detail::code_kernels<true>
-                                                : &detail::code_kernels<false>;
+  kernels_ = detail::find_code_kernels(format);
   table_ = &own_table_.emplace(format);
 }
 
 namespace detail {
-
-/// Whether bfloat16 holds all elements of an array of a format with powers of two as scales, or
-/// with none.
-[[nodiscard]] inline bool is_held_by_bfloat16(const EncodedArray& array) {
-  const Format& format = array.format();
-  if (format.is_binary64() || !bfloat16::format.holds(format.spec())) return false;
-  if (!array.has_scales()) return true;
-  if (array.scale_layout().format != ScaleFormat::power_of_two) return false;
-  int least = 0;
-  int greatest = 0;
-  for (const std::uint8_t code : array.scale_codes()) {
-    if (code == 0xff) continue;  // NaN
-    least = std::min(least, int{code} - 127);
-    greatest = std::max(greatest, int{code} - 127);
-  }
-  return least + format.spec().min_subnormal_exponent() >= bfloat16::format.min_normal_exponent() &&
-         greatest + format.spec().max_exponent() <= bfloat16::format.max_exponent();
-}
 
 /// Decodes an array, scales included.
 inline void prepare_decoded(const EncodedArray& array, PreparedOperand& to) {
@@ -81,9 +62,11 @@ inline void prepare_decoded(const EncodedArray& array, PreparedOperand& to) {
   to.use(static_cast<const bfloat16*>(numbers));
 }
 
-/// Notes the scales of an array for its sums. False, if they differ along what is summed over.
+/// Notes the scales of an array for its sums. False, if they differ along what is summed over, or
+/// sums are not to have any.
 [[nodiscard]] inline bool keep_scales(const EncodedArray& array, SummedExtent summed,
                                       PreparedOperand& to) {
+  if (summed == SummedExtent::both_with_scales) return !array.has_scales();
   const ScaleLayout& layout = array.scale_layout();
   const bool one_across = layout.tiles_across(array.columns()) <= 1;
   const bool one_down = layout.tiles_down(array.rows()) <= 1;
@@ -102,6 +85,12 @@ inline void prepare_decoded(const EncodedArray& array, PreparedOperand& to) {
     return true;
   }
   return false;
+}
+
+/// As `Operand::Encode`, in any format.
+inline void encode_any(const Format& format, std::span<const float> numbers,
+                       std::span<std::uint8_t> codes) {
+  format.encode(numbers, codes, {.overflow = Overflow::infinity_or_nan});
 }
 
 /// For any array.
@@ -129,7 +118,8 @@ inline void prepare_any(const EncodedArray& array, SummedExtent summed, Prepared
 
 /// An array as an operand of any product.
 [[nodiscard]] inline Operand make_operand(EncodedArray array) {
-  return {.array = std::move(array), .prepare = &detail::prepare_any};
+  return {
+      .array = std::move(array), .prepare = &detail::prepare_any, .encode = &detail::encode_any};
 }
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 

@@ -15,6 +15,8 @@
 #include "unit_scaling/kernels/attention_results.hpp"
 #include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/attention_slopes.hpp"
+#include "unit_scaling/kernels/attention_tile.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -23,27 +25,26 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// What a backward pass makes: of these queries and keys, what is not null.
-template <class Compute, class Out> struct AttentionPart {
+/// What a backward pass makes: of these queries and keys, what is wanted.
+template <class Compute> struct AttentionPart {
   Range queries, keys;
   Compute q_factor = 0;
-  Out* dq = nullptr;
+  AttentionResult<Compute> dq = {};
   Compute k_factor = 0;
-  Out* dk = nullptr;
+  AttentionResult<Compute> dk = {};
   Compute v_factor = 0;
-  Out* dv = nullptr;
+  AttentionResult<Compute> dv = {};
   Compute* dr = nullptr;  ///< of the slice's head: added to
 };
 
 /// Makes the gradients that the part asks for, of one slice.
-template <class Layout, class Score, class Slope, class Out>
-inline void backward_part(
-    const AttentionSize& size, const AttentionOperands<typename Layout::Operand>& operands,
-    const AttentionUpstream<typename Layout::Compute, typename Layout::Gradient>& upstream,
-    std::size_t slice, const AttentionPart<typename Layout::Compute, Out>& part) {
+template <class Layout>
+void backward_part(const AttentionSize& size, const AttentionOperands& operands,
+                   const AttentionTile<typename Layout::Compute>& score,
+                   const AttentionTile<typename Layout::Compute>& slope_tile,
+                   const AttentionGradient<typename Layout::Compute>& upstream, std::size_t slice,
+                   const AttentionPart<typename Layout::Compute>& part) {
   using Compute = typename Layout::Compute;
-  using Operand = typename Layout::Operand;
-  using Gradient = typename Layout::Gradient;
   using Word = typename Layout::Word;
   using WeightTile = typename Layout::WeightTile;
   constexpr std::size_t panel = Layout::panel;
@@ -52,34 +53,35 @@ inline void backward_part(
   const Range& queries = part.queries;
   const std::size_t count = queries.end - queries.begin;
   const std::size_t panels = ceil_divide(count, panel);
-  const Operand* q = operands.q + slice * size.queries * dim;
-  const Operand* k = operands.k + slice * size.keys * dim;
-  const Operand* v = operands.v + slice * size.keys * value_dim;
-  const Gradient* g = upstream.g + slice * size.queries * value_dim;
+  const OperandView q = operands.q.from_row(slice * size.queries);
+  const OperandView k = operands.k.from_row(slice * size.keys);
+  const OperandView v = operands.v.from_row(slice * size.keys);
+  const OperandView g = upstream.g.from_row(slice * size.queries);
+  const bool wants_queries = part.dq.is_wanted();
+  const bool wants_keys = part.dk.is_wanted();
+  const bool wants_values = part.dv.is_wanted();
   const std::size_t end = std::min(part.keys.end, keys_end(size, slice));
 
-  const PackedPanels<Word> packed_queries = pack_right<Layout, AttentionSlot::score_queries, Score>(
-      row_lanes(q, dim, queries.begin, count));
-  const PackedPanels<Word> packed_gradients =
-      pack_right<Layout, AttentionSlot::slope_gradients, Slope>(
-          row_lanes(g, value_dim, queries.begin, count));
-  const bool needs_query_rows = part.dk != nullptr || part.dr != nullptr;
-  const PackedPanels<Word> rows_of_queries =
-      needs_query_rows ? pack_right<Layout, AttentionSlot::query_rows, WeightTile>(
-                             column_lanes(q, dim, queries.begin, count))
-                       : PackedPanels<Word>{};
+  const PackedPanels<Word> packed_queries = pack_right<Layout, AttentionSlot::score_queries>(
+      score, row_lanes(q, queries.begin, count), dim);
+  const PackedPanels<Word> packed_gradients = pack_right<Layout, AttentionSlot::slope_gradients>(
+      slope_tile, row_lanes(g, queries.begin, count), value_dim);
+  const PackedPanels<Word> rows_of_queries = wants_keys || part.dr != nullptr
+                                                 ? pack_right<Layout, AttentionSlot::query_rows>(
+                                                       column_lanes(q, queries.begin, dim), count)
+                                                 : PackedPanels<Word>{};
   const PackedPanels<Word> rows_of_gradients =
-      part.dv != nullptr ? pack_right<Layout, AttentionSlot::gradient_rows, WeightTile>(
-                               column_lanes(g, value_dim, queries.begin, count))
-                         : PackedPanels<Word>{};
+      wants_values ? pack_right<Layout, AttentionSlot::gradient_rows>(
+                         column_lanes(g, queries.begin, value_dim), count)
+                   : PackedPanels<Word>{};
   const bool may_hide_any = size.mask != nullptr || size.is_causal;
   const bool is_finite_by_query =
-      !may_hide_any || (all_finite<Compute>(q + queries.begin * dim, count * dim) &&
-                        all_finite<Compute>(g + queries.begin * value_dim, count * value_dim));
+      !may_hide_any || (all_finite<Compute>(q.from_row(queries.begin), count, dim) &&
+                        all_finite<Compute>(g.from_row(queries.begin), count, value_dim));
 
   const std::size_t dq_size = tiles_of<Layout>(dim) * WeightTile::rows * panel;
   Compute* dq_sums = attention_memory<Layout, AttentionSlot::output_sums>(panels * dq_size);
-  if (part.dq != nullptr) std::fill_n(dq_sums, panels * dq_size, Compute{0});
+  if (wants_queries) std::fill_n(dq_sums, panels * dq_size, Compute{0});
   const std::size_t dk_size = ceil_divide(dim, panel) * Layout::scores;
   const std::size_t dv_size = ceil_divide(value_dim, panel) * Layout::scores;
   Compute* dk_sums = attention_memory<Layout, AttentionSlot::key_sums>(dk_size);
@@ -105,22 +107,22 @@ inline void backward_part(
     at[panel] = upstream.normalisers[2 * query + 1];
     at[2 * panel] = upstream.inner[query];
   }
-  [[maybe_unused]] const typename Score::Session session{};
+  const AttentionSession session(score.is_amx || slope_tile.is_amx);
 
   for (std::size_t j = part.keys.begin; j < part.keys.end; j += Layout::key_block) {
     const std::size_t keys = j < end ? std::min(Layout::key_block, end - j) : 0;
-    if (part.dk != nullptr) std::fill_n(dk_sums, dk_size, Compute{0});
-    if (part.dv != nullptr) std::fill_n(dv_sums, dv_size, Compute{0});
+    if (wants_keys) std::fill_n(dk_sums, dk_size, Compute{0});
+    if (wants_values) std::fill_n(dv_sums, dv_size, Compute{0});
     if (keys != 0) {
       const PackedPanels<Word> packed_keys =
-          pack_left<Layout, AttentionSlot::score_keys, Score>(row_lanes(k, dim, j, keys));
-      const PackedPanels<Word> packed_values =
-          pack_left<Layout, AttentionSlot::slope_values, Slope>(row_lanes(v, value_dim, j, keys));
+          pack_left<Layout, AttentionSlot::score_keys>(score, row_lanes(k, j, keys), dim);
+      const PackedPanels<Word> packed_values = pack_left<Layout, AttentionSlot::slope_values>(
+          slope_tile, row_lanes(v, j, keys), value_dim);
       const PackedPanels<Word> columns_of_keys =
-          part.dq != nullptr ? pack_left<Layout, AttentionSlot::by_key_left, WeightTile>(
-                                   column_lanes(k, dim, j, keys))
-                             : PackedPanels<Word>{};
-      const bool is_finite_by_key = !may_hide_any || all_finite<Compute>(k + j * dim, keys * dim);
+          wants_queries
+              ? pack_left<Layout, AttentionSlot::by_key_left>(column_lanes(k, j, dim), keys)
+              : PackedPanels<Word>{};
+      const bool is_finite_by_key = !may_hide_any || all_finite<Compute>(k.from_row(j), keys, dim);
       // Causal: the first panel with a query at or after key j.
       const std::size_t first =
           size.is_causal && j > queries.begin ? (j - queries.begin) / panel : 0;
@@ -140,10 +142,10 @@ inline void backward_part(
               Layout::has_pairs ? weights : weights + (index - group) * Layout::scores;
           Compute* slopes_of_panel =
               Layout::has_pairs ? slopes : slopes + (index - group) * Layout::scores;
-          compute_scores<Layout, Score>(size, operands.r, block, packed_keys, packed_queries[index],
-                                        of_panel);
-          multiply_panel<Slope>(packed_values, block.keys, packed_gradients[index], value_dim,
-                                slopes_of_panel);
+          compute_scores<Layout>(size, operands.r, score, block, packed_keys, packed_queries[index],
+                                 of_panel);
+          slope_tile.multiply(packed_values, block.keys, packed_gradients[index], value_dim,
+                              slopes_of_panel);
           compute_slopes<Layout>(size, block, group_keys, of_queries + index * (3 * panel),
                                  of_panel, slopes_of_panel, to);
           const bool hides = may_hide(size, block);
@@ -151,7 +153,7 @@ inline void backward_part(
           const auto slope = [&](std::size_t a, std::size_t b) {
             return weight_by_query<Layout>(to.slopes_by_query, a, b);
           };
-          if (part.dq != nullptr) {
+          if (wants_queries) {
             Compute* sums = dq_sums + index * dq_size;
             if (is_finite_by_key || !hides) {
               add_over_keys<Layout>(columns_of_keys, dim, block.keys, to.slopes_by_key, sums);
@@ -159,17 +161,17 @@ inline void backward_part(
               const auto seen = [&](std::size_t a, std::size_t b) {
                 return is_seen(size, block, a, b);
               };
-              add_seen_over_keys<Layout>(k + j * dim, dim, block, block.keys, slope, seen, sums);
+              add_seen_over_keys<Layout>(k.from_row(j), dim, block, block.keys, slope, seen, sums);
             }
           }
-          if (size.distances != 0 && (part.dq != nullptr || part.dr != nullptr)) {
+          if (size.distances != 0 && (wants_queries || part.dr != nullptr)) {
             add_over_distances<Layout>(size, operands, block, slope, rows_of_queries, index,
-                                       part.dq == nullptr ? nullptr : dq_sums + index * dq_size,
+                                       wants_queries ? dq_sums + index * dq_size : nullptr,
                                        part.dr);
           }
         }
         const auto add_to_keys = [&](const Word* by_query, const PackedPanels<Word>& packed,
-                                     const auto* rows, std::size_t columns, Compute* sums) {
+                                     const OperandView& rows, std::size_t columns, Compute* sums) {
           const std::size_t begin = group * panel;
           if (is_finite_by_query || !hides_any) {
             add_over_queries<Layout>({by_query, panel_words}, group_keys,
@@ -185,35 +187,33 @@ inline void backward_part(
                 [&](std::size_t a, std::size_t b) {
                   return weight_by_query<Layout>(of_panel, a, b);
                 },
-                rows + block.i * columns, columns,
+                rows.from_row(block.i), columns,
                 [&](std::size_t a, std::size_t b) { return is_seen(size, block, a, b); }, sums,
                 Layout::scores);
           }
         };
-        if (part.dv != nullptr) {
+        if (wants_values) {
           add_to_keys(words.weights_by_query, rows_of_gradients, g, value_dim, dv_sums);
         }
-        if (part.dk != nullptr) {
+        if (wants_keys) {
           add_to_keys(words.slopes_by_query, rows_of_queries, q, dim, dk_sums);
         }
       }
     }
     const std::size_t all_keys = std::min(Layout::key_block, part.keys.end - j);
     const std::size_t row = slice * size.keys + j;
-    if (part.dk != nullptr) {
-      store_rows<Layout>(dk_sums, part.k_factor, all_keys, dim, part.dk + row * dim);
-    }
-    if (part.dv != nullptr) {
-      store_rows<Layout>(dv_sums, part.v_factor, all_keys, value_dim, part.dv + row * value_dim);
+    if (wants_keys) part.dk.store_rows(dk_sums, part.k_factor, all_keys, dim, row * dim);
+    if (wants_values) {
+      part.dv.store_rows(dv_sums, part.v_factor, all_keys, value_dim, row * value_dim);
     }
   }
-  if (part.dq == nullptr) return;
+  if (!wants_queries) return;
   alignas(array_alignment) Compute factors[panel];
   std::fill_n(factors, panel, part.q_factor);
   for (std::size_t index = 0; index < panels; ++index) {
     const std::size_t i = queries.begin + index * panel;
-    store_transposed<Layout>(dq_sums + index * dq_size, factors, std::min(panel, queries.end - i),
-                             dim, part.dq + (slice * size.queries + i) * dim);
+    part.dq.store_transposed(dq_sums + index * dq_size, factors, std::min(panel, queries.end - i),
+                             dim, (slice * size.queries + i) * dim);
   }
 }
 

@@ -15,6 +15,8 @@
 #include "unit_scaling/kernels/attention_results.hpp"
 #include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/attention_softmax.hpp"
+#include "unit_scaling/kernels/attention_tile.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -24,13 +26,13 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 namespace detail {
 
 /// Makes the rows of y and of `normalisers` of these queries; see `Attention::forward`.
-template <class Layout, class Score, class Out>
-inline void forward_group(const AttentionSize& size,
-                          const AttentionOperands<typename Layout::Operand>& operands,
-                          std::size_t slice, Range queries, typename Layout::Compute factor, Out* y,
-                          typename Layout::Compute* normalisers) {
+template <class Layout>
+void forward_group(const AttentionSize& size, const AttentionOperands& operands,
+                   const AttentionTile<typename Layout::Compute>& score, std::size_t slice,
+                   Range queries, typename Layout::Compute factor,
+                   const AttentionResult<typename Layout::Compute>& y,
+                   typename Layout::Compute* normalisers) {
   using Compute = typename Layout::Compute;
-  using Operand = typename Layout::Operand;
   using Word = typename Layout::Word;
   using WeightTile = typename Layout::WeightTile;
   constexpr std::size_t panel = Layout::panel;
@@ -38,10 +40,10 @@ inline void forward_group(const AttentionSize& size,
   const std::size_t count = queries.end - queries.begin;
   const std::size_t panels = ceil_divide(count, panel);
   const std::size_t output_size = tiles_of<Layout>(size.value_dim) * WeightTile::rows * panel;
-  const Operand* v = operands.v + slice * size.keys * size.value_dim;
-  const PackedPanels<Word> packed_queries =
-      pack_right<Layout, AttentionSlot::score_queries, Score>(row_lanes(
-          operands.q + slice * size.queries * size.head_dim, size.head_dim, queries.begin, count));
+  const OperandView k = operands.k.from_row(slice * size.keys);
+  const OperandView v = operands.v.from_row(slice * size.keys);
+  const PackedPanels<Word> packed_queries = pack_right<Layout, AttentionSlot::score_queries>(
+      score, row_lanes(operands.q, slice * size.queries + queries.begin, count), size.head_dim);
   Compute* outputs = attention_memory<Layout, AttentionSlot::output_sums>(panels * output_size);
   std::fill_n(outputs, panels * output_size, Compute{0});
   Compute* largest = attention_memory<Layout, AttentionSlot::statistics>(3 * panels * panel);
@@ -50,25 +52,25 @@ inline void forward_group(const AttentionSize& size,
   std::fill_n(sums, panels * panel, Compute{0});
   Compute* weights = attention_memory<Layout, AttentionSlot::weights_slot>(Layout::scores);
   Word* words = words_memory<Layout, AttentionSlot::weights_by_key>(weights, Layout::scores);
-  [[maybe_unused]] const typename Score::Session session{};
+  const AttentionSession session(score.is_amx);
 
   const std::size_t end = std::min(keys_end(size, slice), size.is_causal ? queries.end : size.keys);
   for (std::size_t j = 0; j < end; j += Layout::key_block) {
     const std::size_t keys = std::min(Layout::key_block, end - j);
-    const PackedPanels<Word> packed_keys = pack_left<Layout, AttentionSlot::score_keys, Score>(
-        row_lanes(operands.k + slice * size.keys * size.head_dim, size.head_dim, j, keys));
-    const PackedPanels<Word> values = pack_left<Layout, AttentionSlot::by_key_left, WeightTile>(
-        column_lanes(v, size.value_dim, j, keys));
+    const PackedPanels<Word> packed_keys =
+        pack_left<Layout, AttentionSlot::score_keys>(score, row_lanes(k, j, keys), size.head_dim);
+    const PackedPanels<Word> values =
+        pack_left<Layout, AttentionSlot::by_key_left>(column_lanes(v, j, size.value_dim), keys);
     const bool is_finite =
         (size.mask == nullptr && (!size.is_causal || j + keys <= queries.begin + 1)) ||
-        all_finite<Compute>(v + j * size.value_dim, keys * size.value_dim);
+        all_finite<Compute>(v.from_row(j), keys, size.value_dim);
     for (std::size_t index = 0; index < panels; ++index) {
       const std::size_t i = index * panel;
       const AttentionBlock block =
           block_of(size, slice, queries.begin + i, std::min(panel, count - i), j, keys);
       if (block.keys == 0) continue;
-      compute_scores<Layout, Score>(size, operands.r, block, packed_keys, packed_queries[index],
-                                    weights);
+      compute_scores<Layout>(size, operands.r, score, block, packed_keys, packed_queries[index],
+                             weights);
       if (may_hide(size, block)) hide<panel>(size, block, weights, lowest);
       Compute* output = outputs + index * output_size;
       weigh<Layout>(size, block, weights, largest + i, sums + i, output, words);
@@ -76,7 +78,7 @@ inline void forward_group(const AttentionSize& size,
         add_over_keys<Layout>(values, size.value_dim, block.keys, words, output);
       } else {
         add_seen_over_keys<Layout>(
-            v + j * size.value_dim, size.value_dim, block, block.keys,
+            v.from_row(j), size.value_dim, block, block.keys,
             [&](std::size_t a, std::size_t b) { return weight_by_key<Layout>(words, a, b); },
             [&](std::size_t a, std::size_t b) { return is_seen(size, block, a, b); }, output);
       }
@@ -89,14 +91,14 @@ inline void forward_group(const AttentionSize& size,
     const std::size_t rows = std::min(panel, count - i);
     const std::size_t row = slice * size.queries + queries.begin + i;
     for (std::size_t a = 0; a < rows; ++a) factors[a] = factor / sums[i + a];
-    store_transposed<Layout>(outputs + i / panel * output_size, factors, rows, size.value_dim,
-                             y + row * size.value_dim);
+    y.store_transposed(outputs + i / panel * output_size, factors, rows, size.value_dim,
+                       row * size.value_dim);
     for (std::size_t a = 0; a < rows; ++a) {
       // A row of −∞ only has the sum 0 and becomes NaN, as any softmax of it does.
       normalisers[2 * (row + a)] = largest[i + a];
       normalisers[2 * (row + a) + 1] = 1 / sums[i + a];
       if (first_seen == size.keys || (size.is_causal && first_seen > queries.begin + i + a)) {
-        std::fill_n(y + (row + a) * size.value_dim, size.value_dim, Out{});
+        y.clear((row + a) * size.value_dim, size.value_dim);
         normalisers[2 * (row + a)] = 0;
         normalisers[2 * (row + a) + 1] = 0;
       }

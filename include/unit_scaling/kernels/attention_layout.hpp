@@ -8,18 +8,17 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/attention_tile.hpp"
 #include "unit_scaling/kernels/attention_weights.hpp"
-#include "unit_scaling/kernels/best_tile.hpp"
 #include "unit_scaling/kernels/double_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
-#include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/words.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -27,45 +26,47 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// The types of attention over operands in Operand and their gradients in Gradient, with arithmetic
-/// in Compute and weights in Weight where they enter a product; and the extents of its buffers.
-template <class ComputeType, class OperandType, class GradientType, class WeightType>
-struct AttentionLayout {
+/// Extents of attention's buffers, with arithmetic in Compute.
+template <class ComputeType> struct AttentionExtents {
   using Compute = ComputeType;
-  using Operand = OperandType;
-  using Gradient = GradientType;
-  using Weight = WeightType;
-  static_assert(std::is_same_v<Weight, Compute> ||
-                (std::is_same_v<Weight, bfloat16> && std::is_same_v<Compute, float>));
-
-  static constexpr bool rounds_weights = !std::is_same_v<Weight, Compute>;
-  static constexpr bool has_pairs = multiplies_weights_in_pairs<Weight, Operand>() &&
-                                    multiplies_weights_in_pairs<Weight, Gradient>();
-  using WeightWords = std::conditional_t<has_pairs, Bfloat16Pairs, FloatWords>;
-  /// The tiles of products of a weight and a stored operand, of two stored operands, and of a
-  /// stored operand and a gradient.
-  using WeightTile =
-      std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, RegisterTile<WeightWords>>;
-  using ScoreTile =
-      std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, BestTile<Operand, Operand>>;
-  using SlopeTile =
-      std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, BestTile<Operand, Gradient>>;
-  using Word = std::conditional_t<std::is_same_v<Compute, double>, double, std::uint32_t>;
+  using Word = panel_word_t<Compute>;
 
   /// Queries of a panel, which are the lanes of its scores.
-  static constexpr std::size_t panel = WeightTile::columns;
+  static constexpr std::size_t panel =
+      std::is_same_v<Compute, double> ? DoubleTile::columns : tile_columns;
   /// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
   static constexpr std::size_t key_block = 224;
   /// Rows of the buffer of a panel's scores: tiles may write a whole number of theirs.
   static constexpr std::size_t score_rows = key_block + 32;
   static constexpr std::size_t scores = score_rows * panel;
-  /// Weights that follow each other along keys or queries in a word, and words of a panel's row.
-  static constexpr std::size_t word_depth = WeightWords::depth;
-  static constexpr std::size_t row_words = panel / word_depth;
   /// Panels whose queries are added up in one go for the gradients of keys and values.
   static constexpr std::size_t panels_at_once = 4;
   /// Distances between a panel of queries and a block of keys, and rows of their buffer.
   static constexpr std::size_t band_rows = key_block + panel + 32;
+};
+
+/// The same and the types of attention with weights that are in Weight where they enter a product,
+/// and are then multiplied in pairs or not.
+template <class ComputeType, class WeightType, bool pairs>
+struct AttentionLayout : AttentionExtents<ComputeType> {
+  using Compute = ComputeType;
+  using Weight = WeightType;
+  using AttentionExtents<Compute>::panel;
+  static_assert(std::is_same_v<Weight, Compute> ||
+                (std::is_same_v<Weight, bfloat16> && std::is_same_v<Compute, float>));
+
+  static constexpr bool rounds_weights = !std::is_same_v<Weight, Compute>;
+  static constexpr bool has_pairs = pairs;
+  static_assert(!has_pairs || (has_bfloat16_pairs && rounds_weights));
+  using WeightWords = std::conditional_t<has_pairs, Bfloat16Pairs, FloatWords>;
+  /// The tile of products of a weight and an operand.
+  using WeightTile =
+      std::conditional_t<std::is_same_v<Compute, double>, DoubleTile, RegisterTile<WeightWords>>;
+  static_assert(WeightTile::columns == panel);
+
+  /// Weights that follow each other along keys or queries in a word, and words of a panel's row.
+  static constexpr std::size_t word_depth = WeightWords::depth;
+  static constexpr std::size_t row_words = panel / word_depth;
 };
 
 /// Memory of the calling thread that stays for its next call; a slot for each use.
@@ -94,6 +95,7 @@ enum class AttentionSlot {
   band_by_key,
   band_by_query,
   band_sums,
+  row_slot,
 };
 
 template <class Layout, AttentionSlot slot>

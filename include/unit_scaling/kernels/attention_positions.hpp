@@ -15,7 +15,9 @@
 #include "unit_scaling/kernels/attention_mask.hpp"
 #include "unit_scaling/kernels/attention_products.hpp"
 #include "unit_scaling/kernels/attention_size.hpp"
+#include "unit_scaling/kernels/attention_tile.hpp"
 #include "unit_scaling/kernels/attention_weights.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -47,30 +49,30 @@ struct AttentionBand {
 }
 
 /// The rows of r of the head that the block is of.
-template <class Operand>
-[[nodiscard]] inline const Operand* distances_of(const AttentionSize& size, const Operand* r,
-                                                 const AttentionBlock& block) {
-  return r + block.slice % size.heads * size.distances * size.head_dim;
+[[nodiscard]] inline OperandView distances_of(const AttentionSize& size, const OperandView& r,
+                                              const AttentionBlock& block) {
+  return r.from_row(block.slice % size.heads * size.distances);
 }
 
 /// q·k of a block, and q·r if there are distances. What is there for keys that are not seen is
 /// anything.
-template <class Layout, class Score>
-inline void compute_scores(const AttentionSize& size, const typename Layout::Operand* r,
+template <class Layout>
+inline void compute_scores(const AttentionSize& size, const OperandView& r,
+                           const AttentionTile<typename Layout::Compute>& score,
                            const AttentionBlock& block,
                            const PackedPanels<typename Layout::Word>& keys,
                            const typename Layout::Word* queries, typename Layout::Compute* values) {
   using Compute = typename Layout::Compute;
   using Word = typename Layout::Word;
   constexpr std::size_t panel = Layout::panel;
-  multiply_panel<Score>(keys, block.keys, queries, size.head_dim, values);
+  score.multiply(keys, block.keys, queries, size.head_dim, values);
   if (size.distances == 0) return;
   const AttentionBand band = band_of(size, block);
-  const PackedPanels<Word> distances = pack_left<Layout, AttentionSlot::score_distances, Score>(
-      row_lanes(distances_of(size, r, block), size.head_dim, band.first, band.count));
+  const PackedPanels<Word> distances = pack_left<Layout, AttentionSlot::score_distances>(
+      score, row_lanes(distances_of(size, r, block), band.first, band.count), size.head_dim);
   Compute* by_distance =
       attention_memory<Layout, AttentionSlot::band_slot>(Layout::band_rows * panel);
-  multiply_panel<Score>(distances, band.count, queries, size.head_dim, by_distance);
+  score.multiply(distances, band.count, queries, size.head_dim, by_distance);
   for (std::size_t b = 0; b < block.keys; ++b) {
     for (std::size_t a = 0; a < block.rows; ++a) {
       const std::ptrdiff_t row = band.at(a, b);
@@ -81,14 +83,12 @@ inline void compute_scores(const AttentionSize& size, const typename Layout::Ope
 
 /// What the slopes of a block add to its part of dq and to dr by way of the distances.
 template <class Layout, class SlopeAt>
-inline void add_over_distances(const AttentionSize& size,
-                               const AttentionOperands<typename Layout::Operand>& operands,
+inline void add_over_distances(const AttentionSize& size, const AttentionOperands& operands,
                                const AttentionBlock& block, const SlopeAt& slope,
                                const PackedPanels<typename Layout::Word>& rows_of_queries,
                                std::size_t index, typename Layout::Compute* dq_sums,
                                typename Layout::Compute* dr) {
   using Compute = typename Layout::Compute;
-  using Operand = typename Layout::Operand;
   using Word = typename Layout::Word;
   using WeightTile = typename Layout::WeightTile;
   constexpr std::size_t panel = Layout::panel;
@@ -111,8 +111,8 @@ inline void add_over_distances(const AttentionSize& size,
     return b >= 0 && is_seen(size, block, a, static_cast<std::size_t>(b));
   };
   if (dq_sums != nullptr) {
-    const Operand* r = distances_of(size, operands.r, block) + band.first * dim;
-    if (all_finite<Compute>(r, band.count * dim)) {
+    const OperandView r = distances_of(size, operands.r, block).from_row(band.first);
+    if (all_finite<Compute>(r, band.count, dim)) {
       Word* by_key = words_memory<Layout, AttentionSlot::band_by_key>(
           by_distance, Layout::band_rows * Layout::row_words);
       if constexpr (Layout::has_pairs) {
@@ -127,21 +127,21 @@ inline void add_over_distances(const AttentionSize& size,
           }
         }
       }
-      add_over_keys<Layout>(pack_left<Layout, AttentionSlot::left_distances, WeightTile>(
-                                column_lanes(r, dim, 0, band.count)),
-                            dim, band.count, by_key, dq_sums);
+      add_over_keys<Layout>(
+          pack_left<Layout, AttentionSlot::left_distances>(column_lanes(r, 0, dim), band.count),
+          dim, band.count, by_key, dq_sums);
     } else {
       add_seen_over_keys<Layout>(r, dim, block, band.count, slope_of, seen, dq_sums);
     }
   }
   if (dr == nullptr) return;
-  const Operand* q = operands.q + (block.slice * size.queries + block.i) * dim;
+  const OperandView q = operands.q.from_row(block.slice * size.queries + block.i);
   Compute* to = dr + band.first * dim;
   constexpr std::size_t sums_size = Layout::band_rows * panel;
   Compute* sums =
       attention_memory<Layout, AttentionSlot::band_sums>(ceil_divide(dim, panel) * sums_size);
   std::fill_n(sums, ceil_divide(dim, panel) * sums_size, Compute{0});
-  if (all_finite<Compute>(q, block.rows * dim)) {
+  if (all_finite<Compute>(q, block.rows, dim)) {
     Word* by_query = words_memory<Layout, AttentionSlot::band_by_query>(
         by_distance, Layout::band_rows * Layout::row_words);
     if constexpr (Layout::has_pairs) {

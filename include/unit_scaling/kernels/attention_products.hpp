@@ -8,12 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_layout.hpp"
 #include "unit_scaling/kernels/attention_mask.hpp"
+#include "unit_scaling/kernels/attention_tile.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
-#include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/parts.hpp"
 #include "unit_scaling/kernels/rows.hpp"
@@ -25,82 +27,60 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// An operand packed in panels one after the other.
-template <class Word> struct PackedPanels {
-  Word* words;
-  std::size_t stride;
-  [[nodiscard]] Word* operator[](std::size_t index) const { return words + index * stride; }
-};
-
-/// Rows [begin, begin + count) of the (rows, columns) matrix at `data`, a row to a lane.
-template <class T>
-[[nodiscard]] inline PanelSource<T> row_lanes(const T* data, std::size_t columns, std::size_t begin,
-                                              std::size_t count) {
-  return {.data = data + begin * columns,
-          .lane_stride = columns,
-          .depth_stride = 1,
-          .lane_count = count,
-          .depth = columns,
-          .lanes_readable = count};
+/// Rows of an operand from `begin` on, a row to a lane.
+[[nodiscard]] inline LaneOperand row_lanes(const OperandView& operand, std::size_t begin,
+                                           std::size_t count) {
+  return lanes_of(operand.from_row(begin), count);
 }
 
 /// The same rows, a column to a lane.
-template <class T>
-[[nodiscard]] inline PanelSource<T> column_lanes(const T* data, std::size_t columns,
-                                                 std::size_t begin, std::size_t count) {
-  return {.data = data + begin * columns,
-          .lane_stride = 1,
-          .depth_stride = columns,
-          .lane_count = columns,
-          .depth = count,
-          .lanes_readable = columns};
+[[nodiscard]] inline LaneOperand column_lanes(const OperandView& operand, std::size_t begin,
+                                              std::size_t columns) {
+  return lanes_of(operand.from_row(begin).transposed(), columns);
 }
 
-/// Packs all lanes of the source, so many to a panel of so many words, by `pack_part(rest, to)`.
-template <class Layout, AttentionSlot slot, std::size_t width, class T, class Pack>
-[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_panels(PanelSource<T> source,
-                                                                     std::size_t words,
-                                                                     const Pack& pack_part) {
+/// Packs `depth` elements of all lanes, `width` lanes to a panel of so many words.
+template <class Layout, AttentionSlot slot>
+[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_panels(
+    const LaneOperand& operand, std::size_t depth, std::size_t width, std::size_t words,
+    typename AttentionTile<typename Layout::Compute>::Pack pack) {
   using Word = typename Layout::Word;
-  const std::size_t count = ceil_divide(source.lane_count, width);
+  const std::size_t count = ceil_divide(operand.lane_count, width);
   const PackedPanels<Word> result{packing_memory<static_cast<int>(slot), Word>(count * words),
                                   words};
   for (std::size_t index = 0; index < count; ++index) {
-    pack_part(source, result[index]);
-    const std::size_t packed = std::min(width, source.lane_count);
-    // Without depth the data may be null, to which no offset may be added.
-    if (source.depth != 0) source.data += packed * source.lane_stride;
-    source.lane_count -= packed;
-    source.lanes_readable -= std::min(width, source.lanes_readable);
+    pack(*operand.kernels, operand.part(0, index * width, width, 0, depth), result[index]);
   }
   return result;
 }
 
-/// Packs all lanes of the source for the left or for the right side of tiles.
-template <class Layout, AttentionSlot slot, class Tile, class T>
-[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_left(const PanelSource<T>& source) {
-  using Word = typename Layout::Word;
-  return pack_panels<Layout, slot, Tile::rows>(
-      source, Tile::left_words(source.depth),
-      [](const auto& part, Word* to) { Tile::pack_left(part, to); });
+/// Packs `depth` elements of all lanes for the left or for the right side of tiles.
+template <class Layout, AttentionSlot slot>
+[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_left(
+    const AttentionTile<typename Layout::Compute>& tile, const LaneOperand& operand,
+    std::size_t depth) {
+  return pack_panels<Layout, slot>(operand, depth, tile.rows, tile.left_words(depth),
+                                   tile.pack_left);
 }
-template <class Layout, AttentionSlot slot, class Tile, class T>
-[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_right(const PanelSource<T>& source) {
-  using Word = typename Layout::Word;
-  return pack_panels<Layout, slot, Tile::columns>(
-      source, Tile::right_words(source.depth),
-      [](const auto& part, Word* to) { Tile::pack_right(part, to); });
+template <class Layout, AttentionSlot slot>
+[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_right(
+    const AttentionTile<typename Layout::Compute>& tile, const LaneOperand& operand,
+    std::size_t depth) {
+  return pack_panels<Layout, slot>(operand, depth, tile.columns, tile.right_words(depth),
+                                   tile.pack_right);
 }
-
-/// values = left·right for the first `rows` lanes of the left side, in rows of a panel.
-template <class Tile, class Word, class Compute>
-inline void multiply_panel(const PackedPanels<Word>& left, std::size_t rows, const Word* right,
-                           std::size_t depth, Compute* values) {
-  constexpr std::size_t panel = Tile::columns;
-  for (std::size_t row = 0; row < rows; row += Tile::rows) {
-    Tile::multiply(depth, left[row / Tile::rows], right, std::min(Tile::rows, rows - row), panel,
-                   values + row * panel, false);
-  }
+/// The same for products with weights.
+template <class Layout, AttentionSlot slot>
+[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_left(const LaneOperand& operand,
+                                                                   std::size_t depth) {
+  return pack_left<Layout, slot>(
+      attention_tile<typename Layout::WeightTile, typename Layout::Compute>, operand, depth);
+}
+template <class Layout, AttentionSlot slot>
+[[nodiscard]] inline PackedPanels<typename Layout::Word> pack_right(const LaneOperand& operand,
+                                                                    std::size_t depth) {
+  return pack_right<Layout, slot>(
+      attention_tile<typename Layout::WeightTile, typename Layout::Compute>, operand, depth);
 }
 
 /// Tiles of a left operand of so many rows.
@@ -166,46 +146,65 @@ template <class Layout>
 
 /// As the two sums above, but leaves out terms at which `seen(query, key)` is false: a product
 /// with zero would turn an infinity or NaN there into NaN.
-template <class Layout, class T, class WeightAt, class Seen>
-inline void add_seen_over_keys(const T* left, std::size_t columns, const AttentionBlock& block,
-                               std::size_t rows, const WeightAt& weight, const Seen& seen,
+template <class Layout, class WeightAt, class Seen>
+inline void add_seen_over_keys(const OperandView& left, std::size_t columns,
+                               const AttentionBlock& block, std::size_t rows,
+                               const WeightAt& weight, const Seen& seen,
                                typename Layout::Compute* sums) {
   using Compute = typename Layout::Compute;
   constexpr std::size_t panel = Layout::panel;
+  Compute* room = attention_memory<Layout, AttentionSlot::row_slot>(columns);
   for (std::size_t b = 0; b < rows; ++b) {
+    const Compute* row = left.from_row(b).template read<Compute>(columns, room);
     for (std::size_t a = 0; a < block.rows; ++a) {
       if (!seen(a, b)) continue;
       for (std::size_t d = 0; d < columns; ++d) {
         Compute& sum = sums[d * panel + a];
-        sum = multiply_add(weight(a, b), static_cast<Compute>(left[b * columns + d]), sum);
+        sum = multiply_add(weight(a, b), row[d], sum);
       }
     }
   }
 }
-template <class Layout, class T, class WeightAt, class Seen>
+template <class Layout, class WeightAt, class Seen>
 inline void add_seen_over_queries(const AttentionBlock& block, std::size_t rows,
-                                  const WeightAt& weight, const T* right, std::size_t columns,
-                                  const Seen& seen, typename Layout::Compute* sums,
-                                  std::size_t sums_stride) {
+                                  const WeightAt& weight, const OperandView& right,
+                                  std::size_t columns, const Seen& seen,
+                                  typename Layout::Compute* sums, std::size_t sums_stride) {
   using Compute = typename Layout::Compute;
   constexpr std::size_t panel = Layout::panel;
+  Compute* room = attention_memory<Layout, AttentionSlot::row_slot>(columns);
   for (std::size_t a = 0; a < block.rows; ++a) {
+    const Compute* row = right.from_row(a).template read<Compute>(columns, room);
     for (std::size_t b = 0; b < rows; ++b) {
       if (!seen(a, b)) continue;
       for (std::size_t d = 0; d < columns; ++d) {
         Compute& sum = sums[d / panel * sums_stride + b * panel + d % panel];
-        sum = multiply_add(weight(a, b), static_cast<Compute>(right[a * columns + d]), sum);
+        sum = multiply_add(weight(a, b), row[d], sum);
       }
     }
   }
 }
 
-template <class Compute, class T>
-[[nodiscard]] inline bool all_finite(const T* elements, std::size_t size) {
-  // Of zeros, but for 0 · ∞ and 0 · NaN.
-  return sum_lanes<Compute>(size, [&](std::size_t j, auto count) {
-           return load<Compute>(elements + j, count) * Compute{0};
-         }) == 0;
+/// Whether `rows` rows of so many columns, from the first on, have finite elements only.
+template <class Compute>
+[[nodiscard]] inline bool all_finite(const OperandView& operand, std::size_t rows,
+                                     std::size_t columns) {
+  constexpr std::size_t most = 256;
+  alignas(array_alignment) Compute room[most];
+  OperandView rest = operand;
+  rest.row_stride = 1;  // elements, of which row after row follows
+  for (std::size_t left = rows * columns; left != 0;) {
+    const std::size_t count = std::min(most, left);
+    const Compute* elements = rest.template read<Compute>(count, room);
+    // Of zeros, but for 0 · ∞ and 0 · NaN.
+    const Compute sum = sum_lanes<Compute>(count, [&](std::size_t j, auto lanes_left) {
+      return load<Compute>(elements + j, lanes_left) * Compute{0};
+    });
+    if (sum != 0) return false;
+    rest = rest.from_row(count);
+    left -= count;
+  }
+  return true;
 }
 
 }  // namespace detail

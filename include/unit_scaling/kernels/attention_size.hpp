@@ -9,6 +9,7 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -43,22 +44,26 @@ struct AttentionSize {
   }
 };
 
-/// Operands of attention: q (slices, queries, head_dim), k (slices, keys, head_dim),
-/// v (slices, keys, value_dim), r (heads, distances, head_dim) or null.
-template <class Operand> struct AttentionOperands {
-  const Operand* q;
-  const Operand* k;
-  const Operand* v;
-  const Operand* r;
+/// Operands of attention, row-major: q (slices, queries, head_dim), k (slices, keys, head_dim),
+/// v (slices, keys, value_dim), r (heads, distances, head_dim) or nothing.
+struct AttentionOperands {
+  OperandView q;
+  OperandView k;
+  OperandView v;
+  OperandView r;
 };
+
+namespace detail {
 
 /// What the backward passes of attention read: the gradient g (slices, queries, value_dim), what
 /// `Attention::forward` wrote to `normalisers`, and for each query Σ g∘y over y's factor.
-template <class Compute, class Gradient> struct AttentionUpstream {
-  const Gradient* g;
+template <class Compute> struct AttentionGradient {
+  OperandView g;
   const Compute* normalisers;
   const Compute* inner;
 };
+
+}  // namespace detail
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_dropout.hpp"
@@ -17,12 +18,30 @@
 #include "unit_scaling/kernels/attention_weights.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/matrix_view.hpp"
+#include "unit_scaling/kernels/rows.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
+
+/// factor · Σ g∘y along each row of y: Σ_j p_ij ∂p_ij of the softmax's gradient, without another
+/// pass over the keys.
+template <class Compute, class T>
+void write_inner_products(const OperandView& g, const Array<T>& y, Compute factor, Compute* inner) {
+  using Extents = AttentionExtents<Compute>;
+  const std::size_t columns = y.columns();
+  for_rows(y.rows(), columns, [&](std::size_t i) {
+    Compute* room = attention_memory<Extents, AttentionSlot::row_slot>(columns);
+    const Compute* gradients = g.from_row(i).template read<Compute>(columns, room);
+    inner[i] =
+        factor * sum_products<Compute>(columns, [&](std::size_t j, auto count) {
+          return Factors{load<Compute>(gradients + j, count), load<Compute>(y.row(i) + j, count)};
+        });
+  });
+}
 
 /// Words of the weights and slopes of a block, with queries, or keys, that follow each other in a
 /// word; by query for each of several panels, by key for one at a time.

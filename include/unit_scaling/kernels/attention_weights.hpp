@@ -34,17 +34,6 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 /// of the smallest normal float, and so is every sum of them.
 inline constexpr float least_attention_weight = 0x1p-64F;
 
-/// Whether products of weights in `Weight` with elements of T, of which bfloat16 pairs are not to
-/// change a bit, run as such pairs.
-template <class Weight, class T> [[nodiscard]] constexpr bool multiplies_weights_in_pairs() {
-  if constexpr (detail::has_fast_bfloat16_pairs && std::is_same_v<Weight, bfloat16> &&
-                is_exact_in_bfloat16_pairs<T>()) {
-    return T::format.min_subnormal_exponent() >= -55;
-  } else {
-    return false;
-  }
-}
-
 /// x in the nearest bfloat16 number, of two the even one; +0 if that is smaller in magnitude than
 /// `least_attention_weight`.
 [[nodiscard, gnu::always_inline]] inline float32x16 round_attention_weight(float32x16 x) {

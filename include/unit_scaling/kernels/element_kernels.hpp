@@ -6,10 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
+#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/elements.hpp"
 #include "unit_scaling/kernels/packing.hpp"
@@ -32,16 +35,21 @@ struct ElementKernels {
   /// As `skinny_sums`.
   using MultiplyVectors = void (*)(const PanelSource<void>& source, std::size_t count,
                                    const std::uint32_t* vectors, float* sums);
+  /// Writes `count` elements that follow each other in memory as floats.
+  using Decode = void (*)(const void* from, const CodeTable* table, std::size_t count, float* to);
 
   std::size_t bytes = 0;  ///< of an element
   bool are_floats = false;
   bool are_exact_in_pairs = false;  ///< as `is_exact_in_bfloat16_pairs`, where the target has pairs
-  bool are_for_amx = false;         ///< as `has_amx_for`
+  /// As `is_exact_in_pairs_with_weights`, where the target has pairs.
+  bool are_exact_with_weights = false;
+  bool are_for_amx = false;  ///< as `has_amx_for`
   PackPanel pack_floats = nullptr;
   PackPanel pack_pairs = nullptr;
   PackRows pack_amx_rows = nullptr;
   MultiplyVectors multiply_floats = nullptr;
   MultiplyVectors multiply_pairs = nullptr;
+  Decode decode = nullptr;
 
   /// Packs lanes for the left side of a tile.
   template <class Tile>
@@ -79,15 +87,30 @@ void pack_any_panel(const PanelSource<void>& source, std::size_t width, std::uin
   pack_panel<Words>(source.of_type<T>(), width, target);
 }
 
+template <class T>
+void decode_elements(const void* from, const CodeTable* table, std::size_t count, float* to) {
+  const auto* codes = static_cast<const T*>(from);
+  const auto elements = elements_of<T>(table);
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    unit_scaling::store(elements.floats(codes + i), to + i);
+  }
+  if (i == count) return;
+  const float32x16 rest = elements.floats(codes + i, count - i);
+  std::memcpy(to + i, &rest, (count - i) * sizeof(float));
+}
+
 /// @tparam T a storage type that is not looked up, or `std::uint8_t` for codes that are.
-template <class T, bool exact_in_pairs, bool for_amx>
+template <class T, bool exact_in_pairs, bool exact_with_weights, bool for_amx>
 [[nodiscard]] constexpr ElementKernels make_element_kernels() {
   ElementKernels result{.bytes = sizeof(T),
                         .are_floats = std::is_same_v<T, float>,
                         .are_exact_in_pairs = exact_in_pairs,
+                        .are_exact_with_weights = exact_with_weights,
                         .are_for_amx = for_amx,
                         .pack_floats = &pack_any_panel<FloatWords, T>,
-                        .multiply_floats = &skinny_sums<FloatWords, T>};
+                        .multiply_floats = &skinny_sums<FloatWords, T>,
+                        .decode = &decode_elements<T>};
   if constexpr (exact_in_pairs) result.multiply_pairs = &skinny_sums<Bfloat16Pairs, T>;
   if constexpr (exact_in_pairs || for_amx) result.pack_pairs = &pack_any_panel<Bfloat16Pairs, T>;
 #if defined(UNIT_SCALING_HAS_AMX)
@@ -101,21 +124,33 @@ template <class T, bool exact_in_pairs, bool for_amx>
 }
 
 /// The kernels of codes that are looked up.
-template <bool exact_in_pairs>
-inline constexpr ElementKernels code_kernels = make_element_kernels<
-    std::uint8_t, has_bfloat16_pairs && exact_in_pairs, has_amx && exact_in_pairs>();
+template <bool exact_in_pairs, bool exact_with_weights>
+inline constexpr ElementKernels code_kernels =
+    make_element_kernels<std::uint8_t, has_bfloat16_pairs && exact_in_pairs,
+                         has_bfloat16_pairs && exact_with_weights, has_amx && exact_in_pairs>();
+
+/// The kernels of codes of a format that are looked up.
+[[nodiscard]] constexpr const ElementKernels* find_code_kernels(const FormatSpec& format) {
+  if (!is_exact_in_bfloat16_pairs(format)) return &code_kernels<false, false>;
+  return is_exact_in_pairs_with_weights(format) ? &code_kernels<true, true>
+                                                : &code_kernels<true, false>;
+}
 
 /// The kernels of elements of a storage type that is not looked up.
 template <class T>
 inline constexpr ElementKernels stored_kernels = make_element_kernels<
-    T, has_bfloat16_pairs && is_exact_in_bfloat16_pairs<T>(), has_amx_for<T, T>()>();
+    T, has_bfloat16_pairs && is_exact_in_bfloat16_pairs<T>(),
+    has_bfloat16_pairs && is_exact_in_pairs_with_weights<T>(), has_amx_for<T, T>()>();
+
+/// Of elements that products in double read as they are.
+inline constexpr ElementKernels double_kernels{.bytes = sizeof(double)};
 
 }  // namespace detail
 
 /// The kernels of elements of a storage type.
 template <class T> [[nodiscard]] constexpr const ElementKernels* find_element_kernels() {
   if constexpr (is_looked_up<T>()) {
-    return &detail::code_kernels<is_exact_in_bfloat16_pairs<T>()>;
+    return detail::find_code_kernels(T::format);
   } else {
     return &detail::stored_kernels<T>;
   }

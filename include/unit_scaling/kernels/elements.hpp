@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -217,6 +218,17 @@ class TableElements {
   const float* numbers_;
 #endif
 };
+
+/// How a product decodes elements of storage type T, or codes that it looks up in the table if T is
+/// `std::uint8_t`.
+template <class T>
+[[nodiscard, gnu::always_inline]] inline auto elements_of([[maybe_unused]] const CodeTable* table) {
+  if constexpr (std::is_same_v<T, std::uint8_t>) {
+    return TableElements{table};
+  } else {
+    return StoredElements<T>{};
+  }
+}
 
 /// The table of a storage type.
 template <AnyMinifloat T> inline constexpr CodeTable code_table{T::format};

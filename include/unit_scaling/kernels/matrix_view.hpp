@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/code_table.hpp"
@@ -48,6 +49,25 @@ struct OperandView {
   /// The transpose, without moving anything.
   [[nodiscard]] constexpr OperandView transposed() const {
     return {data, kernels, table, column_stride, row_stride, segment_stride};
+  }
+  /// The rows from `row` on.
+  [[nodiscard]] OperandView from_row(std::size_t row) const {
+    OperandView rest = *this;
+    rest.data = static_cast<const std::byte*>(data) + row * row_stride * kernels->bytes;
+    return rest;
+  }
+  [[nodiscard]] OperandView from_column(std::size_t column) const {
+    return transposed().from_row(column).transposed();
+  }
+  /// The first `count` elements from where it begins that follow each other in memory: where they
+  /// are, if they are of type Compute, else written to `room`.
+  template <class Compute>
+  [[nodiscard]] const Compute* read(std::size_t count, Compute* room) const {
+    if (std::is_same_v<Compute, double> || kernels->are_floats) {
+      return static_cast<const Compute*>(data);
+    }
+    if constexpr (std::is_same_v<Compute, float>) kernels->decode(data, table, count, room);
+    return room;
   }
 };
 

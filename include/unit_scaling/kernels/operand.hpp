@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <memory_resource>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -25,6 +27,7 @@
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/kernels/code_table.hpp"
 #include "unit_scaling/kernels/element_kernels.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -36,6 +39,8 @@ enum class SummedExtent {
   columns,
   rows,
   both,  ///< Some products do one, some the other, or parts of both.
+  /// The same for products that take no scales: elements are multiplied with theirs.
+  both_with_scales,
 };
 
 /// An operand of one product: a matrix whose rows are summed over, and what its sums are multiplied
@@ -56,9 +61,14 @@ class PreparedOperand;
 /// The second form, if there is one, is for products that sum over the rows.
 struct Operand {
   using Prepare = void (*)(const EncodedArray& array, SummedExtent summed, PreparedOperand& to);
+  /// Writes codes of the array's format; what is too large becomes infinity or NaN. Parts of an
+  /// array begin at a multiple of 8 elements.
+  using Encode = void (*)(const Format& format, std::span<const float> numbers,
+                          std::span<std::uint8_t> codes);
 
   EncodedArray array;
   Prepare prepare = nullptr;
+  Encode encode = nullptr;
   std::optional<EncodedArray> over_rows = {};
 
   /// The form for a product.
@@ -128,6 +138,9 @@ class PreparedOperand {
   }
   [[nodiscard]] std::size_t element_bytes() const { return element_bytes_; }
 
+  /// All of it, a row of the view for each of its rows.
+  [[nodiscard]] OperandView view() const { return part_at(data_, columns_, 1).view; }
+
   [[nodiscard]] SummedExtent summed() const { return summed_; }
   /// Of the operand.
   [[nodiscard]] std::pmr::memory_resource* resource() const { return resource_; }
@@ -144,6 +157,7 @@ class PreparedOperand {
   void use(const double* data) {
     data_ = data;
     element_bytes_ = sizeof(double);
+    kernels_ = &detail::double_kernels;
   }
   /// Codes of a byte each. @pre has_code_table(format)
   void use_codes(const FormatSpec& format, const std::uint8_t* data);
@@ -176,6 +190,24 @@ class PreparedOperand {
 
 namespace detail {
 
+/// Whether bfloat16 holds all elements of an array of a format with powers of two as scales, or
+/// with none.
+[[nodiscard]] inline bool is_held_by_bfloat16(const EncodedArray& array) {
+  const Format& format = array.format();
+  if (format.is_binary64() || !bfloat16::format.holds(format.spec())) return false;
+  if (!array.has_scales()) return true;
+  if (array.scale_layout().format != ScaleFormat::power_of_two) return false;
+  int least = 0;
+  int greatest = 0;
+  for (const std::uint8_t code : array.scale_codes()) {
+    if (code == 0xff) continue;  // NaN
+    least = std::min(least, int{code} - 127);
+    greatest = std::max(greatest, int{code} - 127);
+  }
+  return least + format.spec().min_subnormal_exponent() >= bfloat16::format.min_normal_exponent() &&
+         greatest + format.spec().max_exponent() <= bfloat16::format.max_exponent();
+}
+
 /// For an array of storage type T without scales.
 template <Storage T>
 void prepare_stored(const EncodedArray& array, SummedExtent /*summed*/, PreparedOperand& to) {
@@ -185,6 +217,32 @@ void prepare_stored(const EncodedArray& array, SummedExtent /*summed*/, Prepared
     to.use(static_cast<const T*>(codes));
   } else {
     to.use(reinterpret_cast<const T*>(array.codes().data()));
+  }
+}
+
+/// As `Operand::Encode`.
+template <Storage T>
+void encode_stored(const Format& /*format*/, std::span<const float> numbers,
+                   std::span<std::uint8_t> codes) {
+  T rounded[lanes];
+  for_lanes<float>(numbers.size(), [&](std::size_t i, auto count) {
+    const std::size_t size = count;
+    store<Overflow::infinity_or_nan, float>(load<float>(&numbers[i], count), rounded, count);
+    if constexpr (PackableMinifloat<T>) {
+      const std::size_t at = packed_bytes<T>(i);
+      unit_scaling::pack(std::span<const T>(rounded, size),
+                         codes.subspan(at, packed_bytes<T>(i + size) - at));
+    } else {
+      std::memcpy(&codes[i * sizeof(T)], rounded, size * sizeof(T));
+    }
+  });
+}
+/// None for binary64, which binary32 does not hold.
+template <Storage T> [[nodiscard]] constexpr Operand::Encode find_encode() {
+  if constexpr (std::is_same_v<T, double>) {
+    return nullptr;
+  } else {
+    return &encode_stored<T>;
   }
 }
 
@@ -213,9 +271,13 @@ void prepare_stored_double(const EncodedArray& array, SummedExtent summed, Prepa
 /// An array of a storage type without scales. Compiles no more than products of it need.
 template <Storage T> [[nodiscard]] Operand make_operand(const Array<T>& array) {
   if constexpr (PackableMinifloat<T>) {
-    return {.array = EncodedArray::pack(array), .prepare = &detail::prepare_stored<T>};
+    return {.array = EncodedArray::pack(array),
+            .prepare = &detail::prepare_stored<T>,
+            .encode = detail::find_encode<T>()};
   } else {
-    return {.array = EncodedArray::view(array), .prepare = &detail::prepare_stored<T>};
+    return {.array = EncodedArray::view(array),
+            .prepare = &detail::prepare_stored<T>,
+            .encode = detail::find_encode<T>()};
   }
 }
 

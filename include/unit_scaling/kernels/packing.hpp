@@ -105,13 +105,7 @@ template <class T> struct PanelSource {
   }
 
   /// How its elements are decoded.
-  [[nodiscard]] auto elements() const {
-    if constexpr (std::is_same_v<T, std::uint8_t>) {
-      return TableElements{table};
-    } else {
-      return StoredElements<T>{};
-    }
-  }
+  [[nodiscard]] auto elements() const { return elements_of<T>(table); }
 };
 
 /// The part as the packing functions take it: codes of a byte each, if the target looks them up.

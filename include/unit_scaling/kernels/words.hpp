@@ -52,6 +52,18 @@ template <class T> [[nodiscard]] constexpr bool is_exact_in_bfloat16_pairs() {
   return false;
 }
 
+/// The same of products with attention's weights, which are multiples of 2^-71: see
+/// `least_attention_weight`.
+[[nodiscard]] constexpr bool is_exact_in_pairs_with_weights(const FormatSpec& format) {
+  constexpr int smallest_safe_exponent = -55;
+  return is_exact_in_bfloat16_pairs(format) &&
+         format.min_subnormal_exponent() >= smallest_safe_exponent;
+}
+template <class T> [[nodiscard]] constexpr bool is_exact_in_pairs_with_weights() {
+  if constexpr (AnyMinifloat<T>) return is_exact_in_pairs_with_weights(T::format);
+  return false;
+}
+
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 
 UNIT_SCALING_IEEE_END

@@ -8,20 +8,19 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <tuple>
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention.hpp"
-#include "unit_scaling/kernels/map.hpp"
-#include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/kernels/attention_origins.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -150,8 +149,7 @@ struct ScaledDotProductAttention {
   template <Precision P, class Q, class K, class V>
   [[nodiscard]] auto forward(P precision, const Scales<3>& s, const Array<Q>& q, const Array<K>& k,
                              const Array<V>& v) const {
-    return attend(precision, sizes(q.shape(), k.shape(), v.shape(), nullptr), s.forward, q, k, v,
-                  Array<typename P::matmul_operand>());
+    return attend(precision, sizes(q.shape(), k.shape(), v.shape(), nullptr), s.forward, q, k, v);
   }
 
   template <Precision P, class Q, class K, class V, class R>
@@ -162,40 +160,38 @@ struct ScaledDotProductAttention {
   }
 
   /// @returns (dq, dk, dv), and dr if `s` has four backward factors.
-  template <Precision P, std::size_t N, class Operand, class T>
+  template <Precision P, std::size_t N, class T>
   [[nodiscard]] auto backward(
-      P /*precision*/, const Scales<N>& s,
-      const std::tuple<Array<Operand>, Array<Operand>, Array<Operand>, Array<Operand>, Array<T>,
-                       Array<typename P::compute>>& saved,
+      P precision, const Scales<N>& s,
+      const std::tuple<kernels::Operand, kernels::Operand, kernels::Operand, kernels::Operand,
+                       Array<T>, Array<typename P::compute>>& saved,
       const Array<T>& dy, const std::array<bool, N>& wanted = all_wanted<N>()) const {
     using Compute = typename P::compute;
     const auto& [q, k, v, r, y, normalisers] = saved;
     require_same_shape(name, "dy and y", dy.shape(), y.shape());
     const kernels::AttentionSize size =
-        sizes(q.shape(), k.shape(), v.shape(), N == 4 ? &r.shape() : nullptr);
+        sizes(q.shape(), k.shape(), v.shape(), N == 4 ? &r.array.shape() : nullptr);
     auto* const resource = q.resource();
-    const auto g = kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, resource);
-    const auto inner = inner_products<Compute>(g, y, static_cast<Compute>(1 / s.forward));
-
-    const Kernel<P> pass(size, {q.data(), k.data(), v.data(), r.data()});
-    const kernels::AttentionUpstream<Compute, typename P::matmul_gradient> upstream{
-        g.data(), normalisers.data(), inner.data()};
+    const kernels::Operand g = operand(precision, {OperandRole::gradient}, dy, resource);
+    const Kernel<P> pass(size, q, k, v, N == 4 ? &r : nullptr);
+    const kernels::AttentionUpstream<Compute> upstream(g, y, normalisers,
+                                                       static_cast<Compute>(1 / s.forward));
     // By the chain rule q, k and r, which enter through the score, get its factor.
     const auto factor = [&](std::size_t argument) {
       return static_cast<Compute>(s.backward[argument] * (argument == 2 ? 1 : size.score_factor));
     };
     std::array<Array<T>, N> gradients;
-    std::array<T*, N> targets{};
-    const std::array<const Shape*, 4> shapes{&q.shape(), &k.shape(), &v.shape(), &r.shape()};
+    std::array<kernels::AttentionResult<Compute>, N> targets{};
+    const std::array shapes{&q.array.shape(), &k.array.shape(), &v.array.shape(), &r.array.shape()};
     for (std::size_t i = 0; i < N; ++i) {
       if (!wanted[i]) continue;
       gradients[i] = Array<T>(*shapes[i], resource);
-      targets[i] = gradients[i].mutable_data();
+      targets[i] = kernels::AttentionResult<Compute>(gradients[i].mutable_data());
     }
     if (N == 4 && wanted[N - 1]) {
       pass.backward_queries_and_distances(upstream, factor(0), targets[0], factor(N - 1),
                                           targets[N - 1], resource);
-      targets[0] = nullptr;  // done
+      targets[0] = {};  // done
     }
     pass.backward(upstream, factor(0), targets[0], factor(1), targets[1], factor(2), targets[2]);
     return std::apply([](auto&... each) { return std::tuple{std::move(each)...}; }, gradients);
@@ -203,8 +199,7 @@ struct ScaledDotProductAttention {
 
  private:
   template <Precision P>
-  using Kernel = kernels::Attention<typename P::compute, typename P::matmul_operand,
-                                    typename P::matmul_gradient, attention_weight_t<P>>;
+  using Kernel = kernels::Attention<typename P::compute, attention_weight_t<P>>;
 
   /// The shapes, checked, as the kernel's sizes.
   [[nodiscard]] kernels::AttentionSize sizes(const Shape& q, const Shape& k, const Shape& v,
@@ -310,124 +305,39 @@ struct ScaledDotProductAttention {
     return of_all / static_cast<double>(size.queries);
   }
 
-  /// factor · Σ g∘y along the last extent: Σ_j p_ij ∂p_ij of the softmax's gradient, without
-  /// another pass over the keys.
-  template <class Compute, class G, class T>
-  [[nodiscard]] static Array<Compute> inner_products(const Array<G>& g, const Array<T>& y,
-                                                     Compute factor) {
-    Array<Compute> inner(Shape{y.rows()}, y.resource());
-    Compute* target = inner.mutable_data();
-    const std::size_t columns = y.columns();
-    kernels::for_rows(y.rows(), columns, [&](std::size_t i) {
-      target[i] = factor * kernels::sum_products<Compute>(columns, [&](std::size_t j, auto count) {
-                    return kernels::Factors{kernels::load<Compute>(g.row(i) + j, count),
-                                            kernels::load<Compute>(y.row(i) + j, count)};
-                  });
-    });
-    return inner;
-  }
-
-  template <Precision P, class Q, class K, class V, class R>
-  [[nodiscard]] static auto attend(P /*precision*/, const kernels::AttentionSize& size,
-                                   double scale, const Array<Q>& q, const Array<K>& k,
-                                   const Array<V>& v, const Array<R>& r) {
-    using Operand = typename P::matmul_operand;
+  template <Precision P, class Q, class K, class V, class... R>
+  [[nodiscard]] static auto attend(P precision, const kernels::AttentionSize& size, double scale,
+                                   const Array<Q>& q, const Array<K>& k, const Array<V>& v,
+                                   const Array<R>&... r) {
     using Compute = typename P::compute;
+    using Storage = typename P::storage;
     auto* const resource = q.resource();
-    const auto q_operand = kernels::convert<Operand, Overflow::saturate>(q);
-    const auto k_operand = kernels::convert<Operand, Overflow::saturate>(k, resource);
-    const auto v_operand = kernels::convert<Operand, Overflow::saturate>(v, resource);
-    const auto r_operand = kernels::convert<Operand, Overflow::saturate>(r, resource);
-    Array<typename P::storage> y(q.shape().with_columns(size.value_dim), resource);
+    auto q_operand = operand(precision, {OperandRole::input, 0}, q);
+    auto k_operand = operand(precision, {OperandRole::input, 1}, k, resource);
+    auto v_operand = operand(precision, {OperandRole::input, 2}, v, resource);
+    kernels::Operand r_operand;
+    ((r_operand = operand(precision, {OperandRole::input, 3}, r, resource)), ...);
+    Array<Storage> y(q.shape().with_columns(size.value_dim), resource);
     Array<Compute> normalisers(Shape{y.rows(), 2}, resource);
-    const auto attend_to = [&](const Array<Operand>& values, Array<typename P::storage>& to) {
-      Kernel<P>(size, {q_operand.data(), k_operand.data(), values.data(), r_operand.data()})
-          .forward(static_cast<Compute>(scale), to.mutable_data(), normalisers.mutable_data());
+    const auto attend_to = [&](const kernels::Operand& values, Array<Storage>& to) {
+      Kernel<P>(size, q_operand, k_operand, values, &r_operand)
+          .forward(static_cast<Compute>(scale),
+                   kernels::AttentionResult<Compute>(to.mutable_data()),
+                   normalisers.mutable_data());
     };
     attend_to(v_operand, y);
     // Backward sees differences of values alone, and of y and a value. They are exact before they
     // meet a sum, and would be lost in one.
-    const Array<Operand> differences = from_origins<Compute>(size, v_operand);
-    if (differences.empty()) {
-      return Forward{y, std::tuple{q_operand, k_operand, v_operand, r_operand, y, normalisers}};
+    Array<Storage> saved_y = y;
+    kernels::Operand differences = kernels::from_origins<Compute>(size, v_operand);
+    if (!differences.array.empty()) {
+      saved_y = Array<Storage>(y.shape(), resource);
+      attend_to(differences, saved_y);
+      v_operand = std::move(differences);
     }
-    Array<typename P::storage> y_differences(y.shape(), resource);
-    attend_to(differences, y_differences);
-    return Forward{
-        y, std::tuple{q_operand, k_operand, differences, r_operand, y_differences, normalisers}};
-  }
-
-  /// The values less the one nearest to zero, in each column of a slice where all that are seen
-  /// have one sign and are within a factor of two, so that the differences are exact. Elsewhere
-  /// values are less than twice what they differ by, and stay. Empty if all stay. With dropout,
-  /// which the values themselves meet, all do.
-  template <class Compute, class Operand>
-  [[nodiscard]] static Array<Operand> from_origins(const kernels::AttentionSize& size,
-                                                   const Array<Operand>& v) {
-    if (size.dropout != 0 || size.queries == 0 || v.empty()) return {};
-    const std::size_t columns = size.value_dim;
-    auto origins = Array<Compute>::filled(Shape{size.slices, columns}, Compute{0}, v.resource());
-    Compute* target = origins.mutable_data();
-    parallel_for(size.slices, [&](std::size_t slice) {
-      write_origins(size.mask_row(slice), size.keys, columns, v.row(slice * size.keys),
-                    target + slice * columns);
-    });
-    if (std::all_of(origins.span().begin(), origins.span().end(),
-                    [](Compute origin) { return origin == 0; })) {
-      return {};
-    }
-    Array<Operand> differences(v.shape(), v.resource());
-    Operand* to = differences.mutable_data();
-    kernels::for_rows(v.rows(), columns, [&](std::size_t row) {
-      const Compute* origin = origins.row(row / size.keys);
-      kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-        kernels::store<Overflow::infinity_or_nan, Compute>(
-            kernels::load<Compute>(v.row(row) + j, count) -
-                kernels::load<Compute>(origin + j, count),
-            to + row * columns + j, count);
-      });
-    });
-    return differences;
-  }
-
-  /// Writes the origin of each column of a slice, zero where values stay.
-  template <class Compute, class Operand>
-  static void write_origins(const std::int32_t* mask, std::size_t keys, std::size_t columns,
-                            const Operand* v, Compute* origins) {
-    // By then a column of values about zero has shown that it is one.
-    constexpr std::size_t keys_at_once = 16;
-    kernels::for_lanes<Compute>(columns, [&](std::size_t j, auto count) {
-      constexpr Compute infinity = std::numeric_limits<Compute>::infinity();
-      auto least = kernels::broadcast<Compute>(infinity);
-      auto greatest = kernels::broadcast<Compute>(-infinity);
-      std::array<Compute, kernels::lane_count<Compute>> origin{};
-      for (std::size_t begin = 0; begin < keys; begin += keys_at_once) {
-        for (std::size_t key = begin; key < std::min(keys, begin + keys_at_once); ++key) {
-          if (mask != nullptr && mask[key] == 0) continue;
-          const auto value = kernels::load<Compute>(v + key * columns + j, count);
-          least = -kernels::greater_lane(-value, -least);
-          greatest = kernels::greater_lane(value, greatest);
-        }
-        std::array<Compute, kernels::lane_count<Compute>> low;
-        std::array<Compute, kernels::lane_count<Compute>> high;
-        kernels::store<Overflow::infinity_or_nan, Compute>(least, low.data(),
-                                                           kernels::FullLanes<Compute>{});
-        kernels::store<Overflow::infinity_or_nan, Compute>(greatest, high.data(),
-                                                           kernels::FullLanes<Compute>{});
-        bool has_origin = false;
-        for (std::size_t lane = 0; lane < count; ++lane) {
-          const Compute lo = low[lane];
-          const Compute hi = high[lane];
-          const bool is_above = lo > 0 && lo <= hi && hi < infinity && hi / 2 <= lo;
-          const bool is_below = hi < 0 && lo <= hi && lo > -infinity && lo / 2 >= hi;
-          origin[lane] = is_above ? lo : is_below ? hi : 0;
-          has_origin = has_origin || origin[lane] != 0;
-        }
-        // No key has been seen yet where the least is still above the greatest.
-        if (!has_origin && low[0] <= high[0]) break;
-      }
-      for (std::size_t lane = 0; lane < count; ++lane) origins[j + lane] = origin[lane];
-    });
+    return Forward{std::move(y),
+                   std::tuple{std::move(q_operand), std::move(k_operand), std::move(v_operand),
+                              std::move(r_operand), std::move(saved_y), std::move(normalisers)}};
   }
 };
 inline constexpr Apply<ScaledDotProductAttention> scaled_dot_product_attention{};
