@@ -20,8 +20,8 @@
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
-#include "unit_scaling/kernels/attention_origins.hpp"
 #include "unit_scaling/kernels/any_operand.hpp"
+#include "unit_scaling/kernels/attention_origins.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 
 namespace attention_test {
