@@ -8,17 +8,22 @@
 #include <vector>
 
 #include "support/errors.hpp"
+#include "unit_scaling/nn/bert.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/conv1d.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/embedding.hpp"
+#include "unit_scaling/nn/input_embedding.hpp"
 #include "unit_scaling/nn/layer_norm.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/multi_head_attention.hpp"
 #include "unit_scaling/nn/norm.hpp"
 #include "unit_scaling/nn/recurrent_highway.hpp"
 #include "unit_scaling/nn/rms_norm.hpp"
+#include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/nn/transformer_encoder.hpp"
+#include "unit_scaling/nn/transformer_layer.hpp"
+#include "unit_scaling/nn/transformer_stack.hpp"
 
 namespace attributes_test {
 
@@ -126,6 +131,67 @@ TEST(ModuleAttributes, SizesOfAConvolutionThatFitNoInputAreRefusedWhenTheModuleI
   refuse(3, {.stride = most}, "counted");
   refuse(3, {.padding = most}, "counted");
   refuse(3, {.dilation = most / 2}, "counted");
+}
+
+/// Expects that a model of such a configuration is refused, whatever the rule, by a text that names
+/// the size.
+template <class Make> void expect_size_refused(std::string_view size, const Make& make) {
+  for (const Rule rule : {Rule::none, Rule::paper, Rule::umup}) {
+    SCOPED_TRACE(size);
+    nn::Initialiser initialiser(1, {rule});
+    expect_domain_error([&] { make(initialiser); }, {size, "of at least 1, got 0"});
+  }
+}
+
+TEST(ModuleSizes, OfZeroThatLeaveNothingToTrainAreRefusedByName) {
+  using nn::Initialiser;
+  // Forgotten: the default of the configuration.
+  const nn::TransformerConfig without{.layers = 2};
+  expect_size_refused("hidden_size",
+                      [&](Initialiser& i) { nn::TransformerDecoder(i, 40, without); });
+  expect_size_refused("hidden_size",
+                      [&](Initialiser& i) { nn::TransformerEncoder(i, 40, without); });
+  expect_size_refused("hidden_size",
+                      [](Initialiser& i) { nn::TransformerDecoder(i, 40, {.layers = 0}); });
+  expect_size_refused("hidden_size",
+                      [&](Initialiser& i) { nn::TransformerStack(i, "s", without); });
+  expect_size_refused("hidden_size",
+                      [](Initialiser& i) { nn::TransformerStack(i, "s", {.layers = 0}); });
+  expect_size_refused("hidden_size",
+                      [&](Initialiser& i) { nn::TransformerLayer(i, "l", without, 0.5, 0.5); });
+  expect_size_refused("hidden_size",
+                      [](Initialiser& i) { nn::MultiHeadAttention(i, "a", 0, 2, {}); });
+  expect_size_refused("hidden_size", [](Initialiser& i) { nn::Bert(i, {.vocabulary_size = 40}); });
+  expect_size_refused("vocabulary_size", [](Initialiser& i) {
+    nn::Bert(i, {.transformer = {.hidden_size = 4, .heads = 2}});
+  });
+  expect_size_refused("vocabulary_size", [](Initialiser& i) { nn::BertMlp(i, {}); });
+  for (const auto positions : {nn::PositionKind::learned, nn::PositionKind::sinusoidal}) {
+    expect_size_refused("max_positions", [&](Initialiser& i) {
+      nn::TransformerEncoder(i, 40, config(), {.positions = positions});
+    });
+  }
+  // Given.
+  expect_size_refused("vocabulary_size",
+                      [](Initialiser& i) { nn::TransformerDecoder(i, 0, config()); });
+  expect_size_refused("hidden_size", [](Initialiser& i) { nn::InputEmbedding(i, "e", 40, 0, {}); });
+  expect_size_refused("expansion", [](Initialiser& i) {
+    nn::TransformerDecoder(i, 40, {.hidden_size = 4, .heads = 2, .expansion = 0});
+  });
+  expect_size_refused("max_positions", [](Initialiser& i) {
+    nn::Bert(i, {.vocabulary_size = 40, .max_positions = 0, .transformer = config()});
+  });
+  expect_size_refused("window",
+                      [](Initialiser& i) { nn::BertMlp(i, {.vocabulary_size = 40, .window = 0}); });
+  expect_size_refused("hidden_size", [](Initialiser& i) {
+    nn::BertMlp(i, {.vocabulary_size = 40, .hidden_size = 0});
+  });
+  expect_size_refused(
+      "expansion", [](Initialiser& i) { nn::BertMlp(i, {.vocabulary_size = 40, .expansion = 0}); });
+  // No layers are a model of embeddings and a read-out, which trains.
+  Initialiser initialiser(1);
+  nn::TransformerDecoder(initialiser, 40, {.hidden_size = 4, .layers = 0});
+  nn::BertMlp(initialiser, {.vocabulary_size = 40, .layers = 0});
 }
 
 TEST(ModuleSizes, ThatCannotBeCountedAreRefused) {

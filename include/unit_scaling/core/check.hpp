@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdio>
 #include <initializer_list>
 #include <limits>
@@ -129,6 +130,12 @@ inline void require_share(std::string_view operation, std::string_view attribute
   if (!is_float(value) || !(value >= 0) || !(static_cast<float>(value) < 1)) {
     throw_attribute_error(operation, attribute, "in [0, 1) as a float", value);
   }
+}
+
+/// For sizes of which 0 makes parameters of no elements, so that a model trains nothing.
+/// @throws DomainError if `value` is 0.
+inline void require_size(std::string_view operation, std::string_view size, std::size_t value) {
+  require(value > 0, operation, "expected ", size, " of at least 1, got 0");
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
@@ -23,12 +24,20 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a Bert; the defaults of `transformer` that differ from BERT's are set by `bert_config`.
 struct BertConfig {
-  std::size_t vocabulary_size = 0;
+  std::size_t vocabulary_size = 0;  ///< has no default: at least 1
   std::size_t max_positions = 512;
   std::size_t segments = 2;
   TransformerConfig transformer = {};
   /// The masked-token head multiplies with the table of tokens instead of a weight of its own.
   bool tied_readout = true;
+
+  /// What a Bert asks when it is made.
+  /// @throws DomainError if `vocabulary_size` or `max_positions` is 0, or as TransformerConfig.
+  void require_attributes() const {
+    require_size("BertConfig", "vocabulary_size", vocabulary_size);
+    require_size("BertConfig", "max_positions", max_positions);
+    transformer.require_attributes();
+  }
 };
 
 /// A configuration with BERT's layers: layer norm, GELU, biases. The paper trains it post-norm.
@@ -50,8 +59,9 @@ struct BertConfig {
 /// @see Devlin et al. 2018, arXiv:1810.04805; Blake et al. 2023, arXiv:2303.11257, section 6.2.
 class Bert {
  public:
+  /// @throws DomainError as BertConfig; DomainError and ShapeError as TransformerEncoder.
   Bert(Initialiser& initialiser, const BertConfig& config)
-      : scaling_(initialiser.scaling()),
+      : scaling_((config.require_attributes(), initialiser.scaling())),
         encoder_(initialiser, config.vocabulary_size, config.transformer,
                  {.positions = PositionKind::learned,
                   .max_positions = config.max_positions,

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/depth.hpp"
@@ -27,13 +28,22 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Sizes of a BertMlp.
 struct BertMlpConfig {
-  std::size_t vocabulary_size = 0;
-  std::size_t window = 64;  ///< positions of a sequence
+  std::size_t vocabulary_size = 0;  ///< has no default: at least 1
+  std::size_t window = 64;          ///< positions of a sequence
   std::size_t hidden_size = 128;
   std::size_t layers = 4;     ///< blocks, each of two residual branches
   std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
   NormPlacement norm = NormPlacement::pre;
   double norm_epsilon = ops::LayerNorm{}.epsilon;  ///< ε of every norm
+
+  /// What a BertMlp asks when it is made.
+  /// @throws DomainError if a size is 0, but for `layers`.
+  void require_attributes() const {
+    require_size("BertMlpConfig", "vocabulary_size", vocabulary_size);
+    require_size("BertMlpConfig", "window", window);
+    require_size("BertMlpConfig", "hidden_size", hidden_size);
+    require_size("BertMlpConfig", "expansion", expansion);
+  }
 };
 
 /// Token embedding + position embedding → blocks → layer norm → read-out over the vocabulary.
@@ -45,8 +55,9 @@ struct BertMlpConfig {
 /// transformer's rule, mixing standing where attention does.
 class BertMlp {
  public:
+  /// @throws DomainError as BertMlpConfig; ShapeError if sizes cannot be counted.
   BertMlp(Initialiser& initialiser, const BertMlpConfig& config)
-      : config_(config),
+      : config_((config.require_attributes(), config)),
         tokens_(initialiser, "tokens", config.vocabulary_size, config.hidden_size),
         positions_(initialiser, "positions", config.window, config.hidden_size),
         add_{.scaling = initialiser.scaling().on_cut_edge()},

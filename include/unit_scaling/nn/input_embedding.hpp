@@ -35,13 +35,16 @@ class InputEmbedding {
  public:
   struct Options {
     PositionKind positions = PositionKind::none;
-    std::size_t max_positions = 0;  ///< rows of the table of positions
+    std::size_t max_positions = 0;  ///< rows of the table of positions; 0 only if there is none
     std::size_t segments = 0;       ///< rows of the table of segments; 0: no segments
   };
 
+  /// @throws DomainError if `vocabulary_size` or `hidden_size` is 0, or `max_positions` where there
+  ///         are positions; ShapeError if sizes cannot be counted, or `hidden_size` is odd with
+  ///         sinusoidal positions.
   InputEmbedding(Initialiser& initialiser, const std::string& name, std::size_t vocabulary_size,
                  std::size_t hidden_size, const Options& options)
-      : name_(name),
+      : name_((require_sizes(vocabulary_size, hidden_size, options), name)),
         options_(options),
         add_{.scaling = initialiser.scaling().on_cut_edge()},
         fixed_{.scaling = scaling::none},
@@ -75,6 +78,15 @@ class InputEmbedding {
   }
 
  private:
+  static void require_sizes(std::size_t vocabulary_size, std::size_t hidden_size,
+                            const Options& options) {
+    require_size("InputEmbedding", "vocabulary_size", vocabulary_size);
+    require_size("InputEmbedding", "hidden_size", hidden_size);
+    if (options.positions != PositionKind::none) {
+      require_size("InputEmbedding", "max_positions", options.max_positions);
+    }
+  }
+
   /// The first rows of the table of positions, (count, hidden_size).
   template <Precision P>
   [[nodiscard]] Variable<P> position_rows(Tape<P>& tape, std::size_t count) const;

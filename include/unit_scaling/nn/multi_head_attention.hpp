@@ -43,7 +43,8 @@ class MultiHeadAttention {
     double relative_max_period = 1024;  ///< of the slowest of these sinusoids
   };
 
-  /// @throws DomainError if `heads` does not divide `hidden_size`, two kinds of positions are asked
+  /// @throws DomainError if `hidden_size` is 0, `heads` does not divide it, two kinds of positions
+  /// are asked
   ///         for, or an option is out of its range.
   /// @throws ShapeError if sizes cannot be counted, or `relative_frequencies` is odd.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
@@ -57,6 +58,7 @@ class MultiHeadAttention {
         linear_o_(initialiser, name + ".linear_o", hidden_size, hidden_size,
                   {.bias = options.bias}),
         dropout_(initialiser, options.dropout) {
+    require_size("MultiHeadAttention", "hidden_size", hidden_size);
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
             "expected heads that divide hidden_size, got ", std::to_string(heads), " for ",
             std::to_string(hidden_size));

@@ -21,6 +21,7 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 class TransformerDecoder {
  public:
   /// Attention is causal whatever `config` says. The read-out is named `projection`.
+  /// @throws DomainError and ShapeError as TransformerEncoder.
   TransformerDecoder(Initialiser& initialiser, std::size_t vocabulary_size,
                      const TransformerConfig& config, const InputEmbedding::Options& embedding = {})
       : trunk_(initialiser, vocabulary_size, causal(config), embedding),

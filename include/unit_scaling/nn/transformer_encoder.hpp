@@ -22,6 +22,7 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 class TransformerEncoder {
  public:
   /// Parameters are named `embedding`, `layers` and `final_norm`.
+  /// @throws DomainError and ShapeError as InputEmbedding and TransformerLayer.
   TransformerEncoder(Initialiser& initialiser, std::size_t vocabulary_size,
                      const TransformerConfig& config, const InputEmbedding::Options& embedding = {})
       : embedding_(initialiser, "embedding", vocabulary_size, config.hidden_size, embedding),

@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
@@ -32,7 +33,7 @@ enum class MlpKind {
 
 /// What a transformer's layers are like.
 struct TransformerConfig {
-  std::size_t hidden_size = 0;
+  std::size_t hidden_size = 0;  ///< has no default: at least 1
   std::size_t layers = 2;
   std::size_t heads = 1;
   std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
@@ -48,6 +49,13 @@ struct TransformerConfig {
   std::size_t relative_frequencies = 0;              ///< see MultiHeadAttention::Options
   /// τ of each branch, attention's and the feed-forward's by turns; empty: default_residual_rule.
   ResidualRule residual_rule = {};
+
+  /// What modules of it ask when they are made.
+  /// @throws DomainError if a size is 0 that leaves nothing to train: hidden_size or expansion.
+  void require_attributes() const {
+    require_size("TransformerConfig", "hidden_size", hidden_size);
+    require_size("TransformerConfig", "expansion", expansion);
+  }
 };
 
 /// Two residual connections, round attention and round a feed-forward network, each with its norm.
@@ -56,6 +64,7 @@ struct TransformerConfig {
 class TransformerLayer {
  public:
   /// τ of the two branches is in the convention of the initialiser's rule.
+  /// @throws DomainError as TransformerConfig, MultiHeadAttention and Residual.
   TransformerLayer(Initialiser& initialiser, const std::string& name,
                    const TransformerConfig& config, double attention_tau, double mlp_tau)
       : attention_(make_attention(initialiser, name, config, attention_tau)),
@@ -100,6 +109,7 @@ class TransformerLayer {
                                                         const std::string& name,
                                                         const TransformerConfig& config,
                                                         double tau) {
+    config.require_attributes();
     MultiHeadAttention attention(initialiser, name + ".mhsa", config.hidden_size, config.heads,
                                  {.is_causal = config.is_causal,
                                   .bias = config.attention_bias,

@@ -22,6 +22,7 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 /// parameters know the depth. x and y (batch, positions, hidden_size).
 class TransformerStack {
  public:
+  /// @throws DomainError and ShapeError as TransformerLayer.
   TransformerStack(Initialiser& initialiser, const std::string& name,
                    const TransformerConfig& config)
       : layers_(make_layers(initialiser, name, config)) {}
@@ -43,6 +44,7 @@ class TransformerStack {
   static DepthModuleList<TransformerLayer> make_layers(Initialiser& initialiser,
                                                        const std::string& name,
                                                        const TransformerConfig& config) {
+    config.require_attributes();
     const ResidualRule tau =
         config.residual_rule
             ? config.residual_rule
