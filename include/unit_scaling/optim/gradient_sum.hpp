@@ -54,8 +54,14 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 ///     }
 ///
 /// After each `add`, `gradient(p)` is the gradient that one batch of all items so far would have.
-/// The batches may differ in size, in the number of selected or ignored items, and in the lengths
-/// of their sequences.
+/// The batches may differ in size, and in the number of selected or ignored items.
+///
+/// Sequences of the batches may differ in length in a plain model. Under unit scaling the batch of
+/// all items would be padded to one length, and padding counts: α of attention, causal or not,
+/// depends on the number of keys whatever the mask says, and the factors of weights count padded
+/// rows. So there the joined gradient is that of the padded batch only if all batches are padded to
+/// one length, with a mask. This is not checked. Without attention, lengths may differ where the
+/// loss and all ops with weights read the selected rows alone.
 ///
 /// Gradients cannot simply be added up, as their factors depend on the batch. Under unit scaling
 /// the gradient of a weight is Σ g · n^−½ over the n rows of its op, so batches of n and m rows
