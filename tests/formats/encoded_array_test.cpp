@@ -4,7 +4,6 @@
 /// of bits written bit by bit, and, for scales, against arithmetic in binary64.
 
 #include "unit_scaling/formats/encoded_array.hpp"
-#include "unit_scaling/formats/encoded_array_codec.hpp"
 
 #include <gtest/gtest.h>
 
@@ -31,6 +30,7 @@
 #include "support/thread_arithmetic.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/formats/mx_block.hpp"
 
 namespace encoded_array_test {
