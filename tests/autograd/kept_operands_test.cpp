@@ -32,10 +32,12 @@ struct Seen {
   const void* codes;
   std::string bytes;
   Format format;
+  Shape shape;
 };
 Seen seen(const kernels::Operand& operand) {
   const auto codes = operand.array.codes();
-  return {codes.data(), std::string(codes.begin(), codes.end()), operand.array.format()};
+  return {codes.data(), std::string(codes.begin(), codes.end()), operand.array.format(),
+          operand.shape()};
 }
 
 /// Asks for its two arguments as operands, and returns the first one.
@@ -124,6 +126,44 @@ TEST(KeptOperands, OfAnotherParameterAtTheSamePlaceAreItsOwn) {
     tape.clear();
     (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 20)), *w);
     EXPECT_EQ(operands[1].bytes, rounded(w->value)) << seed;
+  }
+}
+
+TEST(KeptOperands, OfAValueWithoutElementsAreItsOwn) {
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  for (const std::size_t rows : {0U, 3U, 0U}) {
+    Fp8 tape;
+    const auto x = tape.constant(Array<float>::filled({rows, 4}, 1));
+    EXPECT_EQ(ops::linear(x, w).shape(), (Shape{rows, 5}));
+    EXPECT_EQ(ops::linear(tape.constant(Array<float>(Shape{0, 2, 4})), w).shape(),
+              (Shape{0, 2, 5}));
+  }
+}
+
+TEST(KeptOperands, OfAParameterOfTheSameElementsInAnotherShapeHaveThatShape) {
+  Parameter w = random_parameter("w", {2, 10}, 1);
+  Fp8 tape(TapeMode::inference);
+  for (const Shape& shape : {Shape{2, 10}, Shape{5, 4}, Shape{20, 1}, Shape{2, 10}}) {
+    w.value = w.value.reshaped(shape);
+    std::vector<Seen> operands;
+    tape.clear();
+    (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 2)), w);
+    EXPECT_EQ(operands[1].shape, shape);
+    EXPECT_EQ(operands[1].bytes, rounded(w.value));
+  }
+}
+
+TEST(KeptOperands, OfAParameterThatWasSomeoneElsesForAWhileAreThoseOfItsElements) {
+  Parameter w = random_parameter("w", {5, 4}, 1);
+  const Array<float> before = w.value;
+  std::vector<float> memory(20, 2.0F);
+  Fp8 tape(TapeMode::inference);
+  std::vector<Seen> operands;
+  for (int use = 0; use < 3; ++use) {
+    w.value = use == 1 ? Array<float>::borrow(std::span(memory), Shape{5, 4}) : before;
+    tape.clear();
+    (void)tape.record(Spy{&operands}, tape.input(random_array<float>({3, 4}, 2)), w);
+    EXPECT_EQ(operands.back().bytes, rounded(w.value)) << use;
   }
 }
 

@@ -711,6 +711,11 @@ TEST(GradientSum, RefusesStatesThatNoSumOfItsParametersShowsAndStaysAsItWas) {
       {"infinite entries", put(use, 12, real(HUGE_VAL))},
       {"a power of NaN", put(use, 14, real(std::nan("")))},
       {"a part of nobody", [&](Factors&, Parts& p) { rename(p, weight, "other" + weight); }},
+      {"a part twice, and another one not",
+       [&](Factors&, Parts& p) {
+         rename(p, weight, "layer.weight.1.0");
+         p["layer.weight.1." + number] = p.at("layer.weight.1.0");
+       }},
       {"a part of no number", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.x.0"); }},
       {"a part of no factor", [&](Factors&, Parts& p) { rename(p, weight, "layer.weight.0."); }},
       {"a part of one number", [&](Factors&, Parts& p) { rename(p, weight, "0"); }},

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <unordered_map>
 
@@ -32,19 +33,22 @@ class KeptOperands {
     std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
     std::size_t value = 0;                 ///< its number in the step
     const void* elements = nullptr;
+    Shape shape = {};
   };
 
   /// @return null if none is kept.
   [[nodiscard]] const kernels::Operand* find(const Argument& argument) {
+    if (argument.version == 0) return nullptr;
     if (argument.parameter == nullptr) {
-      return last_elements_ == argument.elements && last_value_ == argument.value ? &last_
-                                                                                  : nullptr;
+      return last_.version == argument.version && last_value_ == argument.value ? &last_.operand
+                                                                                : nullptr;
     }
     const auto entry = of_parameters_.find(argument.parameter);
     if (entry == of_parameters_.end()) return nullptr;
     Kept& kept = entry->second;
-    if (kept.version != argument.version) {
-      kept.operand = {};  // first, so that the next one can have its memory
+    // The same elements may have been given another shape.
+    if (kept.version != argument.version || kept.operand.shape() != argument.shape) {
+      kept = {};  // first, so that the next one can have its memory
       return nullptr;
     }
     kept.is_used = true;
@@ -54,9 +58,8 @@ class KeptOperands {
   void keep(const Argument& argument, const kernels::Operand& operand) {
     if (argument.version == 0) return;
     if (argument.parameter == nullptr) {
-      last_ = operand;
+      last_ = {argument.version, operand};
       last_value_ = argument.value;
-      last_elements_ = argument.elements;
     } else {
       of_parameters_[argument.parameter] = {argument.version, operand};
     }
@@ -66,7 +69,6 @@ class KeptOperands {
   /// called before.
   void end_step() {
     last_ = {};
-    last_elements_ = nullptr;
     for (auto entry = of_parameters_.begin(); entry != of_parameters_.end();) {
       if (entry->second.is_used) {
         entry->second.is_used = false;
@@ -85,22 +87,25 @@ class KeptOperands {
 
  private:
   struct Kept {
-    std::uint64_t version;
-    kernels::Operand operand;
+    std::uint64_t version = 0;  ///< 0: of no elements
+    kernels::Operand operand = {};
     bool is_used = true;
   };
 
   std::unordered_map<const Parameter*, Kept> of_parameters_;
-  kernels::Operand last_;
+  Kept last_;
   std::size_t last_value_ = 0;
-  const void* last_elements_ = nullptr;
 };
 
 /// The operands of one op's arguments among those that are kept.
 class KeptOperandsOfOp final : public ops::OperandKeeper {
  public:
-  KeptOperandsOfOp(KeptOperands& kept, std::span<const KeptOperands::Argument> arguments)
-      : kept_(&kept), arguments_(arguments) {}
+  /// @param memory of the tape.
+  KeptOperandsOfOp(KeptOperands& kept, std::span<const KeptOperands::Argument> arguments,
+                   std::pmr::memory_resource* memory)
+      : kept_(&kept), arguments_(arguments), memory_(memory) {}
+
+  [[nodiscard]] std::pmr::memory_resource* memory() const override { return memory_; }
 
   [[nodiscard]] const kernels::Operand* find(std::size_t argument,
                                              const void* elements) const override {
@@ -118,6 +123,7 @@ class KeptOperandsOfOp final : public ops::OperandKeeper {
 
   KeptOperands* kept_;
   std::span<const KeptOperands::Argument> arguments_;
+  std::pmr::memory_resource* memory_;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

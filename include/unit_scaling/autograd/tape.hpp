@@ -617,11 +617,12 @@ template <Precision P> class Tape {
           arguments[i++] = {.parameter = slots_[arg.slot_].parameter,
                             .version = arg.value().version(),
                             .value = arg.slot_,
-                            .elements = arg.value().data()};
+                            .elements = arg.value().data(),
+                            .shape = arg.shape()};
         }
       };
       (add_argument(args), ...);
-      KeptOperandsOfOp keeper(kept_operands_, arguments);
+      KeptOperandsOfOp keeper(kept_operands_, arguments, &memory_);
       return op.forward(ops::WithKeptOperands<P>{{}, &keeper}, scales, value_of(args)...);
     } else {
       return op.forward(P{}, scales, value_of(args)...);

@@ -107,18 +107,20 @@ void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& 
 }
 
 /// `out(i, j) = epilogue(Σ_p left(i, p) right(j, p))` of operands in any format, with any scales,
-/// rounded once to Out on store. Shapes: `size` has no segments but that of the views; `out` as
-/// above. Threads as above.
+/// rounded once to Out on store. Shapes and threads as above.
 template <class Compute, class Out>
 void matmul(const MatmulSize& size, const OperandPart& left, const OperandPart& right, Out* out,
             std::size_t out_stride, const Epilogue<Compute>& epilogue = {}) {
   if constexpr (std::is_same_v<Compute, double>) {
-    const auto of_doubles = [](const OperandView& view) {
+    const auto of_doubles = [](const OperandPart& part) {
+      const OperandView& view = part.view;
+      require(view.kernels == &detail::double_kernels && part.scale == 1 && part.scales == nullptr,
+              "matmul", "expected operands prepared for products in double");
       return MatrixView<double>{static_cast<const double*>(view.data), view.row_stride,
                                 view.column_stride, view.segment_stride};
     };
-    detail::matmul_double(size, of_doubles(left.view), of_doubles(right.view).transposed(), out,
-                          out_stride, epilogue);
+    detail::matmul_double(size, of_doubles(left), of_doubles(right).transposed(), out, out_stride,
+                          epilogue);
   } else {
     matmul(size, left, right, StoreRows<Out>{out, out_stride, epilogue});
   }

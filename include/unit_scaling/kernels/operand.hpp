@@ -195,7 +195,10 @@ namespace detail {
 [[nodiscard]] inline bool is_held_by_bfloat16(const EncodedArray& array) {
   const Format& format = array.format();
   if (format.is_binary64() || !bfloat16::format.holds(format.spec())) return false;
-  if (!array.has_scales()) return true;
+  if (!array.has_scales()) {
+    // Subnormal numbers of bfloat16 are not read as such on AMX.
+    return format.spec().min_subnormal_exponent() >= bfloat16::format.min_normal_exponent();
+  }
   if (array.scale_layout().format != ScaleFormat::power_of_two) return false;
   int least = 0;
   int greatest = 0;

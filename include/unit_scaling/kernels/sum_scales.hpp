@@ -13,8 +13,8 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// What sums are multiplied with before anything else becomes of them. The product of a sum and its
-/// scales is of doubles, rounded to float once, so it is exact for powers of two, and finite if its
-/// result is.
+/// scales is of doubles, rounded to float once, so it is exact for powers of two. A sum that leaves
+/// the range of float before it meets its scales is infinite, or zero.
 struct SumScales {
   double all = 1;                     ///< of all sums
   const float* of_rows = nullptr;     ///< of those of each row, beside that; null: 1

@@ -44,8 +44,7 @@ class MultiHeadAttention {
   };
 
   /// @throws DomainError if `hidden_size` is 0, `heads` does not divide it, two kinds of positions
-  /// are asked
-  ///         for, or an option is out of its range.
+  ///         are asked for, or an option is out of its range.
   /// @throws ShapeError if sizes cannot be counted, or `relative_frequencies` is odd.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <memory_resource>
 #include <span>
 #include <string>
@@ -240,32 +241,34 @@ struct Conv1d {
 
   /// The unfolded input of one group of one batch entry, (inner, out_length): row (c, t) is what
   /// tap t sees of channel c. Beside the input it sees code 0, which is zero.
-  template <class Code> void unfold(const Extents& e, const Code* x, Code* unfolded) const {
+  template <std::size_t bytes>
+  void unfold(const Extents& e, const std::byte* x, std::byte* unfolded) const {
     for (std::size_t c = 0; c < e.channels_per_group; ++c) {
       for (std::size_t t = 0; t < e.kernel_size; ++t) {
-        Code* row = unfolded + (c * e.kernel_size + t) * e.out_length;
-        std::fill_n(row, e.out_length, Code{0});
+        std::byte* row = unfolded + (c * e.kernel_size + t) * e.out_length * bytes;
+        std::fill_n(row, e.out_length * bytes, std::byte{0});
         for_inputs_of_tap(e, t, [&](std::size_t begin, std::size_t end, std::size_t first) {
-          const Code* from = x + c * e.length + first;
-          for (std::size_t l = begin; l < end; ++l) row[l] = from[(l - begin) * stride];
+          const std::byte* from = x + (c * e.length + first) * bytes;
+          for (std::size_t l = begin; l < end; ++l) {
+            std::memcpy(row + l * bytes, from + (l - begin) * stride * bytes, bytes);
+          }
         });
       }
     }
   }
   /// As above, of elements that take so many bytes each.
   void unfold(const Extents& e, std::size_t element_bytes, const void* x, void* unfolded) const {
-    const auto unfold_codes = [&]<class Code>(Code) {
-      unfold(e, static_cast<const Code*>(x), static_cast<Code*>(unfolded));
-    };
+    const auto* from = static_cast<const std::byte*>(x);
+    auto* to = static_cast<std::byte*>(unfolded);
     switch (element_bytes) {
       case 1:
-        return unfold_codes(std::uint8_t{});
+        return unfold<1>(e, from, to);
       case 2:
-        return unfold_codes(std::uint16_t{});
+        return unfold<2>(e, from, to);
       case 4:
-        return unfold_codes(std::uint32_t{});
+        return unfold<4>(e, from, to);
       default:
-        return unfold_codes(std::uint64_t{});
+        return unfold<8>(e, from, to);
     }
   }
 

@@ -39,6 +39,8 @@ class OperandKeeper {
                                                      const void* elements) const = 0;
   virtual void keep(std::size_t argument, const void* elements,
                     const kernels::Operand& operand) = 0;
+  /// Where what is kept lives.
+  [[nodiscard]] virtual std::pmr::memory_resource* memory() const = 0;
 
  protected:
   ~OperandKeeper() = default;
@@ -81,6 +83,7 @@ template <Precision P, class T>
     OperandKeeper* const keeper = precision.keeper;
     if (keeper != nullptr) {
       if (const auto* kept = keeper->find(use.argument, x.data())) return *kept;
+      resource = keeper->memory();
     }
     auto result = in_format(std::type_identity<Out>{});
     if (keeper != nullptr) keeper->keep(use.argument, x.data(), result);

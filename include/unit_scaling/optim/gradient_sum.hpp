@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -303,7 +304,7 @@ class GradientSum {
     }
     const auto numbers = numbers_by_name<typename Shown<Visitor>::NumbersByName>();
     std::vector<Sum> sums = sums_;
-    std::vector<std::size_t> taken(sums.size());
+    std::set<std::pair<std::size_t, std::size_t>> taken;
     for (Sum& sum : sums) sum.used = 0;
     for (const auto& [key, elements] : from.parts) {
       std::string_view name = key;
@@ -321,11 +322,16 @@ class GradientSum {
       sum.used = std::max(sum.used, part + 1);
       if (sum.parts.size() < sum.used) sum.parts.resize(sum.used);
       sum.parts[part] = {.factor = factor, .elements = elements};
-      ++taken[found->second];
+      require(taken.emplace(found->second, part).second, "GradientSum",
+              "expected one part of each number of a parameter's sum, got another one: ",
+              in_quotes(key));
     }
     for (std::size_t k = 0; k < sums.size(); ++k) {
-      require(taken[k] == sums[k].used, "GradientSum",
-              "expected all parts of a parameter's sum, got some for '", parameters_[k]->name, "'");
+      for (std::size_t part = 0; part < sums[k].used; ++part) {
+        require(taken.contains({k, part}), "GradientSum",
+                "expected all parts of a parameter's sum, got some for '", parameters_[k]->name,
+                "'");
+      }
       add_up(sums[k]);
     }
     factors_ = std::move(factors);
