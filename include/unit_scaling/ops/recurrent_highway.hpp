@@ -195,10 +195,10 @@ struct RecurrentHighway {
           const auto t = kernels::tanh(kernels::load<Compute>(gate + j, count));
           const auto g =
               kernels::sigmoid(kernels::load<Compute>(gate + e.hidden + j, count) - shift);
-          kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (1.0F - t * t), dt + j, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(d * (g * (1.0F - g)) * (t - h),
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (Compute{1} - t * t), dt + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * (g * (Compute{1} - g)) * (t - h),
                                                              dt + e.hidden + j, count);
-          kernels::store<Overflow::infinity_or_nan, Compute>(d * (1.0F - g), dh + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * (Compute{1} - g), dh + j, count);
         });
         std::copy_n(dt, 2 * e.hidden, dgates_target + row * 2 * e.hidden);
       });
