@@ -195,7 +195,8 @@ struct RecurrentHighway {
           const auto t = kernels::tanh(kernels::load<Compute>(gate + j, count));
           const auto g =
               kernels::sigmoid(kernels::load<Compute>(gate + e.hidden + j, count) - shift);
-          kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (Compute{1} - t * t), dt + j, count);
+          kernels::store<Overflow::infinity_or_nan, Compute>(d * g * (Compute{1} - t * t), dt + j,
+                                                             count);
           kernels::store<Overflow::infinity_or_nan, Compute>(d * (g * (Compute{1} - g)) * (t - h),
                                                              dt + e.hidden + j, count);
           kernels::store<Overflow::infinity_or_nan, Compute>(d * (Compute{1} - g), dh + j, count);
