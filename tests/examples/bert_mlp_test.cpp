@@ -1103,7 +1103,7 @@ TEST_F(BertMlp, WritesEveryResultThatCanBeWrittenAndNamesTheOthers) {
 
 TEST_F(BertMlp, GivesAFolderToOneRunAtATime) {
   const std::string what =
-      data() + " --hidden 8 --layers 1 --steps 60 --eval-every 60 --quiet --precision fp8";
+      data() + " --hidden 8 --layers 1 --steps 300 --eval-every 300 --quiet --precision fp8";
   const auto together = [&](const std::string& arguments) {
     const std::string one = "( " UNIT_SCALING_BERT_MLP " " + arguments + "; echo code $? ) 2>&1 & ";
     return unit_scaling_test::run_command("cd " + folder_.string() + "; " + one + one + one +
