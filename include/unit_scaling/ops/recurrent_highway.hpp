@@ -164,7 +164,12 @@ struct RecurrentHighway {
       const std::tuple<kernels::Operand, kernels::Operand, Array<T>, Array<T>, Array<T>>& saved,
       const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [x, w, gates, y, initial] = saved;
+    // By name: Clang 14 captures no structured bindings.
+    const kernels::Operand& x = std::get<0>(saved);
+    const kernels::Operand& w = std::get<1>(saved);
+    const Array<T>& gates = std::get<2>(saved);
+    const Array<T>& y = std::get<3>(saved);
+    const Array<T>& initial = std::get<4>(saved);
     require_same_shape(name, "dy and y", dy.shape(), y.shape());
     const Extents e{x.shape()[0], x.shape()[1], x.shape()[2], y.columns()};
     const std::size_t rows = e.batch * e.positions;
