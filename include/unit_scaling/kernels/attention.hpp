@@ -196,7 +196,7 @@ template <class Compute, class Weight> class Attention {
   static constexpr std::size_t queries_of_large_group = 512;
 
   [[nodiscard]] static PreparedOperand prepared(const Operand& operand) {
-    return PreparedOperand(operand, SummedExtent::both_with_scales);
+    return {operand, SummedExtent::both_with_scales};
   }
 
   /// The tile of products of queries with keys and with distances.

@@ -116,7 +116,8 @@ template <class Compute> class AttentionResult {
   }
   /// Stores zeros.
   void clear(std::size_t index, std::size_t count) const {
-    std::memset(at(index), 0, count * bytes_);
+    // Without elements the data may be null.
+    if (count != 0) std::memset(at(index), 0, count * bytes_);
   }
 
  private:

@@ -144,6 +144,8 @@ class StateLoader {
     const std::string prefix = name + ".";
     for (auto next = left_.lower_bound(prefix); next != left_.end() && next->starts_with(prefix);
          next = left_.lower_bound(prefix)) {
+      // A copy, for reading it takes it off the set.
+      // NOLINTNEXTLINE(performance-unnecessary-copy-initialization)
       const std::string each = *next;
       if constexpr (StateNumber<T>) {
         map.emplace(each.substr(prefix.size()), read_number<T>(each));
