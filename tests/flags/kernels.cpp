@@ -138,9 +138,8 @@ template <class P> void norms(const std::string& name) {
   const auto scales = op.scales(x, gain, bias);
   const auto saved = op.forward(p, scales, x, gain, bias).saved;
   const auto dy = numbers<T>(x.shape(), 78);
-  for (const auto& [kind, rows] :
-       {std::pair{"with a mean ", moved(dy, 1, 1000)}, std::pair{"far ", moved(dy, 0x1.3p123F, 0)},
-        std::pair{"near zero ", moved(dy, 0x1.3p-123F, 0)}}) {
+  for (const auto& [kind, rows] : {std::pair{"with a mean ", moved(dy, 1, 1000)},
+                                   std::pair{"far ", moved(dy, 0x1.3p123F, 0)}}) {
     std::uint64_t digest = 0xcbf29ce484222325U;
     std::apply([&](const auto&... gradient) { (add_digest(digest, gradient), ...); },
                op.backward(p, scales, saved, rows));
