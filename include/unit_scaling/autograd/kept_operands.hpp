@@ -3,7 +3,6 @@
 /// Layer autograd: operands of products that a tape keeps, so that each is rounded once.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
@@ -77,12 +76,6 @@ class KeptOperands {
         entry = of_parameters_.erase(entry);
       }
     }
-  }
-
-  /// Frees all.
-  void clear() {
-    end_step();
-    of_parameters_.clear();
   }
 
  private:

@@ -100,12 +100,45 @@ struct AmxTile {
     return panel_words(groups(depth), columns);
   }
 
+  /// For each 16 words of depth, 32 rows of them.
   template <class T> static void pack_left(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_rows(as_packed(source), target);
-  }
-  template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_panel<words>(as_packed(source), columns, target);
-    fill_right(source.depth, target);
+    const auto elements = source.elements();
+    const std::size_t height = std::min(source.lane_count, rows);
+    for (std::size_t p = 0; p < source.depth; p += depth_step, target += lanes * rows) {
+      const std::size_t run = std::min(depth_step, source.depth - p);
+      if (source.depth_stride == 1) {
+        for (std::size_t i = 0; i < height; ++i) {
+          const T* from = source.data + i * source.lane_stride + p;
+          T part[depth_step] = {};
+          if (run < depth_step) {
+            std::copy_n(from, run, part);
+            from = part;
+          }
+          unit_scaling::store(elements.template run<words>(from), target + i * lanes);
+        }
+        continue;
+      }
+      for (std::size_t i = 0; i < height; i += lanes) {
+        std::uint32_t block[panel_words(lanes, lanes)] = {};
+        pack_panel<words>(
+            PanelSource<T>{.data = source.data + i * source.lane_stride + p * source.depth_stride,
+                           .lane_stride = source.lane_stride,
+                           .depth_stride = source.depth_stride,
+                           .lane_count = height - i,
+                           .depth = run,
+                           .lanes_readable = source.lanes_readable - i,
+                           .table = source.table},
+            lanes, block);
+        uint32x16 rows_of_block[lanes];
+        for (std::size_t q = 0; q < lanes; ++q) {
+          rows_of_block[q] = unit_scaling::load<uint32x16>(block + q * lanes);
+        }
+        detail::transpose_16x16(rows_of_block);
+        for (std::size_t q = 0; q < lanes; ++q) {
+          unit_scaling::store(rows_of_block[q], target + (i + q) * lanes);
+        }
+      }
+    }
   }
   /// Writes zeros behind what is packed of a right panel: whole steps are multiplied.
   static void fill_right(std::size_t depth, std::uint32_t* target) {
@@ -169,47 +202,6 @@ struct AmxTile {
   }
 
  private:
-  /// For each 16 words of depth, 32 rows of them.
-  template <class T> static void pack_rows(const PanelSource<T>& source, std::uint32_t* target) {
-    const auto elements = source.elements();
-    const std::size_t height = std::min(source.lane_count, rows);
-    for (std::size_t p = 0; p < source.depth; p += depth_step, target += lanes * rows) {
-      const std::size_t run = std::min(depth_step, source.depth - p);
-      if (source.depth_stride == 1) {
-        for (std::size_t i = 0; i < height; ++i) {
-          const T* from = source.data + i * source.lane_stride + p;
-          T part[depth_step] = {};
-          if (run < depth_step) {
-            std::copy_n(from, run, part);
-            from = part;
-          }
-          unit_scaling::store(elements.template run<words>(from), target + i * lanes);
-        }
-        continue;
-      }
-      for (std::size_t i = 0; i < height; i += lanes) {
-        std::uint32_t block[panel_words(lanes, lanes)] = {};
-        pack_panel<words>(
-            PanelSource<T>{.data = source.data + i * source.lane_stride + p * source.depth_stride,
-                           .lane_stride = source.lane_stride,
-                           .depth_stride = source.depth_stride,
-                           .lane_count = height - i,
-                           .depth = run,
-                           .lanes_readable = source.lanes_readable - i,
-                           .table = source.table},
-            lanes, block);
-        uint32x16 rows_of_block[lanes];
-        for (std::size_t q = 0; q < lanes; ++q) {
-          rows_of_block[q] = unit_scaling::load<uint32x16>(block + q * lanes);
-        }
-        detail::transpose_16x16(rows_of_block);
-        for (std::size_t q = 0; q < lanes; ++q) {
-          unit_scaling::store(rows_of_block[q], target + (i + q) * lanes);
-        }
-      }
-    }
-  }
-
   /// Words of each lane, whole steps of them.
   static constexpr std::size_t groups(std::size_t depth) {
     return (depth + depth_step - 1) / depth_step * lanes;

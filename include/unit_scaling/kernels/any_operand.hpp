@@ -121,6 +121,7 @@ inline void prepare_any(const EncodedArray& array, SummedExtent summed, Prepared
   return {
       .array = std::move(array), .prepare = &detail::prepare_any, .encode = &detail::encode_any};
 }
+
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 
 UNIT_SCALING_IEEE_END

@@ -108,17 +108,6 @@ template <class T> struct PanelSource {
   [[nodiscard]] auto elements() const { return elements_of<T>(table); }
 };
 
-/// The part as the packing functions take it: codes of a byte each, if the target looks them up.
-template <class T> [[nodiscard]] auto as_packed(const PanelSource<T>& source) {
-  if constexpr (is_looked_up<T>()) {
-    auto codes = source.template of_type<std::uint8_t>();
-    codes.table = &code_table<T>;
-    return codes;
-  } else {
-    return source;
-  }
-}
-
 /// Whether whole vectors can be loaded for the word at place p of lanes that follow each other in
 /// memory, up to lane `reach`: that may leave a row of the operand, but not the operand.
 template <class Words, class T>

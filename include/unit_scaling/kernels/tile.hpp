@@ -192,12 +192,6 @@ template <class Words> struct RegisterTile {
     return panel_words(steps(depth), columns);
   }
 
-  template <class T> static void pack_left(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_panel<Words>(as_packed(source), rows, target);
-  }
-  template <class T> static void pack_right(const PanelSource<T>& source, std::uint32_t* target) {
-    pack_panel<Words>(as_packed(source), columns, target);
-  }
   static constexpr bool has_left_rows = false;
   static void fill_right(std::size_t /*depth*/, std::uint32_t* /*target*/) {}
 
