@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
+#include <new>
 
 #include "unit_scaling/core/array.hpp"
 
@@ -58,6 +59,55 @@ TEST(RecyclingResource, SizesAreRoundedUpToTheAlignment) {
   void* const other = resource.allocate(129, 64);
   EXPECT_EQ(resource.upstream_allocations(), 2U);
   resource.deallocate(other, 129, 64);
+}
+
+TEST(RecyclingResource, TakesAnEighthMoreThanIsAskedForAtMost) {
+  const auto taken = [](std::size_t size) {
+    CountingResource upstream;
+    RecyclingResource resource(&upstream);
+    void* const block = resource.allocate(size, array_alignment);
+    const std::size_t bytes = upstream.bytes;
+    EXPECT_EQ(resource.bytes_held(), bytes);
+    EXPECT_EQ(resource.bytes_in_use(), bytes);
+    resource.deallocate(block, size, array_alignment);
+    resource.release();
+    EXPECT_EQ(upstream.bytes, 0U) << size;
+    return bytes;
+  };
+  std::size_t before = 0;
+  for (std::size_t size = 1; size <= 70'000; size += size < 5'000 ? 1 : 61) {
+    const std::size_t bytes = taken(size);
+    ASSERT_GE(bytes, size);
+    ASSERT_GE(bytes, before);
+    ASSERT_LE(bytes, (size + size / 8 + array_alignment - 1) / array_alignment * array_alignment)
+        << size;
+    before = bytes;
+  }
+  for (std::size_t factor = 1; factor <= 16; ++factor) {
+    for (std::size_t power = array_alignment; power <= (std::size_t{1} << 22); power *= 2) {
+      EXPECT_EQ(taken(factor * power), factor * power);
+    }
+  }
+}
+
+TEST(RecyclingResource, HoldsFewTimesTheLargestOfManySizes) {
+  RecyclingResource resource;
+  constexpr std::size_t largest = 4'000'000;
+  for (std::size_t size = 1'000; size <= largest; size += 1'000) {
+    resource.deallocate(resource.allocate(size, 64), size, 64);
+  }
+  EXPECT_LE(resource.bytes_held(), 16 * largest);
+}
+
+TEST(RecyclingResource, RefusesWhatNoMachineHas) {
+  RecyclingResource resource;
+  for (const std::size_t size : {(std::size_t{1} << 62) + 1, std::size_t{1} << 63, SIZE_MAX - 63,
+                                 SIZE_MAX - 62, SIZE_MAX}) {
+    EXPECT_THROW(static_cast<void>(resource.allocate(size, 64)), std::bad_alloc) << size;
+  }
+  EXPECT_THROW(static_cast<void>(resource.allocate(64, 128)), std::bad_alloc);
+  EXPECT_EQ(resource.bytes_held(), 0U);
+  EXPECT_EQ(resource.bytes_in_use(), 0U);
 }
 
 TEST(RecyclingResource, CountsBytesInUseAndHeld) {

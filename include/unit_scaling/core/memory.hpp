@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <memory_resource>
 #include <new>
-#include <unordered_map>
 #include <utility>
 
 #include "unit_scaling/core/target.hpp"
@@ -18,11 +18,16 @@ namespace UNIT_SCALING_NAMESPACE {
 /// Cache-line and vector alignment of every array.
 inline constexpr std::size_t array_alignment = 64;
 
-/// Keeps every freed block and hands it out again for the next request of the same size.
+/// Keeps every freed block and hands it out again for the next request of the same size class.
 /// A training step asks for the same sizes as the step before it, so from the second step on
 /// nothing is taken from `upstream`, nor from anywhere else: the blocks that wait are chained
 /// through their own memory. Both directions take constant time. Not thread-safe: one resource
 /// serves one tape.
+///
+/// The classes are the multiples of 64 bytes up to 1 KiB, and from there on eight to each doubling.
+/// So a block is at most an eighth larger than what was asked for, and exactly as large for
+/// 2^k times 1 to 16. Requests of ever other sizes, such as those for a sequence that grows, take
+/// memory in proportion to the largest of them, and not to their sum.
 class RecyclingResource final : public std::pmr::memory_resource {
  public:
   explicit RecyclingResource(std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())
@@ -40,8 +45,13 @@ class RecyclingResource final : public std::pmr::memory_resource {
 
   /// Gives the blocks that wait for reuse back to upstream.
   void release() {
-    for (std::size_t i = 0; i < small_.size(); ++i) release(small_[i], (i + 1) * array_alignment);
-    for (auto& [size, waiting] : large_) release(waiting, size);
+    for (std::size_t i = 0; i < waiting_.size(); ++i) {
+      while (waiting_[i] != nullptr) {
+        upstream_->deallocate(std::exchange(waiting_[i], waiting_[i]->next), class_size(i),
+                              array_alignment);
+        held_ -= class_size(i);
+      }
+    }
   }
 
  private:
@@ -51,29 +61,32 @@ class RecyclingResource final : public std::pmr::memory_resource {
   };
   static_assert(sizeof(Block) <= array_alignment);
 
-  static std::size_t rounded(std::size_t bytes) {
-    return (bytes + array_alignment - 1) / array_alignment * array_alignment;
-  }
+  static constexpr std::size_t steps = 8;  ///< classes in each doubling
+  static constexpr std::size_t classes = steps * 54;  ///< blocks of up to 2^62 bytes
 
-  /// The blocks of this size that wait; `size` is a multiple of the alignment above 0.
-  Block*& waiting_of(std::size_t size) {
-    const std::size_t index = size / array_alignment - 1;
-    return index < small_.size() ? small_[index] : large_[size];
+  /// The class of a request.
+  static constexpr std::size_t class_of(std::size_t bytes) {
+    const std::size_t units = bytes / array_alignment + (bytes % array_alignment != 0 ? 1 : 0);
+    if (units <= 2 * steps) return units == 0 ? 0 : units - 1;
+    // units - 1 is binary 1xxx…: its first digits are the class.
+    const auto shift = static_cast<std::size_t>(std::bit_width(units - 1)) - 4;
+    return steps * shift + ((units - 1) >> shift);
   }
-
-  void release(Block*& waiting, std::size_t size) {
-    while (waiting != nullptr) {
-      upstream_->deallocate(std::exchange(waiting, waiting->next), size, array_alignment);
-      held_ -= size;
-    }
+  /// The bytes of a block of that class.
+  static constexpr std::size_t class_size(std::size_t index) {
+    if (index < 2 * steps) return (index + 1) * array_alignment;
+    const std::size_t shift = index / steps - 1;
+    return ((index - steps * shift + 1) << shift) * array_alignment;
   }
 
   void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-    if (alignment > array_alignment) throw std::bad_alloc();  // nothing here asks for it
-    const std::size_t size = rounded(std::max<std::size_t>(bytes, 1));
+    const std::size_t index = class_of(bytes);
+    // Nothing here asks for more alignment, and no machine has as much memory.
+    if (alignment > array_alignment || index >= classes) throw std::bad_alloc();
+    const std::size_t size = class_size(index);
     void* block = nullptr;
-    if (Block*& waiting = waiting_of(size); waiting != nullptr) {
-      block = std::exchange(waiting, waiting->next);
+    if (waiting_[index] != nullptr) {
+      block = std::exchange(waiting_[index], waiting_[index]->next);
     } else {
       block = upstream_->allocate(size, array_alignment);
       ++upstream_allocations_;
@@ -84,10 +97,9 @@ class RecyclingResource final : public std::pmr::memory_resource {
   }
 
   void do_deallocate(void* block, std::size_t bytes, std::size_t /*alignment*/) override {
-    const std::size_t size = rounded(std::max<std::size_t>(bytes, 1));
-    in_use_ -= size;
-    Block*& waiting = waiting_of(size);
-    waiting = ::new (block) Block{waiting};
+    const std::size_t index = class_of(bytes);
+    in_use_ -= class_size(index);
+    waiting_[index] = ::new (block) Block{waiting_[index]};
   }
 
   [[nodiscard]] bool do_is_equal(const memory_resource& other) const noexcept override {
@@ -95,9 +107,7 @@ class RecyclingResource final : public std::pmr::memory_resource {
   }
 
   std::pmr::memory_resource* upstream_;
-  /// Control blocks, numbers, biases: most requests. By size in units of the alignment, less one.
-  std::array<Block*, 64> small_{};
-  std::unordered_map<std::size_t, Block*> large_;  ///< all others, by size
+  std::array<Block*, classes> waiting_{};  ///< of each class
   std::size_t in_use_ = 0;
   std::size_t held_ = 0;
   std::size_t upstream_allocations_ = 0;
