@@ -101,8 +101,8 @@ TEST(RecyclingResource, HoldsFewTimesTheLargestOfManySizes) {
 
 TEST(RecyclingResource, RefusesWhatNoMachineHas) {
   RecyclingResource resource;
-  for (const std::size_t size : {(std::size_t{1} << 62) + 1, std::size_t{1} << 63, SIZE_MAX - 63,
-                                 SIZE_MAX - 62, SIZE_MAX}) {
+  for (const std::size_t size :
+       {(std::size_t{1} << 62) + 1, std::size_t{1} << 63, SIZE_MAX - 63, SIZE_MAX - 62, SIZE_MAX}) {
     EXPECT_THROW(static_cast<void>(resource.allocate(size, 64)), std::bad_alloc) << size;
   }
   EXPECT_THROW(static_cast<void>(resource.allocate(64, 128)), std::bad_alloc);

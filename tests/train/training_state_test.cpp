@@ -19,6 +19,7 @@
 #include <initializer_list>
 #include <limits>
 #include <map>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -571,6 +572,48 @@ TEST_F(Refusals, ByTheCallerPutEverythingBack) {
   expect_same(bits_of(*this), before, "put back");
   load_state(file, *this, [] {});
   EXPECT_EQ(loss_scale_, 0.5);
+}
+
+TEST(TrainingState, IsPutBackAlsoIfTheTrainingShowsOtherStatesEachTime) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.path() / "saved.safetensors";
+  float a = 1;
+  float b = 2;
+  double other_type = 3;
+  save_state(path, [&](const auto& visit) { visit("a", a), visit("b", b); });
+  a = b = 7;
+  for (const bool has_other_type : {false, true}) {
+    int visits = 0;
+    const auto training = [&](const auto& visit) {
+      ++visits;
+      if (visits == 3 && has_other_type) {
+        visit("a", other_type);
+      } else {
+        visit("a", a);
+      }
+      visit(visits == 1 ? "b" : visits == 2 ? "c" : "d", b);
+    };
+    expect_error<FileError>([&] { load_state(path, training); },
+                            {"saved.safetensors", "up to 'c'", "the same states each time"});
+    EXPECT_EQ(a, has_other_type ? 1.0F : 7.0F);
+    EXPECT_EQ(b, 7.0F);
+    EXPECT_EQ(other_type, 3.0);
+  }
+}
+
+TEST(TrainingState, OutOfMemoryIsNotTheFilesFault) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.path() / "saved.safetensors";
+  float a = 1;
+  save_state(path, [&](const auto& visit) { visit("a", a); });
+  a = 7;
+  int visits = 0;
+  const auto training = [&](const auto& visit) {
+    visit("a", a);
+    if (++visits == 2) throw std::bad_alloc();
+  };
+  EXPECT_THROW(load_state(path, training), std::bad_alloc);
+  EXPECT_EQ(a, 7.0F);
 }
 
 TEST_F(Refusals, OfFilesThatAreNoneNameThem) {

@@ -29,7 +29,9 @@ template <class T>
 /// What would be gone before it is read does not compile.
 template <class T> void as_matrix(const Array<T>&& array) = delete;
 
-/// The array as an Eigen map of `rows()` by `columns()`, for writing.
+/// The array as an Eigen map of `rows()` by `columns()`, for writing. Like `mutable_data()`, it
+/// copies elements that are shared; the map must not be written to after the array is copied or
+/// assigned to.
 template <class T> [[nodiscard]] Eigen::Map<RowMajorMatrix<T>> as_mutable_matrix(Array<T>& array) {
   return {array.mutable_data(), static_cast<Eigen::Index>(array.rows()),
           static_cast<Eigen::Index>(array.columns())};

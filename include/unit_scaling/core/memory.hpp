@@ -61,7 +61,7 @@ class RecyclingResource final : public std::pmr::memory_resource {
   };
   static_assert(sizeof(Block) <= array_alignment);
 
-  static constexpr std::size_t steps = 8;  ///< classes in each doubling
+  static constexpr std::size_t steps = 8;             ///< classes in each doubling
   static constexpr std::size_t classes = steps * 54;  ///< blocks of up to 2^62 bytes
 
   /// The class of a request.

@@ -116,7 +116,9 @@ inline void prepare_any(const EncodedArray& array, SummedExtent summed, Prepared
 
 }  // namespace detail
 
-/// An array as an operand of any product.
+/// An array as an operand of any product in float. Its float64 elements are rounded to float.
+/// Where scales belong to what a product does not sum over, sums are multiplied with them
+/// afterwards: see `SumScales`.
 [[nodiscard]] inline Operand make_operand(EncodedArray array) {
   return {
       .array = std::move(array), .prepare = &detail::prepare_any, .encode = &detail::encode_any};

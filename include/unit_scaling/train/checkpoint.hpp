@@ -27,6 +27,7 @@
 #include <exception>
 #include <filesystem>
 #include <map>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -170,6 +171,8 @@ class StateLoader {
         exchange(*value, state);
         found->second.is_in_place = true;
       });
+    } catch (const std::bad_alloc&) {
+      throw;  // The file is not at fault.
     } catch (const std::exception& error) {
       throw FileError(file_.path(),
                       "refused with the states up to " + in_quotes(last) + ": " + error.what());
@@ -196,9 +199,9 @@ class StateLoader {
   /// not: it gets what was there before in both cases.
   template <class Training> void put_back(Training& training) {
     for_each_state(training, [&]<class T>(const std::string& name, T& state) {
-      Loaded& before = loaded_.at(name);
-      if (!std::exchange(before.is_in_place, false)) return;
-      exchange(std::any_cast<T&>(before.value), state);
+      const auto before = loaded_.find(name);
+      if (before == loaded_.end() || !std::exchange(before->second.is_in_place, false)) return;
+      if (T* const value = std::any_cast<T>(&before->second.value)) exchange(*value, state);
     });
   }
 
