@@ -585,7 +585,7 @@ class GradientSum {
       const auto keep = static_cast<float>(factors_[number].keep);
       const auto share = static_cast<float>(factors_[number].share);
       float* s = part.elements.mutable_data();
-      const auto* g = gradient.data();
+      const auto* g = detail::gradient_elements(gradient);
       for_elements(sum, s, [=](std::size_t i, auto count) {
         const auto next = kernels::load<float>(g + i, count) * share;
         return is_first ? next : kernels::load<float>(s + i, count) * keep + next;
