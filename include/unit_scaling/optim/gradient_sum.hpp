@@ -33,6 +33,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 
@@ -93,14 +94,14 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 class GradientSum {
  public:
   /// @param parameters that gradients are wanted of; they must stay in place.
-  /// @throws DomainError if one is null or given twice.
+  /// @throws DomainError if one is null or given twice, or two have one name.
   explicit GradientSum(std::vector<Parameter*> parameters) : parameters_(std::move(parameters)) {
     sums_.resize(parameters_.size());
+    detail::DistinctParameters distinct("GradientSum");
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       const Parameter* parameter = parameters_[k];
-      require(parameter != nullptr, "GradientSum", "expected parameters, got a null pointer");
-      require(numbers_.emplace(parameter, k).second, "GradientSum",
-              "expected each parameter once, got '", parameter->name, "' twice");
+      distinct.add(parameter);
+      numbers_.emplace(parameter, k);
       sums_[k].shape = parameter->value.shape();
       sums_[k].parts.push_back({.elements = Array<float>(sums_[k].shape)});
     }
@@ -146,8 +147,8 @@ class GradientSum {
 
   /// Shows what was added since `clear` to `visit(name, state)`, so that a training can stop in the
   /// middle of a step: "count", and two maps, "factors" and "parts" (see train/training_state.hpp).
-  /// @throws DomainError if two parameters have one name; or if a visitor sets what no sum over
-  ///         these parameters shows: nothing is set then.
+  /// @throws DomainError if two parameters were given one name since; or if a visitor sets what no
+  ///         sum over these parameters shows: nothing is set then.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     const auto before = shown<Visitor>();
     auto after = before;
