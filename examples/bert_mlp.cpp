@@ -17,6 +17,7 @@
 #include "bert_mlp/corpus.hpp"
 #include "bert_mlp/experiments.hpp"
 #include "bert_mlp/format_sweep.hpp"
+#include "bert_mlp/interruption.hpp"
 #include "bert_mlp/machine.hpp"
 #include "bert_mlp/memory_need.hpp"
 #include "bert_mlp/numerics_page.hpp"
@@ -43,27 +44,9 @@ void set_threads(std::size_t threads) {
   }
 }
 
-/// @returns the exit code.
-int run(Options options) {
-  const us::train::TextCorpus corpus = make_corpus(options);
-  require_memory(options, corpus.vocabulary_size());
-  set_threads(options.threads);
-  if (options.print_scales) {
-    for (const Variant& variant : options.variants) {
-      std::cout << scale_table(options, variant, corpus);
-    }
-    return 0;
-  }
-
-  // Whatever may be wrong with the arguments is told before the first measurement, and leaves no
-  // folder behind.
-  for (const Variant& variant : options.variants) check_simulation(options, variant, corpus);
-  if (!options.resume.empty()) check_checkpoint(options, options.variants.front(), corpus);
-  const RunFolder folder = claim_run_folder(options);
-  options.out = folder.path();
-  Results results(options.out);
-
-  const Machine machine = measure_machine();
+/// Trains everything that was asked for, and writes what is told of that kind of training.
+std::vector<RunResult> train_all(const Options& options, const us::train::TextCorpus& corpus,
+                                 const Machine& machine, Results& results) {
   std::vector<RunResult> runs;
   if (options.sweep_bits > 0) {
     runs = sweep_formats(options, corpus, machine);
@@ -81,6 +64,53 @@ int run(Options options) {
       if (!unsaved.empty()) results.add_failure("checkpoint.safetensors", unsaved);
     }
     results.write("loss.svg", [&] { return loss_svg(options, runs); });
+  }
+  return runs;
+}
+
+/// Where a training stopped and, on a line of its own, the command that goes on from there.
+std::string where_it_stopped(const Options& options, const Interrupted& stop) {
+  std::string text =
+      "bert_mlp: stopped after step " + std::to_string(stop.step) + " of " + stop.variant.name();
+  if (!stop.unsaved.empty()) {
+    text += "; no checkpoint was written: " + one_line(stop.unsaved) + "\n";
+  } else if (!stop.checkpoint_step) {
+    text += ", of which no checkpoint is kept\n";
+  } else {
+    text +=
+        "; go on with\n" + command_to_go_on(options, stop.variant, *stop.checkpoint_step) + "\n";
+  }
+  return text;
+}
+
+/// @returns the exit code; of a run that a signal stopped, 128 and the signal.
+int run(Options options) {
+  const us::train::TextCorpus corpus = make_corpus(options);
+  require_memory(options, corpus.vocabulary_size());
+  set_threads(options.threads);
+  if (options.print_scales) {
+    for (const Variant& variant : options.variants) {
+      std::cout << scale_table(options, variant, corpus);
+    }
+    return 0;
+  }
+
+  const InterruptionScope scope;
+  // Whatever may be wrong with the arguments is told before the first measurement, and leaves no
+  // folder behind.
+  for (const Variant& variant : options.variants) check_simulation(options, variant, corpus);
+  if (!options.resume.empty()) check_checkpoint(options, options.variants.front(), corpus);
+  const RunFolder folder = claim_run_folder(options);
+  options.out = folder.path();
+  Results results(options.out);
+
+  const Machine machine = measure_machine();
+  std::vector<RunResult> runs;
+  try {
+    runs = train_all(options, corpus, machine, results);
+  } catch (const Interrupted& stop) {
+    std::cerr << where_it_stopped(options, stop);
+    return 128 + interruption();
   }
   const std::string json = summary(options, runs, machine);
   results.write("summary.json", [&] { return json; });
@@ -126,6 +156,11 @@ int main(int argc, char** argv) {
     const int code = options ? bert_mlp::run_in_memory(*options) : 0;
     // Only now may a full disk or a closed pipe show.
     if (!std::cout.flush()) throw std::runtime_error("cannot write to standard output");
+    if (code > 128) {
+      // A shell ends its script only if the signal is seen to have ended the program.
+      std::signal(code - 128, SIG_DFL);
+      std::raise(code - 128);
+    }
     return code;
   } catch (const std::invalid_argument& error) {
     return fail(error, 2);

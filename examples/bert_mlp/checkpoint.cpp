@@ -10,6 +10,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -32,19 +33,21 @@ namespace bert_mlp {
 
 namespace {
 
+/// What a fingerprint says, by key.
+std::map<std::string, std::string> values_of(const std::string& fingerprint) {
+  std::map<std::string, std::string> values;
+  std::istringstream words(fingerprint);
+  for (std::string word; words >> word;) {
+    const std::size_t equals = std::min(word.find('='), word.size() - 1);
+    values[word.substr(0, equals)] = word.substr(equals + 1);
+  }
+  return values;
+}
+
 /// What two fingerprints differ in: "steps is 12 there and 40 here, ...".
 std::string fingerprint_difference(const std::string& there, const std::string& here) {
-  const auto read = [](const std::string& fingerprint) {
-    std::map<std::string, std::string> values;
-    std::istringstream words(fingerprint);
-    for (std::string word; words >> word;) {
-      const std::size_t equals = std::min(word.find('='), word.size() - 1);
-      values[word.substr(0, equals)] = word.substr(equals + 1);
-    }
-    return values;
-  };
-  auto there_values = read(there);
-  auto here_values = read(here);
+  auto there_values = values_of(there);
+  auto here_values = values_of(here);
   for (const auto& [key, value] : there_values) here_values.try_emplace(key, "not set");
   std::string text;
   for (const auto& [key, value] : here_values) {
@@ -98,23 +101,43 @@ std::string fault_of(const Record& record) {
   return {};
 }
 
+[[nodiscard]] std::string named(const std::filesystem::path& checkpoint) {
+  return "--resume " + quoted_path(checkpoint.string());
+}
+
+/// Opens the file that --resume names.
+/// @throws std::invalid_argument if it is no checkpoint of this program.
+us::train::SafetensorsFile open_file(const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    const std::filesystem::path inside = path / "checkpoint.safetensors";
+    throw std::invalid_argument(
+        named(path) + (std::filesystem::exists(inside, error)
+                           ? ": is a folder; give the checkpoint in it, " + shell_word(inside)
+                           : ": is a folder, and has no checkpoint.safetensors; give the file of a "
+                             "checkpoint"));
+  }
+  auto file = [&] {
+    try {
+      return us::train::SafetensorsFile(path);
+    } catch (const us::FileError& file_error) {
+      throw std::invalid_argument(std::string("--resume ") + file_error.what());
+    }
+  }();
+  for (const char* key : {"training", "step"}) {
+    if (!file.metadata().contains(key)) {
+      throw std::invalid_argument(named(path) + ": is no checkpoint of bert_mlp");
+    }
+  }
+  return file;
+}
+
 /// Opens the checkpoint that `options` goes on from.
 /// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
 us::train::SafetensorsFile open_checkpoint(const Options& options, const std::string& fingerprint) {
-  const std::string name = "--resume " + quoted_path(options.resume.string());
-  auto file = [&] {
-    try {
-      return us::train::SafetensorsFile(options.resume);
-    } catch (const us::FileError& error) {
-      throw std::invalid_argument(std::string("--resume ") + error.what());
-    }
-  }();
+  const std::string name = named(options.resume);
+  us::train::SafetensorsFile file = open_file(options.resume);
   const auto& metadata = file.metadata();
-  for (const char* key : {"training", "step"}) {
-    if (!metadata.contains(key)) {
-      throw std::invalid_argument(name + ": is no checkpoint of bert_mlp");
-    }
-  }
   if (metadata.at("training") != fingerprint) {
     throw std::invalid_argument(name + ": is of another training: " +
                                 fingerprint_difference(metadata.at("training"), fingerprint));
@@ -173,6 +196,14 @@ struct State {
 };
 
 }  // namespace
+
+CheckpointVariant variant_of_checkpoint(const std::filesystem::path& path) {
+  const auto values = values_of(open_file(path).metadata().at("training"));
+  if (!values.contains("precision") || !values.contains("scaling")) {
+    throw std::invalid_argument(named(path) + ": is no checkpoint of bert_mlp");
+  }
+  return {values.at("precision"), values.at("scaling")};
+}
 
 std::string checkpoint_fingerprint(const Options& options, const Variant& variant,
                                    const us::train::TextCorpus& corpus) {

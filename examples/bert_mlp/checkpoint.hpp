@@ -15,6 +15,15 @@
 
 namespace bert_mlp {
 
+/// The variant that a checkpoint is of, as --precision and --scaling name it.
+struct CheckpointVariant {
+  std::string precision;
+  std::string scaling;
+};
+
+/// @throws std::invalid_argument if the file is no checkpoint of this program.
+[[nodiscard]] CheckpointVariant variant_of_checkpoint(const std::filesystem::path& path);
+
 /// Everything that must be the same for a resumed run to be the run that was stopped: "key=value",
 /// with spaces between.
 [[nodiscard]] std::string checkpoint_fingerprint(const Options& options, const Variant& variant,

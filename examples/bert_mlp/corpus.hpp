@@ -44,8 +44,7 @@ inline std::vector<std::filesystem::path> project_files(const std::filesystem::p
 /// The text that --data names, or of the project if it names none.
 /// Neighbouring files are dealt out in turn so that the held-out tail is not all of one kind.
 /// @throws std::invalid_argument if it cannot be read, is given twice, too short for --window or
-/// too
-///         much for memory.
+///         too much for memory.
 inline us::train::TextCorpus make_corpus(const Options& options) {
   namespace fs = std::filesystem;
   std::vector<fs::path> files = options.data;

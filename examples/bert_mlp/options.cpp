@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint.hpp"
 #include "one_line.hpp"
 #include "simulation.hpp"
 #include "unit_scaling/core/printable.hpp"
@@ -153,6 +154,40 @@ void require_no_empty_argument(int argc, char** argv) {
   }
 }
 
+/// One line about an option that has too many values or none.
+std::string wrong_number_of_values(const CLI::App& app, const CLI::ArgumentMismatch& error) {
+  for (const CLI::Option* option : app.get_options()) {
+    // --data may be repeated, all others have one value.
+    if (option->get_expected_max() > 1 || option->count() < 2) continue;
+    std::string values;
+    for (const std::string& value : option->results()) {
+      values += (values.empty() ? "" : " and ") + us::printable(value);
+    }
+    return option->get_name() + ": expected once, got " + values;
+  }
+  const std::string text = error.what();
+  return text.substr(0, text.find(':')) + ": expected a value";
+}
+
+/// What was typed, without what says which variants to train, how far and where the results are:
+/// for the command that goes on with one of them.
+std::string command_of_one(const std::string& program, const CLI::App& app) {
+  constexpr std::array left_out{"--compare", "--precision", "--scaling",  "--stop-at",
+                                "--resume",  "--out",       "--overwrite"};
+  std::string command = shell_word(program);
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    if (std::find(left_out.begin(), left_out.end(), name) != left_out.end()) continue;
+    const bool is_flag = option->get_items_expected_max() == 0;
+    for (const std::string& value : option->results()) {
+      command += " " + name;
+      if (is_flag && value == "true") continue;
+      command += (is_flag || value.starts_with('-') ? "=" : " ") + shell_word(value);
+    }
+  }
+  return command;
+}
+
 /// The variants of --compare.
 /// @throws std::invalid_argument if one of them is empty, unknown or there twice.
 std::vector<Variant> parse_comparison(const std::string& text) {
@@ -215,6 +250,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "--out names is refused if it holds those of another command, unless --overwrite is given\n"
       "or --resume goes on from the checkpoint in it; the same command may replace its own. Two\n"
       "runs at once never write to one folder: the second is refused.\n"
+      "Ctrl-C ends the step, saves the model if it is the one of the checkpoint, and prints the\n"
+      "command that goes on with it; one more, seconds later, ends the program at once.\n"
       "A result that cannot be written is named at the end, with exit code 1; the others are "
       "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
@@ -223,7 +260,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included, validation not) and peak_rss_bytes (of the process, while training).\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
-      "3 every variant diverged.");
+      "3 every variant diverged, 130 stopped by Ctrl-C.");
   app.set_version_flag("--version",
                        "bert_mlp (unit_scaling) " + std::string(unit_scaling::version));
   app.add_option("--data", options.data,
@@ -306,7 +343,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   overwrite_option->needs(out_option);
   auto* resume_option = app.add_option(
       "--resume", options.resume,
-      "Checkpoint to go on from; for a single variant, with the same other arguments");
+      "Checkpoint to go on from, with the same other arguments; --precision and --scaling are "
+      "those of the checkpoint if not given");
   app.add_flag("--quiet", options.quiet, "No progress line and no table");
   auto* json_option =
       app.add_flag("--json", options.json, "Print summary.json instead of the table");
@@ -367,9 +405,12 @@ std::optional<Options> parse_options(int argc, char** argv) {
     return std::nullopt;
   } catch (const CLI::ExtrasError&) {
     throw std::invalid_argument(unknown_argument(app));
+  } catch (const CLI::ArgumentMismatch& error) {
+    throw std::invalid_argument(wrong_number_of_values(app, error));
   } catch (const CLI::Error& error) {
     throw std::invalid_argument(error.what());
   }
+  options.command_of_one = command_of_one(argv[0], app);
 
   options.batch_given = batch_option->count() > 0;
   if (options.loss_scale_window || sweep_option->count() > 0) {
@@ -385,6 +426,12 @@ std::optional<Options> parse_options(int argc, char** argv) {
     throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
                                 ": expected a step up to --steps " + std::to_string(options.steps));
   }
+  const bool is_of_checkpoint = !options.resume.empty() && compare_option->count() == 0;
+  if (is_of_checkpoint) {
+    const CheckpointVariant there = variant_of_checkpoint(options.resume);
+    if (precision_option->count() == 0) precision = there.precision;
+    if (scaling_option->count() == 0) scaling = there.scaling;
+  }
   if (sweep_option->count() > 0) {
     options.sweep_bits = parse_sweep_bits(sweep);
     std::vector<std::string> scalings{"unit", "none"};
@@ -392,9 +439,10 @@ std::optional<Options> parse_options(int argc, char** argv) {
     for (const std::string& each : scalings) {
       options.variants.push_back(parse_single_variant("fp32", each));
     }
-  } else if (precision_option->count() + scaling_option->count() > 0 ||
+  } else if (is_of_checkpoint || precision_option->count() + scaling_option->count() > 0 ||
              (simulate_option->count() > 0 && compare_option->count() == 0)) {
-    const bool is_carrier = simulate_option->count() > 0 && precision_option->count() == 0;
+    const bool is_carrier =
+        simulate_option->count() > 0 && precision_option->count() == 0 && !is_of_checkpoint;
     options.variants.push_back(parse_single_variant(is_carrier ? "fp32" : precision, scaling));
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
@@ -434,7 +482,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
                                 std::to_string(options.window));
   }
   if (!options.resume.empty() && options.variants.size() != 1) {
-    throw std::invalid_argument("--resume goes with one variant: give --precision and --scaling");
+    throw std::invalid_argument(
+        "--resume goes with one variant: leave out --compare, for the checkpoint says which");
   }
   return options;
 }

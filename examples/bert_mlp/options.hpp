@@ -13,6 +13,7 @@
 #include <system_error>
 #include <vector>
 
+#include "one_line.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/scaling/rule.hpp"
@@ -77,6 +78,9 @@ struct Options {
   int sweep_bits = 0;                              // of the formats to sweep; 0: none
   bool batch_given = false;
   std::string command;  // as typed, for the summary
+  // What is to be typed to go on with one variant, but for the variant, its checkpoint and where to
+  // stop.
+  std::string command_of_one;
 
   /// The learning rate of a variant: what was asked for, else for adamw the best of the sweep in
   /// docs/results.md, and for sgd one that trains but was not swept.
@@ -113,6 +117,16 @@ struct Options {
             .decay = schedule};
   }
 };
+
+/// The command that goes on from the checkpoint of a variant after `step`.
+[[nodiscard]] inline std::string command_to_go_on(const Options& options, const Variant& variant,
+                                                  std::size_t step) {
+  const bool stops_again = options.stop_at && step < *options.stop_at;
+  return options.command_of_one + " --precision " + variant.precision + " --scaling " +
+         variant.scaling_name() +
+         (stops_again ? " --stop-at " + std::to_string(*options.stop_at) : "") + " --resume " +
+         shell_word((options.out / "checkpoint.safetensors").string());
+}
 
 /// What `body()` returns. Its errors are told with the option that they are about in front.
 template <class Body>

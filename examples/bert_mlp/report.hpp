@@ -132,13 +132,17 @@ inline const RunResult* run_of_checkpoint(const std::vector<RunResult>& runs) {
   return found == runs.rend() ? nullptr : &*found;
 }
 
-/// The last line of the output: where the results are, and whose model the checkpoint there is.
+/// The end of the output: where the results are, and whose model the checkpoint there is; of a
+/// training that --stop-at stopped, the command that goes on with it.
 inline std::string where_results_are(const Options& options, const std::vector<RunResult>& runs) {
   const RunResult* run = run_of_checkpoint(runs);
-  return "Results are in " + one_line(options.out.string()) + "; " +
-         (run == nullptr ? "no checkpoint was saved"
-                         : "the checkpoint there holds " + run->variant.name() + " after step " +
-                               std::to_string(*run->checkpoint_step)) +
+  const std::string where = "Results are in " + one_line(options.out.string()) + "; ";
+  if (run == nullptr) return where + "no checkpoint was saved\n";
+  const std::size_t step = *run->checkpoint_step;
+  const bool is_stopped = run->diverged.empty() && step < options.steps;
+  return where + "the checkpoint there holds " + run->variant.name() + " after step " +
+         std::to_string(step) +
+         (is_stopped ? "; go on with\n" + command_to_go_on(options, run->variant, step) : "") +
          "\n";
 }
 

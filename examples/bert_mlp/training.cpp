@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <numbers>
@@ -19,6 +20,7 @@
 #include "any_tape.hpp"
 #include "checkpoint.hpp"
 #include "inspection.hpp"
+#include "interruption.hpp"
 #include "machine.hpp"
 #include "numerics.hpp"
 #include "options.hpp"
@@ -84,15 +86,17 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
 /// Bits per character over those batches, under the simulation if there is one.
 /// @param memory of the training, which waits meanwhile: used again here.
 /// @param progress shows how far it is.
+/// @param before_each is called before each batch.
 double validate(const Variant& variant, const us::nn::BertMlp& model,
                 const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
                 std::shared_ptr<us::Simulator> simulator, us::RecyclingResource& memory,
-                us::train::Progress& progress) {
+                us::train::Progress& progress, const std::function<void()>& before_each) {
   const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
   tape->simulate_with(std::move(simulator));
   double sum = 0;
   std::size_t items = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
+    before_each();
     progress.show("validating " + std::to_string(100 * i / parts.size()) + "%");
     const auto [first, count, stride, draw] = parts[i];
     const auto batch = batches.validation(first, count, draw, stride);
@@ -180,10 +184,21 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
   std::size_t validation_bytes = 0;  // that the tape holds only since it lent its memory
-  const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts) {
+  // A checkpoint has the point of its step, so a validation that makes one is not stopped.
+  const std::function<void()> go_on = [] {};
+  const std::function<void()> stop_if_asked = [&] {
+    if (interruption() == 0) return;
+    save_if_wanted();
+    Interrupted stop(variant, step);
+    stop.checkpoint_step = result.checkpoint_step;
+    stop.unsaved = result.unsaved;
+    throw stop;
+  };
+  const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts,
+                                      const std::function<void()>& before_each) {
     const std::size_t held = tape->bytes_held();
     const double bpc = validate(variant, model, batches, parts, simulator_of(options, variant),
-                                tape->memory(), progress);
+                                tape->memory(), progress, before_each);
     validation_bytes += tape->bytes_held() - held;
     return bpc;
   };
@@ -193,6 +208,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   std::optional<us::analysis::NonFiniteTensor> first_non_finite;
   double training_seconds = 0;
   while (step < end) {
+    stop_if_asked();
     const auto start = std::chrono::steady_clock::now();
     double loss_value = 0;
     us::train::MaskedBatch batch;
@@ -258,7 +274,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
 
     // Also where the run stops early, for the one that continues it has the point as well.
     if (step % options.eval_every == 0) {
-      const double bpc = bits_per_character(sample);
+      const double bpc = bits_per_character(sample, go_on);
       record.add(step, bpc);
       if (std::isfinite(bpc) && step < end && is_checkpoint_due(record)) save_if_wanted();
     }
@@ -281,7 +297,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   tape->clear();
   if (result.diverged.empty()) {
-    result.valid_bpc = bits_per_character(whole_validation(options, batches));
+    result.valid_bpc = bits_per_character(whole_validation(options, batches), stop_if_asked);
     if (std::isfinite(result.valid_bpc)) {
       save_if_wanted();
     } else {
@@ -292,8 +308,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   // A last point, which is in no checkpoint: a run that goes on from there has none.
   if (record.points.empty() || record.points.back().step != step) {
     const bool measurable = result.diverged.empty();
-    record.add(step,
-               measurable ? bits_per_character(sample) : std::numeric_limits<double>::quiet_NaN());
+    record.add(step, measurable ? bits_per_character(sample, go_on)
+                                : std::numeric_limits<double>::quiet_NaN());
   }
   tape->memory().release();
   progress.finish();

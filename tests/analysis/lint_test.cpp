@@ -445,16 +445,18 @@ TEST(Lint, FindsLearningRatesOutOfBand) {
 }
 
 TEST(Lint, ComparesALearningRateWithTheScaleOfItsParameter) {
-  // Two weights of one name, told apart by their shapes.
+  // Two weights of one name, of two optimisers, told apart by their shapes.
   Parameter up = weight({128, 64});
   Parameter down = weight({64, 128}, 1e-3F);
-  const optim::Adam adam({&up, &down}, {.rule = Rule::none});
+  auto rates = optim::learning_rate_report(optim::Adam({&up}, {.rule = Rule::none}), 0.01);
+  const auto others = optim::learning_rate_report(optim::Adam({&down}, {.rule = Rule::none}), 0.01);
+  rates.insert(rates.end(), others.begin(), others.end());
   const auto findings = lint_of(
       [&](Fp64& tape) {
         constexpr ops::Linear plain{.scaling = scaling::none};
         return ops::linear(ops::linear(input(tape), up, plain), down, plain);
       },
-      {.learning_rates = optim::learning_rate_report(adam, 0.01)});
+      {.learning_rates = rates});
   expect_one(findings, Kind::learning_rate, "w", "outside");
 }
 

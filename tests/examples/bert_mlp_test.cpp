@@ -87,6 +87,18 @@ class BertMlp : public testing::Test {
   const fs::path& folder_ = temporary_.path();
 };
 
+/// Expects one line and exit code 2, and no folder `never`.
+void expect_refusal(const Outcome& outcome, const std::string& what, const fs::path& folder) {
+  EXPECT_EQ(outcome.exit_code, 2) << what << "\n" << outcome.output;
+  EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --") ||
+              outcome.output.starts_with("bert_mlp: not enough memory"))
+      << what << "\n"
+      << outcome.output;
+  EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << what << "\n"
+                                                                               << outcome.output;
+  EXPECT_FALSE(fs::exists(folder / "never")) << what;
+}
+
 TEST_F(BertMlp, ThreadCountDoesNotChangeABitOfTheTraining) {
   for (const std::string precision : {"fp32", "fp8"}) {
     const std::string one = precision + "-one";
@@ -170,6 +182,141 @@ TEST_F(BertMlp, RefusesACheckpointOfAnotherTrainingAndSaysWhatDiffers) {
   EXPECT_EQ(other.output, "bert_mlp: --resume '" + checkpoint +
                               "': is of another training: lr is 0.25 there and 0.1 here, precision "
                               "is fp8 there and fp16 here\n");
+}
+
+TEST_F(BertMlp, TakesTheVariantFromTheCheckpointUnlessItIsGiven) {
+  for (const std::string variant :
+       {"--precision fp8 --scaling unit", "--precision fp16 --scaling loss:64",
+        "--precision fp16 --simulate e4m3fn/e5m2"}) {
+    const bool is_simulated = variant.find("--simulate") != std::string::npos;
+    const std::string rest = is_simulated ? " --simulate e4m3fn/e5m2" : "";
+    ASSERT_EQ(run(small("whole") + " --overwrite --stop-at 12 " + variant).exit_code, 0);
+    ASSERT_EQ(run(small("part") + " --overwrite --stop-at 5 " + variant).exit_code, 0);
+    const std::string resume = " --resume " + out("part/checkpoint.safetensors") + rest;
+    const std::string precision = variant.substr(0, variant.find(" --s"));
+    const Outcome outcome = run(small("rest") + " --overwrite" + resume);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(content(folder_ / "rest/checkpoint.safetensors"),
+              content(folder_ / "whole/checkpoint.safetensors"));
+    const Outcome half = run(small("half") + " --overwrite " + precision + resume);
+    EXPECT_EQ(half.exit_code, 0) << half.output;
+    const Outcome other = run(small("never") + " --precision bf16" + resume);
+    if (is_simulated) continue;  // bf16 carries no simulation
+    expect_refusal(other, variant, folder_);
+    EXPECT_NE(other.output.find(" there and bf16 here"), std::string::npos) << other.output;
+  }
+}
+
+TEST_F(BertMlp, SaysWhatToResumeFromWhereAFolderIsGiven) {
+  const std::string name = "the run's";
+  fs::create_directory(folder_ / name);
+  const std::string command = small("never") + " --precision fp8 --resume \"" + out(name) + "\"";
+  const std::string start =
+      "bert_mlp: --resume '" + folder_.string() + "/the run\\'s': is a folder";
+  Outcome outcome = run(command);
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.output,
+            start + ", and has no checkpoint.safetensors; give the file of a checkpoint\n");
+  ASSERT_EQ(run("--hidden 32 --layers 2 --steps 12 --eval-every 4 --quiet --stop-at 5 " + data() +
+                " --precision fp8 --out \"" + out(name) + "\"")
+                .exit_code,
+            0);
+  outcome = run(command);
+  EXPECT_EQ(outcome.exit_code, 2);
+  const std::string give = start + "; give the checkpoint in it, ";
+  ASSERT_TRUE(outcome.output.starts_with(give)) << outcome.output;
+  // As it is told, it can be pasted.
+  std::string path = outcome.output.substr(give.size());
+  path.pop_back();
+  EXPECT_EQ(run(small("rest") + " --resume " + path).exit_code, 0) << path;
+  EXPECT_FALSE(fs::exists(folder_ / "never"));
+}
+
+/// A command that is stopped as by Ctrl-C after two seconds.
+Outcome run_until_stopped(const std::string& command, const fs::path& folder) {
+  return unit_scaling_test::run_command("cd " + folder.string() +
+                                        " && timeout --preserve-status -s INT 2 env "
+                                        "--default-signal=INT " +
+                                        command + " 2>&1");
+}
+
+TEST_F(BertMlp, StoppedByCtrlCPrintsACommandThatGoesOnToTheSameBits) {
+  fs::copy(folder_ / "words.txt", folder_ / "it's\n\"so\" $HOME");
+  const std::string start =
+      " --hidden 16 --layers 1 --batch 8 --steps 400000 --eval-every 50 --quiet --data \"it's\n"
+      "\\\"so\\\" \\$HOME\" --data words.txt ";
+  // What is stopped, and the one training of it that goes on.
+  const std::string simulation = "--simulate e4m3/e5m2 --simulate-rounding stochastic";
+  const std::pair<std::string, std::string> cases[] = {
+      {"--scaling loss:64 --out 'a b'", "--scaling loss:64"},
+      {"--compare fp8:unit,fp16:unit --seed=7", "--precision fp8 --seed 7"},
+      {simulation + " --stop-at 399999 --report", simulation}};
+  for (const auto& [what, training] : cases) {
+    const Outcome stopped = run_until_stopped(UNIT_SCALING_BERT_MLP + start + what, folder_);
+    ASSERT_EQ(stopped.exit_code, 130) << stopped.output;
+    std::smatch told;
+    ASSERT_TRUE(std::regex_match(
+        stopped.output, told,
+        std::regex("bert_mlp: stopped after step ([0-9]+) of [^\n]+; go on with\n([^\n]+)\n")))
+        << stopped.output;
+    std::string command = told.str(2);
+    const std::string again = " --stop-at 399999";
+    const std::size_t stops_again = command.find(again);
+    ASSERT_EQ(stops_again != std::string::npos, what.find(again) != std::string::npos) << command;
+    if (stops_again != std::string::npos) command.erase(stops_again, again.size());
+    const std::string at_end = " --stop-at " + std::to_string(std::stoul(told.str(1)) + 3);
+    // What is quoted as in C needs a shell that knows it.
+    std::ofstream(folder_ / "pasted") << command << at_end << "\n";
+    const Outcome pasted =
+        unit_scaling_test::run_command("cd " + folder_.string() + " && bash pasted 2>&1");
+    ASSERT_EQ(pasted.exit_code, 0) << command << "\n" << pasted.output;
+    fs::path resumed;
+    for (const auto& each : fs::recursive_directory_iterator(folder_)) {
+      if (each.path().filename() == "checkpoint.safetensors") resumed = each.path();
+    }
+    EXPECT_TRUE(fs::exists(resumed.parent_path() / "summary.json"));
+    const Outcome unbroken = run(start + training + at_end + " --out whole", "2>&1", folder_);
+    ASSERT_EQ(unbroken.exit_code, 0) << unbroken.output;
+    EXPECT_TRUE(content(folder_ / "whole/checkpoint.safetensors") == content(resumed)) << what;
+    fs::remove_all(folder_ / "whole");
+    fs::remove_all(resumed.parent_path());
+  }
+}
+
+TEST_F(BertMlp, StoppedByCtrlCLeavesNoFolderWhereItHasNothingToGoOnFrom) {
+  const std::string start = UNIT_SCALING_BERT_MLP +
+                            std::string(" --hidden 16 --layers 1 --steps 400000 --quiet ") + data();
+  for (const std::string what : {" --compare fp16:unit,fp8:unit", " --sweep-formats 5"}) {
+    const Outcome stopped = run_until_stopped(start + what + " --out never", folder_);
+    EXPECT_EQ(stopped.exit_code, 130) << stopped.output;
+    EXPECT_TRUE(std::regex_match(
+        stopped.output,
+        std::regex("bert_mlp: stopped after step [0-9]+ of [^\n]+, of which no checkpoint is "
+                   "kept\n")))
+        << stopped.output;
+    EXPECT_FALSE(fs::exists(folder_ / "never"));
+  }
+}
+
+TEST_F(BertMlp, TellsTheCommandThatGoesOnWhereStopAtStoppedIt) {
+  const Outcome stopped = run(data() +
+                                  " --hidden 32 --layers 2 --steps 12 --eval-every 4 --precision "
+                                  "fp8 --stop-at 5 --out 'a b'",
+                              "2>/dev/null", folder_);
+  ASSERT_EQ(stopped.exit_code, 0) << stopped.output;
+  const std::string told = "; the checkpoint there holds fp8 unit after step 5; go on with\n";
+  const std::size_t begin = stopped.output.find(told);
+  ASSERT_NE(begin, std::string::npos) << stopped.output;
+  const std::string command = stopped.output.substr(begin + told.size());
+  EXPECT_EQ(std::count(command.begin(), command.end(), '\n'), 1) << command;
+  std::ofstream(folder_ / "pasted") << command;
+  const Outcome pasted =
+      unit_scaling_test::run_command("cd " + folder_.string() + " && sh pasted 2>&1");
+  ASSERT_EQ(pasted.exit_code, 0) << pasted.output;
+  EXPECT_TRUE(pasted.output.ends_with("holds fp8 unit after step 12\n")) << pasted.output;
+  ASSERT_EQ(run(small("whole") + " --precision fp8").exit_code, 0);
+  EXPECT_EQ(content(folder_ / "a b/checkpoint.safetensors"),
+            content(folder_ / "whole/checkpoint.safetensors"));
 }
 
 TEST_F(BertMlp, RefusesToStopBeforeTheCheckpoint) {
@@ -783,6 +930,18 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"-x", "-x: there is no such option; see --help"},
       {"--data one two", "'two' belongs to no option; see --help"},
       {"--overwrite", "--overwrite requires --out"},
+      {"--threads 1 --threads 2", "--threads: expected once, got 1 and 2"},
+      {"--threads 1 --threads 1", "--threads: expected once, got 1 and 1"},
+      {"--precision fp8 --seed 1 --precision=fp16", "--precision: expected once, got fp8 and fp16"},
+      {"--compare fp8:unit --compare fp8:none",
+       "--compare: expected once, got fp8:unit and fp8:none"},
+      {"--sweep-formats 5 --sweep-formats 6", "--sweep-formats: expected once, got 5 and 6"},
+      {"--out a --out 'b\nc' --out d", "--out: expected once, got a and b\\nc and d"},
+      {"--resume a --resume b", "--resume: expected once, got a and b"},
+      {"--seed", "--seed: expected a value"},
+      {"--data", "--data: expected a value"},
+      {"--compare fp8:unit,fp16:unit --resume " + text,
+       "--resume goes with one variant: leave out --compare, for the checkpoint says which"},
       {"--schedule sine", "--schedule: sine not in {constant,linear,cosine}"},
       {"--optimizer lion", "--optimizer: lion not in {adamw,sgd}"},
   };
@@ -792,18 +951,6 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
     EXPECT_EQ(outcome.exit_code, 2) << arguments;
     EXPECT_EQ(outcome.output, "bert_mlp: " + line + "\n");
   }
-}
-
-/// Expects one line and exit code 2, and no folder `never`.
-void expect_refusal(const Outcome& outcome, const std::string& what, const fs::path& folder) {
-  EXPECT_EQ(outcome.exit_code, 2) << what << "\n" << outcome.output;
-  EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --") ||
-              outcome.output.starts_with("bert_mlp: not enough memory"))
-      << what << "\n"
-      << outcome.output;
-  EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1) << what << "\n"
-                                                                               << outcome.output;
-  EXPECT_FALSE(fs::exists(folder / "never")) << what;
 }
 
 TEST_F(BertMlp, RefusesPathsThatCannotBeReadOrWrittenInOneLineThatNamesThem) {

@@ -16,6 +16,7 @@
 #include "support/random_arrays.hpp"
 #include "support/rounding_check.hpp"
 #include "support/statistics.hpp"
+#include "unit_scaling/ops/reshape.hpp"
 
 namespace cross_entropy_test {
 
@@ -238,6 +239,27 @@ TEST(CrossEntropy, RejectsShapesThatDoNotFit) {
                           normal_array<float>({2}, 13));
       },
       {"cross_entropy", "(2)", "()"});
+}
+
+TEST(CrossEntropy, OfSequencesIsThatOfTheirRows) {
+  constexpr std::size_t batch = 3;
+  constexpr std::size_t positions = 5;
+  constexpr std::size_t classes = 7;
+  const auto logits = normal_array<double>({batch, positions, classes}, 1);
+  const auto labels = id_array({batch, positions}, classes, 2);
+  const auto loss =
+      ops::cross_entropy(ops::reshape(logits, {.shape = {batch * positions, classes}}),
+                         labels.reshaped({batch * positions}));
+  double expected = 0;
+  for (std::size_t b = 0; b < batch; ++b) {
+    for (std::size_t p = 0; p < positions; ++p) {
+      const double* x = logits.data() + (b * positions + p) * classes;
+      double sum = 0;
+      for (std::size_t c = 0; c < classes; ++c) sum += std::exp(x[c]);
+      expected += std::log(sum) - x[labels.data()[b * positions + p]];
+    }
+  }
+  EXPECT_NEAR(loss.data()[0], expected / (batch * positions), 1e-12);
 }
 
 TEST(CrossEntropy, NoItemsCostNothing) {

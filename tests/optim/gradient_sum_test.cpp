@@ -754,7 +754,14 @@ TEST(GradientSum, RefusesStatesThatNoSumOfItsParametersShowsAndStaysAsItWas) {
 TEST(GradientSum, ShowsNoStatesOfParametersOfOneName) {
   Parameter first = test_parameter(ParameterKind::weight, {3}, "same");
   Parameter second = test_parameter(ParameterKind::weight, {3}, "same");
+  expect_domain_error(
+      [&] {
+        optim::GradientSum({&first, &second});
+      },
+      {"GradientSum", "two called 'same'"});
+  second.name = "other";
   optim::GradientSum sum({&first, &second});
+  second.name = "same";
   expect_domain_error([&] { (void)states_of(sum); }, {"GradientSum", "'same' twice"});
 }
 

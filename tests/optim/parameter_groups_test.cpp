@@ -12,6 +12,10 @@
 
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/nn/linear.hpp"
+#include "unit_scaling/nn/sequential.hpp"
+#include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/learning_rate_report.hpp"
@@ -117,6 +121,32 @@ TYPED_TEST(OptimiserWithGroups, RefusesImpossibleGroups) {
                         options<TypeParam>());
       },
       {"twice", "p"});
+}
+
+// Checkpoints would have one array for the states of both.
+TYPED_TEST(OptimiserWithGroups, RefusesTwoParametersOfOneName) {
+  for (const std::string name : {"layer.weight", "", "two words\n"}) {
+    Parameter first = test_parameter(ParameterKind::weight, {3}, name);
+    Parameter other = test_parameter(ParameterKind::weight, {3}, name + "s");
+    Parameter second = test_parameter(ParameterKind::bias, {2}, name);
+    const std::string expected = "two called '" + name + "'";
+    expect_domain_error([&] { (void)TypeParam({&first, &other, &second}); }, {expected});
+    expect_domain_error(
+        [&] {
+          (void)TypeParam(std::vector<ParameterGroup>{{{&first, &other}}, {{&second}, 0.5}},
+                          options<TypeParam>());
+        },
+        {expected});
+    EXPECT_NO_THROW((void)TypeParam({&first, &other}));
+  }
+}
+
+TYPED_TEST(OptimiserWithGroups, RefusesTwoModulesOfOneName) {
+  nn::Initialiser initialiser(1);
+  nn::Sequential network{nn::Linear(initialiser, "layer", 3, 3), ops::gelu,
+                         nn::Linear(initialiser, "layer", 3, 3)};
+  expect_domain_error([&] { (void)TypeParam(optim::parameters_of(network)); },
+                      {"two called 'layer.weight'", "another name"});
 }
 
 TEST(LearningRateReport, IsATableWithALineForEachParameter) {

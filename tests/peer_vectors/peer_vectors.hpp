@@ -113,8 +113,7 @@ struct Report {
 };
 
 /// @throws std::runtime_error naming a field of `json` that is not among the `known`: the
-/// comparison
-///         would ignore it. Fields that only describe are known everywhere.
+///         comparison would ignore it. Fields that only describe are known everywhere.
 inline void require_known(const Json& json, std::set<std::string_view> known) {
   known.insert({"name", "note", "source", "seed"});
   for (const auto& entry : json.items()) {

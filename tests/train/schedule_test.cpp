@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -60,10 +61,29 @@ TEST(Schedule, ReachesItsEndsExactly) {
 }
 
 TEST(Schedule, HoldsForRunsWithoutAPart) {
-  expect_factors({}, {1, 1});  // no steps at all, no decay
-  expect_factors({.warmup_steps = 0, .total_steps = 0, .decay = Decay::linear}, {0, 0});
+  expect_factors({}, {1, 1});  // of unknown length, without a decay
   expect_factors({.warmup_steps = 0, .total_steps = 1, .decay = Decay::cosine}, {1, 0});
   expect_factors({.warmup_steps = 2, .total_steps = 2, .decay = Decay::linear}, {0.5, 1, 0});
+}
+
+// Where somebody forgot to set it, the rate would be 0 in every step.
+TEST(Schedule, RefusesADecayOverNoSteps) {
+  for (const Decay decay : {Decay::linear, Decay::cosine}) {
+    for (const double final_factor : {0.0, 0.5, 1.0}) {
+      const Schedule schedule{.decay = decay, .final_factor = final_factor};
+      for (const auto& use : {std::function<void()>([&] { schedule.check(); }),
+                              std::function<void()>([&] { static_cast<void>(schedule(7)); })}) {
+        try {
+          use();
+          ADD_FAILURE() << to_string(decay);
+        } catch (const std::invalid_argument& error) {
+          EXPECT_STREQ(error.what(),
+                       "Schedule: total_steps is 0, expected the number of steps over which the "
+                       "rate is to decay");
+        }
+      }
+    }
+  }
 }
 
 TEST(Schedule, RefusesAWarmUpLongerThanTheRun) {

@@ -56,8 +56,7 @@ struct GradientConstantsOptions {
 ///        same one each time, as it is if random numbers come from `Tape::step`.
 /// @param parameters changed while this runs, and put back, also if `record` throws.
 /// @throws DomainError unless there is at least one direction, the step is finite, above 0 and
-/// large
-///         enough to move each parameter that is a float, and every loss is finite.
+///         large enough to move each parameter that is a float, and every loss is finite.
 /// @throws std::invalid_argument if a parameter is null.
 template <class Record>
 [[nodiscard]] std::vector<GradientConstant> gradient_constants(

@@ -260,8 +260,7 @@ class ThreadPool {
 /// another thread is inside the library. All files of a program have one number, whatever their
 /// targets (core/target.hpp). The child of a fork has one thread until it calls this.
 /// @throws DomainError unless there are 1 to 4096 of them; std::system_error if the system refuses,
-/// and
-///         there is one thread then.
+///         and there is one thread then.
 inline void set_thread_count(std::size_t threads) {
   require(threads >= 1 && threads <= 4096, "set_thread_count", "expected 1 to 4096 threads");
   if (detail::loop_threads.resize == nullptr) {

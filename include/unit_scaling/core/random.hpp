@@ -32,8 +32,7 @@ enum class RandomStream : std::uint32_t {
 class Random {
  public:
   /// @throws std::invalid_argument if `tensor` is 2^28 or above, or `step` 2^32 or above: two
-  /// tensors
-  ///         or two steps would share numbers.
+  ///         tensors or two steps would share numbers.
   constexpr explicit Random(std::uint64_t seed, RandomStream stream = RandomStream::general,
                             std::uint64_t step = 0, std::uint32_t tensor = 0)
       : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},

@@ -29,7 +29,12 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 /// Unit-scaled softmax cross-entropy: loss = α Σ_i (log Σ_j exp(m x_ij) − m Σ_j t_ij x_ij),
 /// dx = β dloss (softmax(m x) − t), with t_i = (1 − ε) onehot(label_i) + ε / classes.
 /// Shapes: logits x and dx (items, classes), labels (items) of 32-bit integers; the loss is one
-///         number of P::compute.
+///         number of P::compute. Logits (batch, positions, classes) are given as rows, and labels
+///         (batch, positions) in the same order:
+///
+///     ops::cross_entropy(ops::reshape(logits, {.shape = {batch * positions, classes}}),
+///                        labels.reshaped({batch * positions}));
+///
 /// Units:  x ~ N(0,1) and dloss = 1 give std(dx) = 1 (of items that are not ignored); the loss
 ///         itself has its usual value.
 /// Scales: α = 1/items for a mean, 1 for a sum. β = classes / ((1 − ε) (classes − 1)^½) for both:

@@ -153,8 +153,7 @@ inline constexpr Apply<SplitHeads> split_heads{};
 
 /// One part of SplitHeads, and the opposite of MergeHeads.
 /// Shapes: x and dx (…, positions, heads · head_dim), of rank 2 to 5; y and dy (…, heads,
-/// positions,
-///         head_dim).
+///         positions, head_dim).
 /// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
 /// @throws DomainError if `heads` is 0; ShapeError if it does not divide the last extent.
 struct SeparateHeads {

@@ -137,7 +137,7 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
         static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
                            : decay == WeightDecay::independent ? 1 - lambda
                                                                : 1);
-    const auto* g = gradient.data();
+    const auto* g = detail::gradient_elements(gradient);
     float* p = parameter.value.mutable_data();
     float* m = first_moment_[k].mutable_data();
     float* v = second_moment_[k].mutable_data();

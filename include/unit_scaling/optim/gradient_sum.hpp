@@ -83,7 +83,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 class GradientSum {
  public:
   /// @param parameters that gradients are wanted of; they must stay in place.
-  /// @throws DomainError if one is null or given twice.
+  /// @throws DomainError if one is null or given twice, or two have one name.
   explicit GradientSum(std::vector<Parameter*> parameters) : factors_(std::move(parameters)) {
     for (const Parameter* parameter : factors_.parameters()) {
       Sum& sum = sums_.emplace_back();
@@ -131,8 +131,8 @@ class GradientSum {
 
   /// Shows what was added since `clear` to `visit(name, state)`, so that a training can stop in the
   /// middle of a step: "count", and two maps, "factors" and "parts" (see train/training_state.hpp).
-  /// @throws DomainError if two parameters have one name; or if a visitor sets what no sum over
-  ///         these parameters shows: nothing is set then.
+  /// @throws DomainError if two parameters were given one name since; or if a visitor sets what no
+  ///         sum over these parameters shows: nothing is set then.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     const auto before = shown<Visitor>();
     auto after = before;
@@ -282,7 +282,7 @@ class GradientSum {
       const auto keep = static_cast<float>(factors_.all()[number].keep);
       const auto share = static_cast<float>(factors_.all()[number].share);
       float* s = part.elements.mutable_data();
-      const auto* g = gradient.data();
+      const auto* g = detail::gradient_elements(gradient);
       for_elements(sum, s, [=](std::size_t i, auto count) {
         const auto next = kernels::load<float>(g + i, count) * share;
         return is_first ? next : kernels::load<float>(s + i, count) * keep + next;

@@ -19,6 +19,7 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
 
@@ -46,13 +47,12 @@ struct JoinedFactor {
 class JoinedFactors {
  public:
   /// @param parameters that gradients are wanted of; they must stay in place.
-  /// @throws DomainError if one is null or given twice.
+  /// @throws DomainError if one is null or given twice, or two have one name.
   explicit JoinedFactors(std::vector<Parameter*> parameters) : parameters_(std::move(parameters)) {
+    detail::DistinctParameters distinct("GradientSum");
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      const Parameter* parameter = parameters_[k];
-      require(parameter != nullptr, "GradientSum", "expected parameters, got a null pointer");
-      require(numbers_.emplace(parameter, k).second, "GradientSum",
-              "expected each parameter once, got '", parameter->name, "' twice");
+      distinct.add(parameters_[k]);
+      numbers_.emplace(parameters_[k], k);
     }
   }
 

@@ -118,7 +118,7 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
     if (gradient.size() == 0) continue;
     const auto lambda = static_cast<float>(settings_[k].weight_decay);
     update_.resize(std::max(update_.size(), gradient.size()));
-    const auto* g = gradient.data();
+    const auto* g = detail::gradient_elements(gradient);
     float* p = parameter.value.mutable_data();
     float* m = first_moment_[k].mutable_data();
     float* v = second_moment_[k].mutable_data();

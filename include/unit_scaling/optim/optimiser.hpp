@@ -14,6 +14,7 @@
 #include <memory_resource>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
@@ -23,6 +24,7 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -31,7 +33,8 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
-/// array of a parameter without a gradient is empty.
+/// array of a parameter without a gradient is empty. Optimisers take elements of float and of
+/// narrower formats; `gradient_norm` also takes those of `Tape<precision::fp64>`.
 template <class T>
 concept GradientSource = requires(const T& source, const Parameter& parameter) {
   { source.gradient(parameter).size() } -> std::convertible_to<std::size_t>;
@@ -56,6 +59,21 @@ concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
 };
 
 namespace detail {
+
+/// The elements of a gradient, for loops that load them as floats. Of any other type this is the
+/// one error that a compiler reports.
+template <class Gradient> [[nodiscard]] const auto* gradient_elements(const Gradient& gradient) {
+  using T = std::remove_cvref_t<decltype(*gradient.data())>;
+  static_assert(VectorStorage<T>,
+                "optimisers, GradientSum and first_non_finite expect gradients of float or of a "
+                "narrower format, for parameters are float: use Tape<precision::fp32>; to look at "
+                "gradients of Tape<precision::fp64>, read tape.gradient(parameter)");
+  if constexpr (VectorStorage<T>) {
+    return gradient.data();
+  } else {
+    return static_cast<const float*>(nullptr);
+  }
+}
 
 /// Calls `update(i, count)` over the lanes of [0, size), shared among threads.
 template <class Update> void for_each_lane(std::size_t size, const Update& update) {
@@ -186,7 +204,8 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
   const auto per_loss_scale = static_cast<float>(1 / numbers.loss_scale);
   for (const ParameterSetting& setting : settings) {
     const auto& gradient = gradients.gradient(*setting.parameter);
-    require(are_within(gradient.data(), gradient.size(), per_loss_scale, numbers.largest_gradient),
+    require(are_within(gradient_elements(gradient), gradient.size(), per_loss_scale,
+                       numbers.largest_gradient),
             name, "step: expected gradients that are finite and not too large to be squared or ",
             "summed up as floats, once divided by the loss scale, got others for '", setting.name,
             "'; skip the step (see first_non_finite), or allow_non_finite");
@@ -256,7 +275,7 @@ template <GradientSource Gradients>
                                                 const std::vector<Parameter*>& parameters) {
   for (const Parameter* parameter : parameters) {
     const auto& gradient = gradients.gradient(*parameter);
-    if (!detail::are_within(gradient.data(), gradient.size(), 1,
+    if (!detail::are_within(detail::gradient_elements(gradient), gradient.size(), 1,
                             std::numeric_limits<float>::max())) {
       return parameter;
     }

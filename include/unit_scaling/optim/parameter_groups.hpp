@@ -78,6 +78,33 @@ template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Modu
 /// gradient in 69 steps. Decays from here on are meant to be multiplied with a learning rate.
 inline constexpr double max_independent_decay = 0.01;
 
+namespace detail {
+
+/// What takes a list of parameters, called `owner`, checks each of them with this.
+class DistinctParameters {
+ public:
+  explicit DistinctParameters(std::string_view owner) : owner_(owner) {}
+
+  /// @throws DomainError if the parameter is null, was added before, or has the name of one that
+  ///         was: states are saved by name.
+  void add(const Parameter* parameter) {
+    require(parameter != nullptr, owner_, "expected parameters, got a null pointer");
+    require(parameters_.insert(parameter).second, owner_, "expected each parameter once, got '",
+            parameter->name, "' twice");
+    require(names_.insert(parameter->name).second, owner_,
+            "expected a name of its own for each parameter, as their states are saved by name, got "
+            "two called '",
+            parameter->name, "'; give each module another name");
+  }
+
+ private:
+  std::string_view owner_;
+  std::set<const Parameter*> parameters_;
+  std::set<std::string_view> names_;
+};
+
+}  // namespace detail
+
 /// What settings follow from besides the groups.
 struct SettingOptions {
   double weight_decay = 0;  ///< λ of what `decays`
@@ -90,17 +117,17 @@ struct SettingOptions {
 
 /// The settings of all parameters of an optimiser called `name`. `factor(parameter)` is the scale
 /// rules' factor on the learning rate.
-/// @throws DomainError if a parameter is null or named twice; if a factor is negative or not finite
-///         as a float; if a weight decay is not in [0, 1), or independent and not below
-///         `max_independent_decay`; if parameters are untagged, unless that is allowed or the rule
-///         is none: its text names all of them.
+/// @throws DomainError if a parameter is null or given twice, or two have one name; if a factor is
+///         negative or not finite as a float; if a weight decay is not in [0, 1), or independent
+///         and not below `max_independent_decay`; if parameters are untagged, unless that is
+///         allowed or the rule is none: its text names all of them.
 template <class Factor>
 [[nodiscard]] std::vector<ParameterSetting> settings_of(std::string_view name,
                                                         const ParameterGroups& groups,
                                                         const SettingOptions& options,
                                                         const Factor& factor) {
   std::vector<ParameterSetting> settings;
-  std::set<const Parameter*> seen;
+  detail::DistinctParameters distinct(name);
   std::string untagged;
   const auto check_decay = [&](double decay) {
     require_share(name, "weight_decay", decay);
@@ -116,9 +143,7 @@ template <class Factor>
     require_not_negative(name, "a group's learning_rate_factor", group.learning_rate_factor);
     check_decay(group.weight_decay.value_or(0));
     for (Parameter* parameter : group.parameters) {
-      require(parameter != nullptr, name, "expected parameters, got a null pointer");
-      require(seen.insert(parameter).second, name,
-              "expected each parameter once, got twice: ", parameter->name);
+      distinct.add(parameter);
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;

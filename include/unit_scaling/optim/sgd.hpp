@@ -93,7 +93,7 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;
     const auto rate = static_cast<float>(learning_rate * settings_[k].learning_rate_factor);
-    const auto* g = gradient.data();
+    const auto* g = detail::gradient_elements(gradient);
     float* p = parameter.value.mutable_data();
     float* b = momentum_[k].mutable_data();
     const auto decay = static_cast<float>(settings_[k].weight_decay);

@@ -99,8 +99,7 @@ inline void require_finite(const std::string& path, const std::string& name,
 
 /// Reads an array of any floating-point type, F64 rounded.
 /// @throws FileError as `SafetensorsFile::tensor`, if the type is another, and if a finite number
-/// of
-///         an F64 leaves the range of a float.
+///         of an F64 leaves the range of a float.
 template <class File>
 void read_weight(File& file, const std::string& name, const Shape& shape, NotFinite not_finite,
                  float* target) {

@@ -28,6 +28,7 @@ namespace UNIT_SCALING_NAMESPACE::train {
 ///     total_steps                final_factor (1 for Decay::constant)
 ///     beyond total_steps         the same as at total_steps
 ///
+/// So `Schedule{}` is 1 at every step: neither a rise nor a decay needs to know the end of the run.
 /// The first step is 1 / warmup_steps and not 0 because a step at rate zero would be wasted. The
 /// last step of a run of `total_steps` is `total_steps − 1`, one short of the end of the decay, for
 /// the same reason where `final_factor` is 0. Where `warmup_steps` equals `total_steps`, there is
@@ -41,7 +42,7 @@ struct Schedule {
   };
 
   std::size_t warmup_steps = 0;   ///< Steps of the linear rise, at most `total_steps`.
-  std::size_t total_steps = 0;    ///< Steps of the run, with those of the rise.
+  std::size_t total_steps = 0;    ///< Steps of the run, with those of the rise. A decay needs it.
   Decay decay = Decay::constant;  ///< What follows the rise.
   double final_factor = 0;        ///< Where a decay ends: finite, at least 0.
 
@@ -64,9 +65,14 @@ struct Schedule {
 
   /// Does nothing if the schedule is in order. `operator()` calls this; call it yourself to learn
   /// of a mistake before a run starts.
-  /// @throws std::invalid_argument if the warm-up is longer than the run, or `final_factor` is
-  ///         negative or not finite.
+  /// @throws std::invalid_argument if the warm-up is longer than the run, if there is a decay over
+  ///         a run of no steps, or if `final_factor` is negative or not finite.
   void check() const {
+    if (total_steps == 0 && decay != Decay::constant) {
+      throw std::invalid_argument(
+          "Schedule: total_steps is 0, expected the number of steps over "
+          "which the rate is to decay");
+    }
     if (warmup_steps > total_steps) {
       throw std::invalid_argument("Schedule: warmup_steps is " + std::to_string(warmup_steps) +
                                   ", expected at most total_steps, which is " +
