@@ -112,8 +112,7 @@ struct LaneStatistics {
 
   /// @param in the bits of the inputs.
   /// @param rounded the magnitude codes of their products with the scale, before the range is
-  /// looked
-  ///        at.
+  ///        looked at.
   [[gnu::always_inline]] void add(FormatSpec spec, uint32x16 in, uint32x16 rounded) {
     const uint32x16 magnitude = in & float_magnitude_mask;
     const int32x16 is_finite = is_below(magnitude, float_infinity_bits);

@@ -16,9 +16,8 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::detail {
 
 /// The number itself, of which the compiler is to know nothing, so that it neither reassociates
-/// what made it with what is made of it, nor takes its reciprocal. Where options let compilers do
-/// so
-/// (-ffast-math), GCC has no other way to forbid it in part of a file.
+/// what made it with what is made of it, nor takes its reciprocal. Under -ffast-math, which lets
+/// compilers do so, GCC has no other way to forbid it in part of a file.
 template <std::floating_point T>
 [[nodiscard, gnu::always_inline]] constexpr T opaque(T value) noexcept {
   if (!std::is_constant_evaluated()) {

@@ -32,8 +32,7 @@ class StochasticRounding {
  public:
   /// @param random a stream of its own for each step and tensor, best of RandomStream::rounding.
   /// @param bits random bits for each element, 1 to 32. One random word serves one element, two if
-  /// they take
-  ///        16 bits or fewer, four if 8 or fewer.
+  ///        they take 16 bits or fewer, four if 8 or fewer.
   /// @throws std::invalid_argument for any other number of bits.
   constexpr explicit StochasticRounding(const Random& random, int bits = 16)
       : random_(random), bits_(checked(bits)) {}

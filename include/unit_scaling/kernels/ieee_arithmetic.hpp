@@ -4,8 +4,7 @@
 ///
 /// What is refused is each freedom by itself, whichever option gives it:
 /// - reassociated sums (-fassociative-math, -funsafe-math-optimizations): exp and the functions
-/// made
-///   of it split their argument by adding a large number and taking it off again, which
+///   that use it split their argument by adding a large number and taking it off again, which
 ///   reassociation undoes: gelu(1) is 3 % off, and a softmax tens of per cent.
 /// - reciprocals (-freciprocal-math): a quotient is no longer the nearest number, and not a number
 ///   at all where the reciprocal of a subnormal divisor overflows.
