@@ -101,7 +101,9 @@ struct AmxTile {
   }
 
   /// For each 16 words of depth, 32 rows of them.
-  template <class T> static void pack_left(const PanelSource<T>& source, std::uint32_t* target) {
+  template <class T>
+  static void pack_left(const PanelSource<T>& shared_source, std::uint32_t* target) {
+    const PanelSource<T> source = shared_source;  // of its own, as in pack_panel
     const auto elements = source.elements();
     const std::size_t height = std::min(source.lane_count, rows);
     for (std::size_t p = 0; p < source.depth; p += depth_step, target += lanes * rows) {

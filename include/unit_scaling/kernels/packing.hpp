@@ -149,7 +149,9 @@ template <class Words, class T, class Elements>
 /// The width is no template parameter: a kernel packs panels of several widths, and each would be
 /// one more copy of all this to compile.
 template <class Words, class T>
-void pack_panel(const PanelSource<T>& source, std::size_t width, std::uint32_t* target) {
+void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uint32_t* target) {
+  // Of its own: what it holds might change with every store, for all the compiler knows.
+  const PanelSource<T> source = shared_source;
   const std::size_t lane_count = std::min(source.lane_count, width);
   const auto elements = source.elements();
   if (source.lane_stride == 1) {
