@@ -61,7 +61,7 @@ TEST(RecyclingResource, SizesAreRoundedUpToTheAlignment) {
   resource.deallocate(other, 129, 64);
 }
 
-TEST(RecyclingResource, TakesAnEighthMoreThanIsAskedForAtMost) {
+TEST(RecyclingResource, TakesLessThanAUnitOrAnEighthMoreThanIsAskedFor) {
   const auto taken = [](std::size_t size) {
     CountingResource upstream;
     RecyclingResource resource(&upstream);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "optim/optimiser_support.hpp"
@@ -125,11 +126,13 @@ TYPED_TEST(OptimiserWithGroups, RefusesImpossibleGroups) {
 
 // Checkpoints would have one array for the states of both.
 TYPED_TEST(OptimiserWithGroups, RefusesTwoParametersOfOneName) {
-  for (const std::string name : {"layer.weight", "", "two words\n"}) {
+  const std::pair<std::string, std::string> names_as_printed[] = {
+      {"layer.weight", "'layer.weight'"}, {"", "''"}, {"two words\n", R"('two words\n')"}};
+  for (const auto& [name, as_printed] : names_as_printed) {
     Parameter first = test_parameter(ParameterKind::weight, {3}, name);
     Parameter other = test_parameter(ParameterKind::weight, {3}, name + "s");
     Parameter second = test_parameter(ParameterKind::bias, {2}, name);
-    const std::string expected = "two called '" + name + "'";
+    const std::string expected = "two called " + as_printed;
     expect_domain_error([&] { (void)TypeParam({&first, &other, &second}); }, {expected});
     expect_domain_error(
         [&] {

@@ -601,6 +601,36 @@ TEST(TrainingState, IsPutBackAlsoIfTheTrainingShowsOtherStatesEachTime) {
   }
 }
 
+TEST(TrainingState, TellsWhyItWasRefusedWhateverPuttingItBackMeets) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.path() / "saved.safetensors";
+  auto a = Array<float>::filled({2}, 1);
+  float b = 2;
+  save_state(path, [&](const auto& visit) { visit("a", a), visit("b", b); });
+  enum class Fault { other_shape, out_of_memory, shown_twice, not_an_exception };
+  for (const Fault fault :
+       {Fault::other_shape, Fault::out_of_memory, Fault::shown_twice, Fault::not_an_exception}) {
+    a = Array<float>::filled({2}, 7);
+    b = 7;
+    auto other = Array<float>::filled({3}, 9);
+    int visits = 0;
+    const auto training = [&](const auto& visit) {
+      ++visits;
+      visit("b", b);
+      if (visits == 3 && fault == Fault::out_of_memory) throw std::bad_alloc();
+      if (visits == 3 && fault == Fault::not_an_exception) throw 5;
+      if (visits == 3 && fault == Fault::shown_twice) visit("b", b);
+      visit("a", visits == 3 && fault == Fault::other_shape ? other : a);
+      if (visits == 2) throw std::runtime_error("not today");
+    };
+    expect_error<FileError>([&] { load_state(path, training); },
+                            {"saved.safetensors", "not today"});
+    EXPECT_EQ(visits, 3);
+    EXPECT_EQ(b, 7.0F);
+    EXPECT_EQ(other.data()[0], 9.0F);
+  }
+}
+
 TEST(TrainingState, OutOfMemoryIsNotTheFilesFault) {
   const TemporaryFolder folder;
   const std::filesystem::path path = folder.path() / "saved.safetensors";

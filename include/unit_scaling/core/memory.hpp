@@ -25,9 +25,10 @@ inline constexpr std::size_t array_alignment = 64;
 /// serves one tape.
 ///
 /// The classes are the multiples of 64 bytes up to 1 KiB, and from there on eight to each doubling.
-/// So a block is at most an eighth larger than what was asked for, and exactly as large for
-/// 2^k times 1 to 16. Requests of ever other sizes, such as those for a sequence that grows, take
-/// memory in proportion to the largest of them, and not to their sum.
+/// So a block is less than 64 bytes larger than what was asked for up to 1 KiB, and at most an
+/// eighth from there on. It is exactly as large for 2^k times 1 to 16 units of 64 bytes. Requests
+/// of ever other sizes, such as those for a sequence that grows, take memory in proportion to the
+/// largest of them, and not to their sum.
 class RecyclingResource final : public std::pmr::memory_resource {
  public:
   explicit RecyclingResource(std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())

@@ -71,8 +71,8 @@ class JoinedFactors {
   /// Finds the products of a tape among those of the batches before, and appends the others. Then
   /// `keep` and `share` of each tell what its gradients weigh.
   /// @param loss as `GradientSum::add` has it.
-  /// @throws DomainError if the batches have no joined gradient. The products stay as they are
-  /// then.
+  /// @throws DomainError if the batches have no joined gradient. The products stay as they
+  ///         are then.
   void begin_batch(std::span<const GradientFactor> tape, std::size_t loss) {
     match(tape, loss);
     weigh();

@@ -2,7 +2,7 @@
 /// @file
 /// Layer optim: the products of factors of several batches as numbers with names, for checkpoints.
 ///
-/// All of it is templates, so that programs which save nothing compile none of it.
+/// What walks states is templates, so that programs which save nothing compile none of it.
 #pragma once
 
 #include <bit>

@@ -14,6 +14,7 @@
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/scaling/rule.hpp"
@@ -89,12 +90,12 @@ class DistinctParameters {
   ///         was: states are saved by name.
   void add(const Parameter* parameter) {
     require(parameter != nullptr, owner_, "expected parameters, got a null pointer");
-    require(parameters_.insert(parameter).second, owner_, "expected each parameter once, got '",
-            parameter->name, "' twice");
+    require(parameters_.insert(parameter).second, owner_, "expected each parameter once, got ",
+            in_quotes(parameter->name), " twice");
     require(names_.insert(parameter->name).second, owner_,
             "expected a name of its own for each parameter, as their states are saved by name, got "
-            "two called '",
-            parameter->name, "'; give each module another name");
+            "two called ",
+            in_quotes(parameter->name), "; give each module, or parameter, another name");
   }
 
  private:

@@ -104,7 +104,10 @@ class StateLoader {
       put(training);
       accept();
     } catch (...) {
-      put_back(training);
+      try {
+        put_back(training);
+      } catch (...) {  // What is told is why the states were refused.
+      }
       throw;
     }
   }
@@ -165,10 +168,9 @@ class StateLoader {
         last = name;
         const auto found = loaded_.find(name);
         T* const value = found == loaded_.end() ? nullptr : std::any_cast<T>(&found->second.value);
-        if (value == nullptr) {
+        if (value == nullptr || !exchange(*value, state)) {
           throw std::logic_error("expected the training to show the same states each time");
         }
-        exchange(*value, state);
         found->second.is_in_place = true;
       });
     } catch (const std::bad_alloc&) {
@@ -179,21 +181,29 @@ class StateLoader {
     }
   }
 
-  /// Into the memory where the state is: somebody may have lent it.
-  template <class T> static void exchange(Array<T>& a, Array<T>& b) {
-    require_same_shape("load_state", "a state", a.shape(), b.shape());
+  /// Into the memory where the state is: somebody may have lent it. False, with nothing done, if
+  /// it has changed its shape or encoding meanwhile.
+  template <class T> static bool exchange(Array<T>& a, Array<T>& b) {
+    if (a.shape() != b.shape()) return false;
+    const auto of_a = a.mutable_span();
     const auto of_b = b.mutable_span();
-    std::swap_ranges(of_b.begin(), of_b.end(), a.mutable_span().begin());
+    std::swap_ranges(of_b.begin(), of_b.end(), of_a.begin());
+    return true;
   }
-  static void exchange(EncodedArray& a, EncodedArray& b) {
-    require(safetensors_encoding(a) == safetensors_encoding(b), "load_state",
-            "expected a state that stays as it was");
-    const auto codes = b.mutable_codes();
-    const auto scales = b.mutable_scale_codes();
-    std::swap_ranges(codes.begin(), codes.end(), a.mutable_codes().begin());
-    std::swap_ranges(scales.begin(), scales.end(), a.mutable_scale_codes().begin());
+  static bool exchange(EncodedArray& a, EncodedArray& b) {
+    if (safetensors_encoding(a) != safetensors_encoding(b)) return false;
+    const auto codes_of_a = a.mutable_codes();
+    const auto scales_of_a = a.mutable_scale_codes();
+    const auto codes_of_b = b.mutable_codes();
+    const auto scales_of_b = b.mutable_scale_codes();
+    std::swap_ranges(codes_of_b.begin(), codes_of_b.end(), codes_of_a.begin());
+    std::swap_ranges(scales_of_b.begin(), scales_of_b.end(), scales_of_a.begin());
+    return true;
   }
-  template <class T> static void exchange(T& a, T& b) { std::swap(a, b); }
+  template <class T> static bool exchange(T& a, T& b) {
+    std::swap(a, b);
+    return true;
+  }
 
   /// What is exchanged once more may be a copy that a part shows of what it has, and took from or
   /// not: it gets what was there before in both cases.
@@ -235,8 +245,8 @@ void save_state(const std::filesystem::path& path, Training&& training,
 /// Everything is read and compared first: the file must have every state of the training, in its
 /// shape and of its type, and no other array. Then all states are written to, in the memory where
 /// they are. If a part refuses what it gets, or `accept` does, all of them get what they had
-/// before. So a training is loaded whole, or is as it was. Meanwhile there are two of each state in
-/// memory.
+/// before. So a training that shows the same states each time, and takes back what it had, is
+/// loaded whole or is as it was. Meanwhile there are two of each state in memory.
 /// @param accept called when all states are loaded; throws if they are not to stay.
 /// @throws FileError for a file that cannot be read or does not fit, or that a part refuses, with
 ///         the file, the state and what was expected in its text; DomainError if two states have

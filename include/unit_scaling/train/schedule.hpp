@@ -28,11 +28,11 @@ namespace UNIT_SCALING_NAMESPACE::train {
 ///     total_steps                final_factor (1 for Decay::constant)
 ///     beyond total_steps         the same as at total_steps
 ///
-/// So `Schedule{}` is 1 at every step: neither a rise nor a decay needs to know the end of the run.
-/// The first step is 1 / warmup_steps and not 0 because a step at rate zero would be wasted. The
-/// last step of a run of `total_steps` is `total_steps − 1`, one short of the end of the decay, for
-/// the same reason where `final_factor` is 0. Where `warmup_steps` equals `total_steps`, there is
-/// no decay: the factor is 1 up to the last step.
+/// `Schedule{}` is 1 at every step. A rise or a decay needs `total_steps`. The first step is 1 /
+/// warmup_steps and not 0 because a step at rate zero would be wasted. The last step of a run of
+/// `total_steps` is `total_steps − 1`, one short of the end of the decay, for the same reason where
+/// `final_factor` is 0. Where `warmup_steps` equals `total_steps`, there is no decay: the factor is
+/// 1 up to the last step.
 struct Schedule {
   /// How the factor falls from 1 to `final_factor`.
   enum class Decay {
