@@ -113,7 +113,7 @@ TEST(GradientUnderflow, OfStochasticRoundingCountsWhatTheStepDrew) {
   };
   // With x = 1 the gradient of w is that of y, as it was rounded.
   Tape<precision::fp32> tape;
-  tape.simulate_with(Simulation::parse("e4m3fn/e5m2~", 7));
+  tape.use_recipe(Simulation::parse("e4m3fn/e5m2~", 7));
   tape.backward(record(tape));
   const auto gradient = tape.gradient(w);
   const auto zeros =

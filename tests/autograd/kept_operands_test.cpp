@@ -43,7 +43,7 @@ struct Spy {
   static constexpr std::string_view name = "spy";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
   static constexpr ops::OpTraits traits{
-      .has_homogeneity = false, .has_item_counts = false, .matmul_operands = 2};
+      .has_homogeneity = false, .has_item_counts = false, .has_products = true};
 
   std::vector<Seen>* operands = nullptr;
 

@@ -89,7 +89,7 @@ std::vector<std::uint32_t> training(const Run& run, const std::string& simulatio
   auto model = run.model();
   optim::AdamW optimiser(optim::parameters_of(model), {.weight_decay = 0x1p-7});
   Tape<P> tape;
-  if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+  if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
   std::vector<std::uint32_t> bits;
   const auto add = [&](float value) {
     bits.push_back(std::isnan(value) ? 0x7fc0'0000U : std::bit_cast<std::uint32_t>(value));

@@ -22,6 +22,7 @@
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/rows.hpp"
 #include "unit_scaling/ops/op.hpp"
+#include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/moments.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -78,7 +79,7 @@ struct ScaledDotProductAttention {
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_rounds_weights_as = true,
-                                   .matmul_operands = OpTraits::all_inputs};
+                                   .has_products = true};
 
   template <Precision P>
   [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,
@@ -164,7 +165,7 @@ struct ScaledDotProductAttention {
   /// @returns (dq, dk, dv), and dr if `s` has four backward factors.
   template <Precision P, std::size_t N, class Operand, class T>
   [[nodiscard]] auto backward(
-      P /*precision*/, const Scales<N>& s,
+      P precision, const Scales<N>& s,
       const std::tuple<Array<Operand>, Array<Operand>, Array<Operand>, Array<Operand>, Array<T>,
                        Array<typename P::compute>>& saved,
       const Array<T>& dy, const std::array<bool, N>& wanted = all_wanted<N>()) const {
@@ -174,7 +175,8 @@ struct ScaledDotProductAttention {
     const kernels::AttentionSize size =
         sizes(q.shape(), k.shape(), v.shape(), N == 4 ? &r.shape() : nullptr);
     auto* const resource = q.resource();
-    const auto g = kernels::convert<typename P::matmul_gradient, Overflow::saturate>(dy, resource);
+    const auto g = operand_array<typename P::matmul_gradient>(precision, {OperandRole::gradient},
+                                                              dy, resource);
     const auto inner = inner_products<Compute>(g, y, static_cast<Compute>(1 / s.forward));
 
     const Kernel<P> pass(size, {q.data(), k.data(), v.data(), r.data()});
@@ -328,16 +330,18 @@ struct ScaledDotProductAttention {
   }
 
   template <Precision P, class Q, class K, class V, class R>
-  [[nodiscard]] static auto attend(P /*precision*/, const kernels::AttentionSize& size,
-                                   double scale, const Array<Q>& q, const Array<K>& k,
-                                   const Array<V>& v, const Array<R>& r) {
+  [[nodiscard]] static auto attend(P precision, const kernels::AttentionSize& size, double scale,
+                                   const Array<Q>& q, const Array<K>& k, const Array<V>& v,
+                                   const Array<R>& r) {
     using Operand = typename P::matmul_operand;
     using Compute = typename P::compute;
     auto* const resource = q.resource();
-    const auto q_operand = kernels::convert<Operand, Overflow::saturate>(q);
-    const auto k_operand = kernels::convert<Operand, Overflow::saturate>(k, resource);
-    const auto v_operand = kernels::convert<Operand, Overflow::saturate>(v, resource);
-    const auto r_operand = kernels::convert<Operand, Overflow::saturate>(r, resource);
+    const auto q_operand = operand_array<Operand>(precision, {OperandRole::input, 0}, q, resource);
+    const auto k_operand = operand_array<Operand>(precision, {OperandRole::input, 1}, k, resource);
+    const auto v_operand = operand_array<Operand>(precision, {OperandRole::input, 2}, v, resource);
+    const auto r_operand =
+        r.empty() ? kernels::convert<Operand, Overflow::saturate>(r, resource)
+                  : operand_array<Operand>(precision, {OperandRole::input, 3}, r, resource);
     Array<typename P::storage> y(q.shape().with_columns(size.value_dim), resource);
     Array<Compute> normalisers(Shape{y.rows(), 2}, resource);
     const auto attend_to = [&](const Array<Operand>& values, Array<typename P::storage>& to) {
