@@ -87,7 +87,8 @@ template <Precision P, class Run>
 std::vector<std::uint32_t> training(const Run& run, const std::string& simulation = "",
                                     float loss_scale = 1) {
   auto model = run.model();
-  optim::AdamW optimiser(optim::parameters_of(model), {.weight_decay = 0x1p-7});
+  optim::AdamW optimiser(optim::parameters_of(model),
+                         {.weight_decay = 0x1p-7, .allow_non_finite = true});
   Tape<P> tape;
   if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
   std::vector<std::uint32_t> bits;
@@ -119,7 +120,6 @@ std::size_t differences(const std::vector<std::uint32_t>& a, const std::vector<s
 
 /// Runs of the real formats under P, and of the simulation under Carrier.
 template <Precision P, Precision Carrier> void expect_same_bits(const std::string& simulation) {
-  if (kernels::may_use_amx()) GTEST_SKIP() << "AMX adds in another order, and only narrow numbers";
   // Factors far too large and too small, so that numbers overflow and underflow on their way.
   for (const float loss_scale : {1.0F, 0x1p16F, 0x1p-12F}) {
     const auto compare = [&](const auto& run, const char* what) {
@@ -133,6 +133,9 @@ template <Precision P, Precision Carrier> void expect_same_bits(const std::strin
     };
     compare(MlpRun{.norm = nn::NormPlacement::pre}, "BertMlp");
     compare(MlpRun{.norm = nn::NormPlacement::post}, "BertMlp, post");
+    // Attention carries what a recipe rounds in the policy's types, which AMX adds in another
+    // order.
+    if (kernels::may_use_amx()) continue;
     compare(DecoderRun{rotary_swiglu}, "TransformerDecoder, rotary, swiglu");
     compare(DecoderRun{relative_gelu}, "TransformerDecoder, relative, gelu");
   }
