@@ -60,6 +60,16 @@ struct OperandSite : RecipeSite {
   std::pmr::memory_resource* memory = nullptr;  ///< for what is made of the array
 };
 
+/// Writes a name for the site into `name`, the same in every step: "blocks.0.up/linear.weight.1".
+/// Sites that one module has several of, such as those of two calls, share a name.
+inline void write_name(const OperandSite& site, std::string& name) {
+  constexpr std::string_view roles[] = {"input", "weight", "gradient"};
+  name.assign(site.module).append("/").append(site.op).append(".");
+  name.append(roles[static_cast<std::size_t>(site.role)]).append(".");
+  if (site.argument >= 10) name += static_cast<char>('0' + site.argument / 10 % 10);
+  name += static_cast<char>('0' + site.argument % 10);
+}
+
 /// An array that an op writes: an output or, in the backward pass, the gradient of an argument, or
 /// the sum where it is added to those of other ops.
 struct WriteSite : RecipeSite {
