@@ -60,9 +60,14 @@ class KeptOperands {
                                                                                   : nullptr;
     }
     const auto entry = of_parameters_.find({argument.parameter, site});
-    if (entry == of_parameters_.end() || entry->second.version != argument.version) return nullptr;
-    entry->second.is_used = true;
-    return &entry->second.operand;
+    if (entry == of_parameters_.end()) return nullptr;
+    Kept& kept = entry->second;
+    if (kept.version != argument.version) {
+      kept.operand = {};  // its memory is for the next one
+      return nullptr;
+    }
+    kept.is_used = true;
+    return &kept.operand;
   }
 
   void keep(const OperandArgument& argument, const Site& site, const kernels::Operand& operand) {
