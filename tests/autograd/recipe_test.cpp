@@ -192,7 +192,7 @@ class RunningMaximum final : public Recipe {
     write_name(site, name_);
     double& largest = largest_[name_];
     for (const float number : numbers.span()) {
-      if (std::isfinite(number)) largest = std::max(largest, std::abs(double{number}));
+      if (std::isfinite(number)) largest = std::max(largest, std::abs(static_cast<double>(number)));
     }
     ++asked_;
     const float scale = largest == 0 ? 1.0F : static_cast<float>(largest / 448);
@@ -304,7 +304,7 @@ TEST(Recipe, WithStochasticRoundingHasTheSameBitsForAnyNumberOfThreads) {
     return all;
   };
   const auto one = run(1);
-  for (const std::size_t threads : {2, 3, 7}) EXPECT_EQ(run(threads), one) << threads;
+  for (const std::size_t threads : {2U, 3U, 7U}) EXPECT_EQ(run(threads), one) << threads;
 }
 
 }  // namespace recipe_test
