@@ -166,7 +166,11 @@ struct RecurrentHighway {
       const std::tuple<kernels::Operand, kernels::Operand, Array<T>, Array<T>, Array<T>>& saved,
       const Array<T>& dy) const {
     using Compute = typename P::compute;
-    const auto& [x, w, gates, y, initial] = saved;
+    const auto& [x, w, saved_gates, saved_y, saved_initial] = saved;
+    // By names of their own, as no lambda may capture those.
+    const Array<T>& gates = saved_gates;
+    const Array<T>& y = saved_y;
+    const Array<T>& initial = saved_initial;
     require_same_shape(name, "dy and y", dy.shape(), y.shape());
     const Extents e{x.shape()[0], x.shape()[1], x.shape()[2], y.columns()};
     const std::size_t rows = e.batch * e.positions;
