@@ -181,6 +181,13 @@ TEST(KeptOperands, AreFreedWhereAStepDoesNotUseThem) {
   EXPECT_EQ(held(), 0U);
 }
 
+TEST(KeptOperands, OfNoElementsHaveTheirShape) {
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  Fp8 tape;
+  const auto x = tape.input(Array<float>(Shape{0, 4}));
+  EXPECT_EQ(ops::linear(x, w).shape(), (Shape{0, 5}));
+}
+
 TEST(KeptOperands, LeaveParametersOfTheirOwnFormatToTheirOwner) {
   Parameter w = random_parameter("w", {5, 4}, 1);
   const void* elements = w.value.data();

@@ -56,8 +56,9 @@ class KeptOperands {
   /// @return null if none is kept.
   [[nodiscard]] const kernels::Operand* find(const OperandArgument& argument, const Site& site) {
     if (argument.parameter == nullptr) {
-      return last_elements_ == argument.elements && last_value_ == argument.value ? &last_
-                                                                                  : nullptr;
+      const bool is_last = argument.version != 0 && last_elements_ == argument.elements &&
+                           last_value_ == argument.value;
+      return is_last ? &last_ : nullptr;
     }
     const auto entry = of_parameters_.find({argument.parameter, site});
     if (entry == of_parameters_.end()) return nullptr;
