@@ -26,8 +26,8 @@ void simulated_bert_mlp_steps(benchmark::State& state) {
   BertMlpSteps<unit_scaling::precision::fp32> training;
   const auto seconds = [&](const std::string& rules) {
     training.tape.clear();
-    training.tape.simulate_with(nullptr);
-    if (!rules.empty()) training.tape.simulate_with(Simulation::parse(rules));
+    training.tape.use_recipe(nullptr);
+    if (!rules.empty()) training.tape.use_recipe(Simulation::parse(rules));
     return training.seconds(steps, [] {});
   };
   struct Case {

@@ -162,7 +162,7 @@ template <class Step> void give_each_thread_scratch_memory(std::size_t threads, 
 template <class P, class Optimiser>
 void expect_no_allocation_from_the_second_step_on(const std::string& simulation = "") {
   const auto prepare = [&](Tape<P>& tape) {
-    if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+    if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
   };
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
     const unit_scaling_test::ThreadCountScope scope(threads);

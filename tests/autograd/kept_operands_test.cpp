@@ -45,7 +45,7 @@ struct Spy {
   static constexpr std::string_view name = "spy";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
   static constexpr ops::OpTraits traits{
-      .has_homogeneity = false, .has_item_counts = false, .matmul_operands = 2};
+      .has_homogeneity = false, .has_item_counts = false, .has_products = true};
 
   std::vector<Seen>* operands = nullptr;
 
@@ -219,6 +219,13 @@ TEST(KeptOperands, AreFreedWhereAStepDoesNotUseThem) {
   EXPECT_GE(held(), 200000U);
   tape.clear();
   EXPECT_EQ(held(), 0U);
+}
+
+TEST(KeptOperands, OfNoElementsHaveTheirShape) {
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  Fp8 tape;
+  const auto x = tape.input(Array<float>(Shape{0, 4}));
+  EXPECT_EQ(ops::linear(x, w).shape(), (Shape{0, 5}));
 }
 
 TEST(KeptOperands, LeaveParametersOfTheirOwnFormatToTheirOwner) {

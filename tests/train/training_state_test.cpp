@@ -101,7 +101,7 @@ template <class Optimiser, Precision P> class Training {
 
   explicit Training(std::string_view simulation = {}) {
     if (simulation.empty()) return;
-    tape_.simulate_with(Simulation::parse(simulation, /*seed=*/3));
+    tape_.use_recipe(Simulation::parse(simulation, /*seed=*/3));
   }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {

@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer autograd: operands of products that a tape keeps, so that each is rounded once.
+/// Layer autograd: the operands of a tape's products, each rounded once, as its recipe says.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory_resource>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <unordered_map>
+#include <utility>
 
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/autograd/recipe_in_use.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 #include "unit_scaling/ops/operand.hpp"
 
@@ -19,30 +27,41 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
+/// An array that may be an operand: an argument of an op or, in its backward pass, the gradient of
+/// an output.
+struct OperandArgument {
+  const Parameter* parameter = nullptr;  ///< whose value it is; null: of none
+  std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
+  std::size_t value = 0;                 ///< its number in the step
+  const void* elements = nullptr;
+  Shape shape = {};
+  Format held = {};                              ///< as `OperandSite::held`
+  std::optional<kernels::Operand> operand = {};  ///< what the op has got of it
+};
+
 /// The operands of parameters, each for as long as its elements stay as they are, and the operand
 /// of the last other value, which the next op may read as well.
 ///
 /// A parameter's is kept from step to step: for all micro-batches of a step, for each use, and for
-/// inference. One that a step has not used is freed.
+/// inference. One that a step has not used is freed. Under a recipe each site has its own.
 class KeptOperands {
  public:
-  /// An argument of an op.
-  struct Argument {
-    const Parameter* parameter = nullptr;  ///< whose value it is; null: of none
-    std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
-    std::size_t value = 0;                 ///< its number in the step
-    const void* elements = nullptr;
-    Shape shape = {};
+  /// Where the operand of a parameter is for; one for all sites has no name.
+  struct Site {
+    std::string_view module = {};  ///< the same memory each time
+    std::string_view op = {};
+    std::size_t argument = 0;
+    friend bool operator==(const Site&, const Site&) = default;
   };
 
   /// @return null if none is kept.
-  [[nodiscard]] const kernels::Operand* find(const Argument& argument) {
+  [[nodiscard]] const kernels::Operand* find(const OperandArgument& argument, const Site& site) {
     if (argument.version == 0) return nullptr;
     if (argument.parameter == nullptr) {
       return last_.version == argument.version && last_value_ == argument.value ? &last_.operand
                                                                                 : nullptr;
     }
-    const auto entry = of_parameters_.find(argument.parameter);
+    const auto entry = of_parameters_.find({argument.parameter, site});
     if (entry == of_parameters_.end()) return nullptr;
     Kept& kept = entry->second;
     // The same elements may have been given another shape.
@@ -54,13 +73,15 @@ class KeptOperands {
     return &kept.operand;
   }
 
-  void keep(const Argument& argument, const kernels::Operand& operand) {
+  void keep(const OperandArgument& argument, const Site& site, const kernels::Operand& operand) {
     if (argument.version == 0) return;
+    // The elements themselves are left to their owner, who could not write to them otherwise.
+    if (static_cast<const void*>(operand.array.codes().data()) == argument.elements) return;
     if (argument.parameter == nullptr) {
       last_ = {argument.version, operand};
       last_value_ = argument.value;
     } else {
-      of_parameters_[argument.parameter] = {argument.version, operand};
+      of_parameters_[{argument.parameter, site}] = {argument.version, operand};
     }
   }
 
@@ -79,43 +100,110 @@ class KeptOperands {
   }
 
  private:
+  struct Key {
+    const Parameter* parameter;
+    Site site;
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+  struct Hash {
+    std::size_t operator()(const Key& key) const {
+      const std::hash<const void*> hash;
+      return hash(key.parameter) + 31 * hash(key.site.module.data()) + key.site.argument;
+    }
+  };
   struct Kept {
     std::uint64_t version = 0;  ///< 0: of no elements
     kernels::Operand operand = {};
     bool is_used = true;
   };
 
-  std::unordered_map<const Parameter*, Kept> of_parameters_;
+  std::unordered_map<Key, Kept, Hash> of_parameters_;
   Kept last_;
   std::size_t last_value_ = 0;
 };
 
-/// The operands of one op's arguments among those that are kept.
-class KeptOperandsOfOp final : public ops::OperandKeeper {
+/// Where one op of a tape gets its operands from: what is kept, else the tape's recipe, if it has
+/// one.
+class OpOperands final : public ops::OperandSource {
  public:
+  /// @param kept null in a backward pass, where the arrays are gradients of outputs.
   /// @param memory of the tape.
-  KeptOperandsOfOp(KeptOperands& kept, std::span<const KeptOperands::Argument> arguments,
-                   std::pmr::memory_resource* memory)
-      : kept_(&kept), arguments_(arguments), memory_(memory) {}
+  OpOperands(KeptOperands* kept, RecipeInUse& recipe, std::string_view module, std::string_view op,
+             std::span<OperandArgument> arguments, std::pmr::memory_resource* memory)
+      : kept_(kept),
+        recipe_(&recipe),
+        module_(module),
+        op_(op),
+        arguments_(arguments),
+        memory_(memory) {}
 
   [[nodiscard]] std::pmr::memory_resource* memory() const override { return memory_; }
 
-  [[nodiscard]] const kernels::Operand* find(std::size_t argument,
-                                             const void* elements) const override {
-    return is_argument(argument, elements) ? kept_->find(arguments_[argument]) : nullptr;
+  [[nodiscard]] const kernels::Operand* find(const ops::OperandUse& use,
+                                             const void* elements) override {
+    OperandArgument* const argument = argument_of(use, elements);
+    if (argument == nullptr) return nullptr;
+    if (!argument->operand && kept_ != nullptr) {
+      const kernels::Operand* const kept = kept_->find(*argument, site_of(use));
+      if (kept == nullptr) return nullptr;
+      argument->operand = *kept;
+      // As if it was made anew, so that draws do not depend on what is kept.
+      RecipeSite site;
+      if (*recipe_) recipe_->count(site);
+    }
+    return argument->operand ? &*argument->operand : nullptr;
   }
-  void keep(std::size_t argument, const void* elements, const kernels::Operand& operand) override {
-    if (is_argument(argument, elements)) kept_->keep(arguments_[argument], operand);
+
+  [[nodiscard]] bool has_recipe() const override { return static_cast<bool>(*recipe_); }
+
+  [[nodiscard]] std::optional<kernels::Operand> make(const ops::OperandUse& use,
+                                                     const EncodedArray& array,
+                                                     std::pmr::memory_resource* memory) override {
+    OperandArgument* const argument = argument_of(use, array.codes().data());
+    auto made = recipe_->make({{.module = module_, .op = op_, .argument = use.argument},
+                               use.role,
+                               argument != nullptr ? argument->held : array.format(),
+                               memory},
+                              array);
+    if (!made) return {};
+    keep(argument, use, made->first, made->second);
+    return std::move(made->first);
+  }
+
+  void keep(const ops::OperandUse& use, const void* elements,
+            const kernels::Operand& operand) override {
+    keep(argument_of(use, elements), use, operand, true);
   }
 
  private:
-  /// Whether these are the elements of that argument, not of what an op has made of it.
-  [[nodiscard]] bool is_argument(std::size_t argument, const void* elements) const {
-    return argument < arguments_.size() && arguments_[argument].elements == elements;
+  /// Null unless these are the elements of that argument, not of what an op has made of it.
+  [[nodiscard]] OperandArgument* argument_of(const ops::OperandUse& use, const void* elements) {
+    const bool is_gradient = use.role == ops::OperandRole::gradient;
+    if (is_gradient != (kept_ == nullptr) || use.argument >= arguments_.size()) return nullptr;
+    OperandArgument& argument = arguments_[use.argument];
+    return argument.elements == elements ? &argument : nullptr;
+  }
+
+  [[nodiscard]] KeptOperands::Site site_of(const ops::OperandUse& use) const {
+    if (!*recipe_) return {};
+    return {.module = module_, .op = op_, .argument = use.argument};
+  }
+
+  void keep(OperandArgument* argument, const ops::OperandUse& use, const kernels::Operand& operand,
+            bool is_lasting) {
+    if (argument == nullptr) return;
+    argument->operand = operand;
+    // Under a recipe, ops that read one value ask for operands of their own.
+    if (kept_ != nullptr && is_lasting && (!*recipe_ || argument->parameter != nullptr)) {
+      kept_->keep(*argument, site_of(use), operand);
+    }
   }
 
   KeptOperands* kept_;
-  std::span<const KeptOperands::Argument> arguments_;
+  RecipeInUse* recipe_;
+  std::string_view module_;
+  std::string_view op_;
+  std::span<OperandArgument> arguments_;
   std::pmr::memory_resource* memory_;
 };
 
