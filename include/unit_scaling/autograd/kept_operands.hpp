@@ -8,10 +8,10 @@
 #include <functional>
 #include <memory_resource>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/recipe_in_use.hpp"
@@ -122,64 +122,71 @@ class KeptOperands {
   std::size_t last_value_ = 0;
 };
 
-/// Where one op of a tape gets its operands from: what is kept, else the tape's recipe, if it has
-/// one.
-class OpOperands final : public ops::OperandSource {
+/// Where the ops of a tape get their operands from: what is kept, else the tape's recipe, if it has
+/// one, else the policy. One op at a time.
+class TapeOperands final : public ops::OperandSource {
  public:
-  /// @param kept null in a backward pass, where the arrays are gradients of outputs.
+  enum class Pass { forward, backward };
+
   /// @param memory of the tape.
-  OpOperands(KeptOperands* kept, RecipeInUse& recipe, std::string_view module, std::string_view op,
-             std::span<OperandArgument> arguments, std::pmr::memory_resource* memory)
-      : kept_(kept),
-        recipe_(&recipe),
-        module_(module),
-        op_(op),
-        arguments_(arguments),
-        memory_(memory) {}
+  TapeOperands(RecipeInUse& recipe, std::pmr::memory_resource& memory)
+      : recipe_(&recipe), memory_(&memory) {}
 
-  [[nodiscard]] std::pmr::memory_resource* memory() const override { return memory_; }
+  /// Begins a pass of an op, whose arguments follow.
+  [[gnu::noinline]] void begin(Pass pass, std::string_view module, std::string_view op) {
+    pass_ = pass;
+    module_ = module;
+    op_ = op;
+    arguments_.clear();
+  }
+  /// @param argument of the op or, in its backward pass, the gradient of an output.
+  [[gnu::noinline]] void add(const OperandArgument& argument) { arguments_.push_back(argument); }
 
-  [[nodiscard]] const kernels::Operand* find(const ops::OperandUse& use,
-                                             const void* elements) override {
-    OperandArgument* const argument = argument_of(use, elements);
-    if (argument == nullptr) return nullptr;
-    if (!argument->operand && kept_ != nullptr) {
-      const kernels::Operand* const kept = kept_->find(*argument, site_of(use));
-      if (kept == nullptr) return nullptr;
-      argument->operand = *kept;
-      // As if it was made anew, so that draws do not depend on what is kept.
-      RecipeSite site;
-      if (*recipe_) recipe_->count(site);
-    }
-    return argument->operand ? &*argument->operand : nullptr;
+  /// Those that have become operands tell so.
+  [[nodiscard]] const OperandArgument& argument(std::size_t index) const& {
+    return arguments_[index];
+  }
+  const OperandArgument& argument(std::size_t index) const&& = delete;
+
+  /// Frees what the last op had.
+  [[gnu::noinline]] void end() { arguments_.clear(); }
+
+  /// Also what is not kept for the next step.
+  void end_step() {
+    end();
+    kept_.end_step();
+  }
+  /// Frees all.
+  void clear() {
+    end();
+    kept_ = {};
   }
 
   [[nodiscard]] bool has_recipe() const override { return static_cast<bool>(*recipe_); }
 
-  [[nodiscard]] std::optional<kernels::Operand> make(const ops::OperandUse& use,
-                                                     const EncodedArray& array,
-                                                     std::pmr::memory_resource* memory) override {
-    OperandArgument* const argument = argument_of(use, array.codes().data());
-    auto made = recipe_->make({{.module = module_, .op = op_, .argument = use.argument},
-                               use.role,
-                               argument != nullptr ? argument->held : array.format(),
-                               memory},
-                              array);
-    if (!made) return {};
-    keep(argument, use, made->first, made->second);
-    return std::move(made->first);
-  }
-
-  void keep(const ops::OperandUse& use, const void* elements,
-            const kernels::Operand& operand) override {
-    keep(argument_of(use, elements), use, operand, true);
+  [[nodiscard, gnu::noinline]] kernels::Operand operand(const ops::OperandUse& use,
+                                                        const ops::OperandArray& array) override {
+    OperandArgument* const argument = argument_of(use, array.elements);
+    if (argument != nullptr && find(*argument, use)) return *argument->operand;
+    bool is_lasting = true;
+    kernels::Operand result =
+        *recipe_ ? make(use, array, argument, is_lasting) : array.make(array.array, memory_);
+    if (argument == nullptr) return result;
+    argument->operand = result;
+    // Under a recipe, ops that read one value ask for operands of their own.
+    if (pass_ == Pass::forward && is_lasting && (!*recipe_ || argument->parameter != nullptr)) {
+      kept_.keep(*argument, site_of(use), result);
+    }
+    return result;
   }
 
  private:
   /// Null unless these are the elements of that argument, not of what an op has made of it.
   [[nodiscard]] OperandArgument* argument_of(const ops::OperandUse& use, const void* elements) {
     const bool is_gradient = use.role == ops::OperandRole::gradient;
-    if (is_gradient != (kept_ == nullptr) || use.argument >= arguments_.size()) return nullptr;
+    if (is_gradient != (pass_ == Pass::backward) || use.argument >= arguments_.size()) {
+      return nullptr;
+    }
     OperandArgument& argument = arguments_[use.argument];
     return argument.elements == elements ? &argument : nullptr;
   }
@@ -189,22 +196,40 @@ class OpOperands final : public ops::OperandSource {
     return {.module = module_, .op = op_, .argument = use.argument};
   }
 
-  void keep(OperandArgument* argument, const ops::OperandUse& use, const kernels::Operand& operand,
-            bool is_lasting) {
-    if (argument == nullptr) return;
-    argument->operand = operand;
-    // Under a recipe, ops that read one value ask for operands of their own.
-    if (kept_ != nullptr && is_lasting && (!*recipe_ || argument->parameter != nullptr)) {
-      kept_->keep(*argument, site_of(use), operand);
-    }
+  /// Whether the argument has its operand, which may be one that is kept.
+  [[nodiscard]] bool find(OperandArgument& argument, const ops::OperandUse& use) {
+    if (argument.operand) return true;
+    if (pass_ == Pass::backward) return false;
+    const kernels::Operand* const kept = kept_.find(argument, site_of(use));
+    if (kept == nullptr) return false;
+    argument.operand = *kept;
+    // As if it was made anew, so that draws do not depend on what is kept.
+    RecipeSite site;
+    if (*recipe_) recipe_->count(site);
+    return true;
   }
 
-  KeptOperands* kept_;
+  /// As the recipe has it, or else the policy.
+  [[nodiscard]] kernels::Operand make(const ops::OperandUse& use, const ops::OperandArray& array,
+                                      const OperandArgument* argument, bool& is_lasting) {
+    const EncodedArray view = array.view(array.array);
+    auto made = recipe_->make({{.module = module_, .op = op_, .argument = use.argument},
+                               use.role,
+                               argument != nullptr ? argument->held : view.format(),
+                               memory_},
+                              view);
+    if (!made) return array.make(array.array, memory_);
+    is_lasting = made->second;
+    return std::move(made->first);
+  }
+
   RecipeInUse* recipe_;
+  std::pmr::memory_resource* memory_;
+  KeptOperands kept_;
+  Pass pass_ = Pass::forward;
   std::string_view module_;
   std::string_view op_;
-  std::span<OperandArgument> arguments_;
-  std::pmr::memory_resource* memory_;
+  std::vector<OperandArgument> arguments_;  ///< its memory is used again
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

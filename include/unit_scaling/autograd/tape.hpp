@@ -357,24 +357,24 @@ template <Precision P> class Tape {
       (std::index_sequence_for<Outputs...>{});
       std::array<bool, inputs> wanted{};
       for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
-      std::array<OperandArgument, sizeof...(Outputs)> arguments;
-      auto input_gradients = of(tape, output_gradients, wanted, arguments);
+      auto input_gradients = of(tape, output_gradients, wanted);
       static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
                     "backward must return one gradient for each differentiable input");
       if (tape.observer_) {
         std::apply(
-            [&](const auto&... gradient) { tape.observe_gradients(*this, arguments, gradient...); },
+            [&](const auto&... gradient) {
+              tape.observe_gradients(*this, Op::traits.has_products, gradient...);
+            },
             output_gradients);
       }
+      if constexpr (Op::traits.has_products) tape.operands_.end();
       std::apply([&](auto&... gradient) { tape.add_gradients(*this, {&gradient...}, factor); },
                  input_gradients);
     }
 
     /// The gradients of the inputs, from those of the outputs.
-    /// @param arguments what is to become operands of products of the latter.
     auto of(Tape& tape, const std::tuple<Array<Outputs>...>& output_gradients,
-            [[maybe_unused]] const std::array<bool, inputs>& wanted,
-            std::span<OperandArgument> arguments) const {
+            [[maybe_unused]] const std::array<bool, inputs>& wanted) const {
       const auto& dy = unwrap(output_gradients);
       const auto backward = [&](auto precision) {
         if constexpr (requires { op.backward(precision, scales, saved, dy, wanted); }) {
@@ -384,17 +384,16 @@ template <Precision P> class Tape {
         }
       };
       if constexpr (Op::traits.has_products) {
-        std::size_t i = 0;
-        const auto add_argument = [&]<class T>(const Array<T>& gradient) {
-          arguments[i].elements = gradient.data();
-          arguments[i].held = tape.template held_gradient<T>(this->first_output + i);
-          ++i;
-        };
-        std::apply([&](const auto&... gradient) { (add_argument(gradient), ...); },
-                   output_gradients);
-        OpOperands operands(nullptr, tape.recipe_, this->module, this->name, arguments,
-                            &tape.memory_);
-        return backward(ops::WithOperandSource<P>{{}, &operands});
+        tape.operands_.begin(TapeOperands::Pass::backward, this->module, this->name);
+        std::size_t value = this->first_output;
+        std::apply(
+            [&]<class... T>(const Array<T>&... gradient) {
+              (tape.operands_.add(
+                   {.elements = gradient.data(), .held = tape.template held_gradient<T>(value++)}),
+               ...);
+            },
+            output_gradients);
+        return backward(ops::WithOperandSource<P>{{}, &tape.operands_});
       } else {
         return backward(P{});
       }
@@ -494,11 +493,11 @@ template <Precision P> class Tape {
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
-    if (recipe_) begin_op<Op>();
-    std::array<OperandArgument, inputs> arguments;
-    auto result = forward_of(op, scales, arguments, args...);
+    if (recipe_) begin_op(Op::name, Op::traits.has_products, &ops::rounds_weights_as<Op, P>);
+    auto result = forward_of(op, scales, args...);
     if constexpr (Op::traits.has_products) {
-      if (observer_) observe_operands(Op::name, arguments, args...);
+      if (observer_) observe_operands(Op::name, args...);
+      operands_.end();
     }
     constexpr std::size_t outputs = detail::array_count<decltype(result.output)>;
     std::array<std::optional<Format>, outputs> formats{};
@@ -557,55 +556,40 @@ template <Precision P> class Tape {
   [[nodiscard]] std::size_t hash_of_module(std::span<const ItemCount> counts) const;
 
   /// Tells the recipe of an op.
-  template <class Op> void begin_op() {
-    RecipeOp op{.name = Op::name, .module = module_, .has_products = Op::traits.has_products};
-    if constexpr (ops::takes_recipe<P>) {
-      op.rounds_weights_as = &ops::rounds_weights_as<Op, P>;
-      op.operand = format_spec<typename P::matmul_operand>;
-      op.gradient = format_spec<typename P::matmul_gradient>;
-    }
-    recipe_->begin_op(op);
-  }
+  void begin_op(std::string_view name, bool has_products,
+                bool (*rounds_weights_as)(const FormatSpec&, const FormatSpec&));
 
-  /// The forward pass of an op. Operands of its products are kept or have been, or are made by the
-  /// recipe.
-  /// @param arguments is told of the differentiable ones.
+  /// The forward pass of an op.
   template <class Op, class S, class... Args>
-  auto forward_of(const Op& op, const S& scales,
-                  [[maybe_unused]] std::span<OperandArgument> arguments, const Args&... args) {
+  auto forward_of(const Op& op, const S& scales, const Args&... args) {
     if constexpr (Op::traits.has_products) {
-      std::size_t i = 0;
-      const auto add_argument = [&]<class Arg>(const Arg& arg) {
-        if constexpr (is_variable<Arg>) {
-          const Slot& slot = slots_[arg.slot_];
-          arguments[i++] = {.parameter = slot.parameter,
-                            .version = arg.value().version(),
-                            .value = arg.slot_,
-                            .elements = arg.value().data(),
-                            .shape = arg.shape(),
-                            .held = slot.held};
-        }
-      };
-      (add_argument(args), ...);
-      OpOperands operands(&kept_operands_, recipe_, recipe_ ? kept(module_) : module_, Op::name,
-                          arguments, &memory_);
-      return op.forward(ops::WithOperandSource<P>{{}, &operands}, scales, value_of(args)...);
+      operands_.begin(TapeOperands::Pass::forward, recipe_ ? kept(module_) : module_, Op::name);
+      (add_operand_argument(args), ...);
+      return op.forward(ops::WithOperandSource<P>{{}, &operands_}, scales, value_of(args)...);
     } else {
       return op.forward(P{}, scales, value_of(args)...);
     }
   }
+
+  template <class T> void add_operand_argument(const Variable<P, T>& variable) {
+    const Slot& slot = slots_[variable.slot_];
+    operands_.add({.parameter = slot.parameter,
+                   .version = variable.value().version(),
+                   .value = variable.slot_,
+                   .elements = variable.value().data(),
+                   .shape = variable.shape(),
+                   .held = slot.held});
+  }
+  void add_operand_argument(const Array<std::int32_t>& /*indices*/) {}
 
   /// Rounds the outputs of an op as the recipe says, also where it has saved them.
   /// @param formats is told what they are rounded to.
   template <class Op, class Result>
   [[gnu::cold]] void write_outputs(Result& result, std::span<std::optional<Format>> formats) {
     std::size_t k = 0;
-    const auto write_output = [&](Array<Storage>& output) {
+    const auto write_one = [&](Array<Storage>& output) {
       const void* const before = output.data();
-      formats[k] = recipe_.write<P>({{.module = module_, .op = Op::name, .argument = k},
-                                     /*is_gradient=*/false,
-                                     Op::traits.rounds_within},
-                                    output);
+      formats[k] = write_output(Op::name, Op::traits.rounds_within, k, output);
       if (output.data() == before) return;
       const auto replace = [&]<class T>(T& saved) {
         if constexpr (std::is_same_v<T, Array<Storage>>) {
@@ -617,7 +601,7 @@ template <Precision P> class Tape {
       std::apply([&](auto&... saved) { (replace(saved), ...); }, result.saved);
     };
     const auto visit = [&]<class T>(Array<T>& output) {
-      if constexpr (std::is_same_v<T, Storage>) write_output(output);
+      if constexpr (std::is_same_v<T, Storage>) write_one(output);
       ++k;
     };
     if constexpr (is_array<decltype(result.output)>) {
@@ -626,6 +610,10 @@ template <Precision P> class Tape {
       std::apply([&](auto&... output) { (visit(output), ...); }, result.output);
     }
   }
+
+  /// Rounds one output, number `index`, of an op.
+  std::optional<Format> write_output(std::string_view op, bool rounds_within, std::size_t index,
+                                     Array<Storage>& output);
 
   /// Whose numbers the gradient of a value has.
   template <class T> [[nodiscard]] Format held_gradient(std::size_t slot) const {
@@ -678,30 +666,30 @@ template <Precision P> class Tape {
   }
 
   /// Shows the gradients of an op's outputs as they entered it.
-  /// @param operands as what they entered its products.
   template <class... T>
-  [[gnu::cold]] void observe_gradients(const Node& node, std::span<const OperandArgument> operands,
+  [[gnu::cold]] void observe_gradients(const Node& node, bool has_products,
                                        const Array<T>&... gradients) {
     Observation seen{.name = node.name,
                      .module = node.module,
                      .index = node.index,
                      .role = TensorRole::gradient};
+    const auto operand_of = [&](std::size_t k) {
+      return has_products ? operands_.argument(k).operand : std::nullopt;
+    };
     ((show_operand(seen, held_gradient<T>(node.first_output + seen.argument),
-                   operands[seen.argument].operand, gradients),
+                   operand_of(seen.argument), gradients),
       ++seen.argument),
      ...);
   }
 
   /// Shows what entered matrix products, as it was before it was rounded there.
   template <class... Args>
-  [[gnu::cold]] void observe_operands(std::string_view op,
-                                      std::span<const OperandArgument> operands,
-                                      const Args&... args) {
+  [[gnu::cold]] void observe_operands(std::string_view op, const Args&... args) {
     Observation seen{
         .name = op, .module = module_, .index = recorded_, .role = TensorRole::operand};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        const auto& operand = operands[seen.argument].operand;
+        const auto& operand = operands_.argument(seen.argument).operand;
         if (operand) show_operand(seen, {}, operand, arg.value());
         ++seen.argument;
       }
@@ -727,7 +715,6 @@ template <Precision P> class Tape {
   RecyclingResource memory_;
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
-  KeptOperands kept_operands_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
   std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
@@ -741,6 +728,7 @@ template <Precision P> class Tape {
   bool is_outside_batch_ = false;
   std::set<std::string, std::less<>> module_paths_;  ///< of all steps, where somebody is told
   RecipeInUse recipe_;
+  TapeOperands operands_{recipe_, memory_};
   GradientSums<P> sums_{memory_, recipe_};
 };
 
@@ -750,7 +738,7 @@ template <Precision P> class Tape {
 
 template <Precision P> void Tape<P>::clear() {
   while (!nodes_.empty()) nodes_.pop_back();
-  kept_operands_.end_step();
+  operands_.end_step();
   slots_.clear();
   sums_.clear();
   parameters_.clear();
@@ -766,12 +754,35 @@ template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> re
   if (!slots_.empty()) {
     throw std::invalid_argument("use_recipe: expected a tape with nothing recorded, clear it");
   }
-  if (recipe && !ops::takes_recipe<P>) {
+  constexpr bool has_double = std::is_same_v<Storage, double> ||
+                              std::is_same_v<typename P::matmul_operand, double> ||
+                              std::is_same_v<typename P::matmul_gradient, double>;
+  if (recipe && has_double) {
     throw std::invalid_argument("use_recipe: expected a policy without double, got " +
                                 std::string(P::name));
   }
-  kept_operands_ = {};
+  operands_.clear();
   recipe_.use(std::move(recipe), std::is_same_v<Compute, double>, step_);
+}
+
+template <Precision P>
+void Tape<P>::begin_op(std::string_view name, bool has_products,
+                       bool (*rounds_weights_as)(const FormatSpec&, const FormatSpec&)) {
+  recipe_->begin_op({.name = name,
+                     .module = module_,
+                     .has_products = has_products,
+                     .rounds_weights_as = rounds_weights_as,
+                     .operand = format_spec<typename P::matmul_operand>,
+                     .gradient = format_spec<typename P::matmul_gradient>});
+}
+
+template <Precision P>
+std::optional<Format> Tape<P>::write_output(std::string_view op, bool rounds_within,
+                                            std::size_t index, Array<Storage>& output) {
+  return recipe_.write<P>({{.module = module_, .op = op, .argument = index},
+                           /*is_gradient=*/false,
+                           rounds_within},
+                          output);
 }
 
 template <Precision P> std::string_view Tape<P>::kept(std::string_view module) {

@@ -6,15 +6,11 @@
 
 #include <cstddef>
 #include <memory_resource>
-#include <optional>
 #include <type_traits>
 
 #include "unit_scaling/core/array.hpp"
-#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
-#include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/operand.hpp"
@@ -36,25 +32,24 @@ struct OperandUse {
   std::size_t argument = 0;  ///< among the op's arguments, or among its outputs for a gradient
 };
 
+/// An array that is to be an operand, of whatever type.
+struct OperandArray {
+  const void* array;
+  const void* elements;
+  /// The operand as the policy has it.
+  kernels::Operand (*make)(const void* array, std::pmr::memory_resource* memory);
+  /// The array as it is.
+  EncodedArray (*view)(const void* array);
+};
+
 /// Who has a say in the operands of an op: a tape, which keeps them to be used again, and makes
 /// them as its recipe says.
 class OperandSource {
  public:
-  /// An operand that was made before of the elements at this place, or null.
-  [[nodiscard]] virtual const kernels::Operand* find(const OperandUse& use,
-                                                     const void* elements) = 0;
-  /// Whether `make` is to be asked where nothing was found.
+  [[nodiscard]] virtual kernels::Operand operand(const OperandUse& use,
+                                                 const OperandArray& array) = 0;
+  /// Whether a recipe is asked.
   [[nodiscard]] virtual bool has_recipe() const = 0;
-  /// The operand in the format that a recipe chooses; none: as the policy has it.
-  /// @param memory where it should live.
-  [[nodiscard]] virtual std::optional<kernels::Operand> make(const OperandUse& use,
-                                                             const EncodedArray& array,
-                                                             std::pmr::memory_resource* memory) = 0;
-  /// Takes an operand that was made as the policy has it.
-  virtual void keep(const OperandUse& use, const void* elements,
-                    const kernels::Operand& operand) = 0;
-  /// Where what is kept lives.
-  [[nodiscard]] virtual std::pmr::memory_resource* memory() const = 0;
 
  protected:
   ~OperandSource() = default;
@@ -62,6 +57,15 @@ class OperandSource {
 
 /// Policy P for an op whose operands somebody has a say in.
 template <Precision P> struct WithOperandSource : P { OperandSource* operands; };
+
+/// Whether the op's operands are made by a recipe.
+template <Precision P> [[nodiscard]] bool has_recipe([[maybe_unused]] P precision) {
+  if constexpr (requires { precision.operands; }) {
+    return precision.operands->has_recipe();
+  } else {
+    return false;
+  }
+}
 
 namespace detail {
 
@@ -75,51 +79,35 @@ template <Precision P, class T>
   return result;
 }
 
-}  // namespace detail
-
-/// Whether operands may be made by a recipe: all policies but those with double have recipes.
-template <Precision P>
-inline constexpr bool takes_recipe = !std::is_same_v<typename P::storage, double> &&
-                                     !std::is_same_v<typename P::matmul_operand, double> &&
-                                     !std::is_same_v<typename P::matmul_gradient, double>;
-
-/// Whether the op's operands are made by a recipe.
-template <Precision P> [[nodiscard]] bool has_recipe([[maybe_unused]] P precision) {
-  if constexpr (takes_recipe<P> && requires { precision.operands; }) {
-    return precision.operands->has_recipe();
-  } else {
-    return false;
-  }
+/// As `OperandArray::make`, of an `Array<T>` and a format of P.
+template <Precision P, class Out, class T>
+[[nodiscard]] kernels::Operand rounded_operand(const void* array,
+                                               std::pmr::memory_resource* memory) {
+  return stored_operand<P>(
+      kernels::convert<Out, Overflow::saturate>(*static_cast<const Array<T>*>(array), memory));
+}
+/// As `OperandArray::view`.
+template <class T> [[nodiscard]] EncodedArray encoded_array(const void* array) {
+  return kernels::make_operand(*static_cast<const Array<T>*>(array)).array;
 }
 
-/// The array as an operand of the op's products, as the policy's source has or makes it; else
-/// rounded to P::matmul_operand, or a gradient to P::matmul_gradient, once and saturating. What has
-/// that format already is shared.
-/// @param resource of the result, by default that of the array.
+}  // namespace detail
+
+/// The array as an operand of the op's products, as the policy's source has it; else rounded to
+/// P::matmul_operand, or a gradient to P::matmul_gradient, once and saturating. What has that
+/// format already is shared.
+/// @param resource of the result where the policy has no source, by default that of the array.
 template <Precision P, class T>
-[[nodiscard]] kernels::Operand operand(P precision, const OperandUse& use, const Array<T>& x,
+[[nodiscard]] kernels::Operand operand([[maybe_unused]] P precision, const OperandUse& use,
+                                       const Array<T>& x,
                                        std::pmr::memory_resource* resource = nullptr) {
-  if constexpr (requires { precision.operands; }) resource = precision.operands->memory();
-  if (resource == nullptr) resource = x.resource();
-  const auto in_format = [&]<class Out>(std::type_identity<Out>) {
-    return detail::stored_operand<P>(kernels::convert<Out, Overflow::saturate>(x, resource));
-  };
-  const auto in_policy = [&] {
-    return use.role == OperandRole::gradient
-               ? in_format(std::type_identity<typename P::matmul_gradient>{})
-               : in_format(std::type_identity<typename P::matmul_operand>{});
-  };
+  const auto make = use.role == OperandRole::gradient
+                        ? &detail::rounded_operand<P, typename P::matmul_gradient, T>
+                        : &detail::rounded_operand<P, typename P::matmul_operand, T>;
   if constexpr (requires { precision.operands; }) {
-    OperandSource& source = *precision.operands;
-    if (const kernels::Operand* found = source.find(use, x.data())) return *found;
-    if (has_recipe(precision)) {
-      if (auto made = source.make(use, kernels::make_operand(x).array, resource)) return *made;
-    }
-    auto result = in_policy();
-    source.keep(use, x.data(), result);
-    return result;
+    return precision.operands->operand(use, {&x, x.data(), make, &detail::encoded_array<T>});
   } else {
-    return in_policy();
+    return make(&x, resource != nullptr ? resource : x.resource());
   }
 }
 
