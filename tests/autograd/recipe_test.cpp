@@ -159,6 +159,72 @@ TEST(Recipe, OfAFormatOfOneByteKeepsOneByteForEachElementOfAnOperand) {
   EXPECT_EQ(narrow.saved_bytes(), 2 * 16 * 6 / 2U) << "two elements in a byte";
 }
 
+/// Offers what it has made of one value again.
+class Sharing final : public Recipe {
+ public:
+  explicit Sharing(std::vector<bool>& offered) : offered_(&offered) {}
+  std::optional<OperandForms> operand(const OperandSite& site, const EncodedArray& array) override {
+    offered_->push_back(site.made_before != nullptr);
+    if (site.made_before != nullptr) return OperandForms{site.made_before->array};
+    if (site.module == "policy") return {};
+    return OperandForms{EncodedArray::encode(array, Format::of<float8_e4m3fn>(), {}, site.memory),
+                        {},
+                        site.module != "draws"};
+  }
+
+ private:
+  std::vector<bool>* offered_;
+};
+
+TEST(Recipe, IsOfferedWhatItMadeOfAValueForTheOpBefore) {
+  std::vector<bool> offered;
+  Fp32 tape;
+  tape.use_recipe(Sharing(offered));
+  const auto x = tape.input(random_array<float>({3, 4}, 2));
+  const auto y = tape.input(random_array<float>({3, 4}, 3));
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  const auto multiply = [&](std::string_view module, const auto& left) {
+    const auto entered = tape.enter(module);
+    offered.clear();
+    const auto product = ops::linear(left, w);
+    const bool of_left = offered.at(0);
+    for (std::size_t i = 1; i < offered.size(); ++i) EXPECT_FALSE(offered[i]) << "a parameter's";
+    return of_left;
+  };
+  EXPECT_FALSE(multiply("a", x));
+  EXPECT_TRUE(multiply("b", x)) << "by another product of it";
+  EXPECT_FALSE(multiply("b", y));
+  EXPECT_FALSE(multiply("b", x)) << "another one was made since";
+  EXPECT_FALSE(multiply("draws", y));
+  EXPECT_FALSE(multiply("b", y)) << "that was to be asked for each time";
+  EXPECT_FALSE(multiply("policy", x));
+  EXPECT_FALSE(multiply("b", x)) << "the policy made that";
+  tape.clear();
+  EXPECT_FALSE(multiply("b", tape.input(random_array<float>({3, 4}, 2))));
+}
+
+TEST(Recipe, OfOneFormatMakesAnOperandThatTwoProductsShareOnce) {
+  const auto bytes_of_two = [](const std::string& rules) {
+    Fp32 tape;
+    tape.use_recipe(Simulation::parse(rules));
+    const Parameter value = random_parameter("value", {5, 40}, 1);
+    const Parameter gate = random_parameter("gate", {5, 40}, 2);
+    const auto x = tape.input(random_array<float>({30, 40}, 2));
+    const auto project = [&](std::string_view module, const Parameter& weight) {
+      const auto entered = tape.enter(module);
+      return ops::linear(x, weight);
+    };
+    const auto a = project("value", value);
+    const auto b = project("gate", gate);
+    return tape.saved_bytes();
+  };
+  constexpr std::size_t of_x = 30 * 40;
+  constexpr std::size_t of_weights = 2 * 5 * 40;
+  EXPECT_EQ(bytes_of_two("e3m4/e5m2"), of_x + of_weights);
+  EXPECT_EQ(bytes_of_two("value/*:e4m3/e5m2,e3m4/e5m2"), 2 * of_x + of_weights);
+  EXPECT_EQ(bytes_of_two("e3m4~/e5m2"), 2 * of_x + of_weights) << "each has draws of its own";
+}
+
 TEST(Recipe, ShowsObserversWhatProductsRead) {
   Fp32 tape;
   tape.use_recipe(Simulation::parse("e4m3fn~/e5m2~", 3));
@@ -286,6 +352,33 @@ TEST(Recipe, ThatKeepsStateGoesOnFromWhatAVisitorWritesToIt) {
   };
   EXPECT_EQ(resumed(true), whole.numbers());
   EXPECT_NE(resumed(false), whole.numbers());
+}
+
+TEST(Recipe, WithStateHasTheSameBitsForAnyNumberOfThreads) {
+  const auto run = [](std::size_t threads) {
+    const ThreadCountScope scope(threads);
+    Parameter up = random_parameter("up", {130, 70}, 1);
+    Parameter down = random_parameter("down", {70, 130}, 2);
+    Fp32 tape;
+    tape.use_recipe(RunningMaximum());
+    for (std::uint32_t step = 0; step < 3; ++step) {
+      tape.clear();
+      const auto x = tape.constant(random_array<float>({300, 70}, 10 + step));
+      tape.backward(ops::mse_loss(ops::linear(ops::gelu_linear(x, up), down), x));
+      for (Parameter* each : {&up, &down}) {
+        const Array<float> gradient = tape.gradient(*each);
+        float* value = each->value.mutable_data();
+        for (std::size_t i = 0; i < gradient.size(); ++i) value[i] -= 0.01F * gradient.data()[i];
+      }
+    }
+    std::vector<float> all;
+    for (const Parameter* each : {&up, &down}) {
+      all.insert(all.end(), each->value.span().begin(), each->value.span().end());
+    }
+    return all;
+  };
+  const auto one = run(1);
+  for (const std::size_t threads : {2U, 3U, 7U}) EXPECT_EQ(run(threads), one) << threads;
 }
 
 TEST(Recipe, WithStochasticRoundingHasTheSameBitsForAnyNumberOfThreads) {

@@ -139,8 +139,13 @@ class TapeOperands final : public ops::OperandSource {
     op_ = op;
     arguments_.clear();
   }
-  /// @param argument of the op or, in its backward pass, the gradient of an output.
-  [[gnu::noinline]] void add(const OperandArgument& argument) { arguments_.push_back(argument); }
+  /// An argument of the op or, in its backward pass, the gradient of an output.
+  [[gnu::noinline]] OperandArgument& add(const void* elements, const Format& held) {
+    OperandArgument& argument = arguments_.emplace_back();
+    argument.elements = elements;
+    argument.held = held;
+    return argument;
+  }
 
   /// Those that have become operands tell so.
   [[nodiscard]] const OperandArgument& argument(std::size_t index) const& {
@@ -173,10 +178,7 @@ class TapeOperands final : public ops::OperandSource {
         *recipe_ ? make(use, array, argument, is_lasting) : array.make(array.array, memory_);
     if (argument == nullptr) return result;
     argument->operand = result;
-    // Under a recipe, ops that read one value ask for operands of their own.
-    if (pass_ == Pass::forward && is_lasting && (!*recipe_ || argument->parameter != nullptr)) {
-      kept_.keep(*argument, site_of(use), result);
-    }
+    if (pass_ == Pass::forward && is_lasting) kept_.keep(*argument, site_of(use), result);
     return result;
   }
 
@@ -199,7 +201,8 @@ class TapeOperands final : public ops::OperandSource {
   /// Whether the argument has its operand, which may be one that is kept.
   [[nodiscard]] bool find(OperandArgument& argument, const ops::OperandUse& use) {
     if (argument.operand) return true;
-    if (pass_ == Pass::backward) return false;
+    // Under a recipe, ops that read one value ask for operands of their own.
+    if (pass_ == Pass::backward || (*recipe_ && argument.parameter == nullptr)) return false;
     const kernels::Operand* const kept = kept_.find(argument, site_of(use));
     if (kept == nullptr) return false;
     argument.operand = *kept;
@@ -216,11 +219,23 @@ class TapeOperands final : public ops::OperandSource {
     auto made = recipe_->make({{.module = module_, .op = op_, .argument = use.argument},
                                use.role,
                                argument != nullptr ? argument->held : view.format(),
-                               memory_},
+                               memory_,
+                               made_before(argument)},
                               view);
-    if (!made) return array.make(array.array, memory_);
+    if (!made) {
+      // Not to be offered to the recipe as its own.
+      is_lasting = argument != nullptr && argument->parameter != nullptr;
+      return array.make(array.array, memory_);
+    }
     is_lasting = made->second;
     return std::move(made->first);
+  }
+
+  /// What the recipe may give again.
+  [[nodiscard]] const kernels::Operand* made_before(const OperandArgument* argument) {
+    const bool may_be_kept =
+        argument != nullptr && argument->parameter == nullptr && pass_ == Pass::forward;
+    return may_be_kept ? kept_.find(*argument, {}) : nullptr;
   }
 
   RecipeInUse* recipe_;

@@ -75,6 +75,11 @@ class RecipeInUse {
     return recipe_->decode(operand.array, memory);
   }
 
+  /// Whether what is written under policy P has been rounded to nothing before.
+  template <Precision P>
+  static constexpr bool can_write = std::conjunction_v<std::is_same<typename P::storage, float>,
+                                                       std::is_same<typename P::compute, float>>;
+
   /// Rounds what an op writes under policy P, if the recipe says so.
   /// @returns the format that it has then; none: it was left as it is.
   /// @throws std::invalid_argument if rounding it has not the bits of a policy that stores that
@@ -88,8 +93,7 @@ class RecipeInUse {
     if (site.rounds_within) {
       refuse(site, "no format for what it writes, as it rounds numbers within, which no tape sees");
     }
-    if constexpr (std::is_same_v<typename P::storage, float> &&
-                  std::is_same_v<typename P::compute, float>) {
+    if constexpr (can_write<P>) {
       recipe_->write(site, *format, numbers.mutable_span());
     } else {
       refuse(site, "a policy that stores float, as what an op writes is rounded to " +

@@ -53,6 +53,8 @@ struct OperandSite : RecipeSite {
   /// or the format that it is stored in.
   Format held = {};
   std::pmr::memory_resource* memory = nullptr;  ///< for what is made of the array
+  /// What was made of the same numbers for the op before, which may be returned again; null: none.
+  const kernels::Operand* made_before = nullptr;
 };
 
 /// An array that an op writes: an output or, in the backward pass, the gradient of an argument, or
@@ -70,7 +72,8 @@ struct OperandForms {
   /// for dx, and over the rows of dy and of x for dw.
   std::optional<EncodedArray> over_rows = {};
   /// Whether that of a parameter may be used again at this site as long as nobody writes to the
-  /// parameter, instead of asking again. Not so where each use has random draws of its own.
+  /// parameter, instead of asking again, and any be offered as `made_before`. Not so where each use
+  /// has random draws of its own.
   bool is_lasting = true;
 };
 

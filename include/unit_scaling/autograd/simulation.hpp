@@ -200,11 +200,16 @@ class Simulation final : public Recipe {
         format_of(Part::products, site, site.role == ops::OperandRole::gradient);
     if (to == nullptr) return {};
     const Format format(to->spec);
+    const bool is_stochastic = to->rounding == Rounding::stochastic;
+    if (!is_stochastic && site.made_before != nullptr &&
+        site.made_before->array.format() == format) {
+      return OperandForms{.array = site.made_before->array};
+    }
     // As with real formats, what is in the format is not converted, so its infinities remain.
     const Overflow overflow = site.held == format ? Overflow::infinity_or_nan : Overflow::saturate;
     return OperandForms{
         .array = EncodedArray::encode(array, format, options(*to, overflow, site), site.memory),
-        .is_lasting = to->rounding != Rounding::stochastic};
+        .is_lasting = !is_stochastic};
   }
 
   [[nodiscard]] std::optional<Format> written(const WriteSite& site) override {

@@ -292,6 +292,11 @@ template <Precision P> class Tape {
   OutsideBatch outside_batch() { return OutsideBatch(*this); }
 
  private:
+  /// No recipe then.
+  static constexpr bool has_double = std::is_same_v<Storage, double> ||
+                                     std::is_same_v<typename P::matmul_operand, double> ||
+                                     std::is_same_v<typename P::matmul_gradient, double>;
+
   /// What is known of a variable without its value and without its gradient.
   struct Slot {
     Shape shape = {};
@@ -388,9 +393,7 @@ template <Precision P> class Tape {
         std::size_t value = this->first_output;
         std::apply(
             [&]<class... T>(const Array<T>&... gradient) {
-              (tape.operands_.add(
-                   {.elements = gradient.data(), .held = tape.template held_gradient<T>(value++)}),
-               ...);
+              (tape.operands_.add(gradient.data(), tape.template held_gradient<T>(value++)), ...);
             },
             output_gradients);
         return backward(ops::WithOperandSource<P>{{}, &tape.operands_});
@@ -573,12 +576,11 @@ template <Precision P> class Tape {
 
   template <class T> void add_operand_argument(const Variable<P, T>& variable) {
     const Slot& slot = slots_[variable.slot_];
-    operands_.add({.parameter = slot.parameter,
-                   .version = variable.value().version(),
-                   .value = variable.slot_,
-                   .elements = variable.value().data(),
-                   .shape = variable.shape(),
-                   .held = slot.held});
+    OperandArgument& argument = operands_.add(variable.value().data(), slot.held);
+    argument.parameter = slot.parameter;
+    argument.version = variable.value().version();
+    argument.value = variable.slot_;
+    argument.shape = variable.shape();
   }
   void add_operand_argument(const Array<std::int32_t>& /*indices*/) {}
 
@@ -588,17 +590,19 @@ template <Precision P> class Tape {
   [[gnu::cold]] void write_outputs(Result& result, std::span<std::optional<Format>> formats) {
     std::size_t k = 0;
     const auto write_one = [&](Array<Storage>& output) {
-      const void* const before = output.data();
+      [[maybe_unused]] const void* const before = output.data();
       formats[k] = write_output(Op::name, Op::traits.rounds_within, k, output);
-      if (output.data() == before) return;
-      const auto replace = [&]<class T>(T& saved) {
-        if constexpr (std::is_same_v<T, Array<Storage>>) {
-          if (saved.data() == before && saved.size() == output.size()) {
-            saved = output.reshaped(saved.shape());
+      if constexpr (RecipeInUse::can_write<P>) {
+        if (output.data() == before) return;
+        const auto replace = [&]<class T>(T& saved) {
+          if constexpr (std::is_same_v<T, Array<Storage>>) {
+            if (saved.data() == before && saved.size() == output.size()) {
+              saved = output.reshaped(saved.shape());
+            }
           }
-        }
-      };
-      std::apply([&](auto&... saved) { (replace(saved), ...); }, result.saved);
+        };
+        std::apply([&](auto&... saved) { (replace(saved), ...); }, result.saved);
+      }
     };
     const auto visit = [&]<class T>(Array<T>& output) {
       if constexpr (std::is_same_v<T, Storage>) write_one(output);
@@ -754,9 +758,6 @@ template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> re
   if (!slots_.empty()) {
     throw std::invalid_argument("use_recipe: expected a tape with nothing recorded, clear it");
   }
-  constexpr bool has_double = std::is_same_v<Storage, double> ||
-                              std::is_same_v<typename P::matmul_operand, double> ||
-                              std::is_same_v<typename P::matmul_gradient, double>;
   if (recipe && has_double) {
     throw std::invalid_argument("use_recipe: expected a policy without double, got " +
                                 std::string(P::name));
@@ -768,12 +769,14 @@ template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> re
 template <Precision P>
 void Tape<P>::begin_op(std::string_view name, bool has_products,
                        bool (*rounds_weights_as)(const FormatSpec&, const FormatSpec&)) {
-  recipe_->begin_op({.name = name,
-                     .module = module_,
-                     .has_products = has_products,
-                     .rounds_weights_as = rounds_weights_as,
-                     .operand = format_spec<typename P::matmul_operand>,
-                     .gradient = format_spec<typename P::matmul_gradient>});
+  if constexpr (!has_double) {
+    recipe_->begin_op({.name = name,
+                       .module = module_,
+                       .has_products = has_products,
+                       .rounds_weights_as = rounds_weights_as,
+                       .operand = format_spec<typename P::matmul_operand>,
+                       .gradient = format_spec<typename P::matmul_gradient>});
+  }
 }
 
 template <Precision P>
