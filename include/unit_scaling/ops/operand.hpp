@@ -87,8 +87,8 @@ template <Precision P, class Out, class T>
       kernels::convert<Out, Overflow::saturate>(*static_cast<const Array<T>*>(array), memory));
 }
 /// As `OperandArray::view`.
-template <class T> [[nodiscard]] EncodedArray encoded_array(const void* array) {
-  return kernels::make_operand(*static_cast<const Array<T>*>(array)).array;
+template <class T> [[nodiscard]] EncodedArray encoded(const void* array) {
+  return kernels::encoded(*static_cast<const Array<T>*>(array));
 }
 
 }  // namespace detail
@@ -105,7 +105,7 @@ template <Precision P, class T>
                         ? &detail::rounded_operand<P, typename P::matmul_gradient, T>
                         : &detail::rounded_operand<P, typename P::matmul_operand, T>;
   if constexpr (requires { precision.operands; }) {
-    return precision.operands->operand(use, {&x, x.data(), make, &detail::encoded_array<T>});
+    return precision.operands->operand(use, {&x, x.data(), make, &detail::encoded<T>});
   } else {
     return make(&x, resource != nullptr ? resource : x.resource());
   }
