@@ -84,7 +84,7 @@ TEST(KeptOperands, OfAParameterAreRoundedOnceForAllStepsThatDoNotWriteToIt) {
     operands.clear();
     const auto x = tape.input(random_array<float>({3, 4}, 2));
     for (int use = 0; use < 3; ++use) (void)tape.record(Spy{&operands}, x, w);
-    for (int use = 0; use < 3; ++use) {
+    for (std::size_t use = 0; use < 3; ++use) {
       if (codes == nullptr) codes = operands[1].codes;
       EXPECT_EQ(operands[2 * use + 1].codes, codes) << "step " << step << ", use " << use;
       EXPECT_EQ(operands[2 * use + 1].bytes, rounded(w.value));
