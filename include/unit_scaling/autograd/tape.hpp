@@ -112,7 +112,8 @@ template <Precision P> class Tape {
   }
 
   /// Shows the number of the step, "step", to `visit(name, number)`, which may set it. There is no
-  /// other state: a training goes on exactly between two steps.
+  /// other state, but that of a recipe, which shows it itself: a training goes on exactly between
+  /// two steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     std::uint64_t step = step_;
     visit("step", step);

@@ -38,7 +38,7 @@ struct OperandArray {
   const void* elements;
   /// The operand as the policy has it.
   kernels::Operand (*make)(const void* array, std::pmr::memory_resource* memory);
-  /// The array as it is.
+  /// The array as it is, if binary32 holds its numbers.
   EncodedArray (*view)(const void* array);
 };
 
@@ -86,9 +86,14 @@ template <Precision P, class Out, class T>
   return stored_operand<P>(
       kernels::convert<Out, Overflow::saturate>(*static_cast<const Array<T>*>(array), memory));
 }
-/// As `OperandArray::view`.
+/// As `OperandArray::view`. Sums in double, in the middle of an op, are rounded to binary32 first.
 template <class T> [[nodiscard]] EncodedArray encoded(const void* array) {
-  return kernels::encoded(*static_cast<const Array<T>*>(array));
+  const auto& typed = *static_cast<const Array<T>*>(array);
+  if constexpr (std::is_same_v<T, double>) {
+    return kernels::encoded(kernels::convert<float, Overflow::infinity_or_nan>(typed));
+  } else {
+    return kernels::encoded(typed);
+  }
 }
 
 }  // namespace detail
