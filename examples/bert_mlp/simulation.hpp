@@ -6,7 +6,7 @@
 #include <string>
 
 #include "options.hpp"
-#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 
 namespace bert_mlp {
 
@@ -14,8 +14,7 @@ namespace bert_mlp {
 /// @throws std::invalid_argument if there are no such rules, or its precision is no carrier.
 [[nodiscard]] Variant simulated(const Options& options, Variant variant, const std::string& rules);
 
-/// What a variant rounds, under the seed of the run; null: nothing beyond its precision.
-[[nodiscard]] std::shared_ptr<us::Simulator> simulator_of(const Options& options,
-                                                          const Variant& variant);
+/// The recipe of a variant, under the seed of the run; null: none.
+[[nodiscard]] std::shared_ptr<us::Recipe> recipe_of(const Options& options, const Variant& variant);
 
 }  // namespace bert_mlp

@@ -18,7 +18,7 @@
 #include "any_tape.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -38,27 +38,6 @@ us::Variable<P, typename P::compute> record_loss(us::Tape<P>& tape, const Loss& 
 extern template us::Variable<us::precision::fp32, float> record_loss(
     us::Tape<us::precision::fp32>& tape, const Loss& loss);
 
-/// Does what another simulator does, so that the tapes need not know which.
-class KeptSimulator final : public us::Simulator {
- public:
-  explicit KeptSimulator(std::shared_ptr<us::Simulator> simulator)
-      : simulator_(std::move(simulator)) {}
-
-  void begin_step() override { simulator_->begin_step(); }
-  [[nodiscard]] us::SimulatedOp begin_op(std::string_view op, std::string_view module,
-                                         bool has_products, std::uint32_t tensors) override {
-    return simulator_->begin_op(op, module, has_products, tensors);
-  }
-  void round(const us::SimulatedFormat& format, us::Overflow overflow, std::uint64_t step,
-             std::uint32_t tensor, std::span<const float> in, std::span<float> out) const override {
-    simulator_->round(format, overflow, step, tensor, in, out);
-  }
-  void require_all_used() const override { simulator_->require_all_used(); }
-
- private:
-  std::shared_ptr<us::Simulator> simulator_;
-};
-
 template <us::Precision P> class TapeOf final : public AnyTape {
  public:
   TapeOf(us::TapeMode mode, std::pmr::memory_resource* upstream) : tape_(mode, upstream) {}
@@ -76,10 +55,10 @@ template <us::Precision P> class TapeOf final : public AnyTape {
   void trace_with(std::function<void(const us::OpRecord&)> tracer) override {
     tape_.trace_with(std::move(tracer));
   }
-  void simulate_with(std::shared_ptr<us::Simulator> simulator) override {
-    if (simulator) tape_.simulate_with(KeptSimulator(std::move(simulator)));
+  void use_recipe(std::shared_ptr<us::Recipe> recipe) override {
+    tape_.use_recipe(std::move(recipe));
   }
-  void require_simulation_used() const override { tape_.require_simulation_used(); }
+  void require_recipe_used() const override { tape_.require_recipe_used(); }
 
   void clear() override {
     loss_.reset();
@@ -105,9 +84,9 @@ template <us::Precision P> class TapeOf final : public AnyTape {
   }
 
   [[nodiscard]] us::analysis::GradientUnderflow gradient_underflow(
-      const Loss& loss, float loss_scale, us::Simulator* simulator) const override {
+      const Loss& loss, float loss_scale, std::shared_ptr<us::Recipe> recipe) const override {
     return us::analysis::gradient_underflow<P>([&](auto& tape) { return record_loss(tape, loss); },
-                                               loss_scale, simulator);
+                                               loss_scale, std::move(recipe));
   }
 
  private:

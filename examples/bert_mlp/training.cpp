@@ -89,10 +89,10 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
 /// @param before_each is called before each batch.
 double validate(const Variant& variant, const us::nn::BertMlp& model,
                 const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
-                std::shared_ptr<us::Simulator> simulator, us::RecyclingResource& memory,
+                std::shared_ptr<us::Recipe> recipe, us::RecyclingResource& memory,
                 us::train::Progress& progress, const std::function<void()>& before_each) {
   const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
-  tape->simulate_with(std::move(simulator));
+  tape->use_recipe(std::move(recipe));
   double sum = 0;
   std::size_t items = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -179,7 +179,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   };
 
   const auto tape = make_tape(variant.precision);
-  tape->simulate_with(simulator_of(options, variant));
+  tape->use_recipe(recipe_of(options, variant));
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
@@ -197,7 +197,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts,
                                       const std::function<void()>& before_each) {
     const std::size_t held = tape->bytes_held();
-    const double bpc = validate(variant, model, batches, parts, simulator_of(options, variant),
+    const double bpc = validate(variant, model, batches, parts, recipe_of(options, variant),
                                 tape->memory(), progress, before_each);
     validation_bytes += tape->bytes_held() - held;
     return bpc;
@@ -322,9 +322,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const std::size_t sequences =
         std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
     const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
-    const auto simulator = simulator_of(options, variant);
-    result.gradients =
-        tape->gradient_underflow({model, batch, variant.scaling}, loss_scale, simulator.get());
+    result.gradients = tape->gradient_underflow({model, batch, variant.scaling}, loss_scale,
+                                                recipe_of(options, variant));
   }
   return result;
 }
@@ -344,10 +343,10 @@ void check_simulation(const Options& options, const Variant& variant,
   const us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   const auto batch = us::train::MaskedBatches(corpus, options.window, options.seed).training(1, 0);
   const auto tape = make_tape(variant.precision, us::TapeMode::inference);
-  tape->simulate_with(simulator_of(options, variant));
+  tape->use_recipe(recipe_of(options, variant));
   with_option("--simulate", variant.simulation, [&] {
     tape->record({model, batch, variant.scaling});
-    tape->require_simulation_used();
+    tape->require_recipe_used();
   });
 }
 

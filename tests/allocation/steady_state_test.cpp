@@ -4,19 +4,28 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
+#include <map>
+#include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "support/threads.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
@@ -158,11 +167,13 @@ template <class Step> void give_each_thread_scratch_memory(std::size_t threads, 
   });
 }
 
-/// @param simulation what is simulated; empty: nothing.
+/// @param make_recipe makes a tape's recipe, if it has one.
 template <class P, class Optimiser>
-void expect_no_allocation_from_the_second_step_on(const std::string& simulation = "") {
+void expect_no_allocation_from_the_second_step_on(
+    const std::function<std::shared_ptr<Recipe>()>& make_recipe = {},
+    const std::string& name_of_recipe = "no recipe") {
   const auto prepare = [&](Tape<P>& tape) {
-    if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+    if (make_recipe) tape.use_recipe(make_recipe());
   };
   for (const std::size_t threads : {std::size_t{1}, std::size_t{2}}) {
     const unit_scaling_test::ThreadCountScope scope(threads);
@@ -178,7 +189,8 @@ void expect_no_allocation_from_the_second_step_on(const std::string& simulation 
     });
     const std::size_t before = allocations;
     for (int step = 0; step < 5; ++step) training.step(tape);
-    EXPECT_EQ(allocations - before, 0U) << P::name << ", " << threads << " threads, " << simulation;
+    EXPECT_EQ(allocations - before, 0U)
+        << P::name << ", " << threads << " threads, " << name_of_recipe;
   }
 }
 
@@ -196,9 +208,49 @@ TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
 }
 
 TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
-  expect_no_allocation_from_the_second_step_on<precision::fp16, optim::AdamW>("e4m3fn/e5m2");
-  expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>(
-      "readout/*:-/-,e4m3fn~/e5m2~,*=bfloat16/bfloat16~");
+  const auto expect_none_of = [&]<class P>(P /*precision*/, const std::string& rules) {
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [&] { return std::make_shared<Simulation>(Simulation::parse(rules)); }, rules);
+  };
+  expect_none_of(precision::fp16{}, "e4m3fn/e5m2");
+  expect_none_of(precision::fp32{}, "readout/*:-/-,e4m3fn~/e5m2~,*=bfloat16/bfloat16~");
+  expect_none_of(precision::fp8{}, "e3m4/e5m2");
+  expect_none_of(precision::bf16{}, "e4m3b11fnuz/e5m2fnuz");
+}
+
+/// Scales each operand by the largest magnitude that its site has had.
+class RunningMaximum final : public Recipe {
+ public:
+  explicit RunningMaximum(const ScaleLayout& layout) : layout_(layout) {}
+  std::optional<OperandForms> operand(const OperandSite& site, const EncodedArray& array) override {
+    const Array<float> numbers = array.decode(site.memory);
+    write_name(site, name_);
+    double& largest = largest_[name_];
+    for (const float number : numbers.span()) {
+      largest = std::max(largest, std::abs(static_cast<double>(number)));
+    }
+    const std::size_t count = layout_.count(array.rows(), array.columns());
+    Array<float> scales({count}, site.memory);
+    std::fill_n(scales.mutable_data(), count, std::exp2(std::ceil(std::log2(1e-3F + largest))));
+    return OperandForms{
+        EncodedArray::encode(array, format_, layout_, scales.span(), {}, site.memory)};
+  }
+  void visit_state(const RecipeStateVisitor& visit) override { visit("largest", largest_); }
+
+ private:
+  Format format_ = Format::parse("e3m4");
+  ScaleLayout layout_;
+  std::map<std::string, double> largest_;
+  std::string name_;
+};
+
+TEST(Allocation, HappensInNoStepButTheFirstOfARecipeWithState) {
+  for (const ScaleLayout& layout :
+       {ScaleLayout::per_tensor(ScaleFormat::binary32),
+        ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 16)}) {
+    expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>(
+        [&] { return std::make_shared<RunningMaximum>(layout); }, to_string(layout));
+  }
 }
 
 TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {

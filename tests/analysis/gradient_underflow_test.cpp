@@ -6,14 +6,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <memory>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
-#include "unit_scaling/autograd/simulator.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
@@ -29,7 +31,7 @@ using analysis::GradientUnderflow;
 /// seven gradient elements the loss has one, y two, and w has each of those two twice.
 template <Precision P>
 GradientUnderflow of_gradient(float first, float second, float loss_scale = 1,
-                              Simulator* simulator = nullptr) {
+                              std::shared_ptr<Recipe> recipe = nullptr) {
   const Parameter w{"w", Array<float>::filled(Shape{2, 2}, 1)};
   const auto record = [&]<Precision Q>(Tape<Q>& tape) {
     using T = typename Q::storage;
@@ -37,7 +39,7 @@ GradientUnderflow of_gradient(float first, float second, float loss_scale = 1,
     const auto y = ops::linear(x, tape.parameter(w), {.scaling = scaling::none});
     return tape.record(WeightedSum{Array<float>(Shape{1, 2}, {first, second})}, y);
   };
-  return gradient_underflow<P>(record, loss_scale, simulator);
+  return gradient_underflow<P>(record, loss_scale, std::move(recipe));
 }
 
 TEST(GradientUnderflow, CountsElementsThatAreZeroOnlyInThePrecision) {
@@ -90,14 +92,17 @@ TEST(GradientUnderflow, OfASimulationIsThatOfTheRealFormats) {
       EXPECT_EQ(simulated.underflowed, real.underflowed) << element;
       EXPECT_EQ(simulated.non_finite, real.non_finite) << element;
     };
-    auto fp8 = Simulation::parse("e4m3fn/e5m2,*=float16/float16");
-    auto fp8_in_fp16 = Simulation::parse("e4m3fn/e5m2");
-    auto fp16 = Simulation::parse("*=float16/float16");
-    expect_same(of_gradient<precision::fp32>(1, element, 1, &fp8),
+    const auto recipe = [](const char* rules) {
+      return std::make_shared<Simulation>(Simulation::parse(rules));
+    };
+    const auto fp8 = recipe("e4m3fn/e5m2,*=float16/float16");
+    const auto fp8_in_fp16 = recipe("e4m3fn/e5m2");
+    const auto fp16 = recipe("*=float16/float16");
+    expect_same(of_gradient<precision::fp32>(1, element, 1, fp8),
                 of_gradient<precision::fp8>(1, element));
-    expect_same(of_gradient<precision::fp16>(1, element, 1, &fp8_in_fp16),
+    expect_same(of_gradient<precision::fp16>(1, element, 1, fp8_in_fp16),
                 of_gradient<precision::fp8>(1, element));
-    expect_same(of_gradient<precision::fp32>(1, element, 1, &fp16),
+    expect_same(of_gradient<precision::fp32>(1, element, 1, fp16),
                 of_gradient<precision::fp16>(1, element));
   }
 }
@@ -113,7 +118,7 @@ TEST(GradientUnderflow, OfStochasticRoundingCountsWhatTheStepDrew) {
   };
   // With x = 1 the gradient of w is that of y, as it was rounded.
   Tape<precision::fp32> tape;
-  tape.simulate_with(Simulation::parse("e4m3fn/e5m2~", 7));
+  tape.use_recipe(Simulation::parse("e4m3fn/e5m2~", 7));
   tape.backward(record(tape));
   const auto gradient = tape.gradient(w);
   const auto zeros =
@@ -121,8 +126,8 @@ TEST(GradientUnderflow, OfStochasticRoundingCountsWhatTheStepDrew) {
   // Four standard deviations of the count, (n/4 · 3/4)^½.
   EXPECT_NEAR(zeros, 0.75 * outputs, 4 * std::sqrt(outputs * 0.1875));
 
-  auto simulation = Simulation::parse("e4m3fn/e5m2~", 7);
-  const auto seen = gradient_underflow<precision::fp32>(record, 1, &simulation);
+  const auto seen = gradient_underflow<precision::fp32>(
+      record, 1, std::make_shared<Simulation>(Simulation::parse("e4m3fn/e5m2~", 7)));
   EXPECT_EQ(seen.underflowed, 2 * zeros / (2 * outputs + 1));
 }
 

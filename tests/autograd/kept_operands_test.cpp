@@ -45,7 +45,7 @@ struct Spy {
   static constexpr std::string_view name = "spy";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
   static constexpr ops::OpTraits traits{
-      .has_homogeneity = false, .has_item_counts = false, .matmul_operands = 2};
+      .has_homogeneity = false, .has_item_counts = false, .has_products = true};
 
   std::vector<Seen>* operands = nullptr;
 
@@ -84,7 +84,7 @@ TEST(KeptOperands, OfAParameterAreRoundedOnceForAllStepsThatDoNotWriteToIt) {
     operands.clear();
     const auto x = tape.input(random_array<float>({3, 4}, 2));
     for (int use = 0; use < 3; ++use) (void)tape.record(Spy{&operands}, x, w);
-    for (int use = 0; use < 3; ++use) {
+    for (std::size_t use = 0; use < 3; ++use) {
       if (codes == nullptr) codes = operands[1].codes;
       EXPECT_EQ(operands[2 * use + 1].codes, codes) << "step " << step << ", use " << use;
       EXPECT_EQ(operands[2 * use + 1].bytes, rounded(w.value));
@@ -219,6 +219,13 @@ TEST(KeptOperands, AreFreedWhereAStepDoesNotUseThem) {
   EXPECT_GE(held(), 200000U);
   tape.clear();
   EXPECT_EQ(held(), 0U);
+}
+
+TEST(KeptOperands, OfNoElementsHaveTheirShape) {
+  const Parameter w = random_parameter("w", {5, 4}, 1);
+  Fp8 tape;
+  const auto x = tape.input(Array<float>(Shape{0, 4}));
+  EXPECT_EQ(ops::linear(x, w).shape(), (Shape{0, 5}));
 }
 
 TEST(KeptOperands, LeaveParametersOfTheirOwnFormatToTheirOwner) {

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <memory_resource>
+#include <optional>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -23,8 +25,11 @@
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/ops/add.hpp"
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
@@ -151,7 +156,7 @@ struct Network {
   /// Copies that outlive the tape.
   [[nodiscard]] Values values(const std::string& simulation) const {
     Fp32 tape(TapeMode::inference);
-    if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+    if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
     Values values;
     (void)loss(tape, &values);
     const auto copy = [](Array<float>& array) {
@@ -199,7 +204,7 @@ TEST(Simulation, NeverRoundsALoss) {
   const Network network;
   const auto loss = [&](const std::string& simulation) {
     Fp32 tape;
-    if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+    if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
     return *network.loss(tape).value().data();
   };
   EXPECT_EQ(loss("mse_loss=e4m3fn/e5m2"), loss(""));
@@ -207,7 +212,7 @@ TEST(Simulation, NeverRoundsALoss) {
 
 TEST(Simulation, RoundsTheGradientsThatAnOpWritesAndTheirSum) {
   Fp32 tape;
-  tape.simulate_with(Simulation::parse("weighted_sum=-/e4m3fn"));
+  tape.use_recipe(Simulation::parse("weighted_sum=-/e4m3fn"));
   const auto x = tape.input(random_array<float>({50}, 1));
   const auto w = random_array<float>({50}, 2);
   const auto v = random_array<float>({50}, 3);
@@ -226,12 +231,12 @@ TEST(Simulation, RoundsTheGradientsThatAnOpWritesAndTheirSum) {
 void expect_unused(const std::string& simulation, std::initializer_list<std::string_view> parts) {
   const Network network;
   Fp32 tape;
-  tape.simulate_with(Simulation::parse(simulation));
+  tape.use_recipe(Simulation::parse(simulation));
   expect_error<std::invalid_argument>([&] { tape.backward(network.loss(tape)); }, parts);
   Fp32 inference(TapeMode::inference);
-  inference.simulate_with(Simulation::parse(simulation));
+  inference.use_recipe(Simulation::parse(simulation));
   (void)network.loss(inference);
-  expect_error<std::invalid_argument>([&] { inference.require_simulation_used(); }, parts);
+  expect_error<std::invalid_argument>([&] { inference.require_recipe_used(); }, parts);
 }
 
 TEST(Simulation, RefusesARuleThatMatchesNothingAndNamesWhatThereIs) {
@@ -252,12 +257,11 @@ TEST(Simulation, ATapeWithSomethingRecordedIsRefused) {
   (void)tape.input(random_array<float>({2}, 1));
   const Simulation simulation = Simulation::parse("e4m3fn/e5m2");
   for (int i = 0; i < 2; ++i) {
-    expect_error<std::invalid_argument>([&] { tape.simulate_with(simulation); },
-                                        {"nothing recorded"});
-    expect_error<std::invalid_argument>([&] { tape.simulate_with(nullptr); }, {"nothing recorded"});
+    expect_error<std::invalid_argument>([&] { tape.use_recipe(simulation); }, {"nothing recorded"});
+    expect_error<std::invalid_argument>([&] { tape.use_recipe(nullptr); }, {"nothing recorded"});
   }
   tape.clear();
-  EXPECT_NO_THROW(tape.simulate_with(simulation));
+  EXPECT_NO_THROW(tape.use_recipe(simulation));
 }
 
 TEST(Simulation, LeavesNothingBehindWhenItIsTakenAway) {
@@ -265,17 +269,17 @@ TEST(Simulation, LeavesNothingBehindWhenItIsTakenAway) {
   Fp32 tape(TapeMode::inference);
   const float plain = *network.loss(tape).value().data();
   tape.clear();
-  tape.simulate_with(Simulation::parse("e2m1fn/e2m1fn"));
+  tape.use_recipe(Simulation::parse("e2m1fn/e2m1fn"));
   EXPECT_NE(*network.loss(tape).value().data(), plain);
   tape.clear();
-  tape.simulate_with(nullptr);
+  tape.use_recipe(nullptr);
   EXPECT_EQ(*network.loss(tape).value().data(), plain);
 }
 
 TEST(Simulation, TellsObserversTheFormatsThatNumbersAreRoundedTo) {
   const Network network;
   Fp32 tape;
-  tape.simulate_with(Simulation::parse("one/*:e4m3fn/e5m2,gelu=e3m4/bfloat16"));
+  tape.use_recipe(Simulation::parse("one/*:e4m3fn/e5m2,gelu=e3m4/bfloat16"));
   std::set<std::tuple<std::string, std::string, TensorRole, std::string>> seen;
   std::size_t operands_of_two = 0;
   tape.observe_with([&](const Observation& tensor) {
@@ -288,10 +292,10 @@ TEST(Simulation, TellsObserversTheFormatsThatNumbersAreRoundedTo) {
                             const char* format) {
     EXPECT_TRUE(seen.contains({module, op, role, format})) << module << " " << op << " " << format;
   };
-  contains("one", "linear", TensorRole::operand, "e4m3fn");
-  contains("one", "linear", TensorRole::gradient, "e5m2");
+  contains("one", "linear", TensorRole::operand, "float8_e4m3fn");
+  contains("one", "linear", TensorRole::gradient, "float8_e5m2");
   contains("one", "linear", TensorRole::value, "float32");
-  contains("", "gelu", TensorRole::value, "e3m4");
+  contains("", "gelu", TensorRole::value, "float8_e3m4");
   contains("", "gelu", TensorRole::gradient, "float32");
   contains("two", "linear", TensorRole::operand, "float32");
   EXPECT_EQ(operands_of_two, 2U) << "the bias is none";
@@ -305,7 +309,7 @@ TEST(StochasticSimulation, HasTheNumberItselfAsItsMean) {
   constexpr std::size_t draws = 4000;
   std::vector<double> sums(x.size());
   Fp32 tape(TapeMode::inference);
-  tape.simulate_with(Simulation::parse("e4m3fn~/-", 3));
+  tape.use_recipe(Simulation::parse("e4m3fn~/-", 3));
   std::size_t changed = 0;
   Array<float> before;
   for (std::size_t draw = 0; draw < draws; ++draw) {
@@ -332,7 +336,7 @@ TEST(StochasticSimulation, IsAFunctionOfSeedStepTensorAndElement) {
   const auto run = [&](std::uint64_t seed, std::uint64_t step, std::size_t threads) {
     const ThreadCountScope scope(threads);
     Fp32 tape;
-    tape.simulate_with(Simulation::parse("e4m3fn~/e5m2~,*=e4m3fn~/e5m2~", seed));
+    tape.use_recipe(Simulation::parse("e4m3fn~/e5m2~,*=e4m3fn~/e5m2~", seed));
     tape.set_step(step);
     tape.backward(network.loss(tape));
     std::vector<float> all;
@@ -350,7 +354,7 @@ TEST(StochasticSimulation, IsAFunctionOfSeedStepTensorAndElement) {
 
   // A run that is resumed has the numbers of one that was not.
   Fp32 tape;
-  tape.simulate_with(Simulation::parse("e4m3fn~/e5m2~,*=e4m3fn~/e5m2~", 1));
+  tape.use_recipe(Simulation::parse("e4m3fn~/e5m2~,*=e4m3fn~/e5m2~", 1));
   while (tape.step() < 5) {
     tape.clear();
     tape.backward(network.loss(tape));
@@ -363,59 +367,46 @@ TEST(StochasticSimulation, IsAFunctionOfSeedStepTensorAndElement) {
 // The same numbers twice as operands: were the draws the same, so were the rounded numbers.
 TEST(StochasticSimulation, DrawsForEachTensorOfItsOwn) {
   const auto x = random_array<float>({1, 200}, 1);
-  class Recorder final : public Simulator {
+  class Recorder final : public Recipe {
    public:
-    Recorder(Simulation simulation, std::vector<std::vector<float>>& seen)
-        : simulation_(std::move(simulation)), seen_(&seen) {}
-    void begin_step() override { simulation_.begin_step(); }
-    SimulatedOp begin_op(std::string_view op, std::string_view module, bool has_products,
-                         std::uint32_t tensors) override {
-      return simulation_.begin_op(op, module, has_products, tensors);
+    explicit Recorder(std::vector<Array<float>>& seen) : seen_(&seen) {}
+    std::optional<OperandForms> operand(const OperandSite& site,
+                                        const EncodedArray& array) override {
+      auto forms = simulation_.operand(site, array);
+      seen_->push_back(forms->array.decode(std::pmr::new_delete_resource()));
+      return forms;
     }
-    void round(const SimulatedFormat& format, Overflow overflow, std::uint64_t step,
-               std::uint32_t tensor, std::span<const float> in,
-               std::span<float> out) const override {
-      simulation_.round(format, overflow, step, tensor, in, out);
-      seen_->emplace_back(out.begin(), out.end());
-    }
-    void require_all_used() const override { simulation_.require_all_used(); }
 
    private:
-    Simulation simulation_;
-    std::vector<std::vector<float>>* seen_;
+    Simulation simulation_ = Simulation::parse("e4m3fn~/e5m2~");
+    std::vector<Array<float>>* seen_;
   };
-  std::vector<std::vector<float>> seen;
+  std::vector<Array<float>> seen;
   Fp32 tape;
-  tape.simulate_with(Recorder(Simulation::parse("e4m3fn~/e5m2~"), seen));
+  tape.use_recipe(Recorder(seen));
   const auto input = tape.input(x);
   tape.backward(
       tape.record(WeightedSum{Array<float>::filled({1, 1}, 1)}, ops::linear(input, input)));
   ASSERT_EQ(seen.size(), 3U) << "two operands and a gradient";
-  EXPECT_NE(seen[0], seen[1]);
+  EXPECT_FALSE(seen[0] == seen[1]);
 }
 
-// What a user writes who has a format that Simulation knows nothing of.
-TEST(Simulator, OfAUsersOwnRoundsAsItSays) {
-  class PowersOfTwo final : public Simulator {
+// What a user writes who has a rounding that Simulation knows nothing of.
+TEST(Recipe, OfAUsersOwnRoundsAsItSays) {
+  class PowersOfTwo final : public Recipe {
    public:
-    void begin_step() override {}
-    SimulatedOp begin_op(std::string_view, std::string_view, bool has_products,
-                         std::uint32_t) override {
-      return {.operand = has_products ? &format_ : nullptr};
-    }
-    void round(const SimulatedFormat&, Overflow, std::uint64_t, std::uint32_t,
-               std::span<const float> in, std::span<float> out) const override {
-      for (std::size_t i = 0; i < in.size(); ++i) {
-        out[i] = std::copysign(std::exp2(std::floor(std::log2(std::abs(in[i])))), in[i]);
+    std::optional<OperandForms> operand(const OperandSite& site,
+                                        const EncodedArray& array) override {
+      Array<float> numbers = array.decode(site.memory);
+      for (float& number : numbers.mutable_span()) {
+        number = std::copysign(std::exp2(std::floor(std::log2(std::abs(number)))), number);
       }
+      return OperandForms{EncodedArray::encode(EncodedArray::view(numbers),
+                                               Format(FormatSpec::ieee(6, 1)), {}, site.memory)};
     }
-    void require_all_used() const override {}
-
-   private:
-    SimulatedFormat format_{.name = "e8m0", .spec = FormatSpec::ieee(8, 1)};
   };
   Fp32 tape;
-  tape.simulate_with(PowersOfTwo());
+  tape.use_recipe(PowersOfTwo());
   const auto x = tape.input(Array<float>({1, 2}, {3, -5}));
   const auto y =
       ops::linear(x, tape.input(Array<float>({1, 2}, {7, 1})), {.scaling = scaling::none});

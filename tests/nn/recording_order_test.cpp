@@ -187,7 +187,7 @@ TEST(RecordingOrder, GivesStochasticDrawsThatAnyCompilerGives) {
   const auto first_value = [](const auto& run) {
     std::vector<float> first;
     Tape<P> tape;
-    tape.simulate_with(Simulation::parse("e4m3fn~/e5m2~"));
+    tape.use_recipe(Simulation::parse("e4m3fn~/e5m2~"));
     tape.observe_with([&](const Observation& seen) {
       if (seen.role == TensorRole::value && seen.name == "linear" && first.empty()) {
         first.assign(seen.elements.begin(), seen.elements.end());

@@ -135,8 +135,8 @@ concept CanBeANumber = requires {
 static_assert(!CanBeANumber<OpTraits>);
 
 TEST(OpTraits, TellWhetherAnOpHasMatrixProducts) {
-  EXPECT_FALSE(says_nothing.has_products());
-  EXPECT_TRUE(unit_scaling::ops::Linear::traits.has_products());
+  EXPECT_FALSE(says_nothing.has_products);
+  EXPECT_TRUE(unit_scaling::ops::Linear::traits.has_products);
 }
 
 }  // namespace op_traits_test

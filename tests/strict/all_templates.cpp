@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "unit_scaling/analysis.hpp"
+#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
 #include "unit_scaling/unit_scaling.hpp"
 
@@ -15,6 +16,7 @@ namespace {
 
 template <us::Precision P> void use(us::TapeMode mode) {
   us::Tape<P> tape(mode);
+  tape.use_recipe(us::Simulation::parse("e3m4/e5m2"));
   us::nn::Initialiser initialiser(1, us::scaling::umup);
   us::nn::TransformerDecoder decoder(initialiser, 11,
                                      {.hidden_size = 8, .heads = 2, .relative_frequencies = 4});

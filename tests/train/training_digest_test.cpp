@@ -180,7 +180,7 @@ template <class Run, Precision P> Figures train_with(std::string_view simulation
   const std::vector<Parameter*> parameters = optim::parameters_of(model);
   auto optimiser = Run::optimiser(model);
   Tape<P> tape;
-  if (!simulation.empty()) tape.simulate_with(Simulation::parse(simulation));
+  if (!simulation.empty()) tape.use_recipe(Simulation::parse(simulation));
   Figures figures{};
   Digest norms;
   for (std::size_t step = 0; step < steps; ++step) {

@@ -19,7 +19,10 @@
 #include <initializer_list>
 #include <limits>
 #include <map>
+#include <memory>
 #include <new>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -31,6 +34,7 @@
 #include "support/random_arrays.hpp"
 #include "support/temporary_folder.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
@@ -38,6 +42,8 @@
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/nn/dropout.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/nn/linear.hpp"
@@ -100,9 +106,8 @@ template <class Optimiser, Precision P> class Training {
  public:
   static constexpr std::size_t batches = 3;
 
-  explicit Training(std::string_view simulation = {}) {
-    if (simulation.empty()) return;
-    tape_.simulate_with(Simulation::parse(simulation, /*seed=*/3));
+  explicit Training(std::shared_ptr<Recipe> recipe = nullptr) : recipe_(std::move(recipe)) {
+    tape_.use_recipe(recipe_);
   }
 
   template <class Visitor> void for_each_state(const Visitor& visit) {
@@ -110,6 +115,7 @@ template <class Optimiser, Precision P> class Training {
     visit("optimiser", optimiser_);
     visit("sum", sum_);
     visit("tape", tape_);
+    if (recipe_) visit("recipe", *recipe_);
     visit("loss_scale", loss_scale_);
     visit("batch", batch_);
   }
@@ -149,19 +155,22 @@ template <class Optimiser, Precision P> class Training {
   Optimiser optimiser_{optim::parameters_of(network_)};
   optim::GradientSum sum_{optim::parameters_of(network_)};
   Tape<P> tape_;
+  std::shared_ptr<Recipe> recipe_;
   double loss_scale_ = 8;
   std::uint64_t batch_ = 0;
 };
 
 template <class Optimiser, Precision P>
-void expect_resumed_is_unbroken(std::string_view simulation = {}) {
+void expect_resumed_is_unbroken(const std::function<std::shared_ptr<Recipe>()>& make_recipe = [] {
+  return nullptr;
+}) {
   const TemporaryFolder folder;
   const auto path_after = [&](std::size_t batch) {
     return folder.path() / (std::to_string(batch) + ".safetensors");
   };
   constexpr std::size_t end = 4 * Training<Optimiser, P>::batches;
-  Training<Optimiser, P> unbroken(simulation);
-  Training<Optimiser, P> unsaved(simulation);
+  Training<Optimiser, P> unbroken(make_recipe());
+  Training<Optimiser, P> unsaved(make_recipe());
   save_state(path_after(0), unbroken);
   for (std::size_t batch = 1; batch <= end; ++batch) {
     unbroken.train_on_batch();
@@ -171,14 +180,14 @@ void expect_resumed_is_unbroken(std::string_view simulation = {}) {
   const auto expected = bits_of(unbroken);
   expect_same(bits_of(unsaved), expected, "saving changes nothing");
   for (std::size_t batch = 0; batch <= end; ++batch) {
-    Training<Optimiser, P> resumed(simulation);
+    Training<Optimiser, P> resumed(make_recipe());
     resumed.spoil();
     load_state(path_after(batch), resumed);
     for (std::size_t next = batch; next < end; ++next) resumed.train_on_batch();
     expect_same(bits_of(resumed), expected, "from batch " + std::to_string(batch) + " on");
   }
   // Into one that has trained on other things, in the middle of a step.
-  Training<Optimiser, P> other(simulation);
+  Training<Optimiser, P> other(make_recipe());
   for (std::size_t batch = 0; batch < 5; ++batch) other.train_on_batch();
   load_state(path_after(end - 2), other);
   for (std::size_t batch = 0; batch < 2; ++batch) other.train_on_batch();
@@ -193,7 +202,57 @@ TEST(TrainingState, ResumesEveryOptimiserToTheBitsOfAnUnbrokenRunAlsoWithinAStep
 }
 
 TEST(TrainingState, ResumesStochasticRoundingToTheBitsOfAnUnbrokenRun) {
-  expect_resumed_is_unbroken<optim::AdamW, precision::fp32>("e4m3fn~/e5m2~");
+  expect_resumed_is_unbroken<optim::AdamW, precision::fp32>(
+      [] { return std::make_shared<Simulation>(Simulation::parse("e4m3fn~/e5m2~", /*seed=*/3)); });
+}
+
+/// Has a state of each kind, on all of which its scales depend.
+class Remembering final : public Recipe {
+ public:
+  std::optional<OperandForms> operand(const OperandSite& site, const EncodedArray& array) override {
+    std::string name;
+    write_name(site, name);
+    double& largest = largest_[name];
+    const Array<float> numbers = array.decode(site.memory);
+    for (const float number : numbers.span()) {
+      largest = std::max(largest, std::abs(static_cast<double>(number)));
+    }
+    history_.mutable_data()[asked_++ % history_.size()] = static_cast<float>(largest);
+    // Halves on the way from a site to the next one.
+    mean_ = (mean_ + largest) / 2;
+    double of_all = mean_;
+    for (const float each : history_.span()) of_all += static_cast<double>(each) / 16;
+    const auto last = last_.decode();
+    const float scale =
+        static_cast<float>(of_all / 64 + std::abs(static_cast<double>(last.data()[0])) / 1024);
+    OperandForms forms{EncodedArray::encode(array, Format::parse("e3m4"),
+                                            ScaleLayout::per_tensor(ScaleFormat::binary32),
+                                            std::span(&scale, 1), {}, site.memory)};
+    forms.is_lasting = false;  // each use changes what comes after it
+    const Array<float> first({1}, numbers.span().first(1));
+    last_ = EncodedArray::encode(EncodedArray::view(first), last_.format());
+    return forms;
+  }
+  void visit_state(const RecipeStateVisitor& visit) override {
+    visit("largest", largest_);
+    visit("history", history_);
+    visit("asked", asked_);
+    visit("mean", mean_);
+    visit("last", last_);
+  }
+
+ private:
+  std::map<std::string, double> largest_;
+  Array<float> history_ = Array<float>::filled({5}, 0.5F);
+  std::uint64_t asked_ = 0;
+  double mean_ = 1;
+  EncodedArray last_ = EncodedArray::encode(EncodedArray::view(Array<float>::filled({1}, 1.0F)),
+                                            Format::parse("e4m3"));
+};
+
+TEST(TrainingState, ResumesARecipeWithStateToTheBitsOfAnUnbrokenRun) {
+  expect_resumed_is_unbroken<optim::AdamW, precision::fp32>(
+      [] { return std::make_shared<Remembering>(); });
 }
 
 /// One state of every kind, or none.

@@ -11,12 +11,13 @@
 #include <vector>
 
 #include "unit_scaling/autograd/gradient_factor.hpp"
-#include "unit_scaling/autograd/simulated_rounding.hpp"
-#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/recipe_in_use.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -36,8 +37,8 @@ template <Precision P> class GradientSums {
   using Compute = typename P::compute;
 
   /// @param memory where arrays live that no op has made.
-  GradientSums(RecyclingResource& memory, const SimulatedRounding<P>& simulation)
-      : memory_(&memory), simulation_(&simulation) {}
+  GradientSums(RecyclingResource& memory, RecipeInUse& recipe)
+      : memory_(&memory), recipe_(&recipe) {}
 
   /// Forgets every gradient and every product.
   void clear();
@@ -53,9 +54,9 @@ template <Precision P> class GradientSums {
 
   /// Adds what an op computed for a value.
   /// @param factor what the gradient took on its way through the op.
-  /// @param rounding what a simulation does with it, and with the sum.
+  /// @param site where a recipe rounds it, and the sum.
   void add(std::size_t value, Array<Storage>&& gradient, const GradientFactor& factor,
-           const SimulatedGradient& rounding);
+           const WriteSite& site);
 
   /// The gradient of a value of this shape that an op made, no longer kept here. Zeros if none has
   /// reached it: an output that nothing used, beside one that something did.
@@ -88,9 +89,9 @@ template <Precision P> class GradientSums {
   }
   const Array<Storage>& of(std::size_t value) const&& = delete;
 
-  /// What a simulation has rounded the gradient to; null for P::storage.
-  [[nodiscard]] const SimulatedFormat* format_of(std::size_t value) const {
-    return value < sums_.size() ? sums_[value].format : nullptr;
+  /// What a recipe has rounded the gradient to; none: it is as P::storage has it.
+  [[nodiscard]] std::optional<Format> format_of(std::size_t value) const {
+    return value < sums_.size() ? sums_[value].format : std::nullopt;
   }
 
   /// The products that gradients carry; none before `begin`.
@@ -117,7 +118,7 @@ template <Precision P> class GradientSums {
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
-    const SimulatedFormat* format = nullptr;
+    std::optional<Format> format = {};
   };
 
   /// The sum of those gradients of a parameter that carry the same product of factors.
@@ -126,7 +127,7 @@ template <Precision P> class GradientSums {
     std::size_t factor;  ///< a number of `factors_`
     std::size_t next;    ///< part of the same parameter
     Array<Storage> gradient = {};
-    SimulatedGradient rounding = {};  ///< of a sum with it
+    WriteSite site = {};  ///< of a sum with it
   };
 
   /// True for the element type of a loss, whose gradient is kept in full.
@@ -154,14 +155,16 @@ template <Precision P> class GradientSums {
   /// The part of a parameter's gradient that a gradient with this factor belongs to.
   Part& part_of(std::size_t value, const GradientFactor& factor);
 
-  /// Adds a gradient, rounded if a simulation says so; and so is the sum.
-  void add_to(Array<Storage>& sum, Array<Storage>&& gradient, const SimulatedGradient& rounding);
+  /// Adds a gradient, rounded if a recipe says so; and so is the sum.
+  /// @returns the format that it is in then, if so.
+  std::optional<Format> add_to(Array<Storage>& sum, Array<Storage>&& gradient,
+                               const WriteSite& site);
 
   RecyclingResource* memory_;
   std::vector<Sum> sums_;
   std::vector<Part> parts_;  ///< of the gradients of parameters
   GradientFactors factors_;
-  const SimulatedRounding<P>* simulation_;
+  RecipeInUse* recipe_;
 };
 
 // Apart from the class, so that it is not inline: compiled once for each policy, and not at all in
@@ -180,20 +183,19 @@ template <Precision P> void GradientSums<P>::begin(std::size_t values) {
 
 template <Precision P>
 void GradientSums<P>::add(std::size_t value, Array<Storage>&& gradient,
-                          const GradientFactor& factor, const SimulatedGradient& rounding) {
+                          const GradientFactor& factor, const WriteSite& site) {
   Sum& sum = sums_[value];
-  sum.format = rounding.format;
   const bool is_first = !std::exchange(sum.is_reached, true);
   if (factor.parameter == nullptr) {
     const std::size_t product =
         factor.count.depends_on_batch() ? factors_.number_of(factor) : factor.of;
     sum.factor = is_first ? product : factors_.joined(sum.factor, product);
-    add_to(sum.gradient, std::move(gradient), rounding);
+    sum.format = add_to(sum.gradient, std::move(gradient), site);
     return;
   }
   Part& part = part_of(value, factor);
-  part.rounding = rounding;
-  add_to(part.gradient, std::move(gradient), rounding);
+  part.site = site;
+  sum.format = add_to(part.gradient, std::move(gradient), site);
 }
 
 template <Precision P>
@@ -228,17 +230,17 @@ template <Precision P> void GradientSums<P>::add_up_parts() {
     Array<Storage>& sum = sums_[part.value].gradient;
     const bool is_sum = !sum.empty();
     accumulate(sum, part.gradient);
-    if (is_sum) simulation_->round_sum(sum, part.rounding);
+    if (is_sum) recipe_->write<P>(part.site, sum);
   }
 }
 
 template <Precision P>
-void GradientSums<P>::add_to(Array<Storage>& sum, Array<Storage>&& gradient,
-                             const SimulatedGradient& rounding) {
+std::optional<Format> GradientSums<P>::add_to(Array<Storage>& sum, Array<Storage>&& gradient,
+                                              const WriteSite& site) {
   const bool is_sum = !sum.empty();
-  simulation_->round_gradient(gradient, rounding);
+  const std::optional<Format> format = recipe_->write<P>(site, gradient);
   accumulate(sum, std::move(gradient));
-  if (is_sum) simulation_->round_sum(sum, rounding);
+  return is_sum ? recipe_->write<P>(site, sum) : format;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

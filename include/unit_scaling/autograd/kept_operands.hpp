@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer autograd: operands of products that a tape keeps, so that each is rounded once.
+/// Layer autograd: the operands of a tape's products, each rounded once, as its recipe says.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory_resource>
-#include <span>
+#include <optional>
+#include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/autograd/recipe_in_use.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 #include "unit_scaling/ops/operand.hpp"
 
@@ -19,30 +27,41 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
 
+/// An array that may be an operand: an argument of an op or, in its backward pass, the gradient of
+/// an output.
+struct OperandArgument {
+  const Parameter* parameter = nullptr;  ///< whose value it is; null: of none
+  std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
+  std::size_t value = 0;                 ///< its number in the step
+  const void* elements = nullptr;
+  Shape shape = {};
+  Format held = {};                              ///< as `OperandSite::held`
+  std::optional<kernels::Operand> operand = {};  ///< what the op has got of it
+};
+
 /// The operands of parameters, each for as long as its elements stay as they are, and the operand
 /// of the last other value, which the next op may read as well.
 ///
 /// A parameter's is kept from step to step: for all micro-batches of a step, for each use, and for
-/// inference. One that a step has not used is freed.
+/// inference. One that a step has not used is freed. Under a recipe each site has its own.
 class KeptOperands {
  public:
-  /// An argument of an op.
-  struct Argument {
-    const Parameter* parameter = nullptr;  ///< whose value it is; null: of none
-    std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
-    std::size_t value = 0;                 ///< its number in the step
-    const void* elements = nullptr;
-    Shape shape = {};
+  /// Where the operand of a parameter is for; one for all sites has no name.
+  struct Site {
+    std::string_view module = {};  ///< the same memory each time
+    std::string_view op = {};
+    std::size_t argument = 0;
+    friend bool operator==(const Site&, const Site&) = default;
   };
 
   /// @return null if none is kept.
-  [[nodiscard]] const kernels::Operand* find(const Argument& argument) {
+  [[nodiscard]] const kernels::Operand* find(const OperandArgument& argument, const Site& site) {
     if (argument.version == 0) return nullptr;
     if (argument.parameter == nullptr) {
       return last_.version == argument.version && last_value_ == argument.value ? &last_.operand
                                                                                 : nullptr;
     }
-    const auto entry = of_parameters_.find(argument.parameter);
+    const auto entry = of_parameters_.find({argument.parameter, site});
     if (entry == of_parameters_.end()) return nullptr;
     Kept& kept = entry->second;
     // The same elements may have been given another shape.
@@ -54,13 +73,15 @@ class KeptOperands {
     return &kept.operand;
   }
 
-  void keep(const Argument& argument, const kernels::Operand& operand) {
+  void keep(const OperandArgument& argument, const Site& site, const kernels::Operand& operand) {
     if (argument.version == 0) return;
+    // The elements themselves are left to their owner, who could not write to them otherwise.
+    if (static_cast<const void*>(operand.array.codes().data()) == argument.elements) return;
     if (argument.parameter == nullptr) {
       last_ = {argument.version, operand};
       last_value_ = argument.value;
     } else {
-      of_parameters_[argument.parameter] = {argument.version, operand};
+      of_parameters_[{argument.parameter, site}] = {argument.version, operand};
     }
   }
 
@@ -79,44 +100,151 @@ class KeptOperands {
   }
 
  private:
+  struct Key {
+    const Parameter* parameter;
+    Site site;
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+  struct Hash {
+    std::size_t operator()(const Key& key) const {
+      const std::hash<const void*> hash;
+      return hash(key.parameter) + 31 * hash(key.site.module.data()) + key.site.argument;
+    }
+  };
   struct Kept {
     std::uint64_t version = 0;  ///< 0: of no elements
     kernels::Operand operand = {};
     bool is_used = true;
   };
 
-  std::unordered_map<const Parameter*, Kept> of_parameters_;
+  std::unordered_map<Key, Kept, Hash> of_parameters_;
   Kept last_;
   std::size_t last_value_ = 0;
 };
 
-/// The operands of one op's arguments among those that are kept.
-class KeptOperandsOfOp final : public ops::OperandKeeper {
+/// Where the ops of a tape get their operands from: what is kept, else the tape's recipe, if it has
+/// one, else the policy. One op at a time.
+class TapeOperands final : public ops::OperandSource {
  public:
+  enum class Pass { forward, backward };
+
   /// @param memory of the tape.
-  KeptOperandsOfOp(KeptOperands& kept, std::span<const KeptOperands::Argument> arguments,
-                   std::pmr::memory_resource* memory)
-      : kept_(&kept), arguments_(arguments), memory_(memory) {}
+  TapeOperands(RecipeInUse& recipe, std::pmr::memory_resource& memory)
+      : recipe_(&recipe), memory_(&memory) {}
 
-  [[nodiscard]] std::pmr::memory_resource* memory() const override { return memory_; }
-
-  [[nodiscard]] const kernels::Operand* find(std::size_t argument,
-                                             const void* elements) const override {
-    return is_argument(argument, elements) ? kept_->find(arguments_[argument]) : nullptr;
+  /// Begins a pass of an op, whose arguments follow.
+  [[gnu::noinline]] void begin(Pass pass, std::string_view module, std::string_view op) {
+    pass_ = pass;
+    module_ = module;
+    op_ = op;
+    arguments_.clear();
   }
-  void keep(std::size_t argument, const void* elements, const kernels::Operand& operand) override {
-    if (is_argument(argument, elements)) kept_->keep(arguments_[argument], operand);
+  /// An argument of the op or, in its backward pass, the gradient of an output.
+  [[gnu::noinline]] OperandArgument& add(const void* elements, const Format& held) {
+    OperandArgument& argument = arguments_.emplace_back();
+    argument.elements = elements;
+    argument.held = held;
+    return argument;
+  }
+
+  /// Those that have become operands tell so.
+  [[nodiscard]] const OperandArgument& argument(std::size_t index) const& {
+    return arguments_[index];
+  }
+  const OperandArgument& argument(std::size_t index) const&& = delete;
+
+  /// Frees what the last op had.
+  [[gnu::noinline]] void end() { arguments_.clear(); }
+
+  /// Also what is not kept for the next step.
+  void end_step() {
+    end();
+    kept_.end_step();
+  }
+  /// Frees all.
+  void clear() {
+    end();
+    kept_ = {};
+  }
+
+  [[nodiscard]] bool has_recipe() const override { return static_cast<bool>(*recipe_); }
+
+  [[nodiscard, gnu::noinline]] kernels::Operand operand(const ops::OperandUse& use,
+                                                        const ops::OperandArray& array) override {
+    OperandArgument* const argument = argument_of(use, array.elements);
+    if (argument != nullptr && find(*argument, use)) return *argument->operand;
+    bool is_lasting = true;
+    kernels::Operand result =
+        *recipe_ ? make(use, array, argument, is_lasting) : array.make(array.array, memory_);
+    if (argument == nullptr) return result;
+    argument->operand = result;
+    if (pass_ == Pass::forward && is_lasting) kept_.keep(*argument, site_of(use), result);
+    return result;
   }
 
  private:
-  /// Whether these are the elements of that argument, not of what an op has made of it.
-  [[nodiscard]] bool is_argument(std::size_t argument, const void* elements) const {
-    return argument < arguments_.size() && arguments_[argument].elements == elements;
+  /// Null unless these are the elements of that argument, not of what an op has made of it.
+  [[nodiscard]] OperandArgument* argument_of(const ops::OperandUse& use, const void* elements) {
+    const bool is_gradient = use.role == ops::OperandRole::gradient;
+    if (is_gradient != (pass_ == Pass::backward) || use.argument >= arguments_.size()) {
+      return nullptr;
+    }
+    OperandArgument& argument = arguments_[use.argument];
+    return argument.elements == elements ? &argument : nullptr;
   }
 
-  KeptOperands* kept_;
-  std::span<const KeptOperands::Argument> arguments_;
+  [[nodiscard]] KeptOperands::Site site_of(const ops::OperandUse& use) const {
+    if (!*recipe_) return {};
+    return {.module = module_, .op = op_, .argument = use.argument};
+  }
+
+  /// Whether the argument has its operand, which may be one that is kept.
+  [[nodiscard]] bool find(OperandArgument& argument, const ops::OperandUse& use) {
+    if (argument.operand) return true;
+    // Under a recipe, ops that read one value ask for operands of their own.
+    if (pass_ == Pass::backward || (*recipe_ && argument.parameter == nullptr)) return false;
+    const kernels::Operand* const kept = kept_.find(argument, site_of(use));
+    if (kept == nullptr) return false;
+    argument.operand = *kept;
+    // As if it was made anew, so that draws do not depend on what is kept.
+    RecipeSite site;
+    if (*recipe_) recipe_->count(site);
+    return true;
+  }
+
+  /// As the recipe has it, or else the policy.
+  [[nodiscard]] kernels::Operand make(const ops::OperandUse& use, const ops::OperandArray& array,
+                                      const OperandArgument* argument, bool& is_lasting) {
+    const EncodedArray view = array.view(array.array);
+    auto made = recipe_->make({{.module = module_, .op = op_, .argument = use.argument},
+                               use.role,
+                               argument != nullptr ? argument->held : view.format(),
+                               memory_,
+                               made_before(argument)},
+                              view);
+    if (!made) {
+      // Not to be offered to the recipe as its own.
+      is_lasting = argument != nullptr && argument->parameter != nullptr;
+      return array.make(array.array, memory_);
+    }
+    is_lasting = made->second;
+    return std::move(made->first);
+  }
+
+  /// What the recipe may give again.
+  [[nodiscard]] const kernels::Operand* made_before(const OperandArgument* argument) {
+    const bool may_be_kept =
+        argument != nullptr && argument->parameter == nullptr && pass_ == Pass::forward;
+    return may_be_kept ? kept_.find(*argument, {}) : nullptr;
+  }
+
+  RecipeInUse* recipe_;
   std::pmr::memory_resource* memory_;
+  KeptOperands kept_;
+  Pass pass_ = Pass::forward;
+  std::string_view module_;
+  std::string_view op_;
+  std::vector<OperandArgument> arguments_;  ///< its memory is used again
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -42,10 +42,14 @@ struct Observation {
   TensorRole role = TensorRole::value;
   /// Name of the format that the elements are rounded to here: P::storage's, which they are in
   /// already, but P::matmul_operand's for an operand and P::matmul_gradient's for the gradient that
-  /// enters an op with matrix products, neither of which is rounded yet.
+  /// enters an op with matrix products, neither of which is rounded yet. A recipe may say otherwise
+  /// of each; that of an operand under scales is the format of its codes.
   std::string_view format = {};
   Shape shape = {};
   std::span<const float> elements = {};  ///< decoded, row-major
+  /// What products read instead, decoded: for an operand, and a gradient that is one, whose form a
+  /// recipe chose; else empty.
+  std::span<const float> rounded = {};
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

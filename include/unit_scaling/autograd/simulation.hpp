@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer autograd: training in number formats that are chosen at run time, simulated by rounding.
+/// Layer autograd: a recipe of number formats that are chosen at run time, op by op.
 ///
 /// It takes two seconds to compile, so it is not in the umbrella header.
 // unit_scaling: optional
@@ -19,11 +19,14 @@
 #include <utility>
 #include <vector>
 
-#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -55,6 +58,15 @@ namespace UNIT_SCALING_NAMESPACE {
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
 }
+
+/// A format that numbers are rounded to.
+struct SimulatedFormat {
+  std::string name;  ///< as `Format::parse` takes it
+  FormatSpec spec;
+  Rounding rounding = Rounding::nearest_even;
+
+  friend bool operator==(const SimulatedFormat&, const SimulatedFormat&) = default;
+};
 
 /// What of some ops is rounded to which format, forward and backward.
 struct SimulationRule {
@@ -94,19 +106,19 @@ struct SimulationRule {
   return text + text_of(rule.forward) + "/" + text_of(rule.backward);
 }
 
-/// Rules that say which numbers of which ops are rounded to which formats while a tape records and
-/// unwinds: training in a format that need not exist as a type.
+/// Rules that say which numbers of which ops are rounded to which formats: training in a format
+/// that need not exist as a type.
 ///
-///     tape.simulate_with(Simulation::parse("e4m3fn/e5m2"));
+///     tape.use_recipe(Simulation::parse("e4m3fn/e5m2"));
 ///
-/// For each op the first rule of a part that matches it holds. The rounded numbers, which the
-/// tape's own formats must hold, are what the op multiplies, writes and saves, so that a step has
-/// the bits of one under a policy with these formats (docs/simulation.md says where).
+/// For each op the first rule of a part that matches it holds. The rounded numbers are what the op
+/// multiplies, writes and saves, so that a step has the bits of one under a policy with these
+/// formats (docs/simulation.md says where). Operands are stored in their format.
 ///
 /// Stochastic rounding draws from the stream `rounding`, keyed by the seed, the tape's step and the
 /// number of the tensor within the step: it depends neither on the number of threads nor on what
 /// happened in steps before.
-class Simulation final : public Simulator {
+class Simulation final : public Recipe {
  public:
   /// @param seed of stochastic rounding.
   /// @throws std::invalid_argument if there are no rules, or a rounding is neither nearest_even nor
@@ -162,36 +174,53 @@ class Simulation final : public Simulator {
     return Simulation(std::move(rules), seed_);
   }
 
-  void begin_step() override { next_tensor_ = 0; }
-
-  [[nodiscard]] SimulatedOp begin_op(std::string_view op, std::string_view module,
-                                     bool has_products, std::uint32_t tensors) override {
-    if (!seen_.contains(SeenOp{op, module, has_products})) {
-      seen_.insert({std::string(op), std::string(module), has_products});
+  /// @throws std::invalid_argument if the op under these rules would not have the bits of one under
+  ///         a policy with these formats.
+  void begin_op(const RecipeOp& op) override {
+    if (!seen_.contains(SeenOp{op.name, op.module, op.has_products})) {
+      seen_.insert({std::string(op.name), std::string(op.module), op.has_products});
     }
-    SimulatedOp result{.first_tensor = next_tensor_};
-    next_tensor_ += tensors;
-    if (has_products) {
-      if (const SimulationRule* rule = use_rule(SimulationRule::Part::products, op, module)) {
-        result.operand = rule->forward ? &*rule->forward : nullptr;
-        result.gradient = rule->backward ? &*rule->backward : nullptr;
-      }
+    static_cast<void>(use_rule(Part::writes, op.name, op.module));
+    if (!op.has_products) return;
+    const SimulationRule* const rule = use_rule(Part::products, op.name, op.module);
+    if (rule == nullptr || (!rule->forward && !rule->backward)) return;
+    if (!op.rounds_weights_as(rule->forward ? rule->forward->spec : op.operand,
+                              rule->backward ? rule->backward->spec : op.gradient)) {
+      throw std::invalid_argument(
+          "simulation: " + std::string(op.name) +
+          (op.module.empty() ? "" : " in " + std::string(op.module)) +
+          ": expected a policy with the attention_weight that policies of these formats have, "
+          "which is bfloat16 if that holds both; precision::with_bfloat16_attention makes one");
     }
-    if (const SimulationRule* rule = use_rule(SimulationRule::Part::writes, op, module)) {
-      result.output = rule->forward ? &*rule->forward : nullptr;
-      result.input_gradient = rule->backward ? &*rule->backward : nullptr;
-    }
-    return result;
   }
 
-  void round(const SimulatedFormat& format, Overflow overflow, std::uint64_t step,
-             std::uint32_t tensor, std::span<const float> in, std::span<float> out) const override {
-    EncodeOptions options{.overflow = overflow, .rounding = format.rounding};
-    if (format.rounding == Rounding::stochastic) {
-      // As many bits as the mean takes to be exact, for all but the smallest numbers.
-      options.random = StochasticRounding(Random(seed_, RandomStream::rounding, step, tensor), 32);
+  [[nodiscard]] std::optional<OperandForms> operand(const OperandSite& site,
+                                                    const EncodedArray& array) override {
+    const SimulatedFormat* const to =
+        format_of(Part::products, site, site.role == ops::OperandRole::gradient);
+    if (to == nullptr) return {};
+    const Format format(to->spec);
+    const bool is_stochastic = to->rounding == Rounding::stochastic;
+    if (!is_stochastic && site.made_before != nullptr &&
+        site.made_before->array.format() == format) {
+      return OperandForms{.array = site.made_before->array};
     }
-    Format(format.spec).quantise(in, out, options);
+    // As with real formats, what is in the format is not converted, so its infinities remain.
+    const Overflow overflow = site.held == format ? Overflow::infinity_or_nan : Overflow::saturate;
+    return OperandForms{
+        .array = EncodedArray::encode(array, format, options(*to, overflow, site), site.memory),
+        .is_lasting = !is_stochastic};
+  }
+
+  [[nodiscard]] std::optional<Format> written(const WriteSite& site) override {
+    const SimulatedFormat* const to = format_of(Part::writes, site, site.is_gradient);
+    if (to == nullptr) return {};
+    return Format(to->spec);
+  }
+
+  void write(const WriteSite& site, const Format& format, std::span<float> numbers) override {
+    const SimulatedFormat& to = *format_of(Part::writes, site, site.is_gradient);
+    format.quantise(numbers, numbers, options(to, Overflow::infinity_or_nan, site));
   }
 
   /// @throws std::invalid_argument if a rule has held for no op so far, and names those that there
@@ -242,7 +271,29 @@ class Simulation final : public Simulator {
     }
   };
 
-  [[nodiscard]] const SimulationRule* use_rule(SimulationRule::Part part, std::string_view op,
+  using Part = SimulationRule::Part;
+
+  /// What the rule that holds says; null: nothing.
+  [[nodiscard]] const SimulatedFormat* format_of(Part part, const RecipeSite& site,
+                                                 bool is_backward) {
+    const SimulationRule* const rule = use_rule(part, site.op, site.module);
+    if (rule == nullptr) return nullptr;
+    const auto& format = is_backward ? rule->backward : rule->forward;
+    return format ? &*format : nullptr;
+  }
+
+  [[nodiscard]] EncodeOptions options(const SimulatedFormat& to, Overflow overflow,
+                                      const RecipeSite& site) const {
+    EncodeOptions options{.overflow = overflow, .rounding = to.rounding};
+    if (to.rounding == Rounding::stochastic) {
+      // As many bits as the mean takes to be exact, for all but the smallest numbers.
+      options.random =
+          StochasticRounding(Random(seed_, RandomStream::rounding, site.step, site.tensor), 32);
+    }
+    return options;
+  }
+
+  [[nodiscard]] const SimulationRule* use_rule(Part part, std::string_view op,
                                                std::string_view module) {
     for (std::size_t i = 0; i < rules_.size(); ++i) {
       if (rules_[i].part != part || !rules_[i].matches(op, module)) continue;
@@ -312,7 +363,6 @@ class Simulation final : public Simulator {
   std::vector<bool> used_;  ///< which rule has held for an op
   std::set<SeenText, ByModule> seen_;
   std::uint64_t seed_;
-  std::uint32_t next_tensor_ = 0;
 };
 
 /// The text that `Simulation::parse` reads it from, which says nothing of the seed.

@@ -3,11 +3,9 @@
 /// Layer autograd: shows the tensors of whole steps to whoever observes them.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,7 +26,7 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Shows tensors of a step under policy P to an observer, decoded, if the step is to be observed,
-/// and keeps the names that the backward pass needs.
+/// and keeps the names of parameters, which the backward pass needs.
 template <Precision P> class StepObserver {
  public:
   using Observer = std::function<void(const Observation&)>;
@@ -43,11 +41,8 @@ template <Precision P> class StepObserver {
   /// Forgets what it has kept of the step.
   void clear() { parameter_names_.clear(); }
 
-  /// Whether this step is observed. What follows is to be called only then, but for `kept`.
+  /// Whether this step is observed. What follows is to be called only then.
   explicit operator bool() const { return is_observing_; }
-
-  /// The path of a module, kept for the backward pass; empty where nobody is told.
-  [[nodiscard]] std::string_view kept(std::string_view module);
 
   /// Completes `seen` with the array and shows it.
   template <class T> void show(Observation seen, const Array<T>& array) const {
@@ -55,15 +50,6 @@ template <Precision P> class StepObserver {
     seen.shape = array.shape();
     seen.elements = elements.span();
     observer_(seen);
-  }
-
-  /// Shows the outputs of an op, or the gradients of them.
-  /// @param formats what each is rounded to.
-  template <class... T>
-  [[gnu::cold]] void show_outputs(Observation seen,
-                                  const std::array<std::string_view, sizeof...(T)>& formats,
-                                  const Array<T>&... arrays) const {
-    (((seen.format = formats[seen.argument]), show(seen, arrays), ++seen.argument), ...);
   }
 
   /// Shows a parameter, number `index` of the step, that is used for the first time in it.
@@ -81,8 +67,7 @@ template <Precision P> class StepObserver {
   Observer observer_;
   std::uint64_t every_ = 1;
   bool is_observing_ = false;
-  std::vector<std::string> parameter_names_;         ///< of this step, in the order of their use
-  std::set<std::string, std::less<>> module_paths_;  ///< of all steps
+  std::vector<std::string> parameter_names_;  ///< of this step, in the order of their use
 };
 
 // Apart from the class, so that it is not inline: compiled once for each policy, and not at all in
@@ -94,12 +79,6 @@ void StepObserver<P>::use(Observer observer, std::uint64_t every, std::uint64_t 
   observer_ = std::move(observer);
   every_ = every;
   choose(step);
-}
-
-template <Precision P> std::string_view StepObserver<P>::kept(std::string_view module) {
-  if (!is_observing_ || module.empty()) return {};
-  const auto known = module_paths_.find(module);
-  return known != module_paths_.end() ? *known : *module_paths_.emplace(module).first;
 }
 
 template <Precision P>

@@ -31,8 +31,8 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/autograd/simulated_rounding.hpp"
-#include "unit_scaling/autograd/simulator.hpp"
+#include "unit_scaling/autograd/recipe_in_use.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/autograd/step_observer.hpp"
 #include "unit_scaling/autograd/variable.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
@@ -41,7 +41,10 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/operand.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
@@ -58,6 +61,10 @@ enum class TapeMode {
 };
 
 namespace detail {
+
+/// How many arrays the output of an op is.
+template <class Output> inline constexpr std::size_t array_count = std::tuple_size_v<Output>;
+template <class T> inline constexpr std::size_t array_count<Array<T>> = 1;
 
 /// A number that no recording on any tape had before.
 [[nodiscard]] inline std::uint64_t next_recording() {
@@ -100,11 +107,13 @@ template <Precision P> class Tape {
   [[nodiscard]] std::uint64_t step() const { return step_; }
   void set_step(std::uint64_t step) {
     step_ = step;
+    recipe_.set_step(step_);
     observer_.choose(step_);
   }
 
   /// Shows the number of the step, "step", to `visit(name, number)`, which may set it. There is no
-  /// other state: a training goes on exactly between two steps.
+  /// other state, but that of a recipe, which shows it itself: a training goes on exactly between
+  /// two steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     std::uint64_t step = step_;
     visit("step", step);
@@ -152,7 +161,7 @@ template <Precision P> class Tape {
   /// tape is cleared.
   /// @throws std::invalid_argument if the loss is not one number, not of this tape or depends on no
   ///         parameter or input; if the tape is for inference, or already unwound; if part of its
-  ///         simulation has met no op; DomainError for another seed. Then nothing is unwound.
+  ///         recipe has met no op; DomainError for another seed. Then nothing is unwound.
   template <class T>
   void backward(const Variable<P, T>& loss, std::type_identity_t<T> seed = T{1}) {
     const DefaultArithmetic arithmetic;
@@ -223,35 +232,27 @@ template <Precision P> class Tape {
   /// Calls `tracer` with every op as it is recorded, until another, or none (`nullptr`), is set.
   void trace_with(Tracer tracer) { tracer_ = std::move(tracer); }
 
-  /// Rounds numbers of the ops that are recorded from here on as `simulator` says, which is kept in
-  /// a copy: `Simulation::parse("e4m3fn/e5m2")`, or `nullptr` for what P says and no more.
+  /// Makes the operands of ops that are recorded from here on, and rounds what they write, as a
+  /// recipe says (autograd/recipe.hpp): `Simulation::parse("e4m3fn/e5m2")`, one of your own, or
+  /// none
+  /// (`nullptr`), which leaves all as P says.
   ///
-  /// What enters a matrix product is rounded before the op computes it, and what the op saves is
-  /// what it multiplied. What an op writes is rounded before anything else reads it.
+  /// A recipe is kept in a copy, or shared by who keeps its pointer.
   /// @throws std::invalid_argument if P has double, or if something is recorded already.
-  template <std::derived_from<Simulator> S> void simulate_with(S simulator) {
-    if constexpr (can_simulate<P>) {
-      require_nothing_recorded();
-      simulation_.use(std::move(simulator));
-    } else {
-      throw std::invalid_argument("simulate_with: expected a policy without double, got " +
-                                  std::string(P::name));
-    }
-  }
-  void simulate_with(std::nullptr_t) {
-    require_nothing_recorded();
-    simulation_.use_none();
+  void use_recipe(std::shared_ptr<RecipeOfTape> recipe);
+  template <std::derived_from<RecipeOfTape> R> void use_recipe(R recipe) {
+    use_recipe(std::shared_ptr<RecipeOfTape>(std::make_shared<R>(std::move(recipe))));
   }
 
-  /// @throws std::invalid_argument if part of the simulation has met no op so far. `backward` asks;
-  ///         a tape for inference is to be asked when a step is recorded.
-  void require_simulation_used() const {
-    if (simulation_) simulation_->require_all_used();
+  /// @throws std::invalid_argument if part of the recipe has met no op so far. `backward` asks; a
+  ///         tape for inference is to be asked when a step is recorded.
+  void require_recipe_used() const {
+    if (recipe_) recipe_->require_all_used();
   }
 
-  /// True if somebody looks at the ops of this step, or rounds their numbers. Modules then record
-  /// each op on its own where one op would compute the same.
-  [[nodiscard]] bool is_observed() const { return observer_ || tracer_ || simulation_; }
+  /// True if somebody looks at the ops of this step, or has a recipe for them, who may name them.
+  /// Modules then record each op on its own where one op would compute the same.
+  [[nodiscard]] bool is_observed() const { return observer_ || tracer_ || recipe_; }
 
   /// While it lives, ops belong to the module of a path.
   class [[nodiscard]] Module {
@@ -292,13 +293,18 @@ template <Precision P> class Tape {
   OutsideBatch outside_batch() { return OutsideBatch(*this); }
 
  private:
+  /// No recipe then.
+  static constexpr bool has_double = std::is_same_v<Storage, double> ||
+                                     std::is_same_v<typename P::matmul_operand, double> ||
+                                     std::is_same_v<typename P::matmul_gradient, double>;
+
   /// What is known of a variable without its value and without its gradient.
   struct Slot {
     Shape shape = {};
     bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
-    const Parameter* parameter = nullptr;     ///< whose value it is: an address, not to be read
-    const void* elements = nullptr;           ///< of that parameter when it was recorded
-    const SimulatedFormat* format = nullptr;  ///< what a simulation has rounded the value to
+    const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
+    const void* elements = nullptr;        ///< of that parameter when it was recorded
+    Format held = {};                      ///< whose numbers the value has
   };
 
   /// One recorded op, as far as ops are alike. What does with them what does not depend on the op
@@ -310,14 +316,15 @@ template <Precision P> class Tape {
     virtual ~Node() = default;
     /// From the gradients of its outputs to those of its inputs.
     /// @param factor what the former carry, a number of `gradient_factors()`.
-    virtual void backward(Tape& tape, const SimulatedOp& simulated, std::size_t factor) = 0;
+    virtual void backward(Tape& tape, std::size_t factor) = 0;
     virtual void for_each_saved(
         const std::function<void(const void*, std::size_t)>& visit) const = 0;
     /// Destroys the node and gives its memory back to `records`, where it came from.
     virtual void discard(RecyclingResource& records) = 0;
 
     std::string_view name = {};    ///< of the op
-    std::string_view module = {};  ///< that it belongs to, if it is observed
+    std::string_view module = {};  ///< that it belongs to, if somebody is told
+    bool rounds_within = false;    ///< as `OpTraits::rounds_within`
     std::size_t module_hash = 0;   ///< as of `hash_of_module`
     std::size_t index = 0;         ///< the op's number on the tape, for observers
     std::size_t first_output = 0;
@@ -334,8 +341,6 @@ template <Precision P> class Tape {
   /// One recorded op with `inputs` differentiable inputs and outputs of the given element types.
   template <class Op, std::size_t inputs, class Saved, class... Outputs>
   struct OpNode final : Node {
-    using Numbers = SimulatedTensors<inputs, sizeof...(Outputs)>;
-
     OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
            const std::array<std::size_t, inputs>& slots_of_inputs,
            const std::array<ItemCount, inputs>& counts_of_inputs)
@@ -345,87 +350,56 @@ template <Precision P> class Tape {
           own_input_slots(slots_of_inputs),
           own_counts(counts_of_inputs) {
       this->name = Op::name;
+      this->rounds_within = Op::traits.rounds_within;
       this->outputs = sizeof...(Outputs);
       this->input_slots = own_input_slots;
       this->counts = own_counts;
     }
 
-    void backward(Tape& tape, const SimulatedOp& simulated, std::size_t factor) override {
+    void backward(Tape& tape, std::size_t factor) override {
       auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
         return std::tuple{tape.template take_gradient<Outputs>(this->first_output + i)...};
       }
       (std::index_sequence_for<Outputs...>{});
+      std::array<bool, inputs> wanted{};
+      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
+      auto input_gradients = of(tape, output_gradients, wanted);
+      static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
+                    "backward must return one gradient for each differentiable input");
       if (tape.observer_) {
         std::apply(
             [&](const auto&... gradient) {
-              tape.observe_gradients(*this, Op::traits.has_products(), simulated, gradient...);
+              tape.observe_gradients(*this, Op::traits.has_products, gradient...);
             },
             output_gradients);
       }
-      std::array<bool, inputs> wanted{};
-      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
-      auto input_gradients = [&] {
-        if constexpr (can_simulate<P> && Op::traits.has_products()) {
-          if (simulated.gradient != nullptr) {
-            return of_rounded(tape, simulated, output_gradients, wanted);
-          }
-        }
-        return of(output_gradients, wanted);
-      }();
-      static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
-                    "backward must return one gradient for each differentiable input");
-      std::apply(
-          [&](auto&... gradient) {
-            tape.add_gradients(*this, {&gradient...},
-                               {.format = simulated.input_gradient,
-                                .step = tape.step_,
-                                .tensor = simulated.first_tensor + Numbers::input_gradient(0)},
-                               factor);
-          },
-          input_gradients);
+      if constexpr (Op::traits.has_products) tape.operands_.end();
+      std::apply([&](auto&... gradient) { tape.add_gradients(*this, {&gradient...}, factor); },
+                 input_gradients);
     }
 
     /// The gradients of the inputs, from those of the outputs.
-    auto of(const std::tuple<Array<Outputs>...>& output_gradients,
+    auto of(Tape& tape, const std::tuple<Array<Outputs>...>& output_gradients,
             [[maybe_unused]] const std::array<bool, inputs>& wanted) const {
       const auto& dy = unwrap(output_gradients);
-      if constexpr (requires { op.backward(P{}, scales, saved, dy, wanted); }) {
-        return op.backward(P{}, scales, saved, dy, wanted);
-      } else {
-        return op.backward(P{}, scales, saved, dy);
-      }
-    }
-
-    /// The same, those of the operands of products from rounded gradients of the outputs.
-    auto of_rounded(Tape& tape, const SimulatedOp& simulated,
-                    const std::tuple<Array<Outputs>...>& output_gradients,
-                    const std::array<bool, inputs>& wanted) const {
-      const auto rounded = [&]<std::size_t... k>(std::index_sequence<k...>) {
-        return std::tuple{tape.simulation_.operand(
-            std::get<k>(output_gradients), tape.sums_.format_of(this->first_output + k),
-            *simulated.gradient, tape.step_,
-            simulated.first_tensor + Numbers::output_gradient(k))...};
-      }
-      (std::index_sequence_for<Outputs...>{});
-      if constexpr (Op::traits.matmul_operands >= inputs) {
-        return of(rounded, wanted);
-      } else {
-        std::array<bool, inputs> of_operands = wanted;
-        std::array<bool, inputs> of_others = wanted;
-        for (std::size_t i = 0; i < inputs; ++i) {
-          (i < Op::traits.matmul_operands ? of_others : of_operands)[i] = false;
+      const auto backward = [&](auto precision) {
+        if constexpr (requires { op.backward(precision, scales, saved, dy, wanted); }) {
+          return op.backward(precision, scales, saved, dy, wanted);
+        } else {
+          return op.backward(precision, scales, saved, dy);
         }
-        auto result = of(rounded, of_operands);
-        if (std::none_of(of_others.begin(), of_others.end(), std::identity{})) return result;
-        auto others = of(output_gradients, of_others);
-        [&]<std::size_t... i>(std::index_sequence<i...>) {
-          ((i < Op::traits.matmul_operands
-                ? void()
-                : void(std::get<i>(result) = std::move(std::get<i>(others)))),
-           ...);
-        }
-        (std::make_index_sequence<inputs>{});
-        return result;
+      };
+      if constexpr (Op::traits.has_products) {
+        tape.operands_.begin(TapeOperands::Pass::backward, this->module, this->name);
+        std::size_t value = this->first_output;
+        std::apply(
+            [&]<class... T>(const Array<T>&... gradient) {
+              (tape.operands_.add(gradient.data(), tape.template held_gradient<T>(value++)), ...);
+            },
+            output_gradients);
+        return backward(ops::WithOperandSource<P>{{}, &tape.operands_});
+      } else {
+        return backward(P{});
       }
     }
 
@@ -465,21 +439,18 @@ template <Precision P> class Tape {
   };
 
   /// A value that no op writes.
-  /// @param source what a simulation knows it as.
+  /// @param source what a recipe knows it as.
   Variable<P> leaf(std::string_view source, const Array<Storage>& value, bool wanted) {
     const std::size_t slot = slots_.size();
-    add_slot(value.shape(), wanted);
-    if constexpr (can_simulate<P>) {
-      if (simulation_) {
-        const SimulatedOp simulated = simulation_.begin_op({.name = source}, module_, 1);
-        if (const SimulatedFormat* const format = simulated.output) {
-          slots_[slot].format = format;
-          return {*this, slot, generation_,
-                  simulation_.written(value, *format, step_, simulated.first_tensor)};
-        }
+    add_slot(value.shape(), wanted).held = Format::of<Storage>();
+    Array<Storage> own = in_tape_memory(value);
+    if (recipe_) {
+      recipe_->begin_op({.name = source, .module = module_});
+      if (const auto format = recipe_.write<P>({{.module = module_, .op = source}}, own)) {
+        slots_[slot].held = *format;
       }
     }
-    return {*this, slot, generation_, in_tape_memory(value)};
+    return {*this, slot, generation_, std::move(own)};
   }
 
   /// Asks whether a backward pass can begin at a loss, which it then has.
@@ -491,14 +462,14 @@ template <Precision P> class Tape {
   /// Shows the gradient of each parameter.
   void observe_parameter_gradients() const;
 
-  /// The backward pass of one node, number `position`, if a gradient reaches it.
-  void backward_of(Node& node, std::size_t position);
+  /// The backward pass of one node, if a gradient reaches it.
+  void backward_of(Node& node);
 
   /// Whether the gradient of an op is wanted: of any of its inputs.
   [[nodiscard]] bool is_gradient_wanted(std::span<const std::size_t> input_slots) const;
 
   /// Takes a node, made in `records_`, for the op that is recorded now.
-  void add_node(Node& node, std::size_t first_output, const SimulatedOp& simulated);
+  void add_node(Node& node, std::size_t first_output);
 
   /// Appends what is known of a new value.
   Slot& add_slot(const Shape& shape, bool wanted);
@@ -526,28 +497,16 @@ template <Precision P> class Tape {
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
-    using Result = decltype(op.forward(P{}, scales, value_of(args)...));
-    using Numbers = SimulatedTensors<inputs, detail::array_count<decltype(Result::output)>>;
-    const SimulatedOp simulated =
-        simulation_ ? simulation_.begin_op(simulated_op_traits<Op, P>, module_, Numbers::count)
-                    : SimulatedOp{};
-    if constexpr (Op::traits.has_products()) {
-      if (observer_) observe_operands<Op>(simulated, args...);
+    if (recipe_) begin_op(Op::name, Op::traits.has_products, &ops::rounds_weights_as<Op, P>);
+    auto result = forward_of(op, scales, args...);
+    if constexpr (Op::traits.has_products) {
+      if (observer_) observe_operands(Op::name, args...);
+      operands_.end();
     }
-    Result result = [&] {
-      if constexpr (can_simulate<P> && Op::traits.has_products()) {
-        if (simulated.operand != nullptr) {
-          return forward_of_rounded<Numbers>(op, scales, simulated, args...);
-        }
-      }
-      return forward_of<inputs>(op, scales, args...);
-    }();
-    if constexpr (std::is_same_v<Storage, float> && std::is_same_v<Compute, float> &&
-                  !Op::traits.is_loss) {
-      if (simulated.output != nullptr) {
-        simulation_.round_outputs(result, *simulated.output, step_,
-                                  simulated.first_tensor + Numbers::output(0));
-      }
+    constexpr std::size_t outputs = detail::array_count<decltype(result.output)>;
+    std::array<std::optional<Format>, outputs> formats{};
+    if constexpr (!Op::traits.is_loss) {
+      if (recipe_) write_outputs<Op>(result, formats);
     }
     static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
                   "scales must have one backward factor for each differentiable input");
@@ -559,13 +518,13 @@ template <Precision P> class Tape {
     (add_input(args), ...);
     const bool wanted = is_gradient_wanted(input_slots);
 
-    const auto finish = [&]<class... T>(const Array<T>&... outputs) {
+    const auto finish = [&]<class... T>(const Array<T>&... y) {
       const std::size_t first_output = slots_.size();
-      const SimulatedFormat* const format = Op::traits.is_loss ? nullptr : simulated.output;
-      ((add_slot(outputs.shape(), wanted).format = format), ...);
-      if (observer_) observe_outputs(Op::name, format, outputs...);
+      std::size_t output = 0;
+      ((add_slot(y.shape(), wanted).held = formats[output++].value_or(Format::of<T>())), ...);
+      if (observer_) observe_outputs(Op::name, first_output, y...);
       if (tracer_) {
-        trace(op, scales, input_slots, first_output, sizeof...(T), value_of(args)...);
+        trace(op, scales, input_slots, first_output, outputs, value_of(args)...);
       }
       if (wanted) {
         std::array<ItemCount, inputs> counts{};
@@ -579,11 +538,11 @@ template <Precision P> class Tape {
         using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
         add_node(*std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
                      op, scales, std::move(result.saved), input_slots, counts),
-                 first_output, simulated);
+                 first_output);
       }
       ++recorded_;
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
-        return std::tuple{Variable<P, T>(*this, first_output + k, generation_, outputs)...};
+        return std::tuple{Variable<P, T>(*this, first_output + k, generation_, y)...};
       }
       (std::index_sequence_for<T...>{});
     };
@@ -600,83 +559,83 @@ template <Precision P> class Tape {
   /// What tells the module of batch-dependent factors; of others nobody asks.
   [[nodiscard]] std::size_t hash_of_module(std::span<const ItemCount> counts) const;
 
-  void require_nothing_recorded() const {
-    if (slots_.empty()) return;
-    throw std::invalid_argument("simulate_with: expected a tape with nothing recorded, clear it");
-  }
+  /// Tells the recipe of an op.
+  void begin_op(std::string_view name, bool has_products,
+                bool (*rounds_weights_as)(const FormatSpec&, const FormatSpec&));
 
-  /// The forward pass of an op with N differentiable inputs. Operands of its products are kept, or
-  /// have been.
-  template <std::size_t N, class Op, class S, class... Args>
+  /// The forward pass of an op.
+  template <class Op, class S, class... Args>
   auto forward_of(const Op& op, const S& scales, const Args&... args) {
-    if constexpr (Op::traits.has_products()) {
-      std::array<KeptOperands::Argument, N> arguments;
-      std::size_t i = 0;
-      const auto add_argument = [&]<class Arg>(const Arg& arg) {
-        if constexpr (is_variable<Arg>) {
-          arguments[i++] = {.parameter = slots_[arg.slot_].parameter,
-                            .version = arg.value().version(),
-                            .value = arg.slot_,
-                            .elements = arg.value().data(),
-                            .shape = arg.shape()};
-        }
-      };
-      (add_argument(args), ...);
-      KeptOperandsOfOp keeper(kept_operands_, arguments, &memory_);
-      return op.forward(ops::WithKeptOperands<P>{{}, &keeper}, scales, value_of(args)...);
+    if constexpr (Op::traits.has_products) {
+      operands_.begin(TapeOperands::Pass::forward, recipe_ ? kept(module_) : module_, Op::name);
+      (add_operand_argument(args), ...);
+      return op.forward(ops::WithOperandSource<P>{{}, &operands_}, scales, value_of(args)...);
     } else {
       return op.forward(P{}, scales, value_of(args)...);
     }
   }
 
-  template <class Numbers, class Op, class S, class... Args>
-  auto forward_of_rounded(const Op& op, const S& scales, const SimulatedOp& simulated,
-                          const Args&... args) {
-    std::size_t i = 0;
-    const auto argument = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) {
-        const std::size_t index = i++;
-        if (index < Op::traits.matmul_operands) {
-          return simulation_.operand(arg.value(), slots_[arg.slot_].format, *simulated.operand,
-                                     step_, simulated.first_tensor + Numbers::operand(index));
-        }
+  template <class T> void add_operand_argument(const Variable<P, T>& variable) {
+    const Slot& slot = slots_[variable.slot_];
+    OperandArgument& argument = operands_.add(variable.value().data(), slot.held);
+    argument.parameter = slot.parameter;
+    argument.version = variable.value().version();
+    argument.value = variable.slot_;
+    argument.shape = variable.shape();
+  }
+  void add_operand_argument(const Array<std::int32_t>& /*indices*/) {}
+
+  /// Rounds the outputs of an op as the recipe says, also where it has saved them.
+  /// @param formats is told what they are rounded to.
+  template <class Op, class Result>
+  [[gnu::cold]] void write_outputs(Result& result, std::span<std::optional<Format>> formats) {
+    std::size_t k = 0;
+    const auto write_one = [&](Array<Storage>& output) {
+      [[maybe_unused]] const void* const before = output.data();
+      formats[k] = write_output(Op::name, Op::traits.rounds_within, k, output);
+      if constexpr (RecipeInUse::can_write<P>) {
+        if (output.data() == before) return;
+        const auto replace = [&]<class T>(T& saved) {
+          if constexpr (std::is_same_v<T, Array<Storage>>) {
+            if (saved.data() == before && saved.size() == output.size()) {
+              saved = output.reshaped(saved.shape());
+            }
+          }
+        };
+        std::apply([&](auto&... saved) { (replace(saved), ...); }, result.saved);
       }
-      return value_of(arg);
     };
-    // In braces, left to right.
-    const std::tuple arguments{argument(args)...};
-    return std::apply(
-        [&](const auto&... each) {
-          return op.forward(ops::WithKeptOperands<P>{{}, nullptr}, scales, each...);
-        },
-        arguments);
-  }
-
-  /// What a tensor in T is in.
-  template <class T> [[nodiscard]] static std::string_view name_of(const SimulatedFormat* format) {
-    return format != nullptr ? std::string_view(format->name) : storage_name<T>;
-  }
-
-  /// The name of the format that a gradient in T is in once it has entered an op.
-  template <class T>
-  [[nodiscard]] std::string_view format_entering(bool is_rounded, const SimulatedOp& simulated,
-                                                 std::size_t slot) const {
-    using Gradient = typename P::matmul_gradient;
-    if (is_rounded && (simulated.gradient || !std::is_same_v<Gradient, T>)) {
-      return name_of<Gradient>(simulated.gradient);
+    const auto visit = [&]<class T>(Array<T>& output) {
+      if constexpr (std::is_same_v<T, Storage>) write_one(output);
+      ++k;
+    };
+    if constexpr (is_array<decltype(result.output)>) {
+      visit(result.output);
+    } else {
+      std::apply([&](auto&... output) { (visit(output), ...); }, result.output);
     }
-    return name_of<T>(sums_.format_of(slot));
   }
+
+  /// Rounds one output, number `index`, of an op.
+  std::optional<Format> write_output(std::string_view op, bool rounds_within, std::size_t index,
+                                     Array<Storage>& output);
+
+  /// Whose numbers the gradient of a value has.
+  template <class T> [[nodiscard]] Format held_gradient(std::size_t slot) const {
+    return sums_.format_of(slot).value_or(Format::of<T>());
+  }
+
+  /// The path of a module, kept for the backward pass; empty where nobody is told.
+  [[nodiscard]] std::string_view kept(std::string_view module);
 
   template <class T> Array<T> take_gradient(std::size_t slot) {
     return sums_.template take<T>(slot, slots_[slot].shape);
   }
 
   /// Adds what an op computed for its inputs.
-  /// @param rounding as of `GradientSums::add`, for the first input; those of the others follow.
   /// @param factor what the gradients of the outputs carried.
   void add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
-                     SimulatedGradient rounding, std::size_t factor);
+                     std::size_t factor);
 
   template <class T> void check(const Variable<P, T>& variable) const {
     if (variable.tape_ != this || variable.generation_ != generation_) {
@@ -686,39 +645,57 @@ template <Precision P> class Tape {
     }
   }
 
+  /// Completes what is told of an array that is an operand, or may have been, and shows it.
+  /// @param operand what it has become, if it is one.
+  template <class T>
+  [[gnu::cold]] void show_operand(Observation seen, const Format& held,
+                                  const std::optional<kernels::Operand>& operand,
+                                  const Array<T>& array) {
+    const std::string format = to_string(operand ? operand->array.format() : held);
+    seen.format = format;
+    Array<float> rounded;
+    if (recipe_ && operand) {
+      rounded = recipe_.decode(*operand, &memory_);
+      seen.rounded = rounded.span();
+    }
+    observer_.show(seen, array);
+  }
+
   /// Shows what an op has computed.
   template <class... T>
-  [[gnu::cold]] void observe_outputs(std::string_view op, const SimulatedFormat* format,
+  [[gnu::cold]] void observe_outputs(std::string_view op, std::size_t first_output,
                                      const Array<T>&... outputs) {
-    observer_.show_outputs(
-        {.name = op, .module = module_, .index = recorded_, .role = TensorRole::value},
-        {name_of<T>(format)...}, outputs...);
+    Observation seen{.name = op, .module = module_, .index = recorded_, .role = TensorRole::value};
+    ((show_operand(seen, slots_[first_output + seen.argument].held, {}, outputs), ++seen.argument),
+     ...);
   }
 
-  /// Shows the gradients of an op's outputs as they enter it.
-  /// @param is_rounded whether it is an operand of products.
+  /// Shows the gradients of an op's outputs as they entered it.
   template <class... T>
-  [[gnu::cold]] void observe_gradients(const Node& node, bool is_rounded,
-                                       const SimulatedOp& simulated, const Array<T>&... gradients) {
-    std::size_t output = node.first_output;
-    observer_.show_outputs({.name = node.name,
-                            .module = node.module,
-                            .index = node.index,
-                            .role = TensorRole::gradient},
-                           {format_entering<T>(is_rounded, simulated, output++)...}, gradients...);
+  [[gnu::cold]] void observe_gradients(const Node& node, bool has_products,
+                                       const Array<T>&... gradients) {
+    Observation seen{.name = node.name,
+                     .module = node.module,
+                     .index = node.index,
+                     .role = TensorRole::gradient};
+    const auto operand_of = [&](std::size_t k) {
+      return has_products ? operands_.argument(k).operand : std::nullopt;
+    };
+    ((show_operand(seen, held_gradient<T>(node.first_output + seen.argument),
+                   operand_of(seen.argument), gradients),
+      ++seen.argument),
+     ...);
   }
 
-  /// Shows what enters a matrix product, before it is rounded there.
-  template <class Op, class... Args>
-  [[gnu::cold]] void observe_operands(const SimulatedOp& simulated, const Args&... args) {
-    Observation seen{.name = Op::name,
-                     .module = module_,
-                     .index = recorded_,
-                     .role = TensorRole::operand,
-                     .format = name_of<typename P::matmul_operand>(simulated.operand)};
+  /// Shows what entered matrix products, as it was before it was rounded there.
+  template <class... Args>
+  [[gnu::cold]] void observe_operands(std::string_view op, const Args&... args) {
+    Observation seen{
+        .name = op, .module = module_, .index = recorded_, .role = TensorRole::operand};
     const auto show = [&]<class Arg>(const Arg& arg) {
       if constexpr (is_variable<Arg>) {
-        if (seen.argument < Op::traits.matmul_operands) observer_.show(seen, arg.value());
+        const auto& operand = operands_.argument(seen.argument).operand;
+        if (operand) show_operand(seen, {}, operand, arg.value());
         ++seen.argument;
       }
     };
@@ -743,7 +720,6 @@ template <Precision P> class Tape {
   RecyclingResource memory_;
   RecyclingResource records_;  ///< of nodes and parameters, apart so that `memory_` counts arrays
   TapeMode mode_;
-  KeptOperands kept_operands_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
   std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
@@ -755,9 +731,10 @@ template <Precision P> class Tape {
   Tracer tracer_;
   std::string_view module_;  ///< whose ops are recorded
   bool is_outside_batch_ = false;
-  SimulatedRounding<P> simulation_{memory_};
-  std::vector<SimulatedOp> simulated_ops_;  ///< of the nodes, if there is a simulation
-  GradientSums<P> sums_{memory_, simulation_};
+  std::set<std::string, std::less<>> module_paths_;  ///< of all steps, where somebody is told
+  RecipeInUse recipe_;
+  TapeOperands operands_{recipe_, memory_};
+  GradientSums<P> sums_{memory_, recipe_};
 };
 
 // What does not depend on an op stands apart from the class, so that it is not inline: compiled
@@ -766,17 +743,56 @@ template <Precision P> class Tape {
 
 template <Precision P> void Tape<P>::clear() {
   while (!nodes_.empty()) nodes_.pop_back();
-  kept_operands_.end_step();
+  operands_.end_step();
   slots_.clear();
   sums_.clear();
   parameters_.clear();
   observer_.clear();
-  simulated_ops_.clear();
   recorded_ = 0;
   unwound_ = false;
   generation_ = detail::next_recording();
   observer_.choose(++step_);
-  if (simulation_) simulation_->begin_step();
+  recipe_.begin_step(step_);
+}
+
+template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> recipe) {
+  if (!slots_.empty()) {
+    throw std::invalid_argument("use_recipe: expected a tape with nothing recorded, clear it");
+  }
+  if (recipe && has_double) {
+    throw std::invalid_argument("use_recipe: expected a policy without double, got " +
+                                std::string(P::name));
+  }
+  operands_.clear();
+  recipe_.use(std::move(recipe), std::is_same_v<Compute, double>, step_);
+}
+
+template <Precision P>
+void Tape<P>::begin_op(std::string_view name, bool has_products,
+                       bool (*rounds_weights_as)(const FormatSpec&, const FormatSpec&)) {
+  if constexpr (!has_double) {
+    recipe_->begin_op({.name = name,
+                       .module = module_,
+                       .has_products = has_products,
+                       .rounds_weights_as = rounds_weights_as,
+                       .operand = format_spec<typename P::matmul_operand>,
+                       .gradient = format_spec<typename P::matmul_gradient>});
+  }
+}
+
+template <Precision P>
+std::optional<Format> Tape<P>::write_output(std::string_view op, bool rounds_within,
+                                            std::size_t index, Array<Storage>& output) {
+  return recipe_.write<P>({{.module = module_, .op = op, .argument = index},
+                           /*is_gradient=*/false,
+                           rounds_within},
+                          output);
+}
+
+template <Precision P> std::string_view Tape<P>::kept(std::string_view module) {
+  if ((!observer_ && !recipe_) || module.empty()) return {};
+  const auto known = module_paths_.find(module);
+  return known != module_paths_.end() ? *known : *module_paths_.emplace(module).first;
 }
 
 template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& parameter) {
@@ -787,6 +803,7 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     Slot& slot = add_slot(parameter.value.shape(), true);
     slot.parameter = &parameter;
     slot.elements = parameter.value.data();
+    slot.held = Format::of<float>();
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1);
   }
   return {*this, entry->second, generation_, parameter.value};
@@ -805,7 +822,7 @@ template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double see
   if (mode_ == TapeMode::inference) refuse("a tape for training, got one for inference");
   if (unwound_) refuse("a Tape::clear since the last backward, which unwound the tape");
   if (!slots_[loss].wanted) refuse("a loss that depends on a parameter or an input");
-  require_simulation_used();
+  require_recipe_used();
   unwound_ = true;
   sums_.begin(slots_.size());
 }
@@ -816,7 +833,7 @@ template <Precision P> void Tape<P>::unwind() {
     const NodePointer node = std::move(nodes_.back());
     nodes_.pop_back();
     try {
-      backward_of(*node, nodes_.size());
+      backward_of(*node);
     } catch (...) {
       clear();  // half a backward pass must not be taken for a whole one
       throw;
@@ -831,16 +848,15 @@ template <Precision P> void Tape<P>::observe_parameter_gradients() const {
   for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
     if (slots_[slot].parameter == nullptr) continue;
     if (index == observer_.parameters()) break;
-    observer_.show_parameter_gradient(index, name_of<Storage>(sums_.format_of(slot)),
+    observer_.show_parameter_gradient(index, to_string(held_gradient<Storage>(slot)),
                                       sums_.of(slot));
     ++index;
   }
 }
 
-template <Precision P> void Tape<P>::backward_of(Node& node, std::size_t position) {
+template <Precision P> void Tape<P>::backward_of(Node& node) {
   const std::optional<std::size_t> factor = sums_.factor_of(node.first_output, node.outputs);
-  if (!factor) return;
-  node.backward(*this, simulation_ ? simulated_ops_[position] : SimulatedOp{}, *factor);
+  if (factor) node.backward(*this, *factor);
 }
 
 template <Precision P>
@@ -872,15 +888,13 @@ std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
   return 0;
 }
 
-template <Precision P>
-void Tape<P>::add_node(Node& node, std::size_t first_output, const SimulatedOp& simulated) {
+template <Precision P> void Tape<P>::add_node(Node& node, std::size_t first_output) {
   NodePointer pointer(&node, DiscardNode{&records_});
   node.first_output = first_output;
   node.index = recorded_;
-  node.module = observer_.kept(module_);
+  node.module = kept(module_);
   node.module_hash = hash_of_module(node.counts);
   nodes_.push_back(std::move(pointer));
-  if (simulation_) simulated_ops_.push_back(simulated);
 }
 
 template <Precision P> typename Tape<P>::Slot& Tape<P>::add_slot(const Shape& shape, bool wanted) {
@@ -892,7 +906,7 @@ template <Precision P> typename Tape<P>::Slot& Tape<P>::add_slot(const Shape& sh
 
 template <Precision P>
 void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storage>*> gradients,
-                            SimulatedGradient rounding, std::size_t factor) {
+                            std::size_t factor) {
   std::size_t i = 0;
   for (Array<Storage>* const gradient : gradients) {
     const std::size_t value = node.input_slots[i];
@@ -904,9 +918,10 @@ void Tape<P>::add_gradients(const Node& node, std::initializer_list<Array<Storag
                  .argument = i,
                  .parameter = slots_[value].parameter,
                  .count = node.counts[i]},
-                rounding);
+                {{.module = node.module, .op = node.name, .argument = i},
+                 /*is_gradient=*/true,
+                 node.rounds_within});
     }
-    rounding.tensor += 2;
     ++i;
   }
 }

@@ -267,8 +267,8 @@ class EncodedArray {
   static void require_layout(std::string_view operation, const Format& format,
                              const ScaleLayout& layout) {
     require_tiles(operation, layout);
-    require(!layout.has_scales() || !format.is_binary64(), operation,
-            "expected no scale for float64, got ", to_string(layout));
+    if (!layout.has_scales() || !format.is_binary64()) return;
+    throw_domain_error(operation, {"expected no scale for float64, got ", to_string(layout)});
   }
 
   static void require_scale_count(const Shape& shape, const ScaleLayout& layout,
@@ -292,14 +292,16 @@ class EncodedArray {
                         shape_, Shape{bytes.size()});
     }
     const std::size_t alignment = std::max<std::size_t>(format_.storage_bits() / 8, 1);
-    require(what == "scales" || reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0,
-            "EncodedArray", "expected codes of ", to_string(format_), " at a multiple of ",
-            std::to_string(alignment), " bytes in memory");
+    if (what == "scales" || reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0) return;
+    throw_domain_error("EncodedArray",
+                       {"expected codes of ", to_string(format_), " at a multiple of ",
+                        std::to_string(alignment), " bytes in memory"});
   }
 
   void require_unscaled(std::string_view operation, const Format& expected) const {
-    require(format_ == expected && !has_scales(), operation, "expected ", to_string(expected),
-            " with no scale, got ", to_string(format_), " with ", to_string(layout_));
+    if (format_ == expected && !has_scales()) return;
+    throw_domain_error(operation, {"expected ", to_string(expected), " with no scale, got ",
+                                   to_string(format_), " with ", to_string(layout_)});
   }
 
   /// Clears what a code of a width between those of memory leaves over, and the end of the last

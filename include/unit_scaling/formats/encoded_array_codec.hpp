@@ -198,9 +198,11 @@ inline EncodedArray EncodedArray::encode(const EncodedArray& source, const Forma
   detail::check_options(options);
   const bool is_same = format == source.format_ && !layout.has_scales() && !source.has_scales() &&
                        options.scale == 1;
-  require(is_same || !source.format_.is_binary64(), "EncodedArray::encode",
-          "expected an array that binary32 holds, to round it to ", to_string(format),
-          ", got one of float64");
+  if (!is_same && source.format_.is_binary64()) {
+    throw_domain_error("EncodedArray::encode",
+                       {"expected an array that binary32 holds, to round it to ", to_string(format),
+                        ", got one of float64"});
+  }
   require_layout("EncodedArray::encode", format, layout);
   require_scale_count(source.shape_, layout, scales.size());
   if (is_same) return source;

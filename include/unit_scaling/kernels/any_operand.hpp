@@ -14,6 +14,8 @@
 #include <span>
 #include <utility>
 
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/bit_packing.hpp"
@@ -112,6 +114,18 @@ inline void prepare_any(const EncodedArray& array, SummedExtent summed, Prepared
   }
   // Without its scales, which the sums are multiplied with.
   prepare_decoded(array.without_scales(), to);
+}
+
+/// The same, of products in double. Scales are in the numbers.
+inline void prepare_any_double(const EncodedArray& array, SummedExtent /*summed*/,
+                               PreparedOperand& to) {
+  if (array.format().is_binary64()) {
+    return to.use(reinterpret_cast<const double*>(array.codes().data()));
+  }
+  auto* numbers = to.make_room<double>(array.size());
+  const Array<float> floats = array.decode(&scratch_memory());
+  for (std::size_t i = 0; i < array.size(); ++i) numbers[i] = static_cast<double>(floats.data()[i]);
+  to.use(static_cast<const double*>(numbers));
 }
 
 }  // namespace detail

@@ -271,17 +271,20 @@ void prepare_stored_double(const EncodedArray& array, SummedExtent summed, Prepa
 
 }  // namespace detail
 
+/// An array of a storage type as an operand has it: what is narrower than a byte without gaps.
+template <Storage T> [[nodiscard]] EncodedArray encoded(const Array<T>& array) {
+  if constexpr (PackableMinifloat<T>) {
+    return EncodedArray::pack(array);
+  } else {
+    return EncodedArray::view(array);
+  }
+}
+
 /// An array of a storage type without scales. Compiles no more than products of it need.
 template <Storage T> [[nodiscard]] Operand make_operand(const Array<T>& array) {
-  if constexpr (PackableMinifloat<T>) {
-    return {.array = EncodedArray::pack(array),
-            .prepare = &detail::prepare_stored<T>,
-            .encode = detail::find_encode<T>()};
-  } else {
-    return {.array = EncodedArray::view(array),
-            .prepare = &detail::prepare_stored<T>,
-            .encode = detail::find_encode<T>()};
-  }
+  return {.array = encoded(array),
+          .prepare = &detail::prepare_stored<T>,
+          .encode = detail::find_encode<T>()};
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels

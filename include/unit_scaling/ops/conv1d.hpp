@@ -51,9 +51,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
-  /// Operands of products are x and w.
   static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = 2};
+      .has_homogeneity = true, .has_item_counts = true, .has_products = true};
 
   Scaling scaling = {};
   std::size_t stride = 1;

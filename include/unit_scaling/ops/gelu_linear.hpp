@@ -35,17 +35,17 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         linear layer's, whose β_x acts before the GELU's factor.
 /// Saves:  x and w rounded to P::matmul_operand; and gelu(x) only if P stores it as it multiplies
 ///         it. Where operands are narrower, the backward pass computes it again: under fp8, one
-///         byte less of three for each element of x.
+///         byte less of three for each element of x. Under a recipe gelu(x) is kept as it has it.
 /// @throws ShapeError as ops::Linear; DomainError as ops::Gelu and ops::Linear.
 struct GeluLinear {
   static constexpr std::string_view name = "gelu_linear";
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
-  /// Operands of products are x and w. What is rounded within is gelu(x).
+  /// What is rounded within is gelu(x).
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_gradient_factor = true,
                                    .has_followed_scalings = true,
-                                   .matmul_operands = 2,
+                                   .has_products = true,
                                    .rounds_within = true};
 
   Gelu gelu = {};
@@ -91,7 +91,8 @@ struct GeluLinear {
     auto h = activated(precision, x);
     auto w_operand = operand(precision, {OperandRole::weight, 1}, w, x.resource());
     auto output = linear.multiply(precision, s.forward, h, w_operand, b...);
-    if constexpr (!keeps_operand<P>) h = {};
+    // What a recipe has made is not made twice.
+    if (!keeps_operand<P> && !has_recipe(precision)) h = {};
     return Forward{std::move(output), std::tuple{x, std::move(h), std::move(w_operand)}};
   }
 
@@ -104,7 +105,8 @@ struct GeluLinear {
     const auto& [x, h, w] = saved;
     auto wanted_of_linear = wanted;
     wanted_of_linear[0] = false;
-    const auto linear_saved = std::tuple{keeps_operand<P> ? h : activated(precision, x), w};
+    const bool has_operand = h.prepare != nullptr;
+    const auto linear_saved = std::tuple{has_operand ? h : activated(precision, x), w};
     auto gradients = linear.backward(precision, s, linear_saved, dy, wanted_of_linear);
     if (wanted[0]) std::get<0>(gradients) = input_gradient(precision, s.backward[0], x, w, dy);
     return gradients;

@@ -31,9 +31,8 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Linear {
   static constexpr std::string_view name = "linear";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
-  /// Operands of products are x and w.
   static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = 2};
+      .has_homogeneity = true, .has_item_counts = true, .has_products = true};
 
   Scaling scaling = {};
   /// Exponents of fan_in, fan_out and rows in α, β_x and β_w = β_b. (1, ½, ½) is a u-μP read-out.

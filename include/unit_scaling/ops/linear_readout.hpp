@@ -29,11 +29,10 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct LinearReadout {
   static constexpr std::string_view name = "linear_readout";
   static constexpr bool accepts(std::size_t arguments) { return Linear::accepts(arguments); }
-  /// Operands of products are x and w.
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_constraint = true,
-                                   .matmul_operands = 2};
+                                   .has_products = true};
 
   Scaling scaling = {};
 

@@ -33,9 +33,6 @@ struct OpTraits {
     bool value_;
   };
 
-  /// All of the op's differentiable arguments, however many it has.
-  static constexpr std::size_t all_inputs = static_cast<std::size_t>(-1);
-
   /// Whether the op has a member `homogeneity(scales[, x...])`; see `ops::homogeneity`.
   Answer has_homogeneity;
   /// Whether it has a member `item_counts([are_parameters, ]x...)`; see `ops::item_counts`.
@@ -50,14 +47,10 @@ struct OpTraits {
   /// Whether it has a member `rounds_weights_as<P>(operand, gradient)`; see
   /// `ops::rounds_weights_as`.
   bool has_rounds_weights_as = false;
-  /// How many of the op's first differentiable arguments are operands of its matrix products, so
-  /// that they are rounded to `P::matmul_operand` first, and the gradient that enters its backward
-  /// pass to `P::matmul_gradient`. The gradients of the others, biases, are of the gradient before
-  /// it is rounded.
-  std::size_t matmul_operands = 0;
-  [[nodiscard]] constexpr bool has_products() const { return matmul_operands != 0; }
+  /// Whether the op computes matrix products, whose operands it asks `ops::operand` for.
+  bool has_products = false;
   /// The op rounds, to formats of its policy, what is neither an argument nor an output nor a
-  /// gradient of one: states, say. What rounds to other formats from outside cannot see that.
+  /// gradient of one: states, say. A recipe that rounds what ops write cannot see that.
   bool rounds_within = false;
   /// The output is a loss: one number, in `P::compute`.
   bool is_loss = false;
@@ -71,7 +64,7 @@ namespace detail {
 struct MembersOfOps {
   int scaling;
   int homogeneity, item_counts, gradient_factor, constraint, followed_scalings, rounds_weights_as;
-  int rounds_gradient, matmul_operands, rounds_within, is_loss, ignores_constraint;  // of `traits`
+  int has_products, rounds_within, is_loss, ignores_constraint;  // of `traits`
 };
 
 /// Inherits each of these names, and the members of the op. A name that the op has too is ambiguous
@@ -114,8 +107,7 @@ inline constexpr bool rounds_weights_as_is_as_told = Op::traits.has_rounds_weigh
 };
 
 template <class Op> inline constexpr bool no_trait_is_beside_traits = requires {
-  &AmbiguousMembers<Op>::rounds_gradient;
-  &AmbiguousMembers<Op>::matmul_operands;
+  &AmbiguousMembers<Op>::has_products;
   &AmbiguousMembers<Op>::rounds_within;
   &AmbiguousMembers<Op>::is_loss;
   &AmbiguousMembers<Op>::ignores_constraint;

@@ -10,6 +10,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/operand.hpp"
@@ -31,23 +32,40 @@ struct OperandUse {
   std::size_t argument = 0;  ///< among the op's arguments, or among its outputs for a gradient
 };
 
-/// Who keeps operands of the arguments of an op, to be used again: a tape.
-class OperandKeeper {
- public:
-  /// The operand of an argument whose elements are at `elements`, or null: none is kept.
-  [[nodiscard]] virtual const kernels::Operand* find(std::size_t argument,
-                                                     const void* elements) const = 0;
-  virtual void keep(std::size_t argument, const void* elements,
-                    const kernels::Operand& operand) = 0;
-  /// Where what is kept lives.
-  [[nodiscard]] virtual std::pmr::memory_resource* memory() const = 0;
-
- protected:
-  ~OperandKeeper() = default;
+/// An array that is to be an operand, of whatever type.
+struct OperandArray {
+  const void* array;
+  const void* elements;
+  /// The operand as the policy has it.
+  kernels::Operand (*make)(const void* array, std::pmr::memory_resource* memory);
+  /// The array as it is, if binary32 holds its numbers.
+  EncodedArray (*view)(const void* array);
 };
 
-/// Policy P for an op whose operands are kept, if there is a keeper.
-template <Precision P> struct WithKeptOperands : P { OperandKeeper* keeper; };
+/// Who has a say in the operands of an op: a tape, which keeps them to be used again, and makes
+/// them as its recipe says.
+class OperandSource {
+ public:
+  [[nodiscard]] virtual kernels::Operand operand(const OperandUse& use,
+                                                 const OperandArray& array) = 0;
+  /// Whether a recipe is asked.
+  [[nodiscard]] virtual bool has_recipe() const = 0;
+
+ protected:
+  ~OperandSource() = default;
+};
+
+/// Policy P for an op whose operands somebody has a say in.
+template <Precision P> struct WithOperandSource : P { OperandSource* operands; };
+
+/// Whether the op's operands are made by a recipe.
+template <Precision P> [[nodiscard]] bool has_recipe([[maybe_unused]] P precision) {
+  if constexpr (requires { precision.operands; }) {
+    return precision.operands->has_recipe();
+  } else {
+    return false;
+  }
+}
 
 namespace detail {
 
@@ -61,50 +79,59 @@ template <Precision P, class T>
   return result;
 }
 
+/// As `OperandArray::make`, of an `Array<T>` and a format of P.
+template <Precision P, class Out, class T>
+[[nodiscard]] kernels::Operand rounded_operand(const void* array,
+                                               std::pmr::memory_resource* memory) {
+  return stored_operand<P>(
+      kernels::convert<Out, Overflow::saturate>(*static_cast<const Array<T>*>(array), memory));
+}
+/// As `OperandArray::view`. Sums in double, in the middle of an op, are rounded to binary32 first.
+template <class T> [[nodiscard]] EncodedArray encoded(const void* array) {
+  const auto& typed = *static_cast<const Array<T>*>(array);
+  if constexpr (std::is_same_v<T, double>) {
+    return kernels::encoded(kernels::convert<float, Overflow::infinity_or_nan>(typed));
+  } else {
+    return kernels::encoded(typed);
+  }
+}
+
 }  // namespace detail
 
-/// The array as an operand of the op's products: rounded to P::matmul_operand, or a gradient to
-/// P::matmul_gradient, once and saturating. What has that format already is shared, and so is what
-/// the policy's keeper has of an argument.
-/// @param resource of the result, by default that of the array.
+/// The array as an operand of the op's products, as the policy's source has it; else rounded to
+/// P::matmul_operand, or a gradient to P::matmul_gradient, once and saturating. What has that
+/// format already is shared.
+/// @param resource of the result where the policy has no source, by default that of the array.
 template <Precision P, class T>
 [[nodiscard]] kernels::Operand operand([[maybe_unused]] P precision, const OperandUse& use,
                                        const Array<T>& x,
                                        std::pmr::memory_resource* resource = nullptr) {
-  const auto in_format = [&]<class Out>(std::type_identity<Out>) {
-    return detail::stored_operand<P>(kernels::convert<Out, Overflow::saturate>(
-        x, resource != nullptr ? resource : x.resource()));
-  };
-  if (use.role == OperandRole::gradient) {
-    return in_format(std::type_identity<typename P::matmul_gradient>{});
-  }
-  using Out = typename P::matmul_operand;
-  if constexpr (!std::is_same_v<Out, T> && requires { precision.keeper; }) {
-    OperandKeeper* const keeper = precision.keeper;
-    if (keeper != nullptr) {
-      if (const auto* kept = keeper->find(use.argument, x.data())) return *kept;
-      resource = keeper->memory();
-    }
-    auto result = in_format(std::type_identity<Out>{});
-    if (keeper != nullptr) keeper->keep(use.argument, x.data(), result);
-    return result;
+  const auto make = use.role == OperandRole::gradient
+                        ? &detail::rounded_operand<P, typename P::matmul_gradient, T>
+                        : &detail::rounded_operand<P, typename P::matmul_operand, T>;
+  if constexpr (requires { precision.operands; }) {
+    return precision.operands->operand(use, {&x, x.data(), make, &detail::encoded<T>});
   } else {
-    return in_format(std::type_identity<Out>{});
+    return make(&x, resource != nullptr ? resource : x.resource());
   }
 }
 
 /// As `operand(precision, use, y)`, where y is f of the elements of x, rounded to P::storage: y is
-/// never in memory.
+/// never in memory, unless a recipe is to see it.
 template <Precision P, class T, class F>
-[[nodiscard]] kernels::Operand operand_of(P /*precision*/, const OperandUse& /*use*/, const F& f,
+[[nodiscard]] kernels::Operand operand_of(P precision, const OperandUse& use, const F& f,
                                           const Array<T>& x) {
   using Compute = typename P::compute;
+  using Storage = typename P::storage;
   using Out = typename P::matmul_operand;
+  if (has_recipe(precision)) {
+    return operand(precision, use, kernels::map<Compute, Storage>(f, x));
+  }
   // What has the format of operands already is not converted, so it does not saturate either.
   constexpr Overflow overflow =
-      std::is_same_v<Out, typename P::storage> ? Overflow::infinity_or_nan : Overflow::saturate;
+      std::is_same_v<Out, Storage> ? Overflow::infinity_or_nan : Overflow::saturate;
   return detail::stored_operand<P>(kernels::map<Compute, Out, overflow>(
-      [f](auto v) { return kernels::rounded_to<typename P::storage, Compute>(f(v)); }, x));
+      [f](auto v) { return kernels::rounded_to<Storage, Compute>(f(v)); }, x));
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::ops

@@ -50,8 +50,10 @@ struct RecurrentHighway {
   static constexpr std::string_view name = "recurrent_highway";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 4; }
   /// What is rounded within are states and the gradients of gates.
-  static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .rounds_within = true};
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_products = true,
+                                   .rounds_within = true};
 
   Scaling scaling = {};
   double rebias = 1;

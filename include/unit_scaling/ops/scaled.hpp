@@ -28,7 +28,7 @@ template <ScaledOp Op, std::size_t N> struct WithFactors {
                                    .has_item_counts = false,
                                    .has_gradient_factor = true,
                                    .has_rounds_weights_as = true,
-                                   .matmul_operands = Op::traits.matmul_operands,
+                                   .has_products = Op::traits.has_products,
                                    .rounds_within = Op::traits.rounds_within,
                                    .is_loss = Op::traits.is_loss};
 

@@ -77,7 +77,7 @@ struct ScaledDotProductAttention {
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_rounds_weights_as = true,
-                                   .matmul_operands = OpTraits::all_inputs};
+                                   .has_products = true};
 
   template <Precision P>
   [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,

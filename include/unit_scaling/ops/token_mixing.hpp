@@ -32,7 +32,7 @@ struct TokenMixing {
   static constexpr std::string_view name = "token_mixing";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
   static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .matmul_operands = OpTraits::all_inputs};
+      .has_homogeneity = true, .has_item_counts = true, .has_products = true};
 
   Scaling scaling = {};
 

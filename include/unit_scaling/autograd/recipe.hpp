@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer autograd: a recipe, which says in what form a tape's matrix products read their operands,
+/// and what its ops write.
+///
+/// It compiles the products of all formats, so it is not in the umbrella header.
+// unit_scaling: optional
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory_resource>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/kernels/any_operand.hpp"
+#include "unit_scaling/kernels/operand.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE {
+
+/// Writes a name for the site into `name`, the same in every step: "blocks.0.up/linear.weight.1".
+/// Sites that one module has several of, such as those of two calls, share a name.
+inline void write_name(const OperandSite& site, std::string& name) {
+  constexpr std::string_view roles[] = {"input", "weight", "gradient"};
+  name.assign(site.module).append("/").append(site.op).append(".");
+  name.append(roles[static_cast<std::size_t>(site.role)]).append(".");
+  if (site.argument >= 10) name += static_cast<char>('0' + site.argument / 10 % 10);
+  name += static_cast<char>('0' + site.argument % 10);
+}
+
+/// Visits the state of a recipe.
+class RecipeStateVisitor {
+ public:
+  virtual void operator()(std::string_view name, double& number) const = 0;
+  virtual void operator()(std::string_view name, std::uint64_t& number) const = 0;
+  virtual void operator()(std::string_view name, Array<float>& array) const = 0;
+  virtual void operator()(std::string_view name, EncodedArray& array) const = 0;
+  virtual void operator()(std::string_view name, std::map<std::string, double>& numbers) const = 0;
+
+ protected:
+  ~RecipeStateVisitor() = default;
+};
+
+/// Says, array by array, in which format and under which scales a tape's matrix products read their
+/// operands, and to which format what ops write is rounded. A recipe of your own overrides what it
+/// has an opinion on; see docs/recipes.md.
+///
+/// A tape calls it from one thread, in the order in which it records ops and unwinds them. What it
+/// returns may depend on what it was called with before, which is then its state.
+class Recipe : public RecipeOfTape {
+ public:
+  void begin_step() override {}
+  void begin_op(const RecipeOp& /*op*/) override {}
+
+  [[nodiscard]] std::optional<OperandForms> operand(const OperandSite& /*site*/,
+                                                    const EncodedArray& /*array*/) override {
+    return {};
+  }
+
+  [[nodiscard]] std::optional<Format> written(const WriteSite& /*site*/) override { return {}; }
+
+  /// To nearest, and to infinity or NaN beyond the largest number.
+  void write(const WriteSite& /*site*/, const Format& format, std::span<float> numbers) override {
+    format.quantise(numbers, numbers, {.overflow = Overflow::infinity_or_nan});
+  }
+
+  void require_all_used() const override {}
+
+  /// Calls `visit(name, value)` for each value that it keeps from one call to the next; a visitor
+  /// may write to it. What comes up as a training goes, such as a number for each site, is a map.
+  virtual void visit_state(const RecipeStateVisitor& /*visit*/) {}
+
+  /// The same for a generic visitor, as everything has it whose state a checkpoint keeps.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    struct Adaptor final : RecipeStateVisitor {
+      explicit Adaptor(const Visitor& to) : visit(to) {}
+      void operator()(std::string_view name, double& v) const override { visit(name, v); }
+      void operator()(std::string_view name, std::uint64_t& v) const override { visit(name, v); }
+      void operator()(std::string_view name, Array<float>& v) const override { visit(name, v); }
+      void operator()(std::string_view name, EncodedArray& v) const override { visit(name, v); }
+      void operator()(std::string_view name, std::map<std::string, double>& v) const override {
+        visit(name, v);
+      }
+      const Visitor& visit;
+    };
+    visit_state(Adaptor(visit));
+  }
+
+ private:
+  [[nodiscard]] kernels::Operand make_operand(OperandForms forms, bool in_double) const final {
+    kernels::Operand result = kernels::make_operand(std::move(forms.array));
+    if (in_double) result.prepare = &kernels::detail::prepare_any_double;
+    result.over_rows = std::move(forms.over_rows);
+    return result;
+  }
+  [[nodiscard]] Array<float> decode(const EncodedArray& array,
+                                    std::pmr::memory_resource* memory) const final {
+    return array.decode(memory);
+  }
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END
