@@ -86,7 +86,7 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
 /// @param progress shows how far it is.
 double validate(const Variant& variant, const us::nn::BertMlp& model,
                 const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
-                std::shared_ptr<us::Recipe> recipe, us::RecyclingResource& memory,
+                std::shared_ptr<us::RecipeOfTape> recipe, us::RecyclingResource& memory,
                 us::train::Progress& progress) {
   const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
   tape->use_recipe(std::move(recipe));
