@@ -15,7 +15,7 @@
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/autograd/recipe.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/formats/precision.hpp"
@@ -54,7 +54,7 @@ class AnyTape {
                             std::uint64_t every = 1) = 0;
   virtual void trace_with(std::function<void(const us::OpRecord&)> tracer) = 0;
   /// Null: with none.
-  virtual void use_recipe(std::shared_ptr<us::Recipe> recipe) = 0;
+  virtual void use_recipe(std::shared_ptr<us::RecipeOfTape> recipe) = 0;
   virtual void require_recipe_used() const = 0;
 
   /// Also forgets the loss.
@@ -78,7 +78,7 @@ class AnyTape {
 
   /// On tapes of its own; see `us::analysis::gradient_underflow`.
   [[nodiscard]] virtual us::analysis::GradientUnderflow gradient_underflow(
-      const Loss& loss, float loss_scale, std::shared_ptr<us::Recipe> recipe) const = 0;
+      const Loss& loss, float loss_scale, std::shared_ptr<us::RecipeOfTape> recipe) const = 0;
 };
 
 /// A tape of precision P. Each precision is a translation unit of its own.

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "options.hpp"
-#include "unit_scaling/autograd/recipe.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 
@@ -33,7 +33,7 @@ Variant simulated(const Options& options, Variant variant, const std::string& ru
   return variant;
 }
 
-std::shared_ptr<us::Recipe> recipe_of(const Options& options, const Variant& variant) {
+std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options, const Variant& variant) {
   if (variant.simulation.empty()) return nullptr;
   return std::make_shared<us::Simulation>(us::Simulation::parse(variant.simulation, options.seed));
 }

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "options.hpp"
-#include "unit_scaling/autograd/recipe.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 
 namespace bert_mlp {
 
@@ -15,6 +15,7 @@ namespace bert_mlp {
 [[nodiscard]] Variant simulated(const Options& options, Variant variant, const std::string& rules);
 
 /// The recipe of a variant, under the seed of the run; null: none.
-[[nodiscard]] std::shared_ptr<us::Recipe> recipe_of(const Options& options, const Variant& variant);
+[[nodiscard]] std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options,
+                                                          const Variant& variant);
 
 }  // namespace bert_mlp

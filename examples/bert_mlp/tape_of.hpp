@@ -18,7 +18,7 @@
 #include "any_tape.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/autograd/recipe.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -55,7 +55,7 @@ template <us::Precision P> class TapeOf final : public AnyTape {
   void trace_with(std::function<void(const us::OpRecord&)> tracer) override {
     tape_.trace_with(std::move(tracer));
   }
-  void use_recipe(std::shared_ptr<us::Recipe> recipe) override {
+  void use_recipe(std::shared_ptr<us::RecipeOfTape> recipe) override {
     tape_.use_recipe(std::move(recipe));
   }
   void require_recipe_used() const override { tape_.require_recipe_used(); }
@@ -84,7 +84,7 @@ template <us::Precision P> class TapeOf final : public AnyTape {
   }
 
   [[nodiscard]] us::analysis::GradientUnderflow gradient_underflow(
-      const Loss& loss, float loss_scale, std::shared_ptr<us::Recipe> recipe) const override {
+      const Loss& loss, float loss_scale, std::shared_ptr<us::RecipeOfTape> recipe) const override {
     return us::analysis::gradient_underflow<P>([&](auto& tape) { return record_loss(tape, loss); },
                                                loss_scale, std::move(recipe));
   }

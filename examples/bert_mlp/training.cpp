@@ -89,7 +89,7 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
 /// @param before_each is called before each batch.
 double validate(const Variant& variant, const us::nn::BertMlp& model,
                 const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
-                std::shared_ptr<us::Recipe> recipe, us::RecyclingResource& memory,
+                std::shared_ptr<us::RecipeOfTape> recipe, us::RecyclingResource& memory,
                 us::train::Progress& progress, const std::function<void()>& before_each) {
   const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
   tape->use_recipe(std::move(recipe));
