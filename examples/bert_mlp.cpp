@@ -44,46 +44,46 @@ void set_threads(std::size_t threads) {
   }
 }
 
-/// Trains everything that was asked for, and writes what is told of that kind of training.
-std::vector<RunResult> train_all(const Options& options, const us::train::TextCorpus& corpus,
-                                 const Machine& machine, Results& results) {
-  std::vector<RunResult> runs;
+/// Trains everything that was asked for.
+/// @param runs to which each training is appended when it has ended.
+void train_all(const Options& options, const us::train::TextCorpus& corpus, const Machine& machine,
+               std::vector<RunResult>& runs) {
   if (options.sweep_bits > 0) {
-    runs = sweep_formats(options, corpus, machine);
-    results.write("formats.svg", [&] { return sweep_svg(options, runs); });
-    results.write("formats.md", [&] { return sweep_table(options, runs); });
-    results.write("formats.csv", [&] { return sweep_csv(runs); });
+    sweep_formats(options, corpus, machine, runs);
   } else if (options.loss_scale_window) {
-    runs = loss_scale_window(options, corpus, machine);
-    results.write("window.svg", [&] { return window_svg(options, runs); });
-    results.write("window.md", [&] { return window_table(runs); });
+    loss_scale_window(options, corpus, machine, runs);
   } else {
     for (const Variant& variant : options.variants) {
       runs.push_back(train(options, variant, corpus, machine, options.saves(variant)));
-      const std::string& unsaved = runs.back().unsaved;
-      if (!unsaved.empty()) results.add_failure("checkpoint.safetensors", unsaved);
     }
+  }
+}
+
+/// Writes what is told of the trainings that ended.
+/// @param stopped the one that did not; null if all did.
+void write_results(const Options& options, const std::vector<RunResult>& runs,
+                   const Machine& machine, const RunResult* stopped, Results& results) {
+  for (const RunResult& run : runs) {
+    if (!run.unsaved.empty()) results.add_failure("checkpoint.safetensors", run.unsaved);
+  }
+  if (options.sweep_bits == 0 && !options.loss_scale_window) {
     results.write("loss.svg", [&] { return loss_svg(options, runs); });
-  }
-  return runs;
-}
-
-/// Where a training stopped and, on a line of its own, the command that goes on from there.
-std::string where_it_stopped(const Options& options, const Interrupted& stop) {
-  std::string text =
-      "bert_mlp: stopped after step " + std::to_string(stop.step) + " of " + stop.variant.name();
-  if (!stop.unsaved.empty()) {
-    text += "; no checkpoint was written: " + one_line(stop.unsaved) + "\n";
-  } else if (!stop.checkpoint_step) {
-    text += ", of which no checkpoint is kept\n";
+  } else if (stopped != nullptr) {
+    // The pictures and tables are of all formats and loss scales.
+  } else if (options.sweep_bits > 0) {
+    results.write("formats.svg", [&] { return sweep_svg(options, runs); });
+    results.write("formats.md", [&] { return sweep_table(options, runs); });
+    results.write("formats.csv", [&] { return sweep_csv(runs); });
   } else {
-    text +=
-        "; go on with\n" + command_to_go_on(options, stop.variant, *stop.checkpoint_step) + "\n";
+    results.write("window.svg", [&] { return window_svg(options, runs); });
+    results.write("window.md", [&] { return window_table(runs); });
   }
-  return text;
+  results.write("summary.json", [&] { return summary(options, runs, machine, stopped); });
+  results.write("metrics.csv", [&] { return metrics_csv(runs); });
+  if (options.report) write_numerics_report(options, runs, machine, results);
 }
 
-/// @returns the exit code; of a run that a signal stopped, 128 and the signal.
+/// @returns the exit code, which a run that a signal stopped does not get to.
 int run(Options options) {
   const us::train::TextCorpus corpus = make_corpus(options);
   require_memory(options, corpus.vocabulary_size());
@@ -107,17 +107,17 @@ int run(Options options) {
   const Machine machine = measure_machine();
   std::vector<RunResult> runs;
   try {
-    runs = train_all(options, corpus, machine, results);
+    train_all(options, corpus, machine, runs);
   } catch (const Interrupted& stop) {
-    std::cerr << where_it_stopped(options, stop);
-    return 128 + interruption();
+    const bool writes = !runs.empty() && !has_results_of_all(options);
+    if (writes) write_results(options, runs, machine, &stop.run, results);
+    std::cerr << where_it_stopped(options, runs, stop, writes);
+    results.require_written();
+    return 1;
   }
-  const std::string json = summary(options, runs, machine);
-  results.write("summary.json", [&] { return json; });
-  results.write("metrics.csv", [&] { return metrics_csv(runs); });
-  if (options.report) write_numerics_report(options, runs, machine, results);
+  write_results(options, runs, machine, nullptr, results);
   if (options.json) {
-    std::cout << json;
+    std::cout << summary(options, runs, machine);
   } else if (!options.quiet) {
     std::cout << "\n"
               << (options.sweep_bits > 0      ? sweep_table(options, runs)
@@ -151,20 +151,23 @@ int main(int argc, char** argv) {
     std::cerr << "bert_mlp: " << bert_mlp::one_line(error.what()) << "\n";
     return code;
   };
-  try {
-    const auto options = bert_mlp::parse_options(argc, argv);
-    const int code = options ? bert_mlp::run_in_memory(*options) : 0;
-    // Only now may a full disk or a closed pipe show.
-    if (!std::cout.flush()) throw std::runtime_error("cannot write to standard output");
-    if (code > 128) {
-      // A shell ends its script only if the signal is seen to have ended the program.
-      std::signal(code - 128, SIG_DFL);
-      std::raise(code - 128);
+  const int code = [&] {
+    try {
+      const auto options = bert_mlp::parse_options(argc, argv);
+      const int code_of_run = options ? bert_mlp::run_in_memory(*options) : 0;
+      // Only now may a full disk or a closed pipe show.
+      if (!std::cout.flush()) throw std::runtime_error("cannot write to standard output");
+      return code_of_run;
+    } catch (const std::invalid_argument& error) {
+      return fail(error, 2);
+    } catch (const std::exception& error) {
+      return fail(error, 1);
     }
-    return code;
-  } catch (const std::invalid_argument& error) {
-    return fail(error, 2);
-  } catch (const std::exception& error) {
-    return fail(error, 1);
+  }();
+  if (const int signal = bert_mlp::interruption(); signal != 0) {
+    // A shell ends its script only if the signal is seen to have ended the program.
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
   }
+  return code;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -240,6 +241,20 @@ bool save_checkpoint(const std::filesystem::path& path, const std::string& finge
   *state.loss_sum.mutable_data() = record.loss_sum;
   us::train::save_state(path, state, {{"training", fingerprint}, {"step", std::to_string(step)}});
   return true;
+}
+
+std::optional<std::size_t> step_of_checkpoint(const std::filesystem::path& path,
+                                              const std::string& fingerprint) {
+  try {
+    const auto file = open_file(path);
+    std::size_t step = 0;
+    if (file.metadata().at("training") == fingerprint &&
+        read_number(file.metadata().at("step"), step)) {
+      return step;
+    }
+  } catch (const std::invalid_argument&) {  // there is none, or it is no checkpoint
+  }
+  return std::nullopt;
 }
 
 std::size_t load_checkpoint(const Options& options, const std::string& fingerprint, Record& record,

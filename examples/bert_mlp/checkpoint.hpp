@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "any_optimiser.hpp"
@@ -36,6 +37,10 @@ struct CheckpointVariant {
 bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, const Record& record, us::nn::BertMlp& model,
                      AnyOptimiser& optimiser);
+
+/// The step of the checkpoint that a file is, if it is one of that training.
+[[nodiscard]] std::optional<std::size_t> step_of_checkpoint(const std::filesystem::path& path,
+                                                            const std::string& fingerprint);
 
 /// Takes up the training that `options` goes on from.
 /// @param record set to the curves up to the checkpoint.

@@ -75,10 +75,9 @@ inline std::string scale_table(const Options& options, const Variant& variant,
 }
 
 /// Loss scales 2^-24, 2^-20, ..., 2^24 for each variant.
-inline std::vector<RunResult> loss_scale_window(const Options& options,
-                                                const us::train::TextCorpus& corpus,
-                                                const Machine& machine) {
-  std::vector<RunResult> runs;
+/// @param runs to which each is appended when it has ended.
+inline void loss_scale_window(const Options& options, const us::train::TextCorpus& corpus,
+                              const Machine& machine, std::vector<RunResult>& runs) {
   for (const Variant& variant : options.variants) {
     for (int exponent = -24; exponent <= 24; exponent += 4) {
       Variant scaled = variant;
@@ -86,7 +85,6 @@ inline std::vector<RunResult> loss_scale_window(const Options& options,
       runs.push_back(train(options, scaled, corpus, machine, false));
     }
   }
-  return runs;
 }
 
 /// "fp8 unit": the series that a run of the window belongs to.

@@ -49,10 +49,9 @@ inline std::string swept_rule(SweptDirection direction, const SweptFormat& forma
 }
 
 /// For each variant, a run in its own precision and one for each format in each direction.
-inline std::vector<RunResult> sweep_formats(const Options& options,
-                                            const us::train::TextCorpus& corpus,
-                                            const Machine& machine) {
-  std::vector<RunResult> runs;
+/// @param runs to which each is appended when it has ended.
+inline void sweep_formats(const Options& options, const us::train::TextCorpus& corpus,
+                          const Machine& machine, std::vector<RunResult>& runs) {
   for (const Variant& variant : options.variants) {
     runs.push_back(train(options, variant, corpus, machine, false));
     for (const auto direction : {SweptDirection::forward, SweptDirection::backward}) {
@@ -66,7 +65,6 @@ inline std::vector<RunResult> sweep_formats(const Options& options,
       }
     }
   }
-  return runs;
 }
 
 /// Loss of the run of a variant; infinite if it diverged.

@@ -2,49 +2,68 @@
 // Ctrl-C while a model trains: the step that has begun is finished, and the model saved.
 #pragma once
 
+// Of POSIX: <csignal> need not have sigaction.
+#include <signal.h>  // NOLINT(modernize-deprecated-headers)
+#include <unistd.h>
+
 #include <array>
 #include <atomic>
-#include <csignal>
+#include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <ctime>
 #include <exception>
-#include <optional>
-#include <string>
+#include <string_view>
 #include <utility>
 
-#include "options.hpp"
+#include "run_result.hpp"
 
 namespace bert_mlp {
 
 namespace detail {
 
-// What a handler may write to.
+// What a handler may write to. Nanoseconds of the monotonic clock; 0: there was no signal.
 inline std::atomic<int> signal_received = 0;
-inline std::atomic<std::time_t> time_of_signal = 0;
+inline std::atomic<std::int64_t> time_of_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free &&
-              std::atomic<std::time_t>::is_always_lock_free);
+              std::atomic<std::int64_t>::is_always_lock_free);
 
-/// Programs such as `timeout` send a signal twice at once, which is one; people do not.
+/// Answers the first signal, and ends the program at one that comes later. Programs such as
+/// `timeout` send a signal twice at once, which is one; people do not.
 extern "C" inline void note_signal(int signal) {
-  constexpr std::time_t at_once = 1;  // seconds
-  const std::time_t now = std::time(nullptr);
-  if (signal_received == 0) {
-    time_of_signal = now;
+  constexpr std::int64_t at_once = 200'000'000;
+  constexpr std::string_view answer =
+      "\nbert_mlp: stopping after this step; Ctrl-C again ends at once\n";
+  const int error = errno;
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  const std::int64_t now = std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  std::int64_t first = 0;
+  if (time_of_signal.compare_exchange_strong(first, now)) {
     signal_received = signal;
-  } else if (now > time_of_signal + at_once) {
-    std::signal(signal, SIG_DFL);
-    std::raise(signal);
+    // The reader of a pipe may have been stopped too; the model is saved all the same.
+    ::signal(SIGPIPE, SIG_IGN);
+    // On a terminal, the line of the progress is there.
+    const std::string_view line = answer.substr(isatty(STDERR_FILENO) == 1 ? 0 : 1);
+    // There is nobody to tell of a failure.
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+  } else if (now - first >= at_once) {
+    ::signal(signal, SIG_DFL);
+    raise(signal);
   }
+  errno = error;
 }
 
 }  // namespace detail
 
 /// While this is there, Ctrl-C and the signal of `kill` only make `interruption` tell of them. One
-/// more, some seconds later, ends the program at once. Signals that whoever started the program had
-/// ignored stay ignored.
+/// more, a fifth of a second later or more, ends the program at once. Signals that whoever started
+/// the program had ignored stay ignored.
 class InterruptionScope {
  public:
   InterruptionScope() {
+    detail::signal_received = 0;
+    detail::time_of_signal = 0;
     for (std::size_t i = 0; i < signals.size(); ++i) {
       sigaction(signals[i], nullptr, &before_[i]);
       if (before_[i].sa_handler == SIG_IGN) continue;
@@ -65,18 +84,16 @@ class InterruptionScope {
   std::array<struct sigaction, signals.size()> before_{};
 };
 
-/// The signal that asked to stop; 0 if none did.
+/// The signal that asked to stop in the last scope; 0 if none did.
 [[nodiscard]] inline int interruption() { return detail::signal_received; }
 
 /// What a training throws that was asked to stop.
 struct Interrupted : std::exception {
-  Interrupted(Variant of, std::size_t after) : variant(std::move(of)), step(after) {}
+  Interrupted(RunResult stopped, bool is_saved) : run(std::move(stopped)), saves(is_saved) {}
   [[nodiscard]] const char* what() const noexcept override { return "interrupted"; }
 
-  Variant variant;
-  std::size_t step;
-  std::optional<std::size_t> checkpoint_step = std::nullopt;  // of the last one saved
-  std::string unsaved = {};  // empty, or why the last checkpoint is not written
+  RunResult run;  // up to where it stopped
+  bool saves;     // whether the checkpoint is of this training
 };
 
 }  // namespace bert_mlp

@@ -24,14 +24,14 @@ namespace bert_mlp {
   return line;
 }
 
-/// `text` as a word that a shell reads as it is, on one line of printable UTF-8.
+/// `text` as a word that bash, zsh and ksh read as it is, on one line of printable UTF-8.
 [[nodiscard]] inline std::string shell_word(const std::string& text) {
   const auto is_plain = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
            std::string_view("%+,-./:=@_").find(c) != std::string_view::npos;
   };
   if (!text.empty() && std::all_of(text.begin(), text.end(), is_plain)) return text;
-  // What is not printable is written as in C, which a shell takes behind a dollar.
+  // What is not printable is written as in C, which these shells take behind a dollar.
   if (one_line(text) != text) return "$" + unit_scaling::in_quotes(text, text.size());
   std::string word = "'";
   for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);

@@ -251,7 +251,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "or --resume goes on from the checkpoint in it; the same command may replace its own. Two\n"
       "runs at once never write to one folder: the second is refused.\n"
       "Ctrl-C ends the step, saves the model if it is the one of the checkpoint, and prints the\n"
-      "command that goes on with it; one more, seconds later, ends the program at once.\n"
+      "command that goes on with it, quoted for bash, zsh or ksh. Results of the models before it\n"
+      "are written. One more, a fifth of a second later, ends the program at once.\n"
       "A result that cannot be written is named at the end, with exit code 1; the others are "
       "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
@@ -260,7 +261,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included, validation not) and peak_rss_bytes (of the process, while training).\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
-      "3 every variant diverged, 130 stopped by Ctrl-C.");
+      "3 every variant diverged, 130 stopped by Ctrl-C, 143 by kill.");
   app.set_version_flag("--version",
                        "bert_mlp (unit_scaling) " + std::string(unit_scaling::version));
   app.add_option("--data", options.data,
@@ -431,6 +432,14 @@ std::optional<Options> parse_options(int argc, char** argv) {
     const CheckpointVariant there = variant_of_checkpoint(options.resume);
     if (precision_option->count() == 0) precision = there.precision;
     if (scaling_option->count() == 0) scaling = there.scaling;
+    // What is wrong there is told of the file: the options were not given.
+    try {
+      static_cast<void>(parse_variant(precision_option->count() == 0 ? there.precision : "fp32",
+                                      scaling_option->count() == 0 ? there.scaling : "unit"));
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("--resume " + quoted_path(options.resume.string()) + ": " +
+                                  error.what());
+    }
   }
   if (sweep_option->count() > 0) {
     options.sweep_bits = parse_sweep_bits(sweep);

@@ -119,9 +119,11 @@ struct Options {
 };
 
 /// The command that goes on from the checkpoint of a variant after `step`.
+/// @param has_ended whether the training came to its end, as one that was interrupted in the
+///        validation there did not.
 [[nodiscard]] inline std::string command_to_go_on(const Options& options, const Variant& variant,
-                                                  std::size_t step) {
-  const bool stops_again = options.stop_at && step < *options.stop_at;
+                                                  std::size_t step, bool has_ended) {
+  const bool stops_again = options.stop_at && step < *options.stop_at + (has_ended ? 0 : 1);
   return options.command_of_one + " --precision " + variant.precision + " --scaling " +
          variant.scaling_name() +
          (stops_again ? " --stop-at " + std::to_string(*options.stop_at) : "") + " --resume " +

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "interruption.hpp"
 #include "machine.hpp"
 #include "one_line.hpp"
 #include "options.hpp"
@@ -132,18 +133,63 @@ inline const RunResult* run_of_checkpoint(const std::vector<RunResult>& runs) {
   return found == runs.rend() ? nullptr : &*found;
 }
 
+/// " holds fp8 unit after step 40": what a checkpoint is of and, unless the training is done or
+/// diverged, the command that goes on with it.
+inline std::string what_checkpoint_holds(const Options& options, const RunResult& run,
+                                         bool has_ended) {
+  const std::size_t step = *run.checkpoint_step;
+  const bool can_go_on = run.diverged.empty() && (step < options.steps || !has_ended);
+  return " holds " + run.variant.name() + " after step " + std::to_string(step) +
+         (can_go_on ? "; go on with\n" + command_to_go_on(options, run.variant, step, has_ended)
+                    : "") +
+         "\n";
+}
+
 /// The end of the output: where the results are, and whose model the checkpoint there is; of a
 /// training that --stop-at stopped, the command that goes on with it.
 inline std::string where_results_are(const Options& options, const std::vector<RunResult>& runs) {
   const RunResult* run = run_of_checkpoint(runs);
-  const std::string where = "Results are in " + one_line(options.out.string()) + "; ";
-  if (run == nullptr) return where + "no checkpoint was saved\n";
-  const std::size_t step = *run->checkpoint_step;
-  const bool is_stopped = run->diverged.empty() && step < options.steps;
-  return where + "the checkpoint there holds " + run->variant.name() + " after step " +
-         std::to_string(step) +
-         (is_stopped ? "; go on with\n" + command_to_go_on(options, run->variant, step) : "") +
-         "\n";
+  return "Results are in " + one_line(options.out.string()) + "; " +
+         (run == nullptr ? "no checkpoint was saved\n"
+                         : "the checkpoint there" + what_checkpoint_holds(options, *run, true));
+}
+
+/// Where a training stopped that was asked to, what is kept of it and of those before it, and the
+/// command that goes on with what the checkpoint holds.
+/// @param runs that ended before it.
+/// @param is_written whether their results are written; else the folder has those of all.
+inline std::string where_it_stopped(const Options& options, const std::vector<RunResult>& runs,
+                                    const Interrupted& stop, bool is_written) {
+  const RunResult& run = stop.run;
+  const bool is_up_to_date = run.checkpoint_step == run.steps && run.unsaved.empty();
+  std::string text =
+      "bert_mlp: stopped after step " + std::to_string(run.steps) + " of " + run.variant.name();
+  if (!stop.saves) {
+    text += ", of which no checkpoint is kept";
+  } else if (run.measured_steps == 0) {
+    text += options.resume.empty() ? ", where it began: there is nothing to go on from"
+                                   : ", where it began: the same command goes on from there";
+  } else if (is_up_to_date) {
+    text += "; go on with\n" + command_to_go_on(options, run.variant, run.steps, false);
+  } else if (run.checkpoint_step > run.steps) {
+    text += "; the checkpoint of a later step is kept";
+  } else if (!run.unsaved.empty()) {
+    text += "; no checkpoint of it was written: " + one_line(run.unsaved);
+  } else {
+    text += "; no checkpoint of it was written, as its model or its losses are not finite";
+  }
+  text += "\n";
+  const std::string folder = one_line(options.out.string());
+  if (!runs.empty()) {
+    text += is_written ? "Results of the trainings that ended are in " + folder + "\n"
+                       : folder + " keeps the results that this command wrote there before\n";
+  }
+  const RunResult* held = run.checkpoint_step ? &run : run_of_checkpoint(runs);
+  if (held != nullptr && !is_up_to_date) {
+    const bool has_ended = held != &run || run.checkpoint_step > run.steps;
+    text += "The checkpoint in " + folder + what_checkpoint_holds(options, *held, has_ended);
+  }
+  return text;
 }
 
 /// A row for each point of each run; an empty cell for what was not measured or is not finite.

@@ -18,6 +18,17 @@
 
 namespace bert_mlp {
 
+/// Deletes from a folder what each training writes at its end: a checkpoint there of another model,
+/// or of a later step, makes it untrue.
+inline void remove_earlier_results(const std::filesystem::path& folder) {
+  for (const char* name : {"summary.json", "metrics.csv", "loss.svg"}) {
+    std::error_code error;  // what cannot be deleted cannot be written later, which is told
+    if (std::filesystem::is_regular_file(folder / name, error)) {
+      std::filesystem::remove(folder / name, error);
+    }
+  }
+}
+
 class Results {
  public:
   explicit Results(std::filesystem::path folder) : folder_(std::move(folder)) {}

@@ -161,6 +161,14 @@ inline bool is_folder_of_resumed(const Options& options, const std::filesystem::
   return summary && summary->runs == 1;
 }
 
+/// Whether the folder for results has those of all trainings of the same command: what a part of
+/// them gives is there already.
+inline bool has_results_of_all(const Options& options) {
+  const auto summary = summary_in(options.out);
+  return summary && !summary->was_stopped &&
+         arguments_of(summary->command) == arguments_of(options.command);
+}
+
 /// @throws std::invalid_argument if `folder` holds what the run must not replace.
 inline void require_replaceable(const Options& options, const std::filesystem::path& folder) {
   if (options.overwrite || is_folder_of_resumed(options, folder)) return;

@@ -31,7 +31,7 @@ template <class Number> [[nodiscard]] nlohmann::json json_number(std::optional<N
 }  // namespace
 
 std::string summary(const Options& options, const std::vector<RunResult>& runs,
-                    const Machine& machine) {
+                    const Machine& machine, const RunResult* stopped) {
   nlohmann::json result{{"command", options.command},
                         {"machine",
                          {{"processor", machine.processor},
@@ -40,16 +40,20 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
                         {"unit_over_plain_time", json_number(unit_over_plain(runs))},
                         {"checkpoint", nullptr},
                         {"runs", nlohmann::json::array()}};
-  if (const RunResult* run = run_of_checkpoint(runs)) {
-    result["checkpoint"] = {{"file", "checkpoint.safetensors"},
-                            {"precision", run->variant.precision},
-                            {"scaling", run->variant.scaling_name()},
-                            {"seed", options.seed},
-                            {"step", *run->checkpoint_step}};
-    if (!run->variant.simulation.empty()) {
-      result["checkpoint"]["simulation"] = run->variant.simulation;
-    }
+  const auto after_step = [](const RunResult& run, std::size_t step) {
+    nlohmann::json entry{{"precision", run.variant.precision},
+                         {"scaling", run.variant.scaling_name()},
+                         {"step", step}};
+    if (!run.variant.simulation.empty()) entry["simulation"] = run.variant.simulation;
+    return entry;
+  };
+  const bool saved_stopped = stopped != nullptr && stopped->checkpoint_step;
+  if (const RunResult* run = saved_stopped ? stopped : run_of_checkpoint(runs)) {
+    result["checkpoint"] = after_step(*run, *run->checkpoint_step);
+    result["checkpoint"]["file"] = "checkpoint.safetensors";
+    result["checkpoint"]["seed"] = options.seed;
   }
+  if (stopped != nullptr) result["stopped"] = after_step(*stopped, stopped->steps);
   for (const RunResult& run : runs) {
     nlohmann::json entry{{"precision", run.variant.precision},
                          {"scaling", run.variant.scaling_name()},
@@ -95,7 +99,9 @@ std::optional<EarlierRun> summary_in(const std::filesystem::path& folder) {
                           summary["command"].is_string() && summary.contains("runs") &&
                           summary["runs"].is_array();
   if (!is_summary) return std::nullopt;
-  return EarlierRun{summary["command"].get<std::string>(), summary["runs"].size()};
+  const bool was_stopped = summary.contains("stopped");
+  return EarlierRun{summary["command"].get<std::string>(),
+                    summary["runs"].size() + (was_stopped ? 1 : 0), was_stopped};
 }
 
 }  // namespace bert_mlp

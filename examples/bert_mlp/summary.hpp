@@ -20,14 +20,18 @@ namespace bert_mlp {
 /// the tape holds beyond that: values, gradients, those of parameters included, and its records,
 /// but not what validation takes); `peak_rss_bytes` is the whole process's peak while it trained.
 /// `checkpoint` says which of the models checkpoint.safetensors holds; null if this command saved
-/// none. `simulation` is there where there was one.
+/// none. `simulation` is there where there was one, and `stopped` where Ctrl-C came before the last
+/// training had ended: the one that it stopped, and after which step.
+/// @param runs that ended.
+/// @param stopped null if all did.
 [[nodiscard]] std::string summary(const Options& options, const std::vector<RunResult>& runs,
-                                  const Machine& machine);
+                                  const Machine& machine, const RunResult* stopped = nullptr);
 
 /// What must be known of a run that has left its summary.
 struct EarlierRun {
   std::string command;
-  std::size_t runs;
+  std::size_t runs;  // with the one that was stopped
+  bool was_stopped;
 };
 
 /// What summary.json of a folder says; empty if there is none or it is of another kind.

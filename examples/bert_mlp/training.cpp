@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -26,6 +27,7 @@
 #include "options.hpp"
 #include "recent_mean.hpp"
 #include "record.hpp"
+#include "results.hpp"
 #include "run_result.hpp"
 #include "simulation.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
@@ -164,13 +166,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const std::size_t tokens_per_step = options.tokens_per_step();
   const auto loss_scale = static_cast<float>(variant.loss_scale);
   const auto sample = validation_sample(options, batches);
+  const std::filesystem::path checkpoint = options.out / "checkpoint.safetensors";
   const auto save_if_wanted = [&] {
     if (!save) return;
     // A disk that is full now need not be so at the next checkpoint.
     result.unsaved.clear();
     try {
-      if (save_checkpoint(options.out / "checkpoint.safetensors", fingerprint, step, record, model,
-                          optimiser)) {
+      if (save_checkpoint(checkpoint, fingerprint, step, record, model, optimiser)) {
+        // What is told there is of another model.
+        if (!result.checkpoint_step) remove_earlier_results(options.out);
         result.checkpoint_step = step;
       }
     } catch (const us::FileError& error) {
@@ -188,11 +192,19 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const std::function<void()> go_on = [] {};
   const std::function<void()> stop_if_asked = [&] {
     if (interruption() == 0) return;
-    save_if_wanted();
-    Interrupted stop(variant, step);
-    stop.checkpoint_step = result.checkpoint_step;
-    stop.unsaved = result.unsaved;
-    throw stop;
+    // A model as it was at the beginning is not worth the checkpoint that may be there, nor is one
+    // that the same training, which gives the same bits, has left behind.
+    if (save && result.measured_steps > 0) {
+      const auto there = step_of_checkpoint(checkpoint, fingerprint);
+      if (there && *there >= step) {
+        result.checkpoint_step = there;
+        result.unsaved.clear();
+      } else {
+        save_if_wanted();
+      }
+    }
+    result.steps = step;
+    throw Interrupted(result, save);
   };
   const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts,
                                       const std::function<void()>& before_each) {

@@ -232,13 +232,28 @@ TEST_F(BertMlp, SaysWhatToResumeFromWhereAFolderIsGiven) {
   EXPECT_FALSE(fs::exists(folder_ / "never"));
 }
 
-/// A command that is stopped as by Ctrl-C after two seconds.
-Outcome run_until_stopped(const std::string& command, const fs::path& folder) {
-  return unit_scaling_test::run_command("cd " + folder.string() +
-                                        " && timeout --preserve-status -s INT 2 env "
-                                        "--default-signal=INT " +
-                                        command + " 2>&1");
+/// What a run of the example says and how it ends when `script`, of the shell, has sent it signals.
+/// There, `when CONDITION` waits until that holds, and gives up after ten seconds; `$run` is the
+/// number of the process, `$ready` holds as soon as Ctrl-C would not just end it, and `said` is
+/// what it has said so far.
+/// @param before what is to be typed before the program.
+/// @param redirections where it says it.
+Outcome run_with_signals(const std::string& arguments, const fs::path& folder,
+                         const std::string& script,
+                         const std::string& before = "env --default-signal=INT",
+                         const std::string& redirections = ">said 2>&1") {
+  return unit_scaling_test::run_command(
+      "cd '" + folder.string() +
+      "' && : >said || exit\n"
+      "when() { i=0; until eval \"$1\" || [ $i -ge 1000 ]; do sleep 0.01; i=$((i + 1)); done; }\n" +
+      // Of signals 1 to 4, the second is caught.
+      "ready='grep -q \"Name:.bert_mlp\" /proc/$run/status && '\n"
+      "ready=$ready'grep -q \"SigCgt:.*[2367abef]$\" /proc/$run/status'\n" +
+      before + " " UNIT_SCALING_BERT_MLP " " + arguments + " " + redirections + " & run=$!\n" +
+      script + "\nwait $run; code=$?; cat said; exit $code");
 }
+
+const std::string answer = "bert_mlp: stopping after this step; Ctrl-C again ends at once\n";
 
 TEST_F(BertMlp, StoppedByCtrlCPrintsACommandThatGoesOnToTheSameBits) {
   fs::copy(folder_ / "words.txt", folder_ / "it's\n\"so\" $HOME");
@@ -249,15 +264,18 @@ TEST_F(BertMlp, StoppedByCtrlCPrintsACommandThatGoesOnToTheSameBits) {
   const std::string simulation = "--simulate e4m3/e5m2 --simulate-rounding stochastic";
   const std::pair<std::string, std::string> cases[] = {
       {"--scaling loss:64 --out 'a b'", "--scaling loss:64"},
-      {"--compare fp8:unit,fp16:unit --seed=7", "--precision fp8 --seed 7"},
-      {simulation + " --stop-at 399999 --report", simulation}};
+      {"--compare fp8:unit,fp16:unit --seed=7 --out 'a b'", "--precision fp8 --seed 7"},
+      {simulation + " --stop-at 399999 --report --out 'a b'", simulation}};
+  const fs::path saved = folder_ / "a b/checkpoint.safetensors";
   for (const auto& [what, training] : cases) {
-    const Outcome stopped = run_until_stopped(UNIT_SCALING_BERT_MLP + start + what, folder_);
+    const Outcome stopped =
+        run_with_signals(start + what, folder_, "when '[ -e a*b/checkpoint* ]'; kill -INT $run");
     ASSERT_EQ(stopped.exit_code, 130) << stopped.output;
     std::smatch told;
     ASSERT_TRUE(std::regex_match(
         stopped.output, told,
-        std::regex("bert_mlp: stopped after step ([0-9]+) of [^\n]+; go on with\n([^\n]+)\n")))
+        std::regex(answer +
+                   "bert_mlp: stopped after step ([0-9]+) of [^\n]+; go on with\n([^\n]+)\n")))
         << stopped.output;
     std::string command = told.str(2);
     const std::string again = " --stop-at 399999";
@@ -270,31 +288,276 @@ TEST_F(BertMlp, StoppedByCtrlCPrintsACommandThatGoesOnToTheSameBits) {
     const Outcome pasted =
         unit_scaling_test::run_command("cd " + folder_.string() + " && bash pasted 2>&1");
     ASSERT_EQ(pasted.exit_code, 0) << command << "\n" << pasted.output;
-    fs::path resumed;
-    for (const auto& each : fs::recursive_directory_iterator(folder_)) {
-      if (each.path().filename() == "checkpoint.safetensors") resumed = each.path();
-    }
-    EXPECT_TRUE(fs::exists(resumed.parent_path() / "summary.json"));
+    EXPECT_TRUE(fs::exists(saved.parent_path() / "summary.json"));
     const Outcome unbroken = run(start + training + at_end + " --out whole", "2>&1", folder_);
     ASSERT_EQ(unbroken.exit_code, 0) << unbroken.output;
-    EXPECT_TRUE(content(folder_ / "whole/checkpoint.safetensors") == content(resumed)) << what;
+    EXPECT_TRUE(content(folder_ / "whole/checkpoint.safetensors") == content(saved)) << what;
     fs::remove_all(folder_ / "whole");
-    fs::remove_all(resumed.parent_path());
+    fs::remove_all(saved.parent_path());
   }
 }
 
 TEST_F(BertMlp, StoppedByCtrlCLeavesNoFolderWhereItHasNothingToGoOnFrom) {
-  const std::string start = UNIT_SCALING_BERT_MLP +
-                            std::string(" --hidden 16 --layers 1 --steps 400000 --quiet ") + data();
+  const std::string start = " --hidden 16 --layers 1 --steps 400000 --quiet " + data();
   for (const std::string what : {" --compare fp16:unit,fp8:unit", " --sweep-formats 5"}) {
-    const Outcome stopped = run_until_stopped(start + what + " --out never", folder_);
+    const Outcome stopped =
+        run_with_signals(start + what + " --out never", folder_, "when \"$ready\"; kill -INT $run");
     EXPECT_EQ(stopped.exit_code, 130) << stopped.output;
     EXPECT_TRUE(std::regex_match(
         stopped.output,
-        std::regex("bert_mlp: stopped after step [0-9]+ of [^\n]+, of which no checkpoint is "
+        std::regex(answer +
+                   "bert_mlp: stopped after step [0-9]+ of [^\n]+, of which no checkpoint is "
                    "kept\n")))
         << stopped.output;
     EXPECT_FALSE(fs::exists(folder_ / "never"));
+  }
+}
+
+TEST_F(BertMlp, StoppedByCtrlCBeforeItsFirstStepChangesNothing) {
+  const std::string command = small("own") + " --precision fp8";
+  const std::vector<std::string> files{"checkpoint.safetensors", "summary.json", "metrics.csv",
+                                       "loss.svg"};
+  const auto contents = [&] {
+    std::vector<std::string> all;
+    all.reserve(files.size());
+    for (const std::string& file : files) all.push_back(content(folder_ / "own" / file));
+    return all;
+  };
+  ASSERT_EQ(run(command).exit_code, 0);
+  const auto before = contents();
+  Outcome stopped = run_with_signals(command, folder_, "when \"$ready\"; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_EQ(stopped.output, answer +
+                                "bert_mlp: stopped after step 0 of fp8 unit, where it began: there "
+                                "is nothing to go on from\n");
+  EXPECT_TRUE(contents() == before);
+
+  ASSERT_EQ(run(command + " --overwrite --stop-at 5").exit_code, 0);
+  const auto part = contents();
+  stopped = run_with_signals(command + " --resume own/checkpoint.safetensors", folder_,
+                             "when \"$ready\"; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_EQ(stopped.output, answer +
+                                "bert_mlp: stopped after step 5 of fp8 unit, where it began: the "
+                                "same command goes on from there\n");
+  EXPECT_TRUE(contents() == part);
+}
+
+// When it is seen that the fp16 training has ended, the other makes its first steps.
+TEST_F(BertMlp, StoppedByCtrlCKeepsALaterCheckpointOfTheSameTraining) {
+  const std::string command =
+      data() +
+      " --hidden 16 --layers 1 --steps 1000 --eval-every 1000 --compare fp16:unit,fp8:unit "
+      "--out own";
+  ASSERT_EQ(run(command, "2>&1", folder_).exit_code, 0);
+  const std::string checkpoint = content(folder_ / "own/checkpoint.safetensors");
+  const std::string results = content(folder_ / "own/summary.json");
+  const Outcome stopped =
+      run_with_signals(command, folder_, "when 'grep -q took said'; sleep 0.05; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_TRUE(std::regex_search(
+      stopped.output,
+      std::regex("bert_mlp: stopped after step [0-9]+ of fp8 unit; the checkpoint of a later step "
+                 "is kept\nown keeps the results that this command wrote there before\n"
+                 "The checkpoint in own holds fp8 unit after step 1000\n$")))
+      << stopped.output;
+  EXPECT_TRUE(content(folder_ / "own/checkpoint.safetensors") == checkpoint);
+  EXPECT_EQ(content(folder_ / "own/summary.json"), results);
+}
+
+TEST_F(BertMlp, KeepsNoResultsOfAnotherModelThanThatOfTheCheckpoint) {
+  const std::string command =
+      data() + " --hidden 16 --layers 1 --eval-every 5 --quiet --precision fp8 --out own";
+  ASSERT_EQ(run(command + " --steps 10", "2>&1", folder_).exit_code, 0);
+  fs::remove(folder_ / "own/checkpoint.safetensors");
+  const Outcome stopped =
+      run_with_signals(command + " --steps 400000 --overwrite", folder_,
+                       "when '[ -e own/checkpoint.safetensors ]'; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_NE(stopped.output.find("; go on with\n"), std::string::npos) << stopped.output;
+  for (const std::string file : {"summary.json", "metrics.csv", "loss.svg"}) {
+    EXPECT_FALSE(fs::exists(folder_ / "own" / file)) << file;
+  }
+}
+
+// The fp16 training takes longer than to see that the other has ended.
+TEST_F(BertMlp, StoppedByCtrlCWritesTheResultsOfTheTrainingsThatEnded) {
+  const std::string model = data() + " --hidden 64 --layers 2 --steps 40 ";
+  const auto stop = [&](const std::string& what) {
+    const Outcome stopped =
+        run_with_signals(model + what, folder_, "when 'grep -q took said'; kill -INT $run");
+    EXPECT_EQ(stopped.exit_code, 130) << stopped.output;
+    return stopped.output.substr(
+        std::min(stopped.output.find("bert_mlp: stopped"), stopped.output.size()));
+  };
+  const std::string command = "--compare fp8:unit,fp16:unit --out own";
+  const std::string output = stop(command);
+  std::smatch told;
+  ASSERT_TRUE(std::regex_match(
+      output, told,
+      std::regex("bert_mlp: stopped after step ([0-9]+) of fp16 unit, of which no checkpoint is "
+                 "kept\nResults of the trainings that ended are in own\n"
+                 "The checkpoint in own holds fp8 unit after step 40\n")))
+      << output;
+  const auto json = summary("own");
+  ASSERT_EQ(json.at("runs").size(), 1U);
+  EXPECT_EQ(json.at("runs").at(0).at("precision"), "fp8");
+  EXPECT_EQ(json.at("checkpoint").at("step"), 40);
+  const nlohmann::json expected{
+      {"precision", "fp16"}, {"scaling", "unit"}, {"step", std::stoi(told.str(1))}};
+  EXPECT_EQ(json.at("stopped"), expected);
+  EXPECT_TRUE(content(folder_ / "own/metrics.csv").find("\nfp8,unit,40,") != std::string::npos);
+  EXPECT_TRUE(fs::exists(folder_ / "own/loss.svg"));
+
+  // To go on with one training replaces no results of another.
+  const std::string before = content(folder_ / "own/summary.json");
+  const Outcome elsewhere =
+      run(model + "--quiet --precision fp8 --resume own/checkpoint.safetensors", "2>&1", folder_);
+  EXPECT_EQ(elsewhere.exit_code, 0) << elsewhere.output;
+  EXPECT_EQ(content(folder_ / "own/summary.json"), before);
+
+  // The same command may take the folder again, and if it ends its results are not lost again.
+  ASSERT_EQ(run(model + "--compare fp32:unit,fp16:unit --out other", "2>&1", folder_).exit_code, 0);
+  const std::string all = content(folder_ / "other/metrics.csv");
+  const std::string kept = stop("--compare fp32:unit,fp16:unit --out other");
+  EXPECT_TRUE(kept.ends_with("other keeps the results that this command wrote there before\n"))
+      << kept;
+  EXPECT_EQ(content(folder_ / "other/metrics.csv"), all);
+  const std::string sweep = stop("--sweep-formats 5 --out sweep");
+  EXPECT_TRUE(sweep.ends_with("Results of the trainings that ended are in sweep\n")) << sweep;
+  EXPECT_EQ(summary("sweep").at("runs").size(), 1U);
+}
+
+TEST_F(BertMlp, SaysWhichCheckpointIsThereWhereTheLastCannotBeWritten) {
+  // No file may get as long as a checkpoint from the first one on.
+  const Outcome stopped = run_with_signals(
+      data() +
+          " --hidden 16 --layers 1 --steps 400000 --eval-every 5 --quiet --precision fp8 "
+          "--out own",
+      folder_,
+      "when '[ -e own/checkpoint.safetensors ]'; prlimit --pid $run --fsize=4000; sleep 0.1\n"
+      "kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  const std::string metadata = content(folder_ / "own/checkpoint.safetensors");
+  std::smatch step;
+  const std::string head = metadata.substr(0, 4096);
+  ASSERT_TRUE(std::regex_search(head, step, std::regex("\"step\":\"([0-9]+)\"")));
+  EXPECT_TRUE(std::regex_match(
+      stopped.output,
+      std::regex(answer +
+                 "bert_mlp: stopped after step [0-9]+ of fp8 unit; no checkpoint of it was "
+                 "written: [^\n]+\nThe checkpoint in own holds fp8 unit after step " +
+                 step.str(1) + "; go on with\n[^\n]+ --resume own/checkpoint.safetensors\n")))
+      << step.str(1) << "\n"
+      << stopped.output;
+}
+
+/// As above, of a run that goes on until `script` reads what it writes to standard output, which is
+/// a pipe that is full, as `cat <&3`. `$written` holds when its results are written.
+Outcome run_until_read(const std::string& data, const fs::path& folder, const std::string& script,
+                       const std::string& before = "env --default-signal=INT") {
+  // So many variants that their summary does not wait in a buffer of the program.
+  return run_with_signals(
+      data +
+          " --hidden 16 --layers 1 --steps 2 --quiet --json --out own --compare "
+          "fp32:unit,fp32:none,fp16:unit,fp16:none,bf16:unit,bf16:none,"
+          "fp8:unit,fp8:none,fp8:loss",
+      folder, script,
+      "mkfifo full && exec 3<>full && written='[ -e own/metrics.csv ]'\n"
+      "dd if=/dev/zero of=full bs=4096 count=4096 oflag=nonblock "
+      "conv=notrunc 2>dd_said\n" +
+          before,
+      ">&3 2>said");
+}
+
+TEST_F(BertMlp, EndsByCtrlCAlsoWhereTheResultsAreWrittenAlready) {
+  const Outcome stopped = run_until_read(data(), folder_,
+                                         "when \"$written\"; kill -INT $run; when '[ -s said ]'\n"
+                                         "timeout 0.3 cat <&3 | tr -d '\\0' >json");
+  EXPECT_EQ(stopped.exit_code, 130) << stopped.output;
+  EXPECT_EQ(stopped.output, answer);
+  EXPECT_EQ(content(folder_ / "json"), content(folder_ / "own/summary.json"));
+}
+
+TEST_F(BertMlp, AnswersCtrlCAtOnceAndEndsAtTheSecond) {
+  const Outcome stopped = run_until_read(
+      data(), folder_,
+      "when \"$written\"; kill -INT $run; kill -INT $run; when '[ -s said ]'; sleep 0.3\n"
+      "kill -0 $run && echo 'the same twice'; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_EQ(stopped.output, "the same twice\n" + answer);
+}
+
+TEST_F(BertMlp, StopsAtSigtermAsAtCtrlC) {
+  const std::string command =
+      data() +
+      " --hidden 16 --layers 1 --steps 400000 --eval-every 5 --quiet --precision fp8 "
+      "--out part";
+  const Outcome stopped =
+      run_with_signals(command, folder_, "when '[ -e part/checkpoint* ]'; kill -TERM $run");
+  EXPECT_EQ(stopped.exit_code, 143);
+  EXPECT_NE(stopped.output.find("; go on with\n"), std::string::npos) << stopped.output;
+  // It is a second one after Ctrl-C.
+  const Outcome ended = run_until_read(
+      data(), folder_,
+      "when \"$written\"; kill -INT $run; when '[ -s said ]'; sleep 0.3; kill -TERM $run");
+  EXPECT_EQ(ended.exit_code, 143);
+  EXPECT_EQ(ended.output, answer);
+}
+
+TEST_F(BertMlp, IgnoresTheSignalsThatWereIgnoredWhereItWasStarted) {
+  const Outcome stopped =
+      run_until_read(data(), folder_,
+                     "when \"$written\"; kill -INT $run; sleep 0.3; kill -INT $run; sleep 0.1\n"
+                     "cat said; kill -0 $run && echo 'goes on'; kill -TERM $run\n"
+                     "when '[ -s said ]'; timeout 0.3 cat <&3 >json",
+                     "env --ignore-signal=INT");
+  EXPECT_EQ(stopped.exit_code, 143);
+  EXPECT_EQ(stopped.output, "goes on\n" + answer);
+}
+
+// The reader of what it says is stopped by the same Ctrl-C.
+TEST_F(BertMlp, EndsByCtrlCAlsoWhereNobodyReadsWhatItSays) {
+  const Outcome stopped = run_with_signals(
+      data() + " --hidden 16 --layers 1 --steps 400000 --eval-every 5 --precision fp8 --out own",
+      folder_, "exec 3>&-; when '[ -e own/checkpoint.safetensors ]'; exec 4<&-; kill -INT $run",
+      "mkfifo pipe && exec 4<>pipe && exec 3>pipe && exec 4<&- && exec 4<pipe\n"
+      "env --default-signal=INT",
+      ">said 2>&3 3>&- 4<&-");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_EQ(stopped.output, "");
+}
+
+// The validation at --stop-at is of a long text, after a checkpoint and one step.
+TEST_F(BertMlp, StopsAgainAtTheSameStepWhereItWasStoppedInTheValidationThere) {
+  std::ofstream(folder_ / "long.txt") << std::string(4'000'000, 'a') + words();
+  const Outcome stopped = run_with_signals(
+      "--batch 8 --hidden 16 --layers 1 --quiet --eval-every 5 --precision fp8 --out own "
+      "--data long.txt --steps 10 --stop-at 6",
+      folder_, "when '[ -e own/checkpoint.safetensors ]'; sleep 0.1; kill -INT $run");
+  EXPECT_EQ(stopped.exit_code, 130);
+  EXPECT_TRUE(std::regex_match(
+      stopped.output,
+      std::regex(answer + "bert_mlp: stopped after step 6 of fp8 unit; go on with\n"
+                          "[^\n]+ --stop-at 6 --resume own/checkpoint.safetensors\n")))
+      << stopped.output;
+}
+
+TEST_F(BertMlp, NamesTheCheckpointWhereTheVariantInItIsWrong) {
+  ASSERT_EQ(run(small("own") + " --precision fp8 --scaling loss:64 --stop-at 1").exit_code, 0);
+  const std::string checkpoint = content(folder_ / "own/checkpoint.safetensors");
+  const std::pair<std::string, std::string> changes[] = {{"precision=fp8", "precision=fp4"},
+                                                         {"scaling=loss:64", "scaling=loss:0x"}};
+  for (const auto& [there, wrong] : changes) {
+    std::string altered = checkpoint;
+    altered.replace(altered.find(there), there.size(), wrong);
+    std::ofstream(folder_ / "bad.safetensors", std::ios::binary) << altered;
+    const Outcome outcome = run(small("never") + " --resume " + out("bad.safetensors"));
+    expect_refusal(outcome, wrong, folder_);
+    EXPECT_TRUE(outcome.output.starts_with("bert_mlp: --resume '" + out("bad.safetensors") +
+                                           "': " + wrong.substr(0, wrong.find('=')) + " '" +
+                                           wrong.substr(wrong.find('=') + 1) + "': expected "))
+        << outcome.output;
   }
 }
 
@@ -1336,7 +1599,8 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
         "--loss-scale-window",
         "--report",
         "--version",
-        "Exit codes"}) {
+        "Exit codes",
+        "130 stopped by Ctrl-C, 143 by kill."}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option << "\n" << outcome.output;
   }
 }
