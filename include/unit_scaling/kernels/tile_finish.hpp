@@ -46,8 +46,9 @@ template <class Tile> class TileFinish {
     }
   }
 
-  /// Begins to fetch the memory that `store` will read and write.
-  void prefetch(const TileBlock& at) const {
+  /// Begins to fetch the memory that `store` will read and write. Inlined always: GCC takes a
+  /// function that does nothing but this for one without effect, and drops the calls of it.
+  [[gnu::always_inline]] void prefetch(const TileBlock& at) const {
     if (read_.data != nullptr) read_.prefetch<0>(at.row, at.column, at.height, at.width);
     if (written_.data != nullptr) written_.prefetch<1>(at.row, at.column, at.height, at.width);
   }
