@@ -16,6 +16,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/compiled.hpp"  // the real formats are in the tests' companion
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
@@ -40,10 +41,6 @@ struct OwnPolicy {
 /// Policies that store what they compute with, and have the attention of narrow formats.
 using Float = precision::with_bfloat16_attention<precision::fp32>;
 using Half = precision::with_bfloat16_attention<precision::fp16>;
-
-/// P, compiled at the level of optimisation of what it is compared with: bits of losses differ
-/// between levels, and the tests' companion has another one.
-template <Precision P> struct CompiledHere : P {};
 
 struct MlpRun {
   nn::NormPlacement norm = nn::NormPlacement::pre;
@@ -142,20 +139,19 @@ template <Precision P, Precision Carrier> void expect_same_bits(const std::strin
 }
 
 TEST(SimulatedTraining, OfFp8InHalfHasTheBitsOfFp8) {
-  expect_same_bits<CompiledHere<precision::fp8>, Half>("e4m3fn/e5m2");
+  expect_same_bits<precision::fp8, Half>("e4m3fn/e5m2");
 }
 
 TEST(SimulatedTraining, OfFp8InFloatHasTheBitsOfFp8) {
-  expect_same_bits<CompiledHere<precision::fp8>, Float>("e4m3fn/e5m2,*=float16/float16");
+  expect_same_bits<precision::fp8, Float>("e4m3fn/e5m2,*=float16/float16");
 }
 
 TEST(SimulatedTraining, OfHalfInFloatHasTheBitsOfHalf) {
-  expect_same_bits<CompiledHere<precision::fp16>, CompiledHere<precision::fp32>>(
-      "float16/float16,*=float16/float16");
+  expect_same_bits<precision::fp16, precision::fp32>("float16/float16,*=float16/float16");
 }
 
 TEST(SimulatedTraining, OfBfloat16InFloatHasTheBitsOfBfloat16) {
-  expect_same_bits<CompiledHere<precision::bf16>, Float>("bfloat16/bfloat16,*=bfloat16/bfloat16");
+  expect_same_bits<precision::bf16, Float>("bfloat16/bfloat16,*=bfloat16/bfloat16");
 }
 
 TEST(SimulatedTraining, OfAUsersOwnFormatHasTheBitsOfAPolicyWithIt) {

@@ -239,7 +239,7 @@ template <Precision P> class Tape {
   ///
   /// A recipe is kept in a copy, or shared by who keeps its pointer.
   /// @throws std::invalid_argument if P has double, or if something is recorded already.
-  void use_recipe(std::shared_ptr<RecipeOfTape> recipe);
+  void use_recipe(const std::shared_ptr<RecipeOfTape>& recipe);
   template <std::derived_from<RecipeOfTape> R> void use_recipe(R recipe) {
     use_recipe(std::shared_ptr<RecipeOfTape>(std::make_shared<R>(std::move(recipe))));
   }
@@ -755,7 +755,7 @@ template <Precision P> void Tape<P>::clear() {
   recipe_.begin_step(step_);
 }
 
-template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> recipe) {
+template <Precision P> void Tape<P>::use_recipe(const std::shared_ptr<RecipeOfTape>& recipe) {
   if (!slots_.empty()) {
     throw std::invalid_argument("use_recipe: expected a tape with nothing recorded, clear it");
   }
@@ -764,7 +764,7 @@ template <Precision P> void Tape<P>::use_recipe(std::shared_ptr<RecipeOfTape> re
                                 std::string(P::name));
   }
   operands_.clear();
-  recipe_.use(std::move(recipe), std::is_same_v<Compute, double>, step_);
+  recipe_.use(recipe, std::is_same_v<Compute, double>, step_);
 }
 
 template <Precision P>
