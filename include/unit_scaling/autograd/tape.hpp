@@ -233,9 +233,8 @@ template <Precision P> class Tape {
   void trace_with(Tracer tracer) { tracer_ = std::move(tracer); }
 
   /// Makes the operands of ops that are recorded from here on, and rounds what they write, as a
-  /// recipe says (autograd/recipe.hpp): `Simulation::parse("e4m3fn/e5m2")`, one of your own, or
-  /// none
-  /// (`nullptr`), which leaves all as P says.
+  /// recipe says (autograd/recipe.hpp): `Simulation::parse("e4m3fn/e5m2")`, or one of your own.
+  /// None (`nullptr`) leaves all as P says.
   ///
   /// A recipe is kept in a copy, or shared by who keeps its pointer.
   /// @throws std::invalid_argument if P has double, or if something is recorded already.
