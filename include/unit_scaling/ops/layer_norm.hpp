@@ -143,14 +143,14 @@ struct LayerNorm {
     }
   }
 
-  /// What is noted of a row: x̂ = ((power x − centre) − rest) inverse.
+  /// What is noted of a row: x̂ = (power x − centre) inverse + offset.
   struct RowStatistics {
-    enum : std::size_t { power, centre, rest, inverse, count };
+    enum : std::size_t { power, centre, inverse, offset, count };
   };
 
   /// Notes the statistics of a row in `statistics`, (rows, 4).
   ///
-  /// The mean is `centre` + `rest`, of the row times `power`: a sum of rounded terms is off by more
+  /// The mean of the row times `power` is `centre` + `rest`: a sum of rounded terms is off by more
   /// than what is left of a row whose mean is large, so the mean of what is left corrects it.
   template <class Compute, class T>
   [[nodiscard]] auto measure(const Array<T>& x, Array<Compute>& statistics) const {
@@ -188,17 +188,15 @@ struct LayerNorm {
         centre /= std::exchange(row.power, 1);
         rest = variance = 0;
       }
+      // Without ε a constant row has no scale of its own: it gives 0 and passes no gradient.
+      const bool has_scale = variance != 0 || epsilon_ != 0;
+      const Compute inverse =
+          has_scale ? 1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, variance)) : 0;
       Compute* noted = target + RowStatistics::count * i;
       noted[RowStatistics::power] = row.power;
       noted[RowStatistics::centre] = centre;
-      noted[RowStatistics::rest] = rest;
-      // Without ε a constant row has no scale of its own: it gives 0 and passes no gradient.
-      if (variance == 0 && epsilon_ == 0) {
-        noted[RowStatistics::inverse] = 0;
-        return;
-      }
-      noted[RowStatistics::inverse] =
-          1 / std::sqrt(multiply_add(epsilon_ * row.power, row.power, variance));
+      noted[RowStatistics::inverse] = inverse;
+      noted[RowStatistics::offset] = -rest * inverse;
     };
   }
 
@@ -209,9 +207,9 @@ struct LayerNorm {
       const Compute* noted = statistics.data() + RowStatistics::count * i;
       return
           [row = kernels::ScaledRow<Compute, T>{x.row(i), x.columns(), noted[RowStatistics::power]},
-           centre = noted[RowStatistics::centre], rest = noted[RowStatistics::rest],
-           inverse = noted[RowStatistics::inverse]](std::size_t j, auto count) {
-            return (row.plus(-centre, j, count) - rest) * inverse;
+           centre = noted[RowStatistics::centre], inverse = noted[RowStatistics::inverse],
+           offset = noted[RowStatistics::offset]](std::size_t j, auto count) {
+            return multiply_add(row.plus(-centre, j, count), inverse, offset);
           };
     };
   }
