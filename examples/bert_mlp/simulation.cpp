@@ -8,8 +8,8 @@
 
 #include "options.hpp"
 #include "unit_scaling/autograd/recipe_of_tape.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace bert_mlp {
 

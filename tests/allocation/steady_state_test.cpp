@@ -19,7 +19,6 @@
 
 #include "support/threads.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
@@ -35,6 +34,7 @@
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace {
 

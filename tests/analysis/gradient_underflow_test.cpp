@@ -15,10 +15,10 @@
 #include "support/errors.hpp"
 #include "support/random_arrays.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace gradient_underflow_test {
 

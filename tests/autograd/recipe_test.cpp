@@ -23,7 +23,6 @@
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
 #include "support/threads.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
@@ -34,6 +33,7 @@
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/matmul.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace recipe_test {
 

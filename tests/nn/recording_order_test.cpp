@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "support/random_arrays.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/nn/bert.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
@@ -21,6 +20,7 @@
 #include "unit_scaling/nn/swiglu.hpp"
 #include "unit_scaling/nn/token_mixing.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace recording_order_test {
 

@@ -14,13 +14,13 @@
 
 #include "support/random_arrays.hpp"
 #include "support/threads.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/compiled.hpp"  // the real formats are in the tests' companion
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace simulated_training_test {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "unit_scaling/analysis.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
 #include "unit_scaling/unit_scaling.hpp"
 

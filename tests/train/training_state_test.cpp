@@ -35,7 +35,6 @@
 #include "support/temporary_folder.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
@@ -55,6 +54,7 @@
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 #include "unit_scaling/train/checkpoint.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 

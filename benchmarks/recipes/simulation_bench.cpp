@@ -13,7 +13,7 @@
 
 #include "bert_mlp_steps.hpp"
 #include "median.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace {
 

@@ -17,7 +17,6 @@
 
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
-#include "unit_scaling/autograd/simulation.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/add.hpp"
@@ -51,6 +50,7 @@
 #include "unit_scaling/ops/sum.hpp"
 #include "unit_scaling/ops/tanh.hpp"
 #include "unit_scaling/ops/token_mixing.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 namespace simulated_ops_test {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer autograd: a recipe of number formats that are chosen at run time, op by op.
+/// Layer recipes: a recipe of number formats that are chosen at run time, op by op.
 ///
 /// It takes two seconds to compile, so it is not in the umbrella header.
 // unit_scaling: optional

@@ -2,7 +2,7 @@
 // The rules of a simulation: how they are written, which one holds, what they leave alone, and
 // stochastic rounding. That the bits are those of real formats is in simulated_ops_test.cpp and,
 // for whole trainings, in tests/nn/simulated_training_test.cpp.
-#include "unit_scaling/autograd/simulation.hpp"
+#include "unit_scaling/recipes/simulation.hpp"
 
 #include <gtest/gtest.h>
 
