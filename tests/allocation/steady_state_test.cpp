@@ -20,6 +20,7 @@
 #include "support/threads.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
@@ -114,6 +115,19 @@ TEST(Allocation, IsCountedInEveryForm) {
   ::operator delete (::operator new (64, std::align_val_t{64}), std::align_val_t{64});
   ::operator delete(::operator new(8, std::nothrow), std::nothrow);
   EXPECT_EQ(allocations - before, 4U);
+}
+
+TEST(Allocation, HappensInNoCheckThatHolds) {
+  const Shape shape{2, 3};
+  const ScaleLayout layout = ScaleLayout::per_row(ScaleFormat::binary32);
+  const std::size_t before = allocations;
+  require(shape.rank() != 0, "an operation", "expected a text longer than strings hold, got ",
+          shape, layout, Format::of<float>(), 1e-30, [] { return std::string(100, 'x'); });
+  require_shape(
+      shape.rank() == 2, "an operation", [] { return std::string(100, 'x'); }, shape);
+  require_same_shape("an operation", "this array, and that other one there", shape, shape);
+  require_at_least("an operation", "an attribute of a rather long name", 2, 3.0);
+  EXPECT_EQ(allocations - before, 0U);
 }
 
 /// A masked language model in small, with every size odd, and its batch.

@@ -143,10 +143,8 @@ class SafetensorsWriter {
   /// @throws std::invalid_argument as above; ShapeError if the shape has another size.
   template <PackedSafetensorsElement T>
   void add(const std::string& name, PackedArray<T> array, const Shape& shape) {
-    if (array.size() != shape.size()) {
-      throw_shape_error("SafetensorsWriter", "as many packed elements as the shape has", shape,
-                        Shape{array.size()});
-    }
+    require_shape(array.size() == shape.size(), "SafetensorsWriter",
+                  "as many packed elements as the shape has", shape, Shape{array.size()});
     auto shared = std::make_shared<const PackedArray<T>>(std::move(array));
     const auto codes = shared->bytes();
     add_codes(name, detail::safetensors_type(detail::safetensors_type_name<T>), shape,
