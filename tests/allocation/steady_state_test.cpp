@@ -23,6 +23,8 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
@@ -128,6 +130,26 @@ TEST(Allocation, HappensInNoCheckThatHolds) {
   require_same_shape("an operation", "this array, and that other one there", shape, shape);
   require_at_least("an operation", "an attribute of a rather long name", 2, 3.0);
   EXPECT_EQ(allocations - before, 0U);
+}
+
+TEST(Allocation, HappensForNoBlockScalesInMemoryThatWaits) {
+  RecyclingResource memory;
+  const Array<float> numbers = Array<float>::filled({300, 700}, 3.0F);
+  const EncodedArray array = EncodedArray::view(numbers);
+  for (const ScaleLayout& layout :
+       {ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 32),
+        ScaleLayout::per_block_of_rows(ScaleFormat::power_of_two, 32),
+        ScaleLayout{ScaleFormat::binary32, 128, 128},
+        ScaleLayout::per_tensor(ScaleFormat::power_of_two)}) {
+    const auto scales = [&] {
+      static_cast<void>(power_of_two_block_scales(array, layout, Format::of<float8_e4m3fn>(),
+                                                  ScaleRounding::floor, &memory));
+    };
+    scales();
+    const std::size_t before = allocations;
+    scales();
+    EXPECT_EQ(allocations - before, 0U) << to_string(layout);
+  }
 }
 
 /// A masked language model in small, with every size odd, and its batch.

@@ -28,6 +28,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/packed.hpp"
@@ -72,18 +73,6 @@ template <class E>
 concept MxElement = std::same_as<E, MxInt8> ||
     (AnyMinifloat<E>&& E::format.bits() <= 8 && E::format.has_zero() &&
      E::format.min_subnormal_exponent() >= -22);
-
-/// How the scale of a block follows from its largest magnitude, amax.
-enum class ScaleRounding {
-  /// The largest power of two that does not exceed amax, divided by the largest power of two of the
-  /// element format. The largest elements may saturate: in float8_e4m3fn those of magnitudes
-  /// beyond 448/256 of a power of two. Source: OCP MX 1.0, section 6.3.
-  floor,
-  /// The smallest power of two with which amax does not exceed the largest number of the element
-  /// format, so that nothing saturates. One exception: the largest scale being 2^127, a block of
-  /// MxInt8 saturates where amax exceeds 127/64 2^127.
-  round_up,
-};
 
 /// How numbers are encoded in blocks.
 struct MxEncodeOptions {
