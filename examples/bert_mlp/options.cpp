@@ -31,12 +31,20 @@ namespace bert_mlp {
 
 namespace {
 
-/// Reads "unit", "none", "loss", "loss:FACTOR" or "unit+loss:FACTOR".
+/// Part of the name of a variant.
+struct VariantPart {
+  std::string text;
+  std::string source = "--";  ///< what messages have in front of "precision" or "scaling"
+};
+
+/// Reads a precision, and as scaling "unit", "none", "loss", "loss:FACTOR" or "unit+loss:FACTOR".
 /// @throws std::invalid_argument for anything else.
-Variant parse_variant(const std::string& precision, const std::string& scaling) {
+Variant parse_variant(const VariantPart& precision_part, const VariantPart& scaling_part) {
+  const std::string& precision = precision_part.text;
+  const std::string& scaling = scaling_part.text;
   constexpr std::array precisions{"fp32", "fp16", "bf16", "fp8"};
   if (std::find(precisions.begin(), precisions.end(), precision) == precisions.end()) {
-    throw std::invalid_argument("precision " + us::in_quotes(precision) +
+    throw std::invalid_argument(precision_part.source + "precision " + us::in_quotes(precision) +
                                 ": expected fp32, fp16, bf16 or fp8");
   }
   if (scaling == "unit") return {precision, us::scaling::paper, 1};
@@ -53,7 +61,7 @@ Variant parse_variant(const std::string& precision, const std::string& scaling) 
       return {precision, rules == "loss" ? us::scaling::none : us::scaling::paper, factor};
     }
   }
-  throw std::invalid_argument("scaling " + us::in_quotes(scaling) +
+  throw std::invalid_argument(scaling_part.source + "scaling " + us::in_quotes(scaling) +
                               ": expected unit, none, loss, loss:FACTOR or unit+loss:FACTOR, "
                               "with a factor from 2^-64 to 2^64");
 }
@@ -127,16 +135,6 @@ CLI::Option* require_finite(CLI::Option* option, bool zero) {
                  });
 }
 
-/// The variant that --precision and --scaling name.
-/// @throws std::invalid_argument if there is none.
-Variant parse_single_variant(const std::string& precision, const std::string& scaling) {
-  try {
-    return parse_variant(precision, scaling);
-  } catch (const std::invalid_argument& error) {
-    throw std::invalid_argument(std::string("--") + error.what());
-  }
-}
-
 /// No argument means anything if it is empty: mostly it is a variable of the shell that is not set.
 /// @throws std::invalid_argument naming the option.
 void require_no_empty_argument(int argc, char** argv) {
@@ -203,7 +201,7 @@ std::vector<Variant> parse_comparison(const std::string& text) {
                                   us::in_quotes(item));
     }
     variants.push_back(with_option("--compare", text, [&] {
-      return parse_variant(item.substr(0, colon), item.substr(colon + 1));
+      return parse_variant({item.substr(0, colon), ""}, {item.substr(colon + 1), ""});
     }));
     const std::string last = variants.back().name();
     if (std::count_if(variants.begin(), variants.end(),
@@ -223,8 +221,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
     options.command += (i == 0 ? "" : " ") + one_line(argv[i]);
   }
   require_no_empty_argument(argc, argv);
-  std::string precision = "fp8";
-  std::string scaling = "unit";
+  VariantPart precision{"fp8"};
+  VariantPart scaling{"unit"};
   std::string compare = "fp32:unit,fp16:unit,fp8:unit,fp32:none,fp8:none";
   std::string schedule = "linear";
   std::string simulate;
@@ -268,10 +266,10 @@ std::optional<Options> parse_options(int argc, char** argv) {
                  "File to train on, any bytes; may be repeated with other files (default: the "
                  "project's sources)")
       ->allow_extra_args(false);
-  auto* precision_option =
-      app.add_option("--precision", precision, "fp32, fp16, bf16 or fp8")->capture_default_str();
+  auto* precision_option = app.add_option("--precision", precision.text, "fp32, fp16, bf16 or fp8")
+                               ->capture_default_str();
   auto* scaling_option =
-      app.add_option("--scaling", scaling,
+      app.add_option("--scaling", scaling.text,
                      "unit (the paper's rules), none (plain), loss[:FACTOR] (plain with a loss "
                      "scale, 1024 if not given), unit+loss:FACTOR")
           ->capture_default_str();
@@ -430,29 +428,23 @@ std::optional<Options> parse_options(int argc, char** argv) {
   const bool is_of_checkpoint = !options.resume.empty() && compare_option->count() == 0;
   if (is_of_checkpoint) {
     const CheckpointVariant there = variant_of_checkpoint(options.resume);
-    if (precision_option->count() == 0) precision = there.precision;
-    if (scaling_option->count() == 0) scaling = there.scaling;
-    // What is wrong there is told of the file: the options were not given.
-    try {
-      static_cast<void>(parse_variant(precision_option->count() == 0 ? there.precision : "fp32",
-                                      scaling_option->count() == 0 ? there.scaling : "unit"));
-    } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument("--resume " + quoted_path(options.resume.string()) + ": " +
-                                  error.what());
-    }
+    const std::string file = "--resume " + quoted_path(options.resume.string()) + ": ";
+    if (precision_option->count() == 0) precision = {there.precision, file};
+    if (scaling_option->count() == 0) scaling = {there.scaling, file};
   }
   if (sweep_option->count() > 0) {
     options.sweep_bits = parse_sweep_bits(sweep);
     std::vector<std::string> scalings{"unit", "none"};
-    if (scaling_option->count() > 0) scalings = {scaling};
+    if (scaling_option->count() > 0) scalings = {scaling.text};
     for (const std::string& each : scalings) {
-      options.variants.push_back(parse_single_variant("fp32", each));
+      options.variants.push_back(parse_variant({"fp32"}, {each}));
     }
   } else if (is_of_checkpoint || precision_option->count() + scaling_option->count() > 0 ||
              (simulate_option->count() > 0 && compare_option->count() == 0)) {
     const bool is_carrier =
         simulate_option->count() > 0 && precision_option->count() == 0 && !is_of_checkpoint;
-    options.variants.push_back(parse_single_variant(is_carrier ? "fp32" : precision, scaling));
+    options.variants.push_back(
+        parse_variant(is_carrier ? VariantPart{"fp32"} : precision, scaling));
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {

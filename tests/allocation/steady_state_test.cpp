@@ -20,8 +20,11 @@
 #include "support/threads.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/tape.hpp"
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
@@ -114,6 +117,39 @@ TEST(Allocation, IsCountedInEveryForm) {
   ::operator delete (::operator new (64, std::align_val_t{64}), std::align_val_t{64});
   ::operator delete(::operator new(8, std::nothrow), std::nothrow);
   EXPECT_EQ(allocations - before, 4U);
+}
+
+TEST(Allocation, HappensInNoCheckThatHolds) {
+  const Shape shape{2, 3};
+  const ScaleLayout layout = ScaleLayout::per_row(ScaleFormat::binary32);
+  const std::size_t before = allocations;
+  require(shape.rank() != 0, "an operation", "expected a text longer than strings hold, got ",
+          shape, layout, Format::of<float>(), 1e-30, [] { return std::string(100, 'x'); });
+  require_shape(
+      shape.rank() == 2, "an operation", [] { return std::string(100, 'x'); }, shape);
+  require_same_shape("an operation", "this array, and that other one there", shape, shape);
+  require_at_least("an operation", "an attribute of a rather long name", 2, 3.0);
+  EXPECT_EQ(allocations - before, 0U);
+}
+
+TEST(Allocation, HappensForNoBlockScalesInMemoryThatWaits) {
+  RecyclingResource memory;
+  const Array<float> numbers = Array<float>::filled({300, 700}, 3.0F);
+  const EncodedArray array = EncodedArray::view(numbers);
+  for (const ScaleLayout& layout :
+       {ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 32),
+        ScaleLayout::per_block_of_rows(ScaleFormat::power_of_two, 32),
+        ScaleLayout{ScaleFormat::binary32, 128, 128},
+        ScaleLayout::per_tensor(ScaleFormat::power_of_two)}) {
+    const auto scales = [&] {
+      static_cast<void>(power_of_two_block_scales(array, layout, Format::of<float8_e4m3fn>(),
+                                                  ScaleRounding::floor, &memory));
+    };
+    scales();
+    const std::size_t before = allocations;
+    scales();
+    EXPECT_EQ(allocations - before, 0U) << to_string(layout);
+  }
 }
 
 /// A masked language model in small, with every size odd, and its batch.

@@ -17,7 +17,6 @@
 #include "unit_scaling/core/eigen.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
@@ -41,26 +40,16 @@ TEST(MovedFrom, AnArrayIsEmpty) {
   EXPECT_EQ(fourth, Array<float>::filled({4}, 2));
 }
 
-TEST(MovedFrom, PackedAndBlockArraysAreEmpty) {
+TEST(MovedFrom, PackedArraysAreEmpty) {
   PackedArray<float4_e2m1fn> packed(11);
   const PackedArray<float4_e2m1fn> taken = std::move(packed);
   EXPECT_EQ(packed.size(), 0U);  // NOLINT(bugprone-use-after-move)
   EXPECT_EQ(packed.bytes().size(), 0U);
   EXPECT_EQ(taken.size(), 11U);
-  MxArray<float8_e4m3fn> blocks(3, 40);
-  MxArray<float8_e4m3fn> other = std::move(blocks);
-  EXPECT_EQ(blocks.size(), 0U);  // NOLINT(bugprone-use-after-move)
-  EXPECT_EQ(other.size(), 120U);
-  blocks = std::move(other);
-  EXPECT_EQ(other.rows(), 0U);  // NOLINT(bugprone-use-after-move)
-  EXPECT_EQ(blocks.columns(), 40U);
 }
 
 TEST(Sizes, ThatNobodyCanCountAreRefused) {
   constexpr std::size_t huge = std::size_t{1} << 59;
-  expect_shape_error([] { MxArray<float8_e4m3fn>(huge, 1024); }, {"MxArray"});
-  expect_shape_error([] { MxArray<float4_e2m1fn>(huge, 1024); }, {"MxArray"});
-  expect_shape_error([] { MxArray<float8_e4m3fn>(std::size_t{1} << 63, 2, {}, {}); }, {"MxArray"});
   expect_shape_error([] { (void)Shape({0, std::size_t{1} << 63, 4}); }, {"Shape"});
   expect_shape_error([] { (void)size_product("op", {huge, 32, 1}); }, {"op", " * 32"});
   expect_shape_error([] { (void)size_product("op", {huge, 0, huge}); }, {"op"});
@@ -140,18 +129,11 @@ TEST(Views, OfTemporaryArraysDoNotCompile) {
 }
 
 template <class T>
-concept HasScales = requires {
-  std::declval<T>().scales();
-};
-template <class T>
 concept HasBytes = requires {
   std::declval<T>().bytes();
 };
 
-TEST(Views, OfTemporaryPackedAndBlockArraysDoNotCompile) {
-  using Blocks = MxArray<float8_e4m3fn>;
-  static_assert(HasScales<Blocks&> && HasScales<const Blocks&> && !HasScales<Blocks>);
-  static_assert(std::is_same_v<decltype(std::declval<Blocks>().elements()), Blocks::Elements>);
+TEST(Views, OfTemporaryPackedArraysDoNotCompile) {
   using Packed = PackedArray<float4_e2m1fn>;
   static_assert(HasBytes<Packed&> && HasBytes<const Packed&> && !HasBytes<Packed>);
 }

@@ -16,7 +16,7 @@
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/math.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
+#include "unit_scaling/formats/mx.hpp"
 
 namespace {
 
@@ -178,15 +178,17 @@ template <class T> void spans(const std::string& name) {
   }
 }
 
-template <class Blocks> void blocks(const std::string& name) {
-  const std::vector<float> in = spread(50 * 33);
-  std::vector<float> out(in.size());
-  Blocks array(50, 33);
+void blocks(const std::string& name, const us::Format& elements) {
+  const us::EncodedArray in = us::EncodedArray::view(us::Array<float>({50, 33}, spread(50 * 33)));
   for (const us::Rounding rounding : {us::Rounding::nearest_even, us::Rounding::stochastic}) {
     Digest digest(name);
-    array.encode(in, {.rounding = rounding, .random = us::StochasticRounding(us::Random(1))});
-    array.decode(out);
-    for (const float number : out) digest.add(std::bit_cast<std::uint32_t>(number));
+    const us::EncodedArray array =
+        us::encode_mx(in, elements, us::mx_blocks, us::ScaleRounding::floor,
+                      {.rounding = rounding, .random = us::StochasticRounding(us::Random(1))});
+    const us::Array<float> out = array.decode();
+    for (const float number : out.span()) {
+      digest.add(std::bit_cast<std::uint32_t>(number));
+    }
   }
 }
 
@@ -202,9 +204,9 @@ int main() {
   spans<us::float16>("float16");
   spans<us::bfloat16>("bfloat16");
   spans<us::float8_e4m3fn>("float8_e4m3fn");
-  blocks<us::mxfp8_e4m3>("mxfp8_e4m3");
-  blocks<us::mxfp4_e2m1>("mxfp4_e2m1");
-  blocks<us::mxint8>("mxint8");
+  blocks("mxfp8_e4m3", us::Format::of<us::float8_e4m3fn>());
+  blocks("mxfp4_e2m1", us::Format::of<us::float4_e2m1fn>());
+  blocks("mxint8", us::mx_int8());
   for (const char* name : {"e3m7", "e5m2", "bfloat16", "e8m3"}) {
     Digest digest(std::string(name) + " chosen at run time");
     std::vector<float> numbers = spread(5003);

@@ -31,7 +31,6 @@
 #include "support/threads.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
 
 namespace encoded_array_test {
 
@@ -431,29 +430,6 @@ TEST(EncodedArray, RoundsWhatAnotherFormatStandsFor) {
   for (float& number : numbers) number *= 1.7F;
   EXPECT_EQ(with_factor,
             EncodedArray::encode(view_of(numbers, shape), Format::parse("e4m3fn"), layout, scales));
-}
-
-TEST(EncodedArray, OfBlocksOfTheMxFormatsHasTheirNumbers) {
-  const std::size_t rows = 5;
-  const std::size_t columns = 77;
-  const std::vector<float> numbers = spread_numbers(rows * columns);
-  mxfp4_e2m1 blocks(rows, columns);
-  blocks.encode(numbers);
-  std::vector<float> expected(numbers.size());
-  blocks.decode(expected);
-  Array<std::uint8_t> scales(Shape{blocks.scales().size()});
-  std::memcpy(scales.mutable_data(), blocks.scales().data(), scales.bytes());
-  const auto codes = blocks.elements().bytes();
-  const EncodedArray array(Shape{rows, columns}, Format::of<float4_e2m1fn>(),
-                           Array<std::uint8_t>::borrow(codes, Shape{codes.size()}),
-                           ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 32),
-                           scales);
-  EXPECT_EQ(array.bytes(), blocks.bytes());
-  EXPECT_EQ(array.codes().data(), codes.data());
-  const std::vector<float> actual = decoded(array);
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    ASSERT_TRUE(is_same_number(actual[i], expected[i])) << i;
-  }
 }
 
 TEST(EncodedArray, SharesTheElementsOfTypedArraysBothWays) {

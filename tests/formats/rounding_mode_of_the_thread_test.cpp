@@ -21,10 +21,12 @@
 #include "formats/rounding_modes.hpp"
 #include "support/thread_arithmetic.hpp"
 #include "support/threads.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
+#include "unit_scaling/formats/mx.hpp"
 #include "unit_scaling/formats/packed.hpp"
 
 namespace rounding_mode_of_the_thread_test {
@@ -39,7 +41,6 @@ std::uint64_t bits_of(float number) { return std::bit_cast<std::uint32_t>(number
 std::uint64_t bits_of(double number) { return std::bit_cast<std::uint64_t>(number); }
 template <AnyMinifloat T> std::uint64_t bits_of(T number) { return number.bits(); }
 std::uint64_t bits_of(Number number) { return number.bits(); }
-std::uint64_t bits_of(MxInt8 number) { return number.bits(); }
 
 /// Of a function's result: compilers and processors choose the sign of a NaN that it makes.
 std::uint64_t bits_of_result(Number number) {
@@ -446,13 +447,7 @@ TEST(RoundingModeOfTheThread, DoesNotChangeFormatsWithoutAType) {
   }
 }
 
-template <class E> class RoundingModeOfTheThreadMx : public testing::Test {};
-using MxElements = ::testing::Types<float8_e4m3fn, float8_e5m2, float6_e2m3fn, float6_e3m2fn,
-                                    float4_e2m1fn, MxInt8>;
-TYPED_TEST_SUITE(RoundingModeOfTheThreadMx, MxElements);
-
-TYPED_TEST(RoundingModeOfTheThreadMx, DoesNotChangeBlocks) {
-  using E = TypeParam;
+TEST(RoundingModeOfTheThread, DoesNotChangeMxBlocks) {
   constexpr std::size_t rows = 61;
   constexpr std::size_t columns = 77;
   std::vector<float> numbers(rows * columns);
@@ -465,26 +460,27 @@ TYPED_TEST(RoundingModeOfTheThreadMx, DoesNotChangeBlocks) {
     if (i % 19 == 0) numbers[i] = i % 2 == 0 ? 0.0F : -0.0F;
     if (i == 1000) numbers[i] = std::numeric_limits<float>::infinity();
   }
-  std::vector<float> back(numbers.size());
-  expect_same_in_every_mode([&] {
-    Bits result;
-    for (const ScaleRounding scale_rounding : {ScaleRounding::floor, ScaleRounding::round_up}) {
-      for (const Rounding rounding : all_modes) {
-        MxArray<E> array(rows, columns);
-        array.encode(numbers,
-                     {.scale_rounding = scale_rounding,
-                      .rounding = rounding,
-                      .random = StochasticRounding(Random(1, RandomStream::rounding), 16)});
-        for (const float8_e8m0fnu scale : array.scales()) result.push_back(scale.bits());
-        for (std::size_t i = 0; i < array.size(); ++i) {
-          result.push_back(bits_of(E(array.elements()[i])));
+  const EncodedArray source = EncodedArray::view(Array<float>({rows, columns}, numbers));
+  for (const Format& elements :
+       {Format::of<float8_e4m3fn>(), Format::of<float8_e5m2>(), Format::of<float6_e2m3fn>(),
+        Format::of<float6_e3m2fn>(), Format::of<float4_e2m1fn>(), mx_int8()}) {
+    expect_same_in_every_mode([&] {
+      Bits result;
+      for (const ScaleRounding scale_rounding : {ScaleRounding::floor, ScaleRounding::round_up}) {
+        for (const Rounding rounding : all_modes) {
+          const EncodedArray array =
+              encode_mx(source, elements, mx_blocks, scale_rounding,
+                        {.rounding = rounding,
+                         .random = StochasticRounding(Random(1, RandomStream::rounding), 16)});
+          result.insert(result.end(), array.scale_codes().begin(), array.scale_codes().end());
+          result.insert(result.end(), array.codes().begin(), array.codes().end());
+          const Array<float> back = array.decode();
+          append(result, std::vector<float>(back.span().begin(), back.span().end()));
         }
-        array.decode(back);
-        append(result, back);
       }
-    }
-    return result;
-  });
+      return result;
+    });
+  }
 }
 
 template <class T> class RoundingModeOfTheThreadPacked : public testing::Test {};

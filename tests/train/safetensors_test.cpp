@@ -34,12 +34,17 @@
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 #include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/mx.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 
 namespace unit_scaling_test {
 namespace safetensors_test {
 
 using unit_scaling::Array;
 using unit_scaling::bfloat16;
+using unit_scaling::EncodedArray;
 using unit_scaling::FileError;
 using unit_scaling::float16;
 using unit_scaling::float4_e2m1fn;
@@ -50,8 +55,7 @@ using unit_scaling::float8_e4m3fnuz;
 using unit_scaling::float8_e5m2;
 using unit_scaling::float8_e5m2fnuz;
 using unit_scaling::float8_e8m0fnu;
-using unit_scaling::MxArray;
-using unit_scaling::MxInt8;
+using unit_scaling::Format;
 using unit_scaling::PackedArray;
 using unit_scaling::Shape;
 using unit_scaling::train::SafetensorsFile;
@@ -354,27 +358,35 @@ std::vector<float> numbers(std::size_t size) {
   return result;
 }
 
-template <class E, std::size_t block_size> class Mx {};
+unit_scaling::ScaleLayout blocks_of(std::size_t size) {
+  return unit_scaling::ScaleLayout::per_block_of_columns(unit_scaling::ScaleFormat::power_of_two,
+                                                         size);
+}
 
-template <class Visit> void for_each_mx_type(const Visit& visit) {
-  visit(Mx<float8_e4m3fn, 32>{}, "F8_E4M3");
-  visit(Mx<float8_e5m2, 32>{}, "F8_E5M2");
-  visit(Mx<float6_e2m3fn, 32>{}, "F6_E2M3");
-  visit(Mx<float6_e3m2fn, 32>{}, "F6_E3M2");
-  visit(Mx<float4_e2m1fn, 32>{}, "F4");
-  visit(Mx<MxInt8, 32>{}, "I8");
-  visit(Mx<float4_e2m1fn, 16>{}, "F4");
-  visit(Mx<MxInt8, 5>{}, "I8");
-  visit(Mx<float8_e5m2fnuz, 1>{}, "F8_E5M2FNUZ");
+EncodedArray mx_array(std::size_t rows, std::size_t columns, const Format& elements,
+                      std::size_t block_size = 32) {
+  const Array<float> array(Shape{rows, columns}, numbers(rows * columns));
+  return unit_scaling::encode_mx(EncodedArray::view(array), elements, blocks_of(block_size));
 }
 
 TEST_F(Safetensors, ReadsBackMxArraysOfEveryFormatAndShape) {
-  for_each_mx_type([&]<class E, std::size_t block_size>(Mx<E, block_size> /*type*/,
-                                                        const std::string& type) {
+  struct Case {
+    Format elements;
+    std::size_t block_size;
+    std::string type;
+  };
+  for (const auto& [elements, block_size, type] :
+       std::vector<Case>{{Format::of<float8_e4m3fn>(), 32, "F8_E4M3"},
+                         {Format::of<float8_e5m2>(), 32, "F8_E5M2"},
+                         {Format::of<float6_e2m3fn>(), 32, "F6_E2M3"},
+                         {Format::of<float6_e3m2fn>(), 32, "F6_E3M2"},
+                         {Format::of<float4_e2m1fn>(), 32, "F4"},
+                         {unit_scaling::mx_int8(), 32, "U8"},
+                         {Format::of<float4_e2m1fn>(), 16, "F4"},
+                         {Format::of<float8_e5m2fnuz>(), 1, "F8_E5M2FNUZ"}}) {
     for (const auto& [rows, columns] : std::vector<std::pair<std::size_t, std::size_t>>{
              {0, 0}, {0, 7}, {7, 0}, {1, 1}, {3, 5}, {2, 33}, {4, 64}, {33, 31}}) {
-      MxArray<E, block_size> array(rows, columns);
-      array.encode(numbers(array.size()));
+      const EncodedArray array = mx_array(rows, columns, elements, block_size);
       SafetensorsWriter writer;
       writer.add("w", array);
       writer.write(file);
@@ -385,36 +397,22 @@ TEST_F(Safetensors, ReadsBackMxArraysOfEveryFormatAndShape) {
       EXPECT_EQ(opened.info("w.scales").type, "F8_E8M0");
       EXPECT_EQ(opened.info("w.scales").shape,
                 (std::vector<std::uint64_t>{rows, (columns + block_size - 1) / block_size}));
-
-      const auto again = opened.mx_array<E, block_size>("w");
-      EXPECT_EQ(again.rows(), rows);
-      EXPECT_EQ(again.columns(), columns);
-      EXPECT_TRUE(std::equal(again.scales().begin(), again.scales().end(), array.scales().begin(),
-                             array.scales().end(), [](float8_e8m0fnu a, float8_e8m0fnu b) {
-                               return a.bits() == b.bits();
-                             }));
-      std::vector<float> expected(array.size());
-      std::vector<float> found(array.size());
-      array.decode(expected);
-      again.decode(found);
-      for (std::size_t i = 0; i < found.size(); ++i) {
-        EXPECT_EQ(std::bit_cast<std::uint32_t>(found[i]),
-                  std::bit_cast<std::uint32_t>(expected[i]));
-      }
+      EXPECT_EQ(opened.encoded_array("w", array), array);
     }
-  });
+  }
 }
 
 TEST_F(Safetensors, WritesTheCodesOfAnMxArray) {
   // 1.5 and −0.5 over the scale 2^-2 are 6 and −2: codes 0x7 and 0xc. The scale's code is 127 − 2.
-  MxArray<float4_e2m1fn> array(1, 2);
-  array.encode(std::vector<float>{1.5F, -0.5F});
   SafetensorsWriter writer;
-  writer.add("w", array);
+  writer.add("w", unit_scaling::encode_mx(EncodedArray::view(Array<float>({1, 2}, {1.5F, -0.5F})),
+                                          Format::of<float4_e2m1fn>()));
   writer.write(file);
   const std::string header =
-      R"({"w.scales":{"dtype":"F8_E8M0","shape":[1,1],"data_offsets":[0,1]},)"
-      R"("w.elements":{"dtype":"F4","shape":[1,2],"data_offsets":[1,2]}})";
+      R"json({"__metadata__":{"unit_scaling.encoding.w":)json"
+      R"json("float4_e2m1fn with power_of_two scales of tiles of 1 x 32, (1, 2)"},)json"
+      R"json("w.scales":{"dtype":"F8_E8M0","shape":[1,1],"data_offsets":[0,1]},)json"
+      R"json("w.elements":{"dtype":"F4","shape":[1,2],"data_offsets":[1,2]}})json";
   EXPECT_EQ(stored().substr(8, header.size()), header);
   EXPECT_EQ(stored().substr(stored().size() - 2), "\x7d\xc7");
 }
@@ -429,39 +427,34 @@ template <class Call> std::string said_by(const Call& call) {
   return "";
 }
 
-TEST_F(Safetensors, SaysWhatIsWrongWithAnMxArray) {
+TEST_F(Safetensors, HoldsWhatAnEncodedArrayOfAFileOfOthersIsMadeFrom) {
   SafetensorsWriter writer;
-  MxArray<float4_e2m1fn, 16> array(3, 20);
-  writer.add("sixteen", array);
-  writer.add("missing.elements", Array<float8_e5m2>::filled({1, 2}, float8_e5m2(0)));
-  writer.add("cube.elements", Array<float8_e5m2>::filled({1, 1, 1}, float8_e5m2(0)));
-  writer.add("many.elements", Array<float8_e5m2>::filled({1, 33}, float8_e5m2(0)));
-  writer.add("many.scales", Array<float8_e8m0fnu>::filled({1, 1}, float8_e8m0fnu(1)));
-  writer.add("typed.elements", Array<float8_e5m2>::filled({1, 1}, float8_e5m2(0)));
-  writer.add("typed.scales", Array<std::uint8_t>::filled({1, 1}, 0));
-  EXPECT_THROW(writer.add("many", MxArray<float4_e2m1fn>(1, 1)), std::invalid_argument);
-  EXPECT_THROW(writer.add("sixteen", MxArray<float4_e2m1fn>(1, 1)), std::invalid_argument);
+  writer.add("w.elements", Array<float8_e5m2>::filled({3, 40}, float8_e5m2(1.5F)));
+  writer.add("w.scales", Array<float8_e8m0fnu>::filled({3, 2}, float8_e8m0fnu::from_bits(128)));
   writer.write(file);
   SafetensorsFile opened(file);
-  EXPECT_EQ(opened.names().size(), 8U) << "what was refused added nothing";
-  const std::string prefix = "'" + file.string() + "': array ";
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float4_e2m1fn, 16>("sixteen"); }), "");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float4_e2m1fn>("sixteen"); }),
-            prefix + "'sixteen' is in blocks of 16, expected 32");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2, 16>("sixteen"); }),
-            prefix + "'sixteen.elements' is of type F4, expected F8_E5M2");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2, 16>("many"); }),
-            prefix + "'many' is in blocks of 32, expected 16");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2>("many"); }),
-            prefix + "'many.scales' has shape (1, 1), expected (1, 2)");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2>("typed"); }),
-            prefix + "'typed.scales' is of type U8, expected F8_E8M0");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2>("cube"); }),
-            prefix + "'cube.elements' has shape (1, 1, 1), expected two dimensions");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2>("missing"); }),
-            "'" + file.string() + "': has no array 'missing.scales'");
-  EXPECT_EQ(said_by([&] { return opened.mx_array<float8_e5m2>("w"); }),
-            "'" + file.string() + "': has no array 'w.elements'");
+  const auto codes = opened.tensor<float8_e5m2>("w.elements");
+  const auto scales = opened.tensor<float8_e8m0fnu>("w.scales");
+  const EncodedArray w(codes.shape(), Format::of<float8_e5m2>(),
+                       codes.reinterpreted<std::uint8_t>(Shape{codes.size()}), blocks_of(32),
+                       scales.reinterpreted<std::uint8_t>(Shape{scales.size()}));
+  EXPECT_EQ(w.decode(), Array<float>::filled({3, 40}, 3.0F));
+  EXPECT_EQ(said_by([&] { return opened.encoded_array("w", w); }),
+            "'" + file.string() + "': has no array 'w' of a format chosen at run time, expected " +
+                "float8_e5m2 with power_of_two scales of tiles of 1 x 32, (3, 40)");
+}
+
+TEST_F(Safetensors, AddsNothingOfAnEncodedArrayWhoseNameIsTaken) {
+  SafetensorsWriter writer;
+  const EncodedArray array = mx_array(1, 1, Format::of<float4_e2m1fn>());
+  writer.add("elements.elements", Array<float>({1}, {1.0F}));
+  writer.add("scales.scales", Array<float>({1}, {1.0F}));
+  EXPECT_THROW(writer.add("elements", array), std::invalid_argument);
+  EXPECT_THROW(writer.add("scales", array), std::invalid_argument);
+  writer.write(file);
+  SafetensorsFile opened(file);
+  EXPECT_EQ(opened.names().size(), 2U);
+  EXPECT_TRUE(opened.metadata().empty());
 }
 
 TEST_F(Safetensors, RefusesABoolThatIsNeitherTrueNorFalse) {
@@ -869,7 +862,10 @@ void read_everything(const std::filesystem::path& file) {
         attempt([&] { return opened.tensor<T>(name); });
       });
       attempt([&] { return opened.packed<float4_e2m1fn>(name); });
-      attempt([&] { return opened.mx_array<float4_e2m1fn>(name.substr(0, name.find('.'))); });
+      attempt([&] {
+        return opened.encoded_array(name.substr(0, name.find('.')),
+                                    mx_array(1, 3, Format::of<float4_e2m1fn>(), 16));
+      });
     }
   } catch (const FileError&) {
   }
@@ -888,7 +884,7 @@ TEST_F(Safetensors, SurvivesDamageToAnyByte) {
   };
   survives_damage(golden);
   SafetensorsWriter writer;
-  writer.add("w", MxArray<float4_e2m1fn, 16>(1, 3));
+  writer.add("w", mx_array(1, 3, Format::of<float4_e2m1fn>(), 16));
   writer.write(file);
   survives_damage(stored());
 }

@@ -383,11 +383,6 @@ TEST(TrainingState, WritesEncodedArraysInTheTypesOfTheirFormats) {
   EXPECT_EQ(info_of("e5m6", {}), " U16 3 40");
   EXPECT_EQ(info_of("e8m12", {}), " U32 3 40");
   EXPECT_EQ(info_of("float32", {}), " F32 3 40");
-  // In blocks of 32, it is an MxArray for who reads one.
-  (void)info_of("e2m1fn", blocks);
-  const auto mx = train::SafetensorsFile(path).mx_array<float4_e2m1fn>("w");
-  EXPECT_EQ(mx.rows(), 3U);
-  EXPECT_EQ(static_cast<float>(mx.elements()[119]), 1.5F);
 }
 
 /// A training of all kinds of states that is small, and what is in its file.

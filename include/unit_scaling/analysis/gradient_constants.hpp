@@ -80,8 +80,8 @@ template <class Record>
     tape.clear();
     tape.set_step(0);
     const double loss = *record(tape).value().data();
-    require(std::isfinite(loss), "gradient_constants", "expected a finite loss, got ",
-            std::to_string(loss), " near ", parameter.name);
+    require(std::isfinite(loss), "gradient_constants", "expected a finite loss, got ", loss,
+            " near ", parameter.name);
     return loss;
   };
   std::vector<GradientConstant> result;

@@ -89,9 +89,10 @@ template <Precision P> class GradientSums {
   }
   const Array<Storage>& of(std::size_t value) const&& = delete;
 
-  /// What a recipe has rounded the gradient to; none: it is as P::storage has it.
-  [[nodiscard]] std::optional<Format> format_of(std::size_t value) const {
-    return value < sums_.size() ? sums_[value].format : std::nullopt;
+  /// Whose numbers the gradient of a value of type T has: what a recipe has rounded it to, else T.
+  template <class T> [[nodiscard]] Format held(std::size_t value) const {
+    const auto format = value < sums_.size() ? sums_[value].format : std::nullopt;
+    return format.value_or(Format::of<T>());
   }
 
   /// The products that gradients carry; none before `begin`.

@@ -27,7 +27,6 @@
 
 #include "unit_scaling/autograd/gradient_factor.hpp"
 #include "unit_scaling/autograd/gradient_sums.hpp"
-#include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/recipe_in_use.hpp"
@@ -368,7 +367,9 @@ template <Precision P> class Tape {
       if (tape.observer_) {
         std::apply(
             [&](const auto&... gradient) {
-              tape.observe_gradients(*this, Op::traits.has_products, gradient...);
+              tape.observer_.show_gradients({this->name, this->module, this->index},
+                                            Op::traits.has_products ? &tape.operands_ : nullptr,
+                                            tape.sums_, this->first_output, gradient...);
             },
             output_gradients);
       }
@@ -393,7 +394,7 @@ template <Precision P> class Tape {
         std::size_t value = this->first_output;
         std::apply(
             [&]<class... T>(const Array<T>&... gradient) {
-              (tape.operands_.add(gradient.data(), tape.template held_gradient<T>(value++)), ...);
+              (tape.operands_.add(gradient.data(), tape.sums_.template held<T>(value++)), ...);
             },
             output_gradients);
         return backward(ops::WithOperandSource<P>{{}, &tape.operands_});
@@ -458,9 +459,6 @@ template <Precision P> class Tape {
   /// Runs the backward passes of all nodes, from the gradient of the loss on.
   void unwind();
 
-  /// Shows the gradient of each parameter.
-  void observe_parameter_gradients() const;
-
   /// The backward pass of one node, if a gradient reaches it.
   void backward_of(Node& node);
 
@@ -499,7 +497,7 @@ template <Precision P> class Tape {
     if (recipe_) begin_op(Op::name, Op::traits.has_products, &ops::rounds_weights_as<Op, P>);
     auto result = forward_of(op, scales, args...);
     if constexpr (Op::traits.has_products) {
-      if (observer_) observe_operands(Op::name, args...);
+      if (observer_) observer_.show_operands({Op::name, module_, recorded_}, operands_, args...);
       operands_.end();
     }
     constexpr std::size_t outputs = detail::array_count<decltype(result.output)>;
@@ -521,7 +519,7 @@ template <Precision P> class Tape {
       const std::size_t first_output = slots_.size();
       std::size_t output = 0;
       ((add_slot(y.shape(), wanted).held = formats[output++].value_or(Format::of<T>())), ...);
-      if (observer_) observe_outputs(Op::name, first_output, y...);
+      if (observer_) observer_.show_outputs({Op::name, module_, recorded_}, formats, y...);
       if (tracer_) {
         trace(op, scales, input_slots, first_output, outputs, value_of(args)...);
       }
@@ -619,11 +617,6 @@ template <Precision P> class Tape {
   std::optional<Format> write_output(std::string_view op, bool rounds_within, std::size_t index,
                                      Array<Storage>& output);
 
-  /// Whose numbers the gradient of a value has.
-  template <class T> [[nodiscard]] Format held_gradient(std::size_t slot) const {
-    return sums_.format_of(slot).value_or(Format::of<T>());
-  }
-
   /// The path of a module, kept for the backward pass; empty where nobody is told.
   [[nodiscard]] std::string_view kept(std::string_view module);
 
@@ -642,63 +635,6 @@ template <Precision P> class Tape {
           "Tape: the variable belongs to another tape, was recorded before Tape::clear, or was "
           "moved from");
     }
-  }
-
-  /// Completes what is told of an array that is an operand, or may have been, and shows it.
-  /// @param operand what it has become, if it is one.
-  template <class T>
-  [[gnu::cold]] void show_operand(Observation seen, const Format& held,
-                                  const std::optional<kernels::Operand>& operand,
-                                  const Array<T>& array) {
-    const std::string format = to_string(operand ? operand->array.format() : held);
-    seen.format = format;
-    Array<float> rounded;
-    if (recipe_ && operand) {
-      rounded = recipe_.decode(*operand, &memory_);
-      seen.rounded = rounded.span();
-    }
-    observer_.show(seen, array);
-  }
-
-  /// Shows what an op has computed.
-  template <class... T>
-  [[gnu::cold]] void observe_outputs(std::string_view op, std::size_t first_output,
-                                     const Array<T>&... outputs) {
-    Observation seen{.name = op, .module = module_, .index = recorded_, .role = TensorRole::value};
-    ((show_operand(seen, slots_[first_output + seen.argument].held, {}, outputs), ++seen.argument),
-     ...);
-  }
-
-  /// Shows the gradients of an op's outputs as they entered it.
-  template <class... T>
-  [[gnu::cold]] void observe_gradients(const Node& node, bool has_products,
-                                       const Array<T>&... gradients) {
-    Observation seen{.name = node.name,
-                     .module = node.module,
-                     .index = node.index,
-                     .role = TensorRole::gradient};
-    const auto operand_of = [&](std::size_t k) {
-      return has_products ? operands_.argument(k).operand : std::nullopt;
-    };
-    ((show_operand(seen, held_gradient<T>(node.first_output + seen.argument),
-                   operand_of(seen.argument), gradients),
-      ++seen.argument),
-     ...);
-  }
-
-  /// Shows what entered matrix products, as it was before it was rounded there.
-  template <class... Args>
-  [[gnu::cold]] void observe_operands(std::string_view op, const Args&... args) {
-    Observation seen{
-        .name = op, .module = module_, .index = recorded_, .role = TensorRole::operand};
-    const auto show = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) {
-        const auto& operand = operands_.argument(seen.argument).operand;
-        if (operand) show_operand(seen, {}, operand, arg.value());
-        ++seen.argument;
-      }
-    };
-    (show(args), ...);
   }
 
   /// Shows an op with arguments `x`.
@@ -726,12 +662,12 @@ template <Precision P> class Tape {
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
   bool unwound_ = false;
-  StepObserver<P> observer_;
   Tracer tracer_;
   std::string_view module_;  ///< whose ops are recorded
   bool is_outside_batch_ = false;
   std::set<std::string, std::less<>> module_paths_;  ///< of all steps, where somebody is told
   RecipeInUse recipe_;
+  StepObserver<P> observer_{recipe_, memory_};
   TapeOperands operands_{recipe_, memory_};
   GradientSums<P> sums_{memory_, recipe_};
 };
@@ -803,7 +739,7 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     slot.parameter = &parameter;
     slot.elements = parameter.value.data();
     slot.held = Format::of<float>();
-    if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1);
+    if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
   return {*this, entry->second, generation_, parameter.value};
 }
@@ -839,18 +775,7 @@ template <Precision P> void Tape<P>::unwind() {
     }
   }
   sums_.add_up_parts();
-  if (observer_) observe_parameter_gradients();
-}
-
-template <Precision P> void Tape<P>::observe_parameter_gradients() const {
-  std::size_t index = 0;
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
-    if (slots_[slot].parameter == nullptr) continue;
-    if (index == observer_.parameters()) break;
-    observer_.show_parameter_gradient(index, to_string(held_gradient<Storage>(slot)),
-                                      sums_.of(slot));
-    ++index;
-  }
+  if (observer_) observer_.show_parameter_gradients(sums_);
 }
 
 template <Precision P> void Tape<P>::backward_of(Node& node) {

@@ -63,9 +63,8 @@ class Array {
   explicit Array(const Shape& shape,
                  std::pmr::memory_resource* resource = std::pmr::new_delete_resource())
       : shape_(shape), resource_(resource) {
-    if (shape.size() > static_cast<std::size_t>(-1) / 2 / sizeof(T)) {
-      throw_shape_error("Array", "no more elements than memory can be addressed for", shape);
-    }
+    require_shape(shape.size() <= static_cast<std::size_t>(-1) / 2 / sizeof(T), "Array",
+                  "no more elements than memory can be addressed for", shape);
     if (const std::size_t bytes = shape.size() * sizeof(T); bytes != 0) {
       storage_ = SharedMemory(bytes, resource);
     }
@@ -76,10 +75,8 @@ class Array {
   Array(const Shape& shape, std::span<const T> values,
         std::pmr::memory_resource* resource = std::pmr::new_delete_resource())
       : Array(shape, resource) {
-    if (values.size() != shape.size()) {
-      throw_shape_error("Array", "as many values as the shape has elements", shape,
-                        Shape{values.size()});
-    }
+    require_shape(values.size() == shape.size(), "Array",
+                  "as many values as the shape has elements", shape, Shape{values.size()});
     std::copy(values.begin(), values.end(), elements());
   }
   Array(const Shape& shape, std::initializer_list<T> values)
@@ -98,10 +95,8 @@ class Array {
   /// through `mutable_data` writes there, as long as no copy of the array exists.
   /// @throws ShapeError if `memory` does not have `shape.size()` elements.
   [[nodiscard]] static Array borrow(std::span<T> memory, const Shape& shape) {
-    if (memory.size() != shape.size()) {
-      throw_shape_error("Array::borrow", "as many values as the shape has elements", shape,
-                        Shape{memory.size()});
-    }
+    require_shape(memory.size() == shape.size(), "Array::borrow",
+                  "as many values as the shape has elements", shape, Shape{memory.size()});
     Array result;
     result.shape_ = shape;
     result.storage_ = SharedMemory::borrow(const_cast<std::remove_const_t<T>*>(memory.data()));
@@ -174,9 +169,7 @@ class Array {
   /// The same elements under another shape, sharing storage.
   /// @throws ShapeError if the sizes differ.
   [[nodiscard]] Array reshaped(const Shape& shape) const {
-    if (shape.size() != size()) {
-      throw_shape_error("reshaped", "two shapes of one size", shape_, shape);
-    }
+    require_shape(shape.size() == size(), "reshaped", "two shapes of one size", shape_, shape);
     Array result = *this;
     result.shape_ = shape;
     return result;
@@ -187,9 +180,8 @@ class Array {
   /// @throws ShapeError unless it takes as many bytes, and DomainError if what is borrowed is not
   /// aligned for U.
   template <class U> [[nodiscard]] Array<U> reinterpreted(const Shape& shape) const {
-    if (size_product("reinterpreted", {shape.size(), sizeof(U)}) != bytes()) {
-      throw_shape_error("reinterpreted", "two arrays of as many bytes", shape_, shape);
-    }
+    require_shape(size_product("reinterpreted", {shape.size(), sizeof(U)}) == bytes(),
+                  "reinterpreted", "two arrays of as many bytes", shape_, shape);
     require(reinterpret_cast<std::uintptr_t>(storage_.get()) % alignof(U) == 0, "reinterpreted",
             "expected borrowed memory that is aligned for its elements");
     Array<U> result;

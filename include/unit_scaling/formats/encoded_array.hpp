@@ -213,16 +213,15 @@ class EncodedArray {
   /// The same elements under another shape, sharing them.
   /// @throws ShapeError if the sizes differ, or the rows where scales belong to them.
   [[nodiscard]] EncodedArray reshaped(const Shape& shape) const {
-    if (shape.size() != size()) {
-      throw_shape_error("EncodedArray::reshaped", "two shapes of one size", shape_, shape);
-    }
+    require_shape(shape.size() == size(), "EncodedArray::reshaped", "two shapes of one size",
+                  shape_, shape);
     const bool is_one_tile =
         layout_.tile_rows == ScaleLayout::all && layout_.tile_columns == ScaleLayout::all;
-    if (has_scales() && !is_one_tile && (shape.rows() != rows() || shape.columns() != columns())) {
-      throw_shape_error("EncodedArray::reshaped",
-                        "two shapes of as many rows and columns for " + to_string(layout_), shape_,
-                        shape);
-    }
+    require_shape(
+        !has_scales() || is_one_tile || (shape.rows() == rows() && shape.columns() == columns()),
+        "EncodedArray::reshaped",
+        [&] { return "two shapes of as many rows and columns for " + to_string(layout_); }, shape_,
+        shape);
     EncodedArray result = *this;
     result.shape_ = shape;
     return result;
@@ -267,41 +266,39 @@ class EncodedArray {
   static void require_layout(std::string_view operation, const Format& format,
                              const ScaleLayout& layout) {
     require_tiles(operation, layout);
-    if (!layout.has_scales() || !format.is_binary64()) return;
-    throw_domain_error(operation, {"expected no scale for float64, got ", to_string(layout)});
+    require(!layout.has_scales() || !format.is_binary64(), operation,
+            "expected no scale for float64, got ", layout);
   }
 
   static void require_scale_count(const Shape& shape, const ScaleLayout& layout,
                                   std::size_t scales) {
     const std::size_t expected = layout.count(shape.rows(), shape.columns());
-    if (scales != expected) {
-      throw_shape_error(
-          "EncodedArray::encode",
-          std::to_string(expected) + " numbers for " + to_string(layout) + " of an array", shape,
-          Shape{scales});
-    }
+    require_shape(
+        scales == expected, "EncodedArray::encode",
+        [&] {
+          return std::to_string(expected) + " numbers for " + to_string(layout) + " of an array";
+        },
+        shape, Shape{scales});
   }
 
   void require_bytes(std::string_view what, std::size_t expected,
                      const Array<std::uint8_t>& bytes) const {
-    if (bytes.size() != expected) {
-      throw_shape_error("EncodedArray",
-                        std::to_string(expected) + " bytes of " + std::string(what) +
-                            " for an array of " + to_string(format_) + " with " +
-                            to_string(layout_),
-                        shape_, Shape{bytes.size()});
-    }
+    require_shape(
+        bytes.size() == expected, "EncodedArray",
+        [&] {
+          return std::to_string(expected) + " bytes of " + std::string(what) + " for an array of " +
+                 to_string(format_) + " with " + to_string(layout_);
+        },
+        shape_, Shape{bytes.size()});
     const std::size_t alignment = std::max<std::size_t>(format_.storage_bits() / 8, 1);
-    if (what == "scales" || reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0) return;
-    throw_domain_error("EncodedArray",
-                       {"expected codes of ", to_string(format_), " at a multiple of ",
-                        std::to_string(alignment), " bytes in memory"});
+    require(what == "scales" || reinterpret_cast<std::uintptr_t>(bytes.data()) % alignment == 0,
+            "EncodedArray", "expected codes of ", format_, " at a multiple of ", alignment,
+            " bytes in memory");
   }
 
   void require_unscaled(std::string_view operation, const Format& expected) const {
-    if (format_ == expected && !has_scales()) return;
-    throw_domain_error(operation, {"expected ", to_string(expected), " with no scale, got ",
-                                   to_string(format_), " with ", to_string(layout_)});
+    require(format_ == expected && !has_scales(), operation, "expected ", expected,
+            " with no scale, got ", format_, " with ", layout_);
   }
 
   /// Clears what a code of a width between those of memory leaves over, and the end of the last

@@ -12,7 +12,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <memory_resource>
 #include <span>
@@ -113,12 +112,9 @@ inline void EncodedArray::write_scales(std::span<const float> scales) {
     return;
   }
   for (std::size_t i = 0; i < scales.size(); ++i) {
-    if (detail::find_power_code(scales[i], to[i])) continue;
-    char text[64];
-    std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(scales[i]));
-    throw_domain_error("EncodedArray::encode",
-                       {"expected a power of two from 2^-127 to 2^127 or NaN as scale ",
-                        std::to_string(i), ", got ", text});
+    require(detail::find_power_code(scales[i], to[i]), "EncodedArray::encode",
+            "expected a power of two from 2^-127 to 2^127 or NaN as scale ", i, ", got ",
+            scales[i]);
   }
 }
 
@@ -198,11 +194,8 @@ inline EncodedArray EncodedArray::encode(const EncodedArray& source, const Forma
   detail::check_options(options);
   const bool is_same = format == source.format_ && !layout.has_scales() && !source.has_scales() &&
                        options.scale == 1;
-  if (!is_same && source.format_.is_binary64()) {
-    throw_domain_error("EncodedArray::encode",
-                       {"expected an array that binary32 holds, to round it to ", to_string(format),
-                        ", got one of float64"});
-  }
+  require(is_same || !source.format_.is_binary64(), "EncodedArray::encode",
+          "expected an array that binary32 holds, to round it to ", format, ", got one of float64");
   require_layout("EncodedArray::encode", format, layout);
   require_scale_count(source.shape_, layout, scales.size());
   if (is_same) return source;
@@ -220,12 +213,12 @@ inline EncodedArray EncodedArray::encode(const EncodedArray& source, const Forma
 }
 
 inline void EncodedArray::decode(std::size_t first, std::span<float> out) const {
-  if (first > size() || out.size() > size() - first) {
-    throw_shape_error(
-        "EncodedArray::decode",
-        "no more elements than there are from number " + std::to_string(first) + " on", shape_,
-        Shape{out.size()});
-  }
+  require_shape(
+      first <= size() && out.size() <= size() - first, "EncodedArray::decode",
+      [&] {
+        return "no more elements than there are from number " + std::to_string(first) + " on";
+      },
+      shape_, Shape{out.size()});
   parallel_ranges(out.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; i += detail::code_chunk) {
       decode_chunk(first + i, std::min(detail::code_chunk, end - i), &out[i]);
@@ -234,9 +227,8 @@ inline void EncodedArray::decode(std::size_t first, std::span<float> out) const 
 }
 
 inline void EncodedArray::decode(std::span<float> out) const {
-  if (out.size() != size()) {
-    throw_shape_error("EncodedArray::decode", "room for each element", shape_, Shape{out.size()});
-  }
+  require_shape(out.size() == size(), "EncodedArray::decode", "room for each element", shape_,
+                Shape{out.size()});
   decode(0, out);
 }
 

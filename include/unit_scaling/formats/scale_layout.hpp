@@ -115,9 +115,8 @@ struct ScaleLayout {
 
 /// @throws DomainError if a tile has no rows or no columns.
 inline void require_tiles(std::string_view operation, const ScaleLayout& layout) {
-  if (layout.tile_rows != 0 && layout.tile_columns != 0) return;
-  throw_domain_error(
-      operation, {"expected tiles of at least 1 x 1 that share a scale, got ", to_string(layout)});
+  require(layout.tile_rows != 0 && layout.tile_columns != 0, operation,
+          "expected tiles of at least 1 x 1 that share a scale, got ", layout);
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

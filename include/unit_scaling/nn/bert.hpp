@@ -154,9 +154,8 @@ class BertPooler {
 
 template <Precision P> Variable<P> BertPooler::operator()(const Variable<P>& hidden) const {
   const Shape& shape = hidden.shape();
-  if (shape.rank() != 3 || shape[1] == 0) {
-    throw_shape_error("BertPooler", "hidden (batch, positions, hidden_size)", shape);
-  }
+  require_shape(shape.rank() == 3 && shape[1] != 0, "BertPooler",
+                "hidden (batch, positions, hidden_size)", shape);
   Array<std::int32_t> first(Shape{shape[0]});
   for (std::size_t i = 0; i < shape[0]; ++i) {
     first.mutable_data()[i] = static_cast<std::int32_t>(i * shape[1]);
@@ -222,9 +221,7 @@ class BertSpan {
 
 template <Precision P> BertSpan::Logits<P> BertSpan::operator()(const Variable<P>& hidden) const {
   const Shape& shape = hidden.shape();
-  if (shape.rank() != 3) {
-    throw_shape_error("BertSpan", "hidden (batch, positions, hidden_size)", shape);
-  }
+  require_shape(shape.rank() == 3, "BertSpan", "hidden (batch, positions, hidden_size)", shape);
   const ops::Reshape to{.shape = Shape{shape[0], shape[1]}};
   return {ops::reshape(begin_(hidden), to), ops::reshape(end_(hidden), to)};
 }

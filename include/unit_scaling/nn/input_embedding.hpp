@@ -119,11 +119,10 @@ Variable<P> InputEmbedding::operator()(Tape<P>& tape, const Array<std::int32_t>&
 
 template <Precision P>
 Variable<P> InputEmbedding::position_rows(Tape<P>& tape, std::size_t count) const {
-  if (count > options_.max_positions) {
-    throw_shape_error("InputEmbedding",
-                      "at most " + std::to_string(options_.max_positions) + " positions",
-                      Shape{count});
-  }
+  require_shape(
+      count <= options_.max_positions, "InputEmbedding",
+      [&] { return "at most " + std::to_string(options_.max_positions) + " positions"; },
+      Shape{count});
   Array<std::int32_t> indices(Shape{count});
   std::iota(indices.mutable_data(), indices.mutable_data() + count, 0);
   const auto outside = tape.outside_batch();

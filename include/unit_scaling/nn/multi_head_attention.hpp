@@ -59,8 +59,7 @@ class MultiHeadAttention {
         dropout_(initialiser, options.dropout) {
     require_size("MultiHeadAttention", "hidden_size", hidden_size);
     require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
-            "expected heads that divide hidden_size, got ", std::to_string(heads), " for ",
-            std::to_string(hidden_size));
+            "expected heads that divide hidden_size, got ", heads, " for ", hidden_size);
     ops::ScaledDotProductAttention{.mult = options.mult, .dropout_probability = options.dropout}
         .require_attributes();
     if (options.rotary_base) ops::Rotary{.base = *options.rotary_base}.require_attributes();
@@ -113,9 +112,8 @@ Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
   const auto& k = std::get<1>(parts);
   const auto& v = std::get<2>(parts);
   const Shape& of_mask = mask.shape();
-  if (!mask.empty() && of_mask.rank() != 2) {
-    throw_shape_error("MultiHeadAttention", "mask (batch, positions)", of_mask);
-  }
+  require_shape(mask.empty() || of_mask.rank() == 2, "MultiHeadAttention",
+                "mask (batch, positions)", of_mask);
   const ops::ScaledDotProductAttention op{
       .scaling = scaling_,
       .mult = options_.mult,

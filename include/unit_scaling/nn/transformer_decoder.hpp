@@ -67,10 +67,8 @@ Variable<P> TransformerDecoder::operator()(Tape<P>& tape, const Array<std::int32
 template <Precision P>
 Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
     Tape<P>& tape, const Array<std::int32_t>& ids) const {
-  if (ids.shape().rank() != 2 || ids.columns() < 2) {
-    throw_shape_error("next_token_loss", "ids (batch, positions), positions of at least 2",
-                      ids.shape());
-  }
+  require_shape(ids.shape().rank() == 2 && ids.columns() >= 2, "next_token_loss",
+                "ids (batch, positions), positions of at least 2", ids.shape());
   const std::size_t positions = ids.columns();
   const Shape shape{ids.rows() * (positions - 1)};
   Array<std::int32_t> predicting(shape);

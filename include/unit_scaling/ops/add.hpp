@@ -117,9 +117,8 @@ struct Add {
     const Shape& y = a.rank() >= b.rank() ? a : b;
     const Shape& other = a.rank() >= b.rank() ? b : a;
     const auto offset = static_cast<std::ptrdiff_t>(y.rank() - other.rank());
-    if (!std::equal(y.begin() + offset, y.end(), other.begin(), other.end())) {
-      throw_shape_error(name, "equal shapes, or one that is the end of the other", a, b);
-    }
+    require_shape(std::equal(y.begin() + offset, y.end(), other.begin(), other.end()), name,
+                  "equal shapes, or one that is the end of the other", a, b);
     return y;
   }
 

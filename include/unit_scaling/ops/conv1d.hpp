@@ -169,10 +169,8 @@ struct Conv1d {
   static constexpr std::size_t largest_size = static_cast<std::size_t>(-1) / 8;
 
   static void check_bias(const Shape& bias, const Shape& w) {
-    if (bias != Shape{w[0]}) {
-      throw_shape_error(name, "bias (fan_out) for w (fan_out, channels / groups, kernel_size)",
-                        bias, w);
-    }
+    require_shape(bias == Shape{w[0]}, name,
+                  "bias (fan_out) for w (fan_out, channels / groups, kernel_size)", bias, w);
   }
 
   using SummedExtent = kernels::SummedExtent;
@@ -189,20 +187,21 @@ struct Conv1d {
   [[nodiscard]] Extents extents(const Shape& x, const Shape& w) const {
     require_attributes(w.rank() == 3 ? w[2] : 1);
     const std::size_t rank = x.rank();
-    if (rank < 2 || w.rank() != 3 || w[0] % groups != 0 || x[rank - 2] % groups != 0 ||
-        x[rank - 2] / groups != w[1] || w[2] == 0) {
-      throw_shape_error(name,
-                        "x (..., channels, length) and w (fan_out, channels / groups, kernel_size) "
-                        "with " +
-                            std::to_string(groups) + " groups",
-                        x, w);
-    }
+    require_shape(
+        rank >= 2 && w.rank() == 3 && w[0] % groups == 0 && x[rank - 2] % groups == 0 &&
+            x[rank - 2] / groups == w[1] && w[2] != 0,
+        name,
+        [&] {
+          return "x (..., channels, length) and w (fan_out, channels / groups, kernel_size) with " +
+                 std::to_string(groups) + " groups";
+        },
+        x, w);
     require(x[rank - 1] <= largest_size, name, "expected sizes that can be counted");
     const std::size_t span = dilation * (w[2] - 1);
     const std::size_t padded = x[rank - 1] + (causal ? span : 2 * padding);
-    if (padded < span + 1) {
-      throw_shape_error(name, "a padded length of at least " + std::to_string(span + 1), x, w);
-    }
+    require_shape(
+        padded >= span + 1, name,
+        [&] { return "a padded length of at least " + std::to_string(span + 1); }, x, w);
     std::size_t batch = 1;
     for (std::size_t i = 0; i + 2 < rank; ++i) batch *= x[i];
     return {batch,

@@ -113,10 +113,8 @@ struct CrossEntropy {
     const std::size_t classes = logits.columns();
     for (const std::int32_t label : labels.span()) {
       if (label == ignore_index) continue;
-      if (label < 0 || static_cast<std::size_t>(label) >= classes) {
-        throw DomainError("cross_entropy: expected labels in [0, " + std::to_string(classes) +
-                          "), got " + std::to_string(label));
-      }
+      require(label >= 0 && static_cast<std::size_t>(label) < classes, name,
+              "expected labels in [0, ", classes, "), got ", label);
     }
     // Row maximum and sum, so that backward need not look for them again.
     Array<Compute> rows(Shape{logits.rows(), 2}, logits.resource());
@@ -218,9 +216,8 @@ struct CrossEntropy {
   }
 
   static void check(const Shape& logits, const Shape& labels) {
-    if (logits.rank() != 2 || labels != Shape{logits[0]}) {
-      throw_shape_error(name, "logits (items, classes) and labels (items)", logits, labels);
-    }
+    require_shape(logits.rank() == 2 && labels == Shape{logits[0]}, name,
+                  "logits (items, classes) and labels (items)", logits, labels);
   }
 };
 inline constexpr Apply<CrossEntropy> cross_entropy{};

@@ -122,13 +122,12 @@ struct Embedding {
 
  private:
   static void check(const Shape& ids, const Shape& table) {
-    if (table.rank() < 2) throw_shape_error(name, "ids and table (entries, size)", ids, table);
+    require_shape(table.rank() >= 2, name, "ids and table (entries, size)", ids, table);
   }
 
   static void require_entry(std::int32_t id, std::size_t entries, const char* what) {
-    if (id >= 0 && static_cast<std::size_t>(id) < entries) return;
-    throw DomainError("embedding: expected " + std::string(what) + " in [0, " +
-                      std::to_string(entries) + "), got " + std::to_string(id));
+    require(id >= 0 && static_cast<std::size_t>(id) < entries, name, "expected ", what, " in [0, ",
+            entries, "), got ", id);
   }
 };
 inline constexpr Apply<Embedding> embedding{};

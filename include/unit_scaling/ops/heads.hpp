@@ -139,11 +139,13 @@ struct SplitHeads {
     constexpr std::size_t parts = 3;
     require(heads > 0, name, "expected at least one head");
     const std::size_t vectors = size_product(name, {parts, heads});
-    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % vectors != 0) {
-      throw_shape_error(
-          name, "x (..., positions, 3 * heads * head_dim) with " + std::to_string(heads) + " heads",
-          x);
-    }
+    require_shape(
+        x.rank() >= 2 && x.rank() != Shape::max_rank && x.columns() % vectors == 0, name,
+        [&] {
+          return "x (..., positions, 3 * heads * head_dim) with " + std::to_string(heads) +
+                 " heads";
+        },
+        x);
     const std::size_t positions = x[x.rank() - 2];
     return {x.rows() / std::max<std::size_t>(1, positions), positions, parts, heads,
             x.columns() / vectors};
@@ -201,10 +203,12 @@ struct SeparateHeads {
  private:
   [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
     require(heads > 0, name, "expected at least one head");
-    if (x.rank() < 2 || x.rank() == Shape::max_rank || x.columns() % heads != 0) {
-      throw_shape_error(
-          name, "x (..., positions, heads * head_dim) with " + std::to_string(heads) + " heads", x);
-    }
+    require_shape(
+        x.rank() >= 2 && x.rank() != Shape::max_rank && x.columns() % heads == 0, name,
+        [&] {
+          return "x (..., positions, heads * head_dim) with " + std::to_string(heads) + " heads";
+        },
+        x);
     const std::size_t positions = x[x.rank() - 2];
     return {x.rows() / std::max<std::size_t>(1, positions), positions, 1, heads,
             x.columns() / heads};
@@ -264,7 +268,7 @@ struct MergeHeads {
  private:
   [[nodiscard]] static detail::HeadLayout layout(const Shape& x) {
     const std::size_t rank = x.rank();
-    if (rank < 3) throw_shape_error(name, "x (..., heads, positions, head_dim)", x);
+    require_shape(rank >= 3, name, "x (..., heads, positions, head_dim)", x);
     const std::size_t positions = x[rank - 2];
     const std::size_t heads = x[rank - 3];
     return {x.rows() / std::max<std::size_t>(1, positions * heads), positions, 1, heads,

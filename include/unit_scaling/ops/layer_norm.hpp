@@ -138,9 +138,9 @@ struct LayerNorm {
 
  private:
   static void check(const Shape& x, const Shape& gain, const Shape& bias) {
-    if (const Shape expected{x.columns()}; gain != expected || bias != expected) {
-      throw_shape_error(name, "x (..., size), gain (size) and bias (size)", x, gain, bias);
-    }
+    const Shape expected{x.columns()};
+    require_shape(gain == expected && bias == expected, name,
+                  "x (..., size), gain (size) and bias (size)", x, gain, bias);
   }
 
   /// What is noted of a row: x̂ = (power x − centre) inverse + offset.

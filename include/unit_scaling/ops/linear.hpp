@@ -137,14 +137,11 @@ struct Linear {
 
  private:
   static void check(const Shape& x, const Shape& w) {
-    if (w.rank() != 2 || x.rank() < 1 || x.columns() != w[1]) {
-      throw_shape_error(name, "x (..., fan_in) and w (fan_out, fan_in)", x, w);
-    }
+    require_shape(w.rank() == 2 && x.rank() >= 1 && x.columns() == w[1], name,
+                  "x (..., fan_in) and w (fan_out, fan_in)", x, w);
   }
   static void check_bias(const Shape& bias, const Shape& w) {
-    if (bias != Shape{w[0]}) {
-      throw_shape_error(name, "bias (fan_out) for w (fan_out, fan_in)", bias, w);
-    }
+    require_shape(bias == Shape{w[0]}, name, "bias (fan_out) for w (fan_out, fan_in)", bias, w);
   }
 
   using SummedExtent = kernels::SummedExtent;

@@ -38,12 +38,11 @@ struct LinearReadout {
 
   template <class X, class W, class... B>
   [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {
-    if (w.shape().rank() != 2 || x.shape().rank() < 1 || x.columns() != w.columns() ||
-        ((b.shape() != Shape{w.shape()[0]}) || ...)) {
-      // Before Linear would say it, in its own name.
-      throw_shape_error(name, "x (..., fan_in), w (fan_out, fan_in) and bias (fan_out) or none",
-                        x.shape(), w.shape(), b.shape()...);
-    }
+    // Before Linear would say it, in its own name.
+    require_shape(w.shape().rank() == 2 && x.shape().rank() >= 1 && x.columns() == w.columns() &&
+                      ((b.shape() == Shape{w.shape()[0]}) && ...),
+                  name, "x (..., fan_in), w (fan_out, fan_in) and bias (fan_out) or none",
+                  x.shape(), w.shape(), b.shape()...);
     return as_linear().scales(x, w, b...);
   }
 

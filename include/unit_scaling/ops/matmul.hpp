@@ -116,11 +116,9 @@ struct Matmul {
 
   static Extents extents(const Shape& l, const Shape& r) {
     const std::size_t rank = l.rank();
-    if (rank < 2 || r.rank() != rank || l[rank - 1] != r[rank - 2] ||
-        !std::equal(l.begin(), l.end() - 2, r.begin())) {
-      throw_shape_error(name, "left (..., m, k) and right (..., k, n) with equal leading extents",
-                        l, r);
-    }
+    require_shape(rank >= 2 && r.rank() == rank && l[rank - 1] == r[rank - 2] &&
+                      std::equal(l.begin(), l.end() - 2, r.begin()),
+                  name, "left (..., m, k) and right (..., k, n) with equal leading extents", l, r);
     const std::size_t batch = Shape(std::span<const std::size_t>(l.begin(), rank - 2)).size();
     return {batch, l[rank - 2], l[rank - 1], r[rank - 1]};
   }

@@ -35,10 +35,7 @@ struct Mean {
   Scaling scaling = {};
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    if (x.columns() == 0) {
-      throw_domain_error(name,
-                         {"expected a last extent of at least 1, got ", to_string(x.shape())});
-    }
+    require(x.columns() != 0, name, "expected a last extent of at least 1, got ", x.shape());
     return factors(static_cast<double>(x.columns()));
   }
 

@@ -263,12 +263,11 @@ struct RecurrentHighway {
     const auto weight = [&] {
       return Shape{size_product(name, {2, initial[0]}), size_sum(name, {x[2], initial[0]})};
     };
-    if (x.rank() != 3 || initial.rank() != 1 || w != weight() || b != Shape{2 * initial[0]}) {
-      throw_shape_error(name,
-                        "x (batch, positions, input_size), w (2 hidden_size, input_size + "
-                        "hidden_size), b (2 hidden_size) and initial (hidden_size)",
-                        x, w, b, initial);
-    }
+    require_shape(
+        x.rank() == 3 && initial.rank() == 1 && w == weight() && b == Shape{2 * initial[0]}, name,
+        "x (batch, positions, input_size), w (2 hidden_size, input_size + "
+        "hidden_size), b (2 hidden_size) and initial (hidden_size)",
+        x, w, b, initial);
     return {x[0], x[1], x[2], initial[0]};
   }
 

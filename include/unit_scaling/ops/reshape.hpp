@@ -28,9 +28,7 @@ struct Reshape {
   Shape shape = {};
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    if (x.size() != shape.size()) {
-      throw_shape_error(name, "x and a shape of one size", x.shape(), shape);
-    }
+    require_shape(x.size() == shape.size(), name, "x and a shape of one size", x.shape(), shape);
     return {};
   }
 

@@ -32,9 +32,7 @@ struct ResidualWeights {
   if (rule == Rule::none) return {1, 1};
   require_not_negative("residual", "tau", tau);
   if (rule == Rule::paper) {
-    if (tau > 1) {
-      throw_attribute_error("residual", "tau", "in [0, 1] under the paper's rules", tau);
-    }
+    require_attribute(tau <= 1, "residual", "tau", "in [0, 1] under the paper's rules", tau);
     return {std::sqrt(tau), std::sqrt(1 - tau)};
   }
   const double denominator = std::sqrt(1 + tau * tau);

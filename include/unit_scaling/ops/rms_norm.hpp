@@ -131,9 +131,7 @@ struct RmsNorm {
 
  private:
   static void check(const Shape& x, const Shape& gain) {
-    if (gain != Shape{x.columns()}) {
-      throw_shape_error(name, "x (..., size) and gain (size)", x, gain);
-    }
+    require_shape(gain == Shape{x.columns()}, name, "x (..., size) and gain (size)", x, gain);
   }
 
   /// Notes power and inverse of a row in `statistics`, (rows, 2): x̂ = power x inverse, where power

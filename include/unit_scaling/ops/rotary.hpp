@@ -51,9 +51,8 @@ struct Rotary {
   void require_attributes() const { require_at_least(name, "base", 1, base); }
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    if (x.shape().rank() < 2 || x.columns() % 2 != 0) {
-      throw_shape_error(name, "x (..., positions, head_dim), head_dim even", x.shape());
-    }
+    require_shape(x.shape().rank() >= 2 && x.columns() % 2 == 0, name,
+                  "x (..., positions, head_dim), head_dim even", x.shape());
     require_attributes();
     static_cast<void>(size_sum(name, {first_position, x.shape()[x.shape().rank() - 2]}));
     return {};

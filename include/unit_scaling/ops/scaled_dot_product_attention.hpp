@@ -206,14 +206,13 @@ struct ScaledDotProductAttention {
                                              const Shape* r) const {
     require_attributes();
     const std::size_t rank = q.rank();
-    if (rank < 2 || k.rank() != rank || v.rank() != rank || q[rank - 1] != k[rank - 1] ||
-        k[rank - 2] != v[rank - 2] || !std::equal(q.begin(), q.end() - 2, k.begin()) ||
-        !std::equal(q.begin(), q.end() - 2, v.begin())) {
-      throw_shape_error(name,
-                        "q (..., queries, head_dim), k (..., keys, head_dim) and v (..., keys, "
-                        "value_dim) with equal leading extents",
-                        q, k, v);
-    }
+    require_shape(rank >= 2 && k.rank() == rank && v.rank() == rank && q[rank - 1] == k[rank - 1] &&
+                      k[rank - 2] == v[rank - 2] && std::equal(q.begin(), q.end() - 2, k.begin()) &&
+                      std::equal(q.begin(), q.end() - 2, v.begin()),
+                  name,
+                  "q (..., queries, head_dim), k (..., keys, head_dim) and v (..., keys, "
+                  "value_dim) with equal leading extents",
+                  q, k, v);
     kernels::AttentionSize size{
         .slices = Shape(std::span<const std::size_t>(q.begin(), rank - 2)).size(),
         .queries = q[rank - 2],
@@ -230,12 +229,10 @@ struct ScaledDotProductAttention {
       const bool fits = rank >= 3 && (mask.shape() == Shape{q[0], size.keys} ||
                                       mask.shape() == Shape{q[0], 1, size.keys});
       // Where batch = queries, (queries, keys) would have the same shape.
-      if (!fits || (mask.shape().rank() == 2 && q[0] == size.queries && q[0] > 1)) {
-        throw_shape_error(name,
-                          "mask (batch, keys), or (batch, 1, keys) where batch = queries, for q "
-                          "(batch, ..., queries, head_dim) and k",
-                          mask.shape(), q, k);
-      }
+      require_shape(fits && (mask.shape().rank() != 2 || q[0] != size.queries || q[0] <= 1), name,
+                    "mask (batch, keys), or (batch, 1, keys) where batch = queries, for q "
+                    "(batch, ..., queries, head_dim) and k",
+                    mask.shape(), q, k);
       size.mask = mask.data();
       size.slices_per_mask_row = size.slices / q[0];
     }
@@ -243,13 +240,13 @@ struct ScaledDotProductAttention {
       const std::size_t positions = size_sum(name, {size.queries, size.keys});
       const std::size_t all = positions - std::min<std::size_t>(1, positions);
       const bool from_zero = is_causal && size.queries == size.keys;
-      if (rank < 3 || r->rank() != 3 || (*r)[0] != q[rank - 3] || (*r)[2] != size.head_dim ||
-          ((*r)[1] != all && !(from_zero && (*r)[1] == size.keys))) {
-        throw_shape_error(name,
-                          "r (heads, queries + keys - 1, head_dim), or (heads, keys, head_dim) if "
-                          "causal with queries = keys, for q (..., heads, queries, head_dim) and k",
-                          *r, q, k);
-      }
+      require_shape(rank >= 3 && r->rank() == 3 && (*r)[0] == q[rank - 3] &&
+                        (*r)[2] == size.head_dim &&
+                        ((*r)[1] == all || (from_zero && (*r)[1] == size.keys)),
+                    name,
+                    "r (heads, queries + keys - 1, head_dim), or (heads, keys, head_dim) if "
+                    "causal with queries = keys, for q (..., heads, queries, head_dim) and k",
+                    *r, q, k);
       size.heads = (*r)[0];
       size.distances = (*r)[1];
       size.zero_distance = size.distances == all && size.keys > 0 ? size.keys - 1 : 0;

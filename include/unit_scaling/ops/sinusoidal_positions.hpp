@@ -30,9 +30,8 @@ template <Storage T>
                                             double max_period = 10000, std::ptrdiff_t first = 0) {
   const DefaultArithmetic arithmetic;
   constexpr std::string_view name = "sinusoidal_positions";
-  if (size % 2 != 0) {
-    throw_shape_error(name, "a table (positions, size) of even size", Shape{positions, size});
-  }
+  require_shape(size % 2 == 0, name, "a table (positions, size) of even size",
+                Shape{positions, size});
   require_at_least(name, "max_period", 1, max_period);
   Array<T> table(Shape{positions, size});
   T* target = table.mutable_data();

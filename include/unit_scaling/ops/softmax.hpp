@@ -112,10 +112,8 @@ struct Softmax {
   [[nodiscard]] Extents extents(const Shape& shape) const {
     // A scalar is a row of one.
     const int rank = shape.rank() == 0 ? 1 : static_cast<int>(shape.rank());
-    if (dimension < -rank || dimension >= rank) {
-      throw_domain_error(name, {"expected a dimension of ", to_string(shape), ", got ",
-                                std::to_string(dimension)});
-    }
+    require(dimension >= -rank && dimension < rank, name, "expected a dimension of ", shape,
+            ", got ", dimension);
     const auto at = static_cast<std::size_t>(dimension < 0 ? dimension + rank : dimension);
     Extents e{1, shape.columns(), 1, at + 1 == static_cast<std::size_t>(rank)};
     for (std::size_t i = 0; i < shape.rank(); ++i) {

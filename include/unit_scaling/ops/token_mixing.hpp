@@ -108,10 +108,8 @@ struct TokenMixing {
 
   static Extents extents(const Shape& x, const Shape& w) {
     const std::size_t rank = x.rank();
-    if (rank < 2 || w.rank() != 2 || x[rank - 2] != w[1]) {
-      throw_shape_error(name, "x (..., positions, channels) and w (out_positions, positions)", x,
-                        w);
-    }
+    require_shape(rank >= 2 && w.rank() == 2 && x[rank - 2] == w[1], name,
+                  "x (..., positions, channels) and w (out_positions, positions)", x, w);
     return {Shape(std::span<const std::size_t>(x.begin(), rank - 2)).size(), w[1], x[rank - 1],
             w[0]};
   }

@@ -227,10 +227,10 @@ class GradientSum {
               "GradientSum", "expected the parameter, part and factor of one of these sums, got ",
               in_quotes(key));
       Sum& sum = sums[found->second];
-      if (elements.shape() != sum.shape) {
-        throw_shape_error("GradientSum", "the shape of the parameter for " + in_quotes(key),
-                          sum.shape, elements.shape());
-      }
+      require_shape(
+          elements.shape() == sum.shape, "GradientSum",
+          [&] { return "the shape of the parameter for " + in_quotes(key); }, sum.shape,
+          elements.shape());
       sum.used = std::max(sum.used, part + 1);
       if (sum.parts.size() < sum.used) sum.parts.resize(sum.used);
       sum.parts[part] = {.factor = factor, .elements = elements};
@@ -256,11 +256,10 @@ class GradientSum {
     for (std::size_t k = 0; k < sums_.size(); ++k) {
       const auto& gradient = tape.gradient(*factors_.parameters()[k]);
       any = any || !gradient.empty() || sums_[k].shape.size() == 0;
-      if (!gradient.empty() && gradient.shape() != sums_[k].shape) {
-        throw_shape_error("GradientSum",
-                          "the shape of '" + factors_.parameters()[k]->name + "' at first",
-                          sums_[k].shape, gradient.shape());
-      }
+      require_shape(
+          gradient.empty() || gradient.shape() == sums_[k].shape, "GradientSum",
+          [&] { return "the shape of '" + factors_.parameters()[k]->name + "' at first"; },
+          sums_[k].shape, gradient.shape());
     }
     require(any, "GradientSum",
             "expected gradients on the tape, got none for any parameter; call backward first");

@@ -184,8 +184,7 @@ class JoinedFactors {
                 "itself for each use in a module of its own (Tape::enter)"});
       }
       refuse({"expected the number of uses of ", name_of_use(form),
-              " to be that of the batches before, ", std::to_string(before), ", got ",
-              std::to_string(now),
+              " to be that of the batches before, ", before, ", got ", now,
               ("; join batches that use it equally often, or call the op itself for each use in a "
                "module of its own (Tape::enter)")});
     }
@@ -272,8 +271,7 @@ class JoinedFactors {
       refuse({("expected an output that does not depend on the size of the batch, but the "
                "constraint binds the forward factor of "),
               name_of_use(named == factors_.end() ? form : named->form), " to one that counts ",
-              std::to_string(std::llround(own)), " items here and ",
-              std::to_string(std::llround(all)),
+              std::llround(own), " items here and ", std::llround(all),
               (" in the joined batch; give the op scaling.on_cut_edge(), or record it under "
                "Tape::outside_batch if its items are the same for every batch")});
     }
@@ -281,7 +279,7 @@ class JoinedFactors {
   }
 
   /// Forgets what was appended for this batch.
-  [[noreturn]] void refuse(std::initializer_list<std::string_view> text) {
+  [[noreturn]] void refuse(std::initializer_list<MessagePiece> text) {
     factors_.erase(factors_.begin() + static_cast<std::ptrdiff_t>(known_), factors_.end());
     throw_domain_error("GradientSum", text);
   }

@@ -24,8 +24,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 [[nodiscard]] inline std::size_t fan_in_of(const Parameter& parameter) {
   const Shape& shape = parameter.value.shape();
   require(shape.rank() <= 3, "learning_rate_factor",
-          "expected a parameter of at most three extents, got ", parameter.name, " of ",
-          to_string(shape));
+          "expected a parameter of at most three extents, got ", parameter.name, " of ", shape);
   if (shape.rank() <= 1) return shape.size();
   return shape.size() / std::max<std::size_t>(1, shape[0]);
 }

@@ -149,16 +149,18 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
                 std::initializer_list<const std::vector<Array<float>>*> states,
                 const Gradients& gradients, const StepNumbers& numbers) {
   constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
-  if (!(numbers.learning_rate >= 0 && numbers.learning_rate <= largest)) {
-    throw_attribute_error(name, "a learning rate", "of at least 0 that is finite as a float",
-                          numbers.learning_rate);
-  }
+  require_attribute(numbers.learning_rate >= 0 && numbers.learning_rate <= largest, name,
+                    "a learning rate", "of at least 0 that is finite as a float",
+                    numbers.learning_rate);
   require_positive(name, "a loss scale", numbers.loss_scale);
   bool any = false;
   bool any_expected = false;
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    const auto in_quotes = [&](std::string_view what) {
-      return std::string(what) + " '" + settings[k].name + "'";
+    const auto in_quotes = [&name_of = settings[k].name](std::string_view what,
+                                                         std::string_view after = {}) {
+      return [&name_of, what, after] {
+        return std::string(what) + " '" + name_of + "'" + std::string(after);
+      };
     };
     require(
         *settings[k].is_in_place, name,
@@ -166,36 +168,28 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
         settings[k].name, "' was moved, or is gone");
     const Parameter& parameter = *settings[k].parameter;
     const Shape& shape = settings[k].shape;
-    if (parameter.value.shape() != shape) {
-      throw_shape_error(
-          name,
-          in_quotes("step: parameter") + " in the shape that it had when the optimiser was made",
-          shape, parameter.value.shape());
-    }
+    require_shape(
+        parameter.value.shape() == shape, name,
+        in_quotes("step: parameter", " in the shape that it had when the optimiser was made"),
+        shape, parameter.value.shape());
     for (const std::vector<Array<float>>* state : states) {
-      if ((*state)[k].shape() != shape) {
-        throw_shape_error(name, in_quotes("step: a state in the shape of"), shape,
-                          (*state)[k].shape());
-      }
+      require_shape((*state)[k].shape() == shape, name, in_quotes("step: a state in the shape of"),
+                    shape, (*state)[k].shape());
     }
     const double rate = numbers.learning_rate * settings[k].learning_rate_factor;
-    if (!(rate * numbers.rate_factor <= largest_rate)) {
-      throw_attribute_error(name, in_quotes("a learning rate for"),
-                            "of at most 2^38 with its factors", rate * numbers.rate_factor);
-    }
-    if (numbers.decay_is_times_rate && !(rate * settings[k].weight_decay <= 1)) {
-      throw_attribute_error(name, in_quotes("a learning rate times weight decay for"),
-                            "of at most 1, as more would turn the signs of weights",
-                            rate * settings[k].weight_decay);
-    }
+    require_attribute(rate * numbers.rate_factor <= largest_rate, name,
+                      in_quotes("a learning rate for"), "of at most 2^38 with its factors",
+                      rate * numbers.rate_factor);
+    require_attribute(!numbers.decay_is_times_rate || rate * settings[k].weight_decay <= 1, name,
+                      in_quotes("a learning rate times weight decay for"),
+                      "of at most 1, as more would turn the signs of weights",
+                      rate * settings[k].weight_decay);
     any_expected = any_expected || shape.size() != 0;
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;
     any = true;
-    if (gradient.shape() != shape) {
-      throw_shape_error(name, in_quotes("step: a gradient in the shape of"), shape,
-                        gradient.shape());
-    }
+    require_shape(gradient.shape() == shape, name, in_quotes("step: a gradient in the shape of"),
+                  shape, gradient.shape());
   }
   require(any || !any_expected, name,
           "step: expected gradients, got none for any parameter; call backward first, "
@@ -217,12 +211,10 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
 /// @throws DomainError unless ε is as in `require_positive`, and at least 2^-70 / √(1−β₂).
 inline void require_epsilon(std::string_view name, double epsilon, double beta2) {
   require_positive(name, "epsilon", epsilon);
-  if (!(epsilon >= 0x1p-70 / std::sqrt(1 - beta2))) {
-    throw_attribute_error(name, "epsilon",
-                          "of at least 2^-70 / sqrt(1 - beta2): above gradients whose squares "
-                          "float takes for 0",
-                          epsilon);
-  }
+  require_attribute(epsilon >= 0x1p-70 / std::sqrt(1 - beta2), name, "epsilon",
+                    "of at least 2^-70 / sqrt(1 - beta2): above gradients whose squares "
+                    "float takes for 0",
+                    epsilon);
 }
 
 /// Shows the steps that an optimiser has counted to `visit(name, number)`, which may set them.
@@ -232,7 +224,7 @@ void visit_steps(std::string_view name, std::uint64_t& steps, const Visitor& vis
   std::uint64_t shown = steps;
   visit("steps", shown);
   require(shown <= std::uint64_t{1} << std::numeric_limits<double>::digits, name,
-          "expected at most 2^53 steps, got ", std::to_string(shown));
+          "expected at most 2^53 steps, got ", shown);
   steps = shown;
 }
 

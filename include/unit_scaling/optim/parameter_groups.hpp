@@ -132,12 +132,11 @@ template <class Factor>
   std::string untagged;
   const auto check_decay = [&](double decay) {
     require_share(name, "weight_decay", decay);
-    if (options.decay_is_independent && decay >= max_independent_decay) {
-      throw_attribute_error(name, "an independent weight_decay",
-                            "below 0.01: it is the share of the weights that goes in each step, "
-                            "whatever the learning rate (WeightDecay::decoupled is times that)",
-                            decay);
-    }
+    require_attribute(!options.decay_is_independent || decay < max_independent_decay, name,
+                      "an independent weight_decay",
+                      "below 0.01: it is the share of the weights that goes in each step, "
+                      "whatever the learning rate (WeightDecay::decoupled is times that)",
+                      decay);
   };
   check_decay(options.weight_decay);
   for (const ParameterGroup& group : groups.groups()) {

@@ -44,8 +44,8 @@ using ResidualRule = std::function<double(std::size_t index, std::size_t branche
   const double attention = ratio * mlp;
   return [=](std::size_t index, std::size_t branches) {
     const DefaultArithmetic of_call;
-    require(index < branches, name, "expected an index below the ", std::to_string(branches),
-            " branches, got ", std::to_string(index));
+    require(index < branches, name, "expected an index below the ", branches, " branches, got ",
+            index);
     const std::size_t attention_before = (index + 1) / 2;
     const std::size_t mlp_before = index / 2;
     const double variance = static_cast<double>(branches) / 2 +

@@ -44,8 +44,7 @@ class MaskedBatches {
       : corpus_(&corpus), window_(window), seed_(seed) {
     const std::size_t longest = corpus.training().size();
     require(window >= 1 && window <= longest, "MaskedBatches", "expected a window of 1 to ",
-            std::to_string(longest), " positions, as many as the training text has, got ",
-            std::to_string(window));
+            longest, " positions, as many as the training text has, got ", window);
   }
 
   /// How many positions of a batch of so many windows are selected: at least one.

@@ -16,10 +16,6 @@
 /// an array, of three 4-bit elements, say, is written with zeros behind it, as one dimension of
 /// four elements, and its shape is metadata, "unit_scaling.shape.NAME": "3".
 ///
-/// An `MxArray` called NAME is two arrays: NAME.elements (rows, columns), of type F4, F6_E2M3,
-/// F6_E3M2, F8_E4M3, F8_E5M2 or, for MxInt8, I8, and NAME.scales (rows, blocks of a row), of type
-/// F8_E8M0. Blocks of another size than 32 are metadata, "unit_scaling.block_size.NAME": "16".
-///
 /// An `EncodedArray` called NAME is NAME.elements, in its shape and of the type of its format, and,
 /// if it has scales, NAME.scales (tiles below each other, tiles beside each other), of type F8_E8M0
 /// or F32. Codes of a format that has no type are U8, U16 or U32, and those narrower than a byte
@@ -41,7 +37,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -69,7 +64,6 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
 #include "unit_scaling/formats/packed.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/train/safetensors_header.hpp"
@@ -143,10 +137,8 @@ class SafetensorsWriter {
   /// @throws std::invalid_argument as above; ShapeError if the shape has another size.
   template <PackedSafetensorsElement T>
   void add(const std::string& name, PackedArray<T> array, const Shape& shape) {
-    if (array.size() != shape.size()) {
-      throw_shape_error("SafetensorsWriter", "as many packed elements as the shape has", shape,
-                        Shape{array.size()});
-    }
+    require_shape(array.size() == shape.size(), "SafetensorsWriter",
+                  "as many packed elements as the shape has", shape, Shape{array.size()});
     auto shared = std::make_shared<const PackedArray<T>>(std::move(array));
     const auto codes = shared->bytes();
     add_codes(name, detail::safetensors_type(detail::safetensors_type_name<T>), shape,
@@ -156,33 +148,6 @@ class SafetensorsWriter {
   template <PackedSafetensorsElement T> void add(const std::string& name, PackedArray<T> array) {
     const Shape shape{array.size()};
     add(name, std::move(array), shape);
-  }
-
-  /// Adds an array in blocks, as two arrays; see the head of this file.
-  /// @throws std::invalid_argument as above. Nothing is added then.
-  template <MxSafetensorsElement E, std::size_t block_size>
-  void add(const std::string& name, const MxArray<E, block_size>& array) {
-    using Code = detail::safetensors_mx_type<E>;
-    const std::string elements = name + ".elements";
-    const std::string scales = name + ".scales";
-    static_cast<void>(checked_key(scales));
-    const Shape shape{array.rows(), array.columns()};
-    if constexpr (PackableMinifloat<E>) {
-      add(elements, array.elements(), shape);
-    } else {
-      Array<Code> codes(shape);
-      if (!codes.empty()) {
-        // Through void: a class with a constructor is still trivially copyable.
-        std::memcpy(static_cast<void*>(codes.mutable_data()), array.elements().data(),
-                    codes.bytes());
-      }
-      add(elements, codes);
-    }
-    add(scales, Array<float8_e8m0fnu>({array.rows(), array.blocks_per_row()}, array.scales()));
-    if (block_size != detail::safetensors_block_size) {
-      own_metadata_[std::string(detail::safetensors_block_size_key) + name] =
-          std::to_string(block_size);
-    }
   }
 
   /// Adds an array of a format chosen at run time, as one or two arrays; see the head of this file.
@@ -436,42 +401,6 @@ class SafetensorsFile {
   [[nodiscard]] PackedArray<T> packed(const std::string& name) {
     return unit_scaling::detail::with_file_errors(
         path_, [&] { return read_packed<T>(name, checked_shape<T>(name).size()); });
-  }
-
-  /// Reads an array in blocks, which is two arrays; see the head of this file.
-  /// @throws FileError as `tensor` does, if one of the two is missing or not as the other one asks
-  ///         for, or if the blocks are of another size.
-  template <MxSafetensorsElement E, std::size_t block_size = detail::safetensors_block_size>
-  [[nodiscard]] MxArray<E, block_size> mx_array(const std::string& name) {
-    return unit_scaling::detail::with_file_errors(path_, [&] {
-      using Code = detail::safetensors_mx_type<E>;
-      const std::string elements = name + ".elements";
-      const Shape shape = checked_shape<Code>(elements);
-      if (shape.rank() != 2) fail_shape(elements, "two dimensions");
-      const std::size_t blocks = shape[1] / block_size + (shape[1] % block_size != 0 ? 1 : 0);
-      const auto key = std::string(detail::safetensors_block_size_key) + name;
-      const auto size = header_.metadata.find(key);
-      const std::string text = size != header_.metadata.end()
-                                   ? size->second
-                                   : std::to_string(detail::safetensors_block_size);
-      if (text != std::to_string(block_size)) {
-        fail("array " + in_quotes(name) + " is in blocks of " + printable(text) + ", expected " +
-             std::to_string(block_size));
-      }
-      const auto scales = tensor<float8_e8m0fnu>(name + ".scales", Shape{shape[0], blocks});
-      std::vector<float8_e8m0fnu> all_scales(scales.span().begin(), scales.span().end());
-      if constexpr (PackableMinifloat<E>) {
-        return MxArray<E, block_size>(shape[0], shape[1], std::move(all_scales),
-                                      read_packed<E>(elements, shape.size()));
-      } else {
-        std::vector<E> codes(shape.size());
-        if (!codes.empty()) {
-          read(data_begin_ + info(elements).begin, reinterpret_cast<char*>(codes.data()),
-               codes.size());
-        }
-        return MxArray<E, block_size>(shape[0], shape[1], std::move(all_scales), std::move(codes));
-      }
-    });
   }
 
   /// Reads an array of a format chosen at run time, which is one or two arrays; see the head of

@@ -49,10 +49,8 @@ inline constexpr std::size_t safetensors_max_metadata = 100'000;
 inline constexpr std::size_t safetensors_max_rank = 64;
 
 /// Metadata that this library adds, followed by the name of an array: the shape of one that was
-/// padded to whole bytes, as "3,5"; the block size of an `MxArray`, if it is not 32; format, scales
-/// and shape of an `EncodedArray`, in words.
+/// padded to whole bytes, as "3,5"; format, scales and shape of an `EncodedArray`, in words.
 inline constexpr std::string_view safetensors_shape_key = "unit_scaling.shape.";
-inline constexpr std::string_view safetensors_block_size_key = "unit_scaling.block_size.";
 inline constexpr std::string_view safetensors_encoding_key = "unit_scaling.encoding.";
 
 /// "(2, 3)", of any rank.

@@ -14,7 +14,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/mx_block.hpp"
+#include "unit_scaling/formats/packed.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -134,14 +134,6 @@ template <class T> [[nodiscard]] constexpr std::string_view find_safetensors_typ
 template <class T>
 inline constexpr std::string_view safetensors_type_name = find_safetensors_type_name<T>();
 
-/// Block size of an `MxArray` for which a file need not say so.
-inline constexpr std::size_t safetensors_block_size = mxint8::block_size;
-
-/// The type whose codes the elements of an `MxArray` are: its own, but for MxInt8, whose codes are
-/// integers of two's complement.
-template <MxElement E>
-using safetensors_mx_type = std::conditional_t<std::is_same_v<E, MxInt8>, std::int8_t, E>;
-
 }  // namespace detail
 
 /// A type whose arrays a safetensors file may hold: bool, integers, std::complex<float>, float,
@@ -153,10 +145,6 @@ concept SafetensorsElement = !detail::safetensors_type_name<T>.empty();
 /// One of those that are narrower than a byte.
 template <class T>
 concept PackedSafetensorsElement = SafetensorsElement<T> && PackableMinifloat<T>;
-
-/// A type of the elements of an `MxArray` that a safetensors file may hold.
-template <class E>
-concept MxSafetensorsElement = MxElement<E> && SafetensorsElement<detail::safetensors_mx_type<E>>;
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
 
