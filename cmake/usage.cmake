@@ -61,12 +61,16 @@ function(unit_scaling_add_compiled)
   endforeach()
   set(sources)
   foreach(part IN ITEMS ${UNIT_SCALING_COMPILED_PRECISIONS} shared)  # the longest first
+    set(definitions "UNIT_SCALING_COMPILED_${part}();")
+    if(NOT part STREQUAL "shared")
+      string(PREPEND definitions "UNIT_SCALING_COMPILED_shared(extern);\n")
+    endif()
     file(CONFIGURE OUTPUT "${folder}/compiled_${part}.cpp" CONTENT
          "// SPDX-License-Identifier: MIT\n\
 // A part of what unit_scaling/compiled.hpp lists. Written by CMake.\n\
 #include \"unit_scaling/compiled.hpp\"\n\n\
 namespace UNIT_SCALING_NAMESPACE {\n\
-UNIT_SCALING_COMPILED_${part}();\n\
+${definitions}\n\
 }  // namespace UNIT_SCALING_NAMESPACE\n")
     list(APPEND sources "${folder}/compiled_${part}.cpp")
   endforeach()
