@@ -42,8 +42,9 @@ function(unit_scaling_leave_garbage target scope)
 endfunction()
 
 # Makes the target unit_scaling::compiled: the instantiations that unit_scaling/compiled.hpp lists, one
-# source for each of UNIT_SCALING_COMPILED_PRECISIONS, compiled in the build of the program that links it,
-# with its flags and for its processor. A program that does not link it does not build it.
+# source for what all precisions use and one for each of UNIT_SCALING_COMPILED_PRECISIONS, compiled in the
+# build of the program that links it, with its flags and for its processor. A program that does not link
+# it does not build it.
 function(unit_scaling_add_compiled)
   if(TARGET unit_scaling_compiled)
     return()
@@ -52,20 +53,26 @@ function(unit_scaling_add_compiled)
   set(precisions fp64 fp32 fp16 bf16 fp8)
   set(UNIT_SCALING_COMPILED_PRECISIONS "${precisions}" CACHE STRING
       "What unit_scaling::compiled has, of ${precisions}")
-  set(sources)
   foreach(precision IN LISTS UNIT_SCALING_COMPILED_PRECISIONS)
     if(NOT precision IN_LIST precisions)
       message(FATAL_ERROR
               "UNIT_SCALING_COMPILED_PRECISIONS: expected some of ${precisions}, got ${precision}")
     endif()
-    file(CONFIGURE OUTPUT "${folder}/compiled_${precision}.cpp" CONTENT
+  endforeach()
+  set(sources)
+  foreach(part IN ITEMS ${UNIT_SCALING_COMPILED_PRECISIONS} shared)  # the longest first
+    set(definitions "UNIT_SCALING_COMPILED_${part}();")
+    if(NOT part STREQUAL "shared")
+      string(PREPEND definitions "UNIT_SCALING_COMPILED_shared(extern);\n")
+    endif()
+    file(CONFIGURE OUTPUT "${folder}/compiled_${part}.cpp" CONTENT
          "// SPDX-License-Identifier: MIT\n\
-// What unit_scaling/compiled.hpp lists for one precision. Written by CMake.\n\
+// A part of what unit_scaling/compiled.hpp lists. Written by CMake.\n\
 #include \"unit_scaling/compiled.hpp\"\n\n\
 namespace UNIT_SCALING_NAMESPACE {\n\
-UNIT_SCALING_COMPILED_${precision}();\n\
+${definitions}\n\
 }  // namespace UNIT_SCALING_NAMESPACE\n")
-    list(APPEND sources "${folder}/compiled_${precision}.cpp")
+    list(APPEND sources "${folder}/compiled_${part}.cpp")
   endforeach()
   add_library(unit_scaling_compiled STATIC EXCLUDE_FROM_ALL ${sources})
   add_library(unit_scaling::compiled ALIAS unit_scaling_compiled)

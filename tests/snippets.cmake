@@ -8,6 +8,13 @@ foreach(name README CONTRIBUTING)
 endforeach()
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${documents})
 
+# All of training, precompiled. Who includes it finds it read; others do not, for a snippet must include
+# what it uses.
+add_library(snippet_headers OBJECT "${CMAKE_CURRENT_BINARY_DIR}/precompiled.cpp")
+target_link_libraries(snippet_headers PRIVATE unit_scaling_own_flags unit_scaling::compiled)
+target_compile_options(snippet_headers PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O0>)
+target_precompile_headers(snippet_headers PRIVATE <unit_scaling/unit_scaling.hpp>)
+
 set(fence_open "(^|\n)[ \t]*(```+|~~~+)[ \t]*(cpp|c\\+\\+|C\\+\\+|cxx|cc)([^\n]*)\n")
 set(snippet_objects)
 
@@ -52,6 +59,9 @@ foreach(document IN LISTS documents)
         unit_scaling_own_flags unit_scaling::compiled nlohmann_json::nlohmann_json)
       # Their assertions are to hold, also in Release, and what computes in them is in the companion.
       target_compile_options(${target} PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O0>)
+      if(code MATCHES "(^|\n)#include [<\"]unit_scaling/unit_scaling\\.hpp[>\"]")
+        target_precompile_headers(${target} REUSE_FROM snippet_headers)
+      endif()
       file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
       add_test(NAME snippet.${name}.${count} COMMAND ${target}
                WORKING_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")

@@ -3,18 +3,19 @@
 /// What the target unit_scaling::compiled holds compiled, so that a program which links it need
 /// not.
 ///
-/// One list serves both sides. Each source of the target defines it for one precision. For those
-/// that link the target, it defines UNIT_SCALING_COMPILED and, for each precision that it has,
-/// UNIT_SCALING_COMPILED_HAS_fp8 and so on. The list is then declared `extern template`: the linker
-/// finds what would otherwise be compiled. Without these macros the header declares nothing, and
-/// everything is compiled where it is used, as always are policies, ops and modules that are not in
-/// the list.
+/// One list serves both sides. Each source of the target defines it for one precision, but for one
+/// source, which defines what all precisions use. For those that link the target, it defines
+/// UNIT_SCALING_COMPILED and, for each precision that it has, UNIT_SCALING_COMPILED_HAS_fp8 and so
+/// on. The list is then declared `extern template`: the linker finds what would otherwise be
+/// compiled. Without these macros the header declares nothing, and everything is compiled where it
+/// is used, as always are policies, ops and modules that are not in the list.
 ///
 /// unit_scaling.hpp includes this header. A file that includes single headers includes it besides.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "unit_scaling/unit_scaling.hpp"
@@ -159,6 +160,55 @@
   declare template const Parameter* optim::first_non_finite(const Tape<P>&,                    \
                                                             const std::vector<Parameter*>&)
 
+/// What operands of matrix products in one storage type are prepared and packed with, whatever the
+/// policy.
+#define UNIT_SCALING_COMPILED_OPERANDS_OF(declare, T)                                            \
+  declare template const kernels::ElementKernels* kernels::find_element_kernels<T>();            \
+  declare template void kernels::detail::prepare_stored<T>(                                      \
+      const EncodedArray&, kernels::SummedExtent, kernels::PreparedOperand&);                    \
+  declare template void kernels::detail::encode_stored<T>(const Format&, std::span<const float>, \
+                                                          std::span<std::uint8_t>)
+
+/// Rounding to a format that is chosen when the program runs.
+#define UNIT_SCALING_COMPILED_ROUNDING(declare, mode)                                              \
+  declare template void                                                                            \
+  detail::encode_chunk_with<detail::EncodeModes<Overflow::saturate, Rounding::mode>>(              \
+      FormatSpec, const float*, std::size_t, const EncodeOptions&, std::uint64_t, std::uint32_t*); \
+  declare template void                                                                            \
+  detail::encode_chunk_with<detail::EncodeModes<Overflow::infinity_or_nan, Rounding::mode>>(       \
+      FormatSpec, const float*, std::size_t, const EncodeOptions&, std::uint64_t, std::uint32_t*)
+
+/// The conversions of spans of a storage type.
+#define UNIT_SCALING_COMPILED_CONVERSIONS(declare, T)                                          \
+  declare template void decode(std::span<const T>, std::span<float>);                          \
+  declare template void detail::encode_span<Overflow::saturate>(std::span<const float>,        \
+                                                                std::span<T>);                 \
+  declare template void detail::encode_span<Overflow::infinity_or_nan>(std::span<const float>, \
+                                                                       std::span<T>)
+
+/// What the source for all precisions defines.
+#define UNIT_SCALING_COMPILED_shared(declare)                                                 \
+  UNIT_SCALING_COMPILED_OPERANDS_OF(declare, float);                                          \
+  UNIT_SCALING_COMPILED_OPERANDS_OF(declare, float16);                                        \
+  UNIT_SCALING_COMPILED_OPERANDS_OF(declare, bfloat16);                                       \
+  UNIT_SCALING_COMPILED_OPERANDS_OF(declare, float8_e4m3fn);                                  \
+  UNIT_SCALING_COMPILED_OPERANDS_OF(declare, float8_e5m2);                                    \
+  declare template const kernels::ElementKernels kernels::detail::code_kernels<false, false>; \
+  declare template const kernels::ElementKernels kernels::detail::code_kernels<true, false>;  \
+  declare template const kernels::ElementKernels kernels::detail::code_kernels<true, true>;   \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, nearest_even);                                      \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, nearest_away);                                      \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, toward_zero);                                       \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, toward_positive);                                   \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, toward_negative);                                   \
+  UNIT_SCALING_COMPILED_ROUNDING(declare, stochastic);                                        \
+  UNIT_SCALING_COMPILED_CONVERSIONS(declare, float16);                                        \
+  UNIT_SCALING_COMPILED_CONVERSIONS(declare, bfloat16);                                       \
+  declare template void detail::encode_to_nearest<std::uint8_t>(                              \
+      const FormatSpec&, Overflow, const float*, std::size_t, std::uint8_t*);                 \
+  declare template void detail::encode_to_nearest<std::uint16_t>(                             \
+      const FormatSpec&, Overflow, const float*, std::size_t, std::uint8_t*)
+
 /// What one source of the target defines. Gradients in double are for comparisons: optimisers do
 /// not take them.
 #define UNIT_SCALING_COMPILED_fp64(declare)                       \
@@ -180,6 +230,7 @@
 
 #ifdef UNIT_SCALING_COMPILED
 namespace UNIT_SCALING_NAMESPACE {
+UNIT_SCALING_COMPILED_shared(extern);
 #ifdef UNIT_SCALING_COMPILED_HAS_fp64
 UNIT_SCALING_COMPILED_fp64(extern);
 #endif

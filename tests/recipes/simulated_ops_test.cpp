@@ -65,10 +65,13 @@ template <Storage Operand, Storage Gradient> struct Real {
   using matmul_gradient = Gradient;
   using compute = float;
 };
-/// Stores and multiplies float, with the attention weights that the policy above has.
-template <class P> struct Carrier : precision::fp32 {
-  using attention_weight = attention_weight_t<P>;
-};
+/// Stores and multiplies float, with the attention weights that the policy above has: one of two
+/// policies, as each is compiled for itself.
+template <class P>
+using Carrier =
+    std::conditional_t<std::is_same_v<attention_weight_t<P>, bfloat16>,
+                       precision::with_bfloat16_attention<precision::fp32>, precision::fp32>;
+static_assert(std::is_same_v<attention_weight_t<precision::fp32>, float>);
 
 /// Numbers of N(0, 1) times powers of two from far below every 8-bit format to far above, and among
 /// the first of them zeros, halves between numbers, the least and largest of float and, if

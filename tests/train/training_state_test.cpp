@@ -82,11 +82,20 @@ template <class T> std::string bits(const T& state) {
   }
 }
 
+/// Visitors, each of one type for all trainings: compiled once.
+auto adding_bits(std::map<std::string, std::string>& all) {
+  return [&](const std::string& name, const auto& state) { all[name] = bits(state); };
+}
+/// Writes weights, states and numbers that no training has.
+const auto spoil = []<class T>(const std::string& name, T& state) {
+  if constexpr (is_array<T>) state = T::filled(state.shape(), 77);
+  if constexpr (train::StateNumber<T>) state = name == "optimiser.steps" ? 9 : 3;
+};
+
 /// Those of all states by name.
 template <class Part> std::map<std::string, std::string> bits_of(Part&& part) {
   std::map<std::string, std::string> all;
-  train::for_each_state(
-      part, [&](const std::string& name, const auto& state) { all[name] = bits(state); });
+  train::for_each_state(part, adding_bits(all));
   return all;
 }
 
@@ -134,14 +143,6 @@ template <class Optimiser, Precision P> class Training {
     loss_scale_ *= 2;
   }
 
-  /// Weights, states and numbers that no training has.
-  void spoil() {
-    train::for_each_state(*this, []<class T>(const std::string& name, T& state) {
-      if constexpr (is_array<T>) state = T::filled(state.shape(), 77);
-      if constexpr (train::StateNumber<T>) state = name == "optimiser.steps" ? 9 : 3;
-    });
-  }
-
  private:
   using Network = nn::Sequential<nn::Linear, ops::Apply<ops::Gelu>, nn::Dropout, nn::Linear>;
 
@@ -181,7 +182,7 @@ void expect_resumed_is_unbroken(const std::function<std::shared_ptr<Recipe>()>& 
   expect_same(bits_of(unsaved), expected, "saving changes nothing");
   for (std::size_t batch = 0; batch <= end; ++batch) {
     Training<Optimiser, P> resumed(make_recipe());
-    resumed.spoil();
+    train::for_each_state(resumed, spoil);
     load_state(path_after(batch), resumed);
     for (std::size_t next = batch; next < end; ++next) resumed.train_on_batch();
     expect_same(bits_of(resumed), expected, "from batch " + std::to_string(batch) + " on");

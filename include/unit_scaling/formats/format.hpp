@@ -37,21 +37,29 @@ namespace detail {
 /// stay in the cache. A multiple of every StochasticRounding::group_size().
 inline constexpr std::size_t code_chunk = 1024;
 
-/// The codes of numbers, times options.scale, of which the first is element `first` of the tensor.
+/// The codes of numbers, times options.scale, of which the first is element `first` of the tensor,
+/// rounded as Modes say.
 /// @pre count <= code_chunk, in default arithmetic
+template <class Modes>
+void encode_chunk_with(FormatSpec spec, const float* in, std::size_t count,
+                       const EncodeOptions& options, std::uint64_t first, std::uint32_t* codes) {
+  for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
+      in, codes, count, options, first,
+      [spec](uint32x16, uint32x16 bits, uint32x16 random, std::uint32_t * to)
+          __attribute__((always_inline)) {
+            encode_in_registers<Modes>(
+                spec, bits, random,
+                [to](BulkLanes lanes_of_codes, std::size_t offset) __attribute__((always_inline)) {
+                  std::memcpy(to + offset, &lanes_of_codes, sizeof(lanes_of_codes));
+                });
+          });
+}
+
+/// The same, rounded as the options say.
 inline void encode_chunk(FormatSpec spec, const float* in, std::size_t count,
                          const EncodeOptions& options, std::uint64_t first, std::uint32_t* codes) {
   with_encode_modes(options.overflow, options.rounding, [&]<class Modes>(Modes) {
-    for_encoded_vectors<Modes::rounding == Rounding::stochastic>(
-        in, codes, count, options, first,
-        [spec](uint32x16, uint32x16 bits, uint32x16 random,
-               std::uint32_t * to) __attribute__((always_inline)) {
-          encode_in_registers<Modes>(
-              spec, bits, random,
-              [to](BulkLanes lanes_of_codes, std::size_t offset) __attribute__((always_inline)) {
-                std::memcpy(to + offset, &lanes_of_codes, sizeof(lanes_of_codes));
-              });
-        });
+    encode_chunk_with<Modes>(spec, in, count, options, first, codes);
   });
 }
 

@@ -123,9 +123,10 @@ template <class T, bool exact_in_pairs, bool exact_with_weights, bool for_amx>
   return result;
 }
 
-/// The kernels of codes that are looked up.
+/// The kernels of codes that are looked up. Not `constexpr`: a file that finds them compiled would
+/// have to instantiate them all the same.
 template <bool exact_in_pairs, bool exact_with_weights>
-inline constexpr ElementKernels code_kernels =
+constinit inline const ElementKernels code_kernels =
     make_element_kernels<std::uint8_t, has_bfloat16_pairs && exact_in_pairs,
                          has_bfloat16_pairs && exact_with_weights, has_amx && exact_in_pairs>();
 
@@ -148,7 +149,7 @@ inline constexpr ElementKernels double_kernels{.bytes = sizeof(double)};
 }  // namespace detail
 
 /// The kernels of elements of a storage type.
-template <class T> [[nodiscard]] constexpr const ElementKernels* find_element_kernels() {
+template <class T> [[nodiscard]] const ElementKernels* find_element_kernels() {
   if constexpr (is_looked_up<T>()) {
     return detail::find_code_kernels(T::format);
   } else {

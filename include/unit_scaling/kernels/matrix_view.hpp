@@ -71,7 +71,7 @@ struct OperandView {
   }
 };
 
-template <class T> [[nodiscard]] constexpr OperandView operand_view(const MatrixView<T>& view) {
+template <class T> [[nodiscard]] OperandView operand_view(const MatrixView<T>& view) {
   return {view.data,       find_element_kernels<T>(), find_code_table<T>(),
           view.row_stride, view.column_stride,        view.segment_stride};
 }

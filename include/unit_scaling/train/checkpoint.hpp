@@ -77,18 +77,59 @@ void add_state(SafetensorsWriter& writer, const std::string& name, const T& stat
   }
 }
 
+/// A visitor that writes states, of one type for all trainings as those of `StateLoader`.
+[[nodiscard]] inline auto saving(SafetensorsWriter& writer) {
+  return [&writer](const std::string& name, const auto& state) { add_state(writer, name, state); };
+}
+
 /// Reads the states of a file, and puts them in the place of those of a training when all of them
 /// are known to fit.
 class StateLoader {
+  /// A state of the file; once it is in its place, what was there before.
+  struct Loaded {
+    std::any value;
+    bool is_in_place = false;
+  };
+
+  // Visitors. They are made in functions that are no templates, so that what walks the parts of a
+  // training is compiled once for all trainings.
+
+  [[nodiscard]] auto reading() {
+    return [this]<class T>(const std::string& name, T& state) {
+      loaded_[name] = {.value = read_state(name, state)};
+    };
+  }
+
+  /// @param last is told the name of each state.
+  [[nodiscard]] auto putting(std::string& last) {
+    return [this, &last]<class T>(const std::string& name, T& state) {
+      last = name;
+      const auto found = loaded_.find(name);
+      T* const value = found == loaded_.end() ? nullptr : std::any_cast<T>(&found->second.value);
+      if (value == nullptr || !exchange(*value, state)) {
+        throw std::logic_error("expected the training to show the same states each time");
+      }
+      found->second.is_in_place = true;
+    };
+  }
+
+  /// What is exchanged once more may be a copy that a part shows of what it has, and took from or
+  /// not: it gets what was there before in both cases.
+  [[nodiscard]] auto putting_back() {
+    return [this]<class T>(const std::string& name, T& state) {
+      const auto before = loaded_.find(name);
+      if (before == loaded_.end() || !std::exchange(before->second.is_in_place, false)) return;
+      if (T* const value = std::any_cast<T>(&before->second.value)) exchange(*value, state);
+    };
+  }
+
  public:
   explicit StateLoader(SafetensorsFile& file)
       : file_(file), left_(file.names().begin(), file.names().end()) {}
 
   /// @throws FileError unless the file has just the states of the training.
   template <class Training> void read(Training& training) {
-    for_each_state(training, [&]<class T>(const std::string& name, T& state) {
-      loaded_[name] = {.value = read_state(name, state)};
-    });
+    for_each_state(training, reading());
     if (left_.empty()) return;
     throw FileError(file_.path(),
                     "has an array " + in_quotes(*left_.begin()) +
@@ -105,7 +146,7 @@ class StateLoader {
       accept();
     } catch (...) {
       try {
-        put_back(training);
+        for_each_state(training, putting_back());
       } catch (...) {  // What is told is why the states were refused.
       }
       throw;
@@ -113,12 +154,6 @@ class StateLoader {
   }
 
  private:
-  /// A state of the file; once it is in its place, what was there before.
-  struct Loaded {
-    std::any value;
-    bool is_in_place = false;
-  };
-
   template <class T> [[nodiscard]] T read_state(const std::string& name, const T& like) {
     if constexpr (StateNumber<T>) {
       return read_number<T>(name);
@@ -164,15 +199,7 @@ class StateLoader {
   template <class Training> void put(Training& training) {
     std::string last;
     try {
-      for_each_state(training, [&]<class T>(const std::string& name, T& state) {
-        last = name;
-        const auto found = loaded_.find(name);
-        T* const value = found == loaded_.end() ? nullptr : std::any_cast<T>(&found->second.value);
-        if (value == nullptr || !exchange(*value, state)) {
-          throw std::logic_error("expected the training to show the same states each time");
-        }
-        found->second.is_in_place = true;
-      });
+      for_each_state(training, putting(last));
     } catch (const std::bad_alloc&) {
       throw;  // The file is not at fault.
     } catch (const std::exception& error) {
@@ -205,16 +232,6 @@ class StateLoader {
     return true;
   }
 
-  /// What is exchanged once more may be a copy that a part shows of what it has, and took from or
-  /// not: it gets what was there before in both cases.
-  template <class Training> void put_back(Training& training) {
-    for_each_state(training, [&]<class T>(const std::string& name, T& state) {
-      const auto before = loaded_.find(name);
-      if (before == loaded_.end() || !std::exchange(before->second.is_in_place, false)) return;
-      if (T* const value = std::any_cast<T>(&before->second.value)) exchange(*value, state);
-    });
-  }
-
   SafetensorsFile& file_;
   std::set<std::string> left_;  ///< names of arrays that no state has asked for
   std::map<std::string, Loaded> loaded_;
@@ -232,9 +249,7 @@ template <class Training>
 void save_state(const std::filesystem::path& path, Training&& training,
                 const std::map<std::string, std::string>& metadata = {}) {
   SafetensorsWriter writer;
-  for_each_state(training, [&](const std::string& name, const auto& state) {
-    detail::add_state(writer, name, state);
-  });
+  for_each_state(training, detail::saving(writer));
   for (const auto& [key, text] : metadata) writer.set_metadata(key, text);
   writer.write(path);
 }
