@@ -17,7 +17,7 @@
 #include "unit_scaling/core/eigen.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
-#include "unit_scaling/formats/packed.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 
 namespace moved_from_test {
@@ -40,12 +40,14 @@ TEST(MovedFrom, AnArrayIsEmpty) {
   EXPECT_EQ(fourth, Array<float>::filled({4}, 2));
 }
 
-TEST(MovedFrom, PackedArraysAreEmpty) {
-  PackedArray<float4_e2m1fn> packed(11);
-  const PackedArray<float4_e2m1fn> taken = std::move(packed);
+TEST(MovedFrom, EncodedArraysAreEmpty) {
+  EncodedArray packed = EncodedArray::pack(Array<float4_e2m1fn>(Shape{11}));
+  EncodedArray taken = std::move(packed);
   EXPECT_EQ(packed.size(), 0U);  // NOLINT(bugprone-use-after-move)
-  EXPECT_EQ(packed.bytes().size(), 0U);
+  EXPECT_EQ(packed.codes().size(), 0U);
   EXPECT_EQ(taken.size(), 11U);
+  packed = std::move(taken);
+  EXPECT_EQ(packed.codes().size(), 6U);
 }
 
 TEST(Sizes, ThatNobodyCanCountAreRefused) {
@@ -129,13 +131,13 @@ TEST(Views, OfTemporaryArraysDoNotCompile) {
 }
 
 template <class T>
-concept HasBytes = requires {
-  std::declval<T>().bytes();
+concept HasCodes = requires {
+  std::declval<T>().codes();
 };
 
-TEST(Views, OfTemporaryPackedArraysDoNotCompile) {
-  using Packed = PackedArray<float4_e2m1fn>;
-  static_assert(HasBytes<Packed&> && HasBytes<const Packed&> && !HasBytes<Packed>);
+TEST(Views, OfTemporaryEncodedArraysDoNotCompile) {
+  static_assert(HasCodes<EncodedArray&> && HasCodes<const EncodedArray&> &&
+                !HasCodes<EncodedArray>);
 }
 
 TEST(MovedFrom, ABorrowedArrayIsWritableAgain) {

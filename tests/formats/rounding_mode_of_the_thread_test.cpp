@@ -27,7 +27,6 @@
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/mx.hpp"
-#include "unit_scaling/formats/packed.hpp"
 
 namespace rounding_mode_of_the_thread_test {
 
@@ -481,26 +480,6 @@ TEST(RoundingModeOfTheThread, DoesNotChangeMxBlocks) {
       return result;
     });
   }
-}
-
-template <class T> class RoundingModeOfTheThreadPacked : public testing::Test {};
-using PackedFormats = ::testing::Types<float6_e2m3fn, float6_e3m2fn, float4_e2m1fn>;
-TYPED_TEST_SUITE(RoundingModeOfTheThreadPacked, PackedFormats);
-
-TYPED_TEST(RoundingModeOfTheThreadPacked, DoesNotChangePackedArrays) {
-  const std::vector<float> numbers = critical_numbers(format_of<Bfloat16>());
-  std::vector<float> back(numbers.size());
-  expect_same_in_every_mode([&] {
-    Bits result;
-    PackedArray<TypeParam> packed(numbers.size());
-    for (const Overflow overflow : overflows) {
-      encode(std::span<const float>(numbers), packed, overflow);
-      for (const std::uint8_t byte : packed.bytes()) result.push_back(byte);
-      decode(packed, std::span<float>(back));
-      append(result, back);
-    }
-    return result;
-  });
 }
 
 TEST(RoundingModeOfTheThread, DoesNotChangeConversionsOfTheLanguageInSpans) {

@@ -56,7 +56,6 @@ using unit_scaling::float8_e5m2;
 using unit_scaling::float8_e5m2fnuz;
 using unit_scaling::float8_e8m0fnu;
 using unit_scaling::Format;
-using unit_scaling::PackedArray;
 using unit_scaling::Shape;
 using unit_scaling::train::SafetensorsFile;
 using unit_scaling::train::SafetensorsWriter;
@@ -283,26 +282,22 @@ TEST_F(Safetensors, ReadsBackElementsNarrowerThanAByteOfAnyNumber) {
           array.mutable_data()[i] = T::from_bits(static_cast<std::uint8_t>((7 * i + size) % 16));
         }
         writer.add(std::to_string(size), array);
-        writer.add("packed " + std::to_string(size), PackedArray<T>(array.span()));
         arrays.push_back(array);
       }
       const auto cube = Array<T>::filled(Shape{3, 1, 5}, T::from_bits(9));
       writer.add("cube", cube);
-      writer.add("packed cube", PackedArray<T>(cube.span()), cube.shape());
       writer.add("scalar", Array<T>::filled(Shape{}, T::from_bits(9)));
       writer.write(file);
 
       SafetensorsFile opened(file);
       for (std::size_t size = 0; size < 20; ++size) {
-        for (const std::string prefix : {"", "packed "}) {
-          const std::string name = prefix + std::to_string(size);
-          expect_same_bytes(opened.tensor<T>(name, Shape{size}), arrays[size]);
-          EXPECT_EQ(opened.packed<T>(name), PackedArray<T>(arrays[size].span()));
-        }
+        const std::string name = std::to_string(size);
+        expect_same_bytes(opened.tensor<T>(name, Shape{size}), arrays[size]);
+        EXPECT_EQ(opened.packed<T>(name), EncodedArray::pack(arrays[size]));
       }
       expect_same_bytes(opened.tensor<T>("cube", Shape{3, 1, 5}), cube);
-      EXPECT_EQ(opened.info("packed cube").shape, (std::vector<std::uint64_t>{3, 1, 5}));
-      EXPECT_EQ(opened.packed<T>("packed cube"), PackedArray<T>(cube.span()));
+      EXPECT_EQ(opened.info("cube").shape, (std::vector<std::uint64_t>{3, 1, 5}));
+      EXPECT_EQ(opened.packed<T>("cube"), EncodedArray::pack(cube));
       EXPECT_EQ(opened.tensor<T>("scalar").shape(), Shape{});
       EXPECT_EQ(opened.tensor<T>("scalar").data()[0].bits(), 9);
     }
@@ -320,7 +315,6 @@ TEST_F(Safetensors, PadsWhatEndsWithinAByte) {
                              R"("w":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}})";
   EXPECT_EQ(stored().substr(8, header.size()), header);
   EXPECT_EQ(stored().substr(stored().size() - 2), "\xf2\x01");
-  EXPECT_THROW(writer.add("x", PackedArray<float4_e2m1fn>(3), Shape{4}), unit_scaling::ShapeError);
 }
 
 TEST_F(Safetensors, SaysWhatIsWrongWithThePaddingOfAnArray) {

@@ -142,25 +142,6 @@ inline void unpack_codes(int bits, std::span<const std::uint8_t> stream,
   with_code_bits(bits, [&](auto width) { unpack_codes<width()>(stream, codes); });
 }
 
-/// Where a code begins in a stream.
-struct CodePlace {
-  std::size_t byte;   ///< the first byte in which it lies
-  std::size_t shift;  ///< its lowest bit in there
-};
-[[nodiscard]] constexpr CodePlace code_place(std::size_t bits, std::size_t index) noexcept {
-  const std::size_t bit = index % packed_group * bits;
-  return {index / packed_group * bits + bit / 8, bit % 8};
-}
-
-/// The code of an element of a stream.
-[[nodiscard]] constexpr unsigned read_code(const std::uint8_t* stream, std::size_t bits,
-                                           std::size_t index) noexcept {
-  const auto [byte, shift] = code_place(bits, index);
-  unsigned window = stream[byte];
-  if (shift + bits > 8) window |= unsigned{stream[byte + 1]} << 8;
-  return (window >> shift) & ((1U << bits) - 1U);
-}
-
 }  // namespace UNIT_SCALING_NAMESPACE::detail
 
 UNIT_SCALING_IEEE_END

@@ -11,7 +11,7 @@
 ///     {"__metadata__":{"step":"400"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}
 ///
 /// All types of the format are read and written (`SafetensorsElement`). Elements of four and six
-/// bits are packed as `PackedArray` has them, the first one in the lowest bits, as PyTorch packs
+/// bits are packed as `EncodedArray` has them, the first one in the lowest bits, as PyTorch packs
 /// four; a shape counts elements, not bytes. The format has no arrays that end within a byte. Such
 /// an array, of three 4-bit elements, say, is written with zeros behind it, as one dimension of
 /// four elements, and its shape is metadata, "unit_scaling.shape.NAME": "3".
@@ -42,6 +42,7 @@
 #include <ios>
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
@@ -123,31 +124,16 @@ class SafetensorsWriter {
   /// @throws std::invalid_argument if there is an array of that name already, or the name is
   ///         "__metadata__" or not UTF-8.
   template <SafetensorsElement T> void add(const std::string& name, const Array<T>& array) {
+    constexpr auto type = detail::safetensors_type(detail::safetensors_type_name<T>);
     if constexpr (PackedSafetensorsElement<T>) {
-      add(name, PackedArray<T>(array.span()), array.shape());
+      const auto shared = std::make_shared<const EncodedArray>(
+          EncodedArray::pack(array, std::pmr::new_delete_resource()));
+      add_codes(name, type, array.shape(), shared, shared->codes());
     } else {
       auto shared = std::make_shared<const Array<T>>(array);
       const auto bytes = std::as_bytes(shared->span());
-      constexpr auto type = detail::safetensors_type(detail::safetensors_type_name<T>);
       add_entry(name, type, array.shape(), std::move(shared), bytes);
     }
-  }
-
-  /// Adds packed elements, as an array of that shape.
-  /// @throws std::invalid_argument as above; ShapeError if the shape has another size.
-  template <PackedSafetensorsElement T>
-  void add(const std::string& name, PackedArray<T> array, const Shape& shape) {
-    require_shape(array.size() == shape.size(), "SafetensorsWriter",
-                  "as many packed elements as the shape has", shape, Shape{array.size()});
-    auto shared = std::make_shared<const PackedArray<T>>(std::move(array));
-    const auto codes = shared->bytes();
-    add_codes(name, detail::safetensors_type(detail::safetensors_type_name<T>), shape,
-              std::move(shared), codes);
-  }
-  /// Adds packed elements, as an array of one dimension.
-  template <PackedSafetensorsElement T> void add(const std::string& name, PackedArray<T> array) {
-    const Shape shape{array.size()};
-    add(name, std::move(array), shape);
   }
 
   /// Adds an array of a format chosen at run time, as one or two arrays; see the head of this file.
@@ -369,11 +355,11 @@ class SafetensorsFile {
   ///         `Shape::max_rank` dimensions, a bool is neither 0 nor 1, or reading fails.
   template <SafetensorsElement T> [[nodiscard]] Array<T> tensor(const std::string& name) {
     return unit_scaling::detail::with_file_errors(path_, [&] {
-      const Shape shape = checked_shape<T>(name);
-      Array<T> array(shape);
       if constexpr (PackedSafetensorsElement<T>) {
-        read_packed<T>(name, shape.size()).read(0, array.mutable_span());
-      } else if (!array.empty()) {
+        return packed<T>(name).template unpack<T>();
+      } else {
+        Array<T> array(checked_shape<T>(name));
+        if (array.empty()) return array;
         // As bytes, for a bool must not be looked at before it is known to be one.
         auto* const bytes = reinterpret_cast<char*>(array.mutable_data());
         read(data_begin_ + info(name).begin, bytes, array.bytes());
@@ -382,8 +368,8 @@ class SafetensorsFile {
             fail("array " + in_quotes(name) + " of type BOOL has a byte that is neither 0 nor 1");
           }
         }
+        return array;
       }
-      return array;
     });
   }
 
@@ -397,10 +383,11 @@ class SafetensorsFile {
 
   /// Reads the elements of an array that are narrower than a byte, as they are packed.
   /// @throws FileError as `tensor` does.
-  template <PackedSafetensorsElement T>
-  [[nodiscard]] PackedArray<T> packed(const std::string& name) {
-    return unit_scaling::detail::with_file_errors(
-        path_, [&] { return read_packed<T>(name, checked_shape<T>(name).size()); });
+  template <PackedSafetensorsElement T> [[nodiscard]] EncodedArray packed(const std::string& name) {
+    return unit_scaling::detail::with_file_errors(path_, [&] {
+      const Shape shape = checked_shape<T>(name);
+      return EncodedArray(shape, Format::of<T>(), read_codes(name, packed_bytes<T>(shape.size())));
+    });
   }
 
   /// Reads an array of a format chosen at run time, which is one or two arrays; see the head of
@@ -488,6 +475,10 @@ class SafetensorsFile {
                                                const Shape& shape, std::size_t bytes) {
     require_type(name, type.name);
     require_shape(name, shape);
+    return read_codes(name, bytes);
+  }
+  /// The first bytes of an array that has at least as many.
+  [[nodiscard]] Array<std::uint8_t> read_codes(const std::string& name, std::size_t bytes) {
     Array<std::uint8_t> codes({bytes});
     if (!codes.empty()) {
       read(data_begin_ + info(name).begin, reinterpret_cast<char*>(codes.mutable_data()), bytes);
@@ -505,15 +496,6 @@ class SafetensorsFile {
     std::array<std::size_t, Shape::max_rank> extents{};
     std::copy(found.shape.begin(), found.shape.end(), extents.begin());
     return Shape(std::span<const std::size_t>(extents.data(), found.shape.size()));
-  }
-
-  template <PackedSafetensorsElement T>
-  [[nodiscard]] PackedArray<T> read_packed(const std::string& name, std::size_t size) {
-    std::vector<std::uint8_t> bytes(packed_bytes<T>(size));
-    if (!bytes.empty()) {
-      read(data_begin_ + info(name).begin, reinterpret_cast<char*>(bytes.data()), bytes.size());
-    }
-    return PackedArray<T>(size, bytes);
   }
 
   std::string path_;

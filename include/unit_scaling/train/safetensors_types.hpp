@@ -73,7 +73,7 @@ template <class Visit> constexpr bool any_safetensors_type(const Visit& visit) {
 template <class T> inline constexpr std::uint64_t safetensors_bits = 8 * sizeof(T);
 template <AnyMinifloat T> inline constexpr std::uint64_t safetensors_bits<T> = T::format.bits();
 
-/// Elements narrower than a byte are packed as `PackedArray` has them, and an array of them must
+/// Elements narrower than a byte are packed as `EncodedArray` has them, and an array of them must
 /// fill whole bytes: so many elements, or a multiple.
 template <class T>
 inline constexpr std::uint64_t safetensors_granule = safetensors_bits<T> % 8 == 0   ? 1
