@@ -52,10 +52,11 @@ foreach(way find_package add_subdirectory)
 endforeach()
 
 # The companion is compiled in the build of the program that links it: here not optimised, and for one
-# precision, for it takes long.
+# precision, for it takes long. Both are for this processor: unless both are told so, they do not link.
 set(build "${work}/find_package_with_compiled")
 configure(find_package find_package_with_compiled ${without_eigen} -D WITH_COMPILED=ON
-          -D "CMAKE_CXX_FLAGS=-O0 -Werror" -D UNIT_SCALING_COMPILED_PRECISIONS=fp8)
+          -D "CMAKE_CXX_FLAGS=-O0 -Werror" -D UNIT_SCALING_COMPILED_PRECISIONS=fp8
+          -D UNIT_SCALING_NATIVE=ON)
 run("${CMAKE_COMMAND}" --build "${build}")
 run("${build}/consumer")
 
