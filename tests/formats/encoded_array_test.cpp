@@ -528,6 +528,37 @@ TEST(EncodedArray, ClearsBitsOfForeignMemoryThatBelongToNoCode) {
   EXPECT_EQ(copy_of(twelve.codes()), (Bytes{0x34, 0x02}));
 }
 
+TEST(EncodedArray, TakesOneScaleForAllAndSharesItsCodes) {
+  const Format format = Format::of<float8_e4m3fn>();
+  const EncodedArray codes =
+      EncodedArray::encode(view_of({1, -2.5F, 0, 448, infinity}, {5, 1}), format, {.scale = 0.5F});
+  for (const auto& [scales, scale] :
+       {std::pair{ScaleFormat::power_of_two, 2.0F}, std::pair{ScaleFormat::power_of_two, 0x1p-127F},
+        std::pair{ScaleFormat::binary32, -0.3F}}) {
+    const EncodedArray scaled = codes.with_scale(scales, scale);
+    EXPECT_EQ(scaled.codes().data(), codes.codes().data());
+    EXPECT_EQ(scaled.scale_layout(), ScaleLayout::per_tensor(scales));
+    EXPECT_EQ(scaled.scale(0), scale);
+    const Array<float> numbers = scaled.decode();
+    const float expected[] = {0.5F, -1.25F, 0, 224, 448};
+    for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(numbers.data()[i], expected[i] * scale);
+    EXPECT_EQ(scaled.with_scale(scales, 1).decode().data()[3], 224) << "instead of the one before";
+  }
+  const EncodedArray of_none = EncodedArray::encode(view_of({}, {0, 3}), format);
+  EXPECT_EQ(of_none.with_scale(ScaleFormat::binary32, 3).scale(0), 3);
+  for (const float scale : {3.0F, 0.0F, -2.0F, 0x1p-128F}) {
+    expect_domain_error([&] { (void)codes.with_scale(ScaleFormat::power_of_two, scale); },
+                        {"EncodedArray::with_scale", "power of two from 2^-127 to 2^127"});
+  }
+  expect_domain_error([&] { (void)codes.with_scale(ScaleFormat::none, 1); },
+                      {"EncodedArray::with_scale", "power_of_two or binary32"});
+  expect_domain_error(
+      [&] {
+        (void)EncodedArray::view(Array<double>(Shape{1})).with_scale(ScaleFormat::binary32, 1);
+      },
+      {"EncodedArray::with_scale", "no scale for float64"});
+}
+
 TEST(EncodedArray, SaysWhatItRefuses) {
   const std::vector<float> numbers(24, 1.0F);
   const EncodedArray source = view_of(numbers, {4, 6});

@@ -50,6 +50,8 @@ class RecipeStateVisitor {
   virtual void operator()(std::string_view name, Array<float>& array) const = 0;
   virtual void operator()(std::string_view name, EncodedArray& array) const = 0;
   virtual void operator()(std::string_view name, std::map<std::string, double>& numbers) const = 0;
+  virtual void operator()(std::string_view name,
+                          std::map<std::string, Array<float>>& arrays) const = 0;
 
  protected:
   ~RecipeStateVisitor() = default;
@@ -81,7 +83,8 @@ class Recipe : public RecipeOfTape {
   void require_all_used() const override {}
 
   /// Calls `visit(name, value)` for each value that it keeps from one call to the next; a visitor
-  /// may write to it. What comes up as a training goes, such as a number for each site, is a map.
+  /// may write to it. What comes up as a training goes, such as a number or an array for each site,
+  /// is a map.
   virtual void visit_state(const RecipeStateVisitor& /*visit*/) {}
 
   /// The same for a generic visitor, as everything has it whose state a checkpoint keeps.
@@ -93,6 +96,10 @@ class Recipe : public RecipeOfTape {
       void operator()(std::string_view name, Array<float>& v) const override { visit(name, v); }
       void operator()(std::string_view name, EncodedArray& v) const override { visit(name, v); }
       void operator()(std::string_view name, std::map<std::string, double>& v) const override {
+        visit(name, v);
+      }
+      void operator()(std::string_view name,
+                      std::map<std::string, Array<float>>& v) const override {
         visit(name, v);
       }
       const Visitor& visit;

@@ -210,6 +210,12 @@ class EncodedArray {
     return result;
   }
 
+  /// The numbers of the codes, sharing those, times one scale for all. So numbers may be multiplied
+  /// with a factor of one's own before they are rounded, and have its reciprocal as their scale.
+  /// @throws DomainError for a scale that its format has not, and for binary64.
+  [[nodiscard]] EncodedArray with_scale(ScaleFormat scales, float scale,
+                                        std::pmr::memory_resource* resource = nullptr) const;
+
   /// The same elements under another shape, sharing them.
   /// @throws ShapeError if the sizes differ, or the rows where scales belong to them.
   [[nodiscard]] EncodedArray reshaped(const Shape& shape) const {

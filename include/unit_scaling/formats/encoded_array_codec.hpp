@@ -16,6 +16,7 @@
 #include <memory_resource>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
@@ -210,6 +211,25 @@ inline EncodedArray EncodedArray::encode(const EncodedArray& source, const Forma
                                          const EncodeOptions& options,
                                          std::pmr::memory_resource* resource) {
   return encode(source, format, {}, {}, options, resource);
+}
+
+inline EncodedArray EncodedArray::with_scale(ScaleFormat scales, float scale,
+                                             std::pmr::memory_resource* resource) const {
+  constexpr std::string_view name = "EncodedArray::with_scale";
+  const ScaleLayout layout = ScaleLayout::per_tensor(scales);
+  require_layout(name, format_, layout);
+  EncodedArray result = without_scales();
+  result.layout_ = layout;
+  result.scales_ = Array<std::uint8_t>(Shape{scale_bytes(shape_, format_, layout)},
+                                       resource != nullptr ? resource : this->resource());
+  if (scales == ScaleFormat::power_of_two) {
+    require(detail::find_power_code(scale, *result.scales_.mutable_data()), name,
+            "expected a power of two from 2^-127 to 2^127 or NaN as scale");
+  } else {
+    require(scales == ScaleFormat::binary32, name, "expected a scale in power_of_two or binary32");
+    std::memcpy(result.scales_.mutable_data(), &scale, sizeof(scale));
+  }
+  return result;
 }
 
 inline void EncodedArray::decode(std::size_t first, std::span<float> out) const {

@@ -6,7 +6,9 @@
 #include <cstddef>
 
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -28,6 +30,11 @@ struct SumScales {
   /// which are `row_stride` and `column_stride` apart.
   void apply(float* sums, std::size_t row, std::size_t column, std::size_t height,
              std::size_t width, std::size_t row_stride, std::size_t column_stride) const {
+    if (of_rows == nullptr && of_columns == nullptr && column_stride == 1) {
+      if (const auto scale = static_cast<float>(all); static_cast<double>(scale) == all) {
+        return multiply(sums, scale, height, width, row_stride);
+      }
+    }
     for (std::size_t i = 0; i < height; ++i) {
       const double of_row = of_rows == nullptr ? all : all * static_cast<double>(of_rows[row + i]);
       for (std::size_t j = 0; j < width; ++j) {
@@ -36,6 +43,19 @@ struct SumScales {
         float& sum = sums[i * row_stride + j * column_stride];
         sum = static_cast<float>(static_cast<double>(sum) * scale);
       }
+    }
+  }
+
+ private:
+  /// By a float, as the product of two powers of two is one: rounded once as well.
+  static void multiply(float* sums, float scale, std::size_t height, std::size_t width,
+                       std::size_t row_stride) {
+    for (std::size_t i = 0; i < height; ++i) {
+      float* const row = sums + i * row_stride;
+      for_lanes<float>(width, [&](std::size_t j, auto count) {
+        store<Overflow::infinity_or_nan, float>(load<float>(row + j, count) * scale, row + j,
+                                                count);
+      });
     }
   }
 };

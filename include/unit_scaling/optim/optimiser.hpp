@@ -4,7 +4,7 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -22,9 +22,9 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -83,35 +83,11 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
   });
 }
 
-/// The bits of the largest magnitude of the elements as floats: above those of infinity if one of
-/// them is a NaN. A comparison of integers, which neither misses a NaN nor waits for one.
-template <class T>
-[[nodiscard]] std::uint32_t largest_magnitude_bits(const T* elements, std::size_t size) {
-  std::atomic<std::uint32_t> largest = 0;
-  parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-    uint32x16 of_lanes{};
-    kernels::for_lanes<float>(end - begin, [&](std::size_t i, auto count) {
-      const auto bits =
-          bit_cast_to<uint32x16>(kernels::load<float>(elements + begin + i, count)) & 0x7fff'ffffU;
-      of_lanes = select(is_less(bit_cast_to<int32x16>(of_lanes), bit_cast_to<int32x16>(bits)), bits,
-                        of_lanes);
-    });
-    std::uint32_t here = 0;
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      here = std::max<std::uint32_t>(here, of_lanes[lane]);
-    }
-    std::uint32_t seen = largest.load(std::memory_order_relaxed);
-    while (seen < here && !largest.compare_exchange_weak(seen, here, std::memory_order_relaxed)) {
-    }
-  });
-  return largest.load(std::memory_order_relaxed);
-}
-
 /// True if each element, as a float and times `factor`, is at most `limit` in magnitude; a NaN is
 /// not.
 template <class T>
 [[nodiscard]] bool are_within(const T* elements, std::size_t size, float factor, float limit) {
-  const auto largest = bit_cast_to<float>(largest_magnitude_bits(elements, size));
+  const auto largest = std::bit_cast<float>(kernels::largest_magnitude_bits(elements, size));
   return largest * factor <= limit;
 }
 
