@@ -38,6 +38,7 @@
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
+#include "unit_scaling/recipes/tensor_scaling.hpp"
 
 namespace {
 
@@ -287,6 +288,20 @@ TEST(Allocation, HappensInNoStepButTheFirstOfARecipeWithState) {
     expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>(
         [&] { return std::make_shared<RunningMaximum>(layout); }, to_string(layout));
   }
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfOneScaleForEachOperand) {
+  const auto expect_none_of = [&]<class P>(P /*precision*/) {
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<TensorScaling>(); }, "TensorScaling");
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<DelayedScaling>(); }, "DelayedScaling");
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<ConstantScaling>(ConstantScalingOptions{.bias = 2}); },
+        "ConstantScaling");
+  };
+  expect_none_of(precision::fp32{});
+  expect_none_of(precision::fp8{});
 }
 
 TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {
