@@ -39,6 +39,7 @@
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 #include "unit_scaling/recipes/tensor_scaling.hpp"
+#include "unit_scaling/train/loss_scaling.hpp"
 
 namespace {
 
@@ -302,6 +303,16 @@ TEST(Allocation, HappensInNoStepButTheFirstOfOneScaleForEachOperand) {
   };
   expect_none_of(precision::fp32{});
   expect_none_of(precision::fp8{});
+}
+
+TEST(Allocation, OfALossScaleIsNone) {
+  Training<optim::AdamW> training;
+  Tape<precision::fp16> tape;
+  training.step(tape);
+  train::LossScaling scaling(train::DynamicLossScale{.growth_interval = 1});
+  const std::size_t before = allocations;
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(scaling.check(tape, training.parameters).is_skipped());
+  EXPECT_EQ(allocations - before, 0U);
 }
 
 TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {
