@@ -37,6 +37,7 @@
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/recipes/block_scaling.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 
 namespace {
@@ -252,6 +253,18 @@ TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
   expect_none_of(precision::fp32{}, "readout/*:-/-,e4m3fn~/e5m2~,*=bfloat16/bfloat16~");
   expect_none_of(precision::fp8{}, "e3m4/e5m2");
   expect_none_of(precision::bf16{}, "e4m3b11fnuz/e5m2fnuz");
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfBlockScaling) {
+  const auto expect_none_of = [&]<class P>(P /*precision*/, const BlockScaling& recipe,
+                                           const std::string& name) {
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [&] { return std::make_shared<BlockScaling>(recipe); }, name);
+  };
+  expect_none_of(precision::fp8{}, BlockScaling::mxfp8(), "MXFP8");
+  expect_none_of(precision::fp32{}, BlockScaling::mxfp4(), "MXFP4");
+  expect_none_of(precision::bf16{}, BlockScaling::deepseek(), "DeepSeek");
+  expect_none_of(precision::fp16{}, BlockScaling::nvfp4(), "NVFP4");
 }
 
 /// Scales each operand by the largest magnitude that its site has had.
