@@ -58,7 +58,7 @@ const std::vector<Layout>& layouts() {
       {"float4_e2m1fn", 2, 1, 1, UpperEnd::finite},
       {"float16", 5, 10, 15, UpperEnd::infinity_and_nan},
       {"bfloat16", 8, 7, 127, UpperEnd::infinity_and_nan},
-      {"float3_e1m1fn", 1, 1, 0, UpperEnd::finite},
+      {"int3", 1, 1, 0, UpperEnd::finite},
       {"float5_e2m2", 2, 2, 1, UpperEnd::infinity_and_nan},
       {"float5_e3m1", 3, 1, 3, UpperEnd::infinity_and_nan},
       {"float5_e2m2nan", 2, 2, 1, UpperEnd::one_nan},
@@ -182,8 +182,8 @@ TEST(EncodedArray, HoldsTheCodesThatTheLayoutFormulaGives) {
 }
 
 TEST(EncodedArray, HasOneElementAfterTheOtherWhateverTheSize) {
-  for (const char* name : {"float3_e1m1fn", "float4_e2m1fn", "float5_e3m1", "float6_e3m2fn",
-                           "float7_e5m1", "float8_e3m4", "float12_e4m7fnuz", "float19_e8m10"}) {
+  for (const char* name : {"int3", "float4_e2m1fn", "float5_e3m1", "float6_e3m2fn", "float7_e5m1",
+                           "float8_e3m4", "float12_e4m7fnuz", "float19_e8m10"}) {
     const FormatOracle oracle(layout_of(name));
     const std::size_t bits = memory_bits(oracle.layout());
     for (const std::size_t size : {0U, 1U, 2U, 7U, 8U, 9U, 15U, 16U, 17U, 1023U, 1025U, 3000U}) {
