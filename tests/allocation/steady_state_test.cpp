@@ -36,6 +36,7 @@
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/low_precision_states.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 
@@ -241,6 +242,21 @@ TEST(Allocation, HappensInNoStepButTheFirstUnderFp8) {
 TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Sgd>();
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Lamb>();
+}
+
+/// Adam as FP8-LM and COAT keep its states.
+struct Fp8LmAdam : optim::Adam {
+  explicit Fp8LmAdam(const std::vector<Parameter*>& parameters)
+      : Adam(parameters, optim::with_fp8_lm_states({})) {}
+};
+struct CoatAdam : optim::Adam {
+  explicit CoatAdam(const std::vector<Parameter*>& parameters)
+      : Adam(parameters, optim::with_coat_states({})) {}
+};
+
+TEST(Allocation, HappensInNoStepButTheFirstOfStatesInFp8) {
+  expect_no_allocation_from_the_second_step_on<precision::fp8, Fp8LmAdam>();
+  expect_no_allocation_from_the_second_step_on<precision::fp8, CoatAdam>();
 }
 
 TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
