@@ -36,8 +36,12 @@
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/lamb.hpp"
+#include "unit_scaling/optim/low_precision_states.hpp"
 #include "unit_scaling/optim/sgd.hpp"
+#include "unit_scaling/recipes/block_scaling.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
+#include "unit_scaling/recipes/tensor_scaling.hpp"
+#include "unit_scaling/train/loss_scaling.hpp"
 
 namespace {
 
@@ -243,6 +247,21 @@ TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Lamb>();
 }
 
+/// Adam as FP8-LM and COAT keep its states.
+struct Fp8LmAdam : optim::Adam {
+  explicit Fp8LmAdam(const std::vector<Parameter*>& parameters)
+      : Adam(parameters, optim::with_fp8_lm_states({})) {}
+};
+struct CoatAdam : optim::Adam {
+  explicit CoatAdam(const std::vector<Parameter*>& parameters)
+      : Adam(parameters, optim::with_coat_states({})) {}
+};
+
+TEST(Allocation, HappensInNoStepButTheFirstOfStatesInFp8) {
+  expect_no_allocation_from_the_second_step_on<precision::fp8, Fp8LmAdam>();
+  expect_no_allocation_from_the_second_step_on<precision::fp8, CoatAdam>();
+}
+
 TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
   const auto expect_none_of = [&]<class P>(P /*precision*/, const std::string& rules) {
     expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
@@ -252,6 +271,18 @@ TEST(Allocation, HappensInNoStepButTheFirstOfASimulation) {
   expect_none_of(precision::fp32{}, "readout/*:-/-,e4m3fn~/e5m2~,*=bfloat16/bfloat16~");
   expect_none_of(precision::fp8{}, "e3m4/e5m2");
   expect_none_of(precision::bf16{}, "e4m3b11fnuz/e5m2fnuz");
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfBlockScaling) {
+  const auto expect_none_of = [&]<class P>(P /*precision*/, const BlockScaling& recipe,
+                                           const std::string& name) {
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [&] { return std::make_shared<BlockScaling>(recipe); }, name);
+  };
+  expect_none_of(precision::fp8{}, BlockScaling::mxfp8(), "MXFP8");
+  expect_none_of(precision::fp32{}, BlockScaling::mxfp4(), "MXFP4");
+  expect_none_of(precision::bf16{}, BlockScaling::deepseek(), "DeepSeek");
+  expect_none_of(precision::fp16{}, BlockScaling::nvfp4(), "NVFP4");
 }
 
 /// Scales each operand by the largest magnitude that its site has had.
@@ -287,6 +318,30 @@ TEST(Allocation, HappensInNoStepButTheFirstOfARecipeWithState) {
     expect_no_allocation_from_the_second_step_on<precision::fp32, optim::AdamW>(
         [&] { return std::make_shared<RunningMaximum>(layout); }, to_string(layout));
   }
+}
+
+TEST(Allocation, HappensInNoStepButTheFirstOfOneScaleForEachOperand) {
+  const auto expect_none_of = [&]<class P>(P /*precision*/) {
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<TensorScaling>(); }, "TensorScaling");
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<DelayedScaling>(); }, "DelayedScaling");
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<ConstantScaling>(ConstantScalingOptions{.bias = 2}); },
+        "ConstantScaling");
+  };
+  expect_none_of(precision::fp32{});
+  expect_none_of(precision::fp8{});
+}
+
+TEST(Allocation, OfALossScaleIsNone) {
+  Training<optim::AdamW> training;
+  Tape<precision::fp16> tape;
+  training.step(tape);
+  train::LossScaling scaling(train::DynamicLossScale{.growth_interval = 1});
+  const std::size_t before = allocations;
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(scaling.check(tape, training.parameters).is_skipped());
+  EXPECT_EQ(allocations - before, 0U);
 }
 
 TEST(Allocation, HappensOnceForTheScratchMemoryOfOps) {

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -103,9 +104,9 @@ void expect_equal(const Array<float>& actual, const std::vector<double>& expecte
 struct Extents {
   std::size_t rows, columns;
 };
-constexpr Extents extents[] = {{1, 1},    {0, 5},    {5, 0},     {0, 0},      {3, 50},
-                               {33, 70},  {64, 64},  {129, 31},  {7, 1023},   {5, 1025},
-                               {2, 3000}, {3000, 2}, {70, 1100}, {1, 200000}, {200000, 1}};
+constexpr Extents extents[] = {
+    {1, 1},    {0, 5},    {5, 0},    {0, 0},    {3, 50},    {33, 70},   {64, 64},    {129, 31},
+    {7, 1023}, {5, 1025}, {2, 3000}, {3000, 2}, {70, 1100}, {300, 700}, {1, 200000}, {200000, 1}};
 const ScaleLayout layouts[] = {tiles(1, 32),   tiles(32, 1),   tiles(128, 128), tiles(all, all),
                                tiles(1, all),  tiles(all, 1),  tiles(1, 1),     tiles(3, 17),
                                tiles(2, 1500), tiles(1000, 5), tiles(16, all)};
@@ -223,6 +224,29 @@ TEST(PowerOfTwoScale, IsThatOfEveryLargestMagnitude) {
                 << std::hexfloat << near;
           }
         }
+      }
+    }
+  }
+}
+
+TEST(PowerOfTwoBlockScales, OfManyTilesAreThoseOfEachLargestMagnitude) {
+  std::vector<float> magnitudes{0.0F, infinity, nan, std::numeric_limits<float>::max(), 0x1p-149F};
+  for (int exponent = -149; exponent <= 127; ++exponent) {
+    for (const float significand : {1.0F, 1.75F, 1.7500001F, 1.9921875F, 1.9999999F}) {
+      const float magnitude = std::ldexp(significand, exponent);
+      if (magnitude < infinity) magnitudes.push_back(magnitude);
+    }
+  }
+  const Array<float> column(Shape{magnitudes.size(), 1}, std::span<const float>(magnitudes));
+  for (const char* const name : {"e4m3fn", "e5m2", "e2m1fn", "e1m6b1finite", "e4m3b20"}) {
+    const Format format = Format::parse(name);
+    for (const ScaleRounding rounding : {ScaleRounding::floor, ScaleRounding::round_up}) {
+      const Array<float> scales =
+          power_of_two_block_scales(EncodedArray::view(column), tiles(1, 1), format, rounding);
+      for (std::size_t i = 0; i < magnitudes.size(); ++i) {
+        ASSERT_EQ(std::bit_cast<std::uint32_t>(scales.data()[i]),
+                  std::bit_cast<std::uint32_t>(power_of_two_scale(magnitudes[i], format, rounding)))
+            << name << ", " << std::hexfloat << magnitudes[i];
       }
     }
   }

@@ -58,7 +58,7 @@ const std::vector<Layout>& layouts() {
       {"float4_e2m1fn", 2, 1, 1, UpperEnd::finite},
       {"float16", 5, 10, 15, UpperEnd::infinity_and_nan},
       {"bfloat16", 8, 7, 127, UpperEnd::infinity_and_nan},
-      {"float3_e1m1fn", 1, 1, 0, UpperEnd::finite},
+      {"int3", 1, 1, 0, UpperEnd::finite},
       {"float5_e2m2", 2, 2, 1, UpperEnd::infinity_and_nan},
       {"float5_e3m1", 3, 1, 3, UpperEnd::infinity_and_nan},
       {"float5_e2m2nan", 2, 2, 1, UpperEnd::one_nan},
@@ -182,8 +182,8 @@ TEST(EncodedArray, HoldsTheCodesThatTheLayoutFormulaGives) {
 }
 
 TEST(EncodedArray, HasOneElementAfterTheOtherWhateverTheSize) {
-  for (const char* name : {"float3_e1m1fn", "float4_e2m1fn", "float5_e3m1", "float6_e3m2fn",
-                           "float7_e5m1", "float8_e3m4", "float12_e4m7fnuz", "float19_e8m10"}) {
+  for (const char* name : {"int3", "float4_e2m1fn", "float5_e3m1", "float6_e3m2fn", "float7_e5m1",
+                           "float8_e3m4", "float12_e4m7fnuz", "float19_e8m10"}) {
     const FormatOracle oracle(layout_of(name));
     const std::size_t bits = memory_bits(oracle.layout());
     for (const std::size_t size : {0U, 1U, 2U, 7U, 8U, 9U, 15U, 16U, 17U, 1023U, 1025U, 3000U}) {
@@ -244,9 +244,15 @@ std::vector<float> scales_for(ScaleFormat format, std::size_t count) {
   const std::vector<float> powers{1.0F, 0x1p-3F, 0x1p5F, 0x1p-127F, 0x1p127F, 0x1p-126F, nan};
   const std::vector<float> floats{0.7F,     -3.1F,    1e-40F, 3.3e38F, 0.0F,
                                   infinity, 1.00001F, nan,    -0.0F,   5e-3F};
-  const std::vector<float>& from = format == ScaleFormat::power_of_two ? powers : floats;
+  const std::vector<float> narrow{1.0F, 0x1p-9F, 448.0F, nan, 0.0F, -1.125F, 26.0F, -0.0F};
+  const std::vector<float>& from = format == ScaleFormat::power_of_two ? powers
+                                   : format == ScaleFormat::two_level  ? narrow
+                                                                       : floats;
   std::vector<float> scales;
   for (std::size_t i = 0; i < count; ++i) scales.push_back(from[(i + count) % from.size()]);
+  // What all have in common, which makes some of the scales subnormal or infinite.
+  const float common[] = {1.1F, 0x1.3p-130F, 3e38F, 0x1.fffffep-120F};
+  if (format == ScaleFormat::two_level) scales.push_back(common[count % 4]);
   return scales;
 }
 
@@ -259,7 +265,9 @@ TEST(EncodedArray, DividesByScalesAndMultipliesByThemRoundingOnceEach) {
        {"float8_e4m3fn", "float4_e2m1fn", "float5_e3m1", "float16", "bfloat16"}) {
     const FormatOracle oracle(layout_of(name));
     const std::size_t bits = memory_bits(oracle.layout());
-    for (const ScaleFormat scale_format : {ScaleFormat::power_of_two, ScaleFormat::binary32}) {
+    for (const ScaleFormat scale_format :
+         {ScaleFormat::power_of_two, ScaleFormat::binary32, ScaleFormat::two_level}) {
+      const bool is_two_level = scale_format == ScaleFormat::two_level;
       for (const ScaleLayout& layout : scale_layouts(scale_format)) {
         for (const Shape& shape : shapes) {
           const std::string where =
@@ -275,11 +283,15 @@ TEST(EncodedArray, DividesByScalesAndMultipliesByThemRoundingOnceEach) {
               EncodedArray::encode(view_of(numbers, shape), Format::parse(name), layout, scales);
           ASSERT_EQ(array.scale_count(), count);
           EXPECT_EQ(array.bytes(), (shape.size() * bits + 7) / 8 +
-                                       count * (scale_format == ScaleFormat::binary32 ? 4 : 1));
+                                       count * (scale_format == ScaleFormat::binary32 ? 4 : 1) +
+                                       (is_two_level ? 4 : 0));
+          const double common = is_two_level ? static_cast<double>(scales.back()) : 1;
+          EXPECT_EQ(static_cast<double>(array.common_scale()), common);
           const auto codes = codes_of(array.codes(), bits, shape.size());
           const std::vector<float> back = decoded(array);
           for (std::size_t i = 0; i < shape.size(); ++i) {
-            const float scale = scales[numbering[i]];
+            const auto scale =
+                static_cast<float>(static_cast<double>(scales[numbering[i]]) * common);
             ASSERT_TRUE(
                 is_same_number(array.scale_of(i / shape.columns(), i % shape.columns()), scale))
                 << where << i;
@@ -351,6 +363,8 @@ Bytes bytes_of_conversions(const std::vector<float>& numbers, const Shape& shape
       append(EncodedArray::encode(source, format, options));
       for (const ScaleLayout& layout :
            {ScaleLayout::per_block_of_rows(ScaleFormat::binary32, 2),
+            ScaleLayout::per_block_of_columns(ScaleFormat::two_level, 16),
+            ScaleLayout::per_block_of_rows(ScaleFormat::two_level, 1),
             ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 32)}) {
         const std::vector<float> scales =
             scales_for(layout.format, layout.count(shape.rows(), shape.columns()));
@@ -430,6 +444,63 @@ TEST(EncodedArray, RoundsWhatAnotherFormatStandsFor) {
   for (float& number : numbers) number *= 1.7F;
   EXPECT_EQ(with_factor,
             EncodedArray::encode(view_of(numbers, shape), Format::parse("e4m3fn"), layout, scales));
+}
+
+TEST(EncodedArray, UnderScalesThatAreStoredAlreadyIsThatUnderTheirNumbers) {
+  const Shape shape{9, 123};
+  const std::vector<float> numbers = spread_numbers(shape.size());
+  const Format format = Format::of<float6_e2m3fn>();
+  for (const ScaleFormat scale_format :
+       {ScaleFormat::power_of_two, ScaleFormat::binary32, ScaleFormat::two_level}) {
+    const ScaleLayout layout{scale_format, 2, 7};
+    const std::vector<float> scales = scales_for(scale_format, layout.count(9, 123));
+    const auto expected = EncodedArray::encode(view_of(numbers, shape), format, layout, scales);
+    const Array<std::uint8_t> stored(Shape{expected.scale_codes().size()}, expected.scale_codes());
+    EXPECT_EQ(EncodedArray::encode_under(view_of(numbers, shape), format, layout, stored),
+              expected);
+    expect_shape_error(
+        [&] {
+          (void)EncodedArray::encode_under(view_of(numbers, shape), format, layout,
+                                           Array<std::uint8_t>(Shape{stored.size() - 1}));
+        },
+        {"EncodedArray", "bytes of scales"});
+  }
+  expect_domain_error(
+      [&] {
+        (void)EncodedArray::encode_under(EncodedArray::view(Array<double>(Shape{2})), format,
+                                         ScaleLayout::per_tensor(ScaleFormat::power_of_two),
+                                         Array<std::uint8_t>(Shape{1}));
+      },
+      {"EncodedArray::encode_under", "float64"});
+}
+
+TEST(EncodedArray, OfTwoLevelsOfScalesTakesAnotherCommonScaleAndRefusesWhatFloat8DoesNotHold) {
+  const ScaleLayout layout = ScaleLayout::per_block_of_columns(ScaleFormat::two_level, 2);
+  const auto view = view_of({1, 2, 3, 4}, {1, 4});
+  const auto array = EncodedArray::encode(view, Format::of<float4_e2m1fn>(), layout,
+                                          std::vector<float>{0.5F, 2, 0.25F});
+  EXPECT_EQ(array.scale(1), 0.5F);
+  const auto other = array.with_common_scale(3);
+  EXPECT_EQ(other.scale(0), 1.5F);
+  EXPECT_EQ(other.scale(1), 6.0F);
+  EXPECT_EQ(array.scale(1), 0.5F) << "a copy";
+  EXPECT_EQ(address_of(other), address_of(array));
+  for (const float scale : {0x1p-10F, 1.0625F, 449.0F, infinity}) {
+    expect_domain_error(
+        [&] {
+          (void)EncodedArray::encode(view, Format::of<float4_e2m1fn>(), layout,
+                                     std::vector<float>{1, scale, 1});
+        },
+        {"EncodedArray::encode", "float8_e4m3fn", "scale 1"});
+  }
+  expect_shape_error(
+      [&] {
+        (void)EncodedArray::encode(view, Format::of<float4_e2m1fn>(), layout,
+                                   std::vector<float>{1, 1});
+      },
+      {"EncodedArray::encode", "3 numbers"});
+  expect_domain_error([&] { (void)view.with_common_scale(1); },
+                      {"EncodedArray::with_common_scale", "no scale"});
 }
 
 TEST(EncodedArray, SharesTheElementsOfTypedArraysBothWays) {

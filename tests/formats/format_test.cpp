@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -217,6 +218,60 @@ TEST(Format, IsKnownByTheNamesOfTheField) {
        {"", "e4", "m3", "e4m3x", "float9_e4m3", "e9m3", "e4m24", "float8e4m3", "e0m3", "e8m0",
         "e4m3fnu", "e4m3b200fn", "e4m3b-9", "float0_e4m3fn", "e04m3fn"}) {
     expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); }, {"ormat"});
+  }
+}
+
+TEST(Format, OfIntegersHasAllOfThemAndNothingElse) {
+  for (int bits = 2; bits <= 8; ++bits) {
+    const Format format = Format::parse("int" + std::to_string(bits));
+    EXPECT_EQ(to_string(format), "int" + std::to_string(bits));
+    EXPECT_EQ(format.storage_bits(), static_cast<std::size_t>(bits));
+    const int largest = (1 << (bits - 1)) - 1;
+    const std::size_t codes = std::size_t{1} << bits;
+    // One code in each byte, or a stream of them.
+    std::vector<std::uint8_t> stream;
+    if (bits == 8) {
+      for (std::size_t code = 0; code < codes; ++code) {
+        stream.push_back(static_cast<std::uint8_t>(code));
+      }
+    } else {
+      std::vector<float> numbers;
+      for (const int sign : {1, -1}) {
+        for (int i = 0; i <= largest; ++i) {
+          numbers.push_back(static_cast<float>(sign) * static_cast<float>(i));
+        }
+      }
+      stream.resize(format.code_bytes(codes));
+      format.encode(numbers, stream);
+    }
+    std::vector<float> numbers(codes);
+    format.decode(stream, numbers);
+    for (int i = 0; i <= largest; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      EXPECT_EQ(numbers[at], static_cast<float>(i)) << bits;
+      EXPECT_EQ(numbers[at + codes / 2], static_cast<float>(-i)) << bits;
+    }
+    // Everything rounds to the nearest of them, to the even one of two, and saturates.
+    for (int i = -4 * 2 * largest; i <= 4 * 2 * largest; ++i) {
+      const float number = static_cast<float>(i) / 4;
+      const float expected = std::clamp(std::nearbyint(number), -static_cast<float>(largest),
+                                        static_cast<float>(largest));
+      EXPECT_EQ(format.quantise(number, Overflow::saturate), expected) << bits << " " << number;
+    }
+    EXPECT_EQ(format.quantise(HUGE_VALF, Overflow::saturate), static_cast<float>(largest));
+    EXPECT_EQ(format.quantise(-HUGE_VALF, Overflow::saturate), -static_cast<float>(largest));
+    // There is no NaN.
+    EXPECT_TRUE(same_bits(format.quantise(std::nanf(""), Overflow::saturate), -0.0F));
+    // There is no smaller number than 1.
+    EXPECT_TRUE(same_bits(format.quantise(-0x1p-149F, Overflow::saturate), -0.0F));
+    EXPECT_TRUE(FormatSpec::integer(bits).is_integer());
+  }
+  EXPECT_FALSE(float8_e4m3fn::format.is_integer());
+  EXPECT_FALSE(FormatSpec::finite(1, 6).is_integer());
+  for (const char* name :
+       {"int", "int1", "int0", "int9", "int16", "int08", "int-8", "int8x", "int8_e1m6"}) {
+    expect_error<std::invalid_argument>([&] { static_cast<void>(Format::parse(name)); },
+                                        {std::string("'") + name + "'", "int2 to int8"});
   }
 }
 

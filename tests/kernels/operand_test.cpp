@@ -19,6 +19,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/formats/bit_packing.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
@@ -34,6 +35,7 @@ using kernels::SummedExtent;
 
 constexpr ScaleFormat power = ScaleFormat::power_of_two;
 constexpr ScaleFormat number = ScaleFormat::binary32;
+constexpr ScaleFormat two_level = ScaleFormat::two_level;
 
 constexpr std::array layouts{
     ScaleLayout{},
@@ -47,6 +49,10 @@ constexpr std::array layouts{
     ScaleLayout::per_block_of_columns(number, 7),
     ScaleLayout::per_block_of_rows(power, 16),
     ScaleLayout{number, 3, 5},
+    ScaleLayout::per_tensor(two_level),
+    ScaleLayout::per_row(two_level),
+    ScaleLayout::per_block_of_columns(two_level, 16),
+    ScaleLayout{two_level, 4, 4},
 };
 
 /// What the elements of an operand are beside ordinary numbers.
@@ -85,10 +91,17 @@ EncodedArray random_array(const Shape& shape, const Format& format, const ScaleL
   const EncodedArray unscaled = EncodedArray::encode(EncodedArray::view(numbers), format,
                                                      {.overflow = Overflow::infinity_or_nan});
   const auto codes = unscaled.codes();
-  Array<std::uint8_t> scale_codes(Shape{scales.size() * scale_bytes(layout.format)});
+  const std::size_t common_bytes = has_common_scale(layout.format) ? sizeof(float) : 0;
+  Array<std::uint8_t> scale_codes(Shape{scales.size() * scale_bytes(layout.format) + common_bytes});
+  if (common_bytes != 0) {
+    const float common = 0.7F;
+    std::memcpy(scale_codes.mutable_data() + scales.size(), &common, sizeof(common));
+  }
   for (std::size_t i = 0; i < scales.size(); ++i) {
     if (layout.format == power) {
       scale_codes.mutable_data()[i] = static_cast<std::uint8_t>(127 + std::ilogb(scales[i]));
+    } else if (layout.format == two_level) {
+      scale_codes.mutable_data()[i] = float8_e4m3fn(scales[i]).bits();
     } else {
       std::memcpy(scale_codes.mutable_data() + 4 * i, &scales[i], 4);
     }
@@ -134,8 +147,8 @@ std::vector<float> product(const EncodedArray& left, SummedExtent left_summed,
 }
 
 /// Compares a product with the sums of exact elements in double. Bound: each of `inner` steps, the
-/// decoding of an element of either operand, the scales and the epilogue round once, u = 2^-24, and
-/// AMX takes products below 2^-126 for zero.
+/// decoding of an element of either operand, a scale of two levels of either, the scales and the
+/// epilogue round once, u = 2^-24, and AMX takes products below 2^-126 for zero.
 void expect_product_of_exact_elements(const EncodedArray& left, SummedExtent left_summed,
                                       const EncodedArray& right, SummedExtent right_summed,
                                       const kernels::MatmulSize& size) {
@@ -166,7 +179,7 @@ void expect_product_of_exact_elements(const EncodedArray& left, SummedExtent lef
         continue;
       }
       const auto steps = static_cast<double>(size.inner);
-      const double bound = (steps + 6) * 0x1p-24 * scale * (magnitudes + 0.5) + steps * 0x1p-126;
+      const double bound = (steps + 8) * 0x1p-24 * scale * (magnitudes + 0.5) + steps * 0x1p-126;
       ASSERT_NEAR(actual, expected, bound) << "(" << i << ", " << j << ")";
     }
   }
@@ -301,6 +314,81 @@ TEST(Operand, GivesTheSameBitsForAnyNumberOfThreads) {
         product(a, SummedExtent::columns, b, SummedExtent::columns, {130, 140, 200});
     if (expected.empty()) expected = out;
     EXPECT_EQ(out, expected) << threads << " threads";
+  }
+}
+
+/// What the scales of an array are beside ordinary ones.
+enum class Scaled { ordinarily, low, low_where_all_is_zero, high, with_nan };
+
+/// All codes of a format in turn, under scales in float8_e8m0fnu.
+EncodedArray array_of_all_codes(const Format& format, const ScaleLayout& layout, const Shape& shape,
+                                Scaled scaled) {
+  const std::size_t count = layout.count(shape.rows(), shape.columns());
+  Array<std::uint8_t> scales(Shape{count});
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t word = random_word(9, i);
+    std::uint8_t& scale = scales.mutable_data()[i];
+    scale = static_cast<std::uint8_t>(117 + word % 20);
+    if (word % 5 != 0 || scaled == Scaled::ordinarily) continue;
+    if (scaled == Scaled::high) {
+      scale = static_cast<std::uint8_t>(254 - word / 5 % 20);
+    } else if (scaled == Scaled::with_nan) {
+      scale = 255;
+    } else {
+      scale = static_cast<std::uint8_t>(word / 5 % 2);
+    }
+  }
+  Array<std::uint8_t> bytes(shape);
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const std::size_t tile =
+        layout.index(i / shape.columns(), i % shape.columns(), shape.columns());
+    const bool is_zero = scaled == Scaled::low_where_all_is_zero && scales.data()[tile] < 20;
+    const std::uint32_t code = random_word(3, i) >> (32 - format.storage_bits());
+    bytes.mutable_data()[i] = static_cast<std::uint8_t>(is_zero ? 0 : code);
+  }
+  Array<std::uint8_t> codes(Shape{format.code_bytes(shape.size())});
+  if (format.storage_bits() == 8) {
+    std::memcpy(codes.mutable_data(), bytes.data(), bytes.size());
+  } else {
+    unit_scaling::detail::pack_codes(format.spec().bits(), bytes.span(), codes.mutable_data());
+  }
+  return {shape, format, codes, layout, scales};
+}
+
+TEST(Operand, WithBlocksAlongWhatIsSummedOverHasTheBitsOfItsElements) {
+  for (const char* const name : {"e4m3fn", "e5m2", "e2m3fn", "e3m2fn", "e2m1fn", "e3m4"}) {
+    const Format format = Format::parse(name);
+    for (const ScaleLayout& layout :
+         {ScaleLayout::per_block_of_columns(power, 32),
+          ScaleLayout::per_block_of_columns(power, 96), ScaleLayout::per_block_of_rows(power, 32),
+          ScaleLayout::per_block_of_rows(power, 3), ScaleLayout::per_block_of_columns(power, 16),
+          ScaleLayout{power, 32, 32}}) {
+      for (const Shape& shape : {Shape{77, 192}, Shape{1, 96}, Shape{50, 33}}) {
+        for (const Scaled scaled : {Scaled::ordinarily, Scaled::low, Scaled::low_where_all_is_zero,
+                                    Scaled::high, Scaled::with_nan}) {
+          const EncodedArray array = array_of_all_codes(format, layout, shape, scaled);
+          const kernels::Operand operand = kernels::make_operand(array);
+          const kernels::PreparedOperand prepared(operand, SummedExtent::both_with_scales);
+          std::vector<float> actual(array.size());
+          prepared.view().kernels->decode(prepared.element(0), prepared.view().table, array.size(),
+                                          actual.data());
+          const Array<float> expected = array.decode();
+          for (std::size_t i = 0; i < array.size(); ++i) {
+            const float want = expected.data()[i];
+            ASSERT_TRUE(std::isnan(want) ? std::isnan(actual[i])
+                                         : std::bit_cast<std::uint32_t>(actual[i]) ==
+                                               std::bit_cast<std::uint32_t>(want))
+                << name << ", " << to_string(layout) << ", " << to_string(shape) << ", scaled "
+                << static_cast<int>(scaled) << ", " << i << ": " << actual[i] << ", not " << want;
+          }
+          // Of all codes, some are far below the range of bfloat16 under low scales.
+          if (array.scale_count() > 60 && layout.tile_rows * layout.tile_columns > 30) {
+            EXPECT_EQ(prepared.element_bytes(), scaled == Scaled::low ? 4U : 2U)
+                << name << ", " << to_string(layout) << ", " << static_cast<int>(scaled);
+          }
+        }
+      }
+    }
   }
 }
 

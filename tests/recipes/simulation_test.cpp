@@ -96,7 +96,7 @@ TEST(SimulationText, SaysWhatEachRuleIsAbout) {
 TEST(SimulationText, IsReadBackAsItIsWritten) {
   for (const std::string text :
        {"e4m3fn/e5m2", "*=float16/float16", "linear:e3m4/-", "a.?/gelu=-/e5m2~", "m/*:-/-",
-        "e2m3fn~/e3m2fn~,linear=bfloat16/bfloat16,b/mat*:e5m2/e5m2"}) {
+        "e2m3fn~/e3m2fn~,linear=bfloat16/bfloat16,b/mat*:e5m2/e5m2", "int8/-,int4~/int2"}) {
     EXPECT_EQ(to_string(Simulation::parse(text)), text);
   }
   EXPECT_EQ(to_string(Simulation::parse("*/*:e4m3fn/e5m2")), "e4m3fn/e5m2");

@@ -337,11 +337,13 @@ TEST(TrainingState, KeepsEncodedArraysOfAnyFormatAndScales) {
          {ScaleLayout{}, ScaleLayout::per_tensor(ScaleFormat::binary32),
           ScaleLayout::per_row(ScaleFormat::power_of_two),
           ScaleLayout::per_block_of_columns(ScaleFormat::power_of_two, 4),
-          ScaleLayout::per_block_of_rows(ScaleFormat::binary32, 2)}) {
+          ScaleLayout::per_block_of_rows(ScaleFormat::binary32, 2),
+          ScaleLayout::per_block_of_columns(ScaleFormat::two_level, 2)}) {
       for (const Shape& shape :
            {Shape{3, 5}, Shape{1, 1}, Shape{}, Shape{0}, Shape{4, 0}, Shape{7}, Shape{2, 3, 4}}) {
         const std::string what = format + " " + to_string(layout) + " " + to_string(shape);
-        const std::vector<float> scales(layout.count(shape.rows(), shape.columns()), 0.5F);
+        std::vector<float> scales(layout.count(shape.rows(), shape.columns()), 0.5F);
+        if (has_common_scale(layout.format)) scales.push_back(0.3F);
         const auto make = [&](std::uint64_t seed) {
           return EncodedArray::encode(EncodedArray::view(normal_array<float>(shape, seed)),
                                       Format::parse(format), layout, scales);
@@ -363,13 +365,14 @@ TEST(TrainingState, WritesEncodedArraysInTheTypesOfTheirFormats) {
   const std::filesystem::path path = folder.path() / "encoded";
   const auto info_of = [&](const std::string& format, const ScaleLayout& layout) {
     const Array<float> numbers({3, 40}, std::vector<float>(120, 1.5F));
-    const std::vector<float> scales(layout.count(3, 40), 1);
+    const std::size_t common = has_common_scale(layout.format) ? 1 : 0;
+    const std::vector<float> scales(layout.count(3, 40) + common, 1);
     EncodedArray state =
         EncodedArray::encode(EncodedArray::view(numbers), Format::parse(format), layout, scales);
     save_state(path, [&](const auto& visit) { visit("w", state); });
     train::SafetensorsFile file(path);
     std::string text;
-    for (const char* name : {"w.elements", "w.scales"}) {
+    for (const char* name : {"w.elements", "w.scales", "w.common_scale"}) {
       if (!file.contains(name)) continue;
       text += " " + file.info(name).type;
       for (const auto extent : file.info(name).shape) text += " " + std::to_string(extent);
@@ -380,6 +383,8 @@ TEST(TrainingState, WritesEncodedArraysInTheTypesOfTheirFormats) {
   EXPECT_EQ(info_of("e4m3fn", {}), " F8_E4M3 3 40");
   EXPECT_EQ(info_of("e2m1fn", blocks), " F4 3 40 F8_E8M0 3 2");
   EXPECT_EQ(info_of("e3m4", ScaleLayout::per_tensor(ScaleFormat::binary32)), " U8 3 40 F32 1 1");
+  EXPECT_EQ(info_of("e2m1fn", ScaleLayout::per_block_of_columns(ScaleFormat::two_level, 16)),
+            " F4 3 40 F8_E4M3 3 3 F32");
   EXPECT_EQ(info_of("e2m2", {}), " U8 75") << "120 codes of 5 bits";
   EXPECT_EQ(info_of("e5m6", {}), " U16 3 40");
   EXPECT_EQ(info_of("e8m12", {}), " U32 3 40");

@@ -17,6 +17,7 @@
 #include "unit_scaling/analysis/op_listing.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/analysis/short_number.hpp"
+#include "unit_scaling/analysis/text_table.hpp"
 #include "unit_scaling/autograd/observation.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
@@ -101,30 +102,6 @@ class MeasuredScales {
   return text;
 }
 
-/// Columns padded to the width of their widest cell; numbers of characters, not of bytes.
-[[nodiscard]] inline std::string table_text(const std::vector<std::vector<std::string>>& rows) {
-  const auto width_of = [](const std::string& text) {
-    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-      return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
-    }));
-  };
-  std::vector<std::size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      line += row[i] + std::string(widths[i] - width_of(row[i]) + 2, ' ');
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-  }
-  return text;
-}
-
 }  // namespace detail
 
 /// Every op of a recorded step in order, one line for each: whose it is, what it reads and makes,
@@ -170,7 +147,7 @@ class MeasuredScales {
     std::replace(row.begin(), row.end(), std::string(), std::string("-"));
   }
   scales.require_end();
-  return detail::table_text(rows) + detail::legend_text(listed);
+  return table_text(rows) + detail::legend_text(listed);
 }
 
 /// The parameters, one line for each: shape, kind, depth of its stack, and the rms of its value and
@@ -192,7 +169,7 @@ template <Precision P>
                     parameter->depth ? std::to_string(*parameter->depth) : "-",
                     rms_text(parameter->value), gradient.empty() ? "-" : rms_text(gradient)});
   }
-  return detail::table_text(rows);
+  return table_text(rows);
 }
 
 /// A model in one call: runs one step of it, forward and backward, on a tape of its own, and

@@ -9,8 +9,14 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory_resource>
 #include <span>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
@@ -74,6 +80,37 @@ inline constexpr std::uint32_t float_nan_bits = float_infinity_bits | float_hidd
                               << float_mantissa_bits);
 }
 
+/// `power_of_two_scale` of each of some magnitudes, in place.
+/// @param largest_element the bits of the largest number of the format
+inline void make_power_of_two_scales(std::span<float> magnitudes, std::uint32_t largest_element,
+                                     ScaleRounding rounding) {
+  std::size_t i = 0;
+  std::uint32_t largest = largest_element;
+  const std::int32_t exponent = exponent_of(largest);
+  // Subnormal magnitudes have the least scale then, and no magnitude one beyond the largest.
+  if (exponent >= 1) {
+    const std::uint32_t fraction = rounding == ScaleRounding::round_up
+                                       ? largest_element & float_fraction_mask
+                                       : float_fraction_mask;
+    for (; i + lanes <= magnitudes.size(); i += lanes) {
+      const auto bits = bit_cast_to<uint32x16>(load<float32x16>(&magnitudes[i]));
+      // Less a mask, which is -1 where the fraction is beyond that of the largest number.
+      const int32x16 field = bit_cast_to<int32x16>(bits >> float_mantissa_bits) - exponent -
+                             is_above(bits & float_fraction_mask, fraction);
+      const uint32x16 power = select(is_less(field, splat<int32x16>(1)),
+                                     splat<uint32x16>(float_hidden_bit >> 1),  // 2^-127
+                                     bit_cast_to<uint32x16>(field) << float_mantissa_bits);
+      const uint32x16 scale =
+          select(is_below(bits, float_infinity_bits), power, splat<uint32x16>(float_nan_bits));
+      store(bit_cast_to<float32x16>(scale), &magnitudes[i]);
+    }
+  }
+  for (; i < magnitudes.size(); ++i) {
+    magnitudes[i] =
+        power_of_two_scale(std::bit_cast<std::uint32_t>(magnitudes[i]), largest_element, rounding);
+  }
+}
+
 /// The bits of the largest number of a format, in binary32.
 /// @throws DomainError for binary64.
 [[nodiscard]] inline std::uint32_t largest_number_bits(const Format& format) {
@@ -82,38 +119,169 @@ inline constexpr std::uint32_t float_nan_bits = float_infinity_bits | float_hidd
   return decode_lanes(format.spec(), format.spec().max_finite_code());
 }
 
-/// Raises each of `maxima` to the bits of the magnitude of the number at its place.
-inline void raise_to_magnitudes(const float* numbers, std::size_t count, std::uint32_t* maxima) {
+/// The bits of magnitudes of sixteen numbers, which compare as integers do.
+[[nodiscard, gnu::always_inline]] inline int32x16 magnitude_lanes(const float* from) noexcept {
+  uint32x16 bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return bit_cast_to<int32x16>(bits & float_magnitude_mask);
+}
+/// Of the first `count`, followed by zeros.
+[[nodiscard, gnu::always_inline]] inline int32x16 magnitude_lanes(const float* from,
+                                                                  std::size_t count) noexcept {
+  float padded[lanes] = {};
+  std::memcpy(padded, from, count * sizeof(float));
+  return magnitude_lanes(padded);
+}
+
+[[nodiscard, gnu::always_inline]] inline int32x16 greater_lanes(int32x16 left,
+                                                                int32x16 right) noexcept {
+#if defined(__AVX512F__)
+  // GCC 12 makes two instructions of the selection.
+  return reinterpret_cast<int32x16>(_mm512_maskz_max_epi32(0xffff, reinterpret_cast<__m512i>(left),
+                                                           reinterpret_cast<__m512i>(right)));
+#else
+  return select(is_less(left, right), right, left);
+#endif
+}
+
+/// Raises each of `maxima` to the magnitude of the number at its place.
+inline void raise_to_magnitudes(const float* numbers, std::size_t count, float* maxima) {
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const auto magnitude = bit_cast_to<int32x16>(
-        bit_cast_to<uint32x16>(load<float32x16>(numbers + i)) & float_magnitude_mask);
-    const auto before = bit_cast_to<int32x16>(load<uint32x16>(maxima + i));
-    const int32x16 after = select(is_less(before, magnitude), magnitude, before);
-    store(bit_cast_to<uint32x16>(after), maxima + i);
+    const int32x16 raised =
+        greater_lanes(magnitude_lanes(maxima + i), magnitude_lanes(numbers + i));
+    store(bit_cast_to<float32x16>(raised), maxima + i);
   }
-  for (; i < count; ++i) {
-    maxima[i] =
-        std::max(maxima[i], std::bit_cast<std::uint32_t>(numbers[i]) & float_magnitude_mask);
+  if (i == count) return;
+  const int32x16 raised = greater_lanes(magnitude_lanes(maxima + i, count - i),
+                                        magnitude_lanes(numbers + i, count - i));
+  std::memcpy(maxima + i, &raised, (count - i) * sizeof(float));
+}
+
+/// The greatest lane of each of four vectors.
+struct FourMaxima {
+  std::int32_t of[4];
+};
+[[nodiscard, gnu::always_inline]] inline FourMaxima greatest_lanes(
+    const int32x16 (&values)[4]) noexcept {
+  // Pairs of lanes beside each other, then fours: each quarter has a lane of each vector.
+  const auto halve = [](int32x16 a, int32x16 b) __attribute__((always_inline)) {
+    return greater_lanes(
+        __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
+        __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31));
+  };
+  const int32x16 left = halve(values[0], values[1]);
+  const int32x16 right = halve(values[2], values[3]);
+  const int32x16 all = greater_lanes(__builtin_shufflevector(left, right, 0, 1, 16, 17, 4, 5, 20,
+                                                             21, 8, 9, 24, 25, 12, 13, 28, 29),
+                                     __builtin_shufflevector(left, right, 2, 3, 18, 19, 6, 7, 22,
+                                                             23, 10, 11, 26, 27, 14, 15, 30, 31));
+  using Quarter = std::int32_t __attribute__((vector_size(16)));
+  Quarter quarters[4];
+  std::memcpy(quarters, &all, sizeof(all));
+  const auto greater_of = [](Quarter a, Quarter b) __attribute__((always_inline)) {
+    return a < b ? b : a;
+  };
+  const Quarter greatest =
+      greater_of(greater_of(quarters[0], quarters[1]), greater_of(quarters[2], quarters[3]));
+  FourMaxima result;
+  std::memcpy(result.of, &greatest, sizeof(greatest));
+  return result;
+}
+/// The greatest lane.
+[[nodiscard, gnu::always_inline]] inline std::int32_t greatest_lane(int32x16 values) noexcept {
+  return greatest_lanes({values, values, values, values}).of[0];
+}
+
+/// The greatest magnitudes, by lanes, of a tile of a matrix with rows so far apart.
+[[nodiscard, gnu::always_inline]] inline int32x16 tile_maximum(const float* from, std::size_t rows,
+                                                               std::size_t width,
+                                                               std::size_t stride) noexcept {
+  const std::size_t whole = width / lanes * lanes;
+  int32x16 largest{};
+  for (std::size_t row = 0; row < rows; ++row, from += stride) {
+    for (std::size_t i = 0; i < whole; i += lanes) {
+      largest = greater_lanes(largest, magnitude_lanes(from + i));
+    }
+    if (whole != width) {
+      largest = greater_lanes(largest, magnitude_lanes(from + whole, width - whole));
+    }
+  }
+  return largest;
+}
+
+/// Maxima of tiles at least as wide as a vector, beside each other in all `rows`, which are
+/// `stride` apart.
+/// @param width of tiles, which the compiler may know
+template <class Width>
+void find_wide_tile_maxima(const float* from, std::size_t rows, std::size_t stride,
+                           std::size_t columns, Width width, std::int32_t* maxima) {
+  std::size_t column = 0;
+  for (; column + 4 * width <= columns; column += 4 * width, maxima += 4) {
+    int32x16 largest[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      largest[i] = tile_maximum(from + column + i * width, rows, width, stride);
+    }
+    const FourMaxima found = greatest_lanes(largest);
+    std::memcpy(maxima, found.of, sizeof(found.of));
+  }
+  for (; column < columns; column += width) {
+    const std::size_t left = std::min<std::size_t>(width, columns - column);
+    *maxima++ = greatest_lane(tile_maximum(from + column, rows, left, stride));
   }
 }
 
-/// The largest of some magnitudes; a quiet NaN if there is any NaN.
-[[nodiscard]] inline float largest_of(const std::uint32_t* magnitudes, std::size_t count) {
-  std::uint32_t largest = 0;
-  std::size_t i = 0;
-  if (count >= lanes) {
-    int32x16 largest_lanes{};
-    for (; i + lanes <= count; i += lanes) {
-      const auto magnitude = bit_cast_to<int32x16>(load<uint32x16>(magnitudes + i));
-      largest_lanes = select(is_less(largest_lanes, magnitude), magnitude, largest_lanes);
+/// Of narrower tiles. Columns are taken in parts that a line of the cache, or several, holds.
+inline void find_narrow_tile_maxima(const float* rectangle, std::size_t rows, std::size_t stride,
+                                    std::size_t columns, std::size_t width, std::int32_t* maxima) {
+  constexpr std::size_t vectors = 4;
+  constexpr std::size_t part = vectors * lanes;
+  for (std::size_t first = 0; first < columns; first += part) {
+    const std::size_t in_part = std::min(part, columns - first);
+    std::int32_t of_columns[part];
+    if (in_part == part) {
+      int32x16 largest[vectors] = {};
+      for (std::size_t row = 0; row < rows; ++row) {
+        const float* const from = rectangle + row * stride + first;
+        for (std::size_t v = 0; v < vectors; ++v) {
+          largest[v] = greater_lanes(largest[v], magnitude_lanes(from + v * lanes));
+        }
+      }
+      std::memcpy(of_columns, largest, sizeof(largest));
+    } else {
+      std::fill_n(of_columns, part, 0);
+      for (std::size_t row = 0; row < rows; ++row) {
+        const float* const from = rectangle + row * stride + first;
+        for (std::size_t i = 0; i < in_part; ++i) {
+          const auto magnitude = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(from[i]) &
+                                                           float_magnitude_mask);
+          of_columns[i] = std::max(of_columns[i], magnitude);
+        }
+      }
     }
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      largest = std::max(largest, static_cast<std::uint32_t>(largest_lanes[lane]));
+    if (width == 1) {
+      std::copy_n(of_columns, in_part, maxima + first);
+      continue;
+    }
+    for (std::size_t i = 0; i < in_part; ++i) {
+      std::int32_t& maximum = maxima[(first + i) / width];
+      // A tile may begin in the part before.
+      const bool is_first = (first + i) % width == 0;
+      maximum = is_first ? of_columns[i] : std::max(maximum, of_columns[i]);
     }
   }
-  for (; i < count; ++i) largest = std::max(largest, magnitudes[i]);
-  return std::bit_cast<float>(largest > float_infinity_bits ? float_nan_bits : largest);
+}
+
+/// Of tiles of any width: the bits of their largest magnitudes, of which that of a NaN is above
+/// infinity.
+inline void find_tile_maxima(const float* from, std::size_t rows, std::size_t stride,
+                             std::size_t columns, std::size_t width, std::int32_t* maxima) {
+  if (width < lanes) return find_narrow_tile_maxima(from, rows, stride, columns, width, maxima);
+  if (width == 32) {
+    constexpr std::integral_constant<std::size_t, 32> of_mx{};
+    return find_wide_tile_maxima(from, rows, stride, columns, of_mx, maxima);
+  }
+  find_wide_tile_maxima(from, rows, stride, columns, width, maxima);
 }
 
 /// Raises `to` to a magnitude, while other threads may do so too. NaN is above all.
@@ -131,8 +299,10 @@ struct MagnitudeSearch {
   MagnitudeSearch(const EncodedArray& array, const ScaleLayout& layout_of_tiles)
       : source(array),
         layout(layout_of_tiles),
-        rows(array.rows()),
-        columns(array.columns()),
+        is_one_row(layout.tile_rows == 1 && layout.tile_columns != ScaleLayout::all &&
+                   array.columns() % layout.tile_columns == 0),
+        rows(is_one_row ? 1 : array.rows()),
+        columns(is_one_row ? array.size() : array.columns()),
         tile_rows(std::min(layout.tile_rows, rows)),
         tile_columns(std::min(layout.tile_columns, columns)),
         width(std::min(columns, tile_columns < code_chunk ? code_chunk / tile_columns * tile_columns
@@ -150,31 +320,45 @@ struct MagnitudeSearch {
     const std::size_t first_row = row_of_tiles * tile_rows + rectangle / across % down * height;
     const std::size_t last_row =
         std::min({first_row + height, (row_of_tiles + 1) * tile_rows, rows});
+    if (first_row >= last_row) return;  // The last row of tiles is cut off.
     const std::size_t first_column = rectangle % across * width;
     const std::size_t count = std::min(width, columns - first_column);
-    const bool is_float = source.format().is_binary32() && !source.has_scales();
-    std::uint32_t maxima[code_chunk];
-    std::fill_n(maxima, count, 0U);
-    for (std::size_t row = first_row; row < last_row; ++row) {
-      const std::size_t first = row * columns + first_column;
-      if (is_float) {
-        raise_to_magnitudes(reinterpret_cast<const float*>(source.codes().data()) + first, count,
-                            maxima);
-      } else {
-        float numbers[code_chunk];
-        source.decode(first, {numbers, count});
-        raise_to_magnitudes(numbers, count, maxima);
-      }
-    }
-    std::size_t tile = first_column / tile_columns;
+    const std::size_t height_here = last_row - first_row;
+    const std::size_t first = first_row * columns + first_column;
     float* const maxima_of_row = maxima_of_tiles + row_of_tiles * layout.tiles_across(columns);
-    for (std::size_t i = 0; i < count; ++tile) {
-      const std::size_t end = std::min(count, (tile + 1) * tile_columns - first_column);
-      const float largest = largest_of(maxima + i, end - i);
-      if (tile_is_shared) {
-        raise_shared(maxima_of_row[tile], largest);
-      } else {
-        maxima_of_row[tile] = largest;
+    if (source.format().is_binary32() && !source.has_scales()) {
+      const auto* const numbers = reinterpret_cast<const float*>(source.codes().data());
+      return raise(numbers + first, height_here, columns, first_column, count, maxima_of_row);
+    }
+    float of_columns[code_chunk] = {};
+    for (std::size_t row = 0; row < height_here; ++row) {
+      float numbers[code_chunk];
+      source.decode(first + row * columns, {numbers, count});
+      raise_to_magnitudes(numbers, count, of_columns);
+    }
+    raise(of_columns, 1, count, first_column, count, maxima_of_row);
+  }
+
+  /// Raises the maxima of a row of tiles to those of the numbers in a rectangle.
+  void raise(const float* numbers, std::size_t height_here, std::size_t stride,
+             std::size_t first_column, std::size_t count, float* maxima_of_row) const {
+    for (std::size_t i = 0; i < count;) {
+      std::size_t tile = (first_column + i) / tile_columns;
+      // A tile that is wider than a rectangle may begin in another one.
+      const std::size_t end =
+          tile_columns <= width ? count : std::min(count, (tile + 1) * tile_columns - first_column);
+      std::int32_t maxima[code_chunk];
+      find_tile_maxima(numbers + i, height_here, stride, end - i, tile_columns, maxima);
+      const std::size_t tiles = (end - i + tile_columns - 1) / tile_columns;
+      for (std::size_t j = 0; j < tiles; ++j, ++tile) {
+        const auto bits = static_cast<std::uint32_t>(maxima[j]);
+        const auto largest =
+            std::bit_cast<float>(bits > float_infinity_bits ? float_nan_bits : bits);
+        if (tile_is_shared) {
+          raise_shared(maxima_of_row[tile], largest);
+        } else {
+          maxima_of_row[tile] = largest;
+        }
       }
       i = end;
     }
@@ -182,6 +366,8 @@ struct MagnitudeSearch {
 
   const EncodedArray& source;
   const ScaleLayout& layout;
+  /// Where no tile is cut off in a row, all rows of elements are as good as one.
+  bool is_one_row;
   std::size_t rows;
   std::size_t columns;
   std::size_t tile_rows;     ///< not cut off, but at most `rows`
@@ -244,10 +430,7 @@ struct MagnitudeSearch {
   Array<float> result = largest_magnitudes(source, layout, resource);
   const std::span<float> scales = result.mutable_span();
   parallel_ranges(scales.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) {
-      scales[i] = detail::power_of_two_scale(std::bit_cast<std::uint32_t>(scales[i]),
-                                             largest_element, rounding);
-    }
+    detail::make_power_of_two_scales(scales.subspan(begin, end - begin), largest_element, rounding);
   });
   return result;
 }

@@ -137,8 +137,12 @@ struct FormatName {
   return exponent_bits + mantissa_bits < 6;
 }
 
+/// Widest format of integers with a name of its own, "int8".
+inline constexpr int widest_named_integer = 8;
+
 /// Name of a format by the convention of ml_dtypes, "float8_e4m3b11fnuz": width, fields, the bias
-/// where it is not the usual one, and the suffix of the special values. No other format has it.
+/// where it is not the usual one, and the suffix of the special values; or "int8" and the like. No
+/// other format has it.
 [[nodiscard]] constexpr FormatName make_format_name(FormatSpec spec) noexcept {
   FormatName name;
   const auto is_named = [&](FormatSpec other, std::string_view text) {
@@ -148,6 +152,11 @@ struct FormatName {
   };
   if (is_named(float16::format, "float16") || is_named(bfloat16::format, "bfloat16") ||
       is_named(FormatSpec::ieee(8, 23), "float32")) {
+    return name;
+  }
+  if (spec.is_integer() && spec.bits() <= widest_named_integer) {
+    name.append("int");
+    name.append(spec.bits());
     return name;
   }
   name.append("float");

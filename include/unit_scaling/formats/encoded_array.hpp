@@ -15,6 +15,7 @@
 #include <string_view>
 #include <utility>
 
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -55,6 +56,7 @@ namespace UNIT_SCALING_NAMESPACE {
 /// - `encode` divides: one quotient, rounded once to nearest even in binary32, and rounds that to
 ///   the format as `EncodeOptions` say. Under a power of two the quotient is exact, unless it is
 ///   beyond the normal range, as above.
+/// - Of two factors, as in NVFP4, a scale is the product, rounded once to nearest even in binary32.
 /// - A NaN scale makes every element NaN, and infinite and zero scales do what they do in a product
 ///   and in a quotient: 0/0, inf/inf and 0 inf are NaN, and other numbers divided by 0 are
 ///   infinite. A format without NaN takes such a quotient to -0, and EncodeOptions say what becomes
@@ -137,14 +139,15 @@ class EncodedArray {
   /// format already, and no scales are there or asked for. The elements of an array with scales are
   /// rounded twice: to binary32, and to the format.
   /// @param scales one for each tile, as many as `layout.count(source.rows(), source.columns())`.
+  ///        If scales have a factor in common, what is left of each without it, a number of the
+  ///        format that stores it; and behind them the common factor, which may be any.
   /// @param options numbers the elements for their random bits as conversions of spans do.
   ///        `options.scale` multiplies before the division, as a rounding of its own.
   /// @param resource of the result; by default that of the array. An array that is shared stays
   ///        where it is.
   /// @throws ShapeError for another number of scales; DomainError for tiles without elements,
-  /// scales of binary64, a scale that is no power of two where it must be, and an array of binary64
-  /// unless it is shared; std::invalid_argument for stochastic
-  /// rounding without its bits.
+  /// scales of binary64, a scale that its format does not hold, and an array of binary64 unless it
+  /// is shared; std::invalid_argument for stochastic rounding without its bits.
   [[nodiscard]] static EncodedArray encode(const EncodedArray& source, const Format& format,
                                            const ScaleLayout& layout, std::span<const float> scales,
                                            const EncodeOptions& options = {},
@@ -153,6 +156,14 @@ class EncodedArray {
   [[nodiscard]] static EncodedArray encode(const EncodedArray& source, const Format& format,
                                            const EncodeOptions& options = {},
                                            std::pmr::memory_resource* resource = nullptr);
+
+  /// As the first one, with scales as `scale_codes()` has them.
+  /// @throws as above, but for scales that their format does not hold, of which there are none.
+  [[nodiscard]] static EncodedArray encode_under(const EncodedArray& source, const Format& format,
+                                                 const ScaleLayout& layout,
+                                                 Array<std::uint8_t> scale_codes,
+                                                 const EncodeOptions& options = {},
+                                                 std::pmr::memory_resource* resource = nullptr);
 
   [[nodiscard]] const Shape& shape() const& { return shape_; }
   [[nodiscard]] Shape shape() const&& { return shape_; }
@@ -177,7 +188,8 @@ class EncodedArray {
   /// must stay zero.
   [[nodiscard]] std::span<std::uint8_t> mutable_codes() & { return codes_.mutable_span(); }
 
-  /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32.
+  /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32; or one
+  /// each in float8_e4m3fn, and behind them, in binary32, what they have in common.
   [[nodiscard]] std::span<const std::uint8_t> scale_codes() const& { return scales_.span(); }
   std::span<const std::uint8_t> scale_codes() const&& = delete;
   /// Scales for writing; copies them first if another array shares them.
@@ -186,8 +198,24 @@ class EncodedArray {
   [[nodiscard]] std::size_t scale_count() const { return layout_.count(rows(), columns()); }
   /// A scale by its number. @pre index < scale_count()
   [[nodiscard]] float scale(std::size_t index) const {
-    return layout_.format == ScaleFormat::power_of_two ? power(scales_.data()[index])
-                                                       : float_scale(index);
+    switch (layout_.format) {
+      case ScaleFormat::power_of_two:
+        return power(scales_.data()[index]);
+      case ScaleFormat::two_level:
+        return product_scale(index);
+      default:
+        return float_scale(index);
+    }
+  }
+  /// The scale of each element from `first` on, row by row, as many as there is room for.
+  /// @throws ShapeError if there are fewer. @pre has_scales(), and in default arithmetic
+  void read_scales(std::size_t first, std::span<float> out) const;
+  /// What all scales have in common; 1 if nothing.
+  [[nodiscard]] float common_scale() const {
+    if (!has_common_scale(layout_.format)) return 1;
+    float result = 0;
+    std::memcpy(&result, scales_.data() + scale_count(), sizeof(result));
+    return result;
   }
   /// The scale of an element; 1 if there is none. @pre row < rows() and column < columns()
   [[nodiscard]] float scale_of(std::size_t row, std::size_t column) const {
@@ -215,6 +243,22 @@ class EncodedArray {
   /// @throws DomainError for a scale that its format has not, and for binary64.
   [[nodiscard]] EncodedArray with_scale(ScaleFormat scales, float scale,
                                         std::pmr::memory_resource* resource = nullptr) const;
+
+  /// The same codes and scales under another common scale, sharing the codes.
+  /// @param resource of the scales; by default that of the array.
+  /// @throws DomainError if scales have none in common.
+  [[nodiscard]] EncodedArray with_common_scale(
+      float scale, std::pmr::memory_resource* resource = nullptr) const {
+    require(has_common_scale(layout_.format), "EncodedArray::with_common_scale",
+            "expected two_level scales, got ", layout_);
+    Array<std::uint8_t> scales(Shape{scales_.size()},
+                               resource != nullptr ? resource : this->resource());
+    std::memcpy(scales.mutable_data(), scales_.data(), scale_count());
+    std::memcpy(scales.mutable_data() + scale_count(), &scale, sizeof(scale));
+    EncodedArray result = *this;
+    result.scales_ = std::move(scales);
+    return result;
+  }
 
   /// The same elements under another shape, sharing them.
   /// @throws ShapeError if the sizes differ, or the rows where scales belong to them.
@@ -265,8 +309,10 @@ class EncodedArray {
   [[nodiscard]] static std::size_t scale_bytes(const Shape& shape, const Format& format,
                                                const ScaleLayout& layout) {
     require_layout("EncodedArray", format, layout);
-    return size_product("EncodedArray", {layout.count(shape.rows(), shape.columns()),
-                                         unit_scaling::scale_bytes(layout.format)});
+    return size_sum("EncodedArray",
+                    {size_product("EncodedArray", {layout.count(shape.rows(), shape.columns()),
+                                                   unit_scaling::scale_bytes(layout.format)}),
+                     has_common_scale(layout.format) ? sizeof(float) : 0});
   }
 
   static void require_layout(std::string_view operation, const Format& format,
@@ -278,13 +324,23 @@ class EncodedArray {
 
   static void require_scale_count(const Shape& shape, const ScaleLayout& layout,
                                   std::size_t scales) {
-    const std::size_t expected = layout.count(shape.rows(), shape.columns());
+    const std::size_t expected =
+        layout.count(shape.rows(), shape.columns()) + (has_common_scale(layout.format) ? 1 : 0);
     require_shape(
         scales == expected, "EncodedArray::encode",
         [&] {
           return std::to_string(expected) + " numbers for " + to_string(layout) + " of an array";
         },
         shape, Shape{scales});
+  }
+
+  void require_elements(std::string_view operation, std::size_t first, std::size_t count) const {
+    require_shape(
+        first <= size() && count <= size() - first, operation,
+        [&] {
+          return "no more elements than there are from number " + std::to_string(first) + " on";
+        },
+        shape_, Shape{count});
   }
 
   void require_bytes(std::string_view what, std::size_t expected,
@@ -337,6 +393,12 @@ class EncodedArray {
     return result;
   }
 
+  /// Of scales in float8_e4m3fn.
+  [[nodiscard]] float product_scale(std::size_t index) const {
+    const DefaultArithmetic arithmetic;
+    return static_cast<float>(float8_e4m3fn::from_bits(scales_.data()[index])) * common_scale();
+  }
+
   void write_scales(std::span<const float> scales);
 
   void write_codes(const EncodedArray& source, const EncodeOptions& options);
@@ -344,11 +406,21 @@ class EncodedArray {
   /// The elements from any one on; at most code_chunk of them.
   void decode_chunk(std::size_t first, std::size_t count, float* out) const;
 
-  void divide_by_scales(std::size_t first, std::size_t count, float* numbers) const;
+  void divide_by_scales(std::size_t first, std::size_t count, const float* in, float* out) const;
 
-  /// `scale(index of the scale)` of each of the elements from `first` on.
-  template <class Scale>
-  void read_scales(std::size_t first, std::size_t count, float* out, const Scale& scale) const;
+  enum class ReadScales {
+    scales,
+    divisors,          ///< what to divide with: the reciprocal of a power of two
+    divisors_of_runs,  ///< the same, one for a run of elements, where runs are whole vectors
+  };
+  /// The scales of the elements from `first` on, at most code_chunk of them. Writes whole vectors:
+  /// up to 15 numbers more.
+  /// @returns for how many elements each number is: for one unless runs are asked for.
+  std::size_t read_scales(std::size_t first, std::size_t count, ReadScales what, float* out) const;
+  /// The same of `scale(index of the scale)`, and of `sixteen_scales(index of the first)`.
+  template <class Scale, class Scales>
+  std::size_t read_scales(std::size_t first, std::size_t count, ReadScales what, float* out,
+                          const Scale& scale, const Scales& sixteen_scales) const;
 
   Shape shape_{0};
   Format format_;

@@ -198,7 +198,9 @@ class Format {
   /// prescribes), "e4m3b11fnuz", "float16", "bfloat16", "float32" or "float64". The suffix finite,
   /// which no name of the field has, is for formats without NaN, and the field's float6 and float4
   /// formats mean it by fn; so formats of that width whose one NaN has all magnitude bits set, as
-  /// fn means it in wider ones, have the suffix nan.
+  /// fn means it in wider ones, have the suffix nan. "int2" to "int8" are the integers from
+  /// -(2^(bits - 1) - 1) to 2^(bits - 1) - 1, int8 from -127 to 127, as FormatSpec::integer has
+  /// them.
   /// @throws std::invalid_argument for anything else.
   [[nodiscard]] static Format parse(std::string_view name) {
     if (name == "float16") return of<float16>();
@@ -223,6 +225,12 @@ class Format {
       rest.remove_prefix(static_cast<std::size_t>(after - rest.data()));
       return true;
     };
+    if (number_after("int", declared_bits)) {
+      if (!rest.empty() || declared_bits < 2 || declared_bits > detail::widest_named_integer) {
+        fail("one of int2 to int8");
+      }
+      return Format(FormatSpec::integer(declared_bits));
+    }
     if (number_after("float", declared_bits)) {
       if (declared_bits == 0) fail("as many bits as it declares");
       if (!rest.starts_with('_')) fail("float8_e4m3fn or the like");
@@ -233,7 +241,7 @@ class Format {
     if (!number_after("e", exponent_bits) || !number_after("m", mantissa_bits)) {
       fail(
           "e, exponent bits, m, mantissa bits and maybe b with a bias and a suffix, such as e3m4, "
-          "e4m3fn or e4m3b11fnuz; or float16, bfloat16, float32 or float64");
+          "e4m3fn or e4m3b11fnuz; or int2 to int8, float16, bfloat16, float32 or float64");
     }
     if (exponent_bits < 1 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
       fail("1 to 8 exponent bits and 0 to 23 mantissa bits");

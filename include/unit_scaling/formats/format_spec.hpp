@@ -68,6 +68,13 @@ struct FormatSpec {
     return {exponent_bits, mantissa_bits, (1 << (exponent_bits - 1)) - 1, Specials::finite};
   }
 
+  /// The integers of magnitudes up to 2^(bits - 1) - 1, for 2 bits and more: one exponent bit makes
+  /// numbers that lie evenly, and the bias makes their distance 1. Codes are sign and magnitude,
+  /// not two's complement, so there is a negative zero.
+  static constexpr FormatSpec integer(int bits) noexcept {
+    return {1, bits - 2, 3 - bits, Specials::finite};
+  }
+
   /// An unsigned format of powers of two, with the bias of IEEE 754, 2^(exponent_bits - 1) - 1.
   static constexpr FormatSpec fnu(int exponent_bits) noexcept {
     return {exponent_bits, 0, (1 << (exponent_bits - 1)) - 1, Specials::fnu};
@@ -92,6 +99,10 @@ struct FormatSpec {
   /// The bits of the fraction.
   [[nodiscard, gnu::always_inline]] constexpr std::uint32_t mantissa_mask() const noexcept {
     return (1U << mantissa_bits) - 1U;
+  }
+  /// Whether the numbers are those of `integer(bits())`.
+  [[nodiscard, gnu::always_inline]] constexpr bool is_integer() const noexcept {
+    return exponent_bits == 1 && bias == 1 - mantissa_bits && specials == Specials::finite;
   }
   /// Whether the format has negative numbers.
   [[nodiscard, gnu::always_inline]] constexpr bool has_sign() const noexcept {

@@ -21,12 +21,16 @@ enum class ScaleFormat {
   none,          ///< There is none.
   power_of_two,  ///< One byte in float8_e8m0fnu: 2^-127 to 2^127, or NaN.
   binary32,      ///< Four bytes: any number of binary32.
+  /// One byte in float8_e4m3fn, times a number of binary32 that all scales of an array have in
+  /// common. The scale is the product, rounded to binary32. So NVFP4 has them.
+  two_level,
 };
 
-/// Bytes that a scale takes.
+/// Bytes that a scale takes, without what all have in common.
 [[nodiscard]] constexpr std::size_t scale_bytes(ScaleFormat format) noexcept {
   switch (format) {
     case ScaleFormat::power_of_two:
+    case ScaleFormat::two_level:
       return 1;
     case ScaleFormat::binary32:
       return 4;
@@ -34,6 +38,26 @@ enum class ScaleFormat {
       break;
   }
   return 0;
+}
+
+/// Whether the scales of an array have a factor in common, which is stored in binary32.
+[[nodiscard]] constexpr bool has_common_scale(ScaleFormat format) noexcept {
+  return format == ScaleFormat::two_level;
+}
+
+/// "binary32" and so on, for messages.
+[[nodiscard]] constexpr std::string_view to_string(ScaleFormat format) noexcept {
+  switch (format) {
+    case ScaleFormat::power_of_two:
+      return "power_of_two";
+    case ScaleFormat::binary32:
+      return "binary32";
+    case ScaleFormat::two_level:
+      return "two_level";
+    case ScaleFormat::none:
+      break;
+  }
+  return "no";
 }
 
 /// Which elements of an array, taken for a matrix of `rows()` x `columns()`, share a scale: those
@@ -109,8 +133,8 @@ struct ScaleLayout {
   const auto extent = [](std::size_t size) {
     return size == ScaleLayout::all ? std::string("all") : std::to_string(size);
   };
-  return std::string(layout.format == ScaleFormat::binary32 ? "binary32" : "power_of_two") +
-         " scales of tiles of " + extent(layout.tile_rows) + " x " + extent(layout.tile_columns);
+  return std::string(to_string(layout.format)) + " scales of tiles of " + extent(layout.tile_rows) +
+         " x " + extent(layout.tile_columns);
 }
 
 /// @throws DomainError if a tile has no rows or no columns.

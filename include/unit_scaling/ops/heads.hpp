@@ -72,15 +72,15 @@ void copy_row(const From* from, To* to, std::size_t size) {
 
 }  // namespace detail
 
-/// Takes apart what one linear layer made for all heads: x, whose last extent is three parts
-/// (query, key, value) of heads of head_dim, becomes (query, key, value).
-/// Shapes: x and dx (…, positions, 3 · heads · head_dim), of rank 2 to 5; each output and its
+/// Takes apart what one linear layer made for all heads: x, whose last extent is so many parts of
+/// heads of head_dim, becomes one array for each part.
+/// Shapes: x and dx (…, positions, parts · heads · head_dim), of rank 2 to 5; each output and its
 ///         gradient (…, heads, positions, head_dim).
 /// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
-/// @throws DomainError if `heads` is 0; ShapeError if 3 · heads does not divide the last extent.
-/// @see Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
-struct SplitHeads {
-  static constexpr std::string_view name = "split_heads";
+/// @throws DomainError if `heads` is 0; ShapeError if parts · heads does not divide the last
+///         extent, or gradients have another shape than outputs.
+template <std::size_t parts> struct HeadsApart {
+  static constexpr std::string_view name = parts == 1 ? "separate_heads" : "split_heads";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
@@ -99,125 +99,82 @@ struct SplitHeads {
   [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
     using Storage = typename P::storage;
     const detail::HeadLayout of = layout(x.shape());
-    const Shape shape =
-        detail::with_last_extents(x.shape(), 2, {of.heads, of.positions, of.head_dim});
-    std::tuple y{Array<Storage>(shape, x.resource()), Array<Storage>(shape, x.resource()),
-                 Array<Storage>(shape, x.resource())};
-    const std::array<Storage*, 3> targets{std::get<0>(y).mutable_data(),
-                                          std::get<1>(y).mutable_data(),
-                                          std::get<2>(y).mutable_data()};
+    std::array<Array<Storage>, parts> y;
+    std::array<Storage*, parts> targets{};
+    for (std::size_t part = 0; part < parts; ++part) {
+      y[part] = Array<Storage>(separated(x.shape(), of), x.resource());
+      targets[part] = y[part].mutable_data();
+    }
     of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
       detail::copy_row<typename P::compute>(x.data() + in_x, targets[part] + in_y, of.head_dim);
     });
-    return Forward{std::move(y), std::tuple{x.shape()}};
+    if constexpr (parts == 1) {
+      return Forward{std::move(y[0]), std::tuple{x.shape()}};
+    } else {
+      return Forward{std::tuple_cat(std::move(y)), std::tuple{x.shape()}};
+    }
   }
 
   template <Precision P, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
-                              const std::tuple<Shape>& saved,
-                              const std::tuple<Array<T>, Array<T>, Array<T>>& gradients) const {
-    const Shape& x = std::get<0>(saved);
-    const detail::HeadLayout of = layout(x);
-    const Shape shape = detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
-    Array<T> dx(x, std::get<0>(gradients).resource());
-    T* target = dx.mutable_data();
-    const auto source = [&](const Array<T>& dy) {
-      require_same_shape(name, "dy and y", dy.shape(), shape);
-      return dy.data();
-    };
-    const std::array<const T*, 3> sources{source(std::get<0>(gradients)),
-                                          source(std::get<1>(gradients)),
-                                          source(std::get<2>(gradients))};
-    of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
-      std::copy_n(sources[part] + in_y, of.head_dim, target + in_x);
-    });
-    return std::tuple{std::move(dx)};
+  requires(parts == 1)
+      [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                                  const std::tuple<Shape>& saved, const Array<T>& dy) const {
+    return std::tuple{joined(std::get<0>(saved), dy)};
+  }
+  template <Precision P, class... T>
+  requires(sizeof...(T) == parts)
+      [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
+                                  const std::tuple<Shape>& saved,
+                                  const std::tuple<Array<T>...>& gradients) const {
+    return std::apply(
+        [&](const auto&... dy) { return std::tuple{joined(std::get<0>(saved), dy...)}; },
+        gradients);
   }
 
  private:
   [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
-    constexpr std::size_t parts = 3;
     require(heads > 0, name, "expected at least one head");
     const std::size_t vectors = size_product(name, {parts, heads});
     require_shape(
         x.rank() >= 2 && x.rank() != Shape::max_rank && x.columns() % vectors == 0, name,
         [&] {
-          return "x (..., positions, 3 * heads * head_dim) with " + std::to_string(heads) +
-                 " heads";
+          return std::string("x (..., positions, ") + (parts == 3 ? "3 * " : "") +
+                 "heads * head_dim) with " + std::to_string(heads) + " heads";
         },
         x);
     const std::size_t positions = x[x.rank() - 2];
     return {x.rows() / std::max<std::size_t>(1, positions), positions, parts, heads,
             x.columns() / vectors};
   }
-};
-inline constexpr Apply<SplitHeads> split_heads{};
-
-/// One part of SplitHeads, and the opposite of MergeHeads.
-/// Shapes: x and dx (…, positions, heads · head_dim), of rank 2 to 5; y and dy (…, heads,
-///         positions, head_dim).
-/// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
-/// @throws DomainError if `heads` is 0; ShapeError if it does not divide the last extent.
-struct SeparateHeads {
-  static constexpr std::string_view name = "separate_heads";
-  static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
-  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
-
-  std::size_t heads = 1;
-
-  template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
-    (void)layout(x.shape());
-    return {};
-  }
-
-  [[nodiscard]] static Homogeneity homogeneity(const Scales<1>& s) {
-    return Homogeneity::linear(s.forward);
-  }
-
-  template <Precision P, class T>
-  [[nodiscard]] auto forward(P /*precision*/, const Scales<1>& /*s*/, const Array<T>& x) const {
-    using Storage = typename P::storage;
-    const detail::HeadLayout of = layout(x.shape());
-    Array<Storage> y(separated(x.shape(), of), x.resource());
-    Storage* target = y.mutable_data();
-    of.for_each_row([&](std::size_t /*part*/, std::size_t in_x, std::size_t in_y) {
-      detail::copy_row<typename P::compute>(x.data() + in_x, target + in_y, of.head_dim);
-    });
-    return Forward{std::move(y), std::tuple{x.shape()}};
-  }
-
-  template <Precision P, class T>
-  [[nodiscard]] auto backward(P /*precision*/, const Scales<1>& /*s*/,
-                              const std::tuple<Shape>& saved, const Array<T>& dy) const {
-    const Shape& x = std::get<0>(saved);
-    const detail::HeadLayout of = layout(x);
-    require_same_shape(name, "dy and y", dy.shape(), separated(x, of));
-    Array<T> dx(x, dy.resource());
-    T* target = dx.mutable_data();
-    of.for_each_row([&](std::size_t /*part*/, std::size_t in_x, std::size_t in_y) {
-      std::copy_n(dy.data() + in_y, of.head_dim, target + in_x);
-    });
-    return std::tuple{std::move(dx)};
-  }
-
- private:
-  [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
-    require(heads > 0, name, "expected at least one head");
-    require_shape(
-        x.rank() >= 2 && x.rank() != Shape::max_rank && x.columns() % heads == 0, name,
-        [&] {
-          return "x (..., positions, heads * head_dim) with " + std::to_string(heads) + " heads";
-        },
-        x);
-    const std::size_t positions = x[x.rank() - 2];
-    return {x.rows() / std::max<std::size_t>(1, positions), positions, 1, heads,
-            x.columns() / heads};
-  }
 
   [[nodiscard]] static Shape separated(const Shape& x, const detail::HeadLayout& of) {
     return detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
   }
+
+  /// dx from the gradient of each part.
+  template <class T, class... Others>
+  [[nodiscard]] Array<T> joined(const Shape& x, const Array<T>& dy, const Others&... others) const {
+    const detail::HeadLayout of = layout(x);
+    const Shape shape = separated(x, of);
+    require_same_shape(name, "dy and y", dy.shape(), shape);
+    (require_same_shape(name, "dy and y", others.shape(), shape), ...);
+    Array<T> dx(x, dy.resource());
+    T* target = dx.mutable_data();
+    const std::array<const T*, parts> sources{dy.data(), others.data()...};
+    of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
+      std::copy_n(sources[part] + in_y, of.head_dim, target + in_x);
+    });
+    return dx;
+  }
 };
+
+/// Query, key and value of all heads, which one linear layer made: (query, key, value).
+/// @see Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+using SplitHeads = HeadsApart<3>;
+inline constexpr Apply<SplitHeads> split_heads{};
+
+/// One part of SplitHeads, and the opposite of MergeHeads.
+using SeparateHeads = HeadsApart<1>;
 inline constexpr Apply<SeparateHeads> separate_heads{};
 
 /// Lays the heads side by side again: the opposite of SeparateHeads.

@@ -3,9 +3,12 @@
 /// Layer optim: Adam, and AdamW, which decays weights apart from the gradient.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +20,7 @@
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
+#include "unit_scaling/optim/state_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -29,10 +33,83 @@ enum class WeightDecay {
   independent,  ///< p ← p − λ p, whatever η: what transfers under u-μP
 };
 
+namespace detail {
+
+/// The numbers of a step of Adam on one parameter, and what it does to sixteen elements.
+struct AdamUpdate {
+  float beta1;
+  float rest1;  ///< 1 − β₁
+  float beta2;
+  float rest2;
+  float second_correction;
+  float epsilon;
+  float per_loss_scale;
+  float coupled;  ///< decay that is added to the gradient
+  float keep;     ///< what other decay leaves of a weight
+  float rate;     ///< η with all of its factors
+
+  /// m and v from what they were.
+  [[gnu::always_inline]] void move_moments(float32x16 value, float32x16 gradient, float32x16& first,
+                                           float32x16& second) const {
+    const auto slope = gradient * per_loss_scale + coupled * value;
+    first = beta1 * first + rest1 * slope;
+    second = beta2 * second + rest2 * slope * slope;
+  }
+
+  /// p from what it was.
+  [[nodiscard, gnu::always_inline]] float32x16 moved(float32x16 value, float32x16 first,
+                                                     float32x16 second) const {
+    const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
+    return keep * value - rate * update;
+  }
+
+  /// Moves `count` elements of the moments from i on.
+  template <class G, class Count>
+  [[gnu::always_inline]] void move_moments(const G* g, const float* p, float* m, float* v,
+                                           std::size_t i, Count count) const {
+    auto first = kernels::load<float>(m + i, count);
+    auto second = kernels::load<float>(v + i, count);
+    move_moments(kernels::load<float>(p + i, count), kernels::load<float>(g + i, count), first,
+                 second);
+    kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+    kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+  }
+
+  /// Moves `count` elements of the parameter from i on, by moments that have been moved.
+  template <class Count>
+  [[gnu::always_inline]] void move_value(float* p, const float* m, const float* v, std::size_t i,
+                                         Count count) const {
+    kernels::store<Overflow::infinity_or_nan, float>(
+        moved(kernels::load<float>(p + i, count), kernels::load<float>(m + i, count),
+              kernels::load<float>(v + i, count)),
+        p + i, count);
+  }
+
+  /// Does both.
+  template <class G, class Count>
+  [[gnu::always_inline]] void move(const G* g, float* p, float* m, float* v, std::size_t i,
+                                   Count count) const {
+    const auto value = kernels::load<float>(p + i, count);
+    auto first = kernels::load<float>(m + i, count);
+    auto second = kernels::load<float>(v + i, count);
+    move_moments(value, kernels::load<float>(g + i, count), first, second);
+    kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
+    kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
+    kernels::store<Overflow::infinity_or_nan, float>(moved(value, first, second), p + i, count);
+  }
+};
+
+}  // namespace detail
+
 /// Adam: m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², p ← p − η m̂ / (√v̂ + ε), with the bias
 /// corrections m̂ = m / (1−β₁ᵗ), v̂ = v / (1−β₂ᵗ), in one pass over each parameter.
 /// t counts steps of the optimiser; a parameter without a gradient in a step is passed over.
-/// Moments are float. Decay acts on weights and tables, not on gains and biases.
+/// Decay acts on weights and tables, not on gains and biases.
+/// Moments are float, or codes of a format of their own, which are decoded, moved in float and
+/// encoded again, in one pass as well. The scale of a moment that has one for all of its elements
+/// follows from a bound: β times its largest magnitude before the step, plus 1−β times that of the
+/// gradient, or of its square. So nothing overflows. MS-AMP takes the largest magnitude itself, for
+/// which it computes the moments twice; the bound rarely asks for another power of two.
 /// A step that could make finite weights infinite is refused. To find two kinds of such steps would
 /// take another pass, so they are not refused: steps with β₁² > β₂, under which m̂ / √v̂ has no
 /// bound, and steps with coupled decay of weights whose squares are beyond float.
@@ -50,6 +127,13 @@ class Adam {
     Rule rule = Rule::none;
     bool allow_untagged = false;    ///< see SettingOptions
     bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
+    /// How m and v are kept: in binary32 if null, else as an EncodedStateFormat has it
+    /// (optim/encoded_state_format.hpp).
+    std::shared_ptr<const StateFormat> first_moment = nullptr;
+    std::shared_ptr<const StateFormat> second_moment = nullptr;
+    /// To which p is rounded after each step, if not null. It stays an array of floats: that is
+    /// what parameters are.
+    std::shared_ptr<const StateFormat> master_weights = nullptr;
   };
 
   /// @throws DomainError as settings_of; or unless the betas are in [0, 1) as floats and ε is as in
@@ -57,7 +141,8 @@ class Adam {
   explicit Adam(const ParameterGroups& groups) : Adam(groups, Options{}) {}
   Adam(const ParameterGroups& groups, const Options& options) : Adam("Adam", groups, options) {}
 
-  /// @throws ShapeError, DomainError as every step; see detail::check_step.
+  /// @throws ShapeError, DomainError as every step; see detail::check_step. DomainError if a moment
+  ///         is no longer encoded as it was.
   template <GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1);
 
@@ -66,12 +151,14 @@ class Adam {
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
 
   /// Shows "first_moment.NAME" and "second_moment.NAME" for each parameter, and "steps" to
-  /// `visit(name, state)`.
+  /// `visit(name, state)`. Of a moment that is encoded that is its codes, an EncodedArray, and
+  /// "first_moment_scales.NAME" and "first_moment_exponents.NAME" are the arrays beside them, where
+  /// it has such.
   /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
-      visit("first_moment." + settings_[k].name, first_moment_[k]);
-      visit("second_moment." + settings_[k].name, second_moment_[k]);
+      detail::visit_state("first_moment", settings_[k].name, first_moment_[k], visit);
+      detail::visit_state("second_moment", settings_[k].name, second_moment_[k], visit);
     }
     detail::visit_steps(name_, steps_, visit);
   }
@@ -89,19 +176,25 @@ class Adam {
                                 return learning_rate_factor(options.rule, parameter);
                               })),
         options_(options),
-        first_moment_(detail::zeros_like(settings_)),
-        second_moment_(detail::zeros_like(settings_)) {
+        first_moment_(detail::zeros_like(settings_, options.first_moment.get())),
+        second_moment_(detail::zeros_like(settings_, options.second_moment.get())),
+        largest_gradients_(settings_.size()) {
     require_share(name, "beta1", options.beta1);
     require_share(name, "beta2", options.beta2);
     detail::require_epsilon(name, options.epsilon, options.beta2);
   }
 
  private:
+  /// Moves a parameter of which a moment, or the parameter itself, has a format of its own.
+  template <class G>
+  void move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g, float* p);
+
   std::string_view name_;
   std::vector<ParameterSetting> settings_;
   Options options_;
-  std::vector<Array<float>> first_moment_;
-  std::vector<Array<float>> second_moment_;
+  std::vector<OptimiserState> first_moment_;
+  std::vector<OptimiserState> second_moment_;
+  std::vector<float> largest_gradients_;  ///< magnitudes, in the step that is taken
   std::uint64_t steps_ = 0;
 };
 
@@ -115,43 +208,96 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                       .loss_scale = loss_scale,
                       .rate_factor = first_correction,
                       .decay_is_times_rate = options_.decay == WeightDecay::decoupled,
-                      .allow_non_finite = options_.allow_non_finite});
+                      .allow_non_finite = options_.allow_non_finite,
+                      .largest_magnitudes = largest_gradients_.data()});
+  detail::require_encoded(name_, settings_, first_moment_, options_.first_moment.get());
+  detail::require_encoded(name_, settings_, second_moment_, options_.second_moment.get());
   ++steps_;
-  const auto beta1 = static_cast<float>(options_.beta1);
-  const auto beta2 = static_cast<float>(options_.beta2);
-  const auto rest1 = static_cast<float>(1 - options_.beta1);
-  const auto rest2 = static_cast<float>(1 - options_.beta2);
-  const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
-  const auto epsilon = static_cast<float>(options_.epsilon);
   const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
-  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  const bool is_encoded = options_.first_moment != nullptr || options_.second_moment != nullptr ||
+                          options_.master_weights != nullptr;
   for (std::size_t k = 0; k < settings_.size(); ++k) {
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;
     const double lambda = settings_[k].weight_decay;
     const double parameter_rate = learning_rate * settings_[k].learning_rate_factor;
-    const auto rate = static_cast<float>(parameter_rate * first_correction);
-    const auto coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0);
-    const auto keep =
-        static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
-                           : decay == WeightDecay::independent ? 1 - lambda
-                                                               : 1);
+    const detail::AdamUpdate update{
+        .beta1 = static_cast<float>(options_.beta1),
+        .rest1 = static_cast<float>(1 - options_.beta1),
+        .beta2 = static_cast<float>(options_.beta2),
+        .rest2 = static_cast<float>(1 - options_.beta2),
+        .second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t))),
+        .epsilon = static_cast<float>(options_.epsilon),
+        .per_loss_scale = static_cast<float>(1 / loss_scale),
+        .coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0),
+        .keep = static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
+                                   : decay == WeightDecay::independent ? 1 - lambda
+                                                                       : 1),
+        .rate = static_cast<float>(parameter_rate * first_correction)};
     const auto* g = detail::gradient_elements(gradient);
     float* p = parameter.value.mutable_data();
-    float* m = first_moment_[k].mutable_data();
-    float* v = second_moment_[k].mutable_data();
-    detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-      const auto value = kernels::load<float>(p + i, count);
-      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + coupled * value;
-      const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
-      const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
-      const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
-      kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
-      kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
-      kernels::store<Overflow::infinity_or_nan, float>(keep * value - rate * update, p + i, count);
-    });
+    if (is_encoded) {
+      move_encoded(update, k, g, p);
+      continue;
+    }
+    float* m = first_moment_[k].numbers.mutable_data();
+    float* v = second_moment_[k].numbers.mutable_data();
+    detail::for_each_lane(gradient.size(),
+                          [&](std::size_t i, auto count) { update.move(g, p, m, v, i, count); });
   }
+}
+
+template <class G>
+void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g, float* p) {
+  const std::size_t size = settings_[k].shape.size();
+  const auto number = static_cast<std::uint32_t>(3 * k);
+  detail::StateInStep first(options_.first_moment.get(), first_moment_[k], {steps_, number});
+  detail::StateInStep second(options_.second_moment.get(), second_moment_[k], {steps_, number + 1});
+  const bool has_tensor_scale = first.has_tensor_scale() || second.has_tensor_scale();
+  if (has_tensor_scale) {
+    const float largest = options_.allow_non_finite ? detail::largest_finite(g, size)  // unchecked
+                                                    : largest_gradients_[k];
+    double slope = static_cast<double>(largest) * static_cast<double>(update.per_loss_scale);
+    if (update.coupled != 0) {
+      slope += static_cast<double>(update.coupled) *
+               static_cast<double>(detail::largest_finite(p, size));
+    }
+    first.bound(static_cast<double>(update.beta1) * static_cast<double>(first.largest()) +
+                static_cast<double>(update.rest1) * slope);
+    second.bound(static_cast<double>(update.beta2) * static_cast<double>(second.largest()) +
+                 static_cast<double>(update.rest2) * slope * slope);
+  }
+  detail::SharedLargestMagnitude of_weights;
+  detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
+    float m_memory[StateFormat::chunk];
+    float v_memory[StateFormat::chunk];
+    float* m = first.read(begin, count, m_memory);
+    float* v = second.read(begin, count, v_memory);
+    kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+      update.move_moments(g + begin, p + begin, m, v, i, some);
+    });
+    // Apart, so that the moments are encoded while the processor is still dividing.
+    kernels::for_lanes<float>(
+        count, [&](std::size_t i, auto some) { update.move_value(p + begin, m, v, i, some); });
+    if (has_tensor_scale) {
+      first.add_largest(detail::LargestMagnitude(m, count));
+      second.add_largest(detail::LargestMagnitude(v, count));
+    }
+    first.write(begin, count, m);
+    second.write(begin, count, v);
+    if (options_.master_weights != nullptr) {
+      of_weights.add(detail::LargestMagnitude(p + begin, count));
+    }
+  });
+  first.finish();
+  second.finish();
+  if (options_.master_weights == nullptr) return;
+  const StateFormat& format = *options_.master_weights;
+  const float scale = format.has_tensor_scale() ? format.tensor_scale(of_weights.value(), 1) : 1.0F;
+  detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
+    format.round(p + begin, begin, count, scale, {steps_, number + 2});
+  });
 }
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a

@@ -109,6 +109,9 @@ struct StepNumbers {
   /// The learning rate multiplies the weight decay.
   bool decay_is_times_rate = false;
   bool allow_non_finite = false;  ///< gradients beyond the largest too
+  /// Where the largest magnitude of the gradient of each parameter is written, unless gradients
+  /// beyond the largest are allowed; null if nobody asks.
+  float* largest_magnitudes = nullptr;
 };
 
 /// What every step must be given: asked before anything is changed.
@@ -120,10 +123,11 @@ struct StepNumbers {
 ///         weights decay: more would turn their signs; the loss scale is as in `require_positive`;
 ///         there is a gradient of some parameter: without one, `backward` has not run, or not for
 ///         these; and all gradients are in range, unless others are allowed.
-template <GradientSource Gradients>
+/// @tparam State one with a `shape()`, that of the parameter.
+template <GradientSource Gradients, class State>
 void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
-                std::initializer_list<const std::vector<Array<float>>*> states,
-                const Gradients& gradients, const StepNumbers& numbers) {
+                std::initializer_list<const std::vector<State>*> states, const Gradients& gradients,
+                const StepNumbers& numbers) {
   constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
   require_attribute(numbers.learning_rate >= 0 && numbers.learning_rate <= largest, name,
                     "a learning rate", "of at least 0 that is finite as a float",
@@ -148,7 +152,7 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
         parameter.value.shape() == shape, name,
         in_quotes("step: parameter", " in the shape that it had when the optimiser was made"),
         shape, parameter.value.shape());
-    for (const std::vector<Array<float>>* state : states) {
+    for (const std::vector<State>* state : states) {
       require_shape((*state)[k].shape() == shape, name, in_quotes("step: a state in the shape of"),
                     shape, (*state)[k].shape());
     }
@@ -172,13 +176,15 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
           "on parameters that have stayed in place");
   if (numbers.allow_non_finite) return;
   const auto per_loss_scale = static_cast<float>(1 / numbers.loss_scale);
-  for (const ParameterSetting& setting : settings) {
-    const auto& gradient = gradients.gradient(*setting.parameter);
-    require(are_within(gradient_elements(gradient), gradient.size(), per_loss_scale,
-                       numbers.largest_gradient),
+  for (std::size_t k = 0; k < settings.size(); ++k) {
+    const auto& gradient = gradients.gradient(*settings[k].parameter);
+    const auto magnitude = std::bit_cast<float>(
+        kernels::largest_magnitude_bits(gradient_elements(gradient), gradient.size()));
+    require(magnitude * per_loss_scale <= numbers.largest_gradient,  // a NaN is not
             name, "step: expected gradients that are finite and not too large to be squared or ",
-            "summed up as floats, once divided by the loss scale, got others for '", setting.name,
-            "'; skip the step (see first_non_finite), or allow_non_finite");
+            "summed up as floats, once divided by the loss scale, got others for '",
+            settings[k].name, "'; skip the step (see first_non_finite), or allow_non_finite");
+    if (numbers.largest_magnitudes != nullptr) numbers.largest_magnitudes[k] = magnitude;
   }
 }
 

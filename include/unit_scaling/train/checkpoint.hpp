@@ -41,6 +41,7 @@
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/train/safetensors.hpp"
 #include "unit_scaling/train/training_state.hpp"
 
@@ -163,6 +164,7 @@ class StateLoader {
       EncodedArray array = file_.encoded_array(name, like);
       left_.erase(name + ".elements");
       if (like.has_scales()) left_.erase(name + ".scales");
+      if (has_common_scale(like.scale_layout().format)) left_.erase(name + ".common_scale");
       return array;
     } else {
       T array = file_.tensor<typename T::value_type>(name, like.shape());

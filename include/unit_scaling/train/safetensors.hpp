@@ -18,9 +18,10 @@
 ///
 /// An `EncodedArray` called NAME is NAME.elements, in its shape and of the type of its format, and,
 /// if it has scales, NAME.scales (tiles below each other, tiles beside each other), of type F8_E8M0
-/// or F32. Codes of a format that has no type are U8, U16 or U32, and those narrower than a byte
-/// one dimension of U8. "unit_scaling.encoding.NAME" is metadata that says what it is, in words:
-/// "e3m4 with power_of_two scales of tiles of 1 x 32, (8, 64)".
+/// or F32; or of type F8_E4M3, beside NAME.common_scale of type F32 and no dimension. Codes of a
+/// format that has no type are U8, U16 or U32, and those narrower than a byte one dimension of U8.
+/// "unit_scaling.encoding.NAME" is metadata that says what it is, in words: "e3m4 with power_of_two
+/// scales of tiles of 1 x 32, (8, 64)".
 ///
 /// What is read is checked before it is used, and no file, whatever it says, makes a reader take
 /// more memory than a small multiple of the header, and of the elements it asks for, both of which
@@ -101,7 +102,19 @@ namespace detail {
 
 /// The type of its scales.
 [[nodiscard]] inline SafetensorsTypeInfo safetensors_scale_type(const EncodedArray& array) {
-  return safetensors_type(array.scale_layout().format == ScaleFormat::binary32 ? "F32" : "F8_E8M0");
+  switch (array.scale_layout().format) {
+    case ScaleFormat::binary32:
+      return safetensors_type("F32");
+    case ScaleFormat::two_level:
+      return safetensors_type("F8_E4M3");
+    default:
+      return safetensors_type("F8_E8M0");
+  }
+}
+
+/// What they take, without what they have in common.
+[[nodiscard]] inline std::size_t safetensors_scale_bytes(const EncodedArray& array) {
+  return array.scale_count() * scale_bytes(array.scale_layout().format);
 }
 
 }  // namespace detail
@@ -141,13 +154,21 @@ class SafetensorsWriter {
   /// @throws std::invalid_argument as above. Nothing is added then.
   void add(const std::string& name, const EncodedArray& array) {
     const std::string scales = name + ".scales";
+    const std::string common_scale = name + ".common_scale";
     static_cast<void>(checked_key(scales));
+    const bool has_common = has_common_scale(array.scale_layout().format);
+    if (has_common) static_cast<void>(checked_key(common_scale));
     const auto shared = std::make_shared<const EncodedArray>(array);
     add_codes(name + ".elements", detail::safetensors_type(array.format()),
               detail::safetensors_code_shape(array), shared, shared->codes());
     if (array.has_scales()) {
+      const std::size_t bytes = detail::safetensors_scale_bytes(array);
       add_codes(scales, detail::safetensors_scale_type(array),
-                detail::safetensors_scale_shape(array), shared, shared->scale_codes());
+                detail::safetensors_scale_shape(array), shared, shared->scale_codes().first(bytes));
+      if (has_common) {
+        add_codes(common_scale, detail::safetensors_type("F32"), Shape{}, shared,
+                  shared->scale_codes().subspan(bytes));
+      }
     }
     own_metadata_[std::string(detail::safetensors_encoding_key) + name] =
         detail::safetensors_encoding(array);
@@ -411,8 +432,17 @@ class SafetensorsFile {
                               detail::safetensors_code_shape(like), like.codes().size());
       Array<std::uint8_t> scales;
       if (like.has_scales()) {
+        const std::size_t bytes = detail::safetensors_scale_bytes(like);
         scales = read_codes(name + ".scales", detail::safetensors_scale_type(like),
-                            detail::safetensors_scale_shape(like), like.scale_codes().size());
+                            detail::safetensors_scale_shape(like), bytes);
+        if (has_common_scale(like.scale_layout().format)) {
+          const auto common = read_codes(name + ".common_scale", detail::safetensors_type("F32"),
+                                         Shape{}, sizeof(float));
+          Array<std::uint8_t> both(Shape{bytes + sizeof(float)});
+          std::copy_n(scales.data(), bytes, both.mutable_data());
+          std::copy_n(common.data(), sizeof(float), both.mutable_data() + bytes);
+          scales = std::move(both);
+        }
       }
       return EncodedArray(like.shape(), like.format(), std::move(codes), like.scale_layout(),
                           std::move(scales));

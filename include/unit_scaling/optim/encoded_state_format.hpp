@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer optim: states of optimisers as codes of any format, with a scale for the tensor or for
+/// each group of elements, and with the range of each group expanded.
+///
+/// It rounds to every format in every way, which takes time to compile.
+// unit_scaling: optional
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>  // the one vector instruction that no operator spells: a look-up
+#endif
+
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/stochastic_rounding.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/power.hpp"
+#include "unit_scaling/optim/state_format.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::optim {
+
+/// Which elements of a state share a scale.
+enum class StateScale {
+  none,        ///< There is no scale.
+  per_tensor,  ///< All do: a power of two, under which no element overflows.
+  per_group,   ///< Those of a group, counted through the rows: its largest magnitude becomes the
+               ///< largest number of the format.
+};
+
+/// COAT's dynamic range expansion: before they are rounded, the elements of a group are raised to
+/// the power k, so that the range of the group becomes that of the format. k depends on the ratio R
+/// of the largest magnitude of the group to its smallest one.
+enum class RangeExpansion {
+  none,  ///< k = 1
+  /// The paper's: k = log(largest / smallest number of the format) / log R, where R counts no zero.
+  /// For float8_e4m3fn the ratio of the format is 448 / 2^-9 = 229376.
+  coat_paper,
+  /// The code's: k = ⌊16 log(largest² / 2) / log R⌋ / 16, where 1e-30 is added to both magnitudes
+  /// and a zero counts. For float8_e4m3fn the ratio of the format is 448² / 2 = 100352. In a group
+  /// of magnitudes below 1e-30, those that are not near the largest become zero. One version of the
+  /// kernel adds 1e-20.
+  coat_code,
+};
+
+/// A format of states: codes of a number format, scales and expansion.
+///
+/// With the largest number F of the format, an element x becomes
+///
+/// | scale | is stored as the code of | comes back as |
+/// | --- | --- | --- |
+/// | none | x | the number q of the code |
+/// | per tensor | x / s, s = 2^-⌊log₂(F / b)⌋ for a bound b on abs(x) | q s |
+/// | per group, of largest magnitude M | x (1 / s), s = M / F | q s |
+/// | the same, expanded | F sign(x) (abs(x) / M)^k | M sign(q) (abs(q) / F)^(1/k) |
+///
+/// - The last row is COAT's f(x) = sign(x) abs(x)^k in FP8 under the scale max f(x) / F, written so
+///   that M and 0 come back as they were, to the bit. The code of COAT divides by √(max · min) of
+///   the group first, which cancels: its codes are these but for the rounding of the powers.
+/// - Ranges are expanded in formats of at most 8 bits. k is at most 2^16: in a group whose
+///   magnitudes are all the same, each is the largest.
+/// - A scale s per group is at least 2^-126, and per tensor between 2^-127 and 2^127, so numbers
+///   below F 2^-126 need not use all of the range. Nothing is scaled in a group of zeros, and a
+///   tensor of zeros keeps the scale that it had.
+/// - Finite numbers beyond F, which there are without scales, become F. What is not finite becomes
+///   infinity, or NaN if the format has no infinity, and no scale depends on it.
+///
+/// Memory: codes, 8 bytes for the scale of the tensor and its largest magnitude, or 4 for the scale
+/// of each group, and 4 bytes for the k of each group whose range is expanded.
+/// @see Peng et al. 2023, arXiv:2310.18313, section 2.2, and MS-AMP's `adamw.cu`
+///      (github.com/Azure/MS-AMP), for scales per tensor. Xi et al. 2024, arXiv:2410.19313,
+///      and its kernel `fp8_adamw_expand` (github.com/NVlabs/COAT), for groups and expansion.
+class EncodedStateFormat final : public StateFormat {
+ public:
+  struct Options {
+    Format format = Format::of<float8_e4m3fn>();
+    StateScale scale = StateScale::per_tensor;
+    /// Elements of a group: a power of two from 16 to 256.
+    std::size_t group = 128;
+    RangeExpansion expansion = RangeExpansion::none;
+    Rounding rounding = Rounding::nearest_even;
+    /// Of the random bits of Rounding::stochastic.
+    std::uint64_t seed = 0;
+  };
+
+  /// @throws DomainError for binary64, a format without sign or zero, or another size of a group;
+  ///         and if ranges are to be expanded that are not those of groups, or in more than 8 bits.
+  explicit EncodedStateFormat(const Options& options) : options_(options) {
+    require(!options.format.is_binary64() && options.format.spec().has_sign() &&
+                options.format.spec().has_zero(),
+            name, "expected a format of signed numbers within binary32, got ", options.format);
+    require(std::has_single_bit(options.group) && options.group >= lanes && options.group <= chunk,
+            name, "expected groups of a power of two from 16 to 256 elements, got ", options.group);
+    require(options.expansion == RangeExpansion::none || options.scale == StateScale::per_group,
+            name, "expected scales per group where ranges are expanded");
+    const FormatSpec spec = options.format.spec();
+    require(options.expansion == RangeExpansion::none || spec.bits() <= 8, name,
+            "expected a format of at most 8 bits where ranges are expanded, got ", options.format);
+    if (options.format == Format::of<float8_e4m3fn>()) type_ = Type::e4m3;
+    if (options.format == Format::of<float8_e5m2>()) type_ = Type::e5m2;
+    if (options.format == Format::of<float16>()) type_ = Type::float16;
+    if (options.format == Format::of<bfloat16>()) type_ = Type::bfloat16;
+    for (std::size_t i = 1; i < lanes; ++i) {
+      log2_of_significands_[i] = static_cast<float>(std::log2(static_cast<double>(i) / 8 / 1.75));
+    }
+    largest_ = static_cast<float>(spec.max_finite());
+    log2_range_ =
+        static_cast<float>(options.expansion == RangeExpansion::coat_code
+                               ? 2 * std::log2(spec.max_finite()) - 1
+                               : std::log2(spec.max_finite()) - spec.min_subnormal_exponent());
+  }
+
+  [[nodiscard]] const Options& options() const& { return options_; }
+  [[nodiscard]] Options options() const&& { return options_; }
+
+  [[nodiscard]] OptimiserState zeros(const Shape& shape) const override {
+    OptimiserState state{.is_encoded = true};
+    state.codes =
+        EncodedArray(shape, options_.format,
+                     Array<std::uint8_t>::filled({options_.format.code_bytes(shape.size())}, 0));
+    const std::size_t groups = (shape.size() + options_.group - 1) / options_.group;
+    if (has_tensor_scale()) state.scales = Array<float>({2}, {1.0F, 0.0F});
+    if (options_.scale == StateScale::per_group) {
+      state.scales = Array<float>::filled({groups}, 1);
+    }
+    if (options_.expansion != RangeExpansion::none) {
+      state.exponents = Array<float>::filled({groups}, 1);
+    }
+    return state;
+  }
+
+  [[nodiscard]] bool fits(const OptimiserState& state) const override {
+    const std::size_t groups = (state.codes.size() + options_.group - 1) / options_.group;
+    const bool is_in_groups = options_.scale == StateScale::per_group;
+    const bool is_expanded = options_.expansion != RangeExpansion::none;
+    return state.is_encoded && state.codes.format() == options_.format &&
+           !state.codes.has_scales() &&
+           state.scales.size() == (is_in_groups         ? groups
+                                   : has_tensor_scale() ? 2
+                                                        : 0) &&
+           state.exponents.size() == (is_expanded ? groups : 0);
+  }
+
+  [[nodiscard]] bool has_tensor_scale() const override {
+    return options_.scale == StateScale::per_tensor;
+  }
+
+  [[nodiscard]] float tensor_scale(float largest, float before) const override {
+    return largest > 0 ? power_of_two_scale(largest, options_.format, ScaleRounding::round_up)
+                       : before;
+  }
+
+  void decode(const StateMemory& from, std::size_t first, std::size_t count,
+              float* out) const override {
+    if (options_.scale != StateScale::per_group) {
+      const float scale = options_.scale == StateScale::none ? 1.0F : from.tensor_scale;
+      return decode_codes(from.codes, first, count, scale, out);
+    }
+    for (std::size_t i = 0; i < count; i += options_.group) {
+      const std::size_t group = (first + i) / options_.group;
+      const std::size_t size = std::min(options_.group, count - i);
+      const float scale = from.scales[group];
+      if (options_.expansion == RangeExpansion::none) {
+        decode_codes(from.codes, first + i, size, scale, out + i);
+      } else if (type_ == Type::e4m3) {
+        contract_e4m3(from.codes + first + i, size, scale, from.exponents[group], out + i);
+      } else {
+        decode_codes(from.codes, first + i, size, 1, out + i);
+        contract(out + i, size, scale, from.exponents[group]);
+      }
+    }
+  }
+
+  void encode(const float* in, std::size_t first, std::size_t count, float tensor_scale,
+              const StateSite& site, const StateMemory& to) const override {
+    encode_at(first, in, first, count, tensor_scale, site, to);
+  }
+
+  void round(float* numbers, std::size_t first, std::size_t count, float tensor_scale,
+             const StateSite& site) const override {
+    if (options_.scale == StateScale::per_tensor && options_.rounding == Rounding::nearest_even) {
+      // Without codes in memory, where they have a type.
+      const float factor = 1 / tensor_scale;
+      const bool is_done = with_type_of_codes([&]<class T>() {
+        kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+          const auto x = kernels::load<float>(numbers + i, some) * factor;
+          kernels::store<Overflow::infinity_or_nan, float>(
+              kernels::rounded_to<T, float>(x) * tensor_scale, numbers + i, some);
+        });
+      });
+      if (is_done) return;
+    }
+    std::uint8_t codes[chunk * sizeof(float)];
+    float scales[chunk / lanes];
+    float exponents[chunk / lanes];
+    const StateMemory memory{codes, scales, exponents, tensor_scale};
+    encode_at(0, numbers, first, count, tensor_scale, site, memory);
+    decode(memory, 0, count, numbers);
+  }
+
+ private:
+  static constexpr std::string_view name = "EncodedStateFormat";
+  static constexpr float largest_exponent = 0x1p16F;
+  enum class Type { e4m3, e5m2, float16, bfloat16, other };
+
+  /// Encodes a chunk of a state, of which `first` is the number of the first element, to where
+  /// element `at` has its place.
+  void encode_at(std::size_t at, const float* in, std::size_t first, std::size_t count,
+                 float tensor_scale, const StateSite& site, const StateMemory& to) const {
+    if (options_.scale != StateScale::per_group) {
+      // Exactly, for the scale is a power of two.
+      const float factor = options_.scale == StateScale::none ? 1 : 1 / tensor_scale;
+      return encode_codes(at, in, first, count, factor, site, to.codes);
+    }
+    for (std::size_t i = 0; i < count; i += options_.group) {
+      const std::size_t group = (at + i) / options_.group;
+      const std::size_t size = std::min(options_.group, count - i);
+      // Whole vectors, of which the last has its first element again: that changes neither the
+      // largest nor the smallest of the group.
+      float numbers[chunk];
+      const float* from = in + i;
+      const std::size_t padded = (size + lanes - 1) / lanes * lanes;
+      if (padded != size) {
+        std::copy_n(from, size, numbers);
+        std::fill(numbers + size, numbers + padded, numbers[0]);
+        from = numbers;
+      }
+      const Range range = range_of(from, padded);
+      if (options_.expansion == RangeExpansion::none) {
+        const float scale = std::max(range.largest / largest_, std::numeric_limits<float>::min());
+        to.scales[group] = range.largest == 0 ? 1.0F : scale;
+        encode_codes(at + i, from, first + i, size, 1 / to.scales[group], site, to.codes);
+        continue;
+      }
+      to.scales[group] = range.largest;
+      to.exponents[group] = range.largest == 0 ? 1.0F : exponent_of(range);
+      if (range.largest == 0) {  // There is nothing to be raised to a power.
+        encode_codes(at + i, from, first + i, size, 1, site, to.codes);
+        continue;
+      }
+      if (range.has_subnormals) {
+        expand<true>(from, padded, range.largest, to.exponents[group], numbers);
+      } else {
+        expand<false>(from, padded, range.largest, to.exponents[group], numbers);
+      }
+      encode_codes(at + i, numbers, first + i, size, 1, site, to.codes);
+    }
+  }
+
+  /// Calls `body.template operator()<T>()` for the type of the codes, if they have one that is
+  /// converted by fewer instructions than a format at run time; else returns false.
+  template <class Body> bool with_type_of_codes(const Body& body) const {
+    switch (type_) {
+      case Type::e4m3:
+        body.template operator()<float8_e4m3fn>();
+        return true;
+      case Type::e5m2:
+        body.template operator()<float8_e5m2>();
+        return true;
+      case Type::float16:
+        body.template operator()<unit_scaling::float16>();
+        return true;
+      case Type::bfloat16:
+        body.template operator()<unit_scaling::bfloat16>();
+        return true;
+      case Type::other:
+        break;
+    }
+    return false;
+  }
+
+  /// The numbers of codes times `scale`.
+  void decode_codes(const std::uint8_t* codes, std::size_t first, std::size_t count, float scale,
+                    float* out) const {
+    const Format& format = options_.format;
+    const std::uint8_t* const from = codes + format.code_bytes(first);
+    const bool is_done = with_type_of_codes([&]<class T>() {
+      const T* const typed = reinterpret_cast<const T*>(from);
+      kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+        kernels::store<Overflow::infinity_or_nan, float>(
+            kernels::load<float>(typed + i, some) * scale, out + i, some);
+      });
+    });
+    if (is_done) return;
+    format.decode({from, format.code_bytes(count)}, {out, count});
+    for (std::size_t i = 0; i < count; ++i) out[i] *= scale;
+  }
+
+  /// The codes of numbers times `factor`, at the place of element `at`. The first of them is
+  /// element `first` of the state.
+  void encode_codes(std::size_t at, const float* in, std::size_t first, std::size_t count,
+                    float factor, const StateSite& site, std::uint8_t* codes) const {
+    const Format& format = options_.format;
+    std::uint8_t* const to = codes + format.code_bytes(at);
+    // Under a scale that follows from the numbers, those to be rounded exceed F by roundings at
+    // most, which are lost unless rounding is to either side.
+    const bool is_in_range =
+        options_.scale != StateScale::none && options_.rounding != Rounding::stochastic;
+    const bool is_done = is_in_range && options_.rounding == Rounding::nearest_even &&
+                         with_type_of_codes([&]<class T>() {
+                           T* const typed = reinterpret_cast<T*>(to);
+                           kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+                             kernels::store<Overflow::infinity_or_nan, float>(
+                                 kernels::load<float>(in + i, some) * factor, typed + i, some);
+                           });
+                         });
+    if (is_done) return;
+    float numbers[chunk];
+    for (std::size_t i = 0; i < count; ++i) {
+      numbers[i] = in[i] * factor;
+      if (std::isfinite(numbers[i])) numbers[i] = std::clamp(numbers[i], -largest_, largest_);
+    }
+    EncodeOptions how{.overflow = Overflow::infinity_or_nan, .rounding = options_.rounding};
+    if (options_.rounding == Rounding::stochastic) {
+      how.random =
+          StochasticRounding(Random(options_.seed, RandomStream::rounding, site.step, site.state));
+      how.first_element = first;
+    }
+    format.encode({numbers, count}, {to, format.code_bytes(count)}, how);
+  }
+
+  /// Largest and smallest magnitude of a group, those of finite numbers; 0 if there is none.
+  struct Range {
+    float largest;
+    float smallest;       ///< of those other than zero, unless zeros count
+    bool has_subnormals;  ///< among those other than zero
+  };
+
+  [[nodiscard]] static int32x16 magnitude_bits(float32x16 x) {
+    return bit_cast_to<int32x16>(bit_cast_to<uint32x16>(x) & 0x7fff'ffffU);
+  }
+
+  /// The greater by lanes.
+  [[nodiscard, gnu::always_inline]] static int32x16 greater(int32x16 left, int32x16 right) {
+#if defined(__AVX512F__)
+    // GCC 12 makes two instructions of the selection.
+    return reinterpret_cast<int32x16>(_mm512_maskz_max_epi32(
+        0xffff, reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
+#else
+    return select(is_less(left, right), right, left);
+#endif
+  }
+
+  /// The greatest of the lanes.
+  [[nodiscard, gnu::always_inline]] static std::int32_t greatest_lane(int32x16 x) {
+    using int32x4 = std::int32_t __attribute__((vector_size(16)));
+    const int32x8 a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+    const int32x8 b = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+    const int32x8 eight = select(is_less(a, b), b, a);
+    const int32x4 c = __builtin_shufflevector(eight, eight, 0, 1, 2, 3);
+    const int32x4 d = __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    const auto of_pair = [&](int lane) { return std::max<std::int32_t>(c[lane], d[lane]); };
+    return std::max(std::max(of_pair(0), of_pair(1)), std::max(of_pair(2), of_pair(3)));
+  }
+
+  /// @pre size is a multiple of lanes
+  [[nodiscard]] Range range_of(const float* numbers, std::size_t size) const {
+    constexpr std::int32_t infinity = 0x7f80'0000;
+    // The smallest are the greatest of the complements. A zero less one is the greatest integer,
+    // and so no number is above it in what leaves zeros out.
+    int32x16 largest{};
+    int32x16 with_zeros = splat<int32x16>(~infinity);
+    int32x16 without_zeros = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
+    const auto add = [&](int32x16 bits) {
+      const auto less_one = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(bits) + 0x7fff'ffffU);
+      largest = greater(largest, bits);
+      with_zeros = greater(with_zeros, ~bits);
+      without_zeros = greater(without_zeros, ~less_one);
+    };
+    for (std::size_t i = 0; i < size; i += lanes) {
+      add(magnitude_bits(load<float32x16>(numbers + i)));
+    }
+    if (greatest_lane(largest) >= infinity) {
+      // Once more, for that is rare: what is not finite counts as zero, and no zero as one.
+      largest = int32x16{};
+      with_zeros = splat<int32x16>(~infinity);
+      without_zeros = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
+      for (std::size_t i = 0; i < size; i += lanes) {
+        const int32x16 bits = magnitude_bits(load<float32x16>(numbers + i));
+        const int32x16 is_finite = is_less(bits, splat<int32x16>(infinity));
+        const int32x16 before = with_zeros;
+        add(select(is_finite, bits, int32x16{}));
+        with_zeros = greater(before, select(is_finite, ~bits, before));
+      }
+    }
+    const std::int32_t of_largest = greatest_lane(largest);
+    if (of_largest == 0) return {0, 0, false};
+    const auto of_smallest = static_cast<std::int32_t>(
+        static_cast<std::uint32_t>(~greatest_lane(without_zeros)) - 0x7fff'ffffU);
+    constexpr std::int32_t least_normal = 0x0080'0000;
+    return {std::bit_cast<float>(of_largest),
+            std::bit_cast<float>(options_.expansion == RangeExpansion::coat_code
+                                     ? ~greatest_lane(with_zeros)
+                                     : of_smallest),
+            of_smallest < least_normal};
+  }
+
+  /// k. @pre range.largest > 0
+  [[nodiscard]] float exponent_of(const Range& range) const {
+    const bool is_of_code = options_.expansion == RangeExpansion::coat_code;
+    const float addend = is_of_code ? 1e-30F : 0.0F;
+    float32x16 ends = splat<float32x16>(range.largest + addend);
+    ends[1] = range.smallest + addend;
+    const kernels::Log2 log2 = kernels::log2_in_parts(ends);
+    const float log2_ratio =
+        (log2.exponent[0] - log2.exponent[1]) + (log2.fraction[0] - log2.fraction[1]);
+    if (!(log2_ratio * largest_exponent > log2_range_)) return largest_exponent;
+    const float exponent = log2_range_ / log2_ratio;
+    // Formats of less range than FP8 have would get 0 for groups of most range.
+    return is_of_code ? std::max(std::floor(16 * exponent), 1.0F) / 16 : exponent;
+  }
+
+  /// `result` with the sign of x; x itself where it is 0 or not finite.
+  [[nodiscard, gnu::always_inline]] static float32x16 with_sign_of(float32x16 x,
+                                                                   float32x16 result) {
+    const int32x16 bits = magnitude_bits(x);
+    const int32x16 is_number =
+        is_less(int32x16{}, bits) & is_less(bits, splat<int32x16>(0x7f80'0000));
+    const auto sign = bit_cast_to<uint32x16>(x) & 0x8000'0000U;
+    return select(is_number, bit_cast_to<float32x16>(bit_cast_to<uint32x16>(result) | sign), x);
+  }
+
+  /// log₂(|x| / y) of numbers other than zero. No logarithm is lost to the exponents.
+  template <bool has_subnormals>
+  [[nodiscard, gnu::always_inline]] static float32x16 log2_of_ratio(float32x16 x,
+                                                                    const kernels::Log2& of_y) {
+    const kernels::Log2 of_x =
+        kernels::log2_in_parts<has_subnormals>(bit_cast_to<float32x16>(magnitude_bits(x)));
+    return (of_x.exponent - of_y.exponent) + (of_x.fraction - of_y.fraction);
+  }
+
+  /// F sign(x) (|x| / M)^k, of whole vectors.
+  template <bool has_subnormals>
+  void expand(const float* in, std::size_t size, float largest, float exponent, float* out) const {
+    const kernels::Log2 of_largest = kernels::log2_in_parts(splat<float32x16>(largest));
+    const float to_largest = largest_;
+    // What is below has no code but that of zero.
+    const float32x16 lowest = splat<float32x16>(-125);
+    for (std::size_t i = 0; i < size; i += lanes) {
+      const auto x = load<float32x16>(in + i);
+      const float32x16 power = kernels::exp2_within_limits(
+          greatest(lowest, log2_of_ratio<has_subnormals>(x, of_largest) * exponent));
+      store(with_sign_of(x, power * to_largest), out + i);
+    }
+  }
+
+  /// 2^x M for x ≤ 0, which may underflow where 2^x alone would.
+  [[nodiscard, gnu::always_inline]] static float32x16 power_times(float32x16 x, float largest) {
+    constexpr float lowest = -125;
+    const float32x16 root =
+        kernels::exp2_within_limits(greatest(splat<float32x16>(lowest), x * 0.5F));
+    return root * largest * root;
+  }
+
+  /// The reverse of `expand`, in place: M sign(q) (|q| / F)^(1/k).
+  void contract(float* numbers, std::size_t size, float largest, float exponent) const {
+    const kernels::Log2 of_format = kernels::log2_in_parts(splat<float32x16>(largest_));
+    const float root = 1 / exponent;
+    kernels::for_lanes<float>(size, [&](std::size_t i, auto some) {
+      const auto q = kernels::load<float>(numbers + i, some);
+      kernels::store<Overflow::infinity_or_nan, float>(
+          with_sign_of(q, power_times(log2_of_ratio<false>(q, of_format) * root, largest)),
+          numbers + i, some);
+    });
+  }
+
+  /// The same for codes of float8_e4m3fn, as a product of a power of two and one of a significand,
+  /// of which a group has sixteen each: two look-ups take the place of a logarithm and a power.
+  void contract_e4m3(const std::uint8_t* codes, std::size_t size, float largest, float exponent,
+                     float* out) const {
+    constexpr std::array<float, lanes> of_exponents{-14, -14, -13, -12, -11, -10, -9, -8,
+                                                    -7,  -6,  -5,  -4,  -3,  -2,  -1, 0};
+    const float root = 1 / exponent;
+    const float32x16 powers = power_times(load<float32x16>(of_exponents.data()) * root, largest);
+    // At 15/8 a root below 1 exceeds 1 by little.
+    float32x16 significands = power_times(load<float32x16>(log2_of_significands_.data()) * root, 1);
+    significands[0] = 0;
+    kernels::for_lanes<float>(size, [&](std::size_t i, auto some) {
+      uint8x16 bytes{};
+      std::memcpy(&bytes, codes + i, some);
+      const auto code = convert_to<uint32x16>(bytes);
+      const auto exponents = code >> 3;
+      const int32x16 is_normal = is_less(splat<int32x16>(7), bit_cast_to<int32x16>(code & 0x7fU));
+      const auto fractions = (code & 7U) | (bit_cast_to<uint32x16>(is_normal) & 8U);
+      const float32x16 magnitude = look_up(powers, exponents) * look_up(significands, fractions);
+      const int32x16 is_nan = is_less(splat<int32x16>(126), bit_cast_to<int32x16>(code & 0x7fU));
+      const auto bits =
+          select(is_nan, splat<uint32x16>(0x7fc0'0000U), bit_cast_to<uint32x16>(magnitude));
+      kernels::store<Overflow::infinity_or_nan, float>(
+          bit_cast_to<float32x16>(bits | ((code & 0x80U) << 24)), out + i, some);
+    });
+  }
+
+  /// The elements of a table by the last four bits of their numbers.
+  [[nodiscard, gnu::always_inline]] static float32x16 look_up(float32x16 table, uint32x16 numbers) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<float32x16>(_mm512_maskz_permutexvar_ps(
+        0xffff, reinterpret_cast<__m512i>(numbers), reinterpret_cast<__m512>(table)));
+#else
+    float32x16 result;
+    for (std::size_t lane = 0; lane < lanes; ++lane) result[lane] = table[numbers[lane] & 15U];
+    return result;
+#endif
+  }
+
+  Options options_;
+  float largest_ = 0;  ///< F
+  float log2_range_ = 0;
+  Type type_ = Type::other;
+  /// log₂ of significand / 1.75 for those of subnormal and normal numbers of float8_e4m3fn, the
+  /// largest of which is 1.75 · 2^8.
+  std::array<float, lanes> log2_of_significands_{};
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer recipes: a recipe of block scaling, in which tiles of an operand share a scale that is
+/// found anew for each array: MXFP8, MXFP6 and MXFP4, the tiles of DeepSeek-V3, and NVFP4.
+///
+/// It compiles the products of all formats, so it is not in the umbrella header.
+// unit_scaling: optional
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory_resource>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "unit_scaling/autograd/recipe.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/formats/codec.hpp"
+#include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/formats/encode.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
+#include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
+#include "unit_scaling/formats/stochastic_rounding.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE {
+
+/// In which form products read the operands of one role.
+struct BlockScaledOperand {
+  Format format = Format::of<float8_e4m3fn>();
+  /// The extents of a tile whose elements share a scale: along what a product sums over, and
+  /// across it. Where they differ, an operand has two forms, one for the products that sum over its
+  /// columns and one for those that sum over its rows; so it takes twice the memory.
+  std::size_t along = 32;
+  std::size_t across = 1;
+  /// nearest_even or stochastic, of the elements. Scales are never random.
+  Rounding rounding = Rounding::nearest_even;
+
+  friend bool operator==(const BlockScaledOperand&, const BlockScaledOperand&) = default;
+};
+
+/// What block scaling does with each operand of a matrix product.
+struct BlockScalingOptions {
+  BlockScaledOperand input = {};
+  BlockScaledOperand weight = {};
+  BlockScaledOperand gradient = {};
+  /// How scales are stored, and so how they follow from the maxima of tiles: see `BlockScaling`.
+  ScaleFormat scales = ScaleFormat::power_of_two;
+  /// Of scales that are powers of two.
+  ScaleRounding scale_rounding = ScaleRounding::floor;
+  /// Of stochastic rounding.
+  std::uint64_t seed = 0;
+
+  friend bool operator==(const BlockScalingOptions&, const BlockScalingOptions&) = default;
+};
+
+/// Rounds every operand of matrix products to a narrow format under scales that tiles of elements
+/// share. A scale follows from the largest magnitude of its tile, so the recipe keeps no state, but
+/// reads each array twice for each form.
+///
+///     tape.use_recipe(BlockScaling::mxfp8());
+///
+/// Let a be the largest magnitude of a tile and m the largest number of the format. The scale is
+/// - `power_of_two`: as `ScaleRounding` says, from 2^-127 to 2^127: by OCP MX 1.0, or the smallest
+///   power of two that is not below a/m. A tile of zeros has 2^-127.
+/// - `binary32`: a/m, rounded to nearest in binary32, and no less than 2^-126. A tile of zeros has
+///   1.
+/// - `two_level`: t s. The common scale t is A/(448 m), rounded likewise and no less than 2^-126,
+///   of the largest finite magnitude A of all tiles; 1 if that is zero. s is a/(m t), product and
+///   quotient rounded in binary32, rounded to the nearest number of float8_e4m3fn from 2^-9 to 448.
+///   So no tile is divided by zero. s may be less than that quotient, and then the largest
+///   elements of the tile saturate.
+///
+/// Elements are divided by their scale as `EncodedArray` does, and rounded; those beyond the
+/// largest number saturate. If a tile has an infinity or NaN, its scale is NaN, and so is each of
+/// its elements.
+///
+/// Stochastic rounding draws from the stream `rounding`, keyed by the seed, the tape's step and the
+/// number of the array within the step: it depends neither on the number of threads nor on what
+/// happened in steps before. The two forms of an operand draw different bits.
+///
+/// Some products of attention, convolutions, token mixing and recurrent layers sum over another
+/// extent than the one along which the blocks of their operand lie. They read the form whose blocks
+/// lie along the last extent all the same.
+class BlockScaling final : public Recipe {
+ public:
+  /// @throws DomainError for a format wider than a byte, without zero, or whose largest number is
+  ///         below 2; for tiles without elements; for no scales; and for another rounding than
+  ///         nearest_even and stochastic.
+  explicit BlockScaling(const BlockScalingOptions& options) : options_(options) {
+    require_operand("input", options_.input);
+    require_operand("weight", options_.weight);
+    require_operand("gradient", options_.gradient);
+    require(options_.scales != ScaleFormat::none, "BlockScaling", "expected a format of scales");
+  }
+
+  /// MXFP8: blocks of 32 under powers of two. The elements are E4M3, as TransformerEngine's
+  /// MXFP8BlockScaling has them, or for gradients E5M2, the other format of the specification.
+  /// @see OCP Microscaling Formats (MX) Specification 1.0;
+  ///      https://docs.nvidia.com/deeplearning/transformer-engine/api/common.html.
+  [[nodiscard]] static BlockScaling mxfp8(const Format& gradient = Format::of<float8_e4m3fn>()) {
+    return BlockScaling({.gradient = {.format = gradient}});
+  }
+  /// MXFP6, by default of E2M3 throughout; E3M2 is the other format that the specification has.
+  [[nodiscard]] static BlockScaling mxfp6(const Format& format = Format::of<float6_e2m3fn>()) {
+    return BlockScaling({.input = {.format = format},
+                         .weight = {.format = format},
+                         .gradient = {.format = format}});
+  }
+  /// MXFP4.
+  [[nodiscard]] static BlockScaling mxfp4() { return mxfp6(Format::of<float4_e2m1fn>()); }
+
+  /// As DeepSeek-V3: E4M3 throughout; activations and gradients in tiles of 1 x 128 along what is
+  /// summed over, weights in tiles of 128 x 128.
+  ///
+  /// DeepGEMM departs from this: it takes no maximum for less than 1e-4, multiplies elements with
+  /// the reciprocal of the scale, which is a rounding more, and rounds a/m before it looks for the
+  /// power of two. Its tensor cores multiply partial sums of 128 products with the scales; here
+  /// elements are multiplied with theirs, in binary32.
+  /// @param scales binary32 as in the paper; or power_of_two, rounded up, as DeepGEMM has them
+  ///        (UE8M0) for GPUs that multiply those.
+  /// @see arXiv 2412.19437, section 3.3.2; https://github.com/deepseek-ai/DeepGEMM,
+  ///      deep_gemm/utils/math.py.
+  [[nodiscard]] static BlockScaling deepseek(ScaleFormat scales = ScaleFormat::binary32) {
+    const BlockScaledOperand row{.along = 128};
+    return BlockScaling({.input = row,
+                         .weight = {.along = 128, .across = 128},
+                         .gradient = row,
+                         .scales = scales,
+                         .scale_rounding = ScaleRounding::round_up});
+  }
+
+  /// NVFP4: E2M1 in blocks of 16 under two-level scales; weights in tiles of 16 x 16, and gradients
+  /// rounded stochastically, as in NVIDIA's recipe. That rotates the operands of weight gradients
+  /// by random Hadamard matrices, too, and leaves some layers in BF16; here they are not.
+  ///
+  /// A departure: where s would round to zero, it is the least positive number instead.
+  /// @see arXiv 2509.25149; https://github.com/pytorch/ao/issues/3293, which lists what it takes.
+  [[nodiscard]] static BlockScaling nvfp4(std::uint64_t seed = 0) {
+    const BlockScaledOperand row{.format = Format::of<float4_e2m1fn>(), .along = 16};
+    BlockScalingOptions options{.input = row,
+                                .weight = row,
+                                .gradient = row,
+                                .scales = ScaleFormat::two_level,
+                                .seed = seed};
+    options.weight.across = 16;
+    options.gradient.rounding = Rounding::stochastic;
+    return BlockScaling(options);
+  }
+
+  [[nodiscard]] const BlockScalingOptions& options() const& { return options_; }
+  [[nodiscard]] BlockScalingOptions options() const&& { return options_; }
+
+  [[nodiscard]] std::optional<OperandForms> operand(const OperandSite& site,
+                                                    const EncodedArray& array) override {
+    const DefaultArithmetic arithmetic;
+    const BlockScaledOperand& to = operand_of(site.role);
+    const bool is_stochastic = to.rounding == Rounding::stochastic;
+    if (!is_stochastic && site.made_before != nullptr && is_form(site.made_before->array, to)) {
+      return OperandForms{.array = site.made_before->array,
+                          .over_rows = site.made_before->over_rows};
+    }
+    EncodeOptions encoding{.rounding = to.rounding};
+    if (is_stochastic) {
+      // As many bits as the mean takes to be exact, for all but the smallest numbers.
+      encoding.random = StochasticRounding(
+          Random(options_.seed, RandomStream::rounding, site.step, site.tensor), 32);
+    }
+    OperandForms forms = quantised(array, to, encoding, site.memory);
+    forms.is_lasting = !is_stochastic;
+    return forms;
+  }
+
+ private:
+  static void require_operand(std::string_view role, const BlockScaledOperand& to) {
+    const Format& format = to.format;
+    require(
+        format.storage_bits() <= 8 && format.spec().has_zero() && format.spec().max_finite() >= 2,
+        "BlockScaling", "expected for each ", role,
+        " a format of a byte or less with zero and numbers from 2 on, got ", format);
+    require(to.along != 0 && to.across != 0, "BlockScaling", "expected tiles of at least 1 x 1");
+    require(to.rounding == Rounding::nearest_even || to.rounding == Rounding::stochastic,
+            "BlockScaling", "expected rounding nearest_even or stochastic");
+  }
+
+  [[nodiscard]] const BlockScaledOperand& operand_of(ops::OperandRole role) const {
+    switch (role) {
+      case ops::OperandRole::weight:
+        return options_.weight;
+      case ops::OperandRole::gradient:
+        return options_.gradient;
+      default:
+        return options_.input;
+    }
+  }
+
+  /// Some rows of an array in binary32, (count, columns), where the elements are or in scratch
+  /// memory.
+  [[nodiscard]] static EncodedArray floats_of(const EncodedArray& array, std::size_t first_row,
+                                              std::size_t count) {
+    const Shape shape{count, array.columns()};
+    const std::size_t first = first_row * array.columns();
+    const std::uint8_t* const codes = array.codes().data();
+    if (array.format().is_binary32() && !array.has_scales()) {
+      const auto* const numbers = reinterpret_cast<const float*>(codes) + first;
+      return EncodedArray::view(
+          Array<float>::borrow(std::span<const float>(numbers, shape.size()), shape));
+    }
+    Array<float> floats(shape, &scratch_memory());
+    if (array.format() == Format::of<float16>() && !array.has_scales()) {
+      // What most tapes store, without a copy on the way.
+      const auto* const halves = reinterpret_cast<const float16*>(codes) + first;
+      unit_scaling::decode(std::span<const float16>(halves, shape.size()), floats.mutable_span());
+    } else {
+      array.decode(first, floats.mutable_span());
+    }
+    return EncodedArray::view(floats);
+  }
+
+  [[nodiscard]] ScaleLayout over_columns(const BlockScaledOperand& to) const {
+    return {options_.scales, to.across, to.along};
+  }
+  [[nodiscard]] ScaleLayout over_rows(const BlockScaledOperand& to) const {
+    return {options_.scales, to.along, to.across};
+  }
+  [[nodiscard]] bool is_form(const EncodedArray& array, const BlockScaledOperand& to) const {
+    return array.format() == to.format && array.scale_layout() == over_columns(to);
+  }
+
+  /// Rows whose floats stay in the second-level cache while all that is made of them is; whole
+  /// tiles, and whole bytes of codes. All rows, if they are few or have a scale in common.
+  [[nodiscard]] std::size_t rows_at_a_time(const EncodedArray& array,
+                                           const BlockScaledOperand& to) const {
+    constexpr std::size_t cached = std::size_t{1} << 15;
+    const std::size_t all = array.rows();
+    if (array.size() <= cached || has_common_scale(options_.scales)) return all;
+    const std::size_t unit = std::lcm(std::lcm(to.along, to.across), std::size_t{8});
+    return std::min(all, std::max(unit, cached / array.columns() / unit * unit));
+  }
+
+  [[nodiscard]] OperandForms quantised(const EncodedArray& array, const BlockScaledOperand& to,
+                                       const EncodeOptions& encoding,
+                                       std::pmr::memory_resource* memory) const {
+    const std::size_t rows = array.rows();
+    const std::size_t step = rows_at_a_time(array, to);
+    if (step == rows) return part_of(array, 0, rows, to, encoding, memory, array.shape());
+    OperandForms forms{.array = unwritten(array.shape(), to.format, over_columns(to), memory)};
+    if (to.along != to.across) {
+      forms.over_rows = unwritten(array.shape(), to.format, over_rows(to), memory);
+    }
+    const Writer write_columns(forms.array);
+    std::optional<Writer> write_rows;
+    if (forms.over_rows) write_rows.emplace(*forms.over_rows);
+    parallel_ranges(rows, step, [&](std::size_t begin, std::size_t end) {
+      const OperandForms part = part_of(array, begin, end - begin, to, encoding, &scratch_memory(),
+                                        Shape{end - begin, array.columns()});
+      write_columns(begin, part.array);
+      if (write_rows) (*write_rows)(begin, *part.over_rows);
+    });
+    return forms;
+  }
+
+  /// Room for codes and scales.
+  [[nodiscard]] static EncodedArray unwritten(const Shape& shape, const Format& format,
+                                              const ScaleLayout& layout,
+                                              std::pmr::memory_resource* memory) {
+    const std::size_t scales = layout.count(shape.rows(), shape.columns());
+    return {shape, format, Array<std::uint8_t>(Shape{format.code_bytes(shape.size())}, memory),
+            layout, Array<std::uint8_t>(Shape{scales * scale_bytes(layout.format)}, memory)};
+  }
+
+  /// Copies codes and scales of some rows, of whole tiles and bytes, to where they belong.
+  class Writer {
+   public:
+    explicit Writer(EncodedArray& to)
+        : columns_(to.columns()),
+          format_(to.format()),
+          layout_(to.scale_layout()),
+          codes_(to.mutable_codes().data()),
+          scales_(to.mutable_scale_codes().data()) {}
+
+    void operator()(std::size_t first_row, const EncodedArray& part) const {
+      const auto copy = [](std::span<const std::uint8_t> from, std::uint8_t* to) {
+        std::copy(from.begin(), from.end(), to);
+      };
+      copy(part.codes(), codes_ + format_.code_bytes(first_row * columns_));
+      const std::size_t first_scale = layout_.index(first_row, 0, columns_);
+      copy(part.scale_codes(), scales_ + first_scale * scale_bytes(layout_.format));
+    }
+
+   private:
+    std::size_t columns_;
+    Format format_;
+    ScaleLayout layout_;
+    std::uint8_t* codes_;
+    std::uint8_t* scales_;
+  };
+
+  /// What is made of some rows, of whole tiles, in so many dimensions.
+  [[nodiscard]] OperandForms part_of(const EncodedArray& array, std::size_t first_row,
+                                     std::size_t count, const BlockScaledOperand& to,
+                                     EncodeOptions encoding, std::pmr::memory_resource* memory,
+                                     const Shape& shape) const {
+    const EncodedArray numbers = floats_of(array, first_row, count).reshaped(shape);
+    encoding.first_element = first_row * array.columns();
+    OperandForms forms{.array = form_of(numbers, to, over_columns(to), encoding, memory)};
+    if (to.along != to.across) {
+      // Beyond any element: random bits of its own.
+      encoding.first_element += std::uint64_t{1} << 48;
+      forms.over_rows = form_of(numbers, to, over_rows(to), encoding, memory);
+    }
+    return forms;
+  }
+
+  [[nodiscard]] EncodedArray form_of(const EncodedArray& numbers, const BlockScaledOperand& to,
+                                     const ScaleLayout& layout, const EncodeOptions& encoding,
+                                     std::pmr::memory_resource* memory) const {
+    const bool are_powers = options_.scales == ScaleFormat::power_of_two;
+    const Array<float> maxima =
+        are_powers ? power_of_two_block_scales(numbers, layout, to.format, options_.scale_rounding,
+                                               &scratch_memory())
+                   : largest_magnitudes(numbers, layout, &scratch_memory());
+    return EncodedArray::encode_under(numbers, to.format, layout,
+                                      scales_of(maxima.span(), to.format.spec(), memory), encoding,
+                                      memory);
+  }
+
+  /// The scales of tiles with these maxima, in the form in which they are stored. Powers of two are
+  /// what is given instead of maxima.
+  [[nodiscard]] Array<std::uint8_t> scales_of(std::span<const float> maxima,
+                                              const FormatSpec& format,
+                                              std::pmr::memory_resource* memory) const {
+    const std::size_t common_bytes = has_common_scale(options_.scales) ? sizeof(float) : 0;
+    Array<std::uint8_t> scales(Shape{maxima.size() * scale_bytes(options_.scales) + common_bytes},
+                               memory);
+    std::uint8_t* const to = scales.mutable_data();
+    const auto largest = static_cast<float>(format.max_finite());
+    float common = 1;
+    if (has_common_scale(options_.scales)) {
+      common = common_scale(maxima, largest);
+      std::memcpy(to + maxima.size(), &common, sizeof(common));
+    }
+    parallel_ranges(maxima.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
+      const auto part = maxima.subspan(begin, end - begin);
+      switch (options_.scales) {
+        case ScaleFormat::power_of_two:
+          return write_powers(part, to + begin);
+        case ScaleFormat::binary32:
+          return write_quotients(part, largest, to + begin * sizeof(float));
+        default:
+          return write_shares(part, largest * common, to + begin);
+      }
+    });
+    return scales;
+  }
+
+  /// Calls `body(bits of the maxima, first, count)` for every sixteen.
+  template <class Body> static void for_maxima(std::span<const float> maxima, const Body& body) {
+    std::size_t i = 0;
+    for (; i + lanes <= maxima.size(); i += lanes) {
+      body(bit_cast_to<uint32x16>(load<float32x16>(&maxima[i])), i, lanes);
+    }
+    if (i == maxima.size()) return;
+    float rest[lanes] = {};
+    std::copy(maxima.begin() + static_cast<std::ptrdiff_t>(i), maxima.end(), rest);
+    body(bit_cast_to<uint32x16>(load<float32x16>(rest)), i, maxima.size() - i);
+  }
+
+  /// In float8_e8m0fnu, powers of two and NaN are their exponent fields in binary32.
+  static void write_powers(std::span<const float> powers, std::uint8_t* to) {
+    for_maxima(powers, [&](uint32x16 bits, std::size_t first, std::size_t count) {
+      const auto codes = convert_to<uint8x16>(bits >> detail::float_mantissa_bits);
+      std::memcpy(to + first, &codes, count);
+    });
+  }
+
+  /// What is not finite becomes NaN, and zero `of_zero`.
+  [[nodiscard]] static float32x16 finished(uint32x16 maxima, float32x16 scales, float of_zero) {
+    const auto nan = bit_cast_to<float32x16>(
+        splat<uint32x16>(detail::float_infinity_bits | detail::float_quiet_bit));
+    const float32x16 or_zero =
+        select(detail::is_below(maxima, 1U), splat<float32x16>(of_zero), scales);
+    return select(detail::is_below(maxima, detail::float_infinity_bits), or_zero, nan);
+  }
+
+  static void write_quotients(std::span<const float> maxima, float largest, std::uint8_t* to) {
+    for_maxima(maxima, [&](uint32x16 bits, std::size_t first, std::size_t count) {
+      const auto scales =
+          greatest(bit_cast_to<float32x16>(bits) / largest, splat<float32x16>(0x1p-126F));
+      const float32x16 result = finished(bits, scales, 1);
+      std::memcpy(to + first * sizeof(float), &result, count * sizeof(float));
+    });
+  }
+
+  /// @param unit the largest number times the common scale
+  static void write_shares(std::span<const float> maxima, float unit, std::uint8_t* to) {
+    for_maxima(maxima, [&](uint32x16 bits, std::size_t first, std::size_t count) {
+      const float32x16 least =
+          splat<float32x16>(static_cast<float>(float8_e4m3fn::format.min_subnormal()));
+      const auto shares = greatest(bit_cast_to<float32x16>(bits) / unit, least);
+      float8_e4m3fn codes[lanes];
+      store_float<Overflow::saturate>(finished(bits, shares, least[0]), codes);
+      std::memcpy(to + first, codes, count);
+    });
+  }
+
+  [[nodiscard]] static float common_scale(std::span<const float> maxima, float largest) {
+    int32x16 greatest_bits{};
+    for_maxima(maxima, [&](uint32x16 bits, std::size_t /*first*/, std::size_t /*count*/) {
+      const auto is_finite = detail::is_below(bits, detail::float_infinity_bits);
+      greatest_bits = detail::greater_lanes(greatest_bits, is_finite & bit_cast_to<int32x16>(bits));
+    });
+    const auto maximum = std::bit_cast<float>(detail::greatest_lane(greatest_bits));
+    if (maximum == 0) return 1;
+    const double limit = float8_e4m3fn::format.max_finite() * static_cast<double>(largest);
+    return std::max(static_cast<float>(static_cast<double>(maximum) / limit), 0x1p-126F);
+  }
+
+  BlockScalingOptions options_;
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE
+
+UNIT_SCALING_IEEE_END
