@@ -83,7 +83,10 @@ namespace detail {
 
 /// `printable` text between single quotation marks.
 [[nodiscard]] inline std::string in_quotes(std::string_view text, std::size_t longest = 100) {
-  return "'" + printable(text, longest) + "'";
+  std::string result = printable(text, longest);
+  result.insert(result.begin(), '\'');  // GCC 12 warns without cause of a text put in front
+  result += '\'';
+  return result;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -183,8 +183,7 @@ inline void require_tensor_formats(std::string_view recipe, const ByRole<Format>
 /// @throws DomainError unless each margin is in [0, 127].
 inline void require_margins(std::string_view recipe, const ByRole<int>& margins) {
   for (const int margin : {margins.input, margins.weight, margins.gradient}) {
-    require(margin >= 0 && margin <= 127, recipe, "expected margins from 0 to 127, got ",
-            std::to_string(margin));
+    require(margin >= 0 && margin <= 127, recipe, "expected margins from 0 to 127, got ", margin);
   }
 }
 /// @throws DomainError unless a scale is stored in a way that these recipes know.
@@ -361,9 +360,8 @@ class DelayedScaling final : public Recipe {
     auto shown = histories_;
     visit("history", shown);
     for (const auto& [site, history] : shown) {
-      require(history.shape() == Shape{length()}, name, "expected a history of ",
-              std::to_string(length()), " numbers for ", in_quotes(site), ", got ",
-              std::to_string(history.size()));
+      require(history.shape() == Shape{length()}, name, "expected a history of ", length(),
+              " numbers for ", in_quotes(site), ", got ", history.size());
       const float shown_factor = history.data()[factor];
       require(shown_factor >= 0x1p-127F && std::isfinite(shown_factor), name,
               "expected a finite factor of at least 2^-127 for ", in_quotes(site));
@@ -428,7 +426,7 @@ class ConstantScaling final : public Recipe {
     constexpr std::string_view name = "ConstantScaling";
     detail::require_tensor_formats(name, options_.formats);
     require(options_.bias >= -127 && options_.bias <= 127, name,
-            "expected a bias from -127 to 127, got ", std::to_string(options_.bias));
+            "expected a bias from -127 to 127, got ", options_.bias);
   }
 
   [[nodiscard]] const ConstantScalingOptions& options() const& { return options_; }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -138,7 +137,7 @@ class LossScaling {
     visit("backed_off", counts.backed_off);
     require_scale(scale);
     require(!is_dynamic_ || good_steps < rule_.growth_interval, name, "expected fewer than ",
-            std::to_string(rule_.growth_interval), " good steps, got ", std::to_string(good_steps));
+            rule_.growth_interval, " good steps, got ", good_steps);
     scale_ = scale;
     good_steps_ = good_steps;
     counts_ = counts;
