@@ -20,6 +20,7 @@
 #include "options.hpp"
 #include "record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/printable.hpp"
@@ -162,6 +163,7 @@ us::train::SafetensorsFile open_checkpoint(const Options& options, const std::st
 struct State {
   us::nn::BertMlp& model;
   AnyOptimiser& optimiser;
+  us::RecipeOfTape* recipe;  // null: none
   std::uint64_t step;
   us::Array<double> points;
   us::Array<double> loss_sum = us::Array<double>({1});
@@ -170,6 +172,7 @@ struct State {
     visit("record.points", points);
     visit("record.loss_sum", loss_sum);
     visit("parameter", model);
+    if (recipe != nullptr) visit("recipe", *recipe);
     bert_mlp::for_each_state(optimiser, [&]<class T>(const std::string& name, T& state) {
       if constexpr (std::is_same_v<T, std::uint64_t>) {
         state = step;  // which is among the texts of the file
@@ -225,14 +228,15 @@ std::string checkpoint_fingerprint(const Options& options, const Variant& varian
        << " seed=" << options.seed << " eval-every=" << options.eval_every << " text=" << std::hex
        << hash;
   if (!variant.simulation.empty()) text << " simulate=" << variant.simulation;
+  if (!variant.recipe.empty()) text << " recipe=" << variant.recipe;
   return text.str();
 }
 
 bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
                      std::size_t step, const Record& record, us::nn::BertMlp& model,
-                     AnyOptimiser& optimiser) {
+                     AnyOptimiser& optimiser, us::RecipeOfTape* recipe) {
   if (!is_model_finite(model) || !fault_of(record).empty()) return false;
-  State state{model, optimiser, step, us::Array<double>({record.points.size(), 2})};
+  State state{model, optimiser, recipe, step, us::Array<double>({record.points.size(), 2})};
   double* next = state.points.mutable_data();
   for (const Point& point : record.points) {
     *next++ = point.training_bpc;
@@ -258,12 +262,13 @@ std::optional<std::size_t> step_of_checkpoint(const std::filesystem::path& path,
 }
 
 std::size_t load_checkpoint(const Options& options, const std::string& fingerprint, Record& record,
-                            us::nn::BertMlp& model, AnyOptimiser& optimiser) {
+                            us::nn::BertMlp& model, AnyOptimiser& optimiser,
+                            us::RecipeOfTape* recipe) {
   us::train::SafetensorsFile file = open_checkpoint(options, fingerprint);
   const std::size_t step = std::stoull(file.metadata().at("step"));
   try {
     const us::Shape shape{step / options.eval_every, 2};
-    State state{model, optimiser, step, file.tensor<double>("record.points", shape)};
+    State state{model, optimiser, recipe, step, file.tensor<double>("record.points", shape)};
     us::train::load_state(file, state, [&] {
       state.check();
       Record loaded;

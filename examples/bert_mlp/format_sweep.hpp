@@ -13,9 +13,9 @@
 
 #include "machine.hpp"
 #include "options.hpp"
+#include "recipe.hpp"
 #include "report.hpp"
 #include "run_result.hpp"
-#include "simulation.hpp"
 #include "training.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
 

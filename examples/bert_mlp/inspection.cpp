@@ -22,11 +22,15 @@ namespace {
 
 /// "storage float16, matrix operands float8_e4m3fn, …"; of a simulation, whose numbers are of other
 /// formats, what carries them.
-template <us::Precision P> [[nodiscard]] std::string formats_of(bool is_simulated) {
+template <us::Precision P> [[nodiscard]] std::string formats_of(const Variant& variant) {
   const std::string storage(us::storage_name<typename P::storage>);
   const std::string compute(us::storage_name<typename P::compute>);
-  if (is_simulated) {
+  if (!variant.simulation.empty()) {
     return "those that are simulated, carried by " + storage + ", computed in " + compute;
+  }
+  if (!variant.recipe.empty()) {
+    return "storage " + storage + ", matrix operands and gradients entering them as recipe " +
+           variant.recipe + " has them, computed in " + compute;
   }
   return "storage " + storage + ", matrix operands " +
          std::string(us::storage_name<typename P::matmul_operand>) + ", gradients entering them " +
@@ -49,7 +53,7 @@ us::analysis::NumericsRun inspect(const Variant& variant, const Loss& loss,
       optimiser);
   run.lint_findings = us::analysis::lint(trace.ops(), {.learning_rates = rates});
   run.facts.emplace_back("formats", with_precision(variant.precision, [&]<us::Precision P>(P) {
-                           return formats_of<P>(!variant.simulation.empty());
+                           return formats_of<P>(variant);
                          }));
   return run;
 }

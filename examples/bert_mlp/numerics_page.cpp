@@ -33,6 +33,7 @@ us::analysis::NumericsRun reported(const RunResult& result) {
   }
   run.facts.emplace_back("rule", rule);
   if (!variant.simulation.empty()) run.facts.emplace_back("simulated", variant.simulation);
+  if (!variant.recipe.empty()) run.facts.emplace_back("recipe", variant.recipe);
   if (variant.simulation.find('~') != std::string::npos) {
     run.facts.emplace_back("figures of rounding",
                            "as if to nearest; the run keeps some of what that loses");

@@ -19,7 +19,7 @@
 
 #include "checkpoint.hpp"
 #include "one_line.hpp"
-#include "simulation.hpp"
+#include "recipe.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/version.hpp"
 #include "unit_scaling/formats/rounding.hpp"
@@ -170,8 +170,8 @@ std::string wrong_number_of_values(const CLI::App& app, const CLI::ArgumentMisma
 /// What was typed, without what says which variants to train, how far and where the results are:
 /// for the command that goes on with one of them.
 std::string command_of_one(const std::string& program, const CLI::App& app) {
-  constexpr std::array left_out{"--compare", "--precision", "--scaling",  "--stop-at",
-                                "--resume",  "--out",       "--overwrite"};
+  constexpr std::array left_out{"--compare", "--precision", "--scaling", "--recipe",
+                                "--stop-at", "--resume",    "--out",     "--overwrite"};
   std::string command = shell_word(program);
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_name();
@@ -201,7 +201,10 @@ std::vector<Variant> parse_comparison(const std::string& text) {
                                   us::in_quotes(item));
     }
     variants.push_back(with_option("--compare", text, [&] {
-      return parse_variant({item.substr(0, colon), ""}, {item.substr(colon + 1), ""});
+      const std::size_t at = std::min(item.find('@', colon), item.size());
+      Variant variant = parse_variant({item.substr(0, colon), ""},
+                                      {item.substr(colon + 1, at - colon - 1), ""});
+      return at == item.size() ? variant : under_recipe(std::move(variant), item.substr(at + 1));
     }));
     const std::string last = variants.back().name();
     if (std::count_if(variants.begin(), variants.end(),
@@ -227,6 +230,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   std::string schedule = "linear";
   std::string simulate;
   std::string simulated_rounding;
+  std::string recipe;
   std::string sweep;
 
   CLI::App app{
@@ -381,9 +385,17 @@ std::optional<Options> parse_options(int argc, char** argv) {
                      "then backward, and draw the loss. Plain and unit unless --scaling is given; "
                      "takes --hidden 64 and --steps 300 unless they are given")
           ->expected(0, 1);
+  auto* recipe_option =
+      app.add_option("--recipe", recipe,
+                     "How operands of matrix products are scaled, in place of the formats of the "
+                     "precision: " +
+                         recipes_in_words() +
+                         ". The precision stores the rest. In --compare an entry may end in @NAME");
   for (CLI::Option* option : {scales_option, window_option, sweep_option}) {
     simulate_option->excludes(option);
+    recipe_option->excludes(option);
   }
+  recipe_option->excludes(simulate_option)->excludes(compare_option);
   for (CLI::Option* option : {scales_option, window_option, compare_option, precision_option,
                               resume_option, stop_option, report_option}) {
     sweep_option->excludes(option);
@@ -439,12 +451,17 @@ std::optional<Options> parse_options(int argc, char** argv) {
     for (const std::string& each : scalings) {
       options.variants.push_back(parse_variant({"fp32"}, {each}));
     }
-  } else if (is_of_checkpoint || precision_option->count() + scaling_option->count() > 0 ||
+  } else if (is_of_checkpoint ||
+             precision_option->count() + scaling_option->count() + recipe_option->count() > 0 ||
              (simulate_option->count() > 0 && compare_option->count() == 0)) {
     const bool is_carrier =
         simulate_option->count() > 0 && precision_option->count() == 0 && !is_of_checkpoint;
     options.variants.push_back(
         parse_variant(is_carrier ? VariantPart{"fp32"} : precision, scaling));
+    if (recipe_option->count() > 0) {
+      options.variants.back() = with_option(
+          "--recipe", recipe, [&] { return under_recipe(options.variants.back(), recipe); });
+    }
   } else if (options.print_scales && compare_option->count() == 0) {
     options.variants = {Variant{"fp32", us::scaling::paper, 1}, {"fp32", us::scaling::none, 1}};
   } else {

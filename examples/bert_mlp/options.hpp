@@ -29,12 +29,17 @@ namespace us = unit_scaling;
   return {digits, std::to_chars(digits, digits + sizeof(digits), value).ptr};
 }
 
-/// One model to train: a precision, the scale rules, a factor on the loss, and what is simulated.
+/// One model to train: a precision, the scale rules, a factor on the loss, and what is simulated or
+/// the recipe of its products.
 struct Variant {
   std::string precision = "fp8";  // fp32, fp16, bf16 or fp8
   us::Scaling scaling = us::scaling::paper;
   double loss_scale = 1;
   std::string simulation = {};  // as us::Simulation::parse reads it; empty: none
+  std::string recipe = {};      // as us::recipe_named reads it; empty: none
+
+  /// Whether products read operands as the precision has them.
+  [[nodiscard]] bool is_as_precision() const { return simulation.empty() && recipe.empty(); }
 
   [[nodiscard]] bool is_unit() const { return scaling.rule != us::Rule::none; }
 
@@ -44,7 +49,8 @@ struct Variant {
     return (is_unit() ? "unit+loss:" : "loss:") + exact_text(loss_scale);
   }
   [[nodiscard]] std::string name() const {
-    return precision + " " + scaling_name() + (simulation.empty() ? "" : ", " + simulation);
+    return precision + " " + scaling_name() +
+           (is_as_precision() ? "" : ", " + (recipe.empty() ? simulation : recipe));
   }
 };
 
@@ -89,7 +95,8 @@ struct Options {
     if (optimizer == "sgd") return variant.is_unit() ? 0x1p-8 : 0x1p-2;
     if (variant.is_unit()) return 0x1p-2;
     // Plain FP8 loses most gradients and trains best at a low rate; a window has one rate a row.
-    const bool loses = variant.precision == "fp8" && variant.loss_scale == 1;
+    const bool loses =
+        variant.precision == "fp8" && variant.loss_scale == 1 && variant.recipe.empty();
     return loses && !loss_scale_window ? 0x1p-9 : 0x1p-7;
   }
 
@@ -125,7 +132,7 @@ struct Options {
                                                   std::size_t step, bool has_ended) {
   const bool stops_again = options.stop_at && step < *options.stop_at + (has_ended ? 0 : 1);
   return options.command_of_one + " --precision " + variant.precision + " --scaling " +
-         variant.scaling_name() +
+         variant.scaling_name() + (variant.recipe.empty() ? "" : " --recipe " + variant.recipe) +
          (stops_again ? " --stop-at " + std::to_string(*options.stop_at) : "") + " --resume " +
          shell_word((options.out / "checkpoint.safetensors").string());
 }

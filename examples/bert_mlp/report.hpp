@@ -30,7 +30,7 @@ template <class... Arguments>
 inline const RunResult* float_counterpart(const std::vector<RunResult>& runs,
                                           const RunResult& run) {
   const auto found = std::find_if(runs.begin(), runs.end(), [&](const RunResult& other) {
-    return other.variant.precision == "fp32" && other.variant.simulation.empty() &&
+    return other.variant.precision == "fp32" && other.variant.is_as_precision() &&
            other.variant.is_unit() == run.variant.is_unit();
   });
   return found == runs.end() ? nullptr : &*found;
@@ -44,7 +44,7 @@ inline std::optional<double> unit_over_plain(const std::vector<RunResult>& runs)
   std::optional<double> plain;
   for (const RunResult& run : runs) {
     if (run.variant.precision != "fp32" || run.variant.loss_scale != 1) continue;
-    if (!run.variant.simulation.empty()) continue;
+    if (!run.variant.is_as_precision()) continue;
     if (!run.diverged.empty() || run.measured_steps < fewest_steps) continue;
     (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
   }
@@ -58,9 +58,9 @@ inline std::string few_steps_warning(const Options& options, const std::vector<R
   return "So few steps compare nothing: differences between recipes show from about 300 steps.\n";
 }
 
-/// "fp8", "fp32 simulating e3m4/e5m2".
+/// "fp8", "fp8 under mxfp8", "fp32 simulating e3m4/e5m2".
 inline std::string precision_text(const Variant& variant) {
-  return variant.precision +
+  return variant.precision + (variant.recipe.empty() ? "" : " under " + variant.recipe) +
          (variant.simulation.empty() ? "" : " simulating " + variant.simulation);
 }
 
@@ -201,7 +201,7 @@ inline std::string metrics_csv(const std::vector<RunResult>& runs) {
   for (const RunResult& run : runs) {
     // A simulation may have commas of its own.
     const std::string precision = run.variant.simulation.empty()
-                                      ? run.variant.precision
+                                      ? precision_text(run.variant)
                                       : "\"" + precision_text(run.variant) + "\"";
     for (const Point& point : run.points) {
       text += precision + "," + run.variant.scaling_name() + "," + std::to_string(point.step) +

@@ -45,6 +45,7 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
                          {"scaling", run.variant.scaling_name()},
                          {"step", step}};
     if (!run.variant.simulation.empty()) entry["simulation"] = run.variant.simulation;
+    if (!run.variant.recipe.empty()) entry["recipe"] = run.variant.recipe;
     return entry;
   };
   const bool saved_stopped = stopped != nullptr && stopped->checkpoint_step;
@@ -77,6 +78,7 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
       entry["non_finite_gradients"] = run.gradients->non_finite;
     }
     if (!run.variant.simulation.empty()) entry["simulation"] = run.variant.simulation;
+    if (!run.variant.recipe.empty()) entry["recipe"] = run.variant.recipe;
     if (!run.diverged.empty()) entry["diverged"] = run.diverged;
     result["runs"].push_back(std::move(entry));
   }

@@ -26,10 +26,10 @@
 #include "numerics.hpp"
 #include "options.hpp"
 #include "recent_mean.hpp"
+#include "recipe.hpp"
 #include "record.hpp"
 #include "results.hpp"
 #include "run_result.hpp"
-#include "simulation.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
@@ -85,7 +85,7 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
   return parts;
 }
 
-/// Bits per character over those batches, under the simulation if there is one.
+/// Bits per character over those batches, under the recipe if there is one.
 /// @param memory of the training, which waits meanwhile: used again here.
 /// @param progress shows how far it is.
 /// @param before_each is called before each batch.
@@ -160,8 +160,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const std::size_t end = options.stop_at.value_or(options.steps);
   std::size_t step = 0;
   Record record;
+  const std::shared_ptr<us::RecipeOfTape> recipe = recipe_of(options, variant);
   if (!options.resume.empty()) {
-    step = load_checkpoint(options, fingerprint, record, model, optimiser);
+    step = load_checkpoint(options, fingerprint, record, model, optimiser, recipe.get());
   }
   const std::size_t tokens_per_step = options.tokens_per_step();
   const auto loss_scale = static_cast<float>(variant.loss_scale);
@@ -172,7 +173,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     // A disk that is full now need not be so at the next checkpoint.
     result.unsaved.clear();
     try {
-      if (save_checkpoint(checkpoint, fingerprint, step, record, model, optimiser)) {
+      if (save_checkpoint(checkpoint, fingerprint, step, record, model, optimiser, recipe.get())) {
         // What is told there is of another model.
         if (!result.checkpoint_step) remove_earlier_results(options.out);
         result.checkpoint_step = step;
@@ -183,7 +184,13 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   };
 
   const auto tape = make_tape(variant.precision);
-  tape->use_recipe(recipe_of(options, variant));
+  tape->use_recipe(recipe);
+  // What is not training leaves the recipe's state as it is.
+  const auto recipe_as_it_is = [&] {
+    auto copy = recipe_of(options, variant);
+    copy_state(recipe.get(), copy.get());
+    return copy;
+  };
   us::train::Progress progress(
       variant.name(), options.steps, stderr,
       {.quiet = options.quiet, .loss_name = "mean bpc", .first_step = step});
@@ -209,8 +216,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const auto bits_per_character = [&](const std::vector<ValidationBatch>& parts,
                                       const std::function<void()>& before_each) {
     const std::size_t held = tape->bytes_held();
-    const double bpc = validate(variant, model, batches, parts, recipe_of(options, variant),
-                                tape->memory(), progress, before_each);
+    const double bpc = validate(variant, model, batches, parts, recipe_as_it_is(), tape->memory(),
+                                progress, before_each);
     validation_bytes += tape->bytes_held() - held;
     return bpc;
   };
@@ -327,15 +334,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   progress.finish();
   if (recorder) recorder->finish(*result.numerics, first_non_finite);
   result.points = std::move(record.points);
-  const bool is_float = variant.precision == "fp32" && variant.simulation.empty();
+  const bool is_float = variant.precision == "fp32" && variant.is_as_precision();
   if (!is_float && result.diverged.empty()) {
     // Of so few tokens that comparing with fp32 takes less memory than training did.
     constexpr std::size_t most_tokens = 4096;
     const std::size_t sequences =
         std::min(options.batch, std::max<std::size_t>(1, most_tokens / options.window));
     const auto batch = batches.training(sequences, static_cast<std::uint32_t>(step));
-    result.gradients = tape->gradient_underflow({model, batch, variant.scaling}, loss_scale,
-                                                recipe_of(options, variant));
+    result.gradients =
+        tape->gradient_underflow({model, batch, variant.scaling}, loss_scale, recipe_as_it_is());
   }
   return result;
 }
@@ -346,7 +353,7 @@ void check_checkpoint(const Options& options, const Variant& variant,
   auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
   Record record;
   load_checkpoint(options, checkpoint_fingerprint(options, variant, corpus), record, model,
-                  optimiser);
+                  optimiser, recipe_of(options, variant).get());
 }
 
 void check_simulation(const Options& options, const Variant& variant,

@@ -1069,6 +1069,54 @@ TEST_F(BertMlp, ResumesAStochasticSimulationBitIdentically) {
       << other.output;
 }
 
+TEST_F(BertMlp, TrainsUnderEachRecipe) {
+  const std::string recipes = "amax,delayed,constant:1,mxfp8,mxfp6,mxfp4,deepseek,nvfp4";
+  std::string compare = "fp8:unit";
+  std::istringstream names(recipes);
+  for (std::string name; std::getline(names, name, ',');) compare += ",fp8:unit@" + name;
+  const Outcome outcome = run(small("recipes") + " --report --compare " + compare);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto runs = summary("recipes").at("runs");
+  ASSERT_EQ(runs.size(), 9U);
+  EXPECT_FALSE(runs.at(0).contains("recipe"));
+  std::set<double> bpc;
+  names = std::istringstream("none," + recipes);
+  for (const auto& each : runs) {
+    std::string name;
+    std::getline(names, name, ',');
+    if (name != "none") EXPECT_EQ(each.at("recipe"), name);
+    EXPECT_FALSE(each.contains("diverged")) << name;
+    bpc.insert(each.at("valid_bpc").get<double>());
+  }
+  EXPECT_EQ(bpc.size(), runs.size());  // each has numbers of its own
+  EXPECT_NE(content(folder_ / "recipes/metrics.csv").find("fp8 under deepseek,unit,"),
+            std::string::npos);
+  EXPECT_NE(page(folder_ / "recipes/report.html").find("as recipe nvfp4 has them"),
+            std::string::npos);
+}
+
+TEST_F(BertMlp, ResumesARecipeBitIdentically) {
+  for (const std::string recipe : {"delayed", "nvfp4"}) {
+    const std::string what = " --recipe " + recipe + " --scaling none --overwrite";
+    ASSERT_EQ(run(small("whole") + what).exit_code, 0);
+    // No validation touches the state of a recipe: it comes at other steps here.
+    const Outcome part = run(small("part") + what + " --stop-at 5");
+    ASSERT_EQ(part.exit_code, 0);
+    const std::string resume = " --resume " + out("part/checkpoint.safetensors");
+    ASSERT_EQ(run(small("rest") + what + " --threads 2" + resume).exit_code, 0);
+    EXPECT_EQ(content(folder_ / "whole/checkpoint.safetensors"),
+              content(folder_ / "rest/checkpoint.safetensors"))
+        << recipe;
+    EXPECT_EQ(summary("whole").at("checkpoint").at("recipe"), recipe);
+
+    const Outcome other = run(small("other") + resume);
+    EXPECT_EQ(other.exit_code, 2);
+    EXPECT_NE(other.output.find("recipe is " + recipe + " there and not set here"),
+              std::string::npos)
+        << other.output;
+  }
+}
+
 TEST_F(BertMlp, SweepsTheFormatsOfSoManyBits) {
   const Outcome outcome =
       run(tiny("sweep") + " --hidden 16 --layers 1 --steps 4 --sweep-formats 6 --scaling unit");
@@ -1176,6 +1224,16 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--simulate e4m3/e5m2 --loss-scale-window", "--loss-scale-window excludes --simulate"},
       {"--sweep-formats --precision fp8", "--precision excludes --sweep-formats"},
       {"--sweep-formats 9", "--sweep-formats 9: expected a whole number from 5 to 8"},
+      {"--recipe amaxx",
+       "--recipe 'amaxx': recipe 'amaxx': expected one of amax, delayed, constant:BIAS, mxfp8, "
+       "mxfp6, mxfp4, deepseek, nvfp4, with a BIAS from -127 to 127"},
+      {"--compare fp8:unit@constant:128",
+       "--compare 'fp8:unit@constant:128': recipe 'constant:128': expected one of amax, delayed, "
+       "constant:BIAS, mxfp8, mxfp6, mxfp4, deepseek, nvfp4, with a BIAS from -127 to 127"},
+      {"--compare fp8:unit@amax,fp8:unit@amax",
+       "--compare 'fp8:unit@amax,fp8:unit@amax': expected different variants, got fp8 unit, amax "
+       "twice"},
+      {"--recipe amax --simulate e4m3/e5m2", "--recipe excludes --simulate"},
       {"--simulate-rounding nearest",
        "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated"},
       {"--simulate e4m3~/e5m2 --simulate-rounding nearest",

@@ -8,8 +8,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <map>
 #include <memory_resource>
 #include <optional>
 #include <span>
@@ -42,21 +40,6 @@ inline void write_name(const OperandSite& site, std::string& name) {
   name += static_cast<char>('0' + site.argument % 10);
 }
 
-/// Visits the state of a recipe.
-class RecipeStateVisitor {
- public:
-  virtual void operator()(std::string_view name, double& number) const = 0;
-  virtual void operator()(std::string_view name, std::uint64_t& number) const = 0;
-  virtual void operator()(std::string_view name, Array<float>& array) const = 0;
-  virtual void operator()(std::string_view name, EncodedArray& array) const = 0;
-  virtual void operator()(std::string_view name, std::map<std::string, double>& numbers) const = 0;
-  virtual void operator()(std::string_view name,
-                          std::map<std::string, Array<float>>& arrays) const = 0;
-
- protected:
-  ~RecipeStateVisitor() = default;
-};
-
 /// Says, array by array, in which format and under which scales a tape's matrix products read their
 /// operands, and to which format what ops write is rounded. A recipe of your own overrides what it
 /// has an opinion on; see docs/recipes.md.
@@ -81,31 +64,6 @@ class Recipe : public RecipeOfTape {
   }
 
   void require_all_used() const override {}
-
-  /// Calls `visit(name, value)` for each value that it keeps from one call to the next; a visitor
-  /// may write to it. What comes up as a training goes, such as a number or an array for each site,
-  /// is a map.
-  virtual void visit_state(const RecipeStateVisitor& /*visit*/) {}
-
-  /// The same for a generic visitor, as everything has it whose state a checkpoint keeps.
-  template <class Visitor> void for_each_state(const Visitor& visit) {
-    struct Adaptor final : RecipeStateVisitor {
-      explicit Adaptor(const Visitor& to) : visit(to) {}
-      void operator()(std::string_view name, double& v) const override { visit(name, v); }
-      void operator()(std::string_view name, std::uint64_t& v) const override { visit(name, v); }
-      void operator()(std::string_view name, Array<float>& v) const override { visit(name, v); }
-      void operator()(std::string_view name, EncodedArray& v) const override { visit(name, v); }
-      void operator()(std::string_view name, std::map<std::string, double>& v) const override {
-        visit(name, v);
-      }
-      void operator()(std::string_view name,
-                      std::map<std::string, Array<float>>& v) const override {
-        visit(name, v);
-      }
-      const Visitor& visit;
-    };
-    visit_state(Adaptor(visit));
-  }
 
  private:
   [[nodiscard]] kernels::Operand make_operand(OperandForms forms, bool in_double) const final {

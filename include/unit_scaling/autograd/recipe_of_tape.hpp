@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer autograd: what a tape asks of a recipe.
+/// Layer autograd: what a tape asks of a recipe, and what a checkpoint keeps of it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory_resource>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "unit_scaling/core/array.hpp"
@@ -77,6 +79,21 @@ struct OperandForms {
   bool is_lasting = true;
 };
 
+/// Visits the state of a recipe.
+class RecipeStateVisitor {
+ public:
+  virtual void operator()(std::string_view name, double& number) const = 0;
+  virtual void operator()(std::string_view name, std::uint64_t& number) const = 0;
+  virtual void operator()(std::string_view name, Array<float>& array) const = 0;
+  virtual void operator()(std::string_view name, EncodedArray& array) const = 0;
+  virtual void operator()(std::string_view name, std::map<std::string, double>& numbers) const = 0;
+  virtual void operator()(std::string_view name,
+                          std::map<std::string, Array<float>>& arrays) const = 0;
+
+ protected:
+  ~RecipeStateVisitor() = default;
+};
+
 /// What a tape asks of a recipe: `Recipe` (autograd/recipe.hpp), which is the only class to derive
 /// from this one. Apart from it, so that a program without recipes does not compile the products
 /// of all formats.
@@ -116,6 +133,31 @@ class RecipeOfTape {
   /// The numbers of an array.
   [[nodiscard]] virtual Array<float> decode(const EncodedArray& array,
                                             std::pmr::memory_resource* memory) const = 0;
+
+  /// Calls `visit(name, value)` for each value that it keeps from one call to the next; a visitor
+  /// may write to it. What comes up as a training goes, such as a number or an array for each site,
+  /// is a map.
+  virtual void visit_state(const RecipeStateVisitor& /*visit*/) {}
+
+  /// The same for a generic visitor, as everything has it whose state a checkpoint keeps.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    struct Adaptor final : RecipeStateVisitor {
+      explicit Adaptor(const Visitor& to) : visit(to) {}
+      void operator()(std::string_view name, double& v) const override { visit(name, v); }
+      void operator()(std::string_view name, std::uint64_t& v) const override { visit(name, v); }
+      void operator()(std::string_view name, Array<float>& v) const override { visit(name, v); }
+      void operator()(std::string_view name, EncodedArray& v) const override { visit(name, v); }
+      void operator()(std::string_view name, std::map<std::string, double>& v) const override {
+        visit(name, v);
+      }
+      void operator()(std::string_view name,
+                      std::map<std::string, Array<float>>& v) const override {
+        visit(name, v);
+      }
+      const Visitor& visit;
+    };
+    visit_state(Adaptor(visit));
+  }
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT
-#include "simulation.hpp"
+#include "recipe.hpp"
 
+#include <any>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "options.hpp"
 #include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/recipes/recipe_named.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 
 namespace bert_mlp {
@@ -33,9 +37,34 @@ Variant simulated(const Options& options, Variant variant, const std::string& ru
   return variant;
 }
 
+Variant under_recipe(Variant variant, const std::string& name) {
+  static_cast<void>(us::recipe_named(name, 0));
+  variant.recipe = name;
+  return variant;
+}
+
 std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options, const Variant& variant) {
+  if (!variant.recipe.empty()) return us::recipe_named(variant.recipe, options.seed);
   if (variant.simulation.empty()) return nullptr;
   return std::make_shared<us::Simulation>(us::Simulation::parse(variant.simulation, options.seed));
+}
+
+void copy_state(us::RecipeOfTape* from, us::RecipeOfTape* to) {
+  if (from == nullptr || to == nullptr) return;
+  std::map<std::string, std::any> states;
+  from->for_each_state(
+      [&]<class T>(std::string_view name, const T& state) { states.emplace(name, state); });
+  to->for_each_state([&]<class T>(std::string_view name, T& state) {
+    state = std::any_cast<const T&>(states.at(std::string(name)));
+  });
+}
+
+std::string recipes_in_words() {
+  std::string text;
+  for (const us::NamedRecipe& each : us::named_recipes) {
+    text.append(text.empty() ? "" : "; ").append(each.name).append(", ").append(each.meaning);
+  }
+  return text;
 }
 
 }  // namespace bert_mlp
