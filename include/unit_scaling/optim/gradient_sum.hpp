@@ -229,7 +229,7 @@ class GradientSum {
       Sum& sum = sums[found->second];
       require_shape(
           elements.shape() == sum.shape, "GradientSum",
-          [&name = key] { return "the shape of the parameter for " + in_quotes(name); }, sum.shape,
+          [&of = key] { return "the shape of the parameter for " + in_quotes(of); }, sum.shape,
           elements.shape());
       sum.used = std::max(sum.used, part + 1);
       if (sum.parts.size() < sum.used) sum.parts.resize(sum.used);
