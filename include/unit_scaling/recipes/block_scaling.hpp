@@ -214,22 +214,18 @@ class BlockScaling final : public Recipe {
     }
   }
 
-  /// Some rows of an array in binary32, (count, columns), where the elements are or in scratch
-  /// memory.
+  /// Some rows of an array in binary32, (count, columns), in scratch memory; all of them where they
+  /// are if they are in binary32.
   [[nodiscard]] static EncodedArray floats_of(const EncodedArray& array, std::size_t first_row,
                                               std::size_t count) {
+    const bool are_floats = array.format().is_binary32() && !array.has_scales();
+    if (are_floats && count == array.rows()) return array;
     const Shape shape{count, array.columns()};
     const std::size_t first = first_row * array.columns();
-    const std::uint8_t* const codes = array.codes().data();
-    if (array.format().is_binary32() && !array.has_scales()) {
-      const auto* const numbers = reinterpret_cast<const float*>(codes) + first;
-      return EncodedArray::view(
-          Array<float>::borrow(std::span<const float>(numbers, shape.size()), shape));
-    }
     Array<float> floats(shape, &scratch_memory());
     if (array.format() == Format::of<float16>() && !array.has_scales()) {
       // What most tapes store, without a copy on the way.
-      const auto* const halves = reinterpret_cast<const float16*>(codes) + first;
+      const auto* const halves = reinterpret_cast<const float16*>(array.codes().data()) + first;
       unit_scaling::decode(std::span<const float16>(halves, shape.size()), floats.mutable_span());
     } else {
       array.decode(first, floats.mutable_span());
