@@ -63,29 +63,7 @@ struct AdamUpdate {
     return keep * value - rate * update;
   }
 
-  /// Moves `count` elements of the moments from i on.
-  template <class G, class Count>
-  [[gnu::always_inline]] void move_moments(const G* g, const float* p, float* m, float* v,
-                                           std::size_t i, Count count) const {
-    auto first = kernels::load<float>(m + i, count);
-    auto second = kernels::load<float>(v + i, count);
-    move_moments(kernels::load<float>(p + i, count), kernels::load<float>(g + i, count), first,
-                 second);
-    kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
-    kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
-  }
-
-  /// Moves `count` elements of the parameter from i on, by moments that have been moved.
-  template <class Count>
-  [[gnu::always_inline]] void move_value(float* p, const float* m, const float* v, std::size_t i,
-                                         Count count) const {
-    kernels::store<Overflow::infinity_or_nan, float>(
-        moved(kernels::load<float>(p + i, count), kernels::load<float>(m + i, count),
-              kernels::load<float>(v + i, count)),
-        p + i, count);
-  }
-
-  /// Does both.
+  /// Moves `count` elements of the arrays from i on.
   template <class G, class Count>
   [[gnu::always_inline]] void move(const G* g, float* p, float* m, float* v, std::size_t i,
                                    Count count) const {
@@ -274,21 +252,17 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     float v_memory[StateFormat::chunk];
     float* m = first.read(begin, count, m_memory);
     float* v = second.read(begin, count, v_memory);
-    kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
-      update.move_moments(g + begin, p + begin, m, v, i, some);
-    });
-    // Apart, so that the moments are encoded while the processor is still dividing.
     kernels::for_lanes<float>(
-        count, [&](std::size_t i, auto some) { update.move_value(p + begin, m, v, i, some); });
+        count, [&](std::size_t i, auto some) { update.move(g + begin, p + begin, m, v, i, some); });
     if (has_tensor_scale) {
       first.add_largest(detail::LargestMagnitude(m, count));
       second.add_largest(detail::LargestMagnitude(v, count));
     }
-    first.write(begin, count, m);
-    second.write(begin, count, v);
     if (options_.master_weights != nullptr) {
       of_weights.add(detail::LargestMagnitude(p + begin, count));
     }
+    first.write(begin, count, m);
+    second.write(begin, count, v);
   });
   first.finish();
   second.finish();

@@ -68,7 +68,7 @@ struct StateSite {
 /// Different threads may do so for different chunks.
 class StateFormat {
  public:
-  /// Few enough for the processor to encode the moments of a chunk while it divides by them.
+  /// So few that their numbers stay in the first cache.
   static constexpr std::size_t chunk = 256;
 
   StateFormat() = default;
