@@ -151,7 +151,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   model.for_each_parameter(
       [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
   for_each_state(optimiser, [&]<class T>(const std::string& /*name*/, const T& state) {
-    if constexpr (us::is_array<T>) result.optimiser_bytes += state.bytes();
+    if constexpr (requires { state.bytes(); }) result.optimiser_bytes += state.bytes();
   });
   if (sum) result.optimiser_bytes += sum->bytes();
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -247,6 +248,8 @@ template <Precision P> struct Training {
         [&]<class T>(const std::string&, const T& state) {
           if constexpr (is_array<T>) {
             all.insert(all.end(), state.span().begin(), state.span().end());
+          } else if constexpr (std::is_same_v<T, EncodedArray>) {
+            all.insert(all.end(), state.codes().begin(), state.codes().end());
           } else {
             all.push_back(static_cast<float>(state));
           }
