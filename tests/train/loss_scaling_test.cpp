@@ -20,6 +20,7 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
