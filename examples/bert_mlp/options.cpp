@@ -202,8 +202,8 @@ std::vector<Variant> parse_comparison(const std::string& text) {
     }
     variants.push_back(with_option("--compare", text, [&] {
       const std::size_t at = std::min(item.find('@', colon), item.size());
-      Variant variant = parse_variant({item.substr(0, colon), ""},
-                                      {item.substr(colon + 1, at - colon - 1), ""});
+      Variant variant =
+          parse_variant({item.substr(0, colon), ""}, {item.substr(colon + 1, at - colon - 1), ""});
       return at == item.size() ? variant : under_recipe(std::move(variant), item.substr(at + 1));
     }));
     const std::string last = variants.back().name();
