@@ -130,7 +130,7 @@ class Array {
   /// pointer: `ops::sum(x).data()[0]` is a number, `const float* y = ops::gelu(x).data()` an error.
   class OwnedElements {
    public:
-    explicit OwnedElements(const Array& array) : array_(array) {}
+    explicit OwnedElements(Array array) : array_(std::move(array)) {}
     [[nodiscard]] std::remove_const_t<T> operator[](std::size_t i) const {
       return array_.elements()[i];
     }

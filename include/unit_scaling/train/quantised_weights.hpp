@@ -203,8 +203,7 @@ class QuantisedFileReader {
     if (std::find(integers.span().begin(), integers.span().end(), -128) != integers.span().end()) {
       fail("array " + in_quotes(name + ".elements") + " has a -128, expected -127 to 127");
     }
-    return EncodedArray(shape, format, to_sign_and_magnitude(integers), layout,
-                        std::move(scale_codes));
+    return {shape, format, to_sign_and_magnitude(integers), layout, std::move(scale_codes)};
   }
 
   void require_scales(const std::string& name, std::span<const float> scales) const {
