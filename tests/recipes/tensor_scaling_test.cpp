@@ -349,6 +349,13 @@ TEST(TensorScaling, HasTheSameBitsWhateverTheArithmeticOfTheThread) {
   }
 }
 
+/// A copy that lives longer than the tape whose memory the array is in.
+template <class T> Array<T> kept(const Array<T>& array) {
+  Array<T> result(array.shape());
+  std::copy(array.span().begin(), array.span().end(), result.mutable_data());
+  return result;
+}
+
 /// y, dx and dw of a linear layer, or of a product of two activations.
 struct Results {
   Array<float> y;
@@ -364,7 +371,7 @@ Results run_product(std::shared_ptr<Recipe> recipe, const Product& product, cons
   const auto b = tape.input(w);
   const auto y = product(a, b);
   tape.backward(tape.record(WeightedSum{dy}, y));
-  return {y.value(), tape.gradient(a), tape.gradient(b)};
+  return {kept(y.value()), kept(tape.gradient(a)), kept(tape.gradient(b))};
 }
 
 Array<float> times_power(const Array<float>& array, int exponent) {
@@ -741,7 +748,7 @@ TEST(ConstantScaling, WithoutABiasHasTheBitsOfThePolicyFp8) {
     const auto x = tape.input(random_array<float16>({33, 20}, 1));
     const auto y = ops::linear(ops::gelu(x), w);
     tape.backward(sum(y));
-    return std::tuple(y.value(), tape.gradient(x), tape.gradient(w));
+    return std::tuple(kept(y.value()), kept(tape.gradient(x)), kept(tape.gradient(w)));
   };
   const auto constant = run(std::make_shared<ConstantScaling>(ConstantScalingOptions{}));
   const auto policy = run(nullptr);
