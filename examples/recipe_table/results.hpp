@@ -28,7 +28,7 @@ class Results {
  public:
   /// Reads what is in the file, if there is one.
   /// @param settings what the trainings have in common, as text.
-  /// @throws std::invalid_argument if it is of other settings, or no such file.
+  /// @throws std::invalid_argument if it has other settings, or is no file of results.
   Results(std::filesystem::path path, const std::string& settings) : path_(std::move(path)) {
     document_ = {{"settings", settings}, {"runs", nlohmann::json::array()}};
     if (!std::filesystem::exists(path_)) return;

@@ -18,9 +18,10 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
-/// FP8-LM's first moment in FP8 (E4M3), second moment and master weights in FP16, each under a
-/// power of two for the tensor that follows from its largest magnitude in every step. With a
-/// gradient in FP8 these are 1 + 2 + 2 + 1 = 6 bytes for a parameter, in place of 16.
+/// FP8-LM's first moment in FP8 (E4M3), second moment and master weights in FP16. Each has a power
+/// of two as the scale of the tensor, found anew in every step: for a moment from a bound on its
+/// magnitudes, for the weights from the largest of them. With a gradient in FP8 these are
+/// 1 + 2 + 2 + 1 = 6 bytes for a parameter, in place of 16.
 ///
 /// The optimiser keeps 3 bytes for a parameter. Master weights are rounded so that they fit in 2
 /// bytes, but `Parameter` keeps floats. So these take 4.

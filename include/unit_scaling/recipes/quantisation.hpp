@@ -94,9 +94,8 @@ struct QuantisedSite {
 ///     tape.use_recipe(std::make_shared<Quantisation>(
 ///         model, calibration, QuantisationOptions{.inputs = int8, .weights = int8}));
 ///
-/// - An element q of an operand x under scale s is the number of the format that x/s rounds to,
-/// with
-///   x/s rounded to binary32 before (`EncodedArray`); products read q s.
+/// - Let x be an element under scale s. x/s is rounded to binary32, and then to a number q of the
+///   format, as in `EncodedArray`. Products read q s.
 /// - Weights that are parameters of the model are rounded when this is made. The model keeps its
 ///   own: the same one computes as before under no recipe. A parameter that is written to
 ///   afterwards is rounded anew when it is next read, under scales of what it has then; a weight
@@ -139,8 +138,7 @@ class Quantisation final : public Recipe {
 
   /// Takes what was quantised before, as a file has it.
   /// @param input_scales for each site: one scale, or one for each channel.
-  /// @throws DomainError for a format as above, a scale that is not positive and finite, and for
-  /// two
+  /// @throws DomainError for a format as above, a scale that is not positive and finite, and two
   ///         weights of one parameter.
   Quantisation(const QuantisationOptions& options,
                std::map<std::string, std::vector<float>, std::less<>> input_scales,

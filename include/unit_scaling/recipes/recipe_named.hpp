@@ -38,7 +38,7 @@ struct NamedRecipe {
 inline constexpr std::array named_recipes{
     NamedRecipe{"amax", "a power of two for each tensor, from its own maximum"},
     NamedRecipe{"delayed", "a factor for each tensor, from the maxima of the steps before"},
-    NamedRecipe{"constant:BIAS", "2^BIAS for all tensors"},
+    NamedRecipe{"constant:BIAS", "every tensor times 2^BIAS"},
     NamedRecipe{"mxfp8", "E4M3 in blocks of 32"},
     NamedRecipe{"mxfp6", "E2M3 in blocks of 32"},
     NamedRecipe{"mxfp4", "E2M1 in blocks of 32"},
