@@ -55,19 +55,30 @@ template <class T>
 
 }  // namespace detail
 
+/// The bits of the largest magnitude that several threads have told of.
+class SharedLargestMagnitude {
+ public:
+  void raise_to(std::uint32_t bits) {
+    std::uint32_t before = bits_.load(std::memory_order_relaxed);
+    while (before < bits && !bits_.compare_exchange_weak(before, bits, std::memory_order_relaxed)) {
+    }
+  }
+  [[nodiscard]] std::uint32_t bits() const { return bits_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint32_t> bits_ = 0;
+};
+
 /// The bits of the largest magnitude of the elements as floats: above those of infinity if one of
 /// them is a NaN, and 0 if there are none. A comparison of integers, which neither misses a NaN nor
 /// waits for one, nor takes a subnormal number for zero. One pass, which allocates nothing.
 template <class T>
 [[nodiscard]] std::uint32_t largest_magnitude_bits(const T* elements, std::size_t size) {
-  std::atomic<std::uint32_t> largest = 0;
+  SharedLargestMagnitude largest;
   parallel_ranges(size, map_grain, [&](std::size_t begin, std::size_t end) {
-    const std::uint32_t here = detail::largest_magnitude_bits_here(elements + begin, end - begin);
-    std::uint32_t seen = largest.load(std::memory_order_relaxed);
-    while (seen < here && !largest.compare_exchange_weak(seen, here, std::memory_order_relaxed)) {
-    }
+    largest.raise_to(detail::largest_magnitude_bits_here(elements + begin, end - begin));
   });
-  return largest.load(std::memory_order_relaxed);
+  return largest.bits();
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/state_format.hpp"
@@ -246,7 +247,7 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     second.bound(static_cast<double>(update.beta2) * static_cast<double>(second.largest()) +
                  static_cast<double>(update.rest2) * slope * slope);
   }
-  detail::SharedLargestMagnitude of_weights;
+  kernels::SharedLargestMagnitude of_weights;
   detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
     float m_memory[StateFormat::chunk];
     float v_memory[StateFormat::chunk];
@@ -259,7 +260,7 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
       second.add_largest(detail::LargestMagnitude(v, count));
     }
     if (options_.master_weights != nullptr) {
-      of_weights.add(detail::LargestMagnitude(p + begin, count));
+      of_weights.raise_to(detail::LargestMagnitude(p + begin, count).bits());
     }
     first.write(begin, count, m);
     second.write(begin, count, v);
@@ -268,7 +269,9 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
   second.finish();
   if (options_.master_weights == nullptr) return;
   const StateFormat& format = *options_.master_weights;
-  const float scale = format.has_tensor_scale() ? format.tensor_scale(of_weights.value(), 1) : 1.0F;
+  const float scale = format.has_tensor_scale()
+                          ? format.tensor_scale(std::bit_cast<float>(of_weights.bits()), 1)
+                          : 1.0F;
   detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
     format.round(p + begin, begin, count, scale, {steps_, number + 2});
   });

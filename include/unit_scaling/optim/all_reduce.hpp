@@ -27,6 +27,7 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/optim/automatic_scale.hpp"
+#include "unit_scaling/optim/state_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -143,10 +144,7 @@ class AllReduce {
 
   /// 1/s' of a gradient.
   [[nodiscard]] float scale_of(const Array<float>& gradient) const {
-    float largest = 0;
-    for (const float number : gradient.span()) {
-      if (std::isfinite(number)) largest = std::max(largest, std::abs(number));
-    }
+    const float largest = detail::largest_finite(gradient.data(), gradient.size());
     return largest > 0 ? power_of_two_scale(largest, options_.format, ScaleRounding::round_up)
                        : 1.0F;
   }

@@ -7,7 +7,7 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -22,6 +22,7 @@
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -129,36 +130,19 @@ class LargestMagnitude {
     }
   }
   /// Its bits.
-  [[nodiscard]] std::int32_t bits() const { return bits_; }
+  [[nodiscard]] std::uint32_t bits() const { return static_cast<std::uint32_t>(bits_); }
 
  private:
   std::int32_t bits_ = 0;
 };
 
-/// That of what several threads see.
-class SharedLargestMagnitude {
- public:
-  void add(const LargestMagnitude& part) {
-    const std::int32_t bits = part.bits();
-    std::int32_t before = bits_.load(std::memory_order_relaxed);
-    while (before < bits && !bits_.compare_exchange_weak(before, bits, std::memory_order_relaxed)) {
-    }
-  }
-  [[nodiscard]] float value() const {
-    return bit_cast_to<float>(bits_.load(std::memory_order_relaxed));
-  }
-
- private:
-  std::atomic<std::int32_t> bits_ = 0;
-};
-
 /// The largest finite magnitude of elements; 0 if there is none.
 template <class T> [[nodiscard]] float largest_finite(const T* elements, std::size_t size) {
-  SharedLargestMagnitude largest;
+  kernels::SharedLargestMagnitude largest;
   parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-    largest.add(LargestMagnitude(elements + begin, end - begin));
+    largest.raise_to(LargestMagnitude(elements + begin, end - begin).bits());
   });
-  return largest.value();
+  return std::bit_cast<float>(largest.bits());
 }
 
 /// A state while a step reads and writes it by chunks, on several threads.
@@ -205,11 +189,11 @@ class StateInStep {
     tensor_scale_ = format_->tensor_scale(static_cast<float>(most), memory_.tensor_scale);
   }
   /// Tells of what is written.
-  void add_largest(const LargestMagnitude& part) { largest_.add(part); }
+  void add_largest(const LargestMagnitude& part) { largest_.raise_to(part.bits()); }
   /// When everything is written.
   void finish() {
     if (!has_tensor_scale()) return;
-    float largest = largest_.value();
+    auto largest = std::bit_cast<float>(largest_.bits());
     format_->round(&largest, 0, 1, tensor_scale_, site_);
     memory_.scales[0] = tensor_scale_;
     memory_.scales[1] = largest;
@@ -221,7 +205,7 @@ class StateInStep {
   float* numbers_ = nullptr;
   StateMemory memory_{};
   float tensor_scale_ = 1;
-  SharedLargestMagnitude largest_;
+  kernels::SharedLargestMagnitude largest_;
 };
 
 /// A state of zeros for each parameter. @param format null for binary32.
