@@ -49,6 +49,7 @@ class RunFolder {
     RunFolder folder;
     folder.make(path);
     if (!folder.lock()) {
+      folder.made_.clear();  // they are the other run's now
       throw std::invalid_argument("--out " + quoted_path(path.string()) +
                                   ": another run writes there; give another folder");
     }
@@ -62,7 +63,9 @@ class RunFolder {
       std::filesystem::path path = wanted;
       if (number > 1) path += "-" + std::to_string(number);
       RunFolder folder;
-      if (folder.make(path) && folder.lock()) return folder;
+      if (!folder.make(path)) continue;
+      if (folder.lock()) return folder;
+      folder.made_.clear();  // they are the other run's now
     }
   }
 

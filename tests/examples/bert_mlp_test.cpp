@@ -1568,34 +1568,39 @@ TEST_F(BertMlp, WritesEveryResultThatCanBeWrittenAndNamesTheOthers) {
   EXPECT_FALSE(fs::exists(folder_ / "none/summary.json"));
 }
 
+// The run that gets the folder trains until the others have ended, however late they begin.
 TEST_F(BertMlp, GivesAFolderToOneRunAtATime) {
-  const std::string what =
-      data() + " --hidden 8 --layers 1 --steps 300 --eval-every 300 --quiet --precision fp8";
-  const auto together = [&](const std::string& arguments) {
-    const std::string one = "( " UNIT_SCALING_BERT_MLP " " + arguments + "; echo code $? ) 2>&1 & ";
-    return unit_scaling_test::run_command("cd " + folder_.string() + "; " + one + one + one +
-                                          "wait");
+  const std::string what = data() + " --hidden 8 --layers 1 --quiet --precision fp8";
+  const std::string endless = what + " --steps 100000000 --eval-every 100000000";
+  const auto together = [&](const std::string& arguments, const std::string& between = "") {
+    const std::string one = "( sh -c 'echo $$ >> pids; exec " UNIT_SCALING_BERT_MLP " " +
+                            arguments + "'; echo code $? >> codes ) 2>&1 & ";
+    return unit_scaling_test::run_command("cd " + folder_.string() + "; : > pids; : > codes; " +
+                                          one + one + one + between + "wait; cat codes");
   };
+  const std::string stop_last =
+      "for i in $(seq 1200); do "
+      "if [ $(wc -l < codes) -ge 2 ]; then kill $(cat pids) 2> kill.log; break; fi; sleep 0.05; "
+      "done; ";
   using unit_scaling_test::count;
-  const Outcome named = together(what + " --out new/folder");
-  EXPECT_EQ(count(named.output, "code 0\n"), 1U) << named.output;
-  EXPECT_EQ(count(named.output,
-                  "bert_mlp: --out 'new/folder': another run writes there; give "
-                  "another folder\n"),
-            2U)
-      << named.output;
-  EXPECT_EQ(count(named.output, "code 2\n"), 2U) << named.output;
+  const auto expect_one_trains = [&](const Outcome& outcome, const std::string& refusal) {
+    EXPECT_EQ(count(outcome.output, "code 2\n"), 2U) << outcome.output;
+    EXPECT_EQ(count(outcome.output, refusal), 2U) << outcome.output;
+    EXPECT_EQ(count(outcome.output, "code 143\n"), 1U) << outcome.output;  // of the signal
+  };
+  expect_one_trains(together(endless + " --out new/folder", stop_last),
+                    "bert_mlp: --out 'new/folder': another run writes there; give another "
+                    "folder\n");
 
-  const Outcome unnamed = together(what);
+  const Outcome unnamed = together(what + " --steps 30");
   EXPECT_EQ(count(unnamed.output, "code 0\n"), 3U) << unnamed.output;
   for (const std::string name : {"fp8-unit", "fp8-unit-2", "fp8-unit-3"}) {
     EXPECT_TRUE(fs::exists(folder_ / "runs" / name / "summary.json")) << name;
   }
 
-  ASSERT_EQ(run(what + " --out " + out("part") + " --stop-at 2").exit_code, 0);
-  const Outcome resumed = together(what + " --resume part/checkpoint.safetensors");
-  EXPECT_EQ(count(resumed.output, "code 0\n"), 1U) << resumed.output;
-  EXPECT_EQ(count(resumed.output, "another run writes there"), 2U) << resumed.output;
+  ASSERT_EQ(run(endless + " --out " + out("part") + " --stop-at 2").exit_code, 0);
+  expect_one_trains(together(endless + " --resume part/checkpoint.safetensors", stop_last),
+                    "another run writes there");
 }
 
 // What a point adds to each later checkpoint is two numbers, not a text to be made anew.
