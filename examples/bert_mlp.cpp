@@ -148,7 +148,8 @@ int main(int argc, char** argv) {
   // A limit to the size of files is told as any other failure to write.
   std::signal(SIGXFSZ, SIG_IGN);
   const auto fail = [](const std::exception& error, int code) {
-    std::cerr << "bert_mlp: " << bert_mlp::one_line(error.what()) << "\n";
+    // Written at once: several runs may share an error stream.
+    std::cerr << "bert_mlp: " + bert_mlp::one_line(error.what()) + "\n";
     return code;
   };
   const int code = [&] {
