@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "recipe.hpp"
 
-#include <any>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -10,6 +8,7 @@
 #include <utility>
 
 #include "options.hpp"
+#include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/recipes/recipe_named.hpp"
@@ -50,13 +49,7 @@ std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options, const Varian
 }
 
 void copy_state(us::RecipeOfTape* from, us::RecipeOfTape* to) {
-  if (from == nullptr || to == nullptr) return;
-  std::map<std::string, std::any> states;
-  from->for_each_state(
-      [&]<class T>(std::string_view name, const T& state) { states.emplace(name, state); });
-  to->for_each_state([&]<class T>(std::string_view name, T& state) {
-    state = std::any_cast<const T&>(states.at(std::string(name)));
-  });
+  if (from != nullptr && to != nullptr) us::copy_state(*from, *to);
 }
 
 std::string recipes_in_words() {

@@ -211,7 +211,11 @@ Figures train_task(const Method& method, const Settings& settings,
   if (loss_scale.is_dynamic()) loss_scale.for_each_state(count);
 
   us::Tape<P> inference(us::TapeMode::inference);
-  inference.use_recipe(recipe);
+  if (recipe) {
+    const auto copy = us::recipe_named(method.recipe, seed);  // held-out batches teach it nothing
+    us::copy_state(*recipe, *copy);
+    inference.use_recipe(copy);
+  }
   figures.bits_per_character =
       is_finite ? task.validate(inference) : std::numeric_limits<double>::quiet_NaN();
   return figures;

@@ -39,6 +39,7 @@
 #include "unit_scaling/optim/low_precision_states.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 #include "unit_scaling/recipes/block_scaling.hpp"
+#include "unit_scaling/recipes/coat.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 #include "unit_scaling/recipes/tensor_scaling.hpp"
 #include "unit_scaling/train/loss_scaling.hpp"
@@ -329,6 +330,8 @@ TEST(Allocation, HappensInNoStepButTheFirstOfOneScaleForEachOperand) {
     expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
         [] { return std::make_shared<ConstantScaling>(ConstantScalingOptions{.bias = 2}); },
         "ConstantScaling");
+    expect_no_allocation_from_the_second_step_on<P, optim::AdamW>(
+        [] { return std::make_shared<Coat>(); }, "Coat");
   };
   expect_none_of(precision::fp32{});
   expect_none_of(precision::fp8{});

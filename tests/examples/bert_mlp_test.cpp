@@ -1070,14 +1070,14 @@ TEST_F(BertMlp, ResumesAStochasticSimulationBitIdentically) {
 }
 
 TEST_F(BertMlp, TrainsUnderEachRecipe) {
-  const std::string recipes = "amax,delayed,constant:1,mxfp8,mxfp6,mxfp4,deepseek,nvfp4";
+  const std::string recipes = "amax,delayed,constant:1,mxfp8,mxfp6,mxfp4,deepseek,nvfp4,coat";
   std::string compare = "fp8:unit";
   std::istringstream names(recipes);
   for (std::string name; std::getline(names, name, ',');) compare += ",fp8:unit@" + name;
   const Outcome outcome = run(small("recipes") + " --report --compare " + compare);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const auto runs = summary("recipes").at("runs");
-  ASSERT_EQ(runs.size(), 9U);
+  ASSERT_EQ(runs.size(), 10U);
   EXPECT_FALSE(runs.at(0).contains("recipe"));
   std::set<double> bpc;
   names = std::istringstream("none," + recipes);
@@ -1226,10 +1226,10 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--sweep-formats 9", "--sweep-formats 9: expected a whole number from 5 to 8"},
       {"--recipe amaxx",
        "--recipe 'amaxx': recipe 'amaxx': expected one of amax, delayed, constant:BIAS, mxfp8, "
-       "mxfp6, mxfp4, deepseek, nvfp4, with a BIAS from -127 to 127"},
+       "mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS from -127 to 127"},
       {"--compare fp8:unit@constant:128",
        "--compare 'fp8:unit@constant:128': recipe 'constant:128': expected one of amax, delayed, "
-       "constant:BIAS, mxfp8, mxfp6, mxfp4, deepseek, nvfp4, with a BIAS from -127 to 127"},
+       "constant:BIAS, mxfp8, mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS from -127 to 127"},
       {"--compare fp8:unit@amax,fp8:unit@amax",
        "--compare 'fp8:unit@amax,fp8:unit@amax': expected different variants, got fp8 unit, amax "
        "twice"},

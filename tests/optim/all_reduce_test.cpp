@@ -143,8 +143,8 @@ TEST(AllReduce, SendsOneByteForANumber) {
 }
 
 TEST(AllReduce, AutomaticScalingIsAsGoodAsTheBestFixedOneAtEveryScaleOfTheGradient) {
-  constexpr std::size_t size = 1024;
-  for (const std::size_t workers : {8U, 64U}) {
+  for (const std::size_t workers : {8U, 64U, 256U}) {
+    const std::size_t size = workers == 256 ? 512 : 1024;
     double most_lost_by_pre = 0;
     double most_lost_by_post = 0;
     double best_of_all = 0;
@@ -196,18 +196,36 @@ TEST(AllReduce, GradientsOfZerosAndOneHotOnesSurvive) {
   }
 }
 
-TEST(AllReduce, WhatIsNotFiniteCountsAsSaturated) {
-  for (const float each :
-       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    for (const bool has_tensor_scales : {false, true}) {
-      AllReduce all_reduce(
-          {.automatic = {.initial = 0.25}, .has_tensor_scales = has_tensor_scales});
-      std::vector<Array<float>> gradients(2, Array<float>::filled({5}, 1));
-      gradients[1].mutable_data()[2] = each;
-      EXPECT_EQ(all_reduce.reduce(gradients).saturated, 1U);
-      all_reduce.end_step();
-      EXPECT_EQ(all_reduce.automatic_scale().factor(), 0.125);
+// Also where the other workers would bring the sum back from the largest number.
+TEST(AllReduce, WhatIsNotFiniteCountsAsSaturatedAndIsNaNInTheMean) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (const Format& format : {Format::of<float8_e4m3fn>(), Format::of<float8_e5m2>()}) {
+    for (const float each : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+      for (const float other : {1.0F, -64.0F, 64.0F}) {
+        for (const bool has_tensor_scales : {false, true}) {
+          AllReduce all_reduce({.format = format,
+                                .automatic = {.initial = 0.25},
+                                .has_tensor_scales = has_tensor_scales});
+          std::vector<Array<float>> gradients(2, Array<float>::filled({5}, other));
+          gradients[1].mutable_data()[2] = each;
+          const auto reduced = all_reduce.reduce(gradients);
+          EXPECT_EQ(reduced.saturated, 1U) << each << " beside " << other;
+          for (std::size_t i = 0; i < 5; ++i) {
+            EXPECT_EQ(std::isnan(reduced.mean.decode().data()[i]), i == 2) << each << ", " << i;
+          }
+          all_reduce.end_step();
+          EXPECT_EQ(all_reduce.automatic_scale().factor(), 0.125);
+        }
+      }
     }
+  }
+}
+
+TEST(AllReduce, RefusesFormatsInWhichASumCannotBeSent) {
+  for (const Format& format :
+       {Format::of<float8_e8m0fnu>(), Format::of<float4_e2m1fn>(), Format::of<double>()}) {
+    expect_domain_error([&] { AllReduce({.format = format}); },
+                        {"AllReduce", "sign, zero and NaN"});
   }
 }
 

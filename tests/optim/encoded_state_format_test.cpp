@@ -367,6 +367,8 @@ TEST(EncodedStateFormat, RefusesWhatItCannotDo) {
   refuses({.group = 512}, "512");
   refuses({.expansion = RangeExpansion::coat_code}, "per group");
   refuses(expanded(RangeExpansion::coat_code, Format::of<float16>()), "at most 8 bits");
+  // Its largest number is below 1, so a scale could be beyond float.
+  refuses({.format = Format::parse("e4m3b20"), .scale = StateScale::per_group}, "from 1 on");
 }
 
 }  // namespace encoded_state_format_test

@@ -366,6 +366,33 @@ TEST(LowPrecisionStates, GradientsAtTheEndsOfWhatAStepTakesOverflowNoState) {
   }
 }
 
+// Rounded up, a moment may be larger than the largest before it was rounded: the scale of the next
+// step must allow for that.
+TEST(LowPrecisionStates, OverflowUnderNoRounding) {
+  for (const Rounding rounding :
+       {Rounding::stochastic, Rounding::toward_negative, Rounding::toward_positive,
+        Rounding::nearest_even, Rounding::nearest_away, Rounding::toward_zero}) {
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      for (const float sign : {1.0F, -1.0F}) {
+        Parameter parameter = test_parameter(ParameterKind::weight, {16, 16});
+        Adam adam({&parameter},
+                  {.first_moment = std::make_shared<EncodedStateFormat>(
+                       EncodedStateFormat::Options{.rounding = rounding, .seed = seed})});
+        adam.step(Gradients{{{&parameter, Array<float>::filled({16, 16}, sign * 1.2F)}}}, rate);
+        double largest = 0;
+        for (const double each : decoded(states_of(adam), "first_moment", true)) {
+          largest = std::max(largest, std::abs(each));
+        }
+        adam.step(Gradients{{{&parameter, Array<float>::filled({16, 16}, 0)}}}, rate);
+        float scale = 0;
+        std::memcpy(&scale, states_of(adam).at("first_moment_scales.p").data(), sizeof(scale));
+        EXPECT_GE(448 * static_cast<double>(scale), static_cast<double>(0.9F) * largest)
+            << "rounding " << static_cast<int>(rounding) << ", seed " << seed;
+      }
+    }
+  }
+}
+
 TEST(LowPrecisionStates, RefusesAStateThatSomebodyHasReshaped) {
   Parameter parameter = test_parameter(ParameterKind::weight, {4, 6});
   Adam adam({&parameter}, optim::with_coat_states({}));

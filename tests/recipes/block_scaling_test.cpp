@@ -69,7 +69,7 @@ std::vector<Named> recipes() {
 /// The same with gradients rounded to nearest.
 BlockScaling to_nearest(const BlockScaling& recipe) {
   BlockScalingOptions options = recipe.options();
-  options.gradient.rounding = Rounding::nearest_even;
+  options.operands.gradient.rounding = Rounding::nearest_even;
   return BlockScaling(options);
 }
 
@@ -125,15 +125,15 @@ TEST(BlockScaling, InTheMxFormatsGivesTheNumbersOfMicroxcalingInBothForms) {
     const auto name = one_case.at("params").at("elem_format").get<std::string>();
     BlockScalingOptions options;
     if (name == "fp8_e4m3") {
-      options.input.format = Format::of<float8_e4m3fn>();
+      options.operands.input.format = Format::of<float8_e4m3fn>();
     } else if (name == "fp8_e5m2") {
-      options.input.format = Format::of<float8_e5m2>();
+      options.operands.input.format = Format::of<float8_e5m2>();
     } else if (name == "fp6_e2m3") {
-      options.input.format = Format::of<float6_e2m3fn>();
+      options.operands.input.format = Format::of<float6_e2m3fn>();
     } else if (name == "fp6_e3m2") {
-      options.input.format = Format::of<float6_e3m2fn>();
+      options.operands.input.format = Format::of<float6_e3m2fn>();
     } else if (name == "fp4_e2m1") {
-      options.input.format = Format::of<float4_e2m1fn>();
+      options.operands.input.format = Format::of<float4_e2m1fn>();
     } else {
       ASSERT_EQ(name, "int8") << "which is no floating-point format";
       continue;
@@ -343,9 +343,7 @@ TEST(BlockScaling, HasTheNumbersAndScalesOfTheTextbook) {
         const std::vector<float> x = numbers_of(content, shape);
         for (const OperandRole role :
              {OperandRole::input, OperandRole::weight, OperandRole::gradient}) {
-          const BlockScaledOperand& to = role == OperandRole::input    ? options.input
-                                         : role == OperandRole::weight ? options.weight
-                                                                       : options.gradient;
+          const BlockScaledOperand& to = options.operands[role];
           const OperandForms forms = forms_of(recipe, role, view_of(x, shape));
           EXPECT_TRUE(forms.is_lasting);
           EXPECT_EQ(forms.over_rows.has_value(), to.along != to.across);
@@ -454,24 +452,24 @@ TEST(BlockScaling, MultipliesTheFormsOfALinearLayerForwardAndBackward) {
                             std::size_t j) {
       return static_cast<double>(a[i]) * static_cast<double>(b[j]);
     };
-    const auto xq = of(options.input, x, false);
-    const auto wq = of(options.weight, w.value, false);
+    const auto xq = of(options.operands.input, x, false);
+    const auto wq = of(options.operands.weight, w.value, false);
     ASSERT_NO_FATAL_FAILURE(compare(
         y.value(), fan_in,
         [&](std::size_t i, std::size_t j, std::size_t p) {
           return product(xq, i * fan_in + p, wq, j * fan_in + p);
         },
         "y"));
-    const auto gq = of(options.gradient, dy, false);
-    const auto wq_rows = of(options.weight, w.value, true);
+    const auto gq = of(options.operands.gradient, dy, false);
+    const auto wq_rows = of(options.operands.weight, w.value, true);
     ASSERT_NO_FATAL_FAILURE(compare(
         tape.gradient(input), fan_out,
         [&](std::size_t i, std::size_t j, std::size_t p) {
           return product(gq, i * fan_out + p, wq_rows, p * fan_in + j);
         },
         "dx"));
-    const auto gq_rows = of(options.gradient, dy, true);
-    const auto xq_rows = of(options.input, x, true);
+    const auto gq_rows = of(options.operands.gradient, dy, true);
+    const auto xq_rows = of(options.operands.input, x, true);
     ASSERT_NO_FATAL_FAILURE(compare(
         tape.gradient(w), rows,
         [&](std::size_t i, std::size_t j, std::size_t p) {
@@ -537,9 +535,9 @@ TEST(BlockScaling, RoundsStochasticallyWithoutBias) {
     const std::string& name = named.name;
     const BlockScaling& recipe = named.recipe;
     BlockScalingOptions options = recipe.options();
-    options.gradient.rounding = Rounding::stochastic;
+    options.operands.gradient.rounding = Rounding::stochastic;
     options.scale_rounding = ScaleRounding::round_up;  // nothing saturates
-    const BlockScaledOperand& to = options.gradient;
+    const BlockScaledOperand& to = options.operands.gradient;
     const Textbook textbook(options, to);
     const auto largest = static_cast<double>(to.format.spec().max_finite());
     const auto check = [&](bool is_over_rows) {
@@ -601,7 +599,7 @@ TEST(BlockScaling, DrawsTheBitsOfAnElementByItsNumberHoweverTheArrayIsCut) {
   std::vector<float> repeated;
   for (std::size_t i = 0; i < large.size(); ++i) repeated.push_back(x[i % x.size()]);
   BlockScalingOptions options;
-  options.gradient.rounding = Rounding::stochastic;
+  options.operands.gradient.rounding = Rounding::stochastic;
   const auto whole =
       forms_of(BlockScaling(options), OperandRole::gradient, view_of(repeated, large));
   const auto part = forms_of(BlockScaling(options), OperandRole::gradient, view_of(x, small));
@@ -690,14 +688,14 @@ TEST(BlockScaling, RefusesWhatItCannotDo) {
     change(options);
     return [options] { (void)BlockScaling(options); };
   };
-  expect_domain_error(with([](auto& o) { o.weight.format = Format::of<float16>(); }),
+  expect_domain_error(with([](auto& o) { o.operands.weight.format = Format::of<float16>(); }),
                       {"BlockScaling", "weight", "float16"});
-  expect_domain_error(with([](auto& o) { o.input.format = Format::parse("e8m0fnu"); }),
+  expect_domain_error(with([](auto& o) { o.operands.input.format = Format::parse("e8m0fnu"); }),
                       {"BlockScaling", "input", "e8m0fnu"});
-  expect_domain_error(with([](auto& o) { o.gradient.format = Format::parse("e4m3b20"); }),
+  expect_domain_error(with([](auto& o) { o.operands.gradient.format = Format::parse("e4m3b20"); }),
                       {"BlockScaling", "gradient", "e4m3b20"});
-  expect_domain_error(with([](auto& o) { o.input.along = 0; }), {"BlockScaling", "1 x 1"});
-  expect_domain_error(with([](auto& o) { o.gradient.rounding = Rounding::toward_zero; }),
+  expect_domain_error(with([](auto& o) { o.operands.input.along = 0; }), {"BlockScaling", "1 x 1"});
+  expect_domain_error(with([](auto& o) { o.operands.gradient.rounding = Rounding::toward_zero; }),
                       {"BlockScaling", "nearest_even or stochastic"});
   expect_domain_error(with([](auto& o) { o.scales = ScaleFormat::none; }),
                       {"BlockScaling", "scales"});

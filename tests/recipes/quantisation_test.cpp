@@ -227,8 +227,7 @@ TEST(Quantisation, ScalesAMaximumToTheLargestNumber) {
   }
 }
 
-// ---------------------------------------------------------------------------------------- and so
-// on
+// --- The rest ---
 
 TEST(Quantisation, LeavesTheModelAsItWas) {
   PlainLinear model;

@@ -313,6 +313,14 @@ TEST(TensorScaling, LeavesATensorThatIsNotFiniteSoAndUnscaled) {
     const float kept = numbers_of(backward)[1];
     EXPECT_TRUE(kept == special || (std::isnan(kept) && std::isnan(special)));
     EXPECT_EQ(numbers_of(backward)[2], -2);
+    const auto beside = array_of({1000, special, 100'000, 1});
+    const std::vector<float> inputs = numbers_of(operand_of(recipe, OperandRole::input, beside));
+    EXPECT_TRUE(std::isnan(inputs[0]) && std::isnan(inputs[2])) << "448 is the largest number";
+    EXPECT_EQ(inputs[3], 1);
+    const std::vector<float> gradients =
+        numbers_of(operand_of(recipe, OperandRole::gradient, beside));
+    EXPECT_EQ(gradients[0], 1024);
+    EXPECT_EQ(gradients[2], infinity) << "57344 is the largest number";
   }
 }
 
@@ -639,8 +647,50 @@ TEST(DelayedScaling, RefusesAHistoryThatIsNoneOfItsOwnAndKeepsWhatItHas) {
     expect_domain_error(write([=](auto& history) { history.mutable_data()[0] = factor; }),
                         {"DelayedScaling", "a finite factor", "m/linear.input.0"});
   }
+  for (const std::size_t place : {std::size_t{1}, std::size_t{2}, std::size_t{5}}) {
+    for (const float maximum : {-5.0F, infinity, not_a_number}) {
+      expect_domain_error(write([=](auto& history) { history.mutable_data()[place] = maximum; }),
+                          {"DelayedScaling", "finite maxima", "m/linear.input.0"});
+    }
+  }
+  expect_domain_error(write([](auto& history) { history.mutable_data()[2] = -1; }),
+                      {"DelayedScaling", "finite maxima"});
   recipe.begin_step();
   EXPECT_EQ(operand_of(recipe, OperandRole::input, array_of({4})).scale(0), 4.0F / 448);
+}
+
+TEST(DelayedScaling, InPowersOfTwoRefusesAFactorThatIsNone) {
+  DelayedScaling recipe({.history_length = 4, .scales = ScaleFormat::power_of_two});
+  (void)operand_of(recipe, OperandRole::input, array_of({4}));
+  const auto set = [&](float factor) {
+    recipe.for_each_state([&]<class T>(std::string_view, T& state) {
+      if constexpr (std::is_same_v<T, std::map<std::string, Array<float>>>) {
+        state.begin()->second.mutable_data()[0] = factor;
+      }
+    });
+  };
+  for (const float factor : {1.5F, 448.0F, 0x1.8p-127F}) {
+    expect_domain_error([&] { set(factor); }, {"DelayedScaling", "a power of two"});
+  }
+  for (const float factor : {0x1p-127F, 1.0F, 0x1p127F}) set(factor);
+}
+
+TEST(Recipe, GivesItsStateToOneOfItsKind) {
+  DelayedScaling from({.history_length = 4});
+  (void)operand_of(from, OperandRole::input, array_of({4}));
+  DelayedScaling to({.history_length = 4});
+  copy_state(from, to);
+  from.begin_step();
+  to.begin_step();
+  EXPECT_EQ(operand_of(to, OperandRole::input, array_of({1})).scale(0), 4.0F / 448);
+  // What it learns is its own.
+  (void)operand_of(to, OperandRole::input, array_of({400}));
+  to.begin_step();
+  from.begin_step();
+  EXPECT_EQ(operand_of(from, OperandRole::input, array_of({1})).scale(0), 4.0F / 448);
+  TensorScaling without;
+  copy_state(from, without);
+  EXPECT_THROW(copy_state(without, from), std::invalid_argument);
 }
 
 /// Steps of two batches each, on an input that grows and shrinks.

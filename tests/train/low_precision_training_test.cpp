@@ -204,7 +204,7 @@ double error_of_update(const std::vector<Array<float>>& first,
   return sum / static_cast<double>(count);
 }
 
-TEST(LowPrecisionTraining, ExpandedRangesMakeTheErrorOfAnUpdateSmallerByAThird) {
+TEST(LowPrecisionTraining, ExpandedRangesMakeTheErrorOfAnUpdateAtLeast1Point3TimesSmaller) {
   Training training(0, {});
   for (const std::size_t more : {100U, 200U}) {
     training.train(more);

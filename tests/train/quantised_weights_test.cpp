@@ -242,8 +242,7 @@ TEST(QuantisedWeights, OfZerosAreReadBack) {
   for (const float number : loaded.weight.value.span()) EXPECT_EQ(number, 0);
 }
 
-// -----------------------------------------------------------------------------------------
-// refusals
+// --- Refusals ---
 
 /// A file of a linear layer, changed: `change` is called with each array's name and may write
 /// another one instead, or none, and return true.

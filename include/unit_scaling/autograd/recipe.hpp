@@ -7,10 +7,14 @@
 // unit_scaling: optional
 #pragma once
 
+#include <any>
 #include <cstddef>
+#include <functional>
+#include <map>
 #include <memory_resource>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -41,8 +45,8 @@ inline void write_name(const OperandSite& site, std::string& name) {
 }
 
 /// Says, array by array, in which format and under which scales a tape's matrix products read their
-/// operands, and to which format what ops write is rounded. A recipe of your own overrides what it
-/// has an opinion on; see docs/recipes.md.
+/// operands, to which format what ops write is rounded, and what they save for the backward pass. A
+/// recipe of your own overrides what it has an opinion on; see docs/recipes.md.
 ///
 /// A tape calls it from one thread, in the order in which it records ops and unwinds them. What it
 /// returns may depend on what it was called with before, which is then its state.
@@ -63,6 +67,11 @@ class Recipe : public RecipeOfTape {
     format.quantise(numbers, numbers, {.overflow = Overflow::infinity_or_nan});
   }
 
+  [[nodiscard]] std::optional<EncodedArray> saved(const SavedSite& /*site*/,
+                                                  const EncodedArray& /*array*/) override {
+    return {};
+  }
+
   void require_all_used() const override {}
 
  private:
@@ -77,6 +86,24 @@ class Recipe : public RecipeOfTape {
     return array.decode(memory);
   }
 };
+
+/// Gives a recipe the state that another one of the same kind has: so a tape for validation has one
+/// of its own, which learns nothing that training is to go on with.
+/// @throws std::invalid_argument if they are not of one kind.
+inline void copy_state(RecipeOfTape& from, RecipeOfTape& to) {
+  std::map<std::string, std::any, std::less<>> states;
+  from.for_each_state(
+      [&]<class T>(std::string_view name, const T& state) { states.emplace(name, state); });
+  to.for_each_state([&]<class T>(std::string_view name, T& state) {
+    const auto found = states.find(name);
+    const T* const value = found == states.end() ? nullptr : std::any_cast<T>(&found->second);
+    if (value == nullptr) {
+      throw std::invalid_argument("copy_state: expected two recipes of one kind, got one without " +
+                                  std::string(name));
+    }
+    state = *value;
+  });
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE
 

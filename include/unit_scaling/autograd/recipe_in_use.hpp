@@ -17,6 +17,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/kernels/operand.hpp"
@@ -67,6 +68,24 @@ class RecipeInUse {
     }
     const bool is_lasting = forms->is_lasting;
     return std::pair{recipe_->make_operand(std::move(*forms), in_double_), is_lasting};
+  }
+
+  /// What is saved in place of an array; none: the array itself.
+  /// @throws ShapeError if that has another shape.
+  [[nodiscard]] std::optional<EncodedArray> save(SavedSite site, const EncodedArray& array) {
+    site.step = step_;
+    std::optional<EncodedArray> saved = recipe_->saved(site, array);
+    if (saved) {
+      require_same_shape("Recipe::saved", "what is saved and its array", saved->shape(),
+                         array.shape());
+    }
+    return saved;
+  }
+
+  /// The numbers of an array.
+  [[nodiscard]] Array<float> decode(const EncodedArray& array,
+                                    std::pmr::memory_resource* memory) const {
+    return recipe_->decode(array, memory);
   }
 
   /// The numbers that products read.

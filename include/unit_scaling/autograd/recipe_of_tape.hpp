@@ -66,6 +66,12 @@ struct WriteSite : RecipeSite {
   bool rounds_within = false;  ///< as `OpTraits::rounds_within`
 };
 
+/// An argument or an output of an op, which the op saves for its backward pass; `argument` is its
+/// number among all that the op saves.
+struct SavedSite : RecipeSite {
+  std::pmr::memory_resource* memory = nullptr;  ///< for what is made of the array
+};
+
 /// An operand as it is stored. Both forms have the shape of the array.
 struct OperandForms {
   EncodedArray array;
@@ -122,6 +128,12 @@ class RecipeOfTape {
 
   /// Rounds what an op writes to the format that `written` has just said, in place.
   virtual void write(const WriteSite& site, const Format& format, std::span<float> numbers) = 0;
+
+  /// What is saved for the backward pass in place of an array; none: the array itself. Products
+  /// save their operands, which `operand` says, and losses what they read; neither asks here.
+  /// Nor do parameters, of which nothing is saved. `site.tensor` is 0: there are no random draws.
+  [[nodiscard]] virtual std::optional<EncodedArray> saved(const SavedSite& site,
+                                                          const EncodedArray& array) = 0;
 
   /// @throws std::invalid_argument if part of what was asked for has met no op so far. A tape calls
   ///         it before each backward pass.

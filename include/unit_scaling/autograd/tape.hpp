@@ -40,6 +40,7 @@
 #include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/kernels/map.hpp"
@@ -305,6 +306,13 @@ template <Precision P> class Tape {
     Format held = {};                      ///< whose numbers the value has
   };
 
+  /// Memory that an op has saved for its backward pass.
+  struct SavedItem {
+    const void* elements;
+    std::size_t bytes;
+    Array<Storage>* array;  ///< that it is of; null: of none, or of other elements
+  };
+
   /// One recorded op, as far as ops are alike. What does with them what does not depend on the op
   /// is compiled once, not once for each op.
   struct Node {
@@ -315,8 +323,7 @@ template <Precision P> class Tape {
     /// From the gradients of its outputs to those of its inputs.
     /// @param factor what the former carry, a number of `gradient_factors()`.
     virtual void backward(Tape& tape, std::size_t factor) = 0;
-    virtual void for_each_saved(
-        const std::function<void(const void*, std::size_t)>& visit) const = 0;
+    virtual void for_each_saved(const std::function<void(const SavedItem&)>& visit) = 0;
     /// Destroys the node and gives its memory back to `records`, where it came from.
     virtual void discard(RecyclingResource& records) = 0;
 
@@ -327,6 +334,7 @@ template <Precision P> class Tape {
     std::size_t index = 0;         ///< the op's number on the tape, for observers
     std::size_t first_output = 0;
     std::size_t outputs = 0;
+    std::size_t encoded = 0;  ///< how many of its saved arrays are in `encoded_`
     std::span<const std::size_t> input_slots = {};  ///< of the differentiable inputs
     std::span<const ItemCount> counts = {};         ///< of their backward factors
   };
@@ -403,14 +411,18 @@ template <Precision P> class Tape {
       }
     }
 
-    void for_each_saved(const std::function<void(const void*, std::size_t)>& visit) const override {
+    void for_each_saved(const std::function<void(const SavedItem&)>& visit) override {
       std::apply(
-          [&](const auto&... item) {
-            [[maybe_unused]] const auto visit_array = [&]<class T>(const T& value) {
-              if constexpr (is_array<T>) {
-                visit(value.data(), value.bytes());
+          [&](auto&... item) {
+            [[maybe_unused]] const auto visit_array = [&]<class T>(T& value) {
+              if constexpr (std::is_same_v<T, Array<Storage>>) {
+                visit({value.data(), value.bytes(), &value});
+              } else if constexpr (is_array<T>) {
+                visit({value.data(), value.bytes(), nullptr});
               } else if constexpr (std::is_same_v<T, kernels::Operand>) {
-                value.for_each_part(visit);
+                value.for_each_part([&](const void* elements, std::size_t bytes) {
+                  visit({elements, bytes, nullptr});
+                });
               }
             };
             (visit_array(item), ...);
@@ -536,6 +548,9 @@ template <Precision P> class Tape {
         add_node(*std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
                      op, scales, std::move(result.saved), input_slots, counts),
                  first_output);
+        if constexpr (!Op::traits.is_loss) {
+          if (recipe_) save_as_recipe_says({activation_of(args)..., y.data()...});
+        }
       }
       ++recorded_;
       return [&]<std::size_t... k>(std::index_sequence<k...>) {
@@ -620,6 +635,19 @@ template <Precision P> class Tape {
   /// The path of a module, kept for the backward pass; empty where nobody is told.
   [[nodiscard]] std::string_view kept(std::string_view module);
 
+  /// The elements of an argument unless it is a parameter.
+  template <class T> const void* activation_of(const Variable<P, T>& variable) const {
+    return slots_[variable.slot_].parameter == nullptr ? variable.value().data() : nullptr;
+  }
+  static const void* activation_of(const Array<std::int32_t>& /*indices*/) { return nullptr; }
+
+  /// Saves those of the last node's arrays that are some of these as the recipe says.
+  void save_as_recipe_says(std::initializer_list<const void*> activations);
+
+  /// Gives a node the arrays back that are in `encoded_`.
+  /// @param is_read whether the node is going to read them.
+  void take_encoded(const Node& node, bool is_read);
+
   template <class T> Array<T> take_gradient(std::size_t slot) {
     return sums_.template take<T>(slot, slots_[slot].shape);
   }
@@ -657,7 +685,9 @@ template <Precision P> class Tape {
   TapeMode mode_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
-  std::size_t recorded_ = 0;        ///< ops since the last clear, those without a node included
+  /// What a recipe saves in place of arrays of the nodes, in their order.
+  std::vector<std::pair<Array<Storage>*, EncodedArray>> encoded_;
+  std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = detail::next_recording();
   std::uint64_t step_ = 0;
@@ -677,6 +707,7 @@ template <Precision P> class Tape {
 // elsewhere.
 
 template <Precision P> void Tape<P>::clear() {
+  encoded_.clear();
   while (!nodes_.empty()) nodes_.pop_back();
   operands_.end_step();
   slots_.clear();
@@ -780,7 +811,41 @@ template <Precision P> void Tape<P>::unwind() {
 
 template <Precision P> void Tape<P>::backward_of(Node& node) {
   const std::optional<std::size_t> factor = sums_.factor_of(node.first_output, node.outputs);
+  if (node.encoded != 0) take_encoded(node, factor.has_value());
   if (factor) node.backward(*this, *factor);
+}
+
+template <Precision P>
+void Tape<P>::save_as_recipe_says(std::initializer_list<const void*> activations) {
+  if constexpr (!has_double) {
+    Node& node = *nodes_.back();
+    std::size_t argument = 0;
+    const auto save = [&](const SavedItem& item) {
+      const std::size_t index = argument++;
+      const bool is_activation =
+          std::find(activations.begin(), activations.end(), item.elements) != activations.end();
+      if (item.array == nullptr || item.bytes == 0 || !is_activation) return;
+      auto encoded =
+          recipe_.save({{.module = node.module, .op = node.name, .argument = index}, &memory_},
+                       EncodedArray::view(*item.array));
+      if (!encoded) return;
+      encoded_.emplace_back(item.array, std::move(*encoded));
+      *item.array = {};
+      ++node.encoded;
+    };
+    node.for_each_saved(std::cref(save));  // a copy would be allocated
+  }
+}
+
+template <Precision P> void Tape<P>::take_encoded(const Node& node, bool is_read) {
+  if constexpr (!has_double) {
+    for (std::size_t i = 0; i < node.encoded; ++i, encoded_.pop_back()) {
+      const auto& [array, encoded] = encoded_.back();
+      if (!is_read) continue;
+      *array = kernels::convert<Storage, Overflow::infinity_or_nan>(
+          recipe_.decode(encoded, &memory_), &memory_);
+    }
+  }
 }
 
 template <Precision P>
@@ -878,9 +943,12 @@ template <Precision P> std::size_t Tape<P>::saved_bytes() const {
   for (const auto& [parameter, slot] : parameters_) seen.insert(slots_[slot].elements);
   std::size_t bytes = 0;
   for (const auto& node : nodes_) {
-    node->for_each_saved([&](const void* data, std::size_t size) {
-      if (seen.insert(data).second) bytes += size;
+    node->for_each_saved([&](const SavedItem& item) {
+      if (seen.insert(item.elements).second) bytes += item.bytes;
     });
+  }
+  for (const auto& [array, encoded] : encoded_) {
+    bytes += encoded.codes().size() + encoded.scale_codes().size();
   }
   return bytes;
 }

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -25,6 +26,7 @@
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/optim/automatic_scale.hpp"
 #include "unit_scaling/optim/state_format.hpp"
@@ -50,7 +52,8 @@ struct ReducedGradient {
 /// An all-reduce in a narrow format.
 ///
 /// 1. Worker i rounds f g_i under its scale: g'_i = FP8(f g_i s'_i), with f as `WorkerScaling`
-///    has it.
+///    has it. Numbers beyond the format saturate; infinite ones become NaN, so that the sum tells
+///    of them.
 /// 2. The workers agree on s = min s'_i, and each rounds once more: g''_i = FP8(s g'_i / s'_i).
 /// 3. The sum g = Σ g''_i is formed as a tree. Each partial sum is rounded to the format, and
 ///    saturates.
@@ -70,9 +73,14 @@ class AllReduce {
   };
 
   AllReduce() : AllReduce(Options{}) {}
-  /// @throws DomainError as AutomaticScale, and for binary64.
+  /// @throws DomainError as AutomaticScale, for binary64, and for a format without a sign, zero or
+  ///         NaN.
   explicit AllReduce(const Options& options) : options_(options), automatic_(options.automatic) {
-    require(!options.format.is_binary64(), name, "expected a format within binary32, got float64");
+    const auto holds_sums = [](const FormatSpec& spec) {
+      return spec.has_sign() && spec.has_zero() && spec.has_nan();
+    };
+    require(!options.format.is_binary64() && holds_sums(options.format.spec()), name,
+            "expected a format within binary32 with a sign, zero and NaN, got ", options.format);
   }
 
   /// The mean of a gradient of each worker.
@@ -98,10 +106,12 @@ class AllReduce {
     }
     std::vector<Array<float>> sums;
     sums.reserve(messages.size());
-    for (EncodedArray& message : messages) {
+    for (std::size_t worker = 0; worker < messages.size(); ++worker) {
+      EncodedArray& message = messages[worker];
       if (message.scale(0) != scale) message = rounded(message, scale, 1);
       sums.push_back(message.without_scales().decode());
       message = {};
+      mark_infinite(gradients[worker], sums.back());
     }
     for (std::size_t apart = 1; apart < sums.size(); apart *= 2) {
       for (std::size_t i = 0; i + apart < sums.size(); i += 2 * apart) {
@@ -140,6 +150,14 @@ class AllReduce {
     return EncodedArray::encode(array, options_.format,
                                 ScaleLayout::per_tensor(ScaleFormat::power_of_two),
                                 std::span(&scale, 1), {.scale = factor});
+  }
+
+  /// Makes NaN of what was infinite before it saturated.
+  static void mark_infinite(const Array<float>& gradient, Array<float>& message) {
+    float* const to = message.mutable_data();
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      if (std::isinf(gradient.data()[i])) to[i] = std::numeric_limits<float>::quiet_NaN();
+    }
   }
 
   /// 1/s' of a gradient.

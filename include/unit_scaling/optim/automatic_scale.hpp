@@ -20,6 +20,8 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 ///
 /// Count those of a gradient that was added up over workers after the sum: partial sums of fewer
 /// workers saturate less, so a share of them all can stay below the bound while the sum is lost.
+/// With the defaults, which are the paper's, μ takes 1000 steps to double. Gradients that are much
+/// smaller than 1 have to wait for it, 20 000 steps at a scale of 2^-20, or need another initial μ.
 /// @see Peng et al. 2023, arXiv:2310.18313, section 2.1. The bounds of μ, and that μ grows in the
 ///      very next step after it was halved, are ours: the paper does not say.
 class AutomaticScale {
@@ -44,7 +46,8 @@ class AutomaticScale {
     require_positive(name, "least", options.least);
     require_positive(name, "largest", options.largest);
     require(options.least <= options.initial && options.initial <= options.largest, name,
-            "expected an initial factor from the least to the largest");
+            "expected an initial factor from the least, ", options.least, ", to the largest, ",
+            options.largest, ", got ", options.initial);
   }
 
   /// μ

@@ -108,7 +108,8 @@ class EncodedStateFormat final : public StateFormat {
   };
 
   /// @throws DomainError for binary64, a format without sign or zero, or another size of a group;
-  ///         and if ranges are to be expanded that are not those of groups, or in more than 8 bits.
+  ///         for scales per group in a format whose largest number is below 1; and if ranges are to
+  ///         be expanded that are not those of groups, or in more than 8 bits.
   explicit EncodedStateFormat(const Options& options) : options_(options) {
     require(!options.format.is_binary64() && options.format.spec().has_sign() &&
                 options.format.spec().has_zero(),
@@ -120,6 +121,8 @@ class EncodedStateFormat final : public StateFormat {
     const FormatSpec spec = options.format.spec();
     require(options.expansion == RangeExpansion::none || spec.bits() <= 8, name,
             "expected a format of at most 8 bits where ranges are expanded, got ", options.format);
+    require(options.scale != StateScale::per_group || spec.max_finite() >= 1, name,
+            "expected a format with numbers from 1 on for scales per group, got ", options.format);
     if (options.format == Format::of<float8_e4m3fn>()) type_ = Type::e4m3;
     if (options.format == Format::of<float8_e5m2>()) type_ = Type::e5m2;
     if (options.format == Format::of<float16>()) type_ = Type::float16;
@@ -172,6 +175,18 @@ class EncodedStateFormat final : public StateFormat {
   [[nodiscard]] float tensor_scale(float largest, float before) const override {
     return largest > 0 ? power_of_two_scale(largest, options_.format, ScaleRounding::round_up)
                        : before;
+  }
+
+  [[nodiscard]] float stored_bound(float largest, float tensor_scale) const override {
+    // Rounding that depends on the sign or on a draw may round up any number.
+    const bool is_symmetric = options_.rounding == Rounding::nearest_even ||
+                              options_.rounding == Rounding::nearest_away ||
+                              options_.rounding == Rounding::toward_zero;
+    float number = largest / tensor_scale;
+    options_.format.quantise(
+        std::span(&number, 1), std::span(&number, 1),
+        {.rounding = is_symmetric ? options_.rounding : Rounding::toward_positive});
+    return number * tensor_scale;
   }
 
   void decode(const StateMemory& from, std::size_t first, std::size_t count,
@@ -354,29 +369,6 @@ class EncodedStateFormat final : public StateFormat {
     return bit_cast_to<int32x16>(bit_cast_to<uint32x16>(x) & 0x7fff'ffffU);
   }
 
-  /// The greater by lanes.
-  [[nodiscard, gnu::always_inline]] static int32x16 greater(int32x16 left, int32x16 right) {
-#if defined(__AVX512F__)
-    // GCC 12 makes two instructions of the selection.
-    return reinterpret_cast<int32x16>(_mm512_maskz_max_epi32(
-        0xffff, reinterpret_cast<__m512i>(left), reinterpret_cast<__m512i>(right)));
-#else
-    return select(is_less(left, right), right, left);
-#endif
-  }
-
-  /// The greatest of the lanes.
-  [[nodiscard, gnu::always_inline]] static std::int32_t greatest_lane(int32x16 x) {
-    using int32x4 = std::int32_t __attribute__((vector_size(16)));
-    const int32x8 a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
-    const int32x8 b = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-    const int32x8 eight = select(is_less(a, b), b, a);
-    const int32x4 c = __builtin_shufflevector(eight, eight, 0, 1, 2, 3);
-    const int32x4 d = __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-    const auto of_pair = [&](int lane) { return std::max<std::int32_t>(c[lane], d[lane]); };
-    return std::max(std::max(of_pair(0), of_pair(1)), std::max(of_pair(2), of_pair(3)));
-  }
-
   /// @pre size is a multiple of lanes
   [[nodiscard]] Range range_of(const float* numbers, std::size_t size) const {
     constexpr std::int32_t infinity = 0x7f80'0000;
@@ -387,14 +379,14 @@ class EncodedStateFormat final : public StateFormat {
     int32x16 without_zeros = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
     const auto add = [&](int32x16 bits) {
       const auto less_one = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(bits) + 0x7fff'ffffU);
-      largest = greater(largest, bits);
-      with_zeros = greater(with_zeros, ~bits);
-      without_zeros = greater(without_zeros, ~less_one);
+      largest = unit_scaling::detail::greater_lanes(largest, bits);
+      with_zeros = unit_scaling::detail::greater_lanes(with_zeros, ~bits);
+      without_zeros = unit_scaling::detail::greater_lanes(without_zeros, ~less_one);
     };
     for (std::size_t i = 0; i < size; i += lanes) {
       add(magnitude_bits(load<float32x16>(numbers + i)));
     }
-    if (greatest_lane(largest) >= infinity) {
+    if (unit_scaling::detail::greatest_lane(largest) >= infinity) {
       // Once more, for that is rare: what is not finite counts as zero, and no zero as one.
       largest = int32x16{};
       with_zeros = splat<int32x16>(~infinity);
@@ -404,17 +396,18 @@ class EncodedStateFormat final : public StateFormat {
         const int32x16 is_finite = is_less(bits, splat<int32x16>(infinity));
         const int32x16 before = with_zeros;
         add(select(is_finite, bits, int32x16{}));
-        with_zeros = greater(before, select(is_finite, ~bits, before));
+        with_zeros = unit_scaling::detail::greater_lanes(before, select(is_finite, ~bits, before));
       }
     }
-    const std::int32_t of_largest = greatest_lane(largest);
+    const std::int32_t of_largest = unit_scaling::detail::greatest_lane(largest);
     if (of_largest == 0) return {0, 0, false};
     const auto of_smallest = static_cast<std::int32_t>(
-        static_cast<std::uint32_t>(~greatest_lane(without_zeros)) - 0x7fff'ffffU);
+        static_cast<std::uint32_t>(~unit_scaling::detail::greatest_lane(without_zeros)) -
+        0x7fff'ffffU);
     constexpr std::int32_t least_normal = 0x0080'0000;
     return {std::bit_cast<float>(of_largest),
             std::bit_cast<float>(options_.expansion == RangeExpansion::coat_code
-                                     ? ~greatest_lane(with_zeros)
+                                     ? ~unit_scaling::detail::greatest_lane(with_zeros)
                                      : of_smallest),
             of_smallest < least_normal};
   }

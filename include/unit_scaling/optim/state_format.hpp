@@ -89,6 +89,9 @@ class StateFormat {
   /// @param before the scale so far, which remains if `largest` is 0.
   [[nodiscard]] virtual float tensor_scale(float largest, float before) const = 0;
 
+  /// What the finite magnitudes of numbers up to `largest` do not exceed once they are stored.
+  [[nodiscard]] virtual float stored_bound(float largest, float tensor_scale) const = 0;
+
   /// The numbers of a chunk. @pre count <= chunk, and `first` is a multiple of chunk
   virtual void decode(const StateMemory& from, std::size_t first, std::size_t count,
                       float* out) const = 0;
@@ -193,10 +196,9 @@ class StateInStep {
   /// When everything is written.
   void finish() {
     if (!has_tensor_scale()) return;
-    auto largest = std::bit_cast<float>(largest_.bits());
-    format_->round(&largest, 0, 1, tensor_scale_, site_);
+    const auto largest = std::bit_cast<float>(largest_.bits());
     memory_.scales[0] = tensor_scale_;
-    memory_.scales[1] = largest;
+    memory_.scales[1] = format_->stored_bound(largest, tensor_scale_);
   }
 
  private:

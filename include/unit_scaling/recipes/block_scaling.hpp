@@ -8,16 +8,14 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory_resource>
 #include <numeric>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
-#include <utility>
 
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
@@ -27,11 +25,9 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/shape.hpp"
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/block_scales.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
-#include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
@@ -40,6 +36,8 @@
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
+#include "unit_scaling/formats/tile_maxima_encoding.hpp"
+#include "unit_scaling/recipes/by_role.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -61,9 +59,7 @@ struct BlockScaledOperand {
 
 /// What block scaling does with each operand of a matrix product.
 struct BlockScalingOptions {
-  BlockScaledOperand input = {};
-  BlockScaledOperand weight = {};
-  BlockScaledOperand gradient = {};
+  ByRole<BlockScaledOperand> operands = {};
   /// How scales are stored, and so how they follow from the maxima of tiles: see `BlockScaling`.
   ScaleFormat scales = ScaleFormat::power_of_two;
   /// Of scales that are powers of two.
@@ -80,20 +76,8 @@ struct BlockScalingOptions {
 ///
 ///     tape.use_recipe(BlockScaling::mxfp8());
 ///
-/// Let a be the largest magnitude of a tile and m the largest number of the format. The scale is
-/// - `power_of_two`: as `ScaleRounding` says, from 2^-127 to 2^127: by OCP MX 1.0, or the smallest
-///   power of two that is not below a/m. A tile of zeros has 2^-127.
-/// - `binary32`: a/m, rounded to nearest in binary32, and no less than 2^-126. A tile of zeros has
-///   1.
-/// - `two_level`: t s. The common scale t is A/(448 m), rounded likewise and no less than 2^-126,
-///   of the largest finite magnitude A of all tiles; 1 if that is zero. s is a/(m t), product and
-///   quotient rounded in binary32, rounded to the nearest number of float8_e4m3fn from 2^-9 to 448.
-///   So no tile is divided by zero. s may be less than that quotient, and then the largest
-///   elements of the tile saturate.
-///
-/// Elements are divided by their scale as `EncodedArray` does, and rounded; those beyond the
-/// largest number saturate. If a tile has an infinity or NaN, its scale is NaN, and so is each of
-/// its elements.
+/// `encode_by_tile_maxima` says which scale a tile has. Elements beyond the largest number
+/// saturate. If a tile has an infinity or NaN, its scale is NaN, and so is each of its elements.
 ///
 /// Stochastic rounding draws from the stream `rounding`, keyed by the seed, the tape's step and the
 /// number of the array within the step: it depends neither on the number of threads nor on what
@@ -108,9 +92,9 @@ class BlockScaling final : public Recipe {
   ///         below 2; for tiles without elements; for no scales; and for another rounding than
   ///         nearest_even and stochastic.
   explicit BlockScaling(const BlockScalingOptions& options) : options_(options) {
-    require_operand("input", options_.input);
-    require_operand("weight", options_.weight);
-    require_operand("gradient", options_.gradient);
+    require_operand("input", options_.operands.input);
+    require_operand("weight", options_.operands.weight);
+    require_operand("gradient", options_.operands.gradient);
     require(options_.scales != ScaleFormat::none, "BlockScaling", "expected a format of scales");
   }
 
@@ -119,13 +103,12 @@ class BlockScaling final : public Recipe {
   /// @see OCP Microscaling Formats (MX) Specification 1.0;
   ///      https://docs.nvidia.com/deeplearning/transformer-engine/api/common.html.
   [[nodiscard]] static BlockScaling mxfp8(const Format& gradient = Format::of<float8_e4m3fn>()) {
-    return BlockScaling({.gradient = {.format = gradient}});
+    return BlockScaling({.operands = {.gradient = {.format = gradient}}});
   }
   /// MXFP6, by default of E2M3 throughout; E3M2 is the other format that the specification has.
   [[nodiscard]] static BlockScaling mxfp6(const Format& format = Format::of<float6_e2m3fn>()) {
-    return BlockScaling({.input = {.format = format},
-                         .weight = {.format = format},
-                         .gradient = {.format = format}});
+    const BlockScaledOperand block{.format = format};
+    return BlockScaling({.operands = {.input = block, .weight = block, .gradient = block}});
   }
   /// MXFP4.
   [[nodiscard]] static BlockScaling mxfp4() { return mxfp6(Format::of<float4_e2m1fn>()); }
@@ -143,9 +126,8 @@ class BlockScaling final : public Recipe {
   ///      deep_gemm/utils/math.py.
   [[nodiscard]] static BlockScaling deepseek(ScaleFormat scales = ScaleFormat::binary32) {
     const BlockScaledOperand row{.along = 128};
-    return BlockScaling({.input = row,
-                         .weight = {.along = 128, .across = 128},
-                         .gradient = row,
+    const BlockScaledOperand square{.along = 128, .across = 128};
+    return BlockScaling({.operands = {.input = row, .weight = square, .gradient = row},
                          .scales = scales,
                          .scale_rounding = ScaleRounding::round_up});
   }
@@ -158,14 +140,13 @@ class BlockScaling final : public Recipe {
   /// @see arXiv 2509.25149; https://github.com/pytorch/ao/issues/3293, which lists what it takes.
   [[nodiscard]] static BlockScaling nvfp4(std::uint64_t seed = 0) {
     const BlockScaledOperand row{.format = Format::of<float4_e2m1fn>(), .along = 16};
-    BlockScalingOptions options{.input = row,
-                                .weight = row,
-                                .gradient = row,
-                                .scales = ScaleFormat::two_level,
-                                .seed = seed};
-    options.weight.across = 16;
-    options.gradient.rounding = Rounding::stochastic;
-    return BlockScaling(options);
+    BlockScaledOperand square = row;
+    square.across = 16;
+    BlockScaledOperand stochastic = row;
+    stochastic.rounding = Rounding::stochastic;
+    return BlockScaling({.operands = {.input = row, .weight = square, .gradient = stochastic},
+                         .scales = ScaleFormat::two_level,
+                         .seed = seed});
   }
 
   [[nodiscard]] const BlockScalingOptions& options() const& { return options_; }
@@ -174,7 +155,7 @@ class BlockScaling final : public Recipe {
   [[nodiscard]] std::optional<OperandForms> operand(const OperandSite& site,
                                                     const EncodedArray& array) override {
     const DefaultArithmetic arithmetic;
-    const BlockScaledOperand& to = operand_of(site.role);
+    const BlockScaledOperand& to = options_.operands[site.role];
     const bool is_stochastic = to.rounding == Rounding::stochastic;
     if (!is_stochastic && site.made_before != nullptr && is_form(site.made_before->array, to)) {
       return OperandForms{.array = site.made_before->array,
@@ -193,25 +174,11 @@ class BlockScaling final : public Recipe {
 
  private:
   static void require_operand(std::string_view role, const BlockScaledOperand& to) {
-    const Format& format = to.format;
-    require(
-        format.storage_bits() <= 8 && format.spec().has_zero() && format.spec().max_finite() >= 2,
-        "BlockScaling", "expected for each ", role,
-        " a format of a byte or less with zero and numbers from 2 on, got ", format);
-    require(to.along != 0 && to.across != 0, "BlockScaling", "expected tiles of at least 1 x 1");
+    require_tile_format("BlockScaling, " + std::string(role), to.format);
+    require(to.along != 0 && to.across != 0, "BlockScaling", "expected for each ", role,
+            " tiles of at least 1 x 1, got ", to.along, " along and ", to.across, " across");
     require(to.rounding == Rounding::nearest_even || to.rounding == Rounding::stochastic,
-            "BlockScaling", "expected rounding nearest_even or stochastic");
-  }
-
-  [[nodiscard]] const BlockScaledOperand& operand_of(ops::OperandRole role) const {
-    switch (role) {
-      case ops::OperandRole::weight:
-        return options_.weight;
-      case ops::OperandRole::gradient:
-        return options_.gradient;
-      default:
-        return options_.input;
-    }
+            "BlockScaling", "expected for each ", role, " rounding nearest_even or stochastic");
   }
 
   /// Some rows of an array in binary32, (count, columns), in scratch memory; all of them where they
@@ -249,7 +216,8 @@ class BlockScaling final : public Recipe {
                                            const BlockScaledOperand& to) const {
     constexpr std::size_t cached = std::size_t{1} << 15;
     const std::size_t all = array.rows();
-    if (array.size() <= cached || has_common_scale(options_.scales)) return all;
+    const std::size_t tile = std::max(to.along, to.across);
+    if (array.size() <= cached || has_common_scale(options_.scales) || tile >= all) return all;
     const std::size_t unit = std::lcm(std::lcm(to.along, to.across), std::size_t{8});
     return std::min(all, std::max(unit, cached / array.columns() / unit * unit));
   }
@@ -331,105 +299,8 @@ class BlockScaling final : public Recipe {
   [[nodiscard]] EncodedArray form_of(const EncodedArray& numbers, const BlockScaledOperand& to,
                                      const ScaleLayout& layout, const EncodeOptions& encoding,
                                      std::pmr::memory_resource* memory) const {
-    const bool are_powers = options_.scales == ScaleFormat::power_of_two;
-    const Array<float> maxima =
-        are_powers ? power_of_two_block_scales(numbers, layout, to.format, options_.scale_rounding,
-                                               &scratch_memory())
-                   : largest_magnitudes(numbers, layout, &scratch_memory());
-    return EncodedArray::encode_under(numbers, to.format, layout,
-                                      scales_of(maxima.span(), to.format.spec(), memory), encoding,
-                                      memory);
-  }
-
-  /// The scales of tiles with these maxima, in the form in which they are stored. Powers of two are
-  /// what is given instead of maxima.
-  [[nodiscard]] Array<std::uint8_t> scales_of(std::span<const float> maxima,
-                                              const FormatSpec& format,
-                                              std::pmr::memory_resource* memory) const {
-    const std::size_t common_bytes = has_common_scale(options_.scales) ? sizeof(float) : 0;
-    Array<std::uint8_t> scales(Shape{maxima.size() * scale_bytes(options_.scales) + common_bytes},
-                               memory);
-    std::uint8_t* const to = scales.mutable_data();
-    const auto largest = static_cast<float>(format.max_finite());
-    float common = 1;
-    if (has_common_scale(options_.scales)) {
-      common = common_scale(maxima, largest);
-      std::memcpy(to + maxima.size(), &common, sizeof(common));
-    }
-    parallel_ranges(maxima.size(), detail::convert_grain, [&](std::size_t begin, std::size_t end) {
-      const auto part = maxima.subspan(begin, end - begin);
-      switch (options_.scales) {
-        case ScaleFormat::power_of_two:
-          return write_powers(part, to + begin);
-        case ScaleFormat::binary32:
-          return write_quotients(part, largest, to + begin * sizeof(float));
-        default:
-          return write_shares(part, largest * common, to + begin);
-      }
-    });
-    return scales;
-  }
-
-  /// Calls `body(bits of the maxima, first, count)` for every sixteen.
-  template <class Body> static void for_maxima(std::span<const float> maxima, const Body& body) {
-    std::size_t i = 0;
-    for (; i + lanes <= maxima.size(); i += lanes) {
-      body(bit_cast_to<uint32x16>(load<float32x16>(&maxima[i])), i, lanes);
-    }
-    if (i == maxima.size()) return;
-    float rest[lanes] = {};
-    std::copy(maxima.begin() + static_cast<std::ptrdiff_t>(i), maxima.end(), rest);
-    body(bit_cast_to<uint32x16>(load<float32x16>(rest)), i, maxima.size() - i);
-  }
-
-  /// In float8_e8m0fnu, powers of two and NaN are their exponent fields in binary32.
-  static void write_powers(std::span<const float> powers, std::uint8_t* to) {
-    for_maxima(powers, [&](uint32x16 bits, std::size_t first, std::size_t count) {
-      const auto codes = convert_to<uint8x16>(bits >> detail::float_mantissa_bits);
-      std::memcpy(to + first, &codes, count);
-    });
-  }
-
-  /// What is not finite becomes NaN, and zero `of_zero`.
-  [[nodiscard]] static float32x16 finished(uint32x16 maxima, float32x16 scales, float of_zero) {
-    const auto nan = bit_cast_to<float32x16>(
-        splat<uint32x16>(detail::float_infinity_bits | detail::float_quiet_bit));
-    const float32x16 or_zero =
-        select(detail::is_below(maxima, 1U), splat<float32x16>(of_zero), scales);
-    return select(detail::is_below(maxima, detail::float_infinity_bits), or_zero, nan);
-  }
-
-  static void write_quotients(std::span<const float> maxima, float largest, std::uint8_t* to) {
-    for_maxima(maxima, [&](uint32x16 bits, std::size_t first, std::size_t count) {
-      const auto scales =
-          greatest(bit_cast_to<float32x16>(bits) / largest, splat<float32x16>(0x1p-126F));
-      const float32x16 result = finished(bits, scales, 1);
-      std::memcpy(to + first * sizeof(float), &result, count * sizeof(float));
-    });
-  }
-
-  /// @param unit the largest number times the common scale
-  static void write_shares(std::span<const float> maxima, float unit, std::uint8_t* to) {
-    for_maxima(maxima, [&](uint32x16 bits, std::size_t first, std::size_t count) {
-      const float32x16 least =
-          splat<float32x16>(static_cast<float>(float8_e4m3fn::format.min_subnormal()));
-      const auto shares = greatest(bit_cast_to<float32x16>(bits) / unit, least);
-      float8_e4m3fn codes[lanes];
-      store_float<Overflow::saturate>(finished(bits, shares, least[0]), codes);
-      std::memcpy(to + first, codes, count);
-    });
-  }
-
-  [[nodiscard]] static float common_scale(std::span<const float> maxima, float largest) {
-    int32x16 greatest_bits{};
-    for_maxima(maxima, [&](uint32x16 bits, std::size_t /*first*/, std::size_t /*count*/) {
-      const auto is_finite = detail::is_below(bits, detail::float_infinity_bits);
-      greatest_bits = detail::greater_lanes(greatest_bits, is_finite & bit_cast_to<int32x16>(bits));
-    });
-    const auto maximum = std::bit_cast<float>(detail::greatest_lane(greatest_bits));
-    if (maximum == 0) return 1;
-    const double limit = float8_e4m3fn::format.max_finite() * static_cast<double>(largest);
-    return std::max(static_cast<float>(static_cast<double>(maximum) / limit), 0x1p-126F);
+    return encode_by_tile_maxima(numbers, to.format, layout, options_.scale_rounding, encoding,
+                                 memory);
   }
 
   BlockScalingOptions options_;

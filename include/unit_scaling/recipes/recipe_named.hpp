@@ -22,6 +22,7 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/recipes/block_scaling.hpp"
+#include "unit_scaling/recipes/coat.hpp"
 #include "unit_scaling/recipes/tensor_scaling.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -44,6 +45,7 @@ inline constexpr std::array named_recipes{
     NamedRecipe{"mxfp4", "E2M1 in blocks of 32"},
     NamedRecipe{"deepseek", "E4M3 in blocks of 128, weights in tiles of 128 x 128"},
     NamedRecipe{"nvfp4", "E2M1 in blocks of 16, gradients stochastically"},
+    NamedRecipe{"coat", "a float for each tensor; what other ops save is in E4M3 too"},
 };
 
 /// "amax, delayed, constant:BIAS, …"
@@ -69,6 +71,7 @@ inline constexpr std::array named_recipes{
   if (name == "mxfp4") return std::make_shared<BlockScaling>(BlockScaling::mxfp4());
   if (name == "deepseek") return std::make_shared<BlockScaling>(BlockScaling::deepseek());
   if (name == "nvfp4") return std::make_shared<BlockScaling>(BlockScaling::nvfp4(seed));
+  if (name == "coat") return std::make_shared<Coat>();
   constexpr std::string_view constant = "constant:";
   if (name.starts_with(constant)) {
     int bias = 0;

@@ -28,6 +28,7 @@
 #include <map>
 #include <memory_resource>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,30 +51,11 @@
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/ops/operand.hpp"
+#include "unit_scaling/recipes/by_role.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE {
-
-/// A value for each role that an operand may have.
-template <class T> struct ByRole {
-  T input;
-  T weight;
-  T gradient;
-
-  [[nodiscard]] const T& operator[](ops::OperandRole role) const& {
-    switch (role) {
-      case ops::OperandRole::weight:
-        return weight;
-      case ops::OperandRole::gradient:
-        return gradient;
-      case ops::OperandRole::input:
-        break;
-    }
-    return input;
-  }
-  const T& operator[](ops::OperandRole role) const&& = delete;
-};
 
 /// The formats of training in FP8: E4M3 for inputs and weights, E5M2 for gradients, as the paper,
 /// MS-AMP and TransformerEngine have them.
@@ -138,7 +120,8 @@ inline constexpr ByRole<Format> fp8_formats{.input = Format::of<float8_e4m3fn>()
           exponent_of_limit - exponent_of_maximum - (limit < fraction ? 1 : 0) - margin;
       factor = std::ldexp(1.0F, std::clamp(exponent, -most, most));
     } else {
-      // A quotient of two floats, rounded to double and then to float, is as if rounded once.
+      // A quotient of two floats, rounded to double and then to float, is as if rounded once. A
+      // least maximum that is no float has the two roundings of torchao.
       const double quotient = std::ldexp(format.max_finite(), -margin) / maximum;
       factor = static_cast<float>(
           std::clamp(quotient, 0x1p-127, static_cast<double>(std::numeric_limits<float>::max())));
@@ -161,10 +144,11 @@ namespace detail {
       .with_scale(scales, scale, memory);
 }
 
-/// The operand of a tensor of a known maximum. Finite numbers beyond the format saturate, as they
-/// do in TransformerEngine and torchao. A tensor that is not finite stays so: its infinities become
-/// infinities, or NaNs in a format that has no infinity, so that a dynamic loss scale sees them in
-/// the gradients. Casts that saturate infinities, as those of the sources do, would hide them.
+/// The operand of a tensor of a known maximum. Numbers beyond the format saturate, as they do in
+/// TransformerEngine and torchao. A tensor that is not finite stays so: its infinities, and finite
+/// numbers beyond the format, become infinities, or NaNs in a format that has no infinity. So a
+/// dynamic loss scale sees them in the gradients. Casts that saturate infinities, as those of the
+/// sources do, would hide them.
 [[nodiscard]] inline EncodedArray encode_of_maximum(const EncodedArray& array, float maximum,
                                                     const Format& format, float factor,
                                                     ScaleFormat scales,
@@ -189,7 +173,7 @@ inline void require_margins(std::string_view recipe, const ByRole<int>& margins)
 /// @throws DomainError unless a scale is stored in a way that these recipes know.
 inline void require_scale_format(std::string_view recipe, ScaleFormat scales) {
   require(scales == ScaleFormat::power_of_two || scales == ScaleFormat::binary32, recipe,
-          "expected scales in power_of_two or binary32");
+          "expected scales in power_of_two or binary32, got ", to_string(scales));
 }
 
 /// What the op before was given of the same numbers, if a recipe that treats inputs and weights
@@ -218,10 +202,10 @@ struct TensorScalingOptions {
 /// Scales each operand by its own maximum (FP8-AMAX, "current scaling"): reads it once more than a
 /// policy does, and keeps nothing.
 ///
-/// A tensor of zeros, of no elements, or that is not finite has the factor 1, as
-/// TransformerEngine's current scaling has it. MS-AMP keeps the factor from before, which makes no
-/// other numbers of zeros, and for tensors that are not finite would be a state. What is not finite
-/// stays so.
+/// A tensor that is not finite has the factor 1, and so has one of zeros or of no elements unless
+/// `least_maximum` is above 0. TransformerEngine's current scaling does the same. MS-AMP keeps the
+/// factor from before; to do so for tensors that are not finite, a recipe needs a state. Infinities
+/// and NaNs are not saturated, and neither are numbers beyond the format beside them.
 ///
 /// If an operand is multiplied with 2^j, its codes stay as they are, and so do the bits of results
 /// but for their exponents, while these are in range.
@@ -291,22 +275,23 @@ struct DelayedScalingOptions {
 };
 
 /// Scales each operand by the maxima that the operands of its site had in the steps before
-/// ("delayed scaling"). So none is read before it is rounded, but for the next step.
+/// ("delayed scaling"). So an operand is rounded at once, and its own maximum is for later steps.
 ///
 /// - A site is what `write_name` names. Uses of it in one step have one factor, and their largest
 ///   maximum counts.
 /// - The factor is 1 at first, and stays as it is if the maximum that counts is 0.
-/// - Maxima of 0 and of tensors without elements are kept. A maximum that is not finite is not
-/// kept:
-///   the step leaves the factor to the maxima that there are. TransformerEngine keeps infinite
-///   ones, and with them the factor for as long as the history has one, 1024 steps by default; then
-///   one overflow under a dynamic loss scale would cost it the scales of gradients. MS-AMP, whose
+/// - Maxima of 0 and of tensors without elements are kept. A maximum that is not finite is not: the
+///   maxima that there are decide. TransformerEngine keeps infinite ones, and the factor then stays
+///   as it is until the last of them has left the history, after 1024 steps by default. So one
+///   overflow under a dynamic loss scale would cost it the scales of gradients. MS-AMP, whose
 ///   history is one step, keeps the factor as this class does.
 /// - A step that does not use a site leaves its history. TransformerEngine enters a maximum of 0.
 ///
-/// Numbers beyond the format saturate; what is not finite stays so. Operands of parameters are
-/// asked for at each use, so that a run which is resumed between two batches of a step has the same
-/// bits.
+/// It learns from every tape that uses it. Give a tape for validation a copy.
+///
+/// Numbers beyond the format saturate, except in a tensor that is not finite, as `TensorScaling`
+/// has it. Operands of parameters are asked for at each use, so that a run which is resumed between
+/// two batches of a step has the same bits.
 ///
 /// The state is one array for each site by name, "history": the factor, the maximum of the step
 /// that runs or −1 for none, and those of the last `history_length` steps, the last one first.
@@ -354,17 +339,15 @@ class DelayedScaling final : public Recipe {
                         .is_lasting = false};
   }
 
-  /// @throws DomainError if a visitor writes a history of another length, or a factor that no
-  ///         maximum has. Nothing is written then.
+  /// @throws DomainError if a visitor writes a history of another length, or a factor or a maximum
+  ///         that no training has. Nothing is written then.
   void visit_state(const RecipeStateVisitor& visit) override {
     auto shown = histories_;
     visit("history", shown);
     for (const auto& [site, history] : shown) {
       require(history.shape() == Shape{length()}, name, "expected a history of ", length(),
               " numbers for ", in_quotes(site), ", got ", history.size());
-      const float shown_factor = history.data()[factor];
-      require(shown_factor >= 0x1p-127F && std::isfinite(shown_factor), name,
-              "expected a finite factor of at least 2^-127 for ", in_quotes(site));
+      require_state(site, history.span());
     }
     histories_ = std::move(shown);
   }
@@ -379,6 +362,22 @@ class DelayedScaling final : public Recipe {
 
   [[nodiscard]] std::size_t length() const {
     return size_sum(name, {first_kept, options_.history_length});
+  }
+
+  /// What a history may hold.
+  void require_state(std::string_view site, std::span<const float> history) const {
+    const float of_site = history[factor];
+    int exponent = 0;
+    const bool is_stored =
+        options_.scales != ScaleFormat::power_of_two || std::frexp(of_site, &exponent) == 0.5F;
+    require(of_site >= 0x1p-127F && std::isfinite(of_site) && is_stored, name,
+            "expected a finite factor of at least 2^-127 for ", in_quotes(site),
+            is_stored ? "" : ", a power of two", ", got ", of_site);
+    const auto is_maximum = [](float number) { return number >= 0 && std::isfinite(number); };
+    for (std::size_t i = running; i < history.size(); ++i) {
+      require(is_maximum(history[i]) || (i == running && history[i] == none), name,
+              "expected finite maxima of at least 0 for ", in_quotes(site), ", got ", history[i]);
+    }
   }
 
   [[nodiscard]] Array<float> new_history() const {

@@ -65,7 +65,8 @@ struct LossScaleCounts {
 /// After each backward pass `check` looks for gradients that are not finite. A step with one is
 /// skipped: neither parameters nor what an optimiser keeps are written to. A dynamic scale is then
 /// multiplied with the back-off factor, and after `growth_interval` steps in a row without one with
-/// the growth factor. A static scale stays, and steps without finite gradients are skipped as well.
+/// the growth factor. A static scale stays; steps with a gradient that is not finite are skipped
+/// under it too.
 ///
 /// If gradients are clipped, the optimiser divides by `event.scale / clip_factor(norm, …)`, where
 /// `norm` is `gradient_norm(tape, parameters, event.scale)`.
