@@ -126,6 +126,36 @@ TEST(QuantisedWeights, OfAFileComputeWhatTheQuantisedModelComputes) {
   }
 }
 
+// A tape that stores narrower numbers sees the same quantised weights, as they are made of the
+// floats of the parameters.
+template <class P> void expect_same_bits_of_a_file_under() {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "model.safetensors";
+  OutlierClassifier model;
+  model.train();
+  const Array<float> points = LabelledPoints(50, 5).points;
+  const auto recipe = std::make_shared<Quantisation>(model, calibration_of(model, points, {}),
+                                                     options_of("e4m3fn", "int8", false, true));
+  train::save_quantised(path, model, *recipe);
+  const auto logits = [&](const OutlierClassifier& of, const std::shared_ptr<Quantisation>& under) {
+    Tape<P> tape(TapeMode::inference);
+    tape.use_recipe(under);
+    const auto y = of(tape.constant(points));
+    std::vector<float> numbers;
+    for (const auto each : y.value().span()) numbers.push_back(static_cast<float>(each));
+    return numbers;
+  };
+  OutlierClassifier loaded;
+  const auto loaded_recipe = train::load_quantised(path, loaded);
+  EXPECT_EQ(logits(loaded, loaded_recipe), logits(model, recipe)) << P::name;
+}
+
+TEST(QuantisedWeights, OfAFileComputeTheSameUnderEveryPrecision) {
+  expect_same_bits_of_a_file_under<precision::fp16>();
+  expect_same_bits_of_a_file_under<precision::bf16>();
+  expect_same_bits_of_a_file_under<precision::fp8>();
+}
+
 TEST(QuantisedWeights, StandInAFileInTheirOwnTypeBesideTheirScales) {
   const TemporaryFolder folder;
   const auto path = folder.path() / "model.safetensors";

@@ -100,6 +100,7 @@ class BlockScaling final : public Recipe {
 
   /// MXFP8: blocks of 32 under powers of two. The elements are E4M3, as TransformerEngine's
   /// MXFP8BlockScaling has them, or for gradients E5M2, the other format of the specification.
+  /// Scales are rounded down, as the specification says; those of TransformerEngine are rounded up.
   /// @see OCP Microscaling Formats (MX) Specification 1.0;
   ///      https://docs.nvidia.com/deeplearning/transformer-engine/api/common.html.
   [[nodiscard]] static BlockScaling mxfp8(const Format& gradient = Format::of<float8_e4m3fn>()) {
