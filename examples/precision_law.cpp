@@ -65,9 +65,9 @@ int main(int argc, char** argv) try {
                                      recipe_table::BertMlpTask::window + 1);
   std::filesystem::create_directories(out);
   settings.hidden_size = settings.steps = 0;  // of the cells
-  Outcomes outcomes(out / "cells.json",
-                    settings.text(corpus.training().size()) + ", " +
-                        (elements == Elements::integer ? "integer" : "floating"));
+  Outcomes outcomes(
+      out / "cells.json",
+      settings.text(corpus) + ", " + (elements == Elements::integer ? "integer" : "floating"));
   std::vector<Outcome> all;
   for (const Cell& cell : grid(hidden_sizes, steps, elements)) {
     auto outcome = outcomes.find(cell);

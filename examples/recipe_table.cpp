@@ -46,14 +46,17 @@ int main(int argc, char** argv) try {
   std::vector<Model> models{Model::bert_mlp, Model::decoder};
   std::vector<std::string> only;
   std::uint64_t seeds = 5;
-  std::filesystem::path out = "recipe_table";
+  std::filesystem::path out = "recipes";
   CLI::App app{
       "Trains one model under each method of training in FP8, and writes the table that "
       "compares them."};
   app.add_option("--model", models, "bert_mlp or decoder (default: both)")
-      ->transform(CLI::CheckedTransformer(std::vector<std::pair<std::string, Model>>{
-          {"bert_mlp", Model::bert_mlp}, {"decoder", Model::decoder}}));
-  app.add_option("--method", only, "Only methods of these names (default: all)");
+      ->transform(CLI::Transformer(std::vector<std::pair<std::string, Model>>{
+          {"bert_mlp", Model::bert_mlp}, {"decoder", Model::decoder}}))
+      ->type_name("MODEL");
+  std::string names;
+  for (const Method& each : methods) names += (names.empty() ? "" : ", ") + std::string(each.name);
+  app.add_option("--method", only, "Only methods of these names (default: all): " + names);
   app.add_option("--seeds", seeds, "Trainings of each, with seeds from 1 on")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
@@ -62,7 +65,14 @@ int main(int argc, char** argv) try {
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--hidden", settings.hidden_size, "Channels of the model")
       ->capture_default_str()
-      ->check(CLI::Range(2, 1 << 14));
+      ->check(CLI::Range(2, 1 << 14) &
+              CLI::Validator(
+                  [](const std::string& text) {
+                    return std::stoul(text) % 2 == 0
+                               ? std::string()
+                               : "expected an even number, as positions rotate pairs, got " + text;
+                  },
+                  "even"));
   app.add_option("--layers", settings.layers, "Blocks of the model")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 10));
@@ -87,7 +97,8 @@ int main(int argc, char** argv) try {
   for (const std::string& name : only) {
     if (std::none_of(methods.begin(), methods.end(),
                      [&](const Method& each) { return each.name == name; })) {
-      std::fprintf(stderr, "recipe_table: --method %s: there is none of that name\n", name.c_str());
+      std::fprintf(stderr, "recipe_table: --method '%s': expected one of %s\n", name.c_str(),
+                   names.c_str());
       return 2;
     }
   }
@@ -96,7 +107,7 @@ int main(int argc, char** argv) try {
   const us::train::TextCorpus corpus(us::train::TextCorpus::read_files(settings.data),
                                      DecoderTask::window + 1);
   std::filesystem::create_directories(out);
-  Results results(out / "runs.json", settings.text(corpus.training().size()));
+  Results results(out / "runs.json", settings.text(corpus));
   for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
     for (const Model model : models) {
       for (const Method& method : methods) {

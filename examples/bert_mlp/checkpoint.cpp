@@ -206,7 +206,11 @@ CheckpointVariant variant_of_checkpoint(const std::filesystem::path& path) {
   if (!values.contains("precision") || !values.contains("scaling")) {
     throw std::invalid_argument(named(path) + ": is no checkpoint of bert_mlp");
   }
-  return {values.at("precision"), values.at("scaling")};
+  const auto if_there = [&](const char* key) {
+    const auto found = values.find(key);
+    return found == values.end() ? std::string() : found->second;
+  };
+  return {values.at("precision"), values.at("scaling"), if_there("simulate"), if_there("recipe")};
 }
 
 std::string checkpoint_fingerprint(const Options& options, const Variant& variant,

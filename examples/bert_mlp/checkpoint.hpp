@@ -18,10 +18,12 @@
 
 namespace bert_mlp {
 
-/// The variant that a checkpoint is of, as --precision and --scaling name it.
+/// The variant that a checkpoint is of, as --precision, --scaling, --simulate and --recipe name it.
 struct CheckpointVariant {
   std::string precision;
   std::string scaling;
+  std::string simulation;  ///< empty: none
+  std::string recipe;      ///< empty: none
 };
 
 /// @throws std::invalid_argument if the file is no checkpoint of this program.

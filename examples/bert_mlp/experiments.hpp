@@ -87,9 +87,11 @@ inline void loss_scale_window(const Options& options, const us::train::TextCorpu
   }
 }
 
-/// "fp8 unit": the series that a run of the window belongs to.
+/// "fp8 unit", "fp8 unit, mxfp8": the series that a run of the window belongs to.
 inline std::string window_series(const RunResult& run) {
-  return run.variant.precision + (run.variant.is_unit() ? " unit" : " plain");
+  const std::string& recipe = run.variant.recipe;
+  return run.variant.precision + (run.variant.is_unit() ? " unit" : " plain") +
+         (recipe.empty() ? "" : ", " + recipe);
 }
 
 /// Validation loss by loss scale, a row for each series, and which scales come within 0.05 bits per

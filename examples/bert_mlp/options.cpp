@@ -312,7 +312,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   require_finite(
       app.add_option("--lr", options.learning_rate,
                      "Peak learning rate (default: 2^-2 unit, 2^-7 plain, 2^-9 plain fp8 without a "
-                     "loss scale; with sgd 2^-8 unit, 2^-2 plain)"),
+                     "loss scale or recipe; with sgd 2^-8 unit, 2^-2 plain)"),
       false);
   app.add_option("--schedule", schedule,
                  "constant, linear or cosine: what the rate does after a warm-up over a tenth of "
@@ -346,8 +346,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   overwrite_option->needs(out_option);
   auto* resume_option = app.add_option(
       "--resume", options.resume,
-      "Checkpoint to go on from, with the same other arguments; --precision and --scaling are "
-      "those of the checkpoint if not given");
+      "Checkpoint to go on from, with the same other arguments; --precision, --scaling, "
+      "--recipe and --simulate are those of the checkpoint if not given");
   app.add_flag("--quiet", options.quiet, "No progress line and no table");
   auto* json_option =
       app.add_flag("--json", options.json, "Print summary.json instead of the table");
@@ -385,12 +385,12 @@ std::optional<Options> parse_options(int argc, char** argv) {
                      "then backward, and draw the loss. Plain and unit unless --scaling is given; "
                      "takes --hidden 64 and --steps 300 unless they are given")
           ->expected(0, 1);
-  auto* recipe_option =
-      app.add_option("--recipe", recipe,
-                     "How operands of matrix products are scaled, in place of the formats of the "
-                     "precision: " +
-                         recipes_in_words() +
-                         ". The precision stores the rest. In --compare an entry may end in @NAME");
+  auto* recipe_option = app.add_option(
+      "--recipe", recipe,
+      "How operands of matrix products are scaled, in place of the formats of the "
+      "precision: " +
+          recipes_in_words() +
+          ". All else is stored as --precision says. In --compare an entry may end in @NAME");
   for (CLI::Option* option : {scales_option, window_option, sweep_option}) {
     simulate_option->excludes(option);
     recipe_option->excludes(option);
@@ -443,6 +443,10 @@ std::optional<Options> parse_options(int argc, char** argv) {
     const std::string file = "--resume " + quoted_path(options.resume.string()) + ": ";
     if (precision_option->count() == 0) precision = {there.precision, file};
     if (scaling_option->count() == 0) scaling = {there.scaling, file};
+    if (simulate_option->count() + recipe_option->count() == 0) {
+      simulate = there.simulation;
+      recipe = there.recipe;
+    }
   }
   if (sweep_option->count() > 0) {
     options.sweep_bits = parse_sweep_bits(sweep);
@@ -458,7 +462,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
         simulate_option->count() > 0 && precision_option->count() == 0 && !is_of_checkpoint;
     options.variants.push_back(
         parse_variant(is_carrier ? VariantPart{"fp32"} : precision, scaling));
-    if (recipe_option->count() > 0) {
+    if (!recipe.empty()) {
       options.variants.back() = with_option(
           "--recipe", recipe, [&] { return under_recipe(options.variants.back(), recipe); });
     }
@@ -469,6 +473,13 @@ std::optional<Options> parse_options(int argc, char** argv) {
       compare = "fp16:none,fp16:unit,fp8:none,fp8:unit";
     }
     options.variants = parse_comparison(compare);
+  }
+  if (options.print_scales) {
+    for (const Variant& variant : options.variants) {
+      if (variant.recipe.empty()) continue;
+      throw std::invalid_argument("--print-scales shows no recipe: '" + variant.name() +
+                                  "' cannot be had with it");
+    }
   }
   if (options.loss_scale_window) {
     for (const Variant& variant : options.variants) {
@@ -482,7 +493,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
         "--simulate-rounding goes with --simulate or --sweep-formats: nothing is simulated");
   }
   options.simulated_rounding = parse_simulated_rounding(simulated_rounding);
-  if (simulate_option->count() > 0) {
+  if (!simulate.empty()) {
     for (Variant& variant : options.variants) {
       variant = simulated(options, std::move(variant), simulate);
     }

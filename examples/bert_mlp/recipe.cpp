@@ -17,6 +17,10 @@
 namespace bert_mlp {
 
 Variant simulated(const Options& options, Variant variant, const std::string& rules) {
+  if (!variant.recipe.empty()) {
+    throw std::invalid_argument("--simulate '" + rules + "' is a recipe, and " + variant.name() +
+                                " has one already");
+  }
   auto simulation = with_option("--simulate", rules, [&] { return us::Simulation::parse(rules); });
   if (options.simulated_rounding) {
     if (options.simulated_rounding == us::Rounding::nearest_even &&

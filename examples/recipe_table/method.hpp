@@ -21,6 +21,7 @@ struct Method {
   std::string_view recipe = "";  ///< as `recipe_named` reads it; empty: the precision's formats
   LossScale loss_scale = LossScale::one;
   States states = States::binary32;
+  double rate_divisor = 1;        ///< of the peak learning rate; see docs/results.md
   std::string_view extra_passes;  ///< over memory, beside those of fp8 without a recipe
   std::string_view chosen;        ///< what somebody had to choose, beside the learning rate
 };
@@ -40,7 +41,12 @@ inline constexpr std::array methods{
            .precision = "fp8",
            .extra_passes = "none",
            .chosen = "none"},
-    Method{.name = "no scaling", .precision = "fp8", .extra_passes = "none", .chosen = "none"},
+    // Most gradients are lost in FP8 without a scale, and a lower rate is best then.
+    Method{.name = "no scaling",
+           .precision = "fp8",
+           .rate_divisor = 4,
+           .extra_passes = "none",
+           .chosen = "none"},
     Method{.name = "loss scale",
            .precision = "fp8",
            .loss_scale = LossScale::fixed,

@@ -35,9 +35,13 @@ class Results {
     std::ifstream file(path_);
     const auto there = nlohmann::json::parse(file, nullptr, false);
     if (!there.is_object() || !there.contains("settings") || !there.contains("runs") ||
-        there["settings"] != settings) {
-      throw std::invalid_argument("--out: " + path_.string() +
-                                  " has no results of these settings; give another folder");
+        !there["settings"].is_string()) {
+      throw std::invalid_argument("--out: " + path_.string() + " is no file of results");
+    }
+    if (there["settings"] != settings) {
+      throw std::invalid_argument("--out: " + path_.string() + " has results of " +
+                                  there["settings"].get<std::string>() + "; these are of " +
+                                  settings + "; give another folder");
     }
     document_ = there;
   }
@@ -107,9 +111,9 @@ class Results {
     return number("%.2f MiB", bytes.get<double>() / 0x1p20);
   }
   [[nodiscard]] static double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
+    std::sort(values.begin(), values.end());
+    const std::size_t middle = values.size() / 2;
+    return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
   }
   /// "2.345 ± 0.006": the mean and its standard error.
   [[nodiscard]] static std::string mean_and_error(const std::vector<double>& values) {

@@ -9,6 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
+
 namespace recipe_table {
 
 /// The models that are trained.
@@ -32,13 +35,16 @@ struct Settings {
   std::size_t threads = 1;
   std::vector<std::filesystem::path> data;
 
-  /// What figures depend on.
-  /// @param characters of the text.
-  [[nodiscard]] std::string text(std::size_t characters) const {
+  /// What figures depend on, but for the model and the method.
+  [[nodiscard]] std::string text(const unit_scaling::train::TextCorpus& corpus) const {
+    std::string ids;
+    for (const auto part : {corpus.training(), corpus.validation()}) {
+      ids.append(reinterpret_cast<const char*>(part.data()), part.size_bytes());
+    }
     std::ostringstream out;
     out << "hidden " << hidden_size << ", layers " << layers << ", steps " << steps << ", tokens "
         << tokens << ", unit-lr " << unit_rate << ", plain-lr " << plain_rate << ", threads "
-        << threads << ", text of " << characters << " characters";
+        << threads << ", text " << std::hex << unit_scaling::text_hash(ids);
     return out.str();
   }
 };

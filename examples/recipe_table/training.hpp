@@ -70,7 +70,8 @@ Figures train_task(const Method& method, const Settings& settings,
   const us::train::Schedule schedule{.warmup_steps = settings.steps / 10 + 1,
                                      .total_steps = settings.steps,
                                      .decay = us::train::Schedule::Decay::linear};
-  const double rate = method.is_unit ? settings.unit_rate : settings.plain_rate;
+  const double rate =
+      (method.is_unit ? settings.unit_rate : settings.plain_rate) / method.rate_divisor;
 
   Figures figures;
   for (const us::Parameter* each : parameters) figures.parameter_bytes += each->value.bytes();

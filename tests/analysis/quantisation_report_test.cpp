@@ -67,14 +67,14 @@ TEST(QuantisationReport, CountsAndMeasuresEachOperandAndWhatIsWritten) {
   EXPECT_EQ(input.format, Format::parse("int8"));
   EXPECT_EQ(input.smallest_scale, 1);
   EXPECT_EQ(input.elements, 4U);
-  EXPECT_EQ(input.saturated, 1U);
+  EXPECT_EQ(input.at_largest, 1U);
   EXPECT_EQ(input.underflowed, 1U);
-  EXPECT_DOUBLE_EQ(input.share(input.saturated), 0.25);
+  EXPECT_DOUBLE_EQ(input.share(input.at_largest), 0.25);
   EXPECT_DOUBLE_EQ(input.noise.decibels(), decibels(200 * 200 + 0.0625 + 25, 73 * 73 + 0.0625));
   const QuantisedOperand& weight = layers[0].operands[1];
   EXPECT_EQ(weight.role, ops::OperandRole::weight);
   EXPECT_EQ(weight.argument, 1U);
-  EXPECT_EQ(weight.saturated, 1U);
+  EXPECT_EQ(weight.at_largest, 1U);
   EXPECT_EQ(weight.underflowed, 0U);
   EXPECT_DOUBLE_EQ(weight.noise.decibels(), decibels(127 * 127 + 2 + 63.5 * 63.5, 0.25));
   // y is (200 · 127 + 5, 0.25 · 63.5), and quantised (127 · 127 + 5, 0).
@@ -108,13 +108,13 @@ TEST(QuantisationReport, OfScalesOfRowsAndChannelsCountsEachUnderItsOwn) {
   EXPECT_EQ(input.scales, 4U);
   EXPECT_EQ(input.smallest_scale, 1.0F / 127);
   EXPECT_EQ(input.largest_scale, 2);
-  EXPECT_EQ(input.saturated, 1U);
+  EXPECT_EQ(input.at_largest, 1U);
   EXPECT_EQ(input.underflowed, 1U);
   const QuantisedOperand& weight = layers[0].operands[1];
   EXPECT_EQ(weight.scales, 2U);
   EXPECT_EQ(weight.smallest_scale, 0.5F);
   EXPECT_EQ(weight.largest_scale, 1);
-  EXPECT_EQ(weight.saturated, 2U);
+  EXPECT_EQ(weight.at_largest, 2U);
   EXPECT_EQ(weight.noise.decibels(), infinity);
   EXPECT_NE(to_text(layers).find("0.5 to 1"), std::string::npos);
 }

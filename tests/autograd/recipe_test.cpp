@@ -142,6 +142,35 @@ TEST(Recipe, OfAnotherShapeIsRefused) {
                            {"Recipe::operand", "(2, 2)", "(3, 4)"});
 }
 
+TEST(Recipe, OfAScaleThatIsZeroNegativeOrInfiniteIsRefusedByItsSite) {
+  class WithScale final : public Recipe {
+   public:
+    explicit WithScale(float scale) : scale_(scale) {}
+    std::optional<OperandForms> operand(const OperandSite& site,
+                                        const EncodedArray& array) override {
+      return OperandForms{EncodedArray::encode(array, Format::of<float8_e4m3fn>(),
+                                               ScaleLayout::per_tensor(ScaleFormat::binary32),
+                                               std::span(&scale_, 1), {}, site.memory)};
+    }
+
+   private:
+    float scale_;
+  };
+  const auto use = [](float scale) {
+    Fp32 tape;
+    tape.use_recipe(WithScale(scale));
+    const auto module = tape.enter("ffn.up");
+    const auto x = tape.input(random_array<float>({3, 4}, 2));
+    (void)ops::linear(x, x);
+  };
+  for (const float scale : {0.0F, -0.0F, -1.0F, HUGE_VALF}) {
+    expect_error<std::invalid_argument>([&] { use(scale); },
+                                        {"linear in ffn.up", "scales above 0"});
+  }
+  EXPECT_NO_THROW(use(std::nanf("")));  // of numbers that are not finite
+  EXPECT_NO_THROW(use(0x1p-149F));
+}
+
 TEST(Recipe, OfAFormatOfOneByteKeepsOneByteForEachElementOfAnOperand) {
   Fp32 tape;
   tape.use_recipe(Simulation::parse("e3m4/e5m2"));

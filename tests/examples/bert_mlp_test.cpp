@@ -1095,6 +1095,23 @@ TEST_F(BertMlp, TrainsUnderEachRecipe) {
             std::string::npos);
 }
 
+TEST_F(BertMlp, RefusesTwoRecipesForOneRun) {
+  const Outcome two = run(tiny("two") + " --compare fp32:unit@mxfp8 --simulate e3m4/e5m2");
+  EXPECT_EQ(two.exit_code, 2);
+  EXPECT_NE(two.output.find("--simulate 'e3m4/e5m2' is a recipe, and fp32 unit, mxfp8 has one"),
+            std::string::npos)
+      << two.output;
+}
+
+TEST_F(BertMlp, TellsAWindowUnderARecipeFromOneWithout) {
+  const Outcome outcome = run(tiny("window") + " --hidden 8 --layers 1 --steps 2 " +
+                              "--loss-scale-window --compare fp8:unit,fp8:unit@mxfp4");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* row : {"\\| fp8 unit +\\|", "\\| fp8 unit, mxfp4 +\\|"}) {
+    EXPECT_TRUE(std::regex_search(outcome.output, std::regex(row))) << row << outcome.output;
+  }
+}
+
 TEST_F(BertMlp, ResumesARecipeBitIdentically) {
   for (const std::string recipe : {"delayed", "nvfp4"}) {
     const std::string what = " --recipe " + recipe + " --scaling none --overwrite";
@@ -1109,10 +1126,13 @@ TEST_F(BertMlp, ResumesARecipeBitIdentically) {
         << recipe;
     EXPECT_EQ(summary("whole").at("checkpoint").at("recipe"), recipe);
 
-    const Outcome other = run(small("other") + resume);
+    // The checkpoint says which recipe it is of.
+    ASSERT_EQ(run(small("same") + " --scaling none" + resume).exit_code, 0);
+    EXPECT_EQ(content(folder_ / "whole/checkpoint.safetensors"),
+              content(folder_ / "same/checkpoint.safetensors"));
+    const Outcome other = run(small("other") + " --recipe amax" + resume);
     EXPECT_EQ(other.exit_code, 2);
-    EXPECT_NE(other.output.find("recipe is " + recipe + " there and not set here"),
-              std::string::npos)
+    EXPECT_NE(other.output.find("recipe is " + recipe + " there and amax here"), std::string::npos)
         << other.output;
   }
 }
@@ -1643,7 +1663,7 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
         "--stop-at UINT",
         "(default: do not)",
         "--lr FLOAT",
-        "(default: 2^-2 unit, 2^-7 plain, 2^-9 plain fp8 without a loss scale; "
+        "(default: 2^-2 unit, 2^-7 plain, 2^-9 plain fp8 without a loss scale or recipe; "
         "with sgd 2^-8 unit, 2^-2 plain)",
         "--schedule TEXT:{constant,linear,cosine}=linear",
         "--optimizer TEXT:{adamw,sgd}=adamw",

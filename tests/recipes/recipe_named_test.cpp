@@ -52,7 +52,8 @@ TEST(RecipeNamed, ReadsABias) {
 TEST(RecipeNamed, RefusesWhatIsNotInTheList) {
   for (const std::string_view name :
        {"", "AMAX", "amax ", "constant", "constant:", "constant:+3", "constant:128",
-        "constant:-128", "constant:3x", "constant:BIAS", "constant:99999999999999999999"}) {
+        "constant:-128", "constant:3x", "constant:03", "constant:-0", "constant:BIAS",
+        "constant:99999999999999999999"}) {
     const std::string quoted = "recipe '" + std::string(name) + "'";
     expect_error<std::invalid_argument>(
         [&] { (void)recipe_named(name, 0); },

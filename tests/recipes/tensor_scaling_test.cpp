@@ -659,6 +659,21 @@ TEST(DelayedScaling, RefusesAHistoryThatIsNoneOfItsOwnAndKeepsWhatItHas) {
   EXPECT_EQ(operand_of(recipe, OperandRole::input, array_of({4})).scale(0), 4.0F / 448);
 }
 
+// Under a scale that brings the maximum to 3.4e38, products would be infinite.
+TEST(TensorScaling, RefusesFormatsWhoseProductsAreBeyondFloat) {
+  for (const Format& format :
+       {Format::of<bfloat16>(), Format::of<float>(), Format::parse("e7m1")}) {
+    const ByRole<Format> formats{.input = format, .weight = format, .gradient = format};
+    expect_domain_error([&] { TensorScaling({.formats = formats}); }, {"TensorScaling", "2^48"});
+    expect_domain_error([&] { DelayedScaling({.formats = formats}); }, {"DelayedScaling", "2^48"});
+    EXPECT_NO_THROW(ConstantScaling({.formats = formats}));
+  }
+  const ByRole<Format> half{.input = Format::of<float16>(),
+                            .weight = Format::of<float16>(),
+                            .gradient = Format::parse("e6m1")};
+  EXPECT_NO_THROW(TensorScaling({.formats = half}));
+}
+
 TEST(DelayedScaling, InPowersOfTwoRefusesAFactorThatIsNone) {
   DelayedScaling recipe({.history_length = 4, .scales = ScaleFormat::power_of_two});
   (void)operand_of(recipe, OperandRole::input, array_of({4}));

@@ -499,6 +499,27 @@ TEST_F(Refusals, TakesTheFileAsItIs) {
   expect_same(bits_of(*this), expected, "as it is");
 }
 
+TEST_F(Refusals, OfAPartAreForWhatItHasAndNotForTheRest) {
+  const auto expected = bits_of(*this);
+  train::for_each_state(layer_, spoil);
+  loss_scale_ = 3;
+  train::load_part(path_, [&](const auto& visit) { visit("model", layer_); });
+  const auto loaded = bits_of(*this);
+  EXPECT_EQ(loaded.at("model.layer.weight"), expected.at("model.layer.weight"));
+  EXPECT_EQ(loaded.at("model.layer.bias"), expected.at("model.layer.bias"));
+  EXPECT_EQ(loss_scale_, 3);
+  const auto load_other = [&] {
+    train::load_part(path_, [&](const auto& visit) {
+      visit("model", layer_);
+      visit("scale", loss_scale_);
+    });
+  };
+  train::for_each_state(layer_, spoil);
+  const auto before = bits_of(*this);
+  expect_error<FileError>(load_other, {"has no array", "scale"});
+  expect_same(bits_of(*this), before, "a part that the file lacks");
+}
+
 TEST_F(Refusals, OfAFileThatLacksAStateNameIt) {
   for (const std::string name :
        {"model.layer.weight", "optimiser.second_moment.layer.bias", "history"}) {

@@ -63,7 +63,7 @@ struct QuantisedOperand {
   float largest_scale = 0;
   std::size_t scales = 0;  ///< how many there are
   std::uint64_t elements = 0;
-  std::uint64_t saturated = 0;    ///< rounded to the largest number, or beyond it
+  std::uint64_t at_largest = 0;   ///< rounded to the largest number, or beyond it
   std::uint64_t underflowed = 0;  ///< not zero, but rounded to zero
   NoiseSums noise = {};           ///< of products' operand against the same before it was rounded
 
@@ -151,7 +151,7 @@ class QuantisationObserver {
       // As an operand is decoded: a product of two floats.
       const float end = largest * site->scales[tile];
       const float rounded = seen.rounded[i];
-      if (rounded == end || rounded == -end) ++operand.saturated;
+      if (rounded == end || rounded == -end) ++operand.at_largest;
       if (rounded == 0 && seen.elements[i] != 0) ++operand.underflowed;
     }
   }
@@ -263,8 +263,8 @@ template <Precision P, class Record>
 
 /// The report as a table for people: a line for each operand, and one for what each layer writes.
 [[nodiscard]] inline std::string to_text(const std::vector<QuantisedLayer>& layers) {
-  std::vector<std::vector<std::string>> rows{
-      {"module", "op", "array", "format", "scale", "saturated", "underflowed", "SNR (dB)"}};
+  std::vector<std::vector<std::string>> rows{{"module", "op", "array", "format", "scale",
+                                              "at the largest number", "underflowed", "SNR (dB)"}};
   for (const QuantisedLayer& layer : layers) {
     for (const QuantisedOperand& operand : layer.operands) {
       std::string scale = short_number(static_cast<double>(operand.smallest_scale));
@@ -275,7 +275,7 @@ template <Precision P, class Record>
                       (operand.role == ops::OperandRole::weight ? "weight " : "input ") +
                           std::to_string(operand.argument),
                       to_string(operand.format), scale,
-                      percent_text(operand.share(operand.saturated)),
+                      percent_text(operand.share(operand.at_largest)),
                       percent_text(operand.share(operand.underflowed)),
                       short_number(operand.noise.decibels(), 3)});
     }

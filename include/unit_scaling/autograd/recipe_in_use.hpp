@@ -3,6 +3,8 @@
 /// Layer autograd: the recipe that a tape uses, or none.
 #pragma once
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
@@ -20,6 +22,7 @@
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -54,7 +57,8 @@ class RecipeInUse {
   }
 
   /// The operand as the recipe has it.
-  /// @throws ShapeError if that has another shape.
+  /// @throws ShapeError if that has another shape; std::invalid_argument if one of its scales in
+  ///         binary32 is neither finite and above 0 nor NaN.
   [[nodiscard]] std::optional<std::pair<kernels::Operand, bool>> make(OperandSite site,
                                                                       const EncodedArray& array) {
     count(site);
@@ -66,6 +70,8 @@ class RecipeInUse {
       require_same_shape("Recipe::operand", "the second form and its array",
                          forms->over_rows->shape(), array.shape());
     }
+    require_scales(site, forms->array);
+    if (forms->over_rows) require_scales(site, *forms->over_rows);
     const bool is_lasting = forms->is_lasting;
     return std::pair{recipe_->make_operand(std::move(*forms), in_double_), is_lasting};
   }
@@ -129,6 +135,17 @@ class RecipeInUse {
   }
 
  private:
+  /// A scale of 0 would show later, as NaN among the gradients.
+  static void require_scales(const RecipeSite& site, const EncodedArray& array) {
+    if (array.scale_layout().format != ScaleFormat::binary32) return;
+    for (std::size_t i = 0; i < array.scale_count(); ++i) {
+      const float scale = array.scale(i);
+      if (std::isnan(scale) || (scale > 0 && std::isfinite(scale))) continue;
+      refuse(site, "scales above 0 for argument " + std::to_string(site.argument) + ", got " +
+                       std::to_string(scale));
+    }
+  }
+
   std::shared_ptr<RecipeOfTape> recipe_;
   bool in_double_ = false;
   std::uint64_t step_ = 0;

@@ -35,6 +35,7 @@
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/recipes/calibration.hpp"
+#include "unit_scaling/recipes/tensor_scaling.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -192,8 +193,11 @@ class Quantisation final : public Recipe {
   static constexpr std::string_view where = "quantisation";
 
   static void require_format(const Format& format) {
-    require(format.storage_bits() <= 16 && format.spec().has_sign() && format.spec().has_zero(),
-            where, "expected a format with sign and zero, of at most 16 bits, got ",
+    require(format.storage_bits() <= 16 && format.spec().has_sign() && format.spec().has_zero() &&
+                detail::has_finite_products(format),
+            where,
+            "expected a format with sign and zero, of at most 16 bits and numbers up to 2^48, "
+            "got ",
             to_string(format));
   }
   static void require_scale(std::string_view of, float scale) {

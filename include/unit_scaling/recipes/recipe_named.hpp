@@ -77,7 +77,10 @@ inline constexpr std::array named_recipes{
     int bias = 0;
     const char* const end = name.data() + name.size();
     const auto [rest, error] = std::from_chars(name.data() + constant.size(), end, bias);
-    if (error == std::errc{} && rest == end && bias >= -127 && bias <= 127) {
+    // One spelling for each: a name stands in checkpoints.
+    const bool is_number =
+        error == std::errc{} && rest == end && name.substr(constant.size()) == std::to_string(bias);
+    if (is_number && bias >= -127 && bias <= 127) {
       return std::make_shared<ConstantScaling>(ConstantScalingOptions{.bias = bias});
     }
   }

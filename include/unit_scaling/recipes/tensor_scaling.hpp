@@ -157,11 +157,28 @@ namespace detail {
   return encode_times_factor(array, format, factor, scales, overflow, memory);
 }
 
+/// Whether products of two operands whose maxima are scaled to the largest number of the format,
+/// and sums of many of them, stay below the largest float. Those of bfloat16 do not.
+[[nodiscard]] inline bool has_finite_products(const Format& format) {
+  return !format.is_binary64() && format.spec().max_finite() <= 0x1p48;
+}
+
 /// @throws DomainError unless each format has a sign and is within binary32.
-inline void require_tensor_formats(std::string_view recipe, const ByRole<Format>& formats) {
+inline void require_signed_formats(std::string_view recipe, const ByRole<Format>& formats) {
   for (const Format* format : {&formats.input, &formats.weight, &formats.gradient}) {
     require(!format->is_binary64() && format->spec().has_sign(), recipe,
             "expected formats with a sign, within binary32, got ", to_string(*format));
+  }
+}
+/// @throws DomainError unless also each `has_finite_products`.
+inline void require_scalable_formats(std::string_view recipe, const ByRole<Format>& formats) {
+  require_signed_formats(recipe, formats);
+  for (const Format* format : {&formats.input, &formats.weight, &formats.gradient}) {
+    require(
+        has_finite_products(*format), recipe,
+        "expected formats with numbers up to 2^48 at most, as products of the largest are summed "
+        "up in float, got ",
+        to_string(*format));
   }
 }
 /// @throws DomainError unless each margin is in [0, 127].
@@ -215,10 +232,11 @@ struct TensorScalingOptions {
 /// @see `tensor_scale_factor` for the rule and its sources.
 class TensorScaling final : public Recipe {
  public:
-  /// @throws DomainError for a format without a sign or beyond binary32, a margin beyond 0 to 127,
+  /// @throws DomainError for a format without a sign or with numbers beyond 2^48, a margin beyond 0
+  /// to 127,
   ///         a least maximum that is neither 0 nor above 0 and finite as a float, or other scales.
   explicit TensorScaling(const TensorScalingOptions& options = {}) : options_(options) {
-    detail::require_tensor_formats(name, options_.formats);
+    detail::require_scalable_formats(name, options_.formats);
     detail::require_margins(name, options_.margins);
     detail::require_scale_format(name, options_.scales);
     require_not_negative(name, "a least maximum", options_.least_maximum);
@@ -300,7 +318,7 @@ class DelayedScaling final : public Recipe {
  public:
   /// @throws DomainError as `TensorScaling` does, and for a history of no step.
   explicit DelayedScaling(const DelayedScalingOptions& options = {}) : options_(options) {
-    detail::require_tensor_formats(name, options_.formats);
+    detail::require_scalable_formats(name, options_.formats);
     detail::require_margins(name, options_.margins);
     detail::require_scale_format(name, options_.scales);
     require_size(name, "a history length", options_.history_length);
@@ -423,7 +441,7 @@ class ConstantScaling final : public Recipe {
   ///         binary32.
   explicit ConstantScaling(const ConstantScalingOptions& options) : options_(options) {
     constexpr std::string_view name = "ConstantScaling";
-    detail::require_tensor_formats(name, options_.formats);
+    detail::require_signed_formats(name, options_.formats);
     require(options_.bias >= -127 && options_.bias <= 127, name,
             "expected a bias from -127 to 127, got ", options_.bias);
   }

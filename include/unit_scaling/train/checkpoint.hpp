@@ -128,10 +128,11 @@ class StateLoader {
   explicit StateLoader(SafetensorsFile& file)
       : file_(file), left_(file.names().begin(), file.names().end()) {}
 
-  /// @throws FileError unless the file has just the states of the training.
-  template <class Training> void read(Training& training) {
+  /// @param is_whole whether the file may have nothing else.
+  /// @throws FileError unless the file has the states of the training.
+  template <class Training> void read(Training& training, bool is_whole) {
     for_each_state(training, reading());
-    if (left_.empty()) return;
+    if (left_.empty() || !is_whole) return;
     throw FileError(file_.path(),
                     "has an array " + in_quotes(*left_.begin()) +
                         ", expected none but those of the training's states" +
@@ -271,7 +272,7 @@ void save_state(const std::filesystem::path& path, Training&& training,
 template <class Training, std::invocable Accept>
 void load_state(SafetensorsFile& file, Training&& training, const Accept& accept) {
   detail::StateLoader loader(file);
-  loader.read(training);
+  loader.read(training, /*is_whole=*/true);
   loader.put(training, accept);
 }
 template <class Training> void load_state(SafetensorsFile& file, Training&& training) {
@@ -281,6 +282,18 @@ template <class Training> void load_state(SafetensorsFile& file, Training&& trai
 template <class Training> void load_state(const std::filesystem::path& path, Training&& training) {
   SafetensorsFile file(path);
   load_state(file, training);
+}
+
+/// Loads a part of a training, such as its model for inference, from a file that has more:
+///
+///     load_part("training.safetensors", [&](const auto& visit) { visit("network", network); });
+///
+/// @throws as `load_state`, but for arrays that the part has not.
+template <class Part> void load_part(const std::filesystem::path& path, Part&& part) {
+  SafetensorsFile file(path);
+  detail::StateLoader loader(file);
+  loader.read(part, /*is_whole=*/false);
+  loader.put(part, [] {});
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
