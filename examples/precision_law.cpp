@@ -13,11 +13,10 @@
 
 #include "precision_law/page.hpp"
 #include "precision_law/study.hpp"
-#include "project_text.hpp"
 #include "recipe_table/settings.hpp"
+#include "recipe_table/sweep.hpp"
 #include "unit_scaling/analysis/line_chart.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
-#include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 int main(int argc, char** argv) try {
@@ -41,28 +40,13 @@ int main(int argc, char** argv) try {
   app.add_option("--elements", elements, "Narrow numbers: integer or floating")
       ->transform(CLI::CheckedTransformer(std::vector<std::pair<std::string, Elements>>{
           {"integer", Elements::integer}, {"floating", Elements::floating}}));
-  app.add_option("--layers", settings.layers, "Blocks of the models")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 10));
-  app.add_option("--tokens", settings.tokens, "Characters in a step")
-      ->capture_default_str()
-      ->check(CLI::Range(64, 1 << 20));
-  app.add_option("--lr", settings.unit_rate, "Peak learning rate")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_option("--threads", settings.threads, "Changes the speed and nothing else")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--data", settings.data, "Files to train on (default: the project's sources)");
+  recipe_table::add_options(app, settings);
   app.add_option("--out", out,
                  "Folder for cells.json, to which a study is added that was stopped, law.md and "
                  "law.svg")
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  us::set_thread_count(settings.threads);
-  if (settings.data.empty()) settings.data = examples::project_files(UNIT_SCALING_SOURCE_DIR);
-  const us::train::TextCorpus corpus(us::train::TextCorpus::read_files(settings.data),
-                                     recipe_table::BertMlpTask::window + 1);
+  const us::train::TextCorpus corpus = recipe_table::corpus_of(settings);
   std::filesystem::create_directories(out);
   settings.hidden_size = settings.steps = 0;  // of the cells
   Outcomes outcomes(

@@ -11,13 +11,12 @@
 #include <thread>
 #include <vector>
 
-#include "project_text.hpp"
 #include "recipe_table/method.hpp"
 #include "recipe_table/results.hpp"
 #include "recipe_table/settings.hpp"
+#include "recipe_table/sweep.hpp"
 #include "recipe_table/training.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
-#include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
@@ -73,22 +72,10 @@ int main(int argc, char** argv) try {
                                : "expected an even number, as positions rotate pairs, got " + text;
                   },
                   "even"));
-  app.add_option("--layers", settings.layers, "Blocks of the model")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 10));
-  app.add_option("--tokens", settings.tokens, "Characters in a step")
-      ->capture_default_str()
-      ->check(CLI::Range(64, 1 << 20));
-  app.add_option("--unit-lr", settings.unit_rate, "Peak learning rate with unit scaling")
+  app.add_option("--plain-lr", settings.plain_rate, "Peak learning rate without unit scaling")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  app.add_option("--plain-lr", settings.plain_rate, "Peak learning rate without it")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_option("--threads", settings.threads, "Changes the speed and nothing else")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--data", settings.data, "Files to train on (default: the project's sources)");
+  add_options(app, settings);
   app.add_option("--out", out,
                  "Folder for runs.json, to which a sweep is added that was stopped, "
                  "and table.md")
@@ -102,10 +89,7 @@ int main(int argc, char** argv) try {
       return 2;
     }
   }
-  us::set_thread_count(settings.threads);
-  if (settings.data.empty()) settings.data = examples::project_files(UNIT_SCALING_SOURCE_DIR);
-  const us::train::TextCorpus corpus(us::train::TextCorpus::read_files(settings.data),
-                                     DecoderTask::window + 1);
+  const us::train::TextCorpus corpus = corpus_of(settings);
   std::filesystem::create_directories(out);
   Results results(out / "runs.json", settings.text(corpus));
   for (std::uint64_t seed = 1; seed <= seeds; ++seed) {

@@ -6,18 +6,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "law.hpp"
 #include "recipe_table/settings.hpp"
+#include "recipe_table/sweep.hpp"
 #include "recipe_table/task.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
@@ -159,17 +158,10 @@ struct Outcome {
 class Outcomes {
  public:
   /// @throws std::invalid_argument if the file has other settings, or is no file of outcomes.
-  Outcomes(std::filesystem::path path, const std::string& settings) : path_(std::move(path)) {
-    document_ = {{"settings", settings}, {"cells", nlohmann::json::object()}};
-    if (!std::filesystem::exists(path_)) return;
-    std::ifstream file(path_);
-    const auto there = nlohmann::json::parse(file, nullptr, false);
-    if (!there.is_object() || !there.contains("cells") || there.value("settings", "") != settings) {
-      throw std::invalid_argument("--out: " + path_.string() +
-                                  " has no results of these settings; give another folder");
-    }
-    document_ = there;
-  }
+  Outcomes(std::filesystem::path path, const std::string& settings)
+      : path_(std::move(path)),
+        document_(
+            recipe_table::results_in(path_, settings, {{"cells", nlohmann::json::object()}})) {}
 
   [[nodiscard]] std::optional<Outcome> find(const Cell& cell) const {
     const auto found = document_["cells"].find(cell.name());

@@ -8,17 +8,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "method.hpp"
 #include "settings.hpp"
+#include "sweep.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 
 namespace recipe_table {
@@ -29,22 +29,9 @@ class Results {
   /// Reads what is in the file, if there is one.
   /// @param settings what the trainings have in common, as text.
   /// @throws std::invalid_argument if it has other settings, or is no file of results.
-  Results(std::filesystem::path path, const std::string& settings) : path_(std::move(path)) {
-    document_ = {{"settings", settings}, {"runs", nlohmann::json::array()}};
-    if (!std::filesystem::exists(path_)) return;
-    std::ifstream file(path_);
-    const auto there = nlohmann::json::parse(file, nullptr, false);
-    if (!there.is_object() || !there.contains("settings") || !there.contains("runs") ||
-        !there["settings"].is_string()) {
-      throw std::invalid_argument("--out: " + path_.string() + " is no file of results");
-    }
-    if (there["settings"] != settings) {
-      throw std::invalid_argument("--out: " + path_.string() + " has results of " +
-                                  there["settings"].get<std::string>() + "; these are of " +
-                                  settings + "; give another folder");
-    }
-    document_ = there;
-  }
+  Results(std::filesystem::path path, const std::string& settings)
+      : path_(std::move(path)),
+        document_(results_in(path_, settings, {{"runs", nlohmann::json::array()}})) {}
 
   [[nodiscard]] bool has(Model model, const Method& method, std::uint64_t seed) const {
     return std::any_of(document_["runs"].begin(), document_["runs"].end(), [&](const auto& run) {
