@@ -476,7 +476,8 @@ TEST(EncodedArray, UnderScalesThatAreStoredAlreadyIsThatUnderTheirNumbers) {
 
 TEST(EncodedArray, OfTwoLevelsOfScalesTakesAnotherCommonScaleAndRefusesWhatFloat8DoesNotHold) {
   const ScaleLayout layout = ScaleLayout::per_block_of_columns(ScaleFormat::two_level, 2);
-  const auto view = view_of({1, 2, 3, 4}, {1, 4});
+  const std::vector<float> numbers{1, 2, 3, 4};
+  const auto view = view_of(numbers, {1, 4});
   const auto array = EncodedArray::encode(view, Format::of<float4_e2m1fn>(), layout,
                                           std::vector<float>{0.5F, 2, 0.25F});
   EXPECT_EQ(array.scale(1), 0.5F);
