@@ -46,7 +46,7 @@ class AutomaticScale {
     require_positive(name, "least", options.least);
     require_positive(name, "largest", options.largest);
     require(options.least <= options.initial && options.initial <= options.largest, name,
-            "expected an initial factor from the least, ", options.least, ", to the largest, ",
+            "expected an initial factor from the least to the largest, ", options.least, " to ",
             options.largest, ", got ", options.initial);
   }
 
