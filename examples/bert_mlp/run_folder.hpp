@@ -49,7 +49,6 @@ class RunFolder {
     RunFolder folder;
     folder.make(path);
     if (!folder.lock()) {
-      folder.made_.clear();  // they are the other run's now
       throw std::invalid_argument("--out " + quoted_path(path.string()) +
                                   ": another run writes there; give another folder");
     }
@@ -63,9 +62,7 @@ class RunFolder {
       std::filesystem::path path = wanted;
       if (number > 1) path += "-" + std::to_string(number);
       RunFolder folder;
-      if (!folder.make(path)) continue;
-      if (folder.lock()) return folder;
-      folder.made_.clear();  // they are the other run's now
+      if (folder.make(path) && folder.lock()) return folder;
     }
   }
 
@@ -120,8 +117,14 @@ class RunFolder {
     }
   }
 
-  /// @returns whether no other run has the folder.
+  /// @returns whether no other run has the folder. What was made is that run's if one has it.
   bool lock() {
+    if (try_lock()) return true;
+    made_.clear();
+    return false;
+  }
+
+  bool try_lock() {
     lock_ = us::detail::FileDescriptor(path_, O_RDONLY | O_DIRECTORY);
     if (!lock_.is_open()) {
       if (errno == ENOENT) return false;  // taken away by the run that had it

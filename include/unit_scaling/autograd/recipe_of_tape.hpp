@@ -129,9 +129,10 @@ class RecipeOfTape {
   /// Rounds what an op writes to the format that `written` has just said, in place.
   virtual void write(const WriteSite& site, const Format& format, std::span<float> numbers) = 0;
 
-  /// What is saved for the backward pass in place of an array; none: the array itself. Products
-  /// save their operands, which `operand` says, and losses what they read; neither asks here.
-  /// Nor do parameters, of which nothing is saved. `site.tensor` is 0: there are no random draws.
+  /// What is saved for the backward pass in place of an array; none: the array itself. It is asked
+  /// for arguments and outputs that ops save, except those of losses. Operands of products are
+  /// saved as `operand` has them, and parameters are not saved. `site.tensor` is 0: no random
+  /// draws.
   [[nodiscard]] virtual std::optional<EncodedArray> saved(const SavedSite& site,
                                                           const EncodedArray& array) = 0;
 
