@@ -75,7 +75,7 @@ std::string fingerprint_difference(const std::string& there, const std::string& 
 [[nodiscard]] bool is_model_finite(us::nn::BertMlp& model) {
   bool finite = true;
   model.for_each_parameter(
-      [&](const us::Parameter& parameter) { finite = finite && is_finite(parameter.value); });
+      [&](const us::Parameter& parameter) { finite = finite && is_finite(parameter.floats()); });
   return finite;
 }
 

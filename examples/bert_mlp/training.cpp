@@ -149,7 +149,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   std::optional<us::optim::GradientSum> sum;
   if (options.accumulate > 1) sum.emplace(parameters);
   model.for_each_parameter(
-      [&](const us::Parameter& each) { result.parameter_bytes += each.value.bytes(); });
+      [&](const us::Parameter& each) { result.parameter_bytes += each.bytes(); });
   for_each_state(optimiser, [&]<class T>(const std::string& /*name*/, const T& state) {
     if constexpr (requires { state.bytes(); }) result.optimiser_bytes += state.bytes();
   });

@@ -144,7 +144,7 @@ struct Outcome {
                                .activation_bits = cell.activation_bits,
                                .loss = validate(recipe)}};
   task.model().for_each_parameter([&](const us::Parameter& parameter) {
-    outcome.training.parameters += static_cast<double>(parameter.value.size());
+    outcome.training.parameters += static_cast<double>(parameter.shape().size());
   });
   if (is_narrow) return outcome;
   for (const int bits : bits_of(elements)) {

@@ -19,6 +19,7 @@
 #include "method.hpp"
 #include "settings.hpp"
 #include "task.hpp"
+#include "unit_scaling/optim/encoded_gradients.hpp"
 #include "unit_scaling/optim/low_precision_states.hpp"
 #include "unit_scaling/recipes/recipe_named.hpp"
 #include "unit_scaling/train/loss_scaling.hpp"
@@ -35,6 +36,15 @@ inline us::optim::AdamW make_adam(const Method& method, std::vector<us::Paramete
   if (method.states == States::fp8_lm) options = us::optim::with_fp8_lm_states(options);
   if (method.states == States::coat) options = us::optim::with_coat_states(options);
   return us::optim::AdamW(std::move(parameters), options);
+}
+
+/// Gradients in FP8, where the method has them so. Those of unit scaling need no factor.
+inline std::optional<us::optim::EncodedGradients> encoded_gradients(
+    const Method& method, const std::vector<us::Parameter*>& parameters) {
+  if (method.states != States::fp8_lm) return {};
+  us::optim::AutomaticScale::Options options;
+  if (method.is_unit) options.least = options.largest = 1;
+  return us::optim::EncodedGradients(parameters, options);
 }
 
 /// Numbers of a state that a checkpoint has.
@@ -74,7 +84,7 @@ Figures train_task(const Method& method, const Settings& settings,
       (method.is_unit ? settings.unit_rate : settings.plain_rate) / method.rate_divisor;
 
   Figures figures;
-  for (const us::Parameter* each : parameters) figures.parameter_bytes += each->value.bytes();
+  std::optional<us::optim::EncodedGradients> gradients = encoded_gradients(method, parameters);
   us::Tape<P> tape;
   tape.use_recipe(recipe);
   std::vector<double> seconds;
@@ -88,7 +98,14 @@ Figures train_task(const Method& method, const Settings& settings,
     figures.saved_bytes = tape.saved_bytes();
     tape.backward(loss, static_cast<float>(loss_scale.scale()));
     const auto event = loss_scale.check(tape, parameters);
-    if (!event.is_skipped()) adam.step(tape, rate * schedule(step), event.scale);
+    if (event.is_skipped()) {
+      // The step is not taken.
+    } else if (gradients) {
+      gradients->take(tape);
+      adam.step(*gradients, rate * schedule(step), event.scale * gradients->factor());
+    } else {
+      adam.step(tape, rate * schedule(step), event.scale);
+    }
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     seconds.push_back(taken.count());
   }
@@ -96,12 +113,14 @@ Figures train_task(const Method& method, const Settings& settings,
                    seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2),
                    seconds.end());
   figures.tokens_per_second = static_cast<double>(settings.tokens) / seconds[seconds.size() / 2];
+  for (const us::Parameter* each : parameters) figures.parameter_bytes += each->bytes();
   adam.for_each_state([&]<class T>(const std::string& /*name*/, T& state) {
     if constexpr (requires { state.bytes(); }) figures.optimiser_bytes += state.bytes();
   });
   const NumberCount count{figures.checkpoint_numbers};
   if (recipe) recipe->for_each_state(count);
   if (loss_scale.is_dynamic()) loss_scale.for_each_state(count);
+  if (gradients) gradients->for_each_state(count);
 
   us::Tape<P> inference(us::TapeMode::inference);
   if (recipe) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Replaces operator new, hence a program of its own.
 #include <gtest/gtest.h>
+#include <malloc.h>  // malloc_usable_size, of the C library alone
 
 #include <algorithm>
 #include <atomic>
@@ -29,12 +30,16 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
+#include "unit_scaling/nn/feed_forward.hpp"
+#include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/rotary.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/clip.hpp"
+#include "unit_scaling/optim/encoded_gradients.hpp"
+#include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/lamb.hpp"
 #include "unit_scaling/optim/low_precision_states.hpp"
 #include "unit_scaling/optim/sgd.hpp"
@@ -48,6 +53,8 @@ namespace {
 
 /// How often any form of operator new was called, on any thread.
 std::atomic<std::size_t> allocations = 0;
+/// Bytes that were asked for and are not given back, with what the C library adds to fill up.
+std::atomic<std::size_t> live_bytes = 0;
 
 void* counted_allocation(std::size_t bytes, std::size_t alignment) {
   ++allocations;
@@ -56,7 +63,13 @@ void* counted_allocation(std::size_t bytes, std::size_t alignment) {
       (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   void* const block = std::aligned_alloc(alignment, size);
   if (block == nullptr) throw std::bad_alloc();
+  live_bytes += malloc_usable_size(block);
   return block;
+}
+
+void counted_free(void* block) {
+  live_bytes -= malloc_usable_size(block);  // of null: 0
+  std::free(block);
 }
 
 }  // namespace
@@ -86,28 +99,30 @@ void* operator new[](std::size_t bytes, std::align_val_t alignment,
                      const std::nothrow_t& /*tag*/) noexcept {
   return operator new(bytes, alignment);
 }
-void operator delete(void* block) noexcept { std::free(block); }
-void operator delete[](void* block) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
-void operator delete[](void* block, std::size_t /*bytes*/) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
-void operator delete[](void* block, std::align_val_t /*alignment*/) noexcept { std::free(block); }
+void operator delete(void* block) noexcept { counted_free(block); }
+void operator delete[](void* block) noexcept { counted_free(block); }
+void operator delete(void* block, std::size_t /*bytes*/) noexcept { counted_free(block); }
+void operator delete[](void* block, std::size_t /*bytes*/) noexcept { counted_free(block); }
+void operator delete(void* block, std::align_val_t /*alignment*/) noexcept { counted_free(block); }
+void operator delete[](void* block, std::align_val_t /*alignment*/) noexcept {
+  counted_free(block);
+}
 void operator delete(void* block, std::size_t /*bytes*/, std::align_val_t /*alignment*/) noexcept {
-  std::free(block);
+  counted_free(block);
 }
 void operator delete[](void* block, std::size_t /*bytes*/,
                        std::align_val_t /*alignment*/) noexcept {
-  std::free(block);
+  counted_free(block);
 }
-void operator delete(void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
-void operator delete[](void* block, const std::nothrow_t& /*tag*/) noexcept { std::free(block); }
+void operator delete(void* block, const std::nothrow_t& /*tag*/) noexcept { counted_free(block); }
+void operator delete[](void* block, const std::nothrow_t& /*tag*/) noexcept { counted_free(block); }
 void operator delete(void* block, std::align_val_t /*alignment*/,
                      const std::nothrow_t& /*tag*/) noexcept {
-  std::free(block);
+  counted_free(block);
 }
 void operator delete[](void* block, std::align_val_t /*alignment*/,
                        const std::nothrow_t& /*tag*/) noexcept {
-  std::free(block);
+  counted_free(block);
 }
 
 namespace {
@@ -400,6 +415,53 @@ template <class P> void expect_no_allocation_by_attention_from_the_second_step_o
 TEST(Allocation, HappensInNoStepButTheFirstOfAttention) {
   expect_no_allocation_by_attention_from_the_second_step_on<precision::fp32>();
   expect_no_allocation_by_attention_from_the_second_step_on<precision::fp8>();
+}
+
+/// Bytes that a training keeps for each parameter from step to step, as the process has them.
+template <class Prepare> double bytes_for_a_parameter(const Prepare& prepare) {
+  const std::size_t before = live_bytes;
+  nn::Initialiser initialiser(1);
+  const auto model = std::make_unique<nn::FeedForward>(initialiser, "ffn", 256, 1024);
+  const std::vector<Parameter*> parameters = optim::parameters_of(*model);
+  std::size_t count = 0;
+  for (const Parameter* each : parameters) count += each->shape().size();
+  const auto training = prepare(parameters);
+  for (int step = 0; step < 2; ++step) {
+    Tape<precision::fp8> tape;
+    const auto x = tape.constant(Array<float16>::filled({4, 256}, float16(0.5F)));
+    tape.backward(ops::mse_loss((*model)(x), x));
+    training(tape);
+  }
+  return static_cast<double>(live_bytes - before) / static_cast<double>(count);
+}
+
+// Peng et al. 2023, arXiv:2310.18313: master weights 2, gradient 1, first moment 1, second 2.
+TEST(Memory, OfATrainingAsFp8LmHasItIsSixBytesForAParameter) {
+  (void)bytes_for_a_parameter([](const std::vector<Parameter*>& parameters) {
+    // Scratch memory of threads, which stays.
+    const auto adam = std::make_shared<optim::Adam>(parameters, optim::with_fp8_lm_states({}));
+    return [adam](const Tape<precision::fp8>& tape) { adam->step(tape, 0.01); };
+  });
+  const double fp8_lm = bytes_for_a_parameter([](const std::vector<Parameter*>& parameters) {
+    const auto adam = std::make_shared<optim::Adam>(parameters, optim::with_fp8_lm_states({}));
+    const auto gradients = std::make_shared<optim::EncodedGradients>(parameters);
+    return [adam, gradients](const Tape<precision::fp8>& tape) {
+      gradients->take(tape);
+      adam->step(*gradients, 0.01, gradients->factor());
+    };
+  });
+  const double floats = bytes_for_a_parameter([](const std::vector<Parameter*>& parameters) {
+    const auto adam = std::make_shared<optim::Adam>(parameters);
+    const auto gradients = std::make_shared<optim::GradientSum>(parameters);
+    return [adam, gradients](const Tape<precision::fp8>& tape) {
+      gradients->clear();
+      gradients->add(tape);
+      adam->step(*gradients, 0.01);
+    };
+  });
+  // Names, shapes and the like are some kilobytes of 3 MiB.
+  EXPECT_NEAR(fp8_lm, 6, 0.05);
+  EXPECT_NEAR(floats, 16, 0.05);
 }
 
 TEST(Allocation, OfABlockThatWaitsForReuseIsNone) {

@@ -17,6 +17,8 @@
 #include "support/errors.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
+#include "unit_scaling/optim/encoded_gradients.hpp"
+#include "unit_scaling/optim/sgd.hpp"
 
 namespace low_precision_states_test {
 
@@ -158,33 +160,84 @@ TEST(LowPrecisionStates, StepsOfFp8LmAreThoseOfThePaperButForOneRounding) {
   }
 }
 
-TEST(LowPrecisionStates, MasterWeightsOfFp8LmFitInTwoBytesWithoutLoss) {
+// An oracle of its own: the step in floats, then the nearest number of FP16 under a power of two.
+TEST(LowPrecisionStates, MasterWeightsOfFp8LmAreTheNearestNumbersOfFp16) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {29, 31});
+  Adam::Options options = optim::with_fp8_lm_states({});
+  Adam adam({&parameter}, options);
+  options.master_weights = nullptr;
+  const auto nearest = [](const Array<float>& numbers) {
+    float largest = 0;
+    for (const float each : numbers.span()) largest = std::max(largest, std::abs(each));
+    const double scale = std::exp2(-std::floor(std::log2(65504 / static_cast<double>(largest))));
+    Array<float> result(numbers.shape());
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      const double number = static_cast<double>(numbers.data()[i]) / scale;
+      const double unit = std::exp2(std::max(-14, std::ilogb(number)) - 10);
+      result.mutable_data()[i] = static_cast<float>(std::nearbyint(number / unit) * unit * scale);
+    }
+    return result;
+  };
+  Parameter expected = test_parameter(ParameterKind::weight, {29, 31});
+  expected.value = nearest(expected.value);
+  EXPECT_EQ(parameter.floats(), expected.value);
+  Adam adam_of_expected({&expected}, options);
+  for (std::uint64_t step = 0; step < 4; ++step) {
+    const Array<float> gradient = gradient_of_step(expected.value.shape(), step);
+    adam.step(Gradients{{{&parameter, gradient}}}, rate);
+    adam_of_expected.step(Gradients{{{&expected, gradient}}}, rate);
+    expected.value = nearest(expected.value);
+    EXPECT_EQ(parameter.floats(), expected.value) << step;
+  }
+}
+
+TEST(LowPrecisionStates, Fp8LmTakesSixBytesForAParameter) {
   Parameter parameter = test_parameter(ParameterKind::weight, {29, 31});
   const std::size_t size = parameter.value.size();
   Adam adam({&parameter}, optim::with_fp8_lm_states({}));
-  Parameter plain = test_parameter(ParameterKind::weight, {29, 31});
-  Adam adam_of_plain({&plain});
-  for (std::uint64_t step = 0; step < 3; ++step) {
-    const Array<float> gradient = gradient_of_step(parameter.value.shape(), step);
-    adam.step(Gradients{{{&parameter, gradient}}}, rate);
-    adam_of_plain.step(Gradients{{{&plain, gradient}}}, rate);
-  }
-  float largest = 0;
-  for (const float each : parameter.value.span()) largest = std::max(largest, std::abs(each));
-  const float scale = std::exp2(-std::floor(std::log2(65504 / largest)));
-  const auto encoded = EncodedArray::encode(
-      EncodedArray::view(parameter.value), Format::of<float16>(),
-      ScaleLayout::per_tensor(ScaleFormat::power_of_two), std::vector<float>{scale});
-  EXPECT_EQ(encoded.decode(), parameter.value);
-  EXPECT_EQ(encoded.bytes(), 2 * size + 1);
-  for (std::size_t i = 0; i < size; ++i) {
-    EXPECT_NEAR(parameter.value.data()[i], plain.value.data()[i], 0.02F);
-  }
-  // First moment 1, second 2, master weights 2, and 1 for the gradient that workers have sent.
-  const std::size_t gradient_bytes = size;
-  const std::size_t scales = 2 * 8 + 1;
-  EXPECT_EQ(memory_of(adam) + encoded.bytes() + gradient_bytes, 6 * size + scales);
-  EXPECT_EQ(memory_of(adam_of_plain), 8 * size);
+  optim::EncodedGradients gradients({&parameter});
+  gradients.take(Gradients{{{&parameter, gradient_of_step({29, 31}, 0)}}});
+  adam.step(gradients, rate, gradients.factor());
+  // First moment 1, second 2, master weights 2, gradient 1; each moment has a scale and a largest
+  // number, the master weights have a scale.
+  EXPECT_EQ(memory_of(adam) + parameter.bytes() + gradients.bytes(), 6 * size + 2 * 8 + 4);
+  EXPECT_TRUE(parameter.value.empty());
+}
+
+TEST(LowPrecisionStates, WhatIsWrittenToAValueReplacesTheCodes) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3, 5});
+  Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  EXPECT_TRUE(parameter.is_encoded());
+  parameter.value = Array<float>::filled({3, 5}, 3);
+  EXPECT_FALSE(parameter.is_encoded());
+  EXPECT_EQ(parameter.floats().data()[0], 3);
+  adam.step(Gradients{{{&parameter, Array<float>::filled({3, 5}, 0)}}}, rate);
+  EXPECT_TRUE(parameter.is_encoded());
+  EXPECT_EQ(parameter.floats(), (Array<float>::filled({3, 5}, 3)));
+}
+
+TEST(LowPrecisionStates, OtherOptimisersRefuseParametersThatAreCodes) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3, 5});
+  Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  const Gradients gradients{{{&parameter, Array<float>::filled({3, 5}, 1)}}};
+  optim::Sgd sgd({&parameter}, {.allow_untagged = true});
+  expect_domain_error([&] { sgd.step(gradients, rate); }, {"Sgd", "'p'", "floats"});
+  Adam plain({&parameter});
+  expect_domain_error([&] { plain.step(gradients, rate); }, {"Adam", "'p'", "floats"});
+  parameter.value = parameter.floats();
+  EXPECT_NO_THROW(sgd.step(gradients, rate));
+}
+
+TEST(LowPrecisionStates, MasterWeightsHaveNoScalesOfGroups) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3, 5});
+  expect_domain_error(
+      [&] {
+        Adam({&parameter},
+             {.master_weights = std::make_shared<const EncodedStateFormat>(
+                  EncodedStateFormat::Options{.scale = optim::StateScale::per_group})});
+      },
+      {"master weights", "one scale"});
+  EXPECT_FALSE(parameter.is_encoded());
 }
 
 TEST(LowPrecisionStates, CoatKeepsTwoBytesAndAnEighthForAParameter) {
@@ -255,7 +308,7 @@ TEST(LowPrecisionStates, ThreadCountChangesNoBit) {
         adam.step(Gradients{{{&parameter, gradient_of_step({211, 233}, step)}}}, rate);
       }
       Bytes result = states_of(adam);
-      result["value"] = bytes_of(parameter.value);
+      result["value"] = bytes_of(parameter.floats());
       return result;
     };
     const Bytes one = run(1);
@@ -328,7 +381,7 @@ TEST(LowPrecisionStates, GradientsOfZerosOneHotOnesAndEmptyParametersAreSteps) {
       if (!gradient.empty()) gradient.mutable_data()[gradient.size() / 2] = 1e-20F;
       for (int step = 0; step < 3; ++step) {
         adam.step(Gradients{{{&parameter, gradient}}}, rate);
-        EXPECT_TRUE(is_finite(parameter.value));
+        EXPECT_TRUE(is_finite(parameter.floats()));
       }
       EXPECT_EQ(adam.steps(), 4U);
     }
@@ -347,7 +400,7 @@ TEST(LowPrecisionStates, WhatIsNotFiniteReachesItsOwnElementOnly) {
       adam.step(Gradients{{{&parameter, gradient}}}, rate);
     }
     for (std::size_t i = 0; i < 300; ++i) {
-      EXPECT_EQ(std::isfinite(parameter.value.data()[i]), i != 77) << i;
+      EXPECT_EQ(std::isfinite(parameter.floats().data()[i]), i != 77) << i;
     }
   }
 }

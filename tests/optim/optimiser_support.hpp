@@ -91,7 +91,7 @@ template <class MakeOptimiser>
     optimiser.step(tape, learning_rate, static_cast<double>(loss_scale));
   }
   EXPECT_EQ(optimiser.steps(), steps);
-  std::vector<unit_scaling::Array<float>> result{parameter.value};
+  std::vector<unit_scaling::Array<float>> result{parameter.floats()};
   for_each_array(optimiser,
                  [&](const std::string&, const auto& state) { result.push_back(state); });
   return result;

@@ -164,10 +164,10 @@ template <Precision P>
   for (const Parameter* parameter : parameters) {
     const auto gradient =
         kernels::convert<float, Overflow::infinity_or_nan>(tape.gradient(*parameter));
-    rows.push_back({parameter->name, to_string(parameter->value.shape()),
+    rows.push_back({parameter->name, to_string(parameter->shape()),
                     std::string(optim::to_string(parameter->kind)),
                     parameter->depth ? std::to_string(*parameter->depth) : "-",
-                    rms_text(parameter->value), gradient.empty() ? "-" : rms_text(gradient)});
+                    rms_text(parameter->floats()), gradient.empty() ? "-" : rms_text(gradient)});
   }
   return table_text(rows);
 }

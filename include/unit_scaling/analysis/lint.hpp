@@ -151,7 +151,7 @@ class Linter {
 
   /// @param op the first that reads the parameter.
   void check_scale(const Parameter& parameter, const OpRecord& op, std::optional<bool> is_gain) {
-    const Array<float>& value = parameter.value;
+    const Array<float> value = parameter.floats();
     const auto all_are = [&](float expected) {
       return std::all_of(value.span().begin(), value.span().end(),
                          [=](float element) { return element == expected; });
@@ -341,15 +341,15 @@ class Linter {
     bool any_expected = false;
     for (const optim::LearningRateRow& row : options_.learning_rates) {
       const auto found = std::find_if(seen_.begin(), seen_.end(), [&](const Parameter* parameter) {
-        return parameter->name == row.name && parameter->value.shape() == row.shape;
+        return parameter->name == row.name && parameter->shape() == row.shape;
       });
       any_factor = any_factor || row.factor != 1;
       double scale = 1;
       if (found != seen_.end()) {
         const Parameter& parameter = **found;
-        if (const double rms = rms_of(parameter.value); rms > 0) scale = rms;
+        if (const double rms = rms_of(parameter.floats()); rms > 0) scale = rms;
         const bool is_known = parameter.kind != ParameterKind::untagged || rule_ == Rule::paper;
-        any_expected = any_expected || (is_known && parameter.value.shape().rank() <= 3 &&
+        any_expected = any_expected || (is_known && parameter.shape().rank() <= 3 &&
                                         optim::learning_rate_factor(rule_, parameter) != 1);
       }
       if (row.learning_rate == 0) continue;  // nobody asks it to learn

@@ -236,20 +236,21 @@ class Tracker {
     };
     const ParameterBefore& before = before_.find(parameter.name)->second;
     if (before.is_ambiguous) refuse("expected no other of that name");
-    if (before.elements.size() != parameter.value.size()) {
+    const Array<float> numbers = parameter.floats();
+    if (before.elements.size() != numbers.size()) {
       refuse("expected " + std::to_string(before.elements.size()) +
              " elements as in the forward pass, got shape " +
-             unit_scaling::to_string(parameter.value.shape()));
+             unit_scaling::to_string(numbers.shape()));
     }
     update_.resize(before.elements.size());
-    const float* after = parameter.value.data();
+    const float* after = numbers.data();
     for (std::size_t i = 0; i < update_.size(); ++i) update_[i] = after[i] - before.elements[i];
     const Key key{TrackedRole::update, parameter.name, {}, before.index, 0, storage_name<float>};
     const TrackedTensor* known = find(key);
     if (known != nullptr && !known->samples.empty() && known->samples.back().step == step) {
       refuse("expected one update in step " + std::to_string(step) + ", got two");
     }
-    TrackedSample& sample = add_sample(key, parameter.value.shape(), update_, step);
+    TrackedSample& sample = add_sample(key, numbers.shape(), update_, step);
     if (before.rms > 0) sample.update_ratio = sample.statistics.rms / before.rms;
   }
 

@@ -4,13 +4,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -57,10 +61,21 @@ class Place {
   mutable std::shared_ptr<bool> is_here_;  ///< null until somebody watches
 };
 
-/// A named tensor that training changes: the float master copy, whatever precision it is used in.
-/// A tape rounds it straight from float: once for all matrix products that read it, and once for
+/// A master copy in codes. Only a program that makes one compiles what decodes it.
+struct EncodedMasterCopy {
+  EncodedArray codes;
+  /// `codes.decode(resource)`
+  Array<float> (*decode)(const EncodedArray& codes, std::pmr::memory_resource* resource);
+};
+
+/// A named tensor that training changes: the master copy, whatever precision it is used in. A tape
+/// rounds it straight from the master copy: once for all matrix products that read it, and once for
 /// each other op. After `value` was written to, it is rounded anew; so call `mutable_data` each
 /// time, or replace the whole array. Its gradient lives on the tape.
+///
+/// The master copy is `value`, an array of floats, unless an optimiser keeps it in fewer bytes (see
+/// `optim::Adam::Options::master_weights`). Then it is `encoded`, and `value` is empty. `floats`
+/// reads either. Whoever gives `value` numbers again has replaced the codes.
 struct Parameter {
   std::string name;
   Array<float> value;
@@ -71,6 +86,26 @@ struct Parameter {
   /// Optimisers know it by its address: one that was moved or is gone is an error at their next
   /// step.
   Place place = {};
+  std::optional<EncodedMasterCopy> encoded = std::nullopt;  ///< counts while `value` is empty
+
+  /// Whether the master copy is codes.
+  [[nodiscard]] bool is_encoded() const { return encoded && value.empty(); }
+  [[nodiscard]] Shape shape() const {
+    return is_encoded() ? encoded->codes.shape() : value.shape();
+  }
+  /// Memory that the master copy takes.
+  [[nodiscard]] std::size_t bytes() const {
+    return is_encoded() ? encoded->codes.bytes() : value.bytes();
+  }
+  /// The numbers of the master copy: `value` itself, or what the codes stand for.
+  /// @param resource where codes are decoded to; null: where they are.
+  [[nodiscard]] Array<float> floats(std::pmr::memory_resource* resource = nullptr) const {
+    return is_encoded() ? encoded->decode(encoded->codes, resource) : value;
+  }
+  /// Another one whenever the master copy was written to (see `Array::version`).
+  [[nodiscard]] std::uint64_t version() const {
+    return is_encoded() ? encoded->codes.version() : value.version();
+  }
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -170,7 +170,7 @@ void StepObserver<P>::show_parameter(const Parameter& parameter, std::size_t ind
                                      std::size_t value) {
   parameters_.push_back({parameter.name, index, value});
   show({.name = parameter.name, .index = index, .role = TensorRole::parameter}, Format::of<float>(),
-       {}, parameter.value);
+       {}, parameter.floats(memory_));
 }
 
 template <Precision P>

@@ -303,6 +303,8 @@ template <Precision P> class Tape {
     bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
     const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
     const void* elements = nullptr;        ///< of that parameter when it was recorded
+    std::uint64_t version = 0;             ///< of that parameter when it was recorded last
+    std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
     Format held = {};                      ///< whose numbers the value has
   };
 
@@ -565,6 +567,12 @@ template <Precision P> class Tape {
     }
   }
 
+  /// Where the master copy of a parameter is.
+  [[nodiscard]] static const void* elements_of(const Parameter& parameter) {
+    if (parameter.is_encoded()) return parameter.encoded->codes.codes().data();
+    return parameter.value.data();
+  }
+
   /// A parameter that has a slot already must be the one that was recorded there.
   void require_unchanged(const Slot& slot, const Parameter& parameter) const;
 
@@ -591,7 +599,9 @@ template <Precision P> class Tape {
     const Slot& slot = slots_[variable.slot_];
     OperandArgument& argument = operands_.add(variable.value().data(), slot.held);
     argument.parameter = slot.parameter;
-    argument.version = variable.value().version();
+    // Codes are decoded for each use, so that the array is another one each time.
+    const std::uint64_t version = variable.value().version();
+    argument.version = version == slot.numbers_version ? slot.version : version;
     argument.value = variable.slot_;
     argument.shape = variable.shape();
   }
@@ -766,13 +776,17 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
   if (!is_new) {
     require_unchanged(slots_[entry->second], parameter);
   } else {
-    Slot& slot = add_slot(parameter.value.shape(), true);
+    Slot& slot = add_slot(parameter.shape(), true);
     slot.parameter = &parameter;
-    slot.elements = parameter.value.data();
+    slot.elements = elements_of(parameter);
     slot.held = Format::of<float>();
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
-  return {*this, entry->second, generation_, parameter.value};
+  Array<float> numbers = parameter.floats(&memory_);
+  Slot& slot = slots_[entry->second];
+  slot.version = parameter.version();
+  slot.numbers_version = numbers.version();
+  return {*this, entry->second, generation_, std::move(numbers)};
 }
 
 template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double seed) {
@@ -857,13 +871,13 @@ bool Tape<P>::is_gradient_wanted(std::span<const std::size_t> input_slots) const
 
 template <Precision P>
 void Tape<P>::require_unchanged(const Slot& slot, const Parameter& parameter) const {
-  const bool is_other = slot.shape != parameter.value.shape();
+  const bool is_other = slot.shape != parameter.shape();
   // What a backward pass is still to read.
   const bool is_written =
-      mode_ == TapeMode::training && !unwound_ && slot.elements != parameter.value.data();
+      mode_ == TapeMode::training && !unwound_ && slot.elements != elements_of(parameter);
   if (!is_other && !is_written) return;
   throw std::invalid_argument("Tape: expected parameter '" + parameter.name + "', " +
-                              to_string(parameter.value.shape()) +
+                              to_string(parameter.shape()) +
                               ", to stay in place and unwritten between its uses in a step, got "
                               "another value than the first time, " +
                               to_string(slot.shape));

@@ -190,6 +190,9 @@ class EncodedArray {
 
   /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32; or one
   /// each in float8_e4m3fn, and behind them, in binary32, what they have in common.
+  /// Another one whenever the codes were written to (see `Array::version`).
+  [[nodiscard]] std::uint64_t version() const { return codes_.version(); }
+
   [[nodiscard]] std::span<const std::uint8_t> scale_codes() const& { return scales_.span(); }
   std::span<const std::uint8_t> scale_codes() const&& = delete;
   /// Scales for writing; copies them first if another array shares them.

@@ -110,8 +110,8 @@ class Adam {
     /// (optim/encoded_state_format.hpp).
     std::shared_ptr<const StateFormat> first_moment = nullptr;
     std::shared_ptr<const StateFormat> second_moment = nullptr;
-    /// To which p is rounded after each step, if not null. It stays an array of floats: that is
-    /// what parameters are.
+    /// How p is kept, from the construction of the optimiser on: as floats if null, else as
+    /// `Parameter::encoded`, of which a step decodes one parameter at a time.
     std::shared_ptr<const StateFormat> master_weights = nullptr;
   };
 
@@ -161,12 +161,22 @@ class Adam {
     require_share(name, "beta1", options.beta1);
     require_share(name, "beta2", options.beta2);
     detail::require_epsilon(name, options.epsilon, options.beta2);
+    if (options.master_weights == nullptr) return;
+    for (std::size_t k = 0; k < settings_.size(); ++k) {
+      Parameter& parameter = *settings_[k].parameter;
+      if (parameter.is_encoded() &&
+          options.master_weights->fits_master_copy(parameter.encoded->codes)) {
+        continue;
+      }
+      detail::encode_master_weights(*options.master_weights,
+                                    {0, static_cast<std::uint32_t>(3 * k + 2)}, parameter.floats(),
+                                    parameter);
+    }
   }
 
  private:
   /// Moves a parameter of which a moment, or the parameter itself, has a format of its own.
-  template <class G>
-  void move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g, float* p);
+  template <class G> void move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g);
 
   std::string_view name_;
   std::vector<ParameterSetting> settings_;
@@ -188,6 +198,7 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                       .rate_factor = first_correction,
                       .decay_is_times_rate = options_.decay == WeightDecay::decoupled,
                       .allow_non_finite = options_.allow_non_finite,
+                      .takes_encoded_parameters = options_.master_weights != nullptr,
                       .largest_magnitudes = largest_gradients_.data()});
   detail::require_encoded(name_, settings_, first_moment_, options_.first_moment.get());
   detail::require_encoded(name_, settings_, second_moment_, options_.second_moment.get());
@@ -215,11 +226,11 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                                                                        : 1),
         .rate = static_cast<float>(parameter_rate * first_correction)};
     const auto* g = detail::gradient_elements(gradient);
-    float* p = parameter.value.mutable_data();
     if (is_encoded) {
-      move_encoded(update, k, g, p);
+      move_encoded(update, k, g);
       continue;
     }
+    float* p = parameter.value.mutable_data();
     float* m = first_moment_[k].numbers.mutable_data();
     float* v = second_moment_[k].numbers.mutable_data();
     detail::for_each_lane(gradient.size(),
@@ -228,7 +239,12 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
 }
 
 template <class G>
-void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g, float* p) {
+void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g) {
+  Parameter& parameter = *settings_[k].parameter;
+  Array<float> decoded;
+  if (parameter.is_encoded()) decoded = parameter.floats(&scratch_memory());
+  Array<float>& numbers = parameter.is_encoded() ? decoded : parameter.value;
+  float* const p = numbers.mutable_data();
   const std::size_t size = settings_[k].shape.size();
   const auto number = static_cast<std::uint32_t>(3 * k);
   detail::StateInStep first(options_.first_moment.get(), first_moment_[k], {steps_, number});
@@ -247,7 +263,6 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     second.bound(static_cast<double>(update.beta2) * static_cast<double>(second.largest()) +
                  static_cast<double>(update.rest2) * slope * slope);
   }
-  kernels::SharedLargestMagnitude of_weights;
   detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
     float m_memory[StateFormat::chunk];
     float v_memory[StateFormat::chunk];
@@ -259,22 +274,13 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
       first.add_largest(detail::LargestMagnitude(m, count));
       second.add_largest(detail::LargestMagnitude(v, count));
     }
-    if (options_.master_weights != nullptr) {
-      of_weights.raise_to(detail::LargestMagnitude(p + begin, count).bits());
-    }
     first.write(begin, count, m);
     second.write(begin, count, v);
   });
   first.finish();
   second.finish();
   if (options_.master_weights == nullptr) return;
-  const StateFormat& format = *options_.master_weights;
-  const float scale = format.has_tensor_scale()
-                          ? format.tensor_scale(std::bit_cast<float>(of_weights.bits()), 1)
-                          : 1.0F;
-  detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
-    format.round(p + begin, begin, count, scale, {steps_, number + 2});
-  });
+  detail::encode_master_weights(*options_.master_weights, {steps_, number + 2}, numbers, parameter);
 }
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,10 +35,13 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/power.hpp"
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/optim/state_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -168,6 +172,23 @@ class EncodedStateFormat final : public StateFormat {
            state.exponents.size() == (is_expanded ? groups : 0);
   }
 
+  [[nodiscard]] EncodedMasterCopy master_copy(const Shape& shape) const override {
+    require(options_.scale != StateScale::per_group, name,
+            "expected master weights under one scale for a tensor, or none, got scales of groups");
+    const EncodedArray codes = zeros(shape).codes;
+    return {has_tensor_scale() ? codes.with_scale(ScaleFormat::binary32, 1) : codes,
+            [](const EncodedArray& array, std::pmr::memory_resource* resource) {
+              return array.decode(resource);
+            }};
+  }
+
+  [[nodiscard]] bool fits_master_copy(const EncodedArray& codes) const override {
+    return codes.format() == options_.format &&
+           codes.scale_layout() == (has_tensor_scale()
+                                        ? ScaleLayout::per_tensor(ScaleFormat::binary32)
+                                        : ScaleLayout{});
+  }
+
   [[nodiscard]] bool has_tensor_scale() const override {
     return options_.scale == StateScale::per_tensor;
   }
@@ -213,28 +234,6 @@ class EncodedStateFormat final : public StateFormat {
   void encode(const float* in, std::size_t first, std::size_t count, float tensor_scale,
               const StateSite& site, const StateMemory& to) const override {
     encode_at(first, in, first, count, tensor_scale, site, to);
-  }
-
-  void round(float* numbers, std::size_t first, std::size_t count, float tensor_scale,
-             const StateSite& site) const override {
-    if (options_.scale == StateScale::per_tensor && options_.rounding == Rounding::nearest_even) {
-      // Without codes in memory, where they have a type.
-      const float factor = 1 / tensor_scale;
-      const bool is_done = with_type_of_codes([&]<class T>() {
-        kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
-          const auto x = kernels::load<float>(numbers + i, some) * factor;
-          kernels::store<Overflow::infinity_or_nan, float>(
-              kernels::rounded_to<T, float>(x) * tensor_scale, numbers + i, some);
-        });
-      });
-      if (is_done) return;
-    }
-    std::uint8_t codes[chunk * sizeof(float)];
-    float scales[chunk / lanes];
-    float exponents[chunk / lanes];
-    const StateMemory memory{codes, scales, exponents, tensor_scale};
-    encode_at(0, numbers, first, count, tensor_scale, site, memory);
-    decode(memory, 0, count, numbers);
   }
 
  private:

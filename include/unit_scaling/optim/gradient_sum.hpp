@@ -87,7 +87,7 @@ class GradientSum {
   explicit GradientSum(std::vector<Parameter*> parameters) : factors_(std::move(parameters)) {
     for (const Parameter* parameter : factors_.parameters()) {
       Sum& sum = sums_.emplace_back();
-      sum.shape = parameter->value.shape();
+      sum.shape = parameter->shape();
       sum.parts.push_back({.elements = Array<float>(sum.shape)});
     }
   }

@@ -22,7 +22,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// own size.
 /// @throws DomainError for a parameter of four extents and more.
 [[nodiscard]] inline std::size_t fan_in_of(const Parameter& parameter) {
-  const Shape& shape = parameter.value.shape();
+  const Shape shape = parameter.shape();
   require(shape.rank() <= 3, "learning_rate_factor",
           "expected a parameter of at most three extents, got ", parameter.name, " of ", shape);
   if (shape.rank() <= 1) return shape.size();
@@ -46,7 +46,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
   };
   if (rule == Rule::none) return 1;
   if (rule == Rule::paper) {
-    return parameter.kind == ParameterKind::norm ? inverse_root(parameter.value.size()) : 1;
+    return parameter.kind == ParameterKind::norm ? inverse_root(parameter.shape().size()) : 1;
   }
   require(parameter.kind != ParameterKind::untagged, "learning_rate_factor",
           "expected a parameter with a kind, got ", parameter.name);
@@ -74,7 +74,7 @@ namespace UNIT_SCALING_NAMESPACE::optim {
       return of_depth * std::sqrt(static_cast<double>(fan_in_of(parameter)));
     case ParameterKind::bias:
     case ParameterKind::norm:
-      return of_depth * static_cast<double>(parameter.value.shape()[0]);
+      return of_depth * static_cast<double>(parameter.shape()[0]);
     case ParameterKind::output:
     case ParameterKind::untagged:
       break;

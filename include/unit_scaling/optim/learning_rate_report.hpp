@@ -57,7 +57,7 @@ template <Optimiser O>
     require(*setting.is_in_place, "learning_rate_report", "expected '", setting.name,
             "' to have stayed in place since the optimiser was made");
     const Parameter& parameter = *setting.parameter;
-    rows.push_back({parameter.name, parameter.kind, parameter.value.shape(), parameter.depth,
+    rows.push_back({parameter.name, parameter.kind, parameter.shape(), parameter.depth,
                     setting.learning_rate_factor, learning_rate * setting.learning_rate_factor,
                     setting.weight_decay});
   }

@@ -20,11 +20,9 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 
 /// FP8-LM's first moment in FP8 (E4M3), second moment and master weights in FP16. Each has a power
 /// of two as the scale of the tensor, found anew in every step: for a moment from a bound on its
-/// magnitudes, for the weights from the largest of them. With a gradient in FP8 these are
-/// 1 + 2 + 2 + 1 = 6 bytes for a parameter, in place of 16.
-///
-/// The optimiser keeps 3 bytes for a parameter. Master weights are rounded so that they fit in 2
-/// bytes, but `Parameter` keeps floats. So these take 4.
+/// magnitudes, for the weights from the largest of them. With gradients in FP8
+/// (optim/encoded_gradients.hpp) these are 2 + 1 + 2 + 1 = 6 bytes for a parameter from step to
+/// step, in place of 16. A step decodes one parameter at a time, and so does an op that reads one.
 /// @see Peng et al. 2023, arXiv:2310.18313, section 2.2.
 [[nodiscard]] inline Adam::Options with_fp8_lm_states(Adam::Options options) {
   const auto two_bytes = std::make_shared<const EncodedStateFormat>(

@@ -109,6 +109,8 @@ struct StepNumbers {
   /// The learning rate multiplies the weight decay.
   bool decay_is_times_rate = false;
   bool allow_non_finite = false;  ///< gradients beyond the largest too
+  /// The optimiser keeps master copies in a format of its own.
+  bool takes_encoded_parameters = false;
   /// Where the largest magnitude of the gradient of each parameter is written, unless gradients
   /// beyond the largest are allowed; null if nobody asks.
   float* largest_magnitudes = nullptr;
@@ -149,9 +151,13 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
     const Parameter& parameter = *settings[k].parameter;
     const Shape& shape = settings[k].shape;
     require_shape(
-        parameter.value.shape() == shape, name,
+        parameter.shape() == shape, name,
         in_quotes("step: parameter", " in the shape that it had when the optimiser was made"),
-        shape, parameter.value.shape());
+        shape, parameter.shape());
+    require(!parameter.is_encoded() || numbers.takes_encoded_parameters, name,
+            "step: expected the master copy of '", settings[k].name,
+            "' as floats, got codes that another optimiser made (Parameter::encoded); give the "
+            "parameter its floats() as value");
     for (const std::vector<State>* state : states) {
       require_shape((*state)[k].shape() == shape, name, in_quotes("step: a state in the shape of"),
                     shape, (*state)[k].shape());

@@ -147,8 +147,7 @@ template <class Factor>
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
-      settings.push_back({parameter, parameter->place.watch(), parameter->name,
-                          parameter->value.shape(),
+      settings.push_back({parameter, parameter->place.watch(), parameter->name, parameter->shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
                           group.weight_decay.value_or(of_kind)});
     }

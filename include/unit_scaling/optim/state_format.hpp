@@ -10,11 +10,13 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -79,6 +81,11 @@ class StateFormat {
 
   /// The state of a parameter of this shape: zeros.
   [[nodiscard]] virtual OptimiserState zeros(const Shape& shape) const = 0;
+  /// The master copy of a parameter of this shape: zeros, under one scale if there is one.
+  /// @throws DomainError if there are scales of groups.
+  [[nodiscard]] virtual EncodedMasterCopy master_copy(const Shape& shape) const = 0;
+  /// Whether codes are such as `master_copy` gives.
+  [[nodiscard]] virtual bool fits_master_copy(const EncodedArray& codes) const = 0;
   /// Whether it could be such a state, by its format and by the sizes of its arrays.
   [[nodiscard]] virtual bool fits(const OptimiserState& state) const = 0;
 
@@ -99,9 +106,6 @@ class StateFormat {
   /// @param tensor_scale as `tensor_scale` gives it; ignored if there is none.
   virtual void encode(const float* in, std::size_t first, std::size_t count, float tensor_scale,
                       const StateSite& site, const StateMemory& to) const = 0;
-  /// Replaces the numbers of a chunk by what would come back if they were encoded. @pre as above
-  virtual void round(float* numbers, std::size_t first, std::size_t count, float tensor_scale,
-                     const StateSite& site) const = 0;
 };
 
 namespace detail {
@@ -209,6 +213,29 @@ class StateInStep {
   float tensor_scale_ = 1;
   kernels::SharedLargestMagnitude largest_;
 };
+
+/// Makes codes of the numbers of a parameter, and takes `value` away. Codes of the same shape and
+/// format are written to where they are.
+/// @throws DomainError if the format has scales of groups.
+inline void encode_master_weights(const StateFormat& format, const StateSite& site,
+                                  const Array<float>& numbers, Parameter& parameter) {
+  const float* const from = numbers.data();
+  const float scale =
+      format.has_tensor_scale() ? format.tensor_scale(largest_finite(from, numbers.size()), 1) : 1;
+  if (!parameter.encoded || parameter.encoded->codes.shape() != numbers.shape() ||
+      !format.fits_master_copy(parameter.encoded->codes)) {
+    parameter.encoded = format.master_copy(numbers.shape());
+  }
+  EncodedArray& encoded = parameter.encoded->codes;
+  const StateMemory memory{encoded.mutable_codes().data(), nullptr, nullptr, scale};
+  for_each_chunk(numbers.size(), [&](std::size_t first, std::size_t count) {
+    format.encode(from + first, first, count, scale, site, memory);
+  });
+  if (format.has_tensor_scale()) {
+    std::memcpy(encoded.mutable_scale_codes().data(), &scale, sizeof(scale));
+  }
+  parameter.value = {};
+}
 
 /// A state of zeros for each parameter. @param format null for binary32.
 inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting>& settings,

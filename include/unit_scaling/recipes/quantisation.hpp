@@ -126,6 +126,9 @@ class Quantisation final : public Recipe {
     model.for_each_parameter([&](const Parameter& each) {
       const auto found = left.find(each.name);
       if (found == left.end()) return;
+      require(!each.is_encoded(), where, "expected the master copy of ", in_quotes(each.name),
+              " as floats, got codes of ", each.encoded->codes.format(),
+              "; give the parameter its floats() as value");
       add({.parameter = each.name,
            .codes = round_weight(each.name, EncodedArray::view(each.value), nullptr),
            .value = each.value,

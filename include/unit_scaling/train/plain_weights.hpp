@@ -64,7 +64,7 @@ namespace detail {
 [[nodiscard]] inline std::vector<std::string> part_names(const TensorNames& names,
                                                          const Parameter& parameter) {
   auto parts = names ? names(parameter.name) : std::vector{parameter.name};
-  const Shape& shape = parameter.value.shape();
+  const Shape shape = parameter.shape();
   if (parts.empty() || (parts.size() > 1 && (shape.rank() == 0 || shape[0] % parts.size() != 0))) {
     throw std::invalid_argument("plain weights: expected names of arrays that " + parameter.name +
                                 " " + to_string(shape) + " can be divided among, got " +
@@ -144,8 +144,8 @@ template <class Unit, class File>
   std::set<std::string> used;
   visit_parameters(unit, [&](Parameter& each) {
     const auto parts = part_names(names, each);
-    const Shape shape = part_shape(each.value.shape(), parts.size());
-    Parameter plain{each.name, Array<float>(each.value.shape())};
+    const Shape shape = part_shape(each.shape(), parts.size());
+    Parameter plain{each.name, Array<float>(each.shape())};
     float* target = plain.value.mutable_data();
     for (const std::string& part : parts) {
       read_weight(file, part, shape, not_finite, target);
@@ -211,7 +211,7 @@ void export_plain_weights(Unit& unit, SafetensorsWriter& writer, const WeightFol
                           const TensorNames& names = {}) {
   unit.for_each_parameter([&](const Parameter& each) {
     const auto parts = detail::part_names(names, each);
-    const Shape shape = detail::part_shape(each.value.shape(), parts.size());
+    const Shape shape = detail::part_shape(each.shape(), parts.size());
     const Array<float> plain = folding.plain_weight(each);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       writer.add(parts[i],

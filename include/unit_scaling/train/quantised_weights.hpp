@@ -107,7 +107,7 @@ class QuantisedFileReader {
   /// Reads what a parameter is to have, and its codes if it is quantised.
   void read(Parameter& parameter) {
     const std::string& name = parameter.name;
-    const Shape& shape = parameter.value.shape();
+    const Shape shape = parameter.shape();
     const bool has_codes = file_.contains(name + ".elements");
     const bool has_other_uses = file_.contains(name);
     Array<float> value;
@@ -240,7 +240,7 @@ void save_quantised(const std::filesystem::path& path, Model& model,
     const Parameter& each = *parameter;
     const auto found = weights.find(each.name);
     if (found == weights.end()) {
-      writer.add(each.name, each.value);
+      writer.add(each.name, each.floats());
       continue;
     }
     const QuantisedWeight& weight = *found->second;

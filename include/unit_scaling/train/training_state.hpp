@@ -103,7 +103,10 @@ void visit_part(Part& part, const StateVisitor<Visitor>& visit) {
     part.for_each_parameter([](Parameter&) {});
   };
   if constexpr (has_parameters) {
-    part.for_each_parameter([&](Parameter& each) { visit(each.name, each.value); });
+    part.for_each_parameter([&](Parameter& each) {
+      if (each.is_encoded()) return visit(each.name, each.encoded->codes);
+      visit(each.name, each.value);
+    });
   }
   if constexpr (has_states) part.for_each_state(visit);
   if constexpr (!has_parameters && !has_states) {

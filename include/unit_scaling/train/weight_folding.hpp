@@ -290,12 +290,12 @@ struct WeightFolding {
   /// The plain weight of a parameter of the unit-scaled model: each element is rounded once.
   /// @throws std::invalid_argument as `factor`, and if a number leaves the range of a float.
   [[nodiscard]] Array<float> plain_weight(const Parameter& unit) const {
-    return detail::times(unit.name, unit.value, factor(unit.name));
+    return detail::times(unit.name, unit.floats(), factor(unit.name));
   }
   /// The unit-scaled weight of a parameter of the plain model: each element is rounded once.
   /// @throws std::invalid_argument as `plain_weight`.
   [[nodiscard]] Array<float> unit_weight(const Parameter& plain) const {
-    return detail::times(plain.name, plain.value, 1 / factor(plain.name));
+    return detail::times(plain.name, plain.floats(), 1 / factor(plain.name));
   }
 };
 
@@ -428,7 +428,7 @@ void copy_weights(From& from, To& to, const WeightOf& weight_of) {
       throw std::invalid_argument("WeightFolding: expected a parameter called " + each.name +
                                   " in both models");
     }
-    require_same_shape("WeightFolding", each.name, each.value.shape(), found->second.shape());
+    require_same_shape("WeightFolding", each.name, each.shape(), found->second.shape());
   });
   to.for_each_parameter([&](Parameter& each) { each.value = weights.at(each.name); });
 }
