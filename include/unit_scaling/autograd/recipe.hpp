@@ -81,9 +81,8 @@ class Recipe : public RecipeOfTape {
     result.over_rows = std::move(forms.over_rows);
     return result;
   }
-  [[nodiscard]] Array<float> decode(const EncodedArray& array,
-                                    std::pmr::memory_resource* memory) const final {
-    return array.decode(memory);
+  void decode(const EncodedArray& array, std::size_t first, std::span<float> out) const final {
+    array.decode(first, out);
   }
 };
 

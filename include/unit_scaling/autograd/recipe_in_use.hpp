@@ -3,6 +3,7 @@
 /// Layer autograd: the recipe that a tape uses, or none.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -18,11 +19,14 @@
 #include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/precision.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -88,16 +92,29 @@ class RecipeInUse {
     return saved;
   }
 
-  /// The numbers of an array.
-  [[nodiscard]] Array<float> decode(const EncodedArray& array,
-                                    std::pmr::memory_resource* memory) const {
-    return recipe_->decode(array, memory);
-  }
-
-  /// The numbers that products read.
-  [[nodiscard]] Array<float> decode(const kernels::Operand& operand,
-                                    std::pmr::memory_resource* memory) const {
-    return recipe_->decode(operand.array, memory);
+  /// The numbers of an array, rounded to T, without an array of floats on the way.
+  template <class T>
+  [[nodiscard]] Array<T> decode(const EncodedArray& array,
+                                std::pmr::memory_resource* memory) const {
+    Array<T> result(array.shape(), memory);
+    T* const to = result.mutable_data();
+    if constexpr (std::is_same_v<T, float>) {
+      recipe_->decode(array, 0, {to, array.size()});
+    } else {
+      parallel_ranges(array.size(), kernels::map_grain, [&](std::size_t begin, std::size_t end) {
+        constexpr std::size_t chunk = 1024;
+        float numbers[chunk];
+        for (std::size_t first = begin; first < end; first += chunk) {
+          const std::size_t count = std::min(chunk, end - first);
+          recipe_->decode(array, first, {numbers, count});
+          kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+            kernels::store<Overflow::infinity_or_nan, float>(
+                kernels::load<float>(numbers + i, some), to + first + i, some);
+          });
+        }
+      });
+    }
+    return result;
   }
 
   /// Whether what is written under policy P has been rounded to nothing before.

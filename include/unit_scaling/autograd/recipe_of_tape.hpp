@@ -143,9 +143,8 @@ class RecipeOfTape {
   /// What products, in double or else in float, are to read as an operand.
   [[nodiscard]] virtual kernels::Operand make_operand(OperandForms forms, bool in_double) const = 0;
 
-  /// The numbers of an array.
-  [[nodiscard]] virtual Array<float> decode(const EncodedArray& array,
-                                            std::pmr::memory_resource* memory) const = 0;
+  /// Writes the numbers of an array from element number `first` on.
+  virtual void decode(const EncodedArray& array, std::size_t first, std::span<float> out) const = 0;
 
   /// Calls `visit(name, value)` for each value that it keeps from one call to the next; a visitor
   /// may write to it. What comes up as a training goes, such as a number or an array for each site,

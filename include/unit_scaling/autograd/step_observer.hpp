@@ -137,7 +137,7 @@ template <Precision P> class StepObserver {
     seen.format = format;
     Array<float> rounded;
     if (*recipe_ && operand) {
-      rounded = recipe_->decode(*operand, memory_);
+      rounded = recipe_->template decode<float>(operand->array, memory_);
       seen.rounded = rounded.span();
     }
     const auto elements = kernels::convert<float, Overflow::infinity_or_nan>(array);

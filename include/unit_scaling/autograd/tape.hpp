@@ -856,8 +856,7 @@ template <Precision P> void Tape<P>::take_encoded(const Node& node, bool is_read
     for (std::size_t i = 0; i < node.encoded; ++i, encoded_.pop_back()) {
       const auto& [array, encoded] = encoded_.back();
       if (!is_read) continue;
-      *array = kernels::convert<Storage, Overflow::infinity_or_nan>(
-          recipe_.decode(encoded, &memory_), &memory_);
+      *array = recipe_.decode<Storage>(encoded, &memory_);
     }
   }
 }
