@@ -308,20 +308,29 @@ TEST(EncodedStateFormat, UnderTheScaleOfATensorOrNoneNumbersAreRoundedToTheGridA
   }
 }
 
-TEST(EncodedStateFormat, RoundingInPlaceIsWritingAndReading) {
+TEST(EncodedStateFormat, AMasterCopyReadsAsAStateOfTheSameNumbers) {
   for (const EncodedStateFormat::Options& options :
        {EncodedStateFormat::Options{.format = Format::of<float16>()},
-        expanded(RangeExpansion::coat_code),
+        EncodedStateFormat::Options{.format = Format::of<bfloat16>(), .scale = StateScale::none},
         EncodedStateFormat::Options{.rounding = Rounding::stochastic, .seed = 3}}) {
-    const std::vector<float> numbers = moments(1024 + 200, 1, 4);
-    const Written expected = written(options, numbers, 0x1p-10F, {7, 2});
-    std::vector<float> actual = numbers;
     const EncodedStateFormat format(options);
-    for (std::size_t i = 0; i < actual.size(); i += 256) {
-      format.round(&actual[i], i, std::min<std::size_t>(256, actual.size() - i), 0x1p-10F, {7, 2});
-    }
-    EXPECT_EQ(actual, expected.numbers);
+    const std::vector<float> numbers = moments(1024 + 200, 1, 4);
+    Parameter parameter{"p", Array<float>({numbers.size()}, numbers)};
+    float largest = 0;
+    for (const float each : numbers) largest = std::max(largest, std::abs(each));
+    const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
+    optim::detail::encode_master_weights(format, {7, 2}, parameter.floats(), parameter);
+    EXPECT_TRUE(parameter.value.empty());
+    EXPECT_TRUE(format.fits_master_copy(parameter.encoded->codes));
+    const Array<float> actual = parameter.floats();
+    EXPECT_EQ(std::vector<float>(actual.span().begin(), actual.span().end()),
+              written(options, numbers, scale, {7, 2}).numbers);
+    const EncodedStateFormat other({.format = Format::of<float16>(), .scale = StateScale::none});
+    EXPECT_FALSE(other.fits_master_copy(parameter.encoded->codes));
   }
+  expect_domain_error(
+      [] { (void)EncodedStateFormat(expanded(RangeExpansion::coat_code)).master_copy({4}); },
+      {"EncodedStateFormat", "groups"});
 }
 
 TEST(EncodedStateFormat, StochasticRoundingIsRightOnAverageAndKeyedByStepAndState) {

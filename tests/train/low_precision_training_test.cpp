@@ -177,10 +177,18 @@ double error_of_update(const std::vector<Array<float>>& first,
   const auto stored = [](const Array<float>& numbers, RangeExpansion expansion) {
     const EncodedStateFormat format(
         {.scale = StateScale::per_group, .group = 128, .expansion = expansion});
-    Array<float> result = numbers;
+    optim::OptimiserState state = format.zeros(numbers.shape());
+    const optim::StateMemory memory{
+        .codes = state.codes.mutable_codes().data(),
+        .scales = state.scales.mutable_data(),
+        .exponents = state.exponents.empty() ? nullptr : state.exponents.mutable_data(),
+        .tensor_scale = 1};
+    Array<float> result(numbers.shape());
     constexpr std::size_t chunk = EncodedStateFormat::chunk;
     for (std::size_t i = 0; i < numbers.size(); i += chunk) {
-      format.round(result.mutable_data() + i, i, std::min(chunk, numbers.size() - i), 1, {});
+      const std::size_t count = std::min(chunk, numbers.size() - i);
+      format.encode(numbers.data() + i, i, count, 1, {}, memory);
+      format.decode(memory, i, count, result.mutable_data() + i);
     }
     return result;
   };
