@@ -42,8 +42,10 @@ inline us::optim::AdamW make_adam(const Method& method, std::vector<us::Paramete
 inline std::optional<us::optim::EncodedGradients> encoded_gradients(
     const Method& method, const std::vector<us::Parameter*>& parameters) {
   if (method.states != States::fp8_lm) return {};
-  us::optim::AutomaticScale::Options options;
-  if (method.is_unit) options.least = options.largest = 1;
+  // As the constant loss scale has it: from 1 on, the paper's 1000 steps for a doubling are too
+  // slow.
+  us::optim::AutomaticScale::Options options{.initial = 1024};
+  if (method.is_unit) options = {.initial = 1, .least = 1, .largest = 1};
   return us::optim::EncodedGradients(parameters, options);
 }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <string>
@@ -16,6 +17,7 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/embedding.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
@@ -23,7 +25,10 @@
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/low_precision_states.hpp"
+#include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/checkpoint.hpp"
+#include "unit_scaling/train/masked_batch.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
 
 namespace low_precision_training_test {
 
@@ -212,31 +217,57 @@ double error_of_update(const std::vector<Array<float>>& first,
   return sum / static_cast<double>(count);
 }
 
+void expect_smaller_errors_of_updates(Adam& adam) {
+  std::vector<Array<float>> first;
+  std::vector<Array<float>> second;
+  adam.for_each_state([&]<class T>(const std::string& name, T& state) {
+    if constexpr (std::is_same_v<T, Array<float>>) {
+      (name.starts_with("first") ? first : second).push_back(state);
+    }
+  });
+  for (const RangeExpansion expansion : {RangeExpansion::coat_code, RangeExpansion::coat_paper}) {
+    const double neither =
+        error_of_update(first, second, RangeExpansion::none, RangeExpansion::none);
+    const double only_first = error_of_update(first, second, expansion, RangeExpansion::none);
+    const double only_second = error_of_update(first, second, RangeExpansion::none, expansion);
+    const double both = error_of_update(first, second, expansion, expansion);
+    std::printf("m / sqrt(v): neither %.3g, m %.3g, v %.3g, both %.3g: gain %.2f\n", neither,
+                only_first, only_second, both, neither / both);
+    EXPECT_GE(neither / both, 1.3);
+    EXPECT_LT(only_first, neither);
+    EXPECT_LT(only_second, neither);
+    EXPECT_LT(only_first, only_second);  // the first moment has more to gain
+  }
+}
+
 TEST(LowPrecisionTraining, ExpandedRangesMakeTheErrorOfAnUpdateAtLeast1Point3TimesSmaller) {
   Training training(0, {});
   for (const std::size_t more : {100U, 200U}) {
     training.train(more);
-    std::vector<Array<float>> first;
-    std::vector<Array<float>> second;
-    training.adam.for_each_state([&]<class T>(const std::string& name, T& state) {
-      if constexpr (std::is_same_v<T, Array<float>>) {
-        (name.starts_with("first") ? first : second).push_back(state);
-      }
-    });
-    for (const RangeExpansion expansion : {RangeExpansion::coat_code, RangeExpansion::coat_paper}) {
-      const double neither =
-          error_of_update(first, second, RangeExpansion::none, RangeExpansion::none);
-      const double only_first = error_of_update(first, second, expansion, RangeExpansion::none);
-      const double only_second = error_of_update(first, second, RangeExpansion::none, expansion);
-      const double both = error_of_update(first, second, expansion, expansion);
-      std::printf("m / sqrt(v): neither %.3g, m %.3g, v %.3g, both %.3g: gain %.2f\n", neither,
-                  only_first, only_second, both, neither / both);
-      EXPECT_GE(neither / both, 1.3);
-      EXPECT_LT(only_first, neither);
-      EXPECT_LT(only_second, neither);
-      EXPECT_LT(only_first, only_second);  // the first moment has more to gain
-    }
+    expect_smaller_errors_of_updates(training.adam);
   }
+}
+
+TEST(LowPrecisionTraining, ExpandedRangesMakeItSoForABertMlpOnText) {
+  constexpr std::size_t window = 16;
+  const std::vector<std::filesystem::path> text{std::filesystem::path(UNIT_SCALING_SOURCE_DIR) /
+                                                "docs" / "exactness.md"};
+  const train::TextCorpus corpus(train::TextCorpus::read_files(text), window);
+  nn::Initialiser initialiser(1);
+  nn::BertMlp model(initialiser, {.vocabulary_size = corpus.vocabulary_size(),
+                                  .window = window,
+                                  .hidden_size = 64,
+                                  .layers = 2});
+  const train::MaskedBatches batches(corpus, window, 1);
+  Adam adam(optim::parameters_of(model), {.rule = Rule::paper});
+  Tape<precision::fp32> tape;
+  for (std::uint32_t step = 0; step < 60; ++step) {
+    const train::MaskedBatch batch = batches.training(32, step);
+    tape.clear();
+    tape.backward(ops::cross_entropy(model(tape, batch.ids, batch.selected), batch.labels));
+    adam.step(tape, 0x1p-3);
+  }
+  expect_smaller_errors_of_updates(adam);
 }
 
 TEST(LowPrecisionTraining, ACheckpointTakesItUpToTheBit) {
