@@ -102,7 +102,7 @@ inline constexpr std::array methods{
            .recipe = "amax",
            .states = States::fp8_lm,
            .extra_passes = "one read of each operand; weights twice, gradients once",
-           .chosen = "4: margin; first factor of gradients, 1024, its threshold, its steps"},
+           .chosen = "4: margin, 0; of gradients' factor: first, 1024; threshold; steps to double"},
     Method{.name = "COAT",
            .precision = "fp8",
            .recipe = "coat",

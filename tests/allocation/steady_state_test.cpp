@@ -263,10 +263,17 @@ TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
   expect_no_allocation_from_the_second_step_on<precision::fp8, optim::Lamb>();
 }
 
-/// Adam as FP8-LM and COAT keep its states.
+/// Adam as FP8-LM and COAT keep its states; FP8-LM keeps gradients in FP8, too.
 struct Fp8LmAdam : optim::Adam {
   explicit Fp8LmAdam(const std::vector<Parameter*>& parameters)
-      : Adam(parameters, optim::with_fp8_lm_states({})) {}
+      : Adam(parameters, optim::with_fp8_lm_states({})), gradients(parameters) {}
+
+  template <class P> void step(const Tape<P>& tape, double rate, double loss_scale) {
+    gradients.take(tape);
+    Adam::step(gradients, rate, loss_scale * gradients.factor());
+  }
+
+  optim::EncodedGradients gradients;
 };
 struct CoatAdam : optim::Adam {
   explicit CoatAdam(const std::vector<Parameter*>& parameters)
@@ -438,7 +445,7 @@ template <class Prepare> double bytes_for_a_parameter(const Prepare& prepare) {
 // Peng et al. 2023, arXiv:2310.18313: master weights 2, gradient 1, first moment 1, second 2.
 TEST(Memory, OfATrainingAsFp8LmHasItIsSixBytesForAParameter) {
   (void)bytes_for_a_parameter([](const std::vector<Parameter*>& parameters) {
-    // Scratch memory of threads, which stays.
+    // Scratch memory, which stays: 4 bytes for each element of the largest parameter among it.
     const auto adam = std::make_shared<optim::Adam>(parameters, optim::with_fp8_lm_states({}));
     return [adam](const Tape<precision::fp8>& tape) { adam->step(tape, 0.01); };
   });

@@ -429,4 +429,28 @@ TEST(Recipe, WithStochasticRoundingHasTheSameBitsForAnyNumberOfThreads) {
   for (const std::size_t threads : {2U, 3U, 7U}) EXPECT_EQ(run(threads), one) << threads;
 }
 
+TEST(Recipe, DecodesToWhatATapeStoresAsFloatsWouldBeRounded) {
+  RecipeInUse recipe;
+  recipe.use(std::make_shared<Simulation>(Simulation::parse("e4m3fn/e5m2")), false, 0);
+  for (const Shape& shape : {Shape{0}, Shape{1, 1}, Shape{3, 1025}, Shape{23, 1739}}) {
+    const auto numbers = EncodedArray::view(random_array<float>(shape, 3));
+    const std::vector<float> scales(numbers.rows(), 0.3F);
+    for (const char* format : {"e4m3fn", "e2m1", "e8m12"}) {
+      const auto encoded = EncodedArray::encode(
+          numbers, Format::parse(format), ScaleLayout::per_row(ScaleFormat::binary32), scales);
+      const Array<float> floats = encoded.decode();
+      const auto expect_same = [&]<class T>(const Array<T>& actual) {
+        ASSERT_EQ(actual.shape(), shape);
+        for (std::size_t i = 0; i < actual.size(); ++i) {
+          ASSERT_EQ(actual.data()[i], T(floats.data()[i])) << i;
+        }
+      };
+      auto* const memory = std::pmr::new_delete_resource();
+      expect_same(recipe.decode<float>(encoded, memory));
+      expect_same(recipe.decode<float16>(encoded, memory));
+      expect_same(recipe.decode<bfloat16>(encoded, memory));
+    }
+  }
+}
+
 }  // namespace recipe_test

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <limits>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -138,6 +139,21 @@ TEST(EncodedGradients, OfNoNumbersAndOfParametersWithoutAGradientAreEmpty) {
   EXPECT_EQ(gradients.factor(), 1);
   const Parameter unknown = test_parameter(ParameterKind::weight, {2, 2});
   EXPECT_TRUE(gradients.gradient(unknown).empty());
+}
+
+TEST(EncodedGradients, AreNoneAfterASourceThatThrows) {
+  Parameter first = test_parameter(ParameterKind::weight, {2, 2});
+  Parameter second = test_parameter(ParameterKind::weight, {2, 2});
+  second.name = "second";
+  EncodedGradients gradients({&first, &second}, {.doubling_steps = 1});
+  const Array<float> ones = Array<float>::filled({2, 2}, 1);
+  gradients.take(Gradients{{{&first, ones}, {&second, ones}}});
+  EXPECT_THROW(gradients.take(Gradients{{{&first, ones}}}), std::out_of_range);
+  EXPECT_TRUE(gradients.gradient(first).empty());
+  EXPECT_TRUE(gradients.gradient(second).empty());
+  gradients.take(Gradients{{{&first, ones}, {&second, ones}}});
+  EXPECT_EQ(static_cast<float>(gradients.gradient(second).data()[0]), 2);
+  EXPECT_EQ(gradients.factor(), 2);
 }
 
 TEST(EncodedGradients, AreTheSameForAnyNumberOfThreads) {

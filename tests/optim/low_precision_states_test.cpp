@@ -229,14 +229,25 @@ TEST(LowPrecisionStates, OtherOptimisersRefuseParametersThatAreCodes) {
 }
 
 TEST(LowPrecisionStates, MasterWeightsHaveNoScalesOfGroups) {
+  const auto format = [](StateScale scale) {
+    return std::make_shared<const EncodedStateFormat>(EncodedStateFormat::Options{.scale = scale});
+  };
   Parameter parameter = test_parameter(ParameterKind::weight, {3, 5});
-  expect_domain_error(
-      [&] {
-        Adam({&parameter},
-             {.master_weights = std::make_shared<const EncodedStateFormat>(
-                  EncodedStateFormat::Options{.scale = optim::StateScale::per_group})});
-      },
-      {"master weights", "one scale"});
+  const auto refuses = [&] {
+    expect_domain_error(
+        [&] { Adam({&parameter}, {.master_weights = format(StateScale::per_group)}); },
+        {"master weights", "one scale"});
+  };
+  refuses();
+  EXPECT_FALSE(parameter.is_encoded());
+  const Adam without_scale({&parameter}, {.master_weights = format(StateScale::none)});
+  refuses();
+}
+
+TEST(LowPrecisionStates, AnOptimiserThatIsRefusedLeavesTheWeightsAsTheyAre) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3, 5});
+  Adam::Options options = optim::with_fp8_lm_states({.decay = optim::WeightDecay::coupled});
+  expect_domain_error([&] { AdamW({&parameter}, options); }, {"AdamW", "decoupled"});
   EXPECT_FALSE(parameter.is_encoded());
 }
 
@@ -335,8 +346,8 @@ TEST(LowPrecisionStates, ARunThatIsResumedHasTheBitsOfOneThatIsNot) {
       step(adam, parameter, bias, i);
       step(resumed, again, bias_again, i);
     }
-    EXPECT_TRUE(same_bits(parameter.value, again.value));
-    EXPECT_TRUE(same_bits(bias.value, bias_again.value));
+    EXPECT_TRUE(same_bits(parameter.floats(), again.floats()));
+    EXPECT_TRUE(same_bits(bias.floats(), bias_again.floats()));
     EXPECT_EQ(states_of(adam), states_of(resumed));
   }
 }

@@ -5,15 +5,19 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/temporary_folder.hpp"
+#include "unit_scaling/analysis/gradient_constants.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/autograd/tape.hpp"
@@ -21,6 +25,8 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/nn/transformer_decoder.hpp"
+#include "unit_scaling/ops/matmul.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/encoded_gradients.hpp"
 #include "unit_scaling/optim/low_precision_states.hpp"
@@ -62,7 +68,6 @@ struct Training : Model {
     const auto loss = decoder.next_token_loss(tape, ids_of(adam.steps()));
     tape.backward(loss);
     gradients.take(tape);
-    tape.clear();
     adam.step(gradients, 0.01, gradients.factor());
     return *loss.value().data();
   }
@@ -76,21 +81,21 @@ struct Training : Model {
 };
 
 template <class P> class EncodedMasterCopyIn : public testing::Test {};
-using Policies = testing::Types<precision::fp32, precision::fp16, precision::fp8>;
+using Policies = testing::Types<precision::fp64, precision::fp32, precision::bf16, precision::fp8>;
 TYPED_TEST_SUITE(EncodedMasterCopyIn, Policies);
 
 TYPED_TEST(EncodedMasterCopyIn, GivesTheBitsOfTheSameNumbersInFloats) {
   using P = TypeParam;
   Model encoded;
-  const optim::Adam adam(encoded.parameters, optim::with_fp8_lm_states({}));
+  optim::Adam adam(encoded.parameters, optim::with_fp8_lm_states({}));
   Model floats;
-  for (std::size_t k = 0; k < floats.parameters.size(); ++k) {
-    ASSERT_TRUE(encoded.parameters[k]->is_encoded());
-    floats.parameters[k]->value = encoded.parameters[k]->floats();
-  }
   Tape<P> tape_of_encoded;
   Tape<P> tape_of_floats;
-  for (std::size_t step = 0; step < 2; ++step) {
+  for (std::size_t step = 0; step < 3; ++step) {
+    for (std::size_t k = 0; k < floats.parameters.size(); ++k) {
+      ASSERT_TRUE(encoded.parameters[k]->is_encoded());
+      floats.parameters[k]->value = encoded.parameters[k]->floats();
+    }
     tape_of_encoded.clear();
     tape_of_floats.clear();
     const auto loss = encoded.decoder.next_token_loss(tape_of_encoded, ids_of(step));
@@ -103,6 +108,7 @@ TYPED_TEST(EncodedMasterCopyIn, GivesTheBitsOfTheSameNumbersInFloats) {
                 tape_of_floats.gradient(*floats.parameters[k]))
           << floats.parameters[k]->name;
     }
+    if constexpr (!std::is_same_v<P, precision::fp64>) adam.step(tape_of_encoded, 0.01);
   }
 }
 
@@ -131,6 +137,77 @@ TEST(EncodedMasterCopy, IsRoundedOnceForAllMicroBatchesAndAnewAfterAStep) {
   EXPECT_EQ(counter->weights, 2 * once);
 }
 
+TEST(EncodedMasterCopy, IsDecodedOnceForAllWhoHoldItsNumbers) {
+  Parameter parameter{"w", Array<float>::filled({64, 64}, 0.5F), ParameterKind::weight};
+  const optim::Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  Tape<precision::fp32> tape;
+  auto x = tape.input(Array<float>::filled({2, 64}, 1));
+  for (int use = 0; use < 10; ++use) x = ops::matmul(x, tape.parameter(parameter));
+  // The weight once, and ten inputs.
+  EXPECT_EQ(tape.saved_bytes(), (64 * 64 + 10 * 2 * 64) * sizeof(float));
+}
+
+TEST(EncodedMasterCopy, IsRoundedAnewWhenItsScaleAloneIsWritten) {
+  Parameter parameter{"w", Array<float>::filled({64, 64}, 0.5F), ParameterKind::weight};
+  const optim::Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  Tape<precision::fp8> tape(TapeMode::inference);
+  const auto product = [&] {
+    tape.clear();
+    const auto x = tape.constant(Array<float>::filled({2, 64}, 1));
+    return static_cast<float>(ops::matmul(x, tape.parameter(parameter)).value().data()[0]);
+  };
+  const float before = product();
+  EXPECT_EQ(product(), before);
+  const float twice = 2 * parameter.encoded->codes.scale(0);
+  parameter.encoded->codes = parameter.encoded->codes.with_scale(ScaleFormat::binary32, twice);
+  EXPECT_EQ(product(), 2 * before);
+}
+
+TEST(EncodedMasterCopy, OfACopyOfAParameterIsItsOwn) {
+  Parameter parameter{"w", Array<float>::filled({3, 5}, 0.5F), ParameterKind::weight};
+  optim::Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  const Parameter copy = parameter;
+  Tape<precision::fp32> tape;
+  tape.backward(
+      ops::mse_loss(tape.parameter(parameter), tape.constant(Array<float>::filled({3, 5}, 1))));
+  adam.step(tape, 0.1);
+  EXPECT_EQ(copy.floats(), (Array<float>::filled({3, 5}, 0.5F)));
+  EXPECT_NE(parameter.floats(), copy.floats());
+}
+
+TEST(EncodedMasterCopy, KeepsWhatIsNotFiniteZerosAndTinyNumbers) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> numbers{0.0F, -0.0F, 1.0F, infinity, -infinity, std::nanf(""), 0x1p-30F};
+  Parameter parameter{"w", Array<float>({7}, numbers), ParameterKind::weight};
+  const optim::Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  const Array<float> actual = parameter.floats();
+  for (std::size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(actual.data()[i], numbers[i]);
+    EXPECT_EQ(std::signbit(actual.data()[i]), std::signbit(numbers[i]));
+  }
+  EXPECT_TRUE(std::isnan(actual.data()[5]));
+  EXPECT_EQ(actual.data()[6], 0x1p-30F) << "2^-30 is normal under the scale of 1";
+  Parameter empty{"w", Array<float>(Shape{3, 0}), ParameterKind::weight};
+  const optim::Adam of_empty({&empty}, optim::with_fp8_lm_states({}));
+  Tape<precision::fp8> tape;
+  EXPECT_EQ(tape.parameter(empty).shape(), (Shape{3, 0}));
+}
+
+TEST(EncodedMasterCopy, HasGradientConstantsAsFloatsDo) {
+  Parameter parameter{"w", Array<float>({3}, {0.5F, 1, -2}), ParameterKind::weight};
+  const auto constant = [&] {
+    Parameter* const parameters[] = {&parameter};
+    const auto record = [&](Tape<precision::fp64>& tape) {
+      return ops::mse_loss(tape.parameter(parameter), tape.constant(Array<double>::filled({3}, 1)));
+    };
+    return analysis::gradient_constants(record, parameters).at(0).constant;
+  };
+  const double expected = constant();
+  const optim::Adam adam({&parameter}, optim::with_fp8_lm_states({}));
+  EXPECT_NEAR(constant(), expected, 1e-6 * expected);
+  EXPECT_TRUE(parameter.is_encoded());
+}
+
 TEST(EncodedMasterCopy, LearnsAndResumesToTheSameBits) {
   const unit_scaling_test::TemporaryFolder folder;
   const std::string file = folder.path() / "training.safetensors";
@@ -150,12 +227,16 @@ TEST(EncodedMasterCopy, LearnsAndResumesToTheSameBits) {
   }
 }
 
-TEST(EncodedMasterCopy, IsRefusedByAModelOfFloatsByName) {
+TEST(EncodedMasterCopy, IsLoadedByAModelOfCodesAndRefusedByOneOfFloats) {
   const unit_scaling_test::TemporaryFolder folder;
   const std::string file = folder.path() / "training.safetensors";
   Training training;
   train::save_state(file, training);
   Model floats;
+  Model encoded;
+  optim::encode_master_weights(*optim::with_fp8_lm_states({}).master_weights, encoded.parameters);
+  train::load_part(file, [&](const auto& visit) { visit("decoder", encoded.decoder); });
+  EXPECT_EQ(encoded.parameters[0]->floats(), training.parameters[0]->floats());
   try {
     train::load_part(file, [&](const auto& visit) { visit("decoder", floats.decoder); });
     FAIL() << "nothing was refused";
@@ -170,10 +251,19 @@ TEST(EncodedMasterCopy, IsReadInTheMiddleOfAStepOnlyIfItStaysAsItIs) {
   training.tape.clear();
   const Variable<precision::fp8, float> before = training.tape.parameter(*training.parameters[0]);
   EXPECT_EQ(before.value(), training.parameters[0]->floats());
-  training.parameters[0]->encoded->codes.mutable_codes()[0] ^= 1U;
-  EXPECT_NE(training.parameters[0]->floats(), before.value());
-  training.parameters[0]->value = before.value();  // other elements than the codes
-  EXPECT_THROW((void)training.tape.parameter(*training.parameters[0]), std::invalid_argument);
+  Parameter& parameter = *training.parameters[0];
+  EXPECT_NO_THROW((void)training.tape.parameter(parameter));
+  parameter.encoded->codes.mutable_codes()[0] ^= 1U;
+  EXPECT_THROW((void)training.tape.parameter(parameter), std::invalid_argument);
+  training.tape.clear();
+  EXPECT_NO_THROW((void)training.tape.parameter(parameter));
+  const float twice = 2 * parameter.encoded->codes.scale(0);
+  std::memcpy(parameter.encoded->codes.mutable_scale_codes().data(), &twice, sizeof(twice));
+  EXPECT_THROW((void)training.tape.parameter(parameter), std::invalid_argument);
+  training.tape.clear();
+  EXPECT_NO_THROW((void)training.tape.parameter(parameter));
+  parameter.value = before.value();
+  EXPECT_THROW((void)training.tape.parameter(parameter), std::invalid_argument);
 }
 
 TEST(EncodedMasterCopy, IsTrackedAsTheNumbersThatItStandsFor) {

@@ -94,21 +94,22 @@ template <class Record>
       ~Restore() { parameter.value = value; }
     };
     const Restore restore{parameter, parameter.value};
-    const std::size_t size = restore.value.size();
+    const Array<float> numbers = parameter.floats();
+    const std::size_t size = numbers.size();
     std::vector<double> computed;
     std::vector<double> actual;
     double noise = 0;  // of a difference of two losses
     for (std::size_t k = 0; k < options.directions; ++k) {
       const Random random(options.seed, RandomStream::general, k, static_cast<std::uint32_t>(p));
-      Array<float> ahead(restore.value.shape());
-      Array<float> behind(restore.value.shape());
+      Array<float> ahead(numbers.shape());
+      Array<float> behind(numbers.shape());
       float* up = ahead.mutable_data();
       float* down = behind.mutable_data();
       double along = 0;
       bool has_moved = false;
       for (std::size_t i = 0; i < size; ++i) {
         const double move = options.step * random.normal(i);
-        const double value = restore.value.data()[i];
+        const double value = numbers.data()[i];
         up[i] = static_cast<float>(value + move);
         down[i] = static_cast<float>(value - move);
         has_moved = has_moved || up[i] != down[i];

@@ -24,7 +24,7 @@ namespace UNIT_SCALING_NAMESPACE {
 /// an output.
 struct OperandArgument {
   const Parameter* parameter = nullptr;  ///< whose value it is; null: of none
-  std::uint64_t version = 0;             ///< of the elements; 0: of someone else, not kept
+  ContentVersion version = {};           ///< without elements: of someone else, not kept
   std::size_t value = 0;                 ///< its number in the step
   const void* elements = nullptr;
   Shape shape = {};
@@ -49,7 +49,7 @@ class KeptOperands {
 
   /// @return null if none is kept.
   [[nodiscard]] const kernels::Operand* find(const OperandArgument& argument, const Site& site) {
-    if (argument.version == 0) return nullptr;
+    if (argument.version.elements == 0) return nullptr;
     if (argument.parameter == nullptr) {
       return last_.version == argument.version && last_value_ == argument.value ? &last_.operand
                                                                                 : nullptr;
@@ -67,7 +67,7 @@ class KeptOperands {
   }
 
   void keep(const OperandArgument& argument, const Site& site, const kernels::Operand& operand) {
-    if (argument.version == 0) return;
+    if (argument.version.elements == 0) return;
     // The elements themselves are left to their owner, who could not write to them otherwise.
     if (static_cast<const void*>(operand.array.codes().data()) == argument.elements) return;
     if (argument.parameter == nullptr) {
@@ -105,7 +105,7 @@ class KeptOperands {
     }
   };
   struct Kept {
-    std::uint64_t version = 0;  ///< 0: of no elements
+    ContentVersion version = {};
     kernels::Operand operand = {};
     bool is_used = true;
   };

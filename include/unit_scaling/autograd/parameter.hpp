@@ -61,6 +61,13 @@ class Place {
   mutable std::shared_ptr<bool> is_here_;  ///< null until somebody watches
 };
 
+/// Tells the contents of an array from those that it had before.
+struct ContentVersion {
+  std::uint64_t elements = 0;  ///< as `Array::version`; 0: nobody can tell
+  std::uint64_t scales = 0;    ///< of codes under scales
+  friend bool operator==(const ContentVersion&, const ContentVersion&) = default;
+};
+
 /// A master copy in codes. Only a program that makes one compiles what decodes it.
 struct EncodedMasterCopy {
   EncodedArray codes;
@@ -75,7 +82,7 @@ struct EncodedMasterCopy {
 ///
 /// The master copy is `value`, an array of floats, unless an optimiser keeps it in fewer bytes (see
 /// `optim::Adam::Options::master_weights`). Then it is `encoded`, and `value` is empty. `floats`
-/// reads either. Whoever gives `value` numbers again has replaced the codes.
+/// reads either, and `set_floats` goes back to floats.
 struct Parameter {
   std::string name;
   Array<float> value;
@@ -86,7 +93,8 @@ struct Parameter {
   /// Optimisers know it by its address: one that was moved or is gone is an error at their next
   /// step.
   Place place = {};
-  std::optional<EncodedMasterCopy> encoded = std::nullopt;  ///< counts while `value` is empty
+  /// The master copy, if `value` is empty. If it is not, whoever wrote `value` has replaced this.
+  std::optional<EncodedMasterCopy> encoded = std::nullopt;
 
   /// Whether the master copy is codes.
   [[nodiscard]] bool is_encoded() const { return encoded && value.empty(); }
@@ -102,9 +110,15 @@ struct Parameter {
   [[nodiscard]] Array<float> floats(std::pmr::memory_resource* resource = nullptr) const {
     return is_encoded() ? encoded->decode(encoded->codes, resource) : value;
   }
-  /// Another one whenever the master copy was written to (see `Array::version`).
-  [[nodiscard]] std::uint64_t version() const {
-    return is_encoded() ? encoded->codes.version() : value.version();
+  /// Makes an array of floats the master copy.
+  void set_floats(Array<float> numbers) {
+    value = std::move(numbers);
+    encoded.reset();
+  }
+  /// Another one whenever the master copy was written to.
+  [[nodiscard]] ContentVersion version() const {
+    if (!is_encoded()) return {value.version(), 0};
+    return {encoded->codes.version_of_codes(), encoded->codes.version_of_scales()};
   }
 };
 

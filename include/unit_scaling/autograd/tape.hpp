@@ -211,7 +211,7 @@ template <Precision P> class Tape {
   [[nodiscard]] std::size_t size() const { return nodes_.size(); }
 
   /// Bytes that the recorded ops keep for the backward pass; an array kept by several counts once,
-  /// and parameters, which exist anyway, do not count.
+  /// and parameters, which exist anyway, do not count. What is decoded of their codes does.
   [[nodiscard]] std::size_t saved_bytes() const;
 
   /// Bytes that the tape holds from upstream, in use or waiting to be used again: for values, saved
@@ -303,9 +303,16 @@ template <Precision P> class Tape {
     bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
     const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
     const void* elements = nullptr;        ///< of that parameter when it was recorded
-    std::uint64_t version = 0;             ///< of that parameter when it was recorded last
+    ContentVersion version = {};           ///< of that parameter when it was recorded last
     std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
     Format held = {};                      ///< whose numbers the value has
+  };
+
+  /// What was decoded of a parameter, for as long as an op or a variable holds it.
+  struct DecodedParameter {
+    std::size_t slot;
+    ContentVersion version;
+    Array<float> numbers;
   };
 
   /// Memory that an op has saved for its backward pass.
@@ -567,6 +574,9 @@ template <Precision P> class Tape {
     }
   }
 
+  /// The numbers of codes: once for all who hold them at one time.
+  Array<float> decoded(const Parameter& parameter, std::size_t slot);
+
   /// Where the master copy of a parameter is.
   [[nodiscard]] static const void* elements_of(const Parameter& parameter) {
     if (parameter.is_encoded()) return parameter.encoded->codes.codes().data();
@@ -599,9 +609,9 @@ template <Precision P> class Tape {
     const Slot& slot = slots_[variable.slot_];
     OperandArgument& argument = operands_.add(variable.value().data(), slot.held);
     argument.parameter = slot.parameter;
-    // Codes are decoded for each use, so that the array is another one each time.
+    // What was decoded of codes is another array in each step, of the same contents.
     const std::uint64_t version = variable.value().version();
-    argument.version = version == slot.numbers_version ? slot.version : version;
+    argument.version = version == slot.numbers_version ? slot.version : ContentVersion{version, 0};
     argument.value = variable.slot_;
     argument.shape = variable.shape();
   }
@@ -697,6 +707,7 @@ template <Precision P> class Tape {
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
   /// What a recipe saves in place of arrays of the nodes, in their order.
   std::vector<std::pair<Array<Storage>*, EncodedArray>> encoded_;
+  std::vector<DecodedParameter> decoded_;
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = detail::next_recording();
@@ -718,6 +729,7 @@ template <Precision P> class Tape {
 
 template <Precision P> void Tape<P>::clear() {
   encoded_.clear();
+  decoded_.clear();
   while (!nodes_.empty()) nodes_.pop_back();
   operands_.end_step();
   slots_.clear();
@@ -782,11 +794,21 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     slot.held = Format::of<float>();
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
-  Array<float> numbers = parameter.floats(&memory_);
+  Array<float> numbers =
+      parameter.is_encoded() ? decoded(parameter, entry->second) : parameter.value;
   Slot& slot = slots_[entry->second];
   slot.version = parameter.version();
   slot.numbers_version = numbers.version();
   return {*this, entry->second, generation_, std::move(numbers)};
+}
+
+template <Precision P> Array<float> Tape<P>::decoded(const Parameter& parameter, std::size_t slot) {
+  std::erase_if(decoded_, [](const DecodedParameter& each) { return !each.numbers.is_shared(); });
+  const ContentVersion version = parameter.version();
+  for (const DecodedParameter& each : decoded_) {
+    if (each.slot == slot && each.version == version) return each.numbers;
+  }
+  return decoded_.emplace_back(DecodedParameter{slot, version, parameter.floats(&memory_)}).numbers;
 }
 
 template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double seed) {
@@ -872,8 +894,9 @@ template <Precision P>
 void Tape<P>::require_unchanged(const Slot& slot, const Parameter& parameter) const {
   const bool is_other = slot.shape != parameter.shape();
   // What a backward pass is still to read.
-  const bool is_written =
-      mode_ == TapeMode::training && !unwound_ && slot.elements != elements_of(parameter);
+  const bool is_written = mode_ == TapeMode::training && !unwound_ &&
+                          (slot.elements != elements_of(parameter) ||
+                           (parameter.is_encoded() && slot.version != parameter.version()));
   if (!is_other && !is_written) return;
   throw std::invalid_argument("Tape: expected parameter '" + parameter.name + "', " +
                               to_string(parameter.shape()) +

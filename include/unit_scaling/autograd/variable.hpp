@@ -20,8 +20,9 @@ template <Precision P> class Tape;
 /// A value recorded on a tape, to be passed to ops: a light handle that shares the value's storage.
 /// The value is freed when its last handle goes and no op has kept it for the backward pass, so
 /// temporaries cost nothing: `gelu(linear(x, w))` keeps only what the two ops save.
-/// `T` is P::storage, float for a parameter (its master copy), P::compute for a loss.
-/// Must not outlive its tape; using it after `Tape::clear`, or once it was moved from, throws.
+/// `T` is P::storage, float for a parameter (the numbers of its master copy), P::compute for a
+/// loss. Must not outlive its tape; using it after `Tape::clear`, or once it was moved from,
+/// throws.
 template <Precision P, class T = typename P::storage> class Variable {
  public:
   using value_type = T;

@@ -152,6 +152,8 @@ class Array {
   /// anew before elements are written again. Copies have the same number. 0 if there are no
   /// elements, or someone else's.
   [[nodiscard]] std::uint64_t version() const { return storage_.version(); }
+  /// Whether another array shares the elements.
+  [[nodiscard]] bool is_shared() const { return storage_.is_shared(); }
 
   /// Elements for writing; copies them first if another array shares them.
   [[nodiscard]] T* mutable_data() & {

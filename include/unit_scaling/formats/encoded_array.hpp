@@ -187,12 +187,13 @@ class EncodedArray {
   /// Codes for writing; copies them first if another array shares them. Bits that belong to no code
   /// must stay zero.
   [[nodiscard]] std::span<std::uint8_t> mutable_codes() & { return codes_.mutable_span(); }
+  /// Another number whenever the codes were written to (see `Array::version`), and another one
+  /// whenever the scales were.
+  [[nodiscard]] std::uint64_t version_of_codes() const { return codes_.version(); }
+  [[nodiscard]] std::uint64_t version_of_scales() const { return scales_.version(); }
 
   /// The scales as they are stored: one byte each in float8_e8m0fnu, or four in binary32; or one
   /// each in float8_e4m3fn, and behind them, in binary32, what they have in common.
-  /// Another one whenever the codes were written to (see `Array::version`).
-  [[nodiscard]] std::uint64_t version() const { return codes_.version(); }
-
   [[nodiscard]] std::span<const std::uint8_t> scale_codes() const& { return scales_.span(); }
   std::span<const std::uint8_t> scale_codes() const&& = delete;
   /// Scales for writing; copies them first if another array shares them.

@@ -14,11 +14,14 @@
 #include <string_view>
 #include <vector>
 
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
+#include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
-#include "unit_scaling/kernels/largest_magnitude.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/state_format.hpp"
@@ -111,7 +114,8 @@ class Adam {
     std::shared_ptr<const StateFormat> first_moment = nullptr;
     std::shared_ptr<const StateFormat> second_moment = nullptr;
     /// How p is kept, from the construction of the optimiser on: as floats if null, else as
-    /// `Parameter::encoded`, of which a step decodes one parameter at a time.
+    /// `Parameter::encoded`, of which a step decodes one parameter at a time, to scratch memory.
+    /// Weights from 2^127 on may become infinite under a scale.
     std::shared_ptr<const StateFormat> master_weights = nullptr;
   };
 
@@ -162,16 +166,9 @@ class Adam {
     require_share(name, "beta2", options.beta2);
     detail::require_epsilon(name, options.epsilon, options.beta2);
     if (options.master_weights == nullptr) return;
-    for (std::size_t k = 0; k < settings_.size(); ++k) {
-      Parameter& parameter = *settings_[k].parameter;
-      if (parameter.is_encoded() &&
-          options.master_weights->fits_master_copy(parameter.encoded->codes)) {
-        continue;
-      }
-      detail::encode_master_weights(*options.master_weights,
-                                    {0, static_cast<std::uint32_t>(3 * k + 2)}, parameter.floats(),
-                                    parameter);
-    }
+    std::vector<Parameter*> parameters;
+    for (const ParameterSetting& setting : settings_) parameters.push_back(setting.parameter);
+    encode_master_weights(*options.master_weights, parameters);
   }
 
  private:
@@ -280,7 +277,13 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
   first.finish();
   second.finish();
   if (options_.master_weights == nullptr) return;
-  detail::encode_master_weights(*options_.master_weights, {steps_, number + 2}, numbers, parameter);
+  const StateFormat& format = *options_.master_weights;
+  if (!parameter.encoded || parameter.encoded->codes.shape() != numbers.shape() ||
+      !format.fits_master_copy(parameter.encoded->codes)) {
+    parameter.encoded = format.master_copy(numbers.shape());
+  }
+  detail::encode_master_copy(format, {steps_, number + 2}, numbers, *parameter.encoded);
+  parameter.value = {};
 }
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a
@@ -292,13 +295,12 @@ class AdamW : public Adam {
   explicit AdamW(const ParameterGroups& groups) : AdamW(groups, Options{.weight_decay = 0x1p-13}) {}
   /// @throws DomainError as Adam; or if `options.decay` is WeightDecay::coupled: that is Adam.
   AdamW(const ParameterGroups& groups, const Options& options)
-      : Adam("AdamW", groups, independent_unless_said(options)) {
-    require(options.decay != WeightDecay::coupled, "AdamW",
-            "expected decoupled or independent weight decay");
-  }
+      : Adam("AdamW", groups, independent_unless_said(options)) {}
 
  private:
   [[nodiscard]] static Options independent_unless_said(Options options) {
+    require(options.decay != WeightDecay::coupled, "AdamW",
+            "expected decoupled or independent weight decay");
     if (!options.decay) options.decay = WeightDecay::independent;
     return options;
   }

@@ -4,6 +4,7 @@
 // unit_scaling: optional
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/automatic_scale.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -30,20 +32,20 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
-/// Gradients in E4M3, as FP8-LM keeps them, so that a tape's memory may go before the step:
+/// Gradients in E4M3, as FP8-LM keeps them from the backward pass to the step:
 ///
 ///     optim::EncodedGradients gradients(parameters);
 ///     for (each step) {
 ///       tape.clear();
 ///       tape.backward(model.loss(tape, next_batch()));
 ///       gradients.take(tape);
-///       tape.clear();
 ///       optimiser.step(gradients, rate, /*loss_scale=*/gradients.factor());
 ///     }
 ///
 /// A gradient is multiplied with the factor μ of an AutomaticScale and rounded to nearest even.
 /// Numbers beyond the format saturate. Infinite ones become NaN, which the optimiser refuses.
 /// Unit-scaled gradients need no μ that follows them: `least` and `largest` of 1 keep it at 1.
+/// `gradient_norm` of these is μ times that of the gradients.
 /// @see Peng et al. 2023, arXiv:2310.18313, section 2.1.
 class EncodedGradients {
  public:
@@ -62,19 +64,22 @@ class EncodedGradients {
     }
   }
 
-  /// Rounds the gradients of a step, in the place of those of the step before. μ follows.
+  /// Rounds the gradients of a step, in the place of those of the step before. μ follows. If the
+  /// source throws, there are none until the next call.
   template <GradientSource Gradients> void take(const Gradients& gradients) {
     const DefaultArithmetic arithmetic;
-    factor_ = automatic_.factor();
+    is_taken_ = false;
     std::size_t saturated = 0;
     std::size_t numbers = 0;
     for (auto& [parameter, codes] : gradients_) {
       const auto& gradient = gradients.gradient(*parameter);
       if (codes.shape() != gradient.shape()) codes = Array<float8_e4m3fn>(gradient.shape());
       saturated += round(detail::gradient_elements(gradient), gradient.size(),
-                         static_cast<float>(factor_), codes.mutable_data());
+                         static_cast<float>(automatic_.factor()), codes.mutable_data());
       numbers += gradient.size();
     }
+    factor_ = automatic_.factor();
+    is_taken_ = true;
     automatic_.end_step(saturated, numbers);
   }
 
@@ -82,7 +87,7 @@ class EncodedGradients {
   [[nodiscard]] const Array<float8_e4m3fn>& gradient(const Parameter& parameter) const& {
     static const Array<float8_e4m3fn> none;
     const auto found = gradients_.find(&parameter);
-    return found == gradients_.end() ? none : found->second;
+    return found == gradients_.end() || !is_taken_ ? none : found->second;
   }
   [[nodiscard]] Array<float8_e4m3fn> gradient(const Parameter& parameter) const&& {
     return gradient(parameter);
@@ -134,6 +139,7 @@ class EncodedGradients {
   std::map<const Parameter*, Array<float8_e4m3fn>> gradients_;
   AutomaticScale automatic_;
   double factor_;
+  bool is_taken_ = false;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim

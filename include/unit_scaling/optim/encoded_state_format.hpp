@@ -25,6 +25,7 @@
 #include <immintrin.h>  // the one vector instruction that no operator spells: a look-up
 #endif
 
+#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
@@ -41,7 +42,6 @@
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/power.hpp"
-#include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/optim/state_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -183,7 +183,7 @@ class EncodedStateFormat final : public StateFormat {
   }
 
   [[nodiscard]] bool fits_master_copy(const EncodedArray& codes) const override {
-    return codes.format() == options_.format &&
+    return options_.scale != StateScale::per_group && codes.format() == options_.format &&
            codes.scale_layout() == (has_tensor_scale()
                                         ? ScaleLayout::per_tensor(ScaleFormat::binary32)
                                         : ScaleLayout{});

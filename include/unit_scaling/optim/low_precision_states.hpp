@@ -22,7 +22,9 @@ namespace UNIT_SCALING_NAMESPACE::optim {
 /// of two as the scale of the tensor, found anew in every step: for a moment from a bound on its
 /// magnitudes, for the weights from the largest of them. With gradients in FP8
 /// (optim/encoded_gradients.hpp) these are 2 + 1 + 2 + 1 = 6 bytes for a parameter from step to
-/// step, in place of 16. A step decodes one parameter at a time, and so does an op that reads one.
+/// step, in place of 16. An op that reads a parameter decodes it, and keeps the floats if it saves
+/// them. A step decodes one parameter at a time, to scratch memory, which stays: 4 bytes for each
+/// element of the largest parameter.
 /// @see Peng et al. 2023, arXiv:2310.18313, section 2.2.
 [[nodiscard]] inline Adam::Options with_fp8_lm_states(Adam::Options options) {
   const auto two_bytes = std::make_shared<const EncodedStateFormat>(

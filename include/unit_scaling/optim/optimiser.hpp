@@ -42,7 +42,7 @@ concept GradientSource = requires(const T& source, const Parameter& parameter) {
   source.gradient(parameter).data();
 };
 
-/// An optimiser over float master parameters.
+/// An optimiser over master copies.
 ///
 /// `step(gradients, learning_rate, loss_scale)` reads each parameter's gradient from the tape or
 /// other source, divides it by `loss_scale` in float and updates the master copy. A step without
@@ -156,8 +156,8 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
         shape, parameter.shape());
     require(!parameter.is_encoded() || numbers.takes_encoded_parameters, name,
             "step: expected the master copy of '", settings[k].name,
-            "' as floats, got codes that another optimiser made (Parameter::encoded); give the "
-            "parameter its floats() as value");
+            "' as floats, got codes that another optimiser made (Parameter::encoded); "
+            "Parameter::set_floats takes its floats()");
     for (const std::vector<State>* state : states) {
       require_shape((*state)[k].shape() == shape, name, in_quotes("step: a state in the shape of"),
                     shape, (*state)[k].shape());

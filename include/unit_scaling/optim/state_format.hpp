@@ -12,11 +12,14 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -214,27 +217,25 @@ class StateInStep {
   kernels::SharedLargestMagnitude largest_;
 };
 
-/// Makes codes of the numbers of a parameter, and takes `value` away. Codes of the same shape and
-/// format are written to where they are.
-/// @throws DomainError if the format has scales of groups.
-inline void encode_master_weights(const StateFormat& format, const StateSite& site,
-                                  const Array<float>& numbers, Parameter& parameter) {
+/// Writes the numbers of a parameter to codes that `format.master_copy` has made.
+inline void encode_master_copy(const StateFormat& format, const StateSite& site,
+                               const Array<float>& numbers, EncodedMasterCopy& to) {
+  const DefaultArithmetic arithmetic;
   const float* const from = numbers.data();
   const float scale =
       format.has_tensor_scale() ? format.tensor_scale(largest_finite(from, numbers.size()), 1) : 1;
-  if (!parameter.encoded || parameter.encoded->codes.shape() != numbers.shape() ||
-      !format.fits_master_copy(parameter.encoded->codes)) {
-    parameter.encoded = format.master_copy(numbers.shape());
-  }
-  EncodedArray& encoded = parameter.encoded->codes;
-  const StateMemory memory{encoded.mutable_codes().data(), nullptr, nullptr, scale};
+  const StateMemory memory{to.codes.mutable_codes().data(), nullptr, nullptr, scale};
   for_each_chunk(numbers.size(), [&](std::size_t first, std::size_t count) {
     format.encode(from + first, first, count, scale, site, memory);
   });
   if (format.has_tensor_scale()) {
-    std::memcpy(encoded.mutable_scale_codes().data(), &scale, sizeof(scale));
+    std::memcpy(to.codes.mutable_scale_codes().data(), &scale, sizeof(scale));
   }
-  parameter.value = {};
+}
+
+/// Whether the master copy of a parameter is codes as the format has them.
+inline bool is_encoded_as(const StateFormat& format, const Parameter& parameter) {
+  return parameter.is_encoded() && format.fits_master_copy(parameter.encoded->codes);
 }
 
 /// A state of zeros for each parameter. @param format null for binary32.
@@ -274,6 +275,28 @@ void visit_state(const std::string& kind, const std::string& parameter, Optimise
 }
 
 }  // namespace detail
+
+/// Makes codes of the master copies of parameters, as an optimiser with these `master_weights` does
+/// when it is made. So a model that is only to be used can load what such a training has saved.
+/// @throws DomainError as StateFormat::master_copy. Nothing is changed then.
+inline void encode_master_weights(const StateFormat& format,
+                                  std::span<Parameter* const> parameters) {
+  static_cast<void>(format.master_copy({0}));  // throws if there are none such
+  std::vector<EncodedMasterCopy> copies;
+  for (std::size_t k = 0; k < parameters.size(); ++k) {
+    const Parameter& parameter = *parameters[k];
+    if (detail::is_encoded_as(format, parameter)) continue;
+    copies.push_back(format.master_copy(parameter.shape()));
+    detail::encode_master_copy(format, {0, static_cast<std::uint32_t>(3 * k + 2)},
+                               parameter.floats(), copies.back());
+  }
+  auto copy = copies.begin();
+  for (Parameter* const parameter : parameters) {
+    if (detail::is_encoded_as(format, *parameter)) continue;
+    parameter->encoded = std::move(*copy++);
+    parameter->value = {};
+  }
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
 

@@ -128,7 +128,7 @@ class Quantisation final : public Recipe {
       if (found == left.end()) return;
       require(!each.is_encoded(), where, "expected the master copy of ", in_quotes(each.name),
               " as floats, got codes of ", each.encoded->codes.format(),
-              "; give the parameter its floats() as value");
+              "; Parameter::set_floats takes its floats()");
       add({.parameter = each.name,
            .codes = round_weight(each.name, EncodedArray::view(each.value), nullptr),
            .value = each.value,

@@ -158,7 +158,7 @@ template <class Unit, class File>
   std::copy_if(file.names().begin(), file.names().end(), std::back_inserter(unused),
                [&](const std::string& name) { return !used.contains(name); });
   // From here on nothing fails.
-  for (auto& [parameter, weight] : weights) parameter->value = std::move(weight);
+  for (auto& [parameter, weight] : weights) parameter->set_floats(std::move(weight));
   return unused;
 }
 

@@ -161,7 +161,7 @@ class QuantisedFileReader {
   [[nodiscard]] std::shared_ptr<Quantisation> finish() {
     auto result =
         std::make_shared<Quantisation>(options_, std::move(input_scales_), std::move(weights_));
-    for (auto& [parameter, value] : values_) parameter->value = std::move(value);
+    for (auto& [parameter, value] : values_) parameter->set_floats(std::move(value));
     return result;
   }
 

@@ -430,7 +430,7 @@ void copy_weights(From& from, To& to, const WeightOf& weight_of) {
     }
     require_same_shape("WeightFolding", each.name, each.shape(), found->second.shape());
   });
-  to.for_each_parameter([&](Parameter& each) { each.value = weights.at(each.name); });
+  to.for_each_parameter([&](Parameter& each) { each.set_floats(weights.at(each.name)); });
 }
 
 }  // namespace detail
