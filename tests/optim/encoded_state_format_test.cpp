@@ -315,18 +315,18 @@ TEST(EncodedStateFormat, AMasterCopyReadsAsAStateOfTheSameNumbers) {
         EncodedStateFormat::Options{.rounding = Rounding::stochastic, .seed = 3}}) {
     const EncodedStateFormat format(options);
     const std::vector<float> numbers = moments(1024 + 200, 1, 4);
-    Parameter parameter{"p", Array<float>({numbers.size()}, numbers)};
+    EncodedMasterCopy copy = format.master_copy({numbers.size()});
     float largest = 0;
     for (const float each : numbers) largest = std::max(largest, std::abs(each));
     const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
-    optim::detail::encode_master_weights(format, {7, 2}, parameter.floats(), parameter);
-    EXPECT_TRUE(parameter.value.empty());
-    EXPECT_TRUE(format.fits_master_copy(parameter.encoded->codes));
-    const Array<float> actual = parameter.floats();
+    optim::detail::encode_master_copy(format, {7, 2}, Array<float>({numbers.size()}, numbers),
+                                      copy);
+    EXPECT_TRUE(format.fits_master_copy(copy.codes));
+    const Array<float> actual = copy.decode(copy.codes, nullptr);
     EXPECT_EQ(std::vector<float>(actual.span().begin(), actual.span().end()),
               written(options, numbers, scale, {7, 2}).numbers);
     const EncodedStateFormat other({.format = Format::of<float16>(), .scale = StateScale::none});
-    EXPECT_FALSE(other.fits_master_copy(parameter.encoded->codes));
+    EXPECT_FALSE(other.fits_master_copy(copy.codes));
   }
   expect_domain_error(
       [] { (void)EncodedStateFormat(expanded(RangeExpansion::coat_code)).master_copy({4}); },
