@@ -320,7 +320,7 @@ TEST(EncodedStateFormat, AMasterCopyReadsAsAStateOfTheSameNumbers) {
     for (const float each : numbers) largest = std::max(largest, std::abs(each));
     const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
     optim::detail::encode_master_copy(format, {7, 2}, Array<float>({numbers.size()}, numbers),
-                                      copy);
+                                      largest, copy);
     EXPECT_TRUE(format.fits_master_copy(copy.codes));
     const Array<float> actual = copy.decode(copy.codes, nullptr);
     EXPECT_EQ(std::vector<float>(actual.span().begin(), actual.span().end()),

@@ -207,18 +207,33 @@ template <class U>
          spec.max_exponent() + 1 + float_mantissa_bits - spec.mantissa_bits <= 127;
 }
 
-/// Codes of binary32 numbers, rounded to nearest, ties to even: what encode_lanes() gives, by fewer
-/// vector instructions, though for a scalar by more of them in a row.
+/// Magnitude codes of magnitudes that are at most the number after the largest, rounded to nearest,
+/// ties to even.
 ///
 /// One sum rounds normal and subnormal results alike: with a power of two whose last place in
 /// binary32 is the last place of the result. Its fraction then counts last places.
-/// @pre as sum_to_nearest() has it.
+/// @pre has_rounding_sum(spec), and as sum_to_nearest() has it.
+template <SimdVector U>
+[[nodiscard, gnu::always_inline]] inline U encode_magnitude_by_sum(FormatSpec spec,
+                                                                   U magnitude) noexcept {
+  const int shift = float_mantissa_bits - spec.mantissa_bits;
+  const std::uint32_t code_mask = 2U * spec.sign_mask() - 1U;
+  const std::uint32_t min_normal = float_power_bits(spec.min_normal_exponent());
+  const U power = greater(magnitude, min_normal) & float_infinity_bits;
+  // What the exponent of the result is counted from goes into the fraction of the sum. It is even,
+  // and so leaves ties where they are.
+  const std::uint32_t offset = (0U - (min_normal >> shift)) & code_mask;
+  const U magic = power + ((static_cast<std::uint32_t>(shift) << float_mantissa_bits) + offset);
+  return (sum_to_nearest(magnitude, magic) + (power >> shift)) & code_mask;
+}
+
+/// Codes of binary32 numbers, rounded to nearest, ties to even: what encode_lanes() gives, by fewer
+/// vector instructions, though for a scalar by more of them in a row.
+/// @pre as encode_magnitude_by_sum() has it.
 template <SimdVector U>
 [[nodiscard, gnu::always_inline]] inline U encode_by_sum(FormatSpec spec, Overflow overflow,
                                                          U bits) noexcept {
   const int shift = float_mantissa_bits - spec.mantissa_bits;
-  const std::uint32_t code_mask = 2U * spec.sign_mask() - 1U;
-  const std::uint32_t min_normal = float_power_bits(spec.min_normal_exponent());
   // The number after the largest has the code of infinity or NaN, if the format has either.
   const bool saturates = overflow == Overflow::saturate || !spec.has_nan();
   const std::uint32_t largest =
@@ -227,13 +242,7 @@ template <SimdVector U>
       (saturates ? 0U : 1U << shift);
 
   const U magnitude = bits & float_magnitude_mask;
-  const U in_range = lesser(magnitude, largest);
-  const U power = greater(in_range, min_normal) & float_infinity_bits;
-  // What the exponent of the result is counted from goes into the fraction of the sum. It is even,
-  // and so leaves ties where they are.
-  const std::uint32_t offset = (0U - (min_normal >> shift)) & code_mask;
-  const U magic = power + ((static_cast<std::uint32_t>(shift) << float_mantissa_bits) + offset);
-  U code = (sum_to_nearest(in_range, magic) + (power >> shift)) & code_mask;
+  U code = encode_magnitude_by_sum(spec, lesser(magnitude, largest));
 
   const U sign = (bits >> (31 - spec.magnitude_bits())) & spec.sign_mask();
   const auto is_nan = is_above(magnitude, float_infinity_bits);

@@ -164,6 +164,14 @@ class EncodedArray {
                                                  Array<std::uint8_t> scale_codes,
                                                  const EncodeOptions& options = {},
                                                  std::pmr::memory_resource* resource = nullptr);
+  /// As above, with codes written to `codes`, which `Array::borrow` may have made of a part of
+  /// those of another array.
+  /// @throws as above, and ShapeError for another number of bytes than codes take.
+  [[nodiscard]] static EncodedArray encode_under(const EncodedArray& source, const Format& format,
+                                                 const ScaleLayout& layout,
+                                                 Array<std::uint8_t> scale_codes,
+                                                 Array<std::uint8_t> codes,
+                                                 const EncodeOptions& options);
 
   [[nodiscard]] const Shape& shape() const& { return shape_; }
   [[nodiscard]] Shape shape() const&& { return shape_; }

@@ -410,13 +410,20 @@ inline EncodedArray EncodedArray::encode_under(const EncodedArray& source, const
                                                Array<std::uint8_t> scale_codes,
                                                const EncodeOptions& options,
                                                std::pmr::memory_resource* resource) {
+  Array<std::uint8_t> codes(Shape{code_bytes(source.shape_, format)},
+                            resource != nullptr ? resource : source.resource());
+  return encode_under(source, format, layout, std::move(scale_codes), std::move(codes), options);
+}
+
+inline EncodedArray EncodedArray::encode_under(const EncodedArray& source, const Format& format,
+                                               const ScaleLayout& layout,
+                                               Array<std::uint8_t> scale_codes,
+                                               Array<std::uint8_t> codes,
+                                               const EncodeOptions& options) {
   detail::check_options(options);
   require(!source.format_.is_binary64(), "EncodedArray::encode_under",
           "expected an array that binary32 holds, to round it to ", format, ", got one of float64");
-  EncodedArray result(source.shape_, format, layout,
-                      resource != nullptr ? resource : source.resource());
-  result.require_bytes("scales", scale_bytes(source.shape_, format, layout), scale_codes);
-  result.scales_ = std::move(scale_codes);
+  EncodedArray result(source.shape_, format, std::move(codes), layout, std::move(scale_codes));
   result.write_codes(source, options);
   return result;
 }

@@ -13,6 +13,7 @@
 #include <memory_resource>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
@@ -99,16 +100,10 @@ inline void write_shares(std::span<const float> maxima, float unit, std::uint8_t
   return std::max(static_cast<float>(static_cast<double>(maximum) / limit), 0x1p-126F);
 }
 
-/// The scales of tiles with these maxima, in the form in which they are stored. Powers of two are
-/// what is given instead of maxima.
-[[nodiscard]] inline Array<std::uint8_t> stored_scales(std::span<const float> maxima,
-                                                       const FormatSpec& format,
-                                                       ScaleFormat scale_format,
-                                                       std::pmr::memory_resource* memory) {
-  const std::size_t common_bytes = has_common_scale(scale_format) ? sizeof(float) : 0;
-  Array<std::uint8_t> scales(Shape{maxima.size() * scale_bytes(scale_format) + common_bytes},
-                             memory);
-  std::uint8_t* const to = scales.mutable_data();
+/// Writes the scales of tiles with these maxima, in the form in which they are stored. Powers of
+/// two are what is given instead of maxima.
+inline void write_stored_scales(std::span<const float> maxima, const FormatSpec& format,
+                                ScaleFormat scale_format, std::uint8_t* to) {
   const auto largest = static_cast<float>(format.max_finite());
   float common = 1;
   if (has_common_scale(scale_format)) {
@@ -126,7 +121,6 @@ inline void write_shares(std::span<const float> maxima, float unit, std::uint8_t
         return write_shares(part, largest * common, to + begin);
     }
   });
-  return scales;
 }
 
 }  // namespace detail
@@ -138,6 +132,23 @@ inline void require_tile_format(std::string_view operation, const Format& format
           operation, "expected a format of a byte or less with zero and numbers from 2 on, got ",
           format);
 }
+
+/// Memory for the codes and for the stored scales of an array, all of it or, as `Array::borrow` has
+/// it, a part of that of another one.
+struct EncodedMemory {
+  Array<std::uint8_t> codes;
+  Array<std::uint8_t> scale_codes;
+
+  /// For an array of so many rows and columns.
+  EncodedMemory(std::size_t rows, std::size_t columns, const Format& format,
+                const ScaleLayout& layout, std::pmr::memory_resource* resource)
+      : codes(Shape{format.code_bytes(rows * columns)}, resource),
+        scale_codes(Shape{layout.count(rows, columns) * scale_bytes(layout.format) +
+                          (has_common_scale(layout.format) ? sizeof(float) : 0)},
+                    resource) {}
+  EncodedMemory(Array<std::uint8_t> codes_, Array<std::uint8_t> scale_codes_)
+      : codes(std::move(codes_)), scale_codes(std::move(scale_codes_)) {}
+};
 
 /// An array rounded to a format under scales that follow from the largest magnitude of each tile.
 ///
@@ -160,22 +171,31 @@ inline void require_tile_format(std::string_view operation, const Format& format
 /// @param layout what a tile is, and how its scale is stored
 /// @param rounding of scales that are powers of two
 /// @param encoding of the elements
-/// @throws DomainError for an array in binary64, and for a layout without scales.
+/// @param memory to which it is written
+/// @throws DomainError for an array in binary64, and for a layout without scales; ShapeError for
+///         another size of the memory.
 /// @pre `require_tile_format` takes the format
 [[nodiscard]] inline EncodedArray encode_by_tile_maxima(
     const EncodedArray& array, const Format& format, const ScaleLayout& layout,
-    ScaleRounding rounding, const EncodeOptions& encoding = {},
-    std::pmr::memory_resource* memory = nullptr) {
+    ScaleRounding rounding, const EncodeOptions& encoding, EncodedMemory memory) {
   const DefaultArithmetic arithmetic;
   const Array<float> maxima =
       layout.format == ScaleFormat::power_of_two
           ? power_of_two_block_scales(array, layout, format, rounding, &scratch_memory())
           : largest_magnitudes(array, layout, &scratch_memory());
-  return EncodedArray::encode_under(
-      array, format, layout,
-      detail::stored_scales(maxima.span(), format.spec(), layout.format,
-                            memory != nullptr ? memory : array.resource()),
-      encoding, memory);
+  detail::write_stored_scales(maxima.span(), format.spec(), layout.format,
+                              memory.scale_codes.mutable_data());
+  return EncodedArray::encode_under(array, format, layout, std::move(memory.scale_codes),
+                                    std::move(memory.codes), encoding);
+}
+/// As above, in the memory of a resource; by default in that of the array.
+[[nodiscard]] inline EncodedArray encode_by_tile_maxima(
+    const EncodedArray& array, const Format& format, const ScaleLayout& layout,
+    ScaleRounding rounding, const EncodeOptions& encoding = {},
+    std::pmr::memory_resource* resource = nullptr) {
+  return encode_by_tile_maxima(array, format, layout, rounding, encoding,
+                               EncodedMemory(array.rows(), array.columns(), format, layout,
+                                             resource != nullptr ? resource : array.resource()));
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -260,29 +260,52 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     second.bound(static_cast<double>(update.beta2) * static_cast<double>(second.largest()) +
                  static_cast<double>(update.rest2) * slope * slope);
   }
-  detail::for_each_chunk(size, [&](std::size_t begin, std::size_t count) {
+  struct Largest {
+    detail::LargestMagnitude first;
+    detail::LargestMagnitude second;
+    detail::LargestMagnitude weights;
+  };
+  const bool has_master_weights = options_.master_weights != nullptr;
+  kernels::SharedLargestMagnitude of_weights;
+  const auto move_chunk = [&](std::size_t begin, std::size_t count, Largest& largest) {
+    const std::size_t ahead = begin + detail::elements_ahead;
+    first.prefetch(ahead);
+    second.prefetch(ahead);
     float m_memory[StateFormat::chunk];
     float v_memory[StateFormat::chunk];
-    float* m = first.read(begin, count, m_memory);
-    float* v = second.read(begin, count, v_memory);
-    kernels::for_lanes<float>(
-        count, [&](std::size_t i, auto some) { update.move(g + begin, p + begin, m, v, i, some); });
-    if (has_tensor_scale) {
-      first.add_largest(detail::LargestMagnitude(m, count));
-      second.add_largest(detail::LargestMagnitude(v, count));
-    }
+    float* const m = first.read(begin, count, m_memory);
+    float* const v = second.read(begin, count, v_memory);
+    const auto move = [&](std::size_t i, auto some) {
+      // One line at a time: a chunk of them at once would keep all other loads waiting.
+      const std::size_t later = std::min(ahead + i, size - 1);
+      detail::prefetch_line(g + later);
+      detail::prefetch_line(p + later);
+      update.move(g + begin, p + begin, m, v, i, some);
+      if (has_tensor_scale) {
+        largest.first.add(kernels::load<float>(m + i, some));
+        largest.second.add(kernels::load<float>(v + i, some));
+      }
+      if (has_master_weights) largest.weights.add(kernels::load<float>(p + begin + i, some));
+    };
+    kernels::for_lanes<float>(count, move);
     first.write(begin, count, m);
     second.write(begin, count, v);
+  };
+  detail::for_each_chunk<Largest>(size, move_chunk, [&](const Largest& largest) {
+    first.add_largest(largest.first);
+    second.add_largest(largest.second);
+    of_weights.raise_to(largest.weights.bits());
   });
   first.finish();
   second.finish();
-  if (options_.master_weights == nullptr) return;
+  if (!has_master_weights) return;
   const StateFormat& format = *options_.master_weights;
   if (!parameter.encoded || parameter.encoded->codes.shape() != numbers.shape() ||
       !format.fits_master_copy(parameter.encoded->codes)) {
     parameter.encoded = format.master_copy(numbers.shape());
   }
-  detail::encode_master_copy(format, {steps_, number + 2}, numbers, *parameter.encoded);
+  detail::encode_master_copy(format, {steps_, number + 2}, numbers,
+                             std::bit_cast<float>(of_weights.bits()), *parameter.encoded);
   parameter.value = {};
 }
 

@@ -248,41 +248,73 @@ class EncodedStateFormat final : public StateFormat {
     if (options_.scale != StateScale::per_group) {
       // Exactly, for the scale is a power of two.
       const float factor = options_.scale == StateScale::none ? 1 : 1 / tensor_scale;
-      return encode_codes(at, in, first, count, factor, site, to.codes);
+      return encode_codes(at, first, count, site, to.codes, Scaled{in, factor});
     }
-    for (std::size_t i = 0; i < count; i += options_.group) {
-      const std::size_t group = (at + i) / options_.group;
+    encode_groups(at, in, first, count, site, to);
+  }
+
+  /// The same for groups that have a scale each.
+  void encode_groups(std::size_t at, const float* in, std::size_t first, std::size_t count,
+                     const StateSite& site, const StateMemory& to) const {
+    // Whole vectors, of which the last has the first element of its group again: that changes
+    // neither the largest nor the smallest of the group.
+    float whole[chunk];
+    const std::size_t padded = (count + lanes - 1) / lanes * lanes;
+    if (padded != count) {
+      std::copy_n(in, count, whole);
+      std::fill(whole + count, whole + padded, in[(count - 1) / options_.group * options_.group]);
+      in = whole;
+    }
+    // One loop after the other, for the steps that lead to a scale each wait for the one before,
+    // and so the processor takes those of several groups at a time.
+    const std::size_t groups = (count + options_.group - 1) / options_.group;
+    Range ranges[chunk / lanes];
+    for (std::size_t j = 0; j < groups; ++j) {
+      const std::size_t i = j * options_.group;
+      ranges[j] = range_of(in + i, std::min(options_.group, padded - i));
+    }
+    const std::size_t first_group = at / options_.group;
+    float* const scales = to.scales + first_group;
+    if (options_.expansion == RangeExpansion::none) {
+      for (std::size_t j = 0; j < groups; ++j) {
+        const float scale =
+            std::max(ranges[j].largest / largest_, std::numeric_limits<float>::min());
+        scales[j] = ranges[j].largest == 0 ? 1.0F : scale;
+      }
+    } else {
+      for (std::size_t j = 0; j < groups; ++j) scales[j] = ranges[j].largest;
+      find_exponents(ranges, groups, to.exponents + first_group);
+    }
+    const bool has_shortcut = options_.expansion != RangeExpansion::none && type_ == Type::e4m3 &&
+                              is_rounded_to_nearest_of_type() &&
+                              unit_scaling::detail::sums_name_their_mode<uint32x16>;
+    if (has_shortcut) {
+      if (padded != count) ranges[groups - 1].are_normal = false;
+      expand_e4m3(in, count, ranges, to.exponents + first_group, to.codes + at);
+    }
+    for (std::size_t j = 0; j < groups; ++j) {
+      if (has_shortcut && ranges[j].are_normal) continue;
+      const std::size_t i = j * options_.group;
       const std::size_t size = std::min(options_.group, count - i);
-      // Whole vectors, of which the last has its first element again: that changes neither the
-      // largest nor the smallest of the group.
-      float numbers[chunk];
-      const float* from = in + i;
-      const std::size_t padded = (size + lanes - 1) / lanes * lanes;
-      if (padded != size) {
-        std::copy_n(from, size, numbers);
-        std::fill(numbers + size, numbers + padded, numbers[0]);
-        from = numbers;
-      }
-      const Range range = range_of(from, padded);
+      const auto encode = [&](const auto& number_at) {
+        encode_codes(at + i, first + i, size, site, to.codes, number_at);
+      };
       if (options_.expansion == RangeExpansion::none) {
-        const float scale = std::max(range.largest / largest_, std::numeric_limits<float>::min());
-        to.scales[group] = range.largest == 0 ? 1.0F : scale;
-        encode_codes(at + i, from, first + i, size, 1 / to.scales[group], site, to.codes);
-        continue;
-      }
-      to.scales[group] = range.largest;
-      to.exponents[group] = range.largest == 0 ? 1.0F : exponent_of(range);
-      if (range.largest == 0) {  // There is nothing to be raised to a power.
-        encode_codes(at + i, from, first + i, size, 1, site, to.codes);
-        continue;
-      }
-      if (range.has_subnormals) {
-        expand<true>(from, padded, range.largest, to.exponents[group], numbers);
+        encode(Scaled{in + i, 1 / scales[j]});
+      } else if (ranges[j].largest == 0) {  // There is nothing to be raised to a power.
+        encode(Scaled{in + i, 1});
+      } else if (ranges[j].are_normal) {
+        encode(Expanded<false>(in + i, scales[j], to.exponents[first_group + j], largest_));
       } else {
-        expand<false>(from, padded, range.largest, to.exponents[group], numbers);
+        encode(Expanded<true>(in + i, scales[j], to.exponents[first_group + j], largest_));
       }
-      encode_codes(at + i, numbers, first + i, size, 1, site, to.codes);
     }
+  }
+
+  /// Whether conversions of a type round as is asked for. Under a scale that follows from the
+  /// numbers, those to be rounded exceed F by roundings at most, which are lost.
+  [[nodiscard]] bool is_rounded_to_nearest_of_type() const {
+    return options_.scale != StateScale::none && options_.rounding == Rounding::nearest_even;
   }
 
   /// Calls `body.template operator()<T>()` for the type of the codes, if they have one that is
@@ -324,28 +356,28 @@ class EncodedStateFormat final : public StateFormat {
     for (std::size_t i = 0; i < count; ++i) out[i] *= scale;
   }
 
-  /// The codes of numbers times `factor`, at the place of element `at`. The first of them is
-  /// element `first` of the state.
-  void encode_codes(std::size_t at, const float* in, std::size_t first, std::size_t count,
-                    float factor, const StateSite& site, std::uint8_t* codes) const {
+  /// The codes of numbers, at the place of element `at`. The first of them is element `first` of
+  /// the state.
+  /// @param number_at gives those from one of them on, some of 16.
+  template <class NumberAt>
+  void encode_codes(std::size_t at, std::size_t first, std::size_t count, const StateSite& site,
+                    std::uint8_t* codes, const NumberAt& number_at) const {
     const Format& format = options_.format;
     std::uint8_t* const to = codes + format.code_bytes(at);
-    // Under a scale that follows from the numbers, those to be rounded exceed F by roundings at
-    // most, which are lost unless rounding is to either side.
-    const bool is_in_range =
-        options_.scale != StateScale::none && options_.rounding != Rounding::stochastic;
-    const bool is_done = is_in_range && options_.rounding == Rounding::nearest_even &&
-                         with_type_of_codes([&]<class T>() {
-                           T* const typed = reinterpret_cast<T*>(to);
-                           kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
-                             kernels::store<Overflow::infinity_or_nan, float>(
-                                 kernels::load<float>(in + i, some) * factor, typed + i, some);
-                           });
-                         });
+    const bool is_done =
+        is_rounded_to_nearest_of_type() && with_type_of_codes([&]<class T>() {
+          T* const typed = reinterpret_cast<T*>(to);
+          const NumberAt from = number_at;
+          kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+            kernels::store<Overflow::infinity_or_nan, float>(from(i, some), typed + i, some);
+          });
+        });
     if (is_done) return;
     float numbers[chunk];
+    kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+      kernels::store<Overflow::infinity_or_nan, float>(number_at(i, some), numbers + i, some);
+    });
     for (std::size_t i = 0; i < count; ++i) {
-      numbers[i] = in[i] * factor;
       if (std::isfinite(numbers[i])) numbers[i] = std::clamp(numbers[i], -largest_, largest_);
     }
     EncodeOptions how{.overflow = Overflow::infinity_or_nan, .rounding = options_.rounding};
@@ -360,70 +392,89 @@ class EncodedStateFormat final : public StateFormat {
   /// Largest and smallest magnitude of a group, those of finite numbers; 0 if there is none.
   struct Range {
     float largest;
-    float smallest;       ///< of those other than zero, unless zeros count
-    bool has_subnormals;  ///< among those other than zero
+    float smallest;   ///< of those other than zero, unless zeros count
+    bool are_normal;  ///< all of them: neither zero nor subnormal, and finite
   };
 
   [[nodiscard]] static int32x16 magnitude_bits(float32x16 x) {
     return bit_cast_to<int32x16>(bit_cast_to<uint32x16>(x) & 0x7fff'ffffU);
   }
 
+  static constexpr std::int32_t infinity_bits = 0x7f80'0000;
+
   /// @pre size is a multiple of lanes
   [[nodiscard]] Range range_of(const float* numbers, std::size_t size) const {
-    constexpr std::int32_t infinity = 0x7f80'0000;
-    // The smallest are the greatest of the complements. A zero less one is the greatest integer,
-    // and so no number is above it in what leaves zeros out.
-    int32x16 largest{};
-    int32x16 with_zeros = splat<int32x16>(~infinity);
-    int32x16 without_zeros = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
-    const auto add = [&](int32x16 bits) {
-      const auto less_one = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(bits) + 0x7fff'ffffU);
-      largest = unit_scaling::detail::greater_lanes(largest, bits);
-      with_zeros = unit_scaling::detail::greater_lanes(with_zeros, ~bits);
-      without_zeros = unit_scaling::detail::greater_lanes(without_zeros, ~less_one);
-    };
-    for (std::size_t i = 0; i < size; i += lanes) {
-      add(magnitude_bits(load<float32x16>(numbers + i)));
-    }
-    if (unit_scaling::detail::greatest_lane(largest) >= infinity) {
-      // Once more, for that is rare: what is not finite counts as zero, and no zero as one.
-      largest = int32x16{};
-      with_zeros = splat<int32x16>(~infinity);
-      without_zeros = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
-      for (std::size_t i = 0; i < size; i += lanes) {
-        const int32x16 bits = magnitude_bits(load<float32x16>(numbers + i));
-        const int32x16 is_finite = is_less(bits, splat<int32x16>(infinity));
-        const int32x16 before = with_zeros;
-        add(select(is_finite, bits, int32x16{}));
-        with_zeros = unit_scaling::detail::greater_lanes(before, select(is_finite, ~bits, before));
-      }
-    }
-    const std::int32_t of_largest = unit_scaling::detail::greatest_lane(largest);
-    if (of_largest == 0) return {0, 0, false};
-    const auto of_smallest = static_cast<std::int32_t>(
-        static_cast<std::uint32_t>(~unit_scaling::detail::greatest_lane(without_zeros)) -
-        0x7fff'ffffU);
     constexpr std::int32_t least_normal = 0x0080'0000;
-    return {std::bit_cast<float>(of_largest),
-            std::bit_cast<float>(options_.expansion == RangeExpansion::coat_code
-                                     ? ~unit_scaling::detail::greatest_lane(with_zeros)
-                                     : of_smallest),
-            of_smallest < least_normal};
+    // The smallest are the greatest of the complements.
+    int32x16 largest{};
+    int32x16 smallest = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
+    for (std::size_t i = 0; i < size; i += lanes) {
+      const int32x16 bits = magnitude_bits(load<float32x16>(numbers + i));
+      largest = unit_scaling::detail::greater_lanes(largest, bits);
+      smallest = unit_scaling::detail::greater_lanes(smallest, ~bits);
+    }
+    const auto ends = unit_scaling::detail::greatest_lanes({largest, smallest, largest, smallest});
+    const std::int32_t of_largest = ends.of[0];
+    const std::int32_t of_smallest = ~ends.of[1];
+    if (of_smallest == 0 || of_largest >= infinity_bits) return range_of_some(numbers, size);
+    return {std::bit_cast<float>(of_largest), std::bit_cast<float>(of_smallest),
+            of_smallest >= least_normal};
   }
 
-  /// k. @pre range.largest > 0
-  [[nodiscard]] float exponent_of(const Range& range) const {
+  /// The same where zeros, or numbers that are not finite, are to be left out.
+  [[nodiscard, gnu::noinline]] Range range_of_some(const float* numbers, std::size_t size) const {
+    const bool zeros_count = options_.expansion == RangeExpansion::coat_code;
+    std::int32_t largest = 0;
+    std::int32_t smallest = infinity_bits;
+    for (std::size_t i = 0; i < size; ++i) {
+      const auto bits = std::bit_cast<std::int32_t>(std::fabs(numbers[i]));
+      if (bits >= infinity_bits) continue;
+      largest = std::max(largest, bits);
+      if (bits != 0 || zeros_count) smallest = std::min(smallest, bits);
+    }
+    if (largest == 0) return {0, 0, false};
+    return {std::bit_cast<float>(largest), std::bit_cast<float>(smallest), false};
+  }
+
+  /// The k of each group; 1 for a group of zeros.
+  void find_exponents(const Range* ranges, std::size_t groups, float* exponents) const {
     const bool is_of_code = options_.expansion == RangeExpansion::coat_code;
     const float addend = is_of_code ? 1e-30F : 0.0F;
-    float32x16 ends = splat<float32x16>(range.largest + addend);
-    ends[1] = range.smallest + addend;
-    const kernels::Log2 log2 = kernels::log2_in_parts(ends);
-    const float log2_ratio =
-        (log2.exponent[0] - log2.exponent[1]) + (log2.fraction[0] - log2.fraction[1]);
-    if (!(log2_ratio * largest_exponent > log2_range_)) return largest_exponent;
-    const float exponent = log2_range_ / log2_ratio;
-    // Formats of less range than FP8 have would get 0 for groups of most range.
-    return is_of_code ? std::max(std::floor(16 * exponent), 1.0F) / 16 : exponent;
+    // Groups by eights: their largest magnitudes are in the first eight lanes, the smallest ones in
+    // the others.
+    constexpr std::size_t half = lanes / 2;
+    for (std::size_t j = 0; j < groups; j += half) {
+      const std::size_t count = std::min(half, groups - j);
+      float ends[lanes];
+      std::fill(ends, ends + lanes, 1.0F);
+      for (std::size_t lane = 0; lane < count; ++lane) {
+        if (ranges[j + lane].largest == 0) continue;
+        ends[lane] = ranges[j + lane].largest + addend;
+        ends[half + lane] = ranges[j + lane].smallest + addend;
+      }
+      kernels::Log2 log2 = kernels::log2_in_parts(load<float32x16>(ends));
+      // A fraction is a product. Some compilers would fuse it with the difference, some would not.
+      asm("" : "+m"(log2.fraction));
+      const float32x16 log2_ratio = (log2.exponent - second_half(log2.exponent)) +
+                                    (log2.fraction - second_half(log2.fraction));
+      const float32x16 least_ratio = splat<float32x16>(log2_range_ / largest_exponent);
+      float32x16 exponent = select(is_less(least_ratio, log2_ratio), log2_range_ / log2_ratio,
+                                   splat<float32x16>(largest_exponent));
+      if (is_of_code) {
+        // Formats of less range than FP8 have would get 0 for groups of most range.
+        const auto floor = convert_to<float32x16>(convert_to<int32x16>(16 * exponent));
+        exponent = greatest(floor, splat<float32x16>(1)) / 16;
+      }
+      store(exponent, ends);
+      for (std::size_t lane = 0; lane < count; ++lane) {
+        exponents[j + lane] = ranges[j + lane].largest == 0 ? 1.0F : ends[lane];
+      }
+    }
+  }
+
+  [[nodiscard]] static float32x16 second_half(float32x16 x) {
+    return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14,
+                                   15);
   }
 
   /// `result` with the sign of x; x itself where it is 0 or not finite.
@@ -445,18 +496,78 @@ class EncodedStateFormat final : public StateFormat {
     return (of_x.exponent - of_y.exponent) + (of_x.fraction - of_y.fraction);
   }
 
-  /// F sign(x) (|x| / M)^k, of whole vectors.
+  /// Numbers times a factor.
+  struct Scaled {
+    template <class Count>
+    [[nodiscard, gnu::always_inline]] float32x16 operator()(std::size_t i, Count some) const {
+      return kernels::load<float>(numbers + i, some) * factor;
+    }
+
+    const float* numbers;
+    float factor;
+  };
+
+  /// k log₂(|x| / M) of numbers other than zero. What is below the least one has no code but that
+  /// of zero.
   template <bool has_subnormals>
-  void expand(const float* in, std::size_t size, float largest, float exponent, float* out) const {
-    const kernels::Log2 of_largest = kernels::log2_in_parts(splat<float32x16>(largest));
-    const float to_largest = largest_;
-    // What is below has no code but that of zero.
-    const float32x16 lowest = splat<float32x16>(-125);
-    for (std::size_t i = 0; i < size; i += lanes) {
-      const auto x = load<float32x16>(in + i);
+  [[nodiscard, gnu::always_inline]] static float32x16 log2_of_power(float32x16 x,
+                                                                    const kernels::Log2& of_largest,
+                                                                    float exponent) {
+    return greatest(splat<float32x16>(-125),
+                    log2_of_ratio<has_subnormals>(x, of_largest) * exponent);
+  }
+
+  /// F sign(x) (|x| / M)^k.
+  template <bool has_subnormals> class Expanded {
+   public:
+    Expanded(const float* numbers, float largest, float exponent, float largest_of_format)
+        : numbers_(numbers),
+          log2_of_largest_(kernels::log2_in_parts(splat<float32x16>(largest))),
+          exponent_(exponent),
+          largest_of_format_(largest_of_format) {}
+
+    template <class Count>
+    [[nodiscard, gnu::always_inline]] float32x16 operator()(std::size_t i, Count some) const {
+      const auto x = kernels::load<float>(numbers_ + i, some);
       const float32x16 power = kernels::exp2_within_limits(
-          greatest(lowest, log2_of_ratio<has_subnormals>(x, of_largest) * exponent));
-      store(with_sign_of(x, power * to_largest), out + i);
+          log2_of_power<has_subnormals>(x, log2_of_largest_, exponent_));
+      return with_sign_of(x, power * largest_of_format_);
+    }
+
+   private:
+    const float* numbers_;
+    kernels::Log2 log2_of_largest_;
+    float exponent_;
+    float largest_of_format_;
+  };
+
+  /// Encodes the groups of a chunk whose numbers are all normal in float8_e4m3fn. No power exceeds
+  /// the largest number but by roundings, so neither zeros nor overflow need be looked for.
+  void expand_e4m3(const float* in, std::size_t count, const Range* ranges, const float* exponents,
+                   std::uint8_t* codes) const {
+    const float to_largest = largest_;
+    const std::size_t group = options_.group;
+    for (std::size_t begin = 0; begin < count; begin += group, ++ranges, ++exponents) {
+      if (!ranges->are_normal) continue;
+      const std::size_t end = std::min(count, begin + group);
+      const kernels::Log2 of_largest = kernels::log2_in_parts(splat<float32x16>(ranges->largest));
+      const float exponent = *exponents;
+      // Two loops, for the processor can keep more of the short chains of each under way than of
+      // those of both together.
+      float logarithms[chunk];
+      for (std::size_t i = begin; i < end; i += lanes) {
+        store(log2_of_power<false>(load<float32x16>(in + i), of_largest, exponent),
+              logarithms + (i - begin));
+      }
+      for (std::size_t i = begin; i < end; i += lanes) {
+        const float32x16 power =
+            kernels::exp2_within_limits(load<float32x16>(logarithms + (i - begin)));
+        const auto magnitude = unit_scaling::detail::encode_magnitude_by_sum(
+            float8_e4m3fn::format, bit_cast_to<uint32x16>(power * to_largest));
+        const auto sign = (bit_cast_to<uint32x16>(load<float32x16>(in + i)) >> 24) & 0x80U;
+        const auto bytes = convert_to<uint8x16>(magnitude | sign);
+        std::memcpy(codes + i, &bytes, sizeof(bytes));
+      }
     }
   }
 

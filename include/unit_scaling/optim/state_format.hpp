@@ -26,7 +26,10 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
@@ -113,44 +116,69 @@ class StateFormat {
 
 namespace detail {
 
-/// Calls `body(first, count)` for each chunk of a state, shared among threads.
-template <class Body> void for_each_chunk(std::size_t size, const Body& body) {
+/// How many elements before their use memory is brought into the first cache. Chunks of codes are
+/// too short for the processor to foresee where the next one is.
+inline constexpr std::size_t elements_ahead = 2 * StateFormat::chunk;
+
+/// Brings the line of an element that will be read and written into the first cache.
+template <class T> [[gnu::always_inline]] inline void prefetch_line(const T* element) {
+  constexpr int to_be_written = 1;
+  __builtin_prefetch(element, to_be_written);
+}
+
+/// Calls `body(first, count, part)` for each chunk of a state, shared among threads, with a Part
+/// for the chunks that a thread takes in a row, and `finish(part)` after them.
+template <class Part, class Body, class Finish>
+void for_each_chunk(std::size_t size, const Body& body, const Finish& finish) {
   static_assert(kernels::map_grain % StateFormat::chunk == 0);
   parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
+    Part part;
     for (; begin < end; begin += StateFormat::chunk) {
-      body(begin, std::min(StateFormat::chunk, end - begin));
+      body(begin, std::min(StateFormat::chunk, end - begin), part);
     }
+    finish(part);
   });
+}
+
+/// Calls `body(first, count)` for each chunk of a state, shared among threads.
+template <class Body> void for_each_chunk(std::size_t size, const Body& body) {
+  struct Nothing {};
+  for_each_chunk<Nothing>(
+      size, [&](std::size_t first, std::size_t count, Nothing&) { body(first, count); },
+      [](Nothing) {});
 }
 
 /// The largest finite magnitude of some numbers.
 class LargestMagnitude {
  public:
-  template <class T> LargestMagnitude(const T* numbers, std::size_t count) {
+  [[gnu::always_inline]] void add(float32x16 numbers) {
     constexpr std::int32_t infinity = 0x7f80'0000;
-    int32x16 largest{};
-    kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
-      const auto number = kernels::load<float>(numbers + i, some);
-      const auto bits = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(number) & 0x7fff'ffffU);
-      const int32x16 finite = select(is_less(bits, splat<int32x16>(infinity)), bits, int32x16{});
-      largest = select(is_less(largest, finite), finite, largest);
-    });
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      bits_ = std::max<std::int32_t>(bits_, largest[lane]);
-    }
+    const auto bits = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(numbers) & 0x7fff'ffffU);
+    const int32x16 finite = select(is_less(bits, splat<int32x16>(infinity)), bits, int32x16{});
+    bits_ = unit_scaling::detail::greater_lanes(bits_, finite);
   }
   /// Its bits.
-  [[nodiscard]] std::uint32_t bits() const { return static_cast<std::uint32_t>(bits_); }
+  [[nodiscard]] std::uint32_t bits() const {
+    std::int32_t largest = 0;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      largest = std::max<std::int32_t>(largest, bits_[lane]);
+    }
+    return static_cast<std::uint32_t>(largest);
+  }
 
  private:
-  std::int32_t bits_ = 0;
+  int32x16 bits_{};
 };
 
 /// The largest finite magnitude of elements; 0 if there is none.
 template <class T> [[nodiscard]] float largest_finite(const T* elements, std::size_t size) {
   kernels::SharedLargestMagnitude largest;
   parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-    largest.raise_to(LargestMagnitude(elements + begin, end - begin).bits());
+    LargestMagnitude of_part;
+    kernels::for_lanes<float>(end - begin, [&](std::size_t i, auto some) {
+      of_part.add(kernels::load<float>(elements + begin + i, some));
+    });
+    largest.raise_to(of_part.bits());
   });
   return std::bit_cast<float>(largest.bits());
 }
@@ -160,16 +188,19 @@ class StateInStep {
  public:
   /// @param format null for a state of binary32.
   StateInStep(const StateFormat* format, OptimiserState& state, const StateSite& site)
-      : format_(format), site_(site) {
+      : format_(format), site_(site), size_(state.shape().size()) {
     if (format == nullptr) {
       numbers_ = state.numbers.mutable_data();
+      codes_ = reinterpret_cast<const std::uint8_t*>(numbers_);
       return;
     }
+    code_format_ = state.codes.format();
     memory_ = {.codes = state.codes.mutable_codes().data(),
                .scales = state.scales.empty() ? nullptr : state.scales.mutable_data(),
                .exponents = state.exponents.empty() ? nullptr : state.exponents.mutable_data(),
                .tensor_scale = has_tensor_scale() ? *state.scales.data() : 1.0F};
     tensor_scale_ = memory_.tensor_scale;
+    codes_ = memory_.codes;
   }
 
   [[nodiscard]] bool has_tensor_scale() const {
@@ -181,6 +212,14 @@ class StateInStep {
     if (format_ == nullptr) return numbers_ + first;
     format_->decode(memory_, first, count, room);
     return room;
+  }
+  /// Tells that the chunk from element `first` on, if there is one, will be read and written.
+  void prefetch(std::size_t first) const {
+    const std::size_t end = code_format_.code_bytes(std::min(size_, first + StateFormat::chunk));
+    constexpr std::size_t line = unit_scaling::detail::line_bytes;
+    for (std::size_t byte = code_format_.code_bytes(first); byte < end; byte += line) {
+      prefetch_line(codes_ + byte);
+    }
   }
   void write(std::size_t first, std::size_t count, const float* numbers) const {
     if (format_ != nullptr) {
@@ -211,19 +250,23 @@ class StateInStep {
  private:
   const StateFormat* format_;
   StateSite site_;
+  std::size_t size_;
   float* numbers_ = nullptr;
+  /// Where the elements are, numbers or codes.
+  const std::uint8_t* codes_ = nullptr;
+  Format code_format_ = Format::of<float>();
   StateMemory memory_{};
   float tensor_scale_ = 1;
   kernels::SharedLargestMagnitude largest_;
 };
 
 /// Writes the numbers of a parameter to codes that `format.master_copy` has made.
+/// @param largest of their finite magnitudes.
 inline void encode_master_copy(const StateFormat& format, const StateSite& site,
-                               const Array<float>& numbers, EncodedMasterCopy& to) {
+                               const Array<float>& numbers, float largest, EncodedMasterCopy& to) {
   const DefaultArithmetic arithmetic;
   const float* const from = numbers.data();
-  const float scale =
-      format.has_tensor_scale() ? format.tensor_scale(largest_finite(from, numbers.size()), 1) : 1;
+  const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
   const StateMemory memory{to.codes.mutable_codes().data(), nullptr, nullptr, scale};
   for_each_chunk(numbers.size(), [&](std::size_t first, std::size_t count) {
     format.encode(from + first, first, count, scale, site, memory);
@@ -287,8 +330,10 @@ inline void encode_master_weights(const StateFormat& format,
     const Parameter& parameter = *parameters[k];
     if (detail::is_encoded_as(format, parameter)) continue;
     copies.push_back(format.master_copy(parameter.shape()));
-    detail::encode_master_copy(format, {0, static_cast<std::uint32_t>(3 * k + 2)},
-                               parameter.floats(), copies.back());
+    const Array<float> numbers = parameter.floats();
+    detail::encode_master_copy(format, {0, static_cast<std::uint32_t>(3 * k + 2)}, numbers,
+                               detail::largest_finite(numbers.data(), numbers.size()),
+                               copies.back());
   }
   auto copy = copies.begin();
   for (Parameter* const parameter : parameters) {

@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "unit_scaling/autograd/recipe.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
@@ -228,20 +229,29 @@ class BlockScaling final : public Recipe {
                                        std::pmr::memory_resource* memory) const {
     const std::size_t rows = array.rows();
     const std::size_t step = rows_at_a_time(array, to);
-    if (step == rows) return part_of(array, 0, rows, to, encoding, memory, array.shape());
     OperandForms forms{.array = unwritten(array.shape(), to.format, over_columns(to), memory)};
     if (to.along != to.across) {
       forms.over_rows = unwritten(array.shape(), to.format, over_rows(to), memory);
     }
-    const Writer write_columns(forms.array);
-    std::optional<Writer> write_rows;
-    if (forms.over_rows) write_rows.emplace(*forms.over_rows);
-    parallel_ranges(rows, step, [&](std::size_t begin, std::size_t end) {
-      const OperandForms part = part_of(array, begin, end - begin, to, encoding, &scratch_memory(),
-                                        Shape{end - begin, array.columns()});
-      write_columns(begin, part.array);
-      if (write_rows) (*write_rows)(begin, *part.over_rows);
-    });
+    const Form of_columns(forms.array);
+    std::optional<Form> of_rows;
+    if (forms.over_rows) of_rows.emplace(*forms.over_rows);
+    const auto encode = [&](std::size_t begin, std::size_t end) {
+      const EncodedArray numbers = floats_of(array, begin, end - begin);
+      EncodeOptions part = encoding;
+      part.first_element = begin * array.columns();
+      of_columns.encode(numbers, begin, options_.scale_rounding, part);
+      if (!of_rows) return;
+      // Beyond any element: random bits of its own.
+      part.first_element += std::uint64_t{1} << 48;
+      of_rows->encode(numbers, begin, options_.scale_rounding, part);
+    };
+    // All rows at once are shared among threads by what is called for them.
+    if (step == rows) {
+      encode(0, rows);
+    } else {
+      parallel_ranges(rows, step, encode);
+    }
     return forms;
   }
 
@@ -249,60 +259,48 @@ class BlockScaling final : public Recipe {
   [[nodiscard]] static EncodedArray unwritten(const Shape& shape, const Format& format,
                                               const ScaleLayout& layout,
                                               std::pmr::memory_resource* memory) {
-    const std::size_t scales = layout.count(shape.rows(), shape.columns());
-    return {shape, format, Array<std::uint8_t>(Shape{format.code_bytes(shape.size())}, memory),
-            layout, Array<std::uint8_t>(Shape{scales * scale_bytes(layout.format)}, memory)};
+    EncodedMemory room(shape.rows(), shape.columns(), format, layout, memory);
+    return {shape, format, std::move(room.codes), layout, std::move(room.scale_codes)};
   }
 
-  /// Copies codes and scales of some rows, of whole tiles and bytes, to where they belong.
-  class Writer {
+  /// Where codes and scales of an array are, while threads write those of some rows each.
+  class Form {
    public:
-    explicit Writer(EncodedArray& to)
-        : columns_(to.columns()),
+    explicit Form(EncodedArray& to)
+        : rows_(to.rows()),
+          columns_(to.columns()),
           format_(to.format()),
           layout_(to.scale_layout()),
-          codes_(to.mutable_codes().data()),
-          scales_(to.mutable_scale_codes().data()) {}
+          codes_(to.mutable_codes()),
+          scales_(to.mutable_scale_codes()) {}
 
-    void operator()(std::size_t first_row, const EncodedArray& part) const {
-      const auto copy = [](std::span<const std::uint8_t> from, std::uint8_t* to) {
-        std::copy(from.begin(), from.end(), to);
+    /// Encodes rows, of whole tiles and bytes, where they belong.
+    void encode(const EncodedArray& rows, std::size_t first_row, ScaleRounding rounding,
+                const EncodeOptions& encoding) const {
+      const auto part = [](std::span<std::uint8_t> of, std::size_t begin, std::size_t end) {
+        return Array<std::uint8_t>::borrow(of.subspan(begin, end - begin), Shape{end - begin});
       };
-      copy(part.codes(), codes_ + format_.code_bytes(first_row * columns_));
-      const std::size_t first_scale = layout_.index(first_row, 0, columns_);
-      copy(part.scale_codes(), scales_ + first_scale * scale_bytes(layout_.format));
+      const std::size_t end = first_row + rows.rows();
+      static_cast<void>(encode_by_tile_maxima(
+          rows, format_, layout_, rounding, encoding,
+          {part(codes_, format_.code_bytes(first_row * columns_),
+                format_.code_bytes(end * columns_)),
+           part(scales_, scale_byte(first_row), end == rows_ ? scales_.size() : scale_byte(end))}));
     }
 
    private:
+    /// Where the scales of a row begin. Behind all of them is one that they have in common, if any.
+    [[nodiscard]] std::size_t scale_byte(std::size_t row) const {
+      return layout_.index(row, 0, columns_) * scale_bytes(layout_.format);
+    }
+
+    std::size_t rows_;
     std::size_t columns_;
     Format format_;
     ScaleLayout layout_;
-    std::uint8_t* codes_;
-    std::uint8_t* scales_;
+    std::span<std::uint8_t> codes_;
+    std::span<std::uint8_t> scales_;
   };
-
-  /// What is made of some rows, of whole tiles, in so many dimensions.
-  [[nodiscard]] OperandForms part_of(const EncodedArray& array, std::size_t first_row,
-                                     std::size_t count, const BlockScaledOperand& to,
-                                     EncodeOptions encoding, std::pmr::memory_resource* memory,
-                                     const Shape& shape) const {
-    const EncodedArray numbers = floats_of(array, first_row, count).reshaped(shape);
-    encoding.first_element = first_row * array.columns();
-    OperandForms forms{.array = form_of(numbers, to, over_columns(to), encoding, memory)};
-    if (to.along != to.across) {
-      // Beyond any element: random bits of its own.
-      encoding.first_element += std::uint64_t{1} << 48;
-      forms.over_rows = form_of(numbers, to, over_rows(to), encoding, memory);
-    }
-    return forms;
-  }
-
-  [[nodiscard]] EncodedArray form_of(const EncodedArray& numbers, const BlockScaledOperand& to,
-                                     const ScaleLayout& layout, const EncodeOptions& encoding,
-                                     std::pmr::memory_resource* memory) const {
-    return encode_by_tile_maxima(numbers, to.format, layout, options_.scale_rounding, encoding,
-                                 memory);
-  }
 
   BlockScalingOptions options_;
 };
