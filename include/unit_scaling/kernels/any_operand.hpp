@@ -140,15 +140,21 @@ class ExponentLanes {
   /// @param codes in float8_e8m0fnu, in lanes of 16 bits.
   ExponentLanes(const FormatSpec& format, __m512i codes)
       : summands_(_mm512_slli_epi16(_mm512_sub_epi16(codes, _mm512_set1_epi16(bias)), 7)),
-        are_nan_(_mm512_cmpeq_epi16_mask(codes, _mm512_set1_epi16(0xff))) {
-    const int lowest = bfloat16::format.min_normal_exponent() - format.min_subnormal_exponent();
-    const int highest = bfloat16::format.max_exponent() - format.max_exponent();
+        are_nan_(_mm512_cmpeq_epi16_mask(codes, _mm512_set1_epi16(nan))) {
     const auto bound = [](int exponent) {
       return _mm512_set1_epi16(static_cast<std::int16_t>(exponent + bias));
     };
-    are_far_ = (_mm512_cmplt_epi16_mask(codes, bound(lowest)) |
-                _mm512_cmpgt_epi16_mask(codes, bound(highest))) &
+    are_far_ = (_mm512_cmplt_epi16_mask(codes, bound(lowest(format))) |
+                _mm512_cmpgt_epi16_mask(codes, bound(highest(format)))) &
                ~are_nan_;
+  }
+  /// Of one power for all: nothing is to be compared in lanes.
+  ExponentLanes(const FormatSpec& format, std::uint8_t code)
+      : summands_(_mm512_set1_epi16(static_cast<std::int16_t>((code - bias) * 128))),
+        are_nan_(code == nan ? all_lanes : 0) {
+    const int exponent = code - bias;
+    const bool is_far = exponent < lowest(format) || exponent > highest(format);
+    are_far_ = is_far ? ~are_nan_ : 0;
   }
 
   /// Writes 32 codes times the powers in bfloat16.
@@ -170,6 +176,17 @@ class ExponentLanes {
 
  private:
   static constexpr std::int16_t bias = 127;
+  static constexpr std::int16_t nan = 0xff;
+  static constexpr __mmask32 all_lanes = 0xffff'ffffU;
+
+  /// The exponents of the powers whose products bfloat16 holds, whatever the code.
+  [[nodiscard]] static int lowest(const FormatSpec& format) {
+    return bfloat16::format.min_normal_exponent() - format.min_subnormal_exponent();
+  }
+  [[nodiscard]] static int highest(const FormatSpec& format) {
+    return bfloat16::format.max_exponent() - format.max_exponent();
+  }
+
   __m512i summands_;
   __mmask32 are_nan_;
   __mmask32 are_far_ = 0;
@@ -187,8 +204,7 @@ class ExponentLanes {
   bool holds = true;
   if (width != 1) {
     for (std::size_t i = 0; i < count;) {
-      const auto code = static_cast<std::int16_t>(scales[(first + i) / width]);
-      const ExponentLanes exponents(format, _mm512_set1_epi16(code));
+      const ExponentLanes exponents(format, scales[(first + i) / width]);
       const std::size_t end = std::min(count, i + width - (first + i) % width);
       for (; i < end; i += 32) holds &= exponents.decode(elements, codes + i, to + i);
     }

@@ -416,7 +416,9 @@ class EncodedStateFormat final : public StateFormat {
     const auto ends = unit_scaling::detail::greatest_lanes({largest, smallest, largest, smallest});
     const std::int32_t of_largest = ends.of[0];
     const std::int32_t of_smallest = ~ends.of[1];
-    if (of_smallest == 0 || of_largest >= infinity_bits) return range_of_some(numbers, size);
+    const bool has_zeros_to_leave_out =
+        of_smallest == 0 && options_.expansion == RangeExpansion::coat_paper;
+    if (has_zeros_to_leave_out || of_largest >= infinity_bits) return range_of_some(numbers, size);
     return {std::bit_cast<float>(of_largest), std::bit_cast<float>(of_smallest),
             of_smallest >= least_normal};
   }
