@@ -162,10 +162,6 @@ TEST(LowPrecisionStates, StepsOfFp8LmAreThoseOfThePaperButForOneRounding) {
 
 // An oracle of its own: the step in floats, then the nearest number of FP16 under a power of two.
 TEST(LowPrecisionStates, MasterWeightsOfFp8LmAreTheNearestNumbersOfFp16) {
-  Parameter parameter = test_parameter(ParameterKind::weight, {29, 31});
-  Adam::Options options = optim::with_fp8_lm_states({});
-  Adam adam({&parameter}, options);
-  options.master_weights = nullptr;
   const auto nearest = [](const Array<float>& numbers) {
     float largest = 0;
     for (const float each : numbers.span()) largest = std::max(largest, std::abs(each));
@@ -178,16 +174,22 @@ TEST(LowPrecisionStates, MasterWeightsOfFp8LmAreTheNearestNumbersOfFp16) {
     }
     return result;
   };
-  Parameter expected = test_parameter(ParameterKind::weight, {29, 31});
-  expected.value = nearest(expected.value);
-  EXPECT_EQ(parameter.floats(), expected.value);
-  Adam adam_of_expected({&expected}, options);
-  for (std::uint64_t step = 0; step < 4; ++step) {
-    const Array<float> gradient = gradient_of_step(expected.value.shape(), step);
-    adam.step(Gradients{{{&parameter, gradient}}}, rate);
-    adam_of_expected.step(Gradients{{{&expected, gradient}}}, rate);
+  for (const double coupled_decay : {0.0, 0.1}) {
+    Adam::Options options = optim::with_fp8_lm_states({.weight_decay = coupled_decay});
+    Parameter parameter = test_parameter(ParameterKind::weight, {29, 31});
+    Adam adam({&parameter}, options);
+    options.master_weights = nullptr;
+    Parameter expected = test_parameter(ParameterKind::weight, {29, 31});
     expected.value = nearest(expected.value);
-    EXPECT_EQ(parameter.floats(), expected.value) << step;
+    EXPECT_EQ(parameter.floats(), expected.value);
+    Adam adam_of_expected({&expected}, options);
+    for (std::uint64_t step = 0; step < 4; ++step) {
+      const Array<float> gradient = gradient_of_step(expected.value.shape(), step);
+      adam.step(Gradients{{{&parameter, gradient}}}, rate);
+      adam_of_expected.step(Gradients{{{&expected, gradient}}}, rate);
+      expected.value = nearest(expected.value);
+      EXPECT_EQ(parameter.floats(), expected.value) << step;
+    }
   }
 }
 

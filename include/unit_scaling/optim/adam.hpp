@@ -238,8 +238,18 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
 template <class G>
 void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g) {
   Parameter& parameter = *settings_[k].parameter;
+  const StateFormat* const master_format = options_.master_weights.get();
   Array<float> decoded;
-  if (parameter.is_encoded()) decoded = parameter.floats(&scratch_memory());
+  StateMemory codes{};  // each chunk of which is decoded when its turn comes
+  if (master_format != nullptr && detail::is_encoded_as(*master_format, parameter) &&
+      update.coupled == 0) {
+    decoded = Array<float>(parameter.shape(), &scratch_memory());
+    EncodedArray& encoded = parameter.encoded->codes;
+    codes = {encoded.mutable_codes().data(), nullptr, nullptr,
+             master_format->has_tensor_scale() ? encoded.scale(0) : 1.0F};
+  } else if (parameter.is_encoded()) {
+    decoded = parameter.floats(&scratch_memory());
+  }
   Array<float>& numbers = parameter.is_encoded() ? decoded : parameter.value;
   float* const p = numbers.mutable_data();
   const std::size_t size = settings_[k].shape.size();
@@ -265,7 +275,7 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     detail::LargestMagnitude second;
     detail::LargestMagnitude weights;
   };
-  const bool has_master_weights = options_.master_weights != nullptr;
+  const bool has_master_weights = master_format != nullptr;
   kernels::SharedLargestMagnitude of_weights;
   const auto move_chunk = [&](std::size_t begin, std::size_t count, Largest& largest) {
     const std::size_t ahead = begin + detail::elements_ahead;
@@ -275,6 +285,7 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
     float v_memory[StateFormat::chunk];
     float* const m = first.read(begin, count, m_memory);
     float* const v = second.read(begin, count, v_memory);
+    if (codes.codes != nullptr) master_format->decode(codes, begin, count, p + begin);
     const auto move = [&](std::size_t i, auto some) {
       // One line at a time: a chunk of them at once would keep all other loads waiting.
       const std::size_t later = std::min(ahead + i, size - 1);
@@ -299,12 +310,10 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
   first.finish();
   second.finish();
   if (!has_master_weights) return;
-  const StateFormat& format = *options_.master_weights;
-  if (!parameter.encoded || parameter.encoded->codes.shape() != numbers.shape() ||
-      !format.fits_master_copy(parameter.encoded->codes)) {
-    parameter.encoded = format.master_copy(numbers.shape());
+  if (!detail::is_encoded_as(*master_format, parameter)) {
+    parameter.encoded = master_format->master_copy(numbers.shape());
   }
-  detail::encode_master_copy(format, {steps_, number + 2}, numbers,
+  detail::encode_master_copy(*master_format, {steps_, number + 2}, numbers,
                              std::bit_cast<float>(of_weights.bits()), *parameter.encoded);
   parameter.value = {};
 }
