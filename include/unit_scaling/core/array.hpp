@@ -93,13 +93,17 @@ class Array {
 
   /// A view of memory that someone else owns and keeps alive. Reading sees what is there; writing
   /// through `mutable_data` writes there, as long as no copy of the array exists.
+  /// @param resource of the few bytes that count the copies.
   /// @throws ShapeError if `memory` does not have `shape.size()` elements.
-  [[nodiscard]] static Array borrow(std::span<T> memory, const Shape& shape) {
+  [[nodiscard]] static Array borrow(
+      std::span<T> memory, const Shape& shape,
+      std::pmr::memory_resource* resource = std::pmr::new_delete_resource()) {
     require_shape(memory.size() == shape.size(), "Array::borrow",
                   "as many values as the shape has elements", shape, Shape{memory.size()});
     Array result;
     result.shape_ = shape;
-    result.storage_ = SharedMemory::borrow(const_cast<std::remove_const_t<T>*>(memory.data()));
+    result.storage_ =
+        SharedMemory::borrow(const_cast<std::remove_const_t<T>*>(memory.data()), resource);
     return result;
   }
 

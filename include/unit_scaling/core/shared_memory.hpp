@@ -33,8 +33,9 @@ class SharedMemory {
   }
 
   /// Memory of someone else, which is never given back.
-  [[nodiscard]] static SharedMemory borrow(void* memory) {
-    return {memory, 0, std::pmr::new_delete_resource()};
+  /// @param resource of what counts the owners.
+  [[nodiscard]] static SharedMemory borrow(void* memory, std::pmr::memory_resource* resource) {
+    return {memory, 0, resource};
   }
 
   SharedMemory(const SharedMemory& other) noexcept

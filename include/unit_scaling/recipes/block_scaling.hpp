@@ -278,7 +278,8 @@ class BlockScaling final : public Recipe {
     void encode(const EncodedArray& rows, std::size_t first_row, ScaleRounding rounding,
                 const EncodeOptions& encoding) const {
       const auto part = [](std::span<std::uint8_t> of, std::size_t begin, std::size_t end) {
-        return Array<std::uint8_t>::borrow(of.subspan(begin, end - begin), Shape{end - begin});
+        return Array<std::uint8_t>::borrow(of.subspan(begin, end - begin), Shape{end - begin},
+                                           &scratch_memory());
       };
       const std::size_t end = first_row + rows.rows();
       static_cast<void>(encode_by_tile_maxima(
