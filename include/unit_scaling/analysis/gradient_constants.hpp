@@ -109,7 +109,7 @@ template <class Record>
       bool has_moved = false;
       for (std::size_t i = 0; i < size; ++i) {
         const double move = options.step * random.normal(i);
-        const double value = numbers.data()[i];
+        const auto value = static_cast<double>(numbers.data()[i]);
         up[i] = static_cast<float>(value + move);
         down[i] = static_cast<float>(value - move);
         has_moved = has_moved || up[i] != down[i];

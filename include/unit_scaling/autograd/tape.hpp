@@ -610,8 +610,9 @@ template <Precision P> class Tape {
     OperandArgument& argument = operands_.add(variable.value().data(), slot.held);
     argument.parameter = slot.parameter;
     // What was decoded of codes is another array in each step, of the same contents.
-    const std::uint64_t version = variable.value().version();
-    argument.version = version == slot.numbers_version ? slot.version : ContentVersion{version, 0};
+    const std::uint64_t of_array = variable.value().version();
+    argument.version =
+        of_array == slot.numbers_version ? slot.version : ContentVersion{of_array, 0};
     argument.value = variable.slot_;
     argument.shape = variable.shape();
   }
@@ -804,11 +805,12 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
 
 template <Precision P> Array<float> Tape<P>::decoded(const Parameter& parameter, std::size_t slot) {
   std::erase_if(decoded_, [](const DecodedParameter& each) { return !each.numbers.is_shared(); });
-  const ContentVersion version = parameter.version();
+  const ContentVersion contents = parameter.version();
   for (const DecodedParameter& each : decoded_) {
-    if (each.slot == slot && each.version == version) return each.numbers;
+    if (each.slot == slot && each.version == contents) return each.numbers;
   }
-  return decoded_.emplace_back(DecodedParameter{slot, version, parameter.floats(&memory_)}).numbers;
+  decoded_.push_back({slot, contents, parameter.floats(&memory_)});
+  return decoded_.back().numbers;
 }
 
 template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double seed) {
