@@ -319,14 +319,15 @@ TEST(EncodedStateFormat, AMasterCopyReadsAsAStateOfTheSameNumbers) {
     float largest = 0;
     for (const float each : numbers) largest = std::max(largest, std::abs(each));
     const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
-    optim::detail::encode_master_copy(format, {7, 2}, Array<float>({numbers.size()}, numbers),
-                                      largest, copy);
-    EXPECT_TRUE(format.fits_master_copy(copy.codes));
+    format.encode_master_copy(Array<float>({numbers.size()}, numbers), largest, {7, 2}, copy);
+    Parameter parameter{"p", {}};
+    parameter.encoded = copy;
+    EXPECT_TRUE(format.is_master_copy_of(parameter));
     const Array<float> actual = copy.decode(copy.codes, nullptr);
     EXPECT_EQ(std::vector<float>(actual.span().begin(), actual.span().end()),
               written(options, numbers, scale, {7, 2}).numbers);
     const EncodedStateFormat other({.format = Format::of<float16>(), .scale = StateScale::none});
-    EXPECT_FALSE(other.fits_master_copy(copy.codes));
+    EXPECT_FALSE(other.is_master_copy_of(parameter));
   }
   expect_domain_error(
       [] { (void)EncodedStateFormat(expanded(RangeExpansion::coat_code)).master_copy({4}); },

@@ -234,7 +234,7 @@ TEST(EncodedMasterCopy, IsLoadedByAModelOfCodesAndRefusedByOneOfFloats) {
   train::save_state(file, training);
   Model floats;
   Model encoded;
-  optim::encode_master_weights(*optim::with_fp8_lm_states({}).master_weights, encoded.parameters);
+  optim::with_fp8_lm_states({}).master_weights->encode_master_weights(encoded.parameters);
   train::load_part(file, [&](const auto& visit) { visit("decoder", encoded.decoder); });
   EXPECT_EQ(encoded.parameters[0]->floats(), training.parameters[0]->floats());
   try {

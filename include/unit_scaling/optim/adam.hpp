@@ -168,7 +168,7 @@ class Adam {
     if (options.master_weights == nullptr) return;
     std::vector<Parameter*> parameters;
     for (const ParameterSetting& setting : settings_) parameters.push_back(setting.parameter);
-    encode_master_weights(*options.master_weights, parameters);
+    options.master_weights->encode_master_weights(parameters);
   }
 
  private:
@@ -241,7 +241,7 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
   const StateFormat* const master_format = options_.master_weights.get();
   Array<float> decoded;
   StateMemory codes{};  // each chunk of which is decoded when its turn comes
-  if (master_format != nullptr && detail::is_encoded_as(*master_format, parameter) &&
+  if (master_format != nullptr && master_format->is_master_copy_of(parameter) &&
       update.coupled == 0) {
     decoded = Array<float>(parameter.shape(), &scratch_memory());
     EncodedArray& encoded = parameter.encoded->codes;
@@ -310,11 +310,11 @@ void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G
   first.finish();
   second.finish();
   if (!has_master_weights) return;
-  if (!detail::is_encoded_as(*master_format, parameter)) {
+  if (!master_format->is_master_copy_of(parameter)) {
     parameter.encoded = master_format->master_copy(numbers.shape());
   }
-  detail::encode_master_copy(*master_format, {steps_, number + 2}, numbers,
-                             std::bit_cast<float>(of_weights.bits()), *parameter.encoded);
+  master_format->encode_master_copy(numbers, std::bit_cast<float>(of_weights.bits()),
+                                    {steps_, number + 2}, *parameter.encoded);
   parameter.value = {};
 }
 

@@ -20,12 +20,15 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>  // the one vector instruction that no operator spells: a look-up
 #endif
 
 #include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/random.hpp"
@@ -182,11 +185,46 @@ class EncodedStateFormat final : public StateFormat {
             }};
   }
 
-  [[nodiscard]] bool fits_master_copy(const EncodedArray& codes) const override {
-    return options_.scale != StateScale::per_group && codes.format() == options_.format &&
+  [[nodiscard]] bool is_master_copy_of(const Parameter& parameter) const override {
+    if (!parameter.is_encoded() || options_.scale == StateScale::per_group) return false;
+    const EncodedArray& codes = parameter.encoded->codes;
+    return codes.format() == options_.format &&
            codes.scale_layout() == (has_tensor_scale()
                                         ? ScaleLayout::per_tensor(ScaleFormat::binary32)
                                         : ScaleLayout{});
+  }
+
+  void encode_master_copy(const Array<float>& numbers, float largest, const StateSite& site,
+                          EncodedMasterCopy& to) const override {
+    const DefaultArithmetic arithmetic;
+    const float* const from = numbers.data();
+    const float scale = has_tensor_scale() ? tensor_scale(largest, 1) : 1;
+    const StateMemory memory{to.codes.mutable_codes().data(), nullptr, nullptr, scale};
+    detail::for_each_chunk(numbers.size(), [&](std::size_t first, std::size_t count) {
+      encode(from + first, first, count, scale, site, memory);
+    });
+    if (has_tensor_scale()) {
+      std::memcpy(to.codes.mutable_scale_codes().data(), &scale, sizeof(scale));
+    }
+  }
+
+  void encode_master_weights(std::span<Parameter* const> parameters) const override {
+    static_cast<void>(master_copy({0}));  // throws if there are none such
+    std::vector<EncodedMasterCopy> copies;
+    for (std::size_t k = 0; k < parameters.size(); ++k) {
+      const Parameter& parameter = *parameters[k];
+      if (is_master_copy_of(parameter)) continue;
+      copies.push_back(master_copy(parameter.shape()));
+      const Array<float> numbers = parameter.floats();
+      encode_master_copy(numbers, detail::largest_finite(numbers.data(), numbers.size()),
+                         {0, static_cast<std::uint32_t>(3 * k + 2)}, copies.back());
+    }
+    auto copy = copies.begin();
+    for (Parameter* const parameter : parameters) {
+      if (is_master_copy_of(*parameter)) continue;
+      parameter->encoded = std::move(*copy++);
+      parameter->value = {};
+    }
   }
 
   [[nodiscard]] bool has_tensor_scale() const override {

@@ -10,16 +10,13 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
-#include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -90,8 +87,16 @@ class StateFormat {
   /// The master copy of a parameter of this shape: zeros, under one scale if there is one.
   /// @throws DomainError if there are scales of groups.
   [[nodiscard]] virtual EncodedMasterCopy master_copy(const Shape& shape) const = 0;
-  /// Whether codes are such as `master_copy` gives.
-  [[nodiscard]] virtual bool fits_master_copy(const EncodedArray& codes) const = 0;
+  /// Whether the master copy of a parameter is codes such as `master_copy` gives.
+  [[nodiscard]] virtual bool is_master_copy_of(const Parameter& parameter) const = 0;
+  /// Writes the numbers of a parameter to codes that `master_copy` has made.
+  /// @param largest of their finite magnitudes.
+  virtual void encode_master_copy(const Array<float>& numbers, float largest, const StateSite& site,
+                                  EncodedMasterCopy& to) const = 0;
+  /// Makes codes of the master copies of parameters, as an optimiser with these `master_weights`
+  /// does when it is made. So a model that is only to be used can load what such a training saved.
+  /// @throws DomainError as `master_copy`. Nothing is changed then.
+  virtual void encode_master_weights(std::span<Parameter* const> parameters) const = 0;
   /// Whether it could be such a state, by its format and by the sizes of its arrays.
   [[nodiscard]] virtual bool fits(const OptimiserState& state) const = 0;
 
@@ -260,27 +265,6 @@ class StateInStep {
   kernels::SharedLargestMagnitude largest_;
 };
 
-/// Writes the numbers of a parameter to codes that `format.master_copy` has made.
-/// @param largest of their finite magnitudes.
-inline void encode_master_copy(const StateFormat& format, const StateSite& site,
-                               const Array<float>& numbers, float largest, EncodedMasterCopy& to) {
-  const DefaultArithmetic arithmetic;
-  const float* const from = numbers.data();
-  const float scale = format.has_tensor_scale() ? format.tensor_scale(largest, 1) : 1;
-  const StateMemory memory{to.codes.mutable_codes().data(), nullptr, nullptr, scale};
-  for_each_chunk(numbers.size(), [&](std::size_t first, std::size_t count) {
-    format.encode(from + first, first, count, scale, site, memory);
-  });
-  if (format.has_tensor_scale()) {
-    std::memcpy(to.codes.mutable_scale_codes().data(), &scale, sizeof(scale));
-  }
-}
-
-/// Whether the master copy of a parameter is codes as the format has them.
-inline bool is_encoded_as(const StateFormat& format, const Parameter& parameter) {
-  return parameter.is_encoded() && format.fits_master_copy(parameter.encoded->codes);
-}
-
 /// A state of zeros for each parameter. @param format null for binary32.
 inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting>& settings,
                                               const StateFormat* format) {
@@ -318,30 +302,6 @@ void visit_state(const std::string& kind, const std::string& parameter, Optimise
 }
 
 }  // namespace detail
-
-/// Makes codes of the master copies of parameters, as an optimiser with these `master_weights` does
-/// when it is made. So a model that is only to be used can load what such a training has saved.
-/// @throws DomainError as StateFormat::master_copy. Nothing is changed then.
-inline void encode_master_weights(const StateFormat& format,
-                                  std::span<Parameter* const> parameters) {
-  static_cast<void>(format.master_copy({0}));  // throws if there are none such
-  std::vector<EncodedMasterCopy> copies;
-  for (std::size_t k = 0; k < parameters.size(); ++k) {
-    const Parameter& parameter = *parameters[k];
-    if (detail::is_encoded_as(format, parameter)) continue;
-    copies.push_back(format.master_copy(parameter.shape()));
-    const Array<float> numbers = parameter.floats();
-    detail::encode_master_copy(format, {0, static_cast<std::uint32_t>(3 * k + 2)}, numbers,
-                               detail::largest_finite(numbers.data(), numbers.size()),
-                               copies.back());
-  }
-  auto copy = copies.begin();
-  for (Parameter* const parameter : parameters) {
-    if (detail::is_encoded_as(format, *parameter)) continue;
-    parameter->encoded = std::move(*copy++);
-    parameter->value = {};
-  }
-}
 
 }  // namespace UNIT_SCALING_NAMESPACE::optim
 
