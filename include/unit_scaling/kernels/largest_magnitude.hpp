@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,6 +19,9 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
+/// Which magnitudes are compared.
+enum class Magnitudes { all, finite };
+
 namespace detail {
 
 /// The greater of two integers in each lane, none of which is negative.
@@ -26,10 +30,14 @@ namespace detail {
 }
 
 /// `largest_magnitude_bits` on one thread.
-template <class T>
+template <Magnitudes which = Magnitudes::all, class T>
 [[nodiscard]] std::uint32_t largest_magnitude_bits_here(const T* elements, std::size_t size) {
   const auto magnitudes = [&](std::size_t i, auto count) {
-    return bit_cast_to<uint32x16>(load<float>(elements + i, count)) & 0x7fff'ffffU;
+    const uint32x16 bits = bit_cast_to<uint32x16>(load<float>(elements + i, count)) & 0x7fff'ffffU;
+    if constexpr (which == Magnitudes::all) return bits;
+    constexpr std::int32_t infinity = 0x7f80'0000;
+    return select(is_less(bit_cast_to<int32x16>(bits), splat<int32x16>(infinity)), bits,
+                  uint32x16{});
   };
   // Four maxima, as each waits for the one before.
   uint32x16 of_lanes[4] = {};
@@ -72,13 +80,20 @@ class SharedLargestMagnitude {
 /// The bits of the largest magnitude of the elements as floats: above those of infinity if one of
 /// them is a NaN, and 0 if there are none. A comparison of integers, which neither misses a NaN nor
 /// waits for one, nor takes a subnormal number for zero. One pass, which allocates nothing.
-template <class T>
+/// @tparam which `finite` passes over infinity and NaN.
+template <Magnitudes which = Magnitudes::all, class T>
 [[nodiscard]] std::uint32_t largest_magnitude_bits(const T* elements, std::size_t size) {
   SharedLargestMagnitude largest;
   parallel_ranges(size, map_grain, [&](std::size_t begin, std::size_t end) {
-    largest.raise_to(detail::largest_magnitude_bits_here(elements + begin, end - begin));
+    largest.raise_to(detail::largest_magnitude_bits_here<which>(elements + begin, end - begin));
   });
   return largest.bits();
+}
+
+/// The largest finite magnitude of the elements as floats; 0 if there is none.
+template <class T>
+[[nodiscard]] float largest_finite_magnitude(const T* elements, std::size_t size) {
+  return std::bit_cast<float>(largest_magnitude_bits<Magnitudes::finite>(elements, size));
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels

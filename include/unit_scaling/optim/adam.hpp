@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +21,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/state_format.hpp"
@@ -79,6 +79,41 @@ struct AdamUpdate {
     kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
     kernels::store<Overflow::infinity_or_nan, float>(moved(value, first, second), p + i, count);
   }
+};
+
+/// The step on a parameter of which something is codes, from a gradient whose elements are G.
+template <class G> class AdamStepOnCodes final : public StepOnCodes {
+ public:
+  /// @param largest_gradient the largest finite magnitude of the `size` elements from `g` on.
+  AdamStepOnCodes(const AdamUpdate& update, const G* g, std::size_t size, float largest_gradient)
+      : update_(update), g_(g), size_(size), largest_gradient_(largest_gradient) {}
+
+  [[nodiscard]] double bound(std::size_t index, float before, float largest_weight) const override {
+    const double slope =
+        static_cast<double>(largest_gradient_) * static_cast<double>(update_.per_loss_scale) +
+        static_cast<double>(update_.coupled) * static_cast<double>(largest_weight);
+    const auto old = static_cast<double>(before);
+    return index == 0 ? static_cast<double>(update_.beta1) * old +
+                            static_cast<double>(update_.rest1) * slope
+                      : static_cast<double>(update_.beta2) * old +
+                            static_cast<double>(update_.rest2) * slope * slope;
+  }
+
+  void move(std::size_t first, std::size_t count, float* p, float* m, float* v) const override {
+    kernels::for_lanes<float>(count, [&](std::size_t i, auto some) {
+      // One line at a time: a chunk of them at once would keep all other loads waiting.
+      const std::size_t later = std::min(first + i + elements_ahead, size_ - 1);
+      prefetch_line(g_ + later);
+      prefetch_line(p + later);
+      update_.move(g_ + first, p + first, m, v, i, some);
+    });
+  }
+
+ private:
+  AdamUpdate update_;
+  const G* g_;
+  std::size_t size_;
+  float largest_gradient_;
 };
 
 }  // namespace detail
@@ -172,9 +207,6 @@ class Adam {
   }
 
  private:
-  /// Moves a parameter of which a moment, or the parameter itself, has a format of its own.
-  template <class G> void move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g);
-
   std::string_view name_;
   std::vector<ParameterSetting> settings_;
   Options options_;
@@ -201,8 +233,9 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
   detail::require_encoded(name_, settings_, second_moment_, options_.second_moment.get());
   ++steps_;
   const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
-  const bool is_encoded = options_.first_moment != nullptr || options_.second_moment != nullptr ||
-                          options_.master_weights != nullptr;
+  const StateFormat* const formats = options_.first_moment    ? options_.first_moment.get()
+                                     : options_.second_moment ? options_.second_moment.get()
+                                                              : options_.master_weights.get();
   for (std::size_t k = 0; k < settings_.size(); ++k) {
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
@@ -223,8 +256,19 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                                                                        : 1),
         .rate = static_cast<float>(parameter_rate * first_correction)};
     const auto* g = detail::gradient_elements(gradient);
-    if (is_encoded) {
-      move_encoded(update, k, g);
+    if (formats != nullptr) {
+      // Where all gradients are allowed, no check has found the largest one.
+      const float largest = options_.allow_non_finite
+                                ? kernels::largest_finite_magnitude(g, gradient.size())
+                                : largest_gradients_[k];
+      formats->take_step({{options_.first_moment.get(), options_.second_moment.get(),
+                           options_.master_weights.get()},
+                          parameter,
+                          first_moment_[k],
+                          second_moment_[k]},
+                         /*needs_largest_weight=*/update.coupled != 0,
+                         {steps_, static_cast<std::uint32_t>(3 * k)},
+                         detail::AdamStepOnCodes(update, g, gradient.size(), largest));
       continue;
     }
     float* p = parameter.value.mutable_data();
@@ -233,89 +277,6 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
     detail::for_each_lane(gradient.size(),
                           [&](std::size_t i, auto count) { update.move(g, p, m, v, i, count); });
   }
-}
-
-template <class G>
-void Adam::move_encoded(const detail::AdamUpdate& update, std::size_t k, const G* g) {
-  Parameter& parameter = *settings_[k].parameter;
-  const StateFormat* const master_format = options_.master_weights.get();
-  Array<float> decoded;
-  StateMemory codes{};  // each chunk of which is decoded when its turn comes
-  if (master_format != nullptr && master_format->is_master_copy_of(parameter) &&
-      update.coupled == 0) {
-    decoded = Array<float>(parameter.shape(), &scratch_memory());
-    EncodedArray& encoded = parameter.encoded->codes;
-    codes = {encoded.mutable_codes().data(), nullptr, nullptr,
-             master_format->has_tensor_scale() ? encoded.scale(0) : 1.0F};
-  } else if (parameter.is_encoded()) {
-    decoded = parameter.floats(&scratch_memory());
-  }
-  Array<float>& numbers = parameter.is_encoded() ? decoded : parameter.value;
-  float* const p = numbers.mutable_data();
-  const std::size_t size = settings_[k].shape.size();
-  const auto number = static_cast<std::uint32_t>(3 * k);
-  detail::StateInStep first(options_.first_moment.get(), first_moment_[k], {steps_, number});
-  detail::StateInStep second(options_.second_moment.get(), second_moment_[k], {steps_, number + 1});
-  const bool has_tensor_scale = first.has_tensor_scale() || second.has_tensor_scale();
-  if (has_tensor_scale) {
-    const float largest = options_.allow_non_finite ? detail::largest_finite(g, size)  // unchecked
-                                                    : largest_gradients_[k];
-    double slope = static_cast<double>(largest) * static_cast<double>(update.per_loss_scale);
-    if (update.coupled != 0) {
-      slope += static_cast<double>(update.coupled) *
-               static_cast<double>(detail::largest_finite(p, size));
-    }
-    first.bound(static_cast<double>(update.beta1) * static_cast<double>(first.largest()) +
-                static_cast<double>(update.rest1) * slope);
-    second.bound(static_cast<double>(update.beta2) * static_cast<double>(second.largest()) +
-                 static_cast<double>(update.rest2) * slope * slope);
-  }
-  struct Largest {
-    detail::LargestMagnitude first;
-    detail::LargestMagnitude second;
-    detail::LargestMagnitude weights;
-  };
-  const bool has_master_weights = master_format != nullptr;
-  kernels::SharedLargestMagnitude of_weights;
-  const auto move_chunk = [&](std::size_t begin, std::size_t count, Largest& largest) {
-    const std::size_t ahead = begin + detail::elements_ahead;
-    first.prefetch(ahead);
-    second.prefetch(ahead);
-    float m_memory[StateFormat::chunk];
-    float v_memory[StateFormat::chunk];
-    float* const m = first.read(begin, count, m_memory);
-    float* const v = second.read(begin, count, v_memory);
-    if (codes.codes != nullptr) master_format->decode(codes, begin, count, p + begin);
-    const auto move = [&](std::size_t i, auto some) {
-      // One line at a time: a chunk of them at once would keep all other loads waiting.
-      const std::size_t later = std::min(ahead + i, size - 1);
-      detail::prefetch_line(g + later);
-      detail::prefetch_line(p + later);
-      update.move(g + begin, p + begin, m, v, i, some);
-      if (has_tensor_scale) {
-        largest.first.add(kernels::load<float>(m + i, some));
-        largest.second.add(kernels::load<float>(v + i, some));
-      }
-      if (has_master_weights) largest.weights.add(kernels::load<float>(p + begin + i, some));
-    };
-    kernels::for_lanes<float>(count, move);
-    first.write(begin, count, m);
-    second.write(begin, count, v);
-  };
-  detail::for_each_chunk<Largest>(size, move_chunk, [&](const Largest& largest) {
-    first.add_largest(largest.first);
-    second.add_largest(largest.second);
-    of_weights.raise_to(largest.weights.bits());
-  });
-  first.finish();
-  second.finish();
-  if (!has_master_weights) return;
-  if (!master_format->is_master_copy_of(parameter)) {
-    parameter.encoded = master_format->master_copy(numbers.shape());
-  }
-  master_format->encode_master_copy(numbers, std::bit_cast<float>(of_weights.bits()),
-                                    {steps_, number + 2}, *parameter.encoded);
-  parameter.value = {};
 }
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a

@@ -28,8 +28,8 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/optim/automatic_scale.hpp"
-#include "unit_scaling/optim/state_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -162,7 +162,7 @@ class AllReduce {
 
   /// 1/s' of a gradient.
   [[nodiscard]] float scale_of(const Array<float>& gradient) const {
-    const float largest = detail::largest_finite(gradient.data(), gradient.size());
+    const float largest = kernels::largest_finite_magnitude(gradient.data(), gradient.size());
     return largest > 0 ? power_of_two_scale(largest, options_.format, ScaleRounding::round_up)
                        : 1.0F;
   }

@@ -44,8 +44,10 @@
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/formats/stochastic_rounding.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/kernels/power.hpp"
 #include "unit_scaling/optim/state_format.hpp"
+#include "unit_scaling/optim/step_on_codes.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -216,7 +218,7 @@ class EncodedStateFormat final : public StateFormat {
       if (is_master_copy_of(parameter)) continue;
       copies.push_back(master_copy(parameter.shape()));
       const Array<float> numbers = parameter.floats();
-      encode_master_copy(numbers, detail::largest_finite(numbers.data(), numbers.size()),
+      encode_master_copy(numbers, kernels::largest_finite_magnitude(numbers.data(), numbers.size()),
                          {0, static_cast<std::uint32_t>(3 * k + 2)}, copies.back());
     }
     auto copy = copies.begin();
@@ -272,6 +274,11 @@ class EncodedStateFormat final : public StateFormat {
   void encode(const float* in, std::size_t first, std::size_t count, float tensor_scale,
               const StateSite& site, const StateMemory& to) const override {
     encode_at(first, in, first, count, tensor_scale, site, to);
+  }
+
+  void take_step(const EncodedNumbers& numbers, bool needs_largest_weight, const StateSite& site,
+                 const StepOnCodes& step) const override {
+    detail::take_step_on_codes(numbers, needs_largest_weight, site, step);
   }
 
  private:

@@ -6,11 +6,8 @@
 /// which take time to compile: whoever keeps states in binary32 does not compile them.
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,16 +16,9 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/shape.hpp"
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/formats/block_scales.hpp"
-#include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
-#include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/kernels/largest_magnitude.hpp"
-#include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -66,6 +56,46 @@ struct StateMemory {
 struct StateSite {
   std::uint64_t step;
   std::uint32_t state;  ///< its number among all states of all parameters
+};
+
+/// What a step does to one parameter of which a moment, or the parameter itself, is codes.
+class StepOnCodes {
+ public:
+  StepOnCodes() = default;
+  StepOnCodes(const StepOnCodes&) = delete;
+  StepOnCodes& operator=(const StepOnCodes&) = delete;
+
+  /// A bound on the finite magnitudes of a moment after the step.
+  /// @param index which moment it is, from 0 on.
+  /// @param before its largest finite magnitude so far.
+  /// @param largest_weight the largest finite magnitude of the parameter before the step, or 0 if
+  ///        the step does without.
+  [[nodiscard]] virtual double bound(std::size_t index, float before,
+                                     float largest_weight) const = 0;
+  /// Moves `count` elements of the parameter, from element `first` on, and those of its moments.
+  /// Different threads may do so for different elements.
+  /// @param p the elements of the whole parameter.
+  /// @param m, v those of the moments from `first` on.
+  virtual void move(std::size_t first, std::size_t count, float* p, float* m, float* v) const = 0;
+
+ protected:
+  ~StepOnCodes() = default;
+};
+
+class StateFormat;
+
+/// What `StateFormat::take_step` moves.
+struct EncodedNumbers {
+  /// How the numbers are kept; null for binary32.
+  struct Formats {
+    const StateFormat* first_moment;
+    const StateFormat* second_moment;
+    const StateFormat* master_weights;
+  };
+  Formats formats;
+  Parameter& parameter;
+  OptimiserState& first_moment;
+  OptimiserState& second_moment;
 };
 
 /// A format of states. Objects have no state of their own, so optimisers share them.
@@ -117,6 +147,14 @@ class StateFormat {
   /// @param tensor_scale as `tensor_scale` gives it; ignored if there is none.
   virtual void encode(const float* in, std::size_t first, std::size_t count, float tensor_scale,
                       const StateSite& site, const StateMemory& to) const = 0;
+
+  /// Takes a step on one parameter, chunk by chunk on all threads: decodes what is codes, lets
+  /// `step` move the numbers and encodes them again. This format need not be one of theirs: the
+  /// function is virtual so that programs without codes do not compile it.
+  /// @param needs_largest_weight whether `step` asks for it in `bound`.
+  /// @param site of the first moment; those of the second one and of the parameter follow it.
+  virtual void take_step(const EncodedNumbers& numbers, bool needs_largest_weight,
+                         const StateSite& site, const StepOnCodes& step) const = 0;
 };
 
 namespace detail {
@@ -130,140 +168,6 @@ template <class T> [[gnu::always_inline]] inline void prefetch_line(const T* ele
   constexpr int to_be_written = 1;
   __builtin_prefetch(element, to_be_written);
 }
-
-/// Calls `body(first, count, part)` for each chunk of a state, shared among threads, with a Part
-/// for the chunks that a thread takes in a row, and `finish(part)` after them.
-template <class Part, class Body, class Finish>
-void for_each_chunk(std::size_t size, const Body& body, const Finish& finish) {
-  static_assert(kernels::map_grain % StateFormat::chunk == 0);
-  parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-    Part part;
-    for (; begin < end; begin += StateFormat::chunk) {
-      body(begin, std::min(StateFormat::chunk, end - begin), part);
-    }
-    finish(part);
-  });
-}
-
-/// Calls `body(first, count)` for each chunk of a state, shared among threads.
-template <class Body> void for_each_chunk(std::size_t size, const Body& body) {
-  struct Nothing {};
-  for_each_chunk<Nothing>(
-      size, [&](std::size_t first, std::size_t count, Nothing&) { body(first, count); },
-      [](Nothing) {});
-}
-
-/// The largest finite magnitude of some numbers.
-class LargestMagnitude {
- public:
-  [[gnu::always_inline]] void add(float32x16 numbers) {
-    constexpr std::int32_t infinity = 0x7f80'0000;
-    const auto bits = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(numbers) & 0x7fff'ffffU);
-    const int32x16 finite = select(is_less(bits, splat<int32x16>(infinity)), bits, int32x16{});
-    bits_ = unit_scaling::detail::greater_lanes(bits_, finite);
-  }
-  /// Its bits.
-  [[nodiscard]] std::uint32_t bits() const {
-    std::int32_t largest = 0;
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      largest = std::max<std::int32_t>(largest, bits_[lane]);
-    }
-    return static_cast<std::uint32_t>(largest);
-  }
-
- private:
-  int32x16 bits_{};
-};
-
-/// The largest finite magnitude of elements; 0 if there is none.
-template <class T> [[nodiscard]] float largest_finite(const T* elements, std::size_t size) {
-  kernels::SharedLargestMagnitude largest;
-  parallel_ranges(size, kernels::map_grain, [&](std::size_t begin, std::size_t end) {
-    LargestMagnitude of_part;
-    kernels::for_lanes<float>(end - begin, [&](std::size_t i, auto some) {
-      of_part.add(kernels::load<float>(elements + begin + i, some));
-    });
-    largest.raise_to(of_part.bits());
-  });
-  return std::bit_cast<float>(largest.bits());
-}
-
-/// A state while a step reads and writes it by chunks, on several threads.
-class StateInStep {
- public:
-  /// @param format null for a state of binary32.
-  StateInStep(const StateFormat* format, OptimiserState& state, const StateSite& site)
-      : format_(format), site_(site), size_(state.shape().size()) {
-    if (format == nullptr) {
-      numbers_ = state.numbers.mutable_data();
-      codes_ = reinterpret_cast<const std::uint8_t*>(numbers_);
-      return;
-    }
-    code_format_ = state.codes.format();
-    memory_ = {.codes = state.codes.mutable_codes().data(),
-               .scales = state.scales.empty() ? nullptr : state.scales.mutable_data(),
-               .exponents = state.exponents.empty() ? nullptr : state.exponents.mutable_data(),
-               .tensor_scale = has_tensor_scale() ? *state.scales.data() : 1.0F};
-    tensor_scale_ = memory_.tensor_scale;
-    codes_ = memory_.codes;
-  }
-
-  [[nodiscard]] bool has_tensor_scale() const {
-    return format_ != nullptr && format_->has_tensor_scale();
-  }
-
-  /// The numbers of a chunk: in `room`, unless they are floats where they lie.
-  [[nodiscard]] float* read(std::size_t first, std::size_t count, float* room) const {
-    if (format_ == nullptr) return numbers_ + first;
-    format_->decode(memory_, first, count, room);
-    return room;
-  }
-  /// Tells that the chunk from element `first` on, if there is one, will be read and written.
-  void prefetch(std::size_t first) const {
-    const std::size_t end = code_format_.code_bytes(std::min(size_, first + StateFormat::chunk));
-    constexpr std::size_t line = unit_scaling::detail::line_bytes;
-    for (std::size_t byte = code_format_.code_bytes(first); byte < end; byte += line) {
-      prefetch_line(codes_ + byte);
-    }
-  }
-  void write(std::size_t first, std::size_t count, const float* numbers) const {
-    if (format_ != nullptr) {
-      format_->encode(numbers, first, count, tensor_scale_, site_, memory_);
-    }
-  }
-
-  /// The largest finite magnitude of the state, if it has one scale: when the step began.
-  [[nodiscard]] float largest() const { return has_tensor_scale() ? memory_.scales[1] : 0.0F; }
-  /// Tells what the finite magnitudes that are to be written do not exceed.
-  void bound(double magnitude) {
-    if (!has_tensor_scale()) return;
-    // What is computed in float may exceed it by roundings.
-    const double most =
-        std::min(magnitude * (1 + 0x1p-20), static_cast<double>(std::numeric_limits<float>::max()));
-    tensor_scale_ = format_->tensor_scale(static_cast<float>(most), memory_.tensor_scale);
-  }
-  /// Tells of what is written.
-  void add_largest(const LargestMagnitude& part) { largest_.raise_to(part.bits()); }
-  /// When everything is written.
-  void finish() {
-    if (!has_tensor_scale()) return;
-    const auto largest = std::bit_cast<float>(largest_.bits());
-    memory_.scales[0] = tensor_scale_;
-    memory_.scales[1] = format_->stored_bound(largest, tensor_scale_);
-  }
-
- private:
-  const StateFormat* format_;
-  StateSite site_;
-  std::size_t size_;
-  float* numbers_ = nullptr;
-  /// Where the elements are, numbers or codes.
-  const std::uint8_t* codes_ = nullptr;
-  Format code_format_ = Format::of<float>();
-  StateMemory memory_{};
-  float tensor_scale_ = 1;
-  kernels::SharedLargestMagnitude largest_;
-};
 
 /// A state of zeros for each parameter. @param format null for binary32.
 inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting>& settings,
