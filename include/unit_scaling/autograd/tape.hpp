@@ -25,8 +25,11 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/autograd/decoded_parameters.hpp"
+#include "unit_scaling/autograd/encoded_saves.hpp"
 #include "unit_scaling/autograd/gradient_factor.hpp"
 #include "unit_scaling/autograd/gradient_sums.hpp"
+#include "unit_scaling/autograd/op_node.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/recipe_in_use.hpp"
@@ -292,6 +295,10 @@ template <Precision P> class Tape {
   OutsideBatch outside_batch() { return OutsideBatch(*this); }
 
  private:
+  using Node = detail::Node<P>;
+  using NodePointer = detail::NodePointer<P>;
+  template <Precision, class, std::size_t, class, class...> friend struct detail::OpNode;
+
   /// No recipe then.
   static constexpr bool has_double = std::is_same_v<Storage, double> ||
                                      std::is_same_v<typename P::matmul_operand, double> ||
@@ -306,157 +313,6 @@ template <Precision P> class Tape {
     ContentVersion version = {};           ///< of that parameter when it was recorded last
     std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
     Format held = {};                      ///< whose numbers the value has
-  };
-
-  /// What was decoded of a parameter, for as long as an op or a variable holds it.
-  struct DecodedParameter {
-    std::size_t slot;
-    ContentVersion version;
-    Array<float> numbers;
-  };
-
-  /// Memory that an op has saved for its backward pass.
-  struct SavedItem {
-    const void* elements;
-    std::size_t bytes;
-    Array<Storage>* array;  ///< that it is of; null: of none, or of other elements
-  };
-
-  /// One recorded op, as far as ops are alike. What does with them what does not depend on the op
-  /// is compiled once, not once for each op.
-  struct Node {
-    Node() = default;
-    Node(const Node&) = delete;
-    Node& operator=(const Node&) = delete;
-    virtual ~Node() = default;
-    /// From the gradients of its outputs to those of its inputs.
-    /// @param factor what the former carry, a number of `gradient_factors()`.
-    virtual void backward(Tape& tape, std::size_t factor) = 0;
-    virtual void for_each_saved(const std::function<void(const SavedItem&)>& visit) = 0;
-    /// Destroys the node and gives its memory back to `records`, where it came from.
-    virtual void discard(RecyclingResource& records) = 0;
-
-    std::string_view name = {};    ///< of the op
-    std::string_view module = {};  ///< that it belongs to, if somebody is told
-    bool rounds_within = false;    ///< as `OpTraits::rounds_within`
-    std::size_t module_hash = 0;   ///< as of `hash_of_module`
-    std::size_t index = 0;         ///< the op's number on the tape, for observers
-    std::size_t first_output = 0;
-    std::size_t outputs = 0;
-    std::size_t encoded = 0;  ///< how many of its saved arrays are in `encoded_`
-    std::span<const std::size_t> input_slots = {};  ///< of the differentiable inputs
-    std::span<const ItemCount> counts = {};         ///< of their backward factors
-  };
-  struct DiscardNode {
-    RecyclingResource* records;
-    void operator()(Node* node) const { node->discard(*records); }
-  };
-  using NodePointer = std::unique_ptr<Node, DiscardNode>;
-
-  /// One recorded op with `inputs` differentiable inputs and outputs of the given element types.
-  template <class Op, std::size_t inputs, class Saved, class... Outputs>
-  struct OpNode final : Node {
-    OpNode(const Op& op_, const Scales<inputs>& scales_, Saved saved_,
-           const std::array<std::size_t, inputs>& slots_of_inputs,
-           const std::array<ItemCount, inputs>& counts_of_inputs)
-        : op(op_),
-          scales(scales_),
-          saved(std::move(saved_)),
-          own_input_slots(slots_of_inputs),
-          own_counts(counts_of_inputs) {
-      this->name = Op::name;
-      this->rounds_within = Op::traits.rounds_within;
-      this->outputs = sizeof...(Outputs);
-      this->input_slots = own_input_slots;
-      this->counts = own_counts;
-    }
-
-    void backward(Tape& tape, std::size_t factor) override {
-      auto output_gradients = [&]<std::size_t... i>(std::index_sequence<i...>) {
-        return std::tuple{tape.template take_gradient<Outputs>(this->first_output + i)...};
-      }
-      (std::index_sequence_for<Outputs...>{});
-      std::array<bool, inputs> wanted{};
-      for (std::size_t i = 0; i < inputs; ++i) wanted[i] = tape.slots_[own_input_slots[i]].wanted;
-      auto input_gradients = of(tape, output_gradients, wanted);
-      static_assert(std::tuple_size_v<decltype(input_gradients)> == inputs,
-                    "backward must return one gradient for each differentiable input");
-      if (tape.observer_) {
-        std::apply(
-            [&](const auto&... gradient) {
-              tape.observer_.show_gradients({this->name, this->module, this->index},
-                                            Op::traits.has_products ? &tape.operands_ : nullptr,
-                                            tape.sums_, this->first_output, gradient...);
-            },
-            output_gradients);
-      }
-      if constexpr (Op::traits.has_products) tape.operands_.end();
-      std::apply([&](auto&... gradient) { tape.add_gradients(*this, {&gradient...}, factor); },
-                 input_gradients);
-    }
-
-    /// The gradients of the inputs, from those of the outputs.
-    auto of(Tape& tape, const std::tuple<Array<Outputs>...>& output_gradients,
-            [[maybe_unused]] const std::array<bool, inputs>& wanted) const {
-      const auto& dy = unwrap(output_gradients);
-      const auto backward = [&](auto precision) {
-        if constexpr (requires { op.backward(precision, scales, saved, dy, wanted); }) {
-          return op.backward(precision, scales, saved, dy, wanted);
-        } else {
-          return op.backward(precision, scales, saved, dy);
-        }
-      };
-      if constexpr (Op::traits.has_products) {
-        tape.operands_.begin(TapeOperands::Pass::backward, this->module, this->name);
-        std::size_t value = this->first_output;
-        std::apply(
-            [&]<class... T>(const Array<T>&... gradient) {
-              (tape.operands_.add(gradient.data(), tape.sums_.template held<T>(value++)), ...);
-            },
-            output_gradients);
-        return backward(ops::WithOperandSource<P>{{}, &tape.operands_});
-      } else {
-        return backward(P{});
-      }
-    }
-
-    void for_each_saved(const std::function<void(const SavedItem&)>& visit) override {
-      std::apply(
-          [&](auto&... item) {
-            [[maybe_unused]] const auto visit_array = [&]<class T>(T& value) {
-              if constexpr (std::is_same_v<T, Array<Storage>>) {
-                visit({value.data(), value.bytes(), &value});
-              } else if constexpr (is_array<T>) {
-                visit({value.data(), value.bytes(), nullptr});
-              } else if constexpr (std::is_same_v<T, kernels::Operand>) {
-                value.for_each_part([&](const void* elements, std::size_t bytes) {
-                  visit({elements, bytes, nullptr});
-                });
-              }
-            };
-            (visit_array(item), ...);
-          },
-          saved);
-    }
-
-    void discard(RecyclingResource& records) override {
-      std::pmr::polymorphic_allocator<>(&records).delete_object(this);
-    }
-
-    /// An op with one output takes its gradient as an array, others as a tuple.
-    static const auto& unwrap(const auto& gradients) {
-      if constexpr (sizeof...(Outputs) == 1) {
-        return std::get<0>(gradients);
-      } else {
-        return gradients;
-      }
-    }
-
-    Op op;
-    Scales<inputs> scales;
-    Saved saved;
-    std::array<std::size_t, inputs> own_input_slots;
-    std::array<ItemCount, inputs> own_counts;
   };
 
   /// A value that no op writes.
@@ -553,12 +409,14 @@ template <Precision P> class Tape {
           }
           counts = ops::item_counts<Op, inputs>(op, are_parameters, value_of(args)...);
         }
-        using RecordedNode = OpNode<Op, inputs, decltype(result.saved), T...>;
+        using RecordedNode = detail::OpNode<P, Op, inputs, decltype(result.saved), T...>;
         add_node(*std::pmr::polymorphic_allocator<>(&records_).template new_object<RecordedNode>(
                      op, scales, std::move(result.saved), input_slots, counts),
                  first_output);
         if constexpr (!Op::traits.is_loss) {
-          if (recipe_) save_as_recipe_says({activation_of(args)..., y.data()...});
+          if constexpr (!has_double) {
+            if (recipe_) encoded_.take_from(*nodes_.back(), {activation_of(args)..., y.data()...});
+          }
         }
       }
       ++recorded_;
@@ -573,9 +431,6 @@ template <Precision P> class Tape {
       return std::apply(finish, result.output);
     }
   }
-
-  /// The numbers of codes: once for all who hold them at one time.
-  Array<float> decoded(const Parameter& parameter, std::size_t slot);
 
   /// Where the master copy of a parameter is.
   [[nodiscard]] static const void* elements_of(const Parameter& parameter) {
@@ -662,13 +517,6 @@ template <Precision P> class Tape {
   }
   static const void* activation_of(const Array<std::int32_t>& /*indices*/) { return nullptr; }
 
-  /// Saves those of the last node's arrays that are some of these as the recipe says.
-  void save_as_recipe_says(std::initializer_list<const void*> activations);
-
-  /// Gives a node the arrays back that are in `encoded_`.
-  /// @param is_read whether the node is going to read them.
-  void take_encoded(const Node& node, bool is_read);
-
   template <class T> Array<T> take_gradient(std::size_t slot) {
     return sums_.template take<T>(slot, slots_[slot].shape);
   }
@@ -706,9 +554,7 @@ template <Precision P> class Tape {
   TapeMode mode_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
-  /// What a recipe saves in place of arrays of the nodes, in their order.
-  std::vector<std::pair<Array<Storage>*, EncodedArray>> encoded_;
-  std::vector<DecodedParameter> decoded_;
+  DecodedParameters decoded_{memory_};
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
   std::uint64_t generation_ = detail::next_recording();
@@ -722,6 +568,7 @@ template <Precision P> class Tape {
   StepObserver<P> observer_{recipe_, memory_};
   TapeOperands operands_{recipe_, memory_};
   GradientSums<P> sums_{memory_, recipe_};
+  EncodedSaves<P> encoded_{recipe_, memory_};
 };
 
 // What does not depend on an op stands apart from the class, so that it is not inline: compiled
@@ -795,22 +642,11 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     slot.held = Format::of<float>();
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
-  Array<float> numbers =
-      parameter.is_encoded() ? decoded(parameter, entry->second) : parameter.value;
+  Array<float> numbers = parameter.is_encoded() ? decoded_.floats_of(parameter) : parameter.value;
   Slot& slot = slots_[entry->second];
   slot.version = parameter.version();
   slot.numbers_version = numbers.version();
   return {*this, entry->second, generation_, std::move(numbers)};
-}
-
-template <Precision P> Array<float> Tape<P>::decoded(const Parameter& parameter, std::size_t slot) {
-  std::erase_if(decoded_, [](const DecodedParameter& each) { return !each.numbers.is_shared(); });
-  const ContentVersion contents = parameter.version();
-  for (const DecodedParameter& each : decoded_) {
-    if (each.slot == slot && each.version == contents) return each.numbers;
-  }
-  decoded_.push_back({slot, contents, parameter.floats(&memory_)});
-  return decoded_.back().numbers;
 }
 
 template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double seed) {
@@ -849,40 +685,10 @@ template <Precision P> void Tape<P>::unwind() {
 
 template <Precision P> void Tape<P>::backward_of(Node& node) {
   const std::optional<std::size_t> factor = sums_.factor_of(node.first_output, node.outputs);
-  if (node.encoded != 0) take_encoded(node, factor.has_value());
+  if constexpr (!has_double) {
+    if (node.encoded != 0) encoded_.give_back_to(node, factor.has_value());
+  }
   if (factor) node.backward(*this, *factor);
-}
-
-template <Precision P>
-void Tape<P>::save_as_recipe_says(std::initializer_list<const void*> activations) {
-  if constexpr (!has_double) {
-    Node& node = *nodes_.back();
-    std::size_t argument = 0;
-    const auto save = [&](const SavedItem& item) {
-      const std::size_t index = argument++;
-      const bool is_activation =
-          std::find(activations.begin(), activations.end(), item.elements) != activations.end();
-      if (item.array == nullptr || item.bytes == 0 || !is_activation) return;
-      auto encoded =
-          recipe_.save({{.module = node.module, .op = node.name, .argument = index}, &memory_},
-                       EncodedArray::view(*item.array));
-      if (!encoded) return;
-      encoded_.emplace_back(item.array, std::move(*encoded));
-      *item.array = {};
-      ++node.encoded;
-    };
-    node.for_each_saved(std::cref(save));  // a copy would be allocated
-  }
-}
-
-template <Precision P> void Tape<P>::take_encoded(const Node& node, bool is_read) {
-  if constexpr (!has_double) {
-    for (std::size_t i = 0; i < node.encoded; ++i, encoded_.pop_back()) {
-      const auto& [array, encoded] = encoded_.back();
-      if (!is_read) continue;
-      *array = recipe_.decode<Storage>(encoded, &memory_);
-    }
-  }
 }
 
 template <Precision P>
@@ -916,7 +722,7 @@ std::size_t Tape<P>::hash_of_module(std::span<const ItemCount> counts) const {
 }
 
 template <Precision P> void Tape<P>::add_node(Node& node, std::size_t first_output) {
-  NodePointer pointer(&node, DiscardNode{&records_});
+  NodePointer pointer(&node, detail::DiscardNode{&records_});
   node.first_output = first_output;
   node.index = recorded_;
   node.module = kept(module_);
@@ -981,14 +787,11 @@ template <Precision P> std::size_t Tape<P>::saved_bytes() const {
   for (const auto& [parameter, slot] : parameters_) seen.insert(slots_[slot].elements);
   std::size_t bytes = 0;
   for (const auto& node : nodes_) {
-    node->for_each_saved([&](const SavedItem& item) {
+    node->for_each_saved([&](const detail::SavedItem<P>& item) {
       if (seen.insert(item.elements).second) bytes += item.bytes;
     });
   }
-  for (const auto& [array, encoded] : encoded_) {
-    bytes += encoded.codes().size() + encoded.scale_codes().size();
-  }
-  return bytes;
+  return bytes + encoded_.bytes();
 }
 
 namespace detail {
