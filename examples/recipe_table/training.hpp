@@ -100,13 +100,13 @@ Figures train_task(const Method& method, const Settings& settings,
     figures.saved_bytes = tape.saved_bytes();
     tape.backward(loss, static_cast<float>(loss_scale.scale()));
     const auto event = loss_scale.check(tape, parameters);
-    if (event.is_skipped()) {
-      // The step is not taken.
-    } else if (gradients) {
-      gradients->take(tape);
-      adam.step(*gradients, rate * schedule(step), event.scale * gradients->factor());
-    } else {
-      adam.step(tape, rate * schedule(step), event.scale);
+    if (!event.is_skipped()) {
+      if (gradients) {
+        gradients->take(tape);
+        adam.step(*gradients, rate * schedule(step), event.scale * gradients->factor());
+      } else {
+        adam.step(tape, rate * schedule(step), event.scale);
+      }
     }
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     seconds.push_back(taken.count());

@@ -1246,10 +1246,11 @@ TEST_F(BertMlp, SaysInOneShortLineWhatIsWrongWithAnArgument) {
       {"--sweep-formats 9", "--sweep-formats 9: expected a whole number from 5 to 8"},
       {"--recipe amaxx",
        "--recipe 'amaxx': recipe 'amaxx': expected one of amax, delayed, constant:BIAS, mxfp8, "
-       "mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS from -127 to 127"},
+       "mxfp8_round_up, mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS from -127 to 127"},
       {"--compare fp8:unit@constant:128",
        "--compare 'fp8:unit@constant:128': recipe 'constant:128': expected one of amax, delayed, "
-       "constant:BIAS, mxfp8, mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS from -127 to 127"},
+       "constant:BIAS, mxfp8, mxfp8_round_up, mxfp6, mxfp4, deepseek, nvfp4, coat, with a BIAS "
+       "from -127 to 127"},
       {"--compare fp8:unit@amax,fp8:unit@amax",
        "--compare 'fp8:unit@amax,fp8:unit@amax': expected different variants, got fp8 unit, amax "
        "twice"},

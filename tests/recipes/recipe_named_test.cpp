@@ -29,6 +29,8 @@ TEST(RecipeNamed, MakesEachOfTheList) {
   EXPECT_EQ(as<TensorScaling>(recipe_named("amax", 0)).options().scales, ScaleFormat::power_of_two);
   EXPECT_EQ(as<DelayedScaling>(recipe_named("delayed", 0)).options().history_length, 1024U);
   EXPECT_EQ(as<BlockScaling>(recipe_named("mxfp8", 0)).options(), BlockScaling::mxfp8().options());
+  EXPECT_EQ(as<BlockScaling>(recipe_named("mxfp8_round_up", 0)).options().scale_rounding,
+            ScaleRounding::round_up);
   EXPECT_EQ(as<BlockScaling>(recipe_named("mxfp6", 0)).options().operands.gradient.format,
             Format::of<float6_e2m3fn>());
   EXPECT_EQ(as<BlockScaling>(recipe_named("mxfp4", 0)).options(), BlockScaling::mxfp4().options());

@@ -101,11 +101,16 @@ class BlockScaling final : public Recipe {
 
   /// MXFP8: blocks of 32 under powers of two. The elements are E4M3, as TransformerEngine's
   /// MXFP8BlockScaling has them, or for gradients E5M2, the other format of the specification.
-  /// Scales are rounded down, as the specification says; those of TransformerEngine are rounded up.
+  /// Scales are rounded down, as the specification says.
   /// @see OCP Microscaling Formats (MX) Specification 1.0;
   ///      https://docs.nvidia.com/deeplearning/transformer-engine/api/common.html.
   [[nodiscard]] static BlockScaling mxfp8(const Format& gradient = Format::of<float8_e4m3fn>()) {
     return BlockScaling({.operands = {.gradient = {.format = gradient}}});
+  }
+  /// MXFP8 with scales rounded up, so that no element saturates, as in TransformerEngine.
+  /// @see Mishra et al. 2025, arXiv:2506.08027, on why the largest gradients should not saturate.
+  [[nodiscard]] static BlockScaling mxfp8_round_up() {
+    return BlockScaling({.scale_rounding = ScaleRounding::round_up});
   }
   /// MXFP6, by default of E2M3 throughout; E3M2 is the other format that the specification has.
   [[nodiscard]] static BlockScaling mxfp6(const Format& format = Format::of<float6_e2m3fn>()) {

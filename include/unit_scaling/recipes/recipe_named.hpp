@@ -40,7 +40,8 @@ inline constexpr std::array named_recipes{
     NamedRecipe{"amax", "a power of two for each tensor, from its own maximum"},
     NamedRecipe{"delayed", "a factor for each tensor, from the maxima of the steps before"},
     NamedRecipe{"constant:BIAS", "every tensor times 2^BIAS"},
-    NamedRecipe{"mxfp8", "E4M3 in blocks of 32"},
+    NamedRecipe{"mxfp8", "E4M3 in blocks of 32, scales rounded down as OCP has them"},
+    NamedRecipe{"mxfp8_round_up", "the same, scales rounded up so that nothing saturates"},
     NamedRecipe{"mxfp6", "E2M3 in blocks of 32"},
     NamedRecipe{"mxfp4", "E2M1 in blocks of 32"},
     NamedRecipe{"deepseek", "E4M3 in blocks of 128, weights in tiles of 128 x 128"},
@@ -65,6 +66,9 @@ inline constexpr std::array named_recipes{
   if (name == "amax") return std::make_shared<TensorScaling>();
   if (name == "delayed") return std::make_shared<DelayedScaling>();
   if (name == "mxfp8") return std::make_shared<BlockScaling>(BlockScaling::mxfp8());
+  if (name == "mxfp8_round_up") {
+    return std::make_shared<BlockScaling>(BlockScaling::mxfp8_round_up());
+  }
   if (name == "mxfp6") {
     return std::make_shared<BlockScaling>(BlockScaling::mxfp6(Format::of<float6_e2m3fn>()));
   }
