@@ -25,11 +25,11 @@ class DecodedParameters {
   /// The numbers of a parameter in codes.
   [[nodiscard]] Array<float> floats_of(const Parameter& parameter) {
     std::erase_if(decoded_, [](const Decoded& each) { return !each.numbers.is_shared(); });
-    const ContentVersion version = parameter.version();
+    const ContentVersion contents = parameter.version();
     for (const Decoded& each : decoded_) {
-      if (each.parameter == &parameter && each.version == version) return each.numbers;
+      if (each.parameter == &parameter && each.version == contents) return each.numbers;
     }
-    decoded_.push_back({&parameter, version, parameter.floats(memory_)});
+    decoded_.push_back({&parameter, contents, parameter.floats(memory_)});
     return decoded_.back().numbers;
   }
 
