@@ -60,7 +60,32 @@ struct Expected {
 /// Extents of (batch, heads, ...) arguments.
 struct Extents {
   std::size_t batch, heads, queries, keys, head_dim, value_dim;
+  std::size_t kv_heads = 0;  ///< of keys and values; 0: as many as heads
+  [[nodiscard]] std::size_t heads_of_keys() const { return kv_heads == 0 ? heads : kv_heads; }
 };
+
+/// The element of an array (batch or 1, heads or 1, queries or 1, keys), or (batch, keys).
+template <class T>
+T broadcast_at(const Array<T>& array, const Extents& e, std::size_t slice, std::size_t i,
+               std::size_t j) {
+  const Shape& s = array.shape();
+  if (s.rank() == 2) return array.data()[slice / e.heads * e.keys + j];
+  const std::size_t b = s[0] == 1 ? 0 : slice / e.heads;
+  const std::size_t h = s[1] == 1 ? 0 : slice % e.heads;
+  return array.data()[((b * s[1] + h) * s[2] + (s[2] == 1 ? 0 : i)) * s[3] + j];
+}
+
+/// Whether query i of a slice of queries sees key j.
+bool sees(const Attention& op, const Extents& e, std::size_t slice, std::size_t i, std::size_t j) {
+  const std::size_t position = i + op.query_offset;
+  if (op.is_causal && j > position) return false;
+  const std::size_t distance = j > position ? j - position : position - j;
+  if (op.window != 0 && distance >= op.window) return false;
+  if (!op.mask.empty() && broadcast_at(op.mask, e, slice, i, j) == 0) return false;
+  if (op.segments.empty()) return true;
+  const std::int32_t* const segments = op.segments.data() + slice / e.heads * e.keys;
+  return segments[j] == segments[position];
+}
 
 /// A sum and a bound on its error, to which terms and bounds are added.
 void add(Reference& sum, double term, double error) {
@@ -95,7 +120,7 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
   const auto many = static_cast<double>(n + m);
   const double factor = op.scaling.rule == Rule::umup ? op.mult / d : op.mult / std::sqrt(d);
   const std::size_t distances = r ? r->shape()[1] : 0;
-  const std::size_t zero = distances == m + n - 1 ? n - 1 : 0;
+  const std::size_t zero = distances == m + n - 1 ? n - 1 : op.query_offset;
   Expected result;
   result.y.resize(e.batch * e.heads * m * e.value_dim);
   result.dq.resize(q.size());
@@ -105,16 +130,15 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
   for (std::size_t slice = 0; slice < e.batch * e.heads; ++slice) {
     const std::size_t head = slice % e.heads;
     const Matrix qs = rounded_matrix<Operand>(q.data() + slice * m * e.head_dim, m, e.head_dim);
-    const Matrix ks = rounded_matrix<Operand>(k.data() + slice * n * e.head_dim, n, e.head_dim);
-    const Matrix vs = rounded_matrix<Operand>(v.data() + slice * n * e.value_dim, n, e.value_dim);
+    const std::size_t of_keys =
+        slice / e.heads * e.heads_of_keys() + head * e.heads_of_keys() / e.heads;
+    const Matrix ks = rounded_matrix<Operand>(k.data() + of_keys * n * e.head_dim, n, e.head_dim);
+    const Matrix vs = rounded_matrix<Operand>(v.data() + of_keys * n * e.value_dim, n, e.value_dim);
     const Matrix gs = rounded_matrix<Gradient>(dy.data() + slice * m * e.value_dim, m, e.value_dim);
     const Matrix rs = r ? rounded_matrix<Operand>(r->data() + head * distances * e.head_dim,
                                                   distances, e.head_dim)
                         : Matrix{};
-    const auto seen = [&](std::size_t i, std::size_t j) {
-      const bool is_padding = !op.mask.empty() && op.mask.data()[slice / e.heads * n + j] == 0;
-      return !is_padding && (!op.is_causal || j <= i);
-    };
+    const auto seen = [&](std::size_t i, std::size_t j) { return sees(op, e, slice, i, j); };
     for (std::size_t i = 0; i < m; ++i) {
       std::vector<double> weights(n, 0.0);
       double largest = -std::numeric_limits<double>::infinity();
@@ -130,7 +154,10 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
           score += by_key + by_distance;
           magnitude += std::abs(by_key) + std::abs(by_distance);
         }
-        weights[j] = factor * score;
+        const auto bias =
+            op.bias.empty() ? 0.0 : static_cast<double>(broadcast_at(op.bias, e, slice, i, j));
+        weights[j] = factor * score + bias;
+        magnitude += std::abs(bias) / factor;
         largest = std::max(largest, weights[j]);
         lowest = std::min(lowest, weights[j]);
         score_error = std::max(score_error, (d + 5) * u * factor * magnitude);
@@ -175,7 +202,7 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
           add(result.y[(slice * m + i) * e.value_dim + x], alpha * term,
               alpha * std::abs(term) * (weight_error + weight_unit + (many + 8) * u));
           const double gradient = weight * kept * gs(i, x);
-          add(result.dv[(slice * n + j) * e.value_dim + x], beta[2] * gradient,
+          add(result.dv[(of_keys * n + j) * e.value_dim + x], beta[2] * gradient,
               beta[2] * std::abs(gradient) * (weight_error + weight_unit + (many + 8) * u));
           by_value += gs(i, x) * vs(j, x);
           by_value_magnitude += std::abs(gs(i, x) * vs(j, x));
@@ -192,7 +219,7 @@ Expected expected_of(const Attention& op, const Extents& e, double alpha,
                     (slope_error + (weight_unit + (many + 8) * u) * std::abs(slope)));
           };
           add_product(result.dq[(slice * m + i) * e.head_dim + x], beta[0], ks(j, x));
-          add_product(result.dk[(slice * n + j) * e.head_dim + x], beta[1], qs(i, x));
+          add_product(result.dk[(of_keys * n + j) * e.head_dim + x], beta[1], qs(i, x));
           if (!r) continue;
           const std::size_t distance = i + zero - j;
           add_product(result.dq[(slice * m + i) * e.head_dim + x], beta[0], rs(distance, x));
@@ -218,8 +245,8 @@ void expect_oracle(P precision, const Attention& op, const Extents& e,
                                   << op.dropout_probability << " " << static_cast<int>(relative));
   using T = typename P::storage;
   const auto q = normal_array<T>({e.batch, e.heads, e.queries, e.head_dim}, 1);
-  const auto k = normal_array<T>({e.batch, e.heads, e.keys, e.head_dim}, 2);
-  const auto v = normal_array<T>({e.batch, e.heads, e.keys, e.value_dim}, 3);
+  const auto k = normal_array<T>({e.batch, e.heads_of_keys(), e.keys, e.head_dim}, 2);
+  const auto v = normal_array<T>({e.batch, e.heads_of_keys(), e.keys, e.value_dim}, 3);
   if (relative == Relative::none) {
     const auto run = run_op(precision, op, q, k, v);
     const auto& b = run.scales.backward;
@@ -230,7 +257,8 @@ void expect_oracle(P precision, const Attention& op, const Extents& e,
     expect_rounded(std::get<1>(run.gradients), expected.dk);
     expect_rounded(std::get<2>(run.gradients), expected.dv);
   } else {
-    const std::size_t distances = relative == Relative::all ? e.queries + e.keys - 1 : e.keys;
+    const std::size_t distances =
+        relative == Relative::all ? e.queries + e.keys - 1 : e.queries + op.query_offset;
     const auto r = normal_array<T>({e.heads, distances, e.head_dim}, 4);
     const auto run = run_op(precision, op, q, k, v, r);
     const auto expected = expected_of<P, T>(op, e, run.scales.forward, run.scales.backward, q, k, v,
@@ -278,6 +306,150 @@ TYPED_TEST(ScaledDotProductAttentionIn, ResultsDoNotDependOnWhereBlocksOfQueries
     expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 1, 257, 1, 1, 3});
   }
   expect_oracle(TypeParam{}, {.is_causal = true}, {2, 1, 270, 270, 2, 2}, Relative::from_zero);
+}
+
+/// Numbers of documents that follow each other, some of one token.
+Array<std::int32_t> packed_documents(const Shape& shape, std::uint64_t seed) {
+  const Random random(seed);
+  Array<std::int32_t> result(shape);
+  std::int32_t document = 7;
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    if (random.uniform(i) < 0.2) document = document == 7 ? -3 : document + 1;
+    result.mutable_data()[i] = document;
+  }
+  return result;
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, QueriesThatFollowKeysSeeAllThatCameBefore) {
+  for (const std::size_t offset : {0U, 1U, 5U, 12U}) {
+    expect_oracle(TypeParam{}, {.is_causal = true, .query_offset = offset}, {2, 2, 7, 19, 4, 3});
+    expect_oracle(TypeParam{}, {.is_causal = true, .query_offset = offset}, {2, 2, 7, 19, 4, 3},
+                  Relative::all);
+    expect_oracle(TypeParam{}, {.is_causal = true, .query_offset = offset}, {2, 2, 7, 19, 4, 3},
+                  Relative::from_zero);
+  }
+  expect_oracle(TypeParam{}, {.is_causal = true, .query_offset = 448}, {1, 2, 1, 449, 3, 2});
+  expect_oracle(TypeParam{}, {.is_causal = true, .query_offset = 223}, {1, 1, 40, 263, 3, 2});
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, AWindowLimitsTheDistance) {
+  for (const bool is_causal : {false, true}) {
+    for (const std::size_t window : {1U, 4U, 31U, 32U, 230U, 5000U}) {
+      expect_oracle(TypeParam{}, {.is_causal = is_causal, .window = window}, {1, 2, 21, 21, 3, 2});
+      expect_oracle(TypeParam{}, {.is_causal = is_causal, .window = window},
+                    {1, 1, 300, 300, 2, 1});
+    }
+    expect_oracle(TypeParam{}, {.is_causal = is_causal, .query_offset = 9, .window = 3},
+                  {1, 2, 5, 21, 3, 2}, Relative::all);
+  }
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, PackedDocumentsSeeThemselves) {
+  for (const bool is_causal : {false, true}) {
+    expect_oracle(TypeParam{}, {.is_causal = is_causal, .segments = packed_documents({2, 40}, 11)},
+                  {2, 2, 40, 40, 3, 2});
+    expect_oracle(TypeParam{},
+                  {.is_causal = is_causal,
+                   .dropout_probability = 0.2,
+                   .mask = random_mask({2, 250}, 0.2, 12),
+                   .query_offset = 240,
+                   .window = 7,
+                   .segments = packed_documents({2, 250}, 13)},
+                  {2, 1, 10, 250, 3, 2});
+  }
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, AMaskMayBeOfQueriesAndHeads) {
+  for (const bool is_causal : {false, true}) {
+    for (const Shape& shape : {Shape{2, 3, 9, 19}, Shape{2, 1, 9, 19}, Shape{1, 3, 9, 19},
+                               Shape{1, 1, 9, 19}, Shape{1, 3, 1, 19}, Shape{2, 1, 1, 19}}) {
+      expect_oracle(TypeParam{}, {.is_causal = is_causal, .mask = random_mask(shape, 0.4, 14)},
+                    {2, 3, 9, 19, 5, 7});
+    }
+  }
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, ABiasIsAddedToTheScores) {
+  for (const Shape& shape :
+       {Shape{2, 3, 9, 19}, Shape{2, 1, 9, 19}, Shape{1, 3, 1, 19}, Shape{1, 1, 9, 19}}) {
+    expect_oracle(TypeParam{}, {.mult = 2, .bias = normal_array<float>(shape, 15)},
+                  {2, 3, 9, 19, 5, 7});
+  }
+  expect_oracle(TypeParam{},
+                {.scaling = scaling::umup,
+                 .is_causal = true,
+                 .bias = normal_array<float>({1, 2, 1, 300}, 16)},
+                {1, 2, 300, 300, 2, 3}, Relative::from_zero);
+}
+
+TYPED_TEST(ScaledDotProductAttentionIn, GroupedQueriesShareKeysAndValues) {
+  for (const bool is_causal : {false, true}) {
+    for (const std::size_t kv_heads : {1U, 2U, 3U, 6U}) {
+      expect_oracle(TypeParam{}, {.is_causal = is_causal}, {2, 6, 11, 11, 4, 3, kv_heads});
+      expect_oracle(TypeParam{},
+                    {.is_causal = is_causal,
+                     .dropout_probability = 0.1,
+                     .mask = random_mask({2, 6, 5, 40}, 0.2, 17),
+                     .query_offset = 34,
+                     .window = 9,
+                     .segments = packed_documents({2, 40}, 18),
+                     .bias = normal_array<float>({2, 6, 1, 40}, 19)},
+                    {2, 6, 5, 40, 4, 3, kv_heads});
+    }
+    expect_oracle(TypeParam{}, {.is_causal = is_causal}, {1, 4, 130, 130, 2, 2, 2});
+  }
+}
+
+/// The rows [first, first + count) of the last extent but one of every matrix.
+template <class T> Array<T> rows_of(const Array<T>& array, std::size_t first, std::size_t count) {
+  const Shape& s = array.shape();
+  Array<T> result({s[0], s[1], count, s[3]});
+  for (std::size_t slice = 0; slice < s[0] * s[1]; ++slice) {
+    std::copy_n(array.data() + (slice * s[2] + first) * s[3], count * s[3],
+                result.mutable_data() + slice * count * s[3]);
+  }
+  return result;
+}
+
+// What a cache of keys and values relies on.
+TYPED_TEST(ScaledDotProductAttentionIn, AQueryHasTheBitsThatItHasBesideOthers) {
+  using T = typename TypeParam::storage;
+  const std::size_t positions = 500;
+  const auto q = normal_array<T>({1, 4, positions, 24}, 30);
+  const auto k = normal_array<T>({1, 2, positions, 24}, 31);
+  const auto v = normal_array<T>({1, 2, positions, 17}, 32);
+  for (const double mult : {1.0, 24.0}) {  // larger scores rescale sums more often
+    for (const std::size_t window : {0U, 100U}) {
+      const Attention all{
+          .mult = mult, .is_causal = true, .window = window, .context_length = positions};
+      const auto y = ops::scaled_dot_product_attention(TypeParam{}, q, k, v, all);
+      for (const std::size_t count : {1U, 2U, 33U}) {
+        for (const std::size_t first : {0U, 1U, 223U, 224U, 225U, 447U, 467U}) {
+          const std::size_t read = first + count;
+          Attention some = all;
+          some.query_offset = first;
+          const auto part =
+              ops::scaled_dot_product_attention(TypeParam{}, rows_of(q, first, count),
+                                                rows_of(k, 0, read), rows_of(v, 0, read), some);
+          EXPECT_TRUE(same_bits(part, rows_of(y, first, count)))
+              << mult << " " << window << " " << count << " " << first;
+        }
+      }
+    }
+  }
+}
+
+TEST(ScaledDotProductAttention, EverythingAtOnceInDoubleIsTheReference) {
+  expect_oracle(precision::fp64{},
+                {.mult = 1.5,
+                 .is_causal = true,
+                 .dropout_probability = 0.1,
+                 .mask = random_mask({2, 4, 50, 260}, 0.2, 20),
+                 .query_offset = 210,
+                 .window = 231,
+                 .segments = packed_documents({2, 260}, 21),
+                 .bias = normal_array<float>({1, 4, 50, 260}, 22)},
+                {2, 4, 50, 260, 3, 2, 2});
 }
 
 TEST(ScaledDotProductAttention, ResultsInDoubleAreThoseOfTheReference) {
@@ -456,6 +628,106 @@ TEST(ScaledDotProductAttention, FactorsOfThePaperFollowTheSizesOfTheSums) {
   EXPECT_EQ((Attention{.scaling = scaling::none}.scales(q, k, v, r)), Scales<4>{});
 }
 
+// The factors are those of training, whatever is asked.
+TEST(ScaledDotProductAttention, FactorsOfAContextLengthAreThoseOfItsQueriesAndKeys) {
+  for (const Scaling& scaling :
+       {scaling::paper, scaling::paper.with(constraint::none), scaling::umup}) {
+    for (const bool is_causal : {false, true}) {
+      for (const std::size_t window : {0U, 5U}) {
+        const Attention of_call{.scaling = scaling, .is_causal = is_causal, .window = window};
+        Attention op = of_call;
+        op.context_length = 64;
+        const auto full = zeros({2, 4, 64, 8});
+        const auto expected = of_call.scales(full, full, full);
+        for (const std::size_t keys : {1U, 2U, 17U, 64U, 100U}) {
+          const auto k = zeros({2, 4, keys, 8});
+          EXPECT_EQ(op.scales(k, k, k), expected) << keys;
+          op.query_offset = keys - 1;
+          EXPECT_EQ(op.scales(zeros({2, 4, 1, 8}), k, k), expected) << keys;
+          op.query_offset = 0;
+        }
+      }
+    }
+  }
+}
+
+// Each element of dk and dv is a sum over the queries of every head that reads it.
+TEST(ScaledDotProductAttention, FactorsOfGroupsCountTheirQueries) {
+  const auto q = zeros({2, 8, 64, 16});
+  const auto k = zeros({2, 2, 64, 16});
+  const Attention op{.scaling = scaling::paper.with(constraint::none)};
+  const auto grouped = op.scales(q, k, k);
+  const auto of_each = op.scales(q, q, q);
+  EXPECT_EQ(grouped.forward, of_each.forward);
+  EXPECT_EQ(grouped.backward[0], of_each.backward[0]);
+  EXPECT_NEAR(grouped.backward[1], of_each.backward[1] / 2, 1e-12);
+  EXPECT_NEAR(grouped.backward[2], of_each.backward[2] / 2, 1e-12);
+}
+
+// With w keys in a window, the mean of Σ p² is that of min(i, w) keys.
+TEST(ScaledDotProductAttention, OutputAndGradientsOfAWindowAndOfGroupsAreNearUnitScale) {
+  for (const bool is_causal : {false, true}) {
+    for (const std::size_t window : {16U, 64U}) {
+      const Attention op{.scaling = scaling::paper.with(constraint::none),
+                         .is_causal = is_causal,
+                         .window = window};
+      const auto q = normal_array<float>({2, 8, 300, 32}, 33);
+      const auto k = normal_array<float>({2, 2, 300, 32}, 34);
+      const auto v = normal_array<float>({2, 2, 300, 32}, 35);
+      const auto run = run_op(precision::fp32{}, op, q, k, v);
+      EXPECT_NEAR(standard_deviation(run.y), 1, 0.1);
+      EXPECT_NEAR(rms(std::get<2>(run.gradients)), 1, 0.1);
+      for (const double deviation :
+           {rms(std::get<0>(run.gradients)), rms(std::get<1>(run.gradients))}) {
+        EXPECT_GT(deviation, 0.6);
+        EXPECT_LT(deviation, 1.1);
+      }
+      const Attention of_umup{.scaling = scaling::umup, .is_causal = is_causal, .window = window};
+      EXPECT_NEAR(standard_deviation(run_op(precision::fp32{}, of_umup, q, k, v).y), 1, 0.2);
+    }
+  }
+}
+
+TEST(ScaledDotProductAttention, RejectsMasksBiasesDocumentsAndGroupsThatDoNotFit) {
+  const auto q = zeros({2, 6, 4, 5});
+  const auto k = zeros({2, 3, 9, 5});
+  const auto ones = [](const Shape& shape) { return Array<std::int32_t>::filled(shape, 1); };
+  const auto reject = [&](const Attention& op, std::initializer_list<std::string_view> parts) {
+    expect_shape_error([&] { (void)ops::scaled_dot_product_attention(q, k, k, op); }, parts);
+  };
+  for (const Shape& shape : {Shape{2, 3, 4, 9}, Shape{2, 6, 9}, Shape{4, 9}, Shape{3, 1, 1, 9},
+                             Shape{1, 1, 1, 1}, Shape{1, 1, 9, 4}}) {
+    const std::string shape_text = to_string(shape);
+    reject({.mask = ones(shape)}, {"mask (batch or 1, heads or 1", shape_text});
+    reject({.bias = zeros(shape)}, {"bias (batch or 1, heads or 1", shape_text});
+  }
+  reject({.bias = zeros({2, 9})}, {"bias", "(2, 9)"});
+  for (const Shape& shape : {Shape{2, 4}, Shape{2, 1, 9}, Shape{1, 9}, Shape{9}}) {
+    reject({.segments = ones(shape)}, {"segments (batch, keys)", to_string(shape)});
+  }
+  reject({.query_offset = 6}, {"end with the last key", "from 6", "(2, 6, 4, 5)"});
+  const auto of_heads = [&](std::size_t heads) {
+    const auto other = zeros({2, heads, 9, 5});
+    expect_shape_error([&] { (void)ops::scaled_dot_product_attention(q, other, other); },
+                       {"a multiple of the heads of k and v", to_string(other.shape())});
+  };
+  for (const std::size_t heads : {0U, 4U, 5U, 12U}) of_heads(heads);
+  // (batch, keys) could be (queries, keys) as well.
+  const auto square = zeros({4, 6, 4, 5});
+  const auto keys = zeros({4, 3, 9, 5});
+  expect_shape_error(
+      [&] {
+        (void)ops::scaled_dot_product_attention(square, keys, keys, {.mask = ones({4, 9})});
+      },
+      {"(batch, 1, keys) where batch = queries"});
+  // Relative positions are of heads that have keys of their own.
+  expect_shape_error(
+      [&] {
+        (void)ops::scaled_dot_product_attention(q, k, k, zeros({6, 12, 5}));
+      },
+      {"k of as many heads"});
+}
+
 TEST(ScaledDotProductAttention, RejectsShapesThatDoNotFit) {
   const auto reject = [](const Shape& q, const Shape& k, const Shape& v) {
     expect_shape_error(
@@ -621,6 +893,45 @@ TEST(ScaledDotProductAttention, PaddedKeysHaveNoEffectWhateverTheyAre) {
         }
       }
     }
+  }
+}
+
+// Query 3 alone sees keys 2 to 4 here, for each reason why others do not.
+TEST(ScaledDotProductAttention, KeysOutsideOfWindowsDocumentsAndMasksHaveNoEffectWhateverTheyAre) {
+  const auto mask = [] {
+    auto all = Array<std::int32_t>::filled(Shape{1, 1, 7, 7}, 0);
+    for (std::size_t i = 0; i < 7; ++i) {
+      for (std::size_t j = 0; j < 7; ++j) {
+        all.mutable_data()[i * 7 + j] = (j >= 2 && j <= 4) == (i == 3) ? 1 : 0;
+      }
+    }
+    return all;
+  };
+  const Array<std::int32_t> documents({1, 7}, {1, 1, 2, 2, 2, 1, 1});
+  for (const Attention& op :
+       {Attention{.window = 2}, Attention{.mask = mask()}, Attention{.segments = documents}}) {
+    const auto q = normal_array<float>({1, 2, 7, 3}, 36);
+    auto k = normal_array<float>({1, 2, 7, 3}, 37);
+    auto v = normal_array<float>({1, 2, 7, 3}, 38);
+    auto g = Array<float>::filled({1, 2, 7, 3}, 0);
+    fill_row(g, 3, 1);
+    const auto gradients_of = [&] {
+      const auto scales = op.scales(q, k, v);
+      const auto forward = op.forward(precision::fp32{}, scales, q, k, v);
+      return std::tuple_cat(std::tuple{forward.output},
+                            op.backward(precision::fp32{}, scales, forward.saved, g));
+    };
+    const auto expected = gradients_of();
+    for (const std::size_t j : {0U, 1U, 5U, 6U}) {
+      fill_row(k, j, nan_value);
+      fill_row(v, j, infinity);
+    }
+    const auto found = gradients_of();
+    expect_near(rows_of(std::get<0>(found), 3, 1), rows_of(std::get<0>(expected), 3, 1));
+    expect_near(rows_of(std::get<1>(found), 3, 1), rows_of(std::get<1>(expected), 3, 1));
+    if (op.window != 0) continue;  // queries beside see the keys outside, and keys 2 to 4 as well
+    expect_near(rows_of(std::get<2>(found), 2, 3), rows_of(std::get<2>(expected), 2, 3));
+    expect_near(rows_of(std::get<3>(found), 2, 3), rows_of(std::get<3>(expected), 2, 3));
   }
 }
 

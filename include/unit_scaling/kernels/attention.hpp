@@ -193,7 +193,7 @@ template <class Compute, class Weight> class Attention {
   /// Queries that share a packed block of keys; more of them where that leaves enough to do for
   /// every thread.
   static constexpr std::size_t queries_of_group = 256;
-  static constexpr std::size_t queries_of_large_group = 512;
+  static constexpr std::size_t queries_of_large_group = Extents::most_queries;
 
   [[nodiscard]] static PreparedOperand prepared(const Operand& operand) {
     return {operand, SummedExtent::both_with_scales};

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 
 #include "unit_scaling/core/memory.hpp"
@@ -74,7 +75,8 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
       wants_values ? pack_right<Layout, AttentionSlot::gradient_rows>(
                          column_lanes(g, queries.begin, value_dim), count)
                    : PackedPanels<Word>{};
-  const bool may_hide_any = size.mask != nullptr || size.is_causal;
+  const KeysOfRows by_position = keys_of_rows(size, queries.begin, count);
+  const bool may_hide_any = !see_all(size, by_position, part.keys);
   const bool is_finite_by_query =
       !may_hide_any || (all_finite<Compute>(q.from_row(queries.begin), count, dim) &&
                         all_finite<Compute>(g.from_row(queries.begin), count, value_dim));
@@ -123,44 +125,47 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
               ? pack_left<Layout, AttentionSlot::by_key_left>(column_lanes(k, j, dim), keys)
               : PackedPanels<Word>{};
       const bool is_finite_by_key = !may_hide_any || all_finite<Compute>(k.from_row(j), keys, dim);
-      // Causal: the first panel with a query at or after key j.
-      const std::size_t first =
-          size.is_causal && j > queries.begin ? (j - queries.begin) / panel : 0;
-      for (std::size_t group = first; group < panels; group += Layout::panels_at_once) {
+      for (std::size_t group = 0; group < panels; group += Layout::panels_at_once) {
         const std::size_t group_end = std::min(panels, group + Layout::panels_at_once);
-        const auto block_at = [&](std::size_t index) {
+        std::array<AttentionBlock, Layout::panels_at_once> blocks;
+        std::array<SeenByKey, Layout::panels_at_once> seen_by_key;
+        std::size_t group_keys = 0;
+        for (std::size_t index = group; index < group_end; ++index) {
           const std::size_t i = queries.begin + index * panel;
-          return block_of(size, slice, i, std::min(panel, queries.end - i), j, keys);
-        };
-        // The last panel sees the most keys.
-        const std::size_t group_keys = block_at(group_end - 1).keys;
+          AttentionBlock& block = blocks[index - group];
+          block = block_of(size, slice, i, std::min(panel, queries.end - i), j, keys,
+                           seen_by_key[index - group]);
+          group_keys = std::max(group_keys, block.keys);
+        }
+        if (group_keys == 0) continue;
         bool hides_any = false;
         for (std::size_t index = group; index < group_end; ++index) {
-          const AttentionBlock block = block_at(index);
+          const AttentionBlock& block = blocks[index - group];
           const AttentionBlockWords<Layout> to = words.of_panel(index - group);
           Compute* of_panel =
               Layout::has_pairs ? weights : weights + (index - group) * Layout::scores;
           Compute* slopes_of_panel =
               Layout::has_pairs ? slopes : slopes + (index - group) * Layout::scores;
-          compute_scores<Layout>(size, operands.r, score, block, packed_keys, packed_queries[index],
-                                 of_panel);
-          slope_tile.multiply(packed_values, block.keys, packed_gradients[index], value_dim,
-                              slopes_of_panel);
+          // The other panels of the group are added up with it.
+          hides_any = hides_any || block.hides() || block.keys != group_keys;
+          if (block.keys != 0) {
+            compute_scores<Layout>(size, operands.r, score, block, packed_keys,
+                                   packed_queries[index], of_panel);
+            slope_tile.multiply(packed_values, block.keys, packed_gradients[index], value_dim,
+                                slopes_of_panel);
+          }
           compute_slopes<Layout>(size, block, group_keys, of_queries + index * (3 * panel),
                                  of_panel, slopes_of_panel, to);
-          const bool hides = may_hide(size, block);
-          hides_any = hides_any || hides;
+          if (block.keys == 0) continue;
           const auto slope = [&](std::size_t a, std::size_t b) {
             return weight_by_query<Layout>(to.slopes_by_query, a, b);
           };
           if (wants_queries) {
             Compute* sums = dq_sums + index * dq_size;
-            if (is_finite_by_key || !hides) {
+            if (is_finite_by_key || !block.hides()) {
               add_over_keys<Layout>(columns_of_keys, dim, block.keys, to.slopes_by_key, sums);
             } else {
-              const auto seen = [&](std::size_t a, std::size_t b) {
-                return is_seen(size, block, a, b);
-              };
+              const auto seen = [&](std::size_t a, std::size_t b) { return block.is_seen(a, b); };
               add_seen_over_keys<Layout>(k.from_row(j), dim, block, block.keys, slope, seen, sums);
             }
           }
@@ -180,7 +185,7 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
             return;
           }
           for (std::size_t index = group; index < group_end; ++index) {
-            const AttentionBlock block = block_at(index);
+            const AttentionBlock& block = blocks[index - group];
             const Word* of_panel = by_query + (index - group) * panel_words;
             add_seen_over_queries<Layout>(
                 block, block.keys,
@@ -188,7 +193,7 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
                   return weight_by_query<Layout>(of_panel, a, b);
                 },
                 rows.from_row(block.i), columns,
-                [&](std::size_t a, std::size_t b) { return is_seen(size, block, a, b); }, sums,
+                [&](std::size_t a, std::size_t b) { return block.is_seen(a, b); }, sums,
                 Layout::scores);
           }
         };

@@ -4,8 +4,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <tuple>
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_layout.hpp"
@@ -54,38 +57,43 @@ void forward_group(const AttentionSize& size, const AttentionOperands& operands,
   Word* words = words_memory<Layout, AttentionSlot::weights_by_key>(weights, Layout::scores);
   const AttentionSession session(score.is_amx);
 
-  const std::size_t end = std::min(keys_end(size, slice), size.is_causal ? queries.end : size.keys);
-  for (std::size_t j = 0; j < end; j += Layout::key_block) {
+  static_assert(Layout::key_block == std::tuple_size_v<SeenByKey> && panel <= 32);
+  SeenByKey seen;
+  std::array<std::uint32_t, Layout::most_queries / panel> have_seen{};  // a bit for each query
+  const KeysOfRows by_position = keys_of_rows(size, queries.begin, count);
+  const std::size_t end = std::min(keys_end(size, slice), by_position.any.end);
+  // Blocks begin where they do for all queries, so that each query has the same chain.
+  for (std::size_t j = by_position.any.begin / Layout::key_block * Layout::key_block; j < end;
+       j += Layout::key_block) {
     const std::size_t keys = std::min(Layout::key_block, end - j);
     const PackedPanels<Word> packed_keys =
         pack_left<Layout, AttentionSlot::score_keys>(score, row_lanes(k, j, keys), size.head_dim);
     const PackedPanels<Word> values =
         pack_left<Layout, AttentionSlot::by_key_left>(column_lanes(v, j, size.value_dim), keys);
-    const bool is_finite =
-        (size.mask == nullptr && (!size.is_causal || j + keys <= queries.begin + 1)) ||
-        all_finite<Compute>(v.from_row(j), keys, size.value_dim);
+    const bool is_finite = see_all(size, by_position, {j, j + keys}) ||
+                           all_finite<Compute>(v.from_row(j), keys, size.value_dim);
     for (std::size_t index = 0; index < panels; ++index) {
       const std::size_t i = index * panel;
       const AttentionBlock block =
-          block_of(size, slice, queries.begin + i, std::min(panel, count - i), j, keys);
+          block_of(size, slice, queries.begin + i, std::min(panel, count - i), j, keys, seen);
       if (block.keys == 0) continue;
+      have_seen[index] |= block.seeing();
       compute_scores<Layout>(size, operands.r, score, block, packed_keys, packed_queries[index],
                              weights);
-      if (may_hide(size, block)) hide<panel>(size, block, weights, lowest);
+      hide<panel>(block, weights, lowest);
       Compute* output = outputs + index * output_size;
       weigh<Layout>(size, block, weights, largest + i, sums + i, output, words);
-      if (is_finite || !may_hide(size, block)) {
+      if (is_finite || !block.hides()) {
         add_over_keys<Layout>(values, size.value_dim, block.keys, words, output);
       } else {
         add_seen_over_keys<Layout>(
             v.from_row(j), size.value_dim, block, block.keys,
             [&](std::size_t a, std::size_t b) { return weight_by_key<Layout>(words, a, b); },
-            [&](std::size_t a, std::size_t b) { return is_seen(size, block, a, b); }, output);
+            [&](std::size_t a, std::size_t b) { return block.is_seen(a, b); }, output);
       }
     }
   }
 
-  const std::size_t first_seen = first_key(size, slice);
   Compute* factors = sums + panels * panel;
   for (std::size_t i = 0; i < count; i += panel) {
     const std::size_t rows = std::min(panel, count - i);
@@ -97,7 +105,7 @@ void forward_group(const AttentionSize& size, const AttentionOperands& operands,
       // A row of −∞ only has the sum 0 and becomes NaN, as any softmax of it does.
       normalisers[2 * (row + a)] = largest[i + a];
       normalisers[2 * (row + a) + 1] = 1 / sums[i + a];
-      if (first_seen == size.keys || (size.is_causal && first_seen > queries.begin + i + a)) {
+      if ((have_seen[i / panel] >> a & 1) == 0) {
         y.clear((row + a) * size.value_dim, size.value_dim);
         normalisers[2 * (row + a)] = 0;
         normalisers[2 * (row + a) + 1] = 0;

@@ -12,6 +12,7 @@
 
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
+#include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/attention_tile.hpp"
 #include "unit_scaling/kernels/attention_weights.hpp"
 #include "unit_scaling/kernels/double_tile.hpp"
@@ -34,13 +35,14 @@ template <class ComputeType> struct AttentionExtents {
   /// Queries of a panel, which are the lanes of its scores.
   static constexpr std::size_t panel =
       std::is_same_v<Compute, double> ? DoubleTile::columns : tile_columns;
-  /// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
-  static constexpr std::size_t key_block = 224;
+  static constexpr std::size_t key_block = attention_key_block;
   /// Rows of the buffer of a panel's scores: tiles may write a whole number of theirs.
   static constexpr std::size_t score_rows = key_block + 32;
   static constexpr std::size_t scores = score_rows * panel;
   /// Panels whose queries are added up in one go for the gradients of keys and values.
   static constexpr std::size_t panels_at_once = 4;
+  /// Queries that share a packed block of keys.
+  static constexpr std::size_t most_queries = 512;
   /// Distances between a panel of queries and a block of keys, and rows of their buffer.
   static constexpr std::size_t band_rows = key_block + panel + 32;
 };

@@ -143,7 +143,7 @@ template <class Compute>
       Array<Compute>::filled(Shape{size.slices, size.value_dim}, Compute{0}, v.resource());
   Compute* target = origins.mutable_data();
   parallel_for(size.slices, [&](std::size_t slice) {
-    detail::write_origins(size.mask_row(slice), size.keys, size.value_dim,
+    detail::write_origins(size.mask_of_keys(slice), size.keys, size.value_dim,
                           view.from_row(slice * size.keys), target + slice * size.value_dim);
   });
   if (std::all_of(origins.span().begin(), origins.span().end(),

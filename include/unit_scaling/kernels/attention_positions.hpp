@@ -39,8 +39,8 @@ struct AttentionBand {
 
 /// The distances between the queries and the keys of the block.
 [[nodiscard]] inline AttentionBand band_of(const AttentionSize& size, const AttentionBlock& block) {
-  const auto corner = static_cast<std::ptrdiff_t>(block.i + size.zero_distance) -
-                      static_cast<std::ptrdiff_t>(block.j);
+  const std::ptrdiff_t corner = static_cast<std::ptrdiff_t>(size.query_offset + block.i) +
+                                size.zero_distance - static_cast<std::ptrdiff_t>(block.j);
   const std::ptrdiff_t lowest = corner - static_cast<std::ptrdiff_t>(block.keys - 1);
   const std::ptrdiff_t first = std::max<std::ptrdiff_t>(0, lowest);
   const std::ptrdiff_t end = corner + static_cast<std::ptrdiff_t>(block.rows);
@@ -54,8 +54,22 @@ struct AttentionBand {
   return r.from_row(block.slice % size.heads * size.distances);
 }
 
-/// q·k of a block, and q·r if there are distances. What is there for keys that are not seen is
-/// anything.
+/// Adds the bias of a block to its scores, before their factor.
+template <class Layout>
+inline void add_bias(const AttentionSize& size, const AttentionBlock& block,
+                     typename Layout::Compute* values) {
+  using Compute = typename Layout::Compute;
+  for (std::size_t a = 0; a < block.rows; ++a) {
+    const float* const row = size.bias.row(size, block.slice, block.i + a) + block.j;
+    for (std::size_t b = 0; b < block.keys; ++b) {
+      const double addend = static_cast<double>(row[b]) / size.score_factor;
+      values[b * Layout::panel + a] += static_cast<Compute>(addend);
+    }
+  }
+}
+
+/// The scores of a block, before their factor: q·k, and q·r if there are distances, and the bias.
+/// What is there for keys that are not seen is anything.
 template <class Layout>
 inline void compute_scores(const AttentionSize& size, const OperandView& r,
                            const AttentionTile<typename Layout::Compute>& score,
@@ -66,6 +80,7 @@ inline void compute_scores(const AttentionSize& size, const OperandView& r,
   using Word = typename Layout::Word;
   constexpr std::size_t panel = Layout::panel;
   score.multiply(keys, block.keys, queries, size.head_dim, values);
+  if (size.bias.elements != nullptr) add_bias<Layout>(size, block, values);
   if (size.distances == 0) return;
   const AttentionBand band = band_of(size, block);
   const PackedPanels<Word> distances = pack_left<Layout, AttentionSlot::score_distances>(
@@ -108,7 +123,7 @@ inline void add_over_distances(const AttentionSize& size, const AttentionOperand
   // A row of the band has distances that meet no key of the block, so some of it is hidden.
   const auto seen = [&](std::size_t a, std::size_t t) {
     const std::ptrdiff_t b = band.at(a, 0) - static_cast<std::ptrdiff_t>(t);
-    return b >= 0 && is_seen(size, block, a, static_cast<std::size_t>(b));
+    return b >= 0 && block.is_seen(a, static_cast<std::size_t>(b));
   };
   if (dq_sums != nullptr) {
     const OperandView r = distances_of(size, operands.r, block).from_row(band.first);

@@ -3,6 +3,7 @@
 /// Layer kernels: extents of attention and what its passes read.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -10,39 +11,98 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
+#include "unit_scaling/kernels/parts.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
-/// Extents of attention, and which weights are zero. A slice is one index of the leading extents:
-/// one head of one sequence.
+struct AttentionSize;
+
+/// Elements of (batch, heads, queries, keys), each of the first three extents of which may be one
+/// row that serves all.
+template <class T> struct AttentionMatrix {
+  const T* elements = nullptr;  ///< null: there are none
+  /// From one to the next; 0 where one row serves all.
+  std::size_t per_batch = 0;
+  std::size_t per_head = 0;
+  std::size_t per_query = 0;
+
+  /// The elements of the keys of row `query` of a slice; null if there are none.
+  [[nodiscard]] const T* row(const AttentionSize& size, std::size_t slice, std::size_t query) const;
+};
+
+/// Extents of attention, and which weights are zero. A slice is one index of the leading extents of
+/// the keys: one head of keys and values of one sequence, and the `query_heads` heads of queries
+/// that read it, one after the other.
 struct AttentionSize {
   std::size_t slices;
-  std::size_t queries;
+  std::size_t queries;  ///< of all heads of a slice
   std::size_t keys;
   std::size_t head_dim;
   std::size_t value_dim;
+  std::size_t query_heads = 1;
 
-  /// Query i sees keys up to i only.
+  /// Of the first query, among the keys.
+  std::size_t query_offset = 0;
+  /// A query sees no key after its own position.
   bool is_causal = false;
-  /// A row of `keys` integers for each group of slices, not zero where a key is seen; null: all.
-  const std::int32_t* mask = nullptr;
-  std::size_t slices_per_mask_row = 1;
+  /// A query sees keys whose positions differ from its own by less; 0: there is no such limit.
+  std::size_t window = 0;
+  /// Not zero where a key is seen.
+  AttentionMatrix<std::int32_t> mask = {};
+  /// (batch, keys): a query sees the keys of its own segment; null: there is one segment.
+  const std::int32_t* segments = nullptr;
+  std::size_t slices_per_sequence = 1;
 
-  /// Relative positions: slice s has rows s % heads; distance i − j is row i − j + zero_distance.
+  /// Relative positions: slice s has rows s % heads; distance i − j, i being a position, is row
+  /// i − j + zero_distance.
   std::size_t heads = 1;
   std::size_t distances = 0;  ///< 0: there are none
-  std::size_t zero_distance = 0;
+  std::ptrdiff_t zero_distance = 0;
 
-  double score_factor = 1;  ///< score = score_factor (q·k + q·r)
-  double dropout = 0;       ///< probability that a weight is dropped
+  double score_factor = 1;  ///< score = score_factor (q·k + q·r) + bias
+  AttentionMatrix<float> bias = {};
+  double dropout = 0;  ///< probability that a weight is dropped
   Random random = Random(0, RandomStream::dropout);
 
-  [[nodiscard]] const std::int32_t* mask_row(std::size_t slice) const {
-    return mask == nullptr ? nullptr : mask + slice / slices_per_mask_row * keys;
+  /// Queries of one head.
+  [[nodiscard]] std::size_t positions() const { return queries / query_heads; }
+  /// Of a row of queries, among the keys.
+  [[nodiscard]] std::size_t position(std::size_t query) const {
+    return query_offset + query % positions();
+  }
+  /// The keys that a query may see by its position alone.
+  [[nodiscard]] detail::Range keys_of(std::size_t position) const {
+    detail::Range seen{0, keys};
+    if (is_causal) seen.end = std::min(keys, position + 1);
+    if (window != 0) {
+      seen.end = std::min(seen.end, position + std::min(window, keys));
+      seen.begin = std::min(seen.end, position + 1 - std::min(position + 1, window));
+    }
+    return seen;
+  }
+  /// The row of the mask that serves every query of a slice; null if there is none such.
+  [[nodiscard]] const std::int32_t* mask_of_keys(std::size_t slice) const {
+    return mask.per_query != 0 || mask.per_head != 0 ? nullptr : mask.row(*this, slice, 0);
+  }
+  [[nodiscard]] const std::int32_t* segments_of(std::size_t slice) const {
+    return segments == nullptr ? nullptr : segments + slice / slices_per_sequence * keys;
   }
 };
+
+template <class T>
+const T* AttentionMatrix<T>::row(const AttentionSize& size, std::size_t slice,
+                                 std::size_t query) const {
+  if (elements == nullptr) return nullptr;
+  const std::size_t batch = slice / size.slices_per_sequence;
+  const std::size_t head =
+      slice % size.slices_per_sequence * size.query_heads + query / size.positions();
+  return elements + batch * per_batch + head * per_head + query % size.positions() * per_query;
+}
+
+/// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
+inline constexpr std::size_t attention_key_block = 224;
 
 /// Operands of attention, row-major: q (slices, queries, head_dim), k (slices, keys, head_dim),
 /// v (slices, keys, value_dim), r (heads, distances, head_dim) or nothing.

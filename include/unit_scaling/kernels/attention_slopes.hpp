@@ -75,8 +75,10 @@ inline void make_slopes(const AttentionSize& size, const AttentionBlock& block,
   const Compute exponent_factor = exponent_factor_of<Layout>(size);
   lane_t<Compute> weight[Layout::word_depth][registers];
   lane_t<Compute> slope[Layout::word_depth][registers];
+  const std::uint32_t with_query = ~std::uint32_t{0} >> (32 - block.rows);
   const auto make_row = [&](std::size_t b, std::size_t r) __attribute__((always_inline)) {
-    [[maybe_unused]] const std::size_t first = hides ? first_seeing<panel>(size, block, b) : 0;
+    [[maybe_unused]] const std::uint32_t kept =
+        block.hides() ? block.seen[b] & with_query : with_query;
     for (std::size_t x = 0; x < registers; ++x) {
       const std::size_t at = b * panel + x * step;
       const auto share = weight_of<Layout>(load_lanes(weights + at), exponent_factor,
@@ -86,8 +88,8 @@ inline void make_slopes(const AttentionSize& size, const AttentionBlock& block,
       slope[r][x] = sum_of_products(keep(load_lanes(slopes + at), at), share, -share,
                                     load_lanes(of_queries + 2 * panel + x * step));
       if constexpr (hides) {
-        weight[r][x] = keep_lanes<Compute>(weight[r][x], x * step, first, block.rows);
-        slope[r][x] = keep_lanes<Compute>(slope[r][x], x * step, first, block.rows);
+        weight[r][x] = keep_lanes<Compute>(weight[r][x], x * step, kept, 0);
+        slope[r][x] = keep_lanes<Compute>(slope[r][x], x * step, kept, 0);
       }
     }
   };
@@ -141,7 +143,7 @@ inline void compute_slopes(const AttentionSize& size, const AttentionBlock& bloc
   constexpr std::size_t panel = Layout::panel;
   const auto make = [&](const auto& keep) {
     // Queries that are not there share words with others.
-    if (may_hide(size, block) || block.rows < panel) {
+    if (block.hides() || block.rows < panel) {
       make_slopes<Layout, true>(size, block, of_queries, weights, slopes, to, keep);
     } else {
       make_slopes<Layout, false>(size, block, of_queries, weights, slopes, to, keep);

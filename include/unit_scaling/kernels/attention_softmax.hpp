@@ -152,8 +152,11 @@ inline void weigh(const AttentionSize& size, const AttentionBlock& block,
     for_panel_lanes<Layout>([&](std::size_t a) {
       const auto by = load_lanes(rescale + a);
       store_lanes(load_lanes(sums + a) * by, sums + a);
+      // What has not to be rescaled stays, so that no query depends on those beside it.
+      const auto stays = by == broadcast<Compute>(1);
       for (std::size_t d = 0; d < rows; ++d) {
-        store_lanes(without_small<Layout>(load_lanes(output + d * panel + a) * by),
+        const auto sum = load_lanes(output + d * panel + a);
+        store_lanes(select_lane(stays, sum, without_small<Layout>(sum * by)),
                     output + d * panel + a);
       }
     });

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -18,6 +20,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention.hpp"
 #include "unit_scaling/kernels/attention_origins.hpp"
+#include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/operand.hpp"
@@ -27,24 +30,33 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::ops {
 
-/// Unit-scaled attention: y_i = α Σ_j p_ij k_ij v_j, p_i = softmax_j(c (q_i·k_j + q_i·r_{i−j}))
-/// over the keys that query i sees, k_ij = 1/(1−p) with probability 1−p, else 0; dq, dk, dv and dr
-/// are β/α times the true gradients.
-/// Shapes: q (…, queries, head_dim), k (…, keys, head_dim), v (…, keys, value_dim) with equal
-///         leading extents, y and dy (…, queries, value_dim). r, which may be left out: (heads,
-///         queries + keys − 1, head_dim), heads being the extent before queries and row 0 the
-///         distance i − j = 1 − keys; or (heads, keys, head_dim) from distance 0 on where causal
-///         and queries = keys.
+/// Unit-scaled attention: y_i = α Σ_j p_ij k_ij v_j, p_i = softmax_j(c (q_i·k_j + q_i·r_{i−j}) +
+/// bias_ij) over the keys that query i sees, k_ij = 1/(1−p) with probability 1−p, else 0; dq, dk,
+/// dv and dr are β/α times the true gradients. The bias has no gradient. Shapes: q (…, queries,
+/// head_dim), k (…, keys, head_dim), v (…, keys, value_dim) with equal
+///         leading extents, y and dy (…, queries, value_dim). Grouped queries: q (batch, …, heads,
+///         queries, head_dim) where k and v have a divisor of heads; head h reads head
+///         ⌊h kv_heads/heads⌋ of them. r, which may be left out: (heads, queries + keys − 1,
+///         head_dim), heads being the extent before queries and row 0 the distance 1 − keys +
+///         query_offset; or, where causal, (heads, query_offset + queries, head_dim) from distance
+///         0 on.
+/// Positions: query i stands at i + query_offset among the keys. If causal it sees no later key;
+///         with a window it sees keys at distances below that; with segments, those of its own.
 /// Scales: c = mult/√head_dim under paper and none, mult/head_dim under umup. Let s be keys, d
-///         value_dim, t the terms of a score (1, or 2 with r), L = ln s if causal, s > 1, else 1.
-///         umup: α = β_q = β_k = β_v = √(1−p) (s/L)^((1−w)/2), w = 1/(1 + 4d/(t mult²)), as the
-///         reference but for s = 1, where its L = ln s = 0 would give no factor.
+///         value_dim, g the heads of queries for each head of keys, t the terms of a score (1, or 2
+///         with r), n_i the keys that query i sees by its position, and m the mean of 1/n_i, of
+///         which umup takes an approximation: ln s/s if causal, (ln w + s/w − 1)/s with a window w
+///         too.
+///         umup: α = β_q = β_k = β_v = √(1−p) m^((w−1)/2), w = 1/(1 + 4d/(t mult²)), as the
+///         reference but for s = 1, where its ln s = 0 would give no factor.
 ///         paper, which has no attention: α = √(1−p)/σ, σ² = E Σ_j p_ij² for scores ~ N(0, t
-///         mult²): 1 for one key, e/s for many if t mult² = 1, the mean over i if causal;
-///         β_v = α √(s/queries), β_q = α/(c√(td)), β_k = β_v/(c√d).
+///         mult²): 1 for one key, e/n_i for many if t mult² = 1, the mean over i;
+///         β_v = α √(s/(g queries)), β_q = α/(c√(td)), β_k = β_v/(c√d).
 ///         Both: β_r = α/(c√d) (distances/(batch queries))^½, the root being that of the number of
 ///         terms in an element of dr; α is the unconstrained one. The constraint binds α, β_q, β_k
 ///         and β_v; r comes from a weight alone, so its edge is a cut-edge and β_r stays free.
+///         With a context_length, queries and keys stand for it in all of this but in β_r, and
+///         query_offset for 0: the factors are those of training, whatever is asked.
 /// Units:  q, k, v, r, dy ~ N(0,1), mult = 1 and 64 to 1000 keys, no constraint: std of y and dv
 ///         within [0.9, 1.15]. dq, dk, dr under paper within [0.75, 1.1], causal [0.6, 1.1]: first
 ///         rows have a weight near one, hence a slope near zero. Under umup dq and dk are
@@ -53,24 +65,25 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         saturating); scores and weights are in P::compute, but where they enter a product
 ///         weights and gradients of scores are rounded to attention_weight_t<P>: bfloat16 under fp8
 ///         and bf16, which is a relative error of 2^-8 of each. y and the gradients are rounded
-///         once to P::storage. Query i sees key j unless the mask has a zero there or, if causal, j
-///         > i. What is not seen has no effect whatever it is, NaN included. A query that sees no
-///         key gives 0 and passes no gradient. A row of scores with a NaN or +∞, or of −∞ only, is
-///         NaN. k_ij is dropped if word ((slice queries + i) keys + j) of `random` is below 2³² p,
-///         so backward draws it again. Besides the operands y and two numbers per query are saved:
-///         memory is linear in queries and keys. Factors do not depend on the mask. Without
-///         dropout, where the values of a column that a slice sees have one sign and are within a
-///         factor of two, v and y are saved less one of these values, for which forward runs twice.
+///         once to P::storage. What is not seen has no effect whatever it is, NaN included. A query
+///         that sees no key gives 0 and passes no gradient. A row of scores with a NaN or +∞, or of
+///         −∞ only, is NaN. k_ij is dropped if word ((slice queries + i) keys + j) of `random` is
+///         below 2³² p, so backward draws it again. Besides the operands y and two numbers per
+///         query are saved: memory is linear in queries and keys. Factors depend neither on the
+///         mask nor on segments. A query's bits do not depend on how many others are beside it.
+///         Without dropout, where the values of a column that a slice sees have one sign and are
+///         within a factor of two, v and y are saved less one of these values, for which forward
+///         runs twice.
 /// Errors: without dropout the gradient of a score, c p_ij (dp_ij − Σ_k p_ik dp_ik), is within
 ///         4 c p_ij (value_dim/16 + keys/16 + 30 + max score − min score) u Σ_d |dy_id| s_d of that
 ///         of exact arithmetic, s_d being the spread of column d of the values, max − min over the
 ///         keys that the slice sees, and u the unit of P::compute, or that of P::storage or of
 ///         attention_weight_t<P> if it is greater. So a constant added to the values costs no
 ///         accuracy.
-/// @throws ShapeError if the shapes do not fit; DomainError unless mult is finite and above 0, and
-///         0 ≤ p < 1.
-/// @see u-μP, arXiv:2407.17465; Dai et al. 2019, arXiv:1901.02860, for r; Dao 2023,
-///      arXiv:2307.08691, for the blocks.
+/// @throws ShapeError if the shapes do not fit, or a mask, a bias or segments do not; DomainError
+///         unless mult is finite and above 0, and 0 ≤ p < 1.
+/// @see u-μP, arXiv:2407.17465; Dai et al. 2019, arXiv:1901.02860, for r; Ainslie et al. 2023,
+///      arXiv:2305.13245, for grouped queries; Dao 2023, arXiv:2307.08691, for the blocks.
 struct ScaledDotProductAttention {
   static constexpr std::string_view name = "scaled_dot_product_attention";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 3 || arguments == 4; }
@@ -89,12 +102,27 @@ struct ScaledDotProductAttention {
 
   Scaling scaling = {};
   double mult = 1;                                   ///< on the scores
-  bool is_causal = false;                            ///< the first query is beside the first key
+  bool is_causal = false;                            ///< no key after a query's position is seen
   double dropout_probability = 0;                    ///< p, on the weights
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
-  /// (batch, keys), zero where a key is padding; empty: none is. Where there are as many queries as
-  /// sequences, (batch, 1, keys): the other shape could be meant for (queries, keys).
+  /// Zero where a key is not seen; empty: all are. (batch, keys) for padding; where there are as
+  /// many queries as sequences (batch, 1, keys), as the other shape could be meant for (queries,
+  /// keys); or (batch or 1, heads or 1, queries or 1, keys).
   Array<std::int32_t> mask = {};
+  /// The position of the first query among the keys: the number of keys that came before. Queries
+  /// end with the last key at the latest.
+  std::size_t query_offset = 0;
+  /// A query sees keys at distances below this; 0: at any.
+  std::size_t window = 0;
+  /// (batch, keys): numbers of the documents that a sequence is packed from, each of which sees
+  /// itself only. Empty: one document.
+  Array<std::int32_t> segments = {};
+  /// Added to the scores after their factor, (batch or 1, heads or 1, queries or 1, keys): for
+  /// instance slope · (position of the key), as in ALiBi. Empty: nothing.
+  Array<float> bias = {};
+  /// The length of the sequences that the model is trained on; 0: that of the call. Give it, and
+  /// a trained model is the same function at every length.
+  std::size_t context_length = 0;
 
   /// @throws DomainError if an attribute is out of its range.
   void require_attributes() const {
@@ -128,7 +156,7 @@ struct ScaledDotProductAttention {
     const kernels::AttentionSize size = sizes(q.shape(), k.shape(), v.shape(), &r.shape());
     if (scaling.rule == Rule::none || size.heads == 0) return {};
     return {ItemCount{}, ItemCount{}, ItemCount{},
-            item_count(size.slices / size.heads * size.queries)};
+            item_count(size.slices / size.heads * size.positions())};
   }
 
   /// The scores' factor c is inside of the softmax, so that c t_q t_k is fixed, and c t_q t_r.
@@ -206,57 +234,130 @@ struct ScaledDotProductAttention {
                                              const Shape* r) const {
     require_attributes();
     const std::size_t rank = q.rank();
-    require_shape(rank >= 2 && k.rank() == rank && v.rank() == rank && q[rank - 1] == k[rank - 1] &&
-                      k[rank - 2] == v[rank - 2] && std::equal(q.begin(), q.end() - 2, k.begin()) &&
-                      std::equal(q.begin(), q.end() - 2, v.begin()),
+    const std::size_t groups = groups_of(q, k);
+    require_shape(rank >= 2 && k.rank() == rank && v.rank() == rank && groups != 0 &&
+                      q[rank - 1] == k[rank - 1] && std::equal(k.begin(), k.end() - 1, v.begin()),
                   name,
                   "q (..., queries, head_dim), k (..., keys, head_dim) and v (..., keys, "
-                  "value_dim) with equal leading extents",
+                  "value_dim) with equal leading extents, or q (batch, ..., heads, queries, "
+                  "head_dim) with a multiple of the heads of k and v",
                   q, k, v);
+    const std::size_t positions = q[rank - 2];
     kernels::AttentionSize size{
-        .slices = Shape(std::span<const std::size_t>(q.begin(), rank - 2)).size(),
-        .queries = q[rank - 2],
+        .slices = Shape(std::span<const std::size_t>(k.begin(), rank - 2)).size(),
+        .queries = groups * positions,
         .keys = k[rank - 2],
         .head_dim = q[rank - 1],
         .value_dim = v[rank - 1],
+        .query_heads = groups,
+        .query_offset = query_offset,
         .is_causal = is_causal,
+        .window = window,
         .dropout = dropout_probability,
         .random = random};
     // A sum over no head_dim is zero whatever its factor.
     const double dim = std::max(1.0, static_cast<double>(size.head_dim));
     size.score_factor = mult / (scaling.rule == Rule::umup ? dim : std::sqrt(dim));
+    require_shape(
+        (query_offset == 0 && segments.empty()) ||
+            size_sum(name, {query_offset, positions}) <= size.keys,
+        name,
+        [&] { return "queries that end with the last key, from " + std::to_string(query_offset); },
+        q, k);
+    if (rank >= 3 && q[0] != 0) size.slices_per_sequence = size.slices / q[0];
     if (!mask.empty()) {
-      const bool fits = rank >= 3 && (mask.shape() == Shape{q[0], size.keys} ||
-                                      mask.shape() == Shape{q[0], 1, size.keys});
+      const bool is_of_keys = rank >= 3 && mask.shape() == Shape{q[0], size.keys};
       // Where batch = queries, (queries, keys) would have the same shape.
-      require_shape(fits && (mask.shape().rank() != 2 || q[0] != size.queries || q[0] <= 1), name,
+      require_shape(!is_of_keys || q[0] != positions || q[0] <= 1, name,
                     "mask (batch, keys), or (batch, 1, keys) where batch = queries, for q "
                     "(batch, ..., queries, head_dim) and k",
                     mask.shape(), q, k);
-      size.mask = mask.data();
-      size.slices_per_mask_row = size.slices / q[0];
+      if (is_of_keys || (rank >= 3 && mask.shape() == Shape{q[0], 1, size.keys})) {
+        size.mask = {mask.data(), size.keys, 0, 0};
+      } else {
+        size.mask = matrix_of(mask, "mask", q, k);
+      }
+    }
+    if (!bias.empty()) size.bias = matrix_of(bias, "bias", q, k);
+    if (!segments.empty()) {
+      require_shape(rank >= 3 && segments.shape() == Shape{q[0], size.keys}, name,
+                    "segments (batch, keys) for q (batch, ..., queries, head_dim) and k",
+                    segments.shape(), q, k);
+      size.segments = segments.data();
     }
     if (r != nullptr) {
-      const std::size_t positions = size_sum(name, {size.queries, size.keys});
-      const std::size_t all = positions - std::min<std::size_t>(1, positions);
-      const bool from_zero = is_causal && size.queries == size.keys;
-      require_shape(rank >= 3 && r->rank() == 3 && (*r)[0] == q[rank - 3] &&
-                        (*r)[2] == size.head_dim &&
-                        ((*r)[1] == all || (from_zero && (*r)[1] == size.keys)),
-                    name,
-                    "r (heads, queries + keys - 1, head_dim), or (heads, keys, head_dim) if "
-                    "causal with queries = keys, for q (..., heads, queries, head_dim) and k",
-                    *r, q, k);
+      const std::size_t both = size_sum(name, {positions, size.keys});
+      const std::size_t all = both - std::min<std::size_t>(1, both);
+      const std::size_t from_zero = size_sum(name, {query_offset, positions});
+      require_shape(
+          rank >= 3 && groups == 1 && r->rank() == 3 && (*r)[0] == q[rank - 3] &&
+              (*r)[2] == size.head_dim &&
+              ((*r)[1] == all || (is_causal && from_zero <= size.keys && (*r)[1] == from_zero)),
+          name,
+          "r (heads, queries + keys - 1, head_dim), or (heads, query_offset + queries, "
+          "head_dim) if causal with as many keys or more, for q (..., heads, queries, "
+          "head_dim) and k of as many heads",
+          *r, q, k);
       size.heads = (*r)[0];
       size.distances = (*r)[1];
-      size.zero_distance = size.distances == all && size.keys > 0 ? size.keys - 1 : 0;
+      if (size.distances == all && size.keys > 0) {
+        size.zero_distance =
+            static_cast<std::ptrdiff_t>(size.keys - 1) - static_cast<std::ptrdiff_t>(query_offset);
+      }
     }
     return size;
   }
 
-  [[nodiscard]] Scales<4> factors(const kernels::AttentionSize& size) const {
+  /// Heads of queries that read one head of keys; 0 if the leading extents do not fit.
+  [[nodiscard]] static std::size_t groups_of(const Shape& q, const Shape& k) {
+    const std::size_t rank = q.rank();
+    if (rank < 2 || k.rank() != rank) return 0;
+    if (std::equal(q.begin(), q.end() - 2, k.begin())) return 1;
+    if (rank < 4 || !std::equal(q.begin(), q.end() - 3, k.begin())) return 0;
+    const std::size_t heads = q[rank - 3];
+    const std::size_t of_keys = k[rank - 3];
+    return of_keys != 0 && heads % of_keys == 0 ? heads / of_keys : 0;
+  }
+
+  /// The array as rows of keys for each query.
+  template <class T>
+  [[nodiscard]] static kernels::AttentionMatrix<T> matrix_of(const Array<T>& array,
+                                                             std::string_view what, const Shape& q,
+                                                             const Shape& k) {
+    const Shape& shape = array.shape();
+    const std::size_t rank = q.rank();
+    const auto fits = [](std::size_t extent, std::size_t all) {
+      return extent == 1 || extent == all;
+    };
+    require_shape(
+        rank == 4 && shape.rank() == 4 && fits(shape[0], q[0]) && fits(shape[1], q[1]) &&
+            fits(shape[2], q[2]) && shape[3] == k[2],
+        name,
+        [&] {
+          return std::string(what) +
+                 " (batch or 1, heads or 1, queries or 1, keys) for q (batch, heads, "
+                 "queries, head_dim) and k" +
+                 (what == "mask" ? ", or (batch, keys)" : "");
+        },
+        shape, q, k);
+    const std::size_t per_head = shape[2] * shape[3];
+    return {array.data(), shape[0] == 1 ? 0 : shape[1] * per_head, shape[1] == 1 ? 0 : per_head,
+            shape[2] == 1 ? 0 : shape[3]};
+  }
+
+  /// What factors depend on: the sizes of training, if they are known.
+  [[nodiscard]] kernels::AttentionSize trained(kernels::AttentionSize size) const {
+    if (context_length == 0) return size;
+    size.queries = size_product(name, {size.query_heads, context_length});
+    size.keys = context_length;
+    size.query_offset = 0;
+    return size;
+  }
+
+  [[nodiscard]] Scales<4> factors(const kernels::AttentionSize& call) const {
     Scales<4> s;
-    if (scaling.rule == Rule::none || size.queries == 0 || size.keys == 0) return s;
+    if (scaling.rule == Rule::none || call.queries == 0 || call.keys == 0) return s;
+    const kernels::AttentionSize size = trained(call);
     const auto queries = static_cast<double>(size.queries);
     const auto keys = static_cast<double>(size.keys);
     const auto dim = static_cast<double>(size.value_dim);
@@ -266,9 +367,8 @@ struct ScaledDotProductAttention {
     // A gradient of a weight is a sum over value_dim, which meets the score's factor.
     const double slope = size.score_factor * std::sqrt(std::max(1.0, dim));
     if (scaling.rule == Rule::umup) {
-      const double flat = (is_causal && size.keys > 1 ? std::log(keys) : 1) / keys;
-      s.forward = std::sqrt(kept) /
-                  moments::log_interpolate(1 / (1 + 4 * dim / variance), 1, std::sqrt(flat));
+      s.forward = std::sqrt(kept) / moments::log_interpolate(1 / (1 + 4 * dim / variance), 1,
+                                                             std::sqrt(mean_share(size)));
       s.backward = {s.forward, s.forward, s.forward, s.forward / slope};
     } else {
       s.forward = std::sqrt(kept / mean_square_sum(size, variance));
@@ -277,10 +377,24 @@ struct ScaledDotProductAttention {
                     s.forward / slope};
     }
     if (size.distances != 0 && size.slices != 0) {
-      const auto batch = static_cast<double>(size.slices) / static_cast<double>(size.heads);
-      s.backward[3] *= std::sqrt(static_cast<double>(size.distances) / (batch * queries));
+      const auto batch = static_cast<double>(call.slices) / static_cast<double>(call.heads);
+      s.backward[3] *= std::sqrt(static_cast<double>(call.distances) /
+                                 (batch * static_cast<double>(call.positions())));
     }
     return constrain<3>(scaling.effective_constraint(), s);
+  }
+
+  /// The mean over the queries of one over the keys that they see, as umup has it: for causal
+  /// queries and keys of one length, with the logarithm of the harmonic number.
+  [[nodiscard]] static double mean_share(const kernels::AttentionSize& size) {
+    const auto keys = static_cast<double>(size.keys);
+    if (size.keys <= 1) return 1;
+    const std::size_t window = size.window == 0 ? size.keys : std::min(size.window, size.keys);
+    if (!size.is_causal) {
+      return 1 / std::min(keys, size.window == 0 ? keys : 2 * static_cast<double>(window) - 1);
+    }
+    const auto width = static_cast<double>(window);
+    return (std::log(width) + (keys - width) / width) / keys;
   }
 
   /// The mean over the queries of E Σ_j p_ij², p_i the softmax of scores ~ N(0, variance).
@@ -293,13 +407,18 @@ struct ScaledDotProductAttention {
       const auto n = static_cast<double>(keys);
       return 1 / (1 + (n - 1) * (flat + (1 - flat) / (2 + std::sqrt(n * std::sqrt(n)))));
     };
-    if (!size.is_causal) return of_keys(size.keys);
+    if (!size.is_causal && size.window == 0) return of_keys(size.keys);
     double of_all = 0;
-    for (std::size_t i = 1; i <= std::min(size.queries, size.keys); ++i) of_all += of_keys(i);
-    if (size.queries > size.keys) {
-      of_all += static_cast<double>(size.queries - size.keys) * of_keys(size.keys);
+    std::size_t counted = 0;
+    const std::size_t positions = size.positions();
+    for (; counted < positions; ++counted) {
+      const auto seen = size.keys_of(size.query_offset + counted);
+      const std::size_t keys = seen.end - seen.begin;
+      if (keys == size.keys && size.window == 0) break;  // so do all that follow
+      of_all += of_keys(std::max<std::size_t>(1, keys));
     }
-    return of_all / static_cast<double>(size.queries);
+    of_all += static_cast<double>(positions - counted) * of_keys(size.keys);
+    return of_all / static_cast<double>(positions);
   }
 
   template <Precision P, class Q, class K, class V, class... R>
