@@ -200,9 +200,8 @@ inline std::string default_folder_name(const Options& options) {
   if (options.sweep_bits > 0) return "format-sweep-" + std::to_string(options.sweep_bits);
   const Variant& variant = options.variants.back();
   const bool is_compared =
-      std::count_if(options.variants.begin(), options.variants.end(), [&](const Variant& each) {
-        return each.simulation == variant.simulation && each.recipe == variant.recipe;
-      }) > 1;
+      std::count_if(options.variants.begin(), options.variants.end(),
+                    [&](const Variant& each) { return each.simulation == variant.simulation; }) > 1;
   if (is_compared) return "compare";
   return variant.precision + "-" + variant.scaling_name() +
          (variant.recipe.empty() ? "" : "-" + variant.recipe) +

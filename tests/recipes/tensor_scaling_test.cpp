@@ -704,8 +704,10 @@ TEST(Recipe, GivesItsStateToOneOfItsKind) {
   from.begin_step();
   EXPECT_EQ(operand_of(from, OperandRole::input, array_of({1})).scale(0), 4.0F / 448);
   TensorScaling without;
-  copy_state(from, without);
-  EXPECT_THROW(copy_state(without, from), std::invalid_argument);
+  expect_error<std::invalid_argument>([&] { copy_state(from, without); },
+                                      {"copy_state", "of one kind", "'history'"});
+  expect_error<std::invalid_argument>([&] { copy_state(without, from); },
+                                      {"copy_state", "of one kind", "'history'"});
 }
 
 /// Steps of two batches each, on an input that grows and shrinks.

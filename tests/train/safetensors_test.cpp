@@ -434,8 +434,11 @@ TEST_F(Safetensors, HoldsWhatAnEncodedArrayOfAFileOfOthersIsMadeFrom) {
                        scales.reinterpreted<std::uint8_t>(Shape{scales.size()}));
   EXPECT_EQ(w.decode(), Array<float>::filled({3, 40}, 3.0F));
   EXPECT_EQ(said_by([&] { return opened.encoded_array("w", w); }),
-            "'" + file.string() + "': has no array 'w' of a format chosen at run time, expected " +
+            "'" + file.string() + "': has no array 'w', expected " +
                 "float8_e5m2 with power_of_two scales of tiles of 1 x 32, (3, 40)");
+  EXPECT_EQ(said_by([&] { return opened.encoded_array("w.elements", w); }),
+            "'" + file.string() + "': array 'w.elements' is F8_E5M2, expected " +
+                "float8_e5m2 with power_of_two scales of tiles of 1 x 32, (3, 40) in codes");
 }
 
 TEST_F(Safetensors, AddsNothingOfAnEncodedArrayWhoseNameIsTaken) {

@@ -21,6 +21,7 @@
 
 #include "unit_scaling/autograd/recipe_of_tape.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encode.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
@@ -88,19 +89,31 @@ class Recipe : public RecipeOfTape {
 
 /// Gives a recipe the state that another one of the same kind has: so a tape for validation has one
 /// of its own, which learns nothing that training is to go on with.
-/// @throws std::invalid_argument if they are not of one kind.
+/// @throws std::invalid_argument if they are not of one kind, that is if their states differ in
+/// name
+///         or type. Nothing is copied then.
 inline void copy_state(RecipeOfTape& from, RecipeOfTape& to) {
-  std::map<std::string, std::any, std::less<>> states;
-  from.for_each_state(
-      [&]<class T>(std::string_view name, const T& state) { states.emplace(name, state); });
-  to.for_each_state([&]<class T>(std::string_view name, T& state) {
-    const auto found = states.find(name);
-    const T* const value = found == states.end() ? nullptr : std::any_cast<T>(&found->second);
-    if (value == nullptr) {
-      throw std::invalid_argument("copy_state: expected two recipes of one kind, got one without " +
-                                  std::string(name));
+  const auto states_of = [](RecipeOfTape& recipe) {
+    std::map<std::string, std::any, std::less<>> states;
+    recipe.for_each_state(
+        [&]<class T>(std::string_view name, const T& state) { states.emplace(name, state); });
+    return states;
+  };
+  const auto states = states_of(from);
+  const auto before = states_of(to);
+  const auto require_within = [](const auto& some, const auto& others) {
+    for (const auto& [name, state] : some) {
+      const auto found = others.find(name);
+      if (found != others.end() && found->second.type() == state.type()) continue;
+      throw std::invalid_argument(
+          "copy_state: expected two recipes of one kind, got one without the other's state " +
+          in_quotes(name));
     }
-    state = *value;
+  };
+  require_within(states, before);
+  require_within(before, states);
+  to.for_each_state([&]<class T>(std::string_view name, T& state) {
+    state = *std::any_cast<T>(&states.find(name)->second);
   });
 }
 

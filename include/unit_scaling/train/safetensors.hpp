@@ -421,8 +421,11 @@ class SafetensorsFile {
           header_.metadata.find(std::string(detail::safetensors_encoding_key) + name);
       const std::string expected = detail::safetensors_encoding(like);
       if (found == header_.metadata.end()) {
-        fail("has no array " + in_quotes(name) + " of a format chosen at run time, expected " +
-             expected);
+        const auto plain = header_.infos.find(name);
+        fail(plain == header_.infos.end()
+                 ? "has no array " + in_quotes(name) + ", expected " + expected
+                 : "array " + in_quotes(name) + " is " + plain->second.type + ", expected " +
+                       expected + " in codes");
       }
       if (found->second != expected) {
         fail("array " + in_quotes(name) + " is " + printable(found->second) + ", expected " +
