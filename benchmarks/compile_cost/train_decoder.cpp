@@ -9,7 +9,9 @@ namespace us = unit_scaling;
 
 int main() {
   us::nn::Initialiser initialiser(/*seed=*/1);
-  us::nn::TransformerDecoder model(initialiser, 64, {.hidden_size = 32, .layers = 2, .heads = 2});
+  us::nn::TransformerDecoder model(
+      initialiser, 64, {.hidden_size = 32, .context_length = 17, .layers = 2, .heads = 2},
+      {.positions = us::nn::PositionKind::none});
   us::optim::AdamW adam(us::optim::parameters_of(model));
   us::Array<std::int32_t> ids({4, 17});
   for (std::size_t i = 0; i < ids.size(); ++i) {

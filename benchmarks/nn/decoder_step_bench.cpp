@@ -34,9 +34,12 @@ template <class P, std::size_t hidden_size> void decoder_step(benchmark::State& 
   constexpr double learning_rate = 0x1p-6;
   unit_scaling::set_thread_count(static_cast<std::size_t>(state.range(0)));
   nn::Initialiser initialiser(1, scaling::umup);
-  nn::TransformerDecoder model(
-      initialiser, vocabulary,
-      {.hidden_size = hidden_size, .layers = 4, .heads = hidden_size / head_dim});
+  nn::TransformerDecoder model(initialiser, vocabulary,
+                               {.hidden_size = hidden_size,
+                                .context_length = positions,
+                                .layers = 4,
+                                .heads = hidden_size / head_dim},
+                               {.positions = nn::PositionKind::none});
   optim::AdamW optimiser(optim::parameters_of(model),
                          {.weight_decay = 0x1p-13, .rule = unit_scaling::Rule::umup});
   const auto ids = random_ids({batch, positions}, vocabulary);

@@ -72,6 +72,7 @@ class DecoderTask {
               const Settings& settings, std::uint64_t seed)
       : model_(initialiser, corpus.vocabulary_size(),
                {.hidden_size = settings.hidden_size,
+                .context_length = window + 1,
                 .layers = settings.layers,
                 .heads = std::max<std::size_t>(1, settings.hidden_size / 64),
                 .rotary_base = 10000}),

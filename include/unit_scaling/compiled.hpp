@@ -108,45 +108,48 @@
                                                  const Array<std::int32_t>&, const Variable<P>&)
 
 /// The modules.
-#define UNIT_SCALING_COMPILED_MODULES(declare, P)                                                  \
-  declare template Variable<P> nn::Conv1d::operator()(const Variable<P>&) const;                   \
-  declare template Variable<P> nn::Dropout::operator()(const Variable<P>&) const;                  \
-  declare template Variable<P> nn::FeedForward::operator()(const Variable<P>&) const;              \
-  declare template Variable<P> nn::LayerNorm::operator()(const Variable<P>&) const;                \
-  declare template Variable<P> nn::Linear::operator()(const Variable<P>&) const;                   \
-  declare template Variable<P> nn::LinearReadout::operator()(const Variable<P>&) const;            \
-  declare template Variable<P> nn::Norm::operator()(const Variable<P>&) const;                     \
-  declare template Variable<P> nn::RecurrentHighway::operator()(const Variable<P>&) const;         \
-  declare template Variable<P> nn::RmsNorm::operator()(const Variable<P>&) const;                  \
-  declare template Variable<P> nn::SwiGlu::operator()(const Variable<P>&) const;                   \
-  declare template Variable<P> nn::TokenMixing::operator()(const Variable<P>&) const;              \
-  declare template Variable<P> nn::BertPooler::operator()(const Variable<P>&) const;               \
-  declare template Variable<P> nn::BertClassifier::operator()(const Variable<P>&) const;           \
-  declare template Variable<P> nn::Linear::after(const ops::Gelu&, const Variable<P>&) const;      \
-  declare template Variable<P> nn::Embedding::operator()(Tape<P>&, const Array<std::int32_t>&)     \
-      const;                                                                                       \
-  declare template Variable<P> nn::InputEmbedding::operator()(                                     \
-      Tape<P>&, const Array<std::int32_t>&, const Array<std::int32_t>&) const;                     \
-  declare template Variable<P> nn::MultiHeadAttention::operator()(                                 \
-      const Variable<P>&, const Array<std::int32_t>&) const;                                       \
-  declare template Variable<P> nn::TransformerLayer::operator()(const Variable<P>&,                \
-                                                                const Array<std::int32_t>&) const; \
-  declare template Variable<P> nn::TransformerStack::operator()(const Variable<P>&,                \
-                                                                const Array<std::int32_t>&) const; \
-  declare template Variable<P> nn::TransformerEncoder::operator()(                                 \
-      Tape<P>&, const Array<std::int32_t>&, const Array<std::int32_t>&,                            \
-      const Array<std::int32_t>&) const;                                                           \
-  declare template Variable<P> nn::TransformerDecoder::operator()(                                 \
-      Tape<P>&, const Array<std::int32_t>&, const Array<std::int32_t>&) const;                     \
-  declare template Variable<P, typename P::compute> nn::TransformerDecoder::next_token_loss(       \
-      Tape<P>&, const Array<std::int32_t>&) const;                                                 \
-  declare template Variable<P> nn::Bert::operator()(Tape<P>&, const Array<std::int32_t>&,          \
-                                                    const Array<std::int32_t>&,                    \
-                                                    const Array<std::int32_t>&) const;             \
-  declare template Variable<P> nn::Bert::masked_token_logits(const Variable<P>&,                   \
-                                                             const Array<std::int32_t>&) const;    \
-  declare template nn::BertSpan::Logits<P> nn::BertSpan::operator()(const Variable<P>&) const;     \
-  declare template Variable<P> nn::BertMlp::operator()(Tape<P>&, const Array<std::int32_t>&,       \
+#define UNIT_SCALING_COMPILED_MODULES(declare, P)                                               \
+  declare template Variable<P> nn::Conv1d::operator()(const Variable<P>&) const;                \
+  declare template Variable<P> nn::Dropout::operator()(const Variable<P>&) const;               \
+  declare template Variable<P> nn::FeedForward::operator()(const Variable<P>&) const;           \
+  declare template Variable<P> nn::LayerNorm::operator()(const Variable<P>&) const;             \
+  declare template Variable<P> nn::Linear::operator()(const Variable<P>&) const;                \
+  declare template Variable<P> nn::LinearReadout::operator()(const Variable<P>&) const;         \
+  declare template Variable<P> nn::Norm::operator()(const Variable<P>&) const;                  \
+  declare template Variable<P> nn::RecurrentHighway::operator()(const Variable<P>&) const;      \
+  declare template Variable<P> nn::RmsNorm::operator()(const Variable<P>&) const;               \
+  declare template Variable<P> nn::SwiGlu::operator()(const Variable<P>&) const;                \
+  declare template Variable<P> nn::TokenMixing::operator()(const Variable<P>&) const;           \
+  declare template Variable<P> nn::BertPooler::operator()(const Variable<P>&) const;            \
+  declare template Variable<P> nn::BertClassifier::operator()(const Variable<P>&) const;        \
+  declare template Variable<P> nn::Linear::after(const ops::Gelu&, const Variable<P>&) const;   \
+  declare template Variable<P> nn::Embedding::operator()(Tape<P>&, const Array<std::int32_t>&)  \
+      const;                                                                                    \
+  declare template Variable<P> nn::InputEmbedding::operator()(                                  \
+      Tape<P>&, const Array<std::int32_t>&, const Array<std::int32_t>&, std::size_t) const;     \
+  declare template Variable<P> nn::MultiHeadAttention::operator()(                              \
+      const Variable<P>&, const nn::AttentionContext<P>&) const;                                \
+  declare template Variable<P> nn::TransformerLayer::operator()(                                \
+      const Variable<P>&, const nn::AttentionContext<P>&) const;                                \
+  declare template Variable<P> nn::TransformerStack::operator()(                                \
+      const Variable<P>&, const nn::AttentionContext<P>&) const;                                \
+  declare template Variable<P> nn::TransformerEncoder::operator()(                              \
+      Tape<P>&, const Array<std::int32_t>&, const nn::AttentionContext<P>&,                     \
+      const Array<std::int32_t>&) const;                                                        \
+  declare template Variable<P> nn::TransformerDecoder::operator()(                              \
+      Tape<P>&, const Array<std::int32_t>&, const nn::AttentionContext<P>&) const;              \
+  declare template Variable<P> nn::TransformerDecoder::next_token_logits(                       \
+      Tape<P>&, const Array<std::int32_t>&, const nn::AttentionContext<P>&) const;              \
+  declare template Variable<P, typename P::compute> nn::TransformerDecoder::next_token_loss(    \
+      Tape<P>&, const Array<std::int32_t>&, const nn::AttentionContext<P>&,                     \
+      std::optional<std::int32_t>) const;                                                       \
+  declare template Variable<P> nn::Bert::operator()(Tape<P>&, const Array<std::int32_t>&,       \
+                                                    const Array<std::int32_t>&,                 \
+                                                    const Array<std::int32_t>&) const;          \
+  declare template Variable<P> nn::Bert::masked_token_logits(const Variable<P>&,                \
+                                                             const Array<std::int32_t>&) const; \
+  declare template nn::BertSpan::Logits<P> nn::BertSpan::operator()(const Variable<P>&) const;  \
+  declare template Variable<P> nn::BertMlp::operator()(Tape<P>&, const Array<std::int32_t>&,    \
                                                        const Array<std::int32_t>&) const
 
 /// What takes a step with the gradients on a tape.

@@ -143,12 +143,16 @@ inline std::vector<ModelStep> model_steps() {
             "TransformerEncoder" + where, rules,
             std::make_unique<nn::TransformerEncoder>(
                 initialiser, vocabulary,
-                nn::TransformerConfig{
-                    .hidden_size = 8, .layers = 2, .heads = 2, .norm_placement = placement}),
+                nn::TransformerConfig{.hidden_size = 8,
+                                      .context_length = 4,
+                                      .layers = 2,
+                                      .heads = 2,
+                                      .norm_placement = placement},
+                nn::InputEmbedding::Options{.positions = nn::PositionKind::none}),
             [rules](const nn::TransformerEncoder& model, Fp64& tape) {
               // The last two positions of the second sequence are padding.
               const unit_scaling::Array<std::int32_t> mask({2, 4}, {1, 1, 1, 1, 1, 1, 0, 0});
-              const auto y = model(tape, id_array({2, 4}, vocabulary, 1), mask);
+              const auto y = model(tape, id_array({2, 4}, vocabulary, 1), {.mask = mask});
               return unit_scaling::ops::mse_loss(
                   y, tape.constant(normal_array<double>(y.shape(), 2)), {.scaling = rules});
             }));

@@ -13,7 +13,8 @@ namespace us = unit_scaling;
 int main() {
   us::nn::Initialiser initialiser(/*seed=*/1);
   us::nn::TransformerDecoder model(
-      initialiser, 61, {.hidden_size = 48, .layers = 2, .heads = 3, .dropout = 0.1},
+      initialiser, 61,
+      {.hidden_size = 48, .context_length = 19, .layers = 2, .heads = 3, .dropout = 0.1},
       {.positions = us::nn::PositionKind::learned, .max_positions = 19});
   us::optim::AdamW adam(us::optim::parameters_of(model));
   us::Array<std::int32_t> ids({5, 19});

@@ -49,7 +49,9 @@ void expect_refused(std::string_view op, std::string_view attribute, const Make&
   }
 }
 
-nn::TransformerConfig config() { return {.hidden_size = 4, .heads = 2}; }
+nn::TransformerConfig config() {
+  return {.hidden_size = 4, .context_length = 3, .heads = 2, .rotary_base = 10000};
+}
 
 TEST(ModuleAttributes, ThatCanOnlyEndInNaNAreRefusedWhenTheModuleIsMade) {
   using nn::Initialiser;
@@ -176,7 +178,9 @@ TEST(ModuleSizes, OfZeroThatLeaveNothingToTrainAreRefusedByName) {
                       [](Initialiser& i) { nn::TransformerDecoder(i, 0, config()); });
   expect_size_refused("hidden_size", [](Initialiser& i) { nn::InputEmbedding(i, "e", 40, 0, {}); });
   expect_size_refused("expansion", [](Initialiser& i) {
-    nn::TransformerDecoder(i, 40, {.hidden_size = 4, .heads = 2, .expansion = 0});
+    nn::TransformerDecoder(
+        i, 40,
+        {.hidden_size = 4, .context_length = 3, .heads = 2, .expansion = 0, .rotary_base = 10000});
   });
   expect_size_refused("max_positions", [](Initialiser& i) {
     nn::Bert(i, {.vocabulary_size = 40, .max_positions = 0, .transformer = config()});
@@ -190,7 +194,8 @@ TEST(ModuleSizes, OfZeroThatLeaveNothingToTrainAreRefusedByName) {
       "expansion", [](Initialiser& i) { nn::BertMlp(i, {.vocabulary_size = 40, .expansion = 0}); });
   // No layers are a model of embeddings and a read-out, which trains.
   Initialiser initialiser(1);
-  nn::TransformerDecoder(initialiser, 40, {.hidden_size = 4, .layers = 0});
+  nn::TransformerDecoder(
+      initialiser, 40, {.hidden_size = 4, .context_length = 3, .layers = 0, .rotary_base = 10000});
   nn::BertMlp(initialiser, {.vocabulary_size = 40, .layers = 0});
 }
 

@@ -240,7 +240,9 @@ TEST(MovedModule, OfSeveralModulesIsCorrectOrAnErrorByName) {
   }
 }
 
-nn::TransformerConfig config() { return {.hidden_size = 4, .heads = 2, .dropout = 0.25}; }
+nn::TransformerConfig config() {
+  return {.hidden_size = 4, .context_length = 5, .heads = 2, .dropout = 0.25, .rotary_base = 10000};
+}
 
 TEST(MovedModule, ThatIsAModelIsCorrectOrAnErrorByName) {
   check_of_x("TransformerLayer",

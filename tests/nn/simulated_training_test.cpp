@@ -73,9 +73,14 @@ struct DecoderRun {
   }
 };
 
-const nn::TransformerConfig rotary_swiglu{
-    .hidden_size = 16, .layers = 2, .heads = 2, .dropout = 0.1, .rotary_base = 10000};
+const nn::TransformerConfig rotary_swiglu{.hidden_size = 16,
+                                          .context_length = 9,
+                                          .layers = 2,
+                                          .heads = 2,
+                                          .dropout = 0.1,
+                                          .rotary_base = 10000};
 const nn::TransformerConfig relative_gelu{.hidden_size = 16,
+                                          .context_length = 9,
                                           .layers = 1,
                                           .heads = 2,
                                           .norm = nn::NormKind::layer_norm,

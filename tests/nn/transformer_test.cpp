@@ -97,15 +97,15 @@ TEST(MultiHeadAttention, TakesItsMaskForOneOfKeysWhateverTheSizes) {
     for (std::size_t j = 0; j < 8; ++j) other.mutable_data()[i * 8 + j] = 100;
   }
   Tape<precision::fp32> tape;
-  const auto y = attention(tape.constant(x), mask).value();
-  const auto of_other = attention(tape.constant(other), mask).value();
+  const auto y = attention(tape.constant(x), {.mask = mask}).value();
+  const auto of_other = attention(tape.constant(other), {.mask = mask}).value();
   for (std::size_t i = 0; i < n * n; ++i) {
     if (mask.data()[i] == 0) continue;
     for (std::size_t j = 0; j < 8; ++j) EXPECT_EQ(y.row(i)[j], of_other.row(i)[j]);
   }
   expect_shape_error(
       [&] {
-        (void)attention(tape.constant(x), Array<std::int32_t>::filled({n, 1, n}, 1));
+        (void)attention(tape.constant(x), {.mask = Array<std::int32_t>::filled({n, 1, n}, 1)});
       },
       {"MultiHeadAttention", "(batch, positions)"});
 }
@@ -175,7 +175,9 @@ TEST(Bert, AReadOutOfItsOwnReplacesTheTiedOne) {
   EXPECT_TRUE(found);
 }
 
-nn::TransformerConfig small_decoder() { return {.hidden_size = 32, .layers = 2, .heads = 4}; }
+nn::TransformerConfig small_decoder() {
+  return {.hidden_size = 32, .context_length = 10, .layers = 2, .heads = 4};
+}
 
 TEST(TransformerDecoder, NoPositionSeesALaterOne) {
   for (const auto positions :
@@ -249,7 +251,7 @@ TEST(MultiHeadAttention, RelativePositionsAreThoseOfTheDistanceAlone) {
   std::fill_n(mask.mutable_data(), 3, 0);
   Fp32 tape;
   const auto expected = attention(tape.input(x)).value();
-  const auto y = attention(tape.input(shifted), mask);
+  const auto y = attention(tape.input(shifted), {.mask = mask});
   for (std::size_t i = 0; i < 5; ++i) {
     for (std::size_t c = 0; c < 32; ++c) {
       EXPECT_NEAR(y.value().row(i + 3)[c], expected.row(i)[c], 1e-5);
@@ -279,7 +281,8 @@ TEST(TransformerDecoder, DropsInTrainingOnly) {
   nn::TransformerConfig config = small_decoder();
   config.dropout = 0.1;
   nn::Initialiser initialiser(1);
-  const nn::TransformerDecoder model(initialiser, vocabulary, config);
+  const nn::TransformerDecoder model(initialiser, vocabulary, config,
+                                     {.positions = nn::PositionKind::none});
   const auto ids = id_array({2, 6}, vocabulary, 1);
   Fp32 training;
   Fp32 inference(TapeMode::inference);
@@ -289,7 +292,8 @@ TEST(TransformerDecoder, DropsInTrainingOnly) {
 
 TEST(TransformerDecoder, ParametersInsideTheStackKnowItsDepth) {
   nn::Initialiser initialiser(1, scaling::umup);
-  nn::TransformerDecoder model(initialiser, vocabulary, small_decoder());
+  nn::TransformerDecoder model(initialiser, vocabulary, small_decoder(),
+                               {.positions = nn::PositionKind::none});
   std::map<std::string, ParameterKind> kinds;
   for (const Parameter* parameter : optim::parameters_of(model)) {
     EXPECT_EQ(parameter->depth.has_value(), parameter->name.starts_with("layers."))

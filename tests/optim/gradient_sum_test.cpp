@@ -203,6 +203,7 @@ TEST(GradientSum, OfAnySplitIsTheGradientOfTheWholeBatchForADecoder) {
       nn::TransformerDecoder decoder(
           initialiser, vocabulary,
           {.hidden_size = 8,
+           .context_length = window,
            .layers = 2,
            .heads = 2,
            .relative_frequencies = positions == nn::PositionKind::none ? std::size_t{4} : 0},

@@ -50,22 +50,26 @@ const RegisterOp layer("module_transformer_layer", [](auto& run) {
   run.peer_rounds_to_single(2);
   run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
+  const auto x = run.input("input");
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
+      .context_length = x.shape()[1],
       .heads = run.template parameter<std::size_t>("heads", 1),
       .is_causal = run.template parameter<bool>("is_causal", false)};
   nn::TransformerLayer module(initialiser, "module", config,
                               run.template parameter<double>("mhsa_tau", 1),
                               run.template parameter<double>("mlp_tau", 1));
   run.load(module, without_first_name);
-  run.finish(module(run.input("input")));
+  run.finish(module(x));
 });
 
 const RegisterOp stack("module_transformer_stack", [](auto& run) {
   run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
+  const auto x = run.input("input");
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
+      .context_length = x.shape()[1],
       .layers = run.template parameter<std::size_t>("layers", 1),
       .heads = run.template parameter<std::size_t>("heads", 1),
       .is_causal = run.template parameter<bool>("is_causal", false),
@@ -73,24 +77,26 @@ const RegisterOp stack("module_transformer_stack", [](auto& run) {
   run.peer_rounds_to_single(2 * config.layers);
   nn::TransformerStack module(initialiser, "module", config);
   run.load(module, without_first_name);
-  run.finish(module(run.input("input")));
+  run.finish(module(x));
 });
 
 const RegisterOp decoder("module_transformer_decoder", [](auto& run) {
   run.expect_no_dropout("dropout_p");
   nn::Initialiser initialiser(0, scaling::umup);
+  const auto ids = run.indices("input_ids");
   const nn::TransformerConfig config{
       .hidden_size = run.template parameter<std::size_t>("hidden_size", 0),
+      .context_length = ids.columns(),
       .layers = run.template parameter<std::size_t>("layers", 1),
       .heads = run.template parameter<std::size_t>("heads", 1),
       .residual_rule = residual_rule(run)};
   run.peer_rounds_to_single(2 * config.layers + 1);
   nn::TransformerDecoder module(initialiser, run.template parameter<std::size_t>("vocab_size", 0),
-                                config);
+                                config, {.positions = nn::PositionKind::none});
   run.load(module, [](const std::string& name) {
     return name == "embedding.table" ? std::string("embedding.weight") : name;
   });
-  run.finish(module.next_token_loss(run.tape(), run.indices("input_ids")));
+  run.finish(module.next_token_loss(run.tape(), ids));
 });
 
 }  // namespace module_vectors_test

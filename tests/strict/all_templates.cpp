@@ -18,8 +18,9 @@ template <us::Precision P> void use(us::TapeMode mode) {
   us::Tape<P> tape(mode);
   tape.use_recipe(us::Simulation::parse("e3m4/e5m2"));
   us::nn::Initialiser initialiser(1, us::scaling::umup);
-  us::nn::TransformerDecoder decoder(initialiser, 11,
-                                     {.hidden_size = 8, .heads = 2, .relative_frequencies = 4});
+  us::nn::TransformerDecoder decoder(
+      initialiser, 11,
+      {.hidden_size = 8, .context_length = 4, .heads = 2, .relative_frequencies = 4});
   us::nn::Bert bert(initialiser, us::nn::bert_config(11, 8, 1, 2));
   us::nn::BertClassifier classifier(initialiser, "classifier", 8, 2);
   us::nn::BertSpan span(initialiser, "span", 8);

@@ -27,6 +27,7 @@ struct TransformerVariant {
     for (const std::string positions : {"rotary", "relative", "learned", "sinusoidal"}) {
       nn::TransformerConfig config{
           .hidden_size = 8,
+          .context_length = 6,
           .layers = 2,
           .heads = 2,
           .norm_placement = placement,

@@ -44,7 +44,9 @@ constexpr std::size_t vocabulary = 11;
 struct Model {
   nn::Initialiser initialiser{7};
   nn::TransformerDecoder decoder{
-      initialiser, vocabulary, {.hidden_size = 12, .heads = 2, .rotary_base = 10000.0}};
+      initialiser,
+      vocabulary,
+      {.hidden_size = 12, .context_length = 8, .heads = 2, .rotary_base = 10000.0}};
   std::vector<Parameter*> parameters = optim::parameters_of(decoder);
 };
 

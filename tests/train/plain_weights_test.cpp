@@ -66,11 +66,13 @@ nn::TransformerDecoder torch_transformer(const Scaling& rules) {
   return {initialiser,
           11,
           {.hidden_size = 16,
+           .context_length = 8,
            .heads = 2,
            .expansion = 2,
            .norm = nn::NormKind::layer_norm,
            .mlp = nn::MlpKind::gelu,
-           .attention_bias = true}};
+           .attention_bias = true},
+          {.positions = nn::PositionKind::none}};
 }
 
 /// The largest distance of the logits from PyTorch's, over their root mean square.

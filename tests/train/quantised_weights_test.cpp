@@ -226,7 +226,8 @@ TEST(QuantisedWeights, ThatAreReadElsewhereHaveTheirNumbersInTheFileToo) {
 TEST(QuantisedWeights, OfADecoderWithAttentionComputeWhatTheQuantisedModelComputes) {
   const TemporaryFolder folder;
   const auto path = folder.path() / "model.safetensors";
-  const nn::TransformerConfig config{.hidden_size = 16, .heads = 2};
+  const nn::TransformerConfig config{
+      .hidden_size = 16, .context_length = 8, .heads = 2, .rotary_base = 10000};
   nn::Initialiser initialiser(1);
   nn::TransformerDecoder model(initialiser, 11, config);
   nn::Initialiser another(2);

@@ -130,10 +130,14 @@ struct DecoderRun {
 
   [[nodiscard]] static nn::TransformerDecoder model() {
     nn::Initialiser initialiser(2, scaling::umup);
-    return nn::TransformerDecoder(
-        initialiser, 53,
-        {.hidden_size = 42, .layers = 2, .heads = 3, .dropout = 0.1, .rotary_base = 10000},
-        {.positions = nn::PositionKind::learned, .max_positions = 37});
+    return nn::TransformerDecoder(initialiser, 53,
+                                  {.hidden_size = 42,
+                                   .context_length = 37,
+                                   .layers = 2,
+                                   .heads = 3,
+                                   .dropout = 0.1,
+                                   .rotary_base = 10000},
+                                  {.positions = nn::PositionKind::learned, .max_positions = 37});
   }
   [[nodiscard]] static Optimiser optimiser(nn::TransformerDecoder& model) {
     return Optimiser(optim::parameters_of(model), {.weight_decay = 0x1p-13, .rule = Rule::umup});
@@ -154,6 +158,7 @@ struct RelativeDecoderRun {
     nn::Initialiser initialiser(3, scaling::paper);
     return nn::TransformerDecoder(initialiser, 53,
                                   {.hidden_size = 34,
+                                   .context_length = 37,
                                    .layers = 2,
                                    .heads = 2,
                                    .expansion = 3,

@@ -379,9 +379,13 @@ TEST(WeightFolding, IsAsGoodInAPreNormStackWhoseEpsilonIsSmall) {
   for (const auto norm : {nn::NormKind::layer_norm, nn::NormKind::rms_norm}) {
     const auto make = [=](const Scaling& rules) {
       nn::Initialiser initialiser(1, rules);
-      return nn::TransformerDecoder(
-          initialiser, vocabulary,
-          {.hidden_size = 8, .heads = 2, .norm = norm, .norm_epsilon = 1e-12});
+      return nn::TransformerDecoder(initialiser, vocabulary,
+                                    {.hidden_size = 8,
+                                     .context_length = 6,
+                                     .heads = 2,
+                                     .norm = norm,
+                                     .norm_epsilon = 1e-12,
+                                     .rotary_base = 10000});
     };
     auto plain = make(scaling::none);
     auto unit = make(scaling::paper);
@@ -390,6 +394,32 @@ TEST(WeightFolding, IsAsGoodInAPreNormStackWhoseEpsilonIsSmall) {
     EXPECT_EQ(folding.normalisations.size(), 4U);
     train::plain_to_unit(plain, unit, folding);
     EXPECT_LT(forward_distance(plain, unit, forward), 1e-5);
+  }
+}
+
+TEST(WeightFolding, OfADecoderHoldsAtEveryLength) {
+  for (const Scaling& rules : {scaling::paper, scaling::umup}) {
+    const auto make = [](const Scaling& with) {
+      nn::Initialiser initialiser(1, with);
+      return nn::TransformerDecoder(initialiser, vocabulary,
+                                    {.hidden_size = 8,
+                                     .context_length = 9,
+                                     .heads = 2,
+                                     .norm_epsilon = 1e-12,
+                                     .rotary_base = 10000});
+    };
+    auto plain = make(scaling::none);
+    auto unit = make(rules);
+    perturb(plain);
+    const auto of_length = [](std::size_t length) {
+      return [length](const auto& model, auto& tape) {
+        return model(tape, id_array({2, length}, vocabulary, 1));
+      };
+    };
+    train::plain_to_unit(plain, unit, fold_weights(plain, unit, of_length(5)));
+    for (const std::size_t length : {1U, 5U, 9U, 12U}) {
+      EXPECT_LT(forward_distance(plain, unit, of_length(length)), 1e-5) << length;
+    }
   }
 }
 
@@ -478,9 +508,11 @@ TEST(WeightFolding, RefusesAFactorThatNoWeightCanTakeUp) {
         (void)fold(
             [](nn::Initialiser& initialiser) {
               const double tau = initialiser.scaling().rule == Rule::none ? 0.5 : 0.0;
-              return nn::TransformerLayer(
-                  initialiser, "layer",
-                  {.hidden_size = 8, .norm_placement = nn::NormPlacement::post}, tau, 0.5);
+              return nn::TransformerLayer(initialiser, "layer",
+                                          {.hidden_size = 8,
+                                           .context_length = 6,
+                                           .norm_placement = nn::NormPlacement::post},
+                                          tau, 0.5);
             },
             scaling::paper, on_hidden);
       },
@@ -490,7 +522,8 @@ TEST(WeightFolding, RefusesAFactorThatNoWeightCanTakeUp) {
       [&] {
         (void)fold(
             [](nn::Initialiser& initialiser) {
-              return nn::TransformerLayer(initialiser, "layer", {.hidden_size = 8}, 0.5, 0.5);
+              return nn::TransformerLayer(initialiser, "layer",
+                                          {.hidden_size = 8, .context_length = 6}, 0.5, 0.5);
             },
             scaling::umup, on_hidden);
       },

@@ -31,12 +31,19 @@ struct BertConfig {
   /// The masked-token head multiplies with the table of tokens instead of a weight of its own.
   bool tied_readout = true;
 
+  /// `transformer`, whose context_length is `max_positions` if it says none.
+  [[nodiscard]] TransformerConfig of_positions() const {
+    TransformerConfig config = transformer;
+    if (config.context_length == 0) config.context_length = max_positions;
+    return config;
+  }
+
   /// What a Bert asks when it is made.
   /// @throws DomainError if `vocabulary_size` or `max_positions` is 0, or as TransformerConfig.
   void require_attributes() const {
     require_size("BertConfig", "vocabulary_size", vocabulary_size);
     require_size("BertConfig", "max_positions", max_positions);
-    transformer.require_attributes();
+    of_positions().require_attributes();
   }
 };
 
@@ -62,7 +69,7 @@ class Bert {
   /// @throws DomainError as BertConfig; DomainError and ShapeError as TransformerEncoder.
   Bert(Initialiser& initialiser, const BertConfig& config)
       : scaling_((config.require_attributes(), initialiser.scaling())),
-        encoder_(initialiser, config.vocabulary_size, config.transformer,
+        encoder_(initialiser, config.vocabulary_size, config.of_positions(),
                  {.positions = PositionKind::learned,
                   .max_positions = config.max_positions,
                   .segments = config.segments}),
@@ -101,6 +108,11 @@ class Bert {
     if (tied_bias_) visit(*tied_bias_);
   }
 
+  /// Shows the other states, those of attention, to `visit(name, state)`.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    encoder_.for_each_state(visit);
+  }
+
  private:
   Scaling scaling_;
   TransformerEncoder encoder_;
@@ -114,7 +126,7 @@ template <Precision P>
 Variable<P> Bert::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                              const Array<std::int32_t>& mask,
                              const Array<std::int32_t>& segments) const {
-  return encoder_(tape, ids, mask, segments);
+  return encoder_(tape, ids, {.mask = mask}, segments);
 }
 
 template <Precision P>

@@ -57,6 +57,13 @@ template <class Module> class DepthModuleList {
     for (Module& module : modules_) module.for_each_parameter(visit);
   }
 
+  /// Shows the other states of the layers to `visit(name, state)`.
+  template <class Visitor>
+  requires requires(Module& module, const Visitor& visit) { module.for_each_state(visit); }
+  void for_each_state(const Visitor& visit) {
+    for (Module& module : modules_) module.for_each_state(visit);
+  }
+
  private:
   std::vector<Module> modules_;
 };

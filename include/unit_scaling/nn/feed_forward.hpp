@@ -20,11 +20,12 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 /// @see Blake et al. 2023, arXiv:2303.11257, listing of the scaled FFN.
 class FeedForward {
  public:
+  /// @param form GPT-2 and the first BERT code have the tanh approximation.
   FeedForward(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
-              std::size_t inner_size)
+              std::size_t inner_size, ops::GeluForm form = ops::GeluForm::erf)
       : name_(name),
         up_(initialiser, name + ".up", hidden_size, inner_size),
-        gelu_{.scaling = initialiser.scaling()},
+        gelu_{.scaling = initialiser.scaling(), .form = form},
         down_(initialiser, name + ".down", inner_size, hidden_size) {}
 
   template <Precision P> [[nodiscard]] Variable<P> operator()(const Variable<P>& x) const;

@@ -22,7 +22,7 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// How a model tells positions apart at its input.
 enum class PositionKind {
-  none,        ///< not at all, or inside attention (rotary)
+  none,        ///< not at all, or inside attention: rotary or relative positions
   learned,     ///< a table of parameters
   sinusoidal,  ///< a fixed table
 };
@@ -34,7 +34,8 @@ enum class PositionKind {
 class InputEmbedding {
  public:
   struct Options {
-    PositionKind positions = PositionKind::none;
+    /// Nothing said: none. A transformer without positions inside attention wants to be told.
+    std::optional<PositionKind> positions = std::nullopt;
     std::size_t max_positions = 0;  ///< rows of the table of positions; 0 only if there is none
     std::size_t segments = 0;       ///< rows of the table of segments; 0: no segments
   };
@@ -46,12 +47,13 @@ class InputEmbedding {
                  std::size_t hidden_size, const Options& options)
       : name_((require_sizes(vocabulary_size, hidden_size, options), name)),
         options_(options),
+        kind_(options.positions.value_or(PositionKind::none)),
         add_{.scaling = initialiser.scaling().on_cut_edge()},
         fixed_{.scaling = scaling::none},
         tokens_(initialiser, name, vocabulary_size, hidden_size) {
-    if (options.positions == PositionKind::learned) {
+    if (kind_ == PositionKind::learned) {
       positions_.emplace(initialiser, name + ".positions", options.max_positions, hidden_size);
-    } else if (options.positions == PositionKind::sinusoidal) {
+    } else if (kind_ == PositionKind::sinusoidal) {
       sinusoids_ = ops::sinusoidal_positions<float>(options.max_positions, hidden_size);
     }
     if (options.segments > 0) {
@@ -60,11 +62,13 @@ class InputEmbedding {
   }
 
   /// @param segments the segment of each position, of the shape of ids; empty if there are none.
+  /// @param first_position of the ids: how many came before.
   /// @throws ShapeError if there are more positions than `max_positions`, or segments that do not
   ///         fit or are missing.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& segments = {}) const;
+                                       const Array<std::int32_t>& segments = {},
+                                       std::size_t first_position = 0) const;
 
   /// The table of tokens, for a read-out that is tied to it.
   [[nodiscard]] const Parameter& table() const& { return tokens_.table(); }
@@ -82,17 +86,19 @@ class InputEmbedding {
                             const Options& options) {
     require_size("InputEmbedding", "vocabulary_size", vocabulary_size);
     require_size("InputEmbedding", "hidden_size", hidden_size);
-    if (options.positions != PositionKind::none) {
+    if (options.positions.value_or(PositionKind::none) != PositionKind::none) {
       require_size("InputEmbedding", "max_positions", options.max_positions);
     }
   }
 
-  /// The first rows of the table of positions, (count, hidden_size).
+  /// Rows of the table of positions from `first` on, (count, hidden_size).
   template <Precision P>
-  [[nodiscard]] Variable<P> position_rows(Tape<P>& tape, std::size_t count) const;
+  [[nodiscard]] Variable<P> position_rows(Tape<P>& tape, std::size_t first,
+                                          std::size_t count) const;
 
   std::string name_;
   Options options_;
+  PositionKind kind_;
   ops::Add add_;
   ops::Embedding fixed_;
   Embedding tokens_;
@@ -103,10 +109,11 @@ class InputEmbedding {
 
 template <Precision P>
 Variable<P> InputEmbedding::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& segments) const {
+                                       const Array<std::int32_t>& segments,
+                                       std::size_t first_position) const {
   const auto module = tape.enter(name_);
   std::optional<Variable<P>> context;
-  if (options_.positions != PositionKind::none) context = position_rows(tape, ids.columns());
+  if (kind_ != PositionKind::none) context = position_rows(tape, first_position, ids.columns());
   if (segments_ || !segments.empty()) {
     require_same_shape("InputEmbedding", "ids and segments", ids.shape(), segments.shape());
     require(segments_.has_value(), "InputEmbedding", "expected no segments: there is no table");
@@ -118,13 +125,16 @@ Variable<P> InputEmbedding::operator()(Tape<P>& tape, const Array<std::int32_t>&
 }
 
 template <Precision P>
-Variable<P> InputEmbedding::position_rows(Tape<P>& tape, std::size_t count) const {
+Variable<P> InputEmbedding::position_rows(Tape<P>& tape, std::size_t first,
+                                          std::size_t count) const {
+  const std::size_t end = size_sum("InputEmbedding", {first, count});
   require_shape(
-      count <= options_.max_positions, "InputEmbedding",
+      end <= options_.max_positions, "InputEmbedding",
       [&] { return "at most " + std::to_string(options_.max_positions) + " positions"; },
-      Shape{count});
+      Shape{end});
   Array<std::int32_t> indices(Shape{count});
-  std::iota(indices.mutable_data(), indices.mutable_data() + count, 0);
+  std::iota(indices.mutable_data(), indices.mutable_data() + count,
+            static_cast<std::int32_t>(first));
   const auto outside = tape.outside_batch();
   if (positions_) return (*positions_)(tape, indices);
   using Storage = typename P::storage;

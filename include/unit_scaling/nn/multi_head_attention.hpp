@@ -14,6 +14,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/nn/dropout.hpp"
+#include "unit_scaling/nn/key_value_cache.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/ops/heads.hpp"
 #include "unit_scaling/ops/rotary.hpp"
@@ -25,7 +26,8 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// y = linear_o(attention of linear_qkv(x)): x and y (batch, positions, hidden_size), by
-/// ops::scaled_dot_product_attention over `heads` heads of hidden_size / heads.
+/// ops::scaled_dot_product_attention over `heads` heads of hidden_size / heads. The columns of
+/// linear_qkv are queries, keys and values, each head by head.
 /// @see Vaswani et al. 2017, arXiv:1706.03762; Dai et al. 2019, arXiv:1901.02860; the MHSA of the
 /// reference library.
 class MultiHeadAttention {
@@ -41,10 +43,17 @@ class MultiHeadAttention {
     /// distance), as the paper's character-level model does; 0: nothing. An even number.
     std::size_t relative_frequencies = 0;
     double relative_max_period = 1024;  ///< of the slowest of these sinusoids
+    /// Heads of keys and values, each of which serves as many heads of queries (grouped-query
+    /// attention, Ainslie et al. 2023, arXiv:2305.13245); 0: one for each.
+    std::size_t kv_heads = 0;
+    std::size_t window = 0;  ///< positions see each other at distances below this; 0: at any
+    /// The length of the sequences of training, for which factors are made; 0: that of each call.
+    std::size_t context_length = 0;
   };
 
-  /// @throws DomainError if `hidden_size` is 0, `heads` does not divide it, two kinds of positions
-  ///         are asked for, or an option is out of its range.
+  /// @throws DomainError if `hidden_size` is 0, `heads` does not divide it or is no multiple of
+  ///         `kv_heads`, two kinds of positions are asked for, relative ones with grouped heads, or
+  ///         an option is out of its range.
   /// @throws ShapeError if sizes cannot be counted, or `relative_frequencies` is odd.
   MultiHeadAttention(Initialiser& initialiser, const std::string& name, std::size_t hidden_size,
                      std::size_t heads, const Options& options)
@@ -53,18 +62,17 @@ class MultiHeadAttention {
         scaling_(initialiser.scaling()),
         heads_(heads),
         linear_qkv_(initialiser, name + ".linear_qkv", hidden_size,
-                    size_product("MultiHeadAttention", {3, hidden_size}), {.bias = options.bias}),
+                    qkv_size(hidden_size, heads, options), {.bias = options.bias}),
         linear_o_(initialiser, name + ".linear_o", hidden_size, hidden_size,
                   {.bias = options.bias}),
         dropout_(initialiser, options.dropout) {
-    require_size("MultiHeadAttention", "hidden_size", hidden_size);
-    require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
-            "expected heads that divide hidden_size, got ", heads, " for ", hidden_size);
     ops::ScaledDotProductAttention{.mult = options.mult, .dropout_probability = options.dropout}
         .require_attributes();
     if (options.rotary_base) ops::Rotary{.base = *options.rotary_base}.require_attributes();
     require(!options.rotary_base || options.relative_frequencies == 0, "MultiHeadAttention",
             "expected rotary or relative positions, not both");
+    require(options.relative_frequencies == 0 || options.kv_heads == 0 || options.kv_heads == heads,
+            "MultiHeadAttention", "expected as many kv_heads as heads with relative positions");
     if (options.relative_frequencies > 0) {
       // Of no positions: the check of its arguments.
       static_cast<void>(ops::sinusoidal_positions<float>(0, options.relative_frequencies,
@@ -74,11 +82,12 @@ class MultiHeadAttention {
     }
   }
 
-  /// @param mask (batch, positions): zero where a position is padding, which nothing attends to.
-  ///             Empty: nothing is padding.
+  /// With a cache, the positions of x follow those that it has.
+  /// @throws ShapeError if the mask, the documents or the cache do not fit; DomainError for a cache
+  ///         on a tape for training, or without causal attention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const;
+                                       const AttentionContext<P>& context = {}) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
@@ -87,7 +96,27 @@ class MultiHeadAttention {
     if (relative_) relative_->for_each_parameter(visit);
   }
 
+  /// Shows the context length to `visit(name, number)`, which may set it: a checkpoint keeps it, as
+  /// the trained function depends on it.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    visit(name_ + ".context_length", options_.context_length);
+  }
+
  private:
+  /// Columns of linear_qkv.
+  [[nodiscard]] static std::size_t qkv_size(std::size_t hidden_size, std::size_t heads,
+                                            const Options& options) {
+    require_size("MultiHeadAttention", "hidden_size", hidden_size);
+    require(heads > 0 && hidden_size % heads == 0, "MultiHeadAttention",
+            "expected heads that divide hidden_size, got ", heads, " for ", hidden_size);
+    const std::size_t kv_heads = options.kv_heads == 0 ? heads : options.kv_heads;
+    require(heads % kv_heads == 0, "MultiHeadAttention",
+            "expected kv_heads that divide heads, got ", kv_heads, " for ", heads);
+    const std::size_t of_keys = hidden_size / heads * kv_heads;
+    return size_sum("MultiHeadAttention",
+                    {hidden_size, size_product("MultiHeadAttention", {2, of_keys})});
+  }
+
   /// (heads, distances, head_dim) for all distances between `positions` positions, or those from 0
   /// on if attention is causal.
   template <Precision P>
@@ -105,37 +134,48 @@ class MultiHeadAttention {
 
 template <Precision P>
 Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
-                                           const Array<std::int32_t>& mask) const {
-  const auto module = x.tape().enter(name_);
-  const auto parts = ops::split_heads(linear_qkv_(x), {.heads = heads_});
-  const auto& q = std::get<0>(parts);
-  const auto& k = std::get<1>(parts);
-  const auto& v = std::get<2>(parts);
-  const Shape& of_mask = mask.shape();
-  require_shape(mask.empty() || of_mask.rank() == 2, "MultiHeadAttention",
+                                           const AttentionContext<P>& context) const {
+  Tape<P>& tape = x.tape();
+  const auto module = tape.enter(name_);
+  require(context.cache == nullptr || (options_.is_causal && tape.mode() == TapeMode::inference),
+          "MultiHeadAttention",
+          "expected causal attention on a tape for inference where there is a KeyValueCache");
+  const auto parts =
+      ops::split_heads(linear_qkv_(x), {.heads = heads_, .kv_heads = options_.kv_heads});
+  Variable<P> q = std::get<0>(parts);
+  Variable<P> k = std::get<1>(parts);
+  Variable<P> v = std::get<2>(parts);
+  const std::size_t before = context.cache == nullptr ? 0 : context.cache->length(name_);
+  if (options_.rotary_base) {
+    const ops::Rotary turn{.base = *options_.rotary_base, .first_position = before};
+    q = ops::rotary(q, turn);
+    k = ops::rotary(k, turn);
+  }
+  if (context.cache != nullptr) {
+    const auto [keys, values] = context.cache->append(name_, k.value(), v.value(), &tape.memory());
+    k = tape.constant(keys);
+    v = tape.constant(values);
+  }
+  const Shape& of_mask = context.mask.shape();
+  require_shape(context.mask.empty() || of_mask.rank() == 2, "MultiHeadAttention",
                 "mask (batch, positions)", of_mask);
   const ops::ScaledDotProductAttention op{
       .scaling = scaling_,
       .mult = options_.mult,
       .is_causal = options_.is_causal,
-      .dropout_probability = dropout_.probability(x.tape()),
-      .random = dropout_.random(x.tape()),
-      .mask = mask.empty() ? mask : mask.reshaped({of_mask[0], 1, of_mask[1]})};
-  const auto attend = [&] {
-    if (options_.rotary_base) {
-      const ops::Rotary turn{.base = *options_.rotary_base};
-      // One after the other: compilers differ in the order in which they evaluate arguments.
-      const Variable<P> turned_q = ops::rotary(q, turn);
-      const Variable<P> turned_k = ops::rotary(k, turn);
-      return ops::scaled_dot_product_attention(turned_q, turned_k, v, op);
-    }
-    if (relative_) {
-      const auto r = relative_positions(x.tape(), x.shape()[x.shape().rank() - 2]);
-      return ops::scaled_dot_product_attention(q, k, v, r, op);
-    }
-    return ops::scaled_dot_product_attention(q, k, v, op);
-  };
-  return linear_o_(ops::merge_heads(attend()));
+      .dropout_probability = dropout_.probability(tape),
+      .random = dropout_.random(tape),
+      .mask =
+          context.mask.empty() ? context.mask : context.mask.reshaped({of_mask[0], 1, of_mask[1]}),
+      .query_offset = before,
+      .window = options_.window,
+      .segments = context.documents,
+      .context_length = options_.context_length};
+  if (relative_) {
+    const auto r = relative_positions(tape, before + x.shape()[x.shape().rank() - 2]);
+    return linear_o_(ops::merge_heads(ops::scaled_dot_product_attention(q, k, v, r, op)));
+  }
+  return linear_o_(ops::merge_heads(ops::scaled_dot_product_attention(q, k, v, op)));
 }
 
 template <Precision P>

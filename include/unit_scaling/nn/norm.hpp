@@ -19,8 +19,9 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 
 /// Which normalisation.
 enum class NormKind {
-  layer_norm,  ///< with gain and bias, as in BERT
-  rms_norm,    ///< without gain, as in the reference library's transformer
+  layer_norm,          ///< with gain and bias, as in BERT
+  rms_norm,            ///< without gain, as in the reference library's transformer
+  rms_norm_with_gain,  ///< as in LLaMA
 };
 
 /// One of them.
@@ -43,7 +44,8 @@ class Norm {
   static Either make(Initialiser& initialiser, const std::string& name, std::size_t size,
                      NormKind kind, double epsilon) {
     if (kind == NormKind::layer_norm) return LayerNorm(initialiser, name, size, epsilon);
-    return RmsNorm(initialiser, name, size, {.epsilon = epsilon});
+    return RmsNorm(initialiser, name, size,
+                   {.gain = kind == NormKind::rms_norm_with_gain, .epsilon = epsilon});
   }
 
   Either norm_;

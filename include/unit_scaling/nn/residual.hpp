@@ -54,6 +54,11 @@ template <class Branch, class Norm = LayerNorm> class Residual {
     branch_.for_each_parameter(visit);
   }
 
+  /// Shows the other states of the branch to `visit(name, state)`.
+  template <class Visitor>
+  requires requires(Branch& branch, const Visitor& visit) { branch.for_each_state(visit); }
+  void for_each_state(const Visitor& visit) { branch_.for_each_state(visit); }
+
  private:
   std::string name_;
   ops::ResidualAdd op_;

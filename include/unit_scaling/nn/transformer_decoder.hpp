@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -20,31 +21,57 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 /// @see the TransformerDecoder of the reference library.
 class TransformerDecoder {
  public:
+  struct ReadoutOptions {
+    bool tied = false;  ///< multiplies with the table of tokens instead of a weight of its own
+  };
+
   /// Attention is causal whatever `config` says. The read-out is named `projection`.
   /// @throws DomainError and ShapeError as TransformerEncoder.
   TransformerDecoder(Initialiser& initialiser, std::size_t vocabulary_size,
-                     const TransformerConfig& config, const InputEmbedding::Options& embedding = {})
+                     const TransformerConfig& config, const InputEmbedding::Options& embedding,
+                     const ReadoutOptions& readout)
       : trunk_(initialiser, vocabulary_size, causal(config), embedding),
-        projection_(initialiser, "projection", config.hidden_size, vocabulary_size,
-                    {.bias = false}),
-        loss_{.scaling = initialiser.scaling()} {}
+        scaling_(initialiser.scaling()) {
+    if (readout.tied) return;
+    projection_.emplace(initialiser, "projection", config.hidden_size, vocabulary_size,
+                        LinearReadout::Options{.bias = false});
+  }
+  TransformerDecoder(Initialiser& initialiser, std::size_t vocabulary_size,
+                     const TransformerConfig& config, const InputEmbedding::Options& embedding = {})
+      : TransformerDecoder(initialiser, vocabulary_size, config, embedding, ReadoutOptions{}) {}
 
   /// Logits (batch, positions, vocabulary_size) of the token after each position.
+  /// @param context as in TransformerEncoder.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& mask = {}) const;
+                                       const AttentionContext<P>& context = {}) const;
+
+  /// Logits (batch, vocabulary_size) of the token after the last position, or after the last one
+  /// that is not padding.
+  /// @throws ShapeError unless ids are (batch, positions) with at least one position.
+  template <Precision P>
+  [[nodiscard]] Variable<P> next_token_logits(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                              const AttentionContext<P>& context = {}) const;
 
   /// Mean cross-entropy of each token of `ids` (batch, positions) but the first, given those before
-  /// it.
-  /// @throws ShapeError unless ids are (batch, positions) with at least two positions.
+  /// it. No loss is asked of padding, of the first token of a document of `context.documents`, and
+  /// of tokens that are `ignore_index`; the mean is of the others.
+  /// @throws ShapeError unless ids are (batch, positions) with at least two positions; DomainError
+  ///         for a cache.
   template <Precision P>
   [[nodiscard]] Variable<P, typename P::compute> next_token_loss(
-      Tape<P>& tape, const Array<std::int32_t>& ids) const;
+      Tape<P>& tape, const Array<std::int32_t>& ids, const AttentionContext<P>& context = {},
+      std::optional<std::int32_t> ignore_index = std::nullopt) const;
 
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
     trunk_.for_each_parameter(visit);
-    projection_.for_each_parameter(visit);
+    if (projection_) projection_->for_each_parameter(visit);
+  }
+
+  /// Shows the other states, those of attention, to `visit(name, state)`.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    trunk_.for_each_state(visit);
   }
 
  private:
@@ -53,33 +80,83 @@ class TransformerDecoder {
     return config;
   }
 
+  /// Logits of hidden states (…, hidden_size).
+  template <Precision P> [[nodiscard]] Variable<P> read_out(const Variable<P>& hidden) const;
+
+  /// Rows (count, hidden_size) of hidden states (batch, positions, hidden_size).
+  template <Precision P>
+  [[nodiscard]] static Variable<P> rows_of(const Variable<P>& hidden,
+                                           const Array<std::int32_t>& rows) {
+    return ops::embedding(rows, hidden, {.scaling = scaling::none});
+  }
+
   TransformerEncoder trunk_;
-  LinearReadout projection_;
-  ops::CrossEntropy loss_;
+  Scaling scaling_;
+  std::optional<LinearReadout> projection_;
 };
+
+template <Precision P> Variable<P> TransformerDecoder::read_out(const Variable<P>& hidden) const {
+  if (projection_) return (*projection_)(hidden);
+  return ops::linear_readout(hidden, trunk_.embedding().table(), {.scaling = {scaling_.rule}});
+}
 
 template <Precision P>
 Variable<P> TransformerDecoder::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                           const Array<std::int32_t>& mask) const {
-  return projection_(trunk_(tape, ids, mask));
+                                           const AttentionContext<P>& context) const {
+  return read_out(trunk_(tape, ids, context));
+}
+
+template <Precision P>
+Variable<P> TransformerDecoder::next_token_logits(Tape<P>& tape, const Array<std::int32_t>& ids,
+                                                  const AttentionContext<P>& context) const {
+  require_shape(ids.shape().rank() == 2 && ids.columns() >= 1, "next_token_logits",
+                "ids (batch, positions), positions of at least 1", ids.shape());
+  const Variable<P> hidden = trunk_(tape, ids, context);
+  const std::size_t positions = ids.columns();
+  Array<std::int32_t> last(Shape{ids.rows()});
+  for (std::size_t sequence = 0; sequence < ids.rows(); ++sequence) {
+    std::size_t end = positions;
+    if (!context.mask.empty()) {
+      // With a cache the mask begins with the positions that it has.
+      const std::int32_t* const mask =
+          context.mask.row(sequence) + (context.mask.columns() - positions);
+      while (end > 1 && mask[end - 1] == 0) --end;
+    }
+    last.mutable_data()[sequence] = static_cast<std::int32_t>(sequence * positions + end - 1);
+  }
+  return read_out(rows_of(hidden, last));
 }
 
 template <Precision P>
 Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
-    Tape<P>& tape, const Array<std::int32_t>& ids) const {
+    Tape<P>& tape, const Array<std::int32_t>& ids, const AttentionContext<P>& context,
+    std::optional<std::int32_t> ignore_index) const {
   require_shape(ids.shape().rank() == 2 && ids.columns() >= 2, "next_token_loss",
                 "ids (batch, positions), positions of at least 2", ids.shape());
-  const std::size_t positions = ids.columns();
-  const Shape shape{ids.rows() * (positions - 1)};
-  Array<std::int32_t> predicting(shape);
-  Array<std::int32_t> labels(shape);
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    const std::size_t at = i / (positions - 1) * positions + i % (positions - 1);
-    predicting.mutable_data()[i] = static_cast<std::int32_t>(at);
-    labels.mutable_data()[i] = ids.data()[at + 1];
+  require(context.cache == nullptr, "next_token_loss", "expected no KeyValueCache");
+  const Variable<P> logits = (*this)(tape, ids, context);  // asks whether the context fits
+  const auto is_asked = [&](std::size_t next) {
+    if (next % ids.columns() == 0 || ids.data()[next] == ignore_index) return false;
+    const bool is_padding = !context.mask.empty() && context.mask.data()[next] == 0;
+    const std::int32_t* const documents = context.documents.data();
+    const bool begins_document =
+        !context.documents.empty() && documents[next - 1] != documents[next];
+    return !is_padding && !begins_document;
+  };
+  std::size_t asked = 0;
+  for (std::size_t next = 1; next < ids.size(); ++next) asked += is_asked(next) ? 1 : 0;
+  Array<std::int32_t> predicting(Shape{asked}, &tape.memory());
+  Array<std::int32_t> labels(Shape{asked}, &tape.memory());
+  std::int32_t* const to_predicting = predicting.mutable_data();
+  std::int32_t* const to_labels = labels.mutable_data();
+  std::size_t count = 0;
+  for (std::size_t next = 1; next < ids.size(); ++next) {
+    if (!is_asked(next)) continue;
+    to_predicting[count] = static_cast<std::int32_t>(next - 1);
+    to_labels[count] = ids.data()[next];
+    ++count;
   }
-  const ops::Embedding select{.scaling = scaling::none};
-  return ops::cross_entropy(ops::embedding(predicting, (*this)(tape, ids), select), labels, loss_);
+  return ops::cross_entropy(rows_of(logits, predicting), labels, {.scaling = scaling_});
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -22,10 +22,12 @@ namespace UNIT_SCALING_NAMESPACE::nn {
 class TransformerEncoder {
  public:
   /// Parameters are named `embedding`, `layers` and `final_norm`.
-  /// @throws DomainError and ShapeError as InputEmbedding and TransformerLayer.
+  /// @throws DomainError and ShapeError as InputEmbedding and TransformerLayer; DomainError if
+  ///         nothing says how positions are told apart.
   TransformerEncoder(Initialiser& initialiser, std::size_t vocabulary_size,
                      const TransformerConfig& config, const InputEmbedding::Options& embedding = {})
-      : embedding_(initialiser, "embedding", vocabulary_size, config.hidden_size, embedding),
+      : embedding_((require_attributes(config, embedding), initialiser), "embedding",
+                   vocabulary_size, config.hidden_size, embedding),
         layers_(initialiser, "layers", config) {
     if (config.norm_placement == NormPlacement::pre) {
       norm_.emplace(initialiser, "final_norm", config.hidden_size, config.norm,
@@ -33,11 +35,11 @@ class TransformerEncoder {
     }
   }
 
-  /// @param mask (batch, positions): zero where a position is padding. Empty: none is.
+  /// @param context as in MultiHeadAttention. With a cache, the ids follow those that it has read.
   /// @param segments as in InputEmbedding.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                       const Array<std::int32_t>& mask = {},
+                                       const AttentionContext<P>& context = {},
                                        const Array<std::int32_t>& segments = {}) const;
 
   [[nodiscard]] const InputEmbedding& embedding() const& { return embedding_; }
@@ -50,7 +52,22 @@ class TransformerEncoder {
     if (norm_) norm_->for_each_parameter(visit);
   }
 
+  /// Shows the other states, those of attention, to `visit(name, state)`.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    layers_.for_each_state(visit);
+  }
+
  private:
+  static void require_attributes(const TransformerConfig& config,
+                                 const InputEmbedding::Options& embedding) {
+    config.require_attributes();
+    require(embedding.positions || config.rotary_base || config.relative_frequencies != 0,
+            "TransformerEncoder",
+            "expected positions: rotary_base or relative_frequencies of TransformerConfig, "
+            "PositionKind::learned or sinusoidal of InputEmbedding, or PositionKind::none to do "
+            "without");
+  }
+
   InputEmbedding embedding_;
   TransformerStack layers_;
   std::optional<Norm> norm_;
@@ -58,9 +75,10 @@ class TransformerEncoder {
 
 template <Precision P>
 Variable<P> TransformerEncoder::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
-                                           const Array<std::int32_t>& mask,
+                                           const AttentionContext<P>& context,
                                            const Array<std::int32_t>& segments) const {
-  const Variable<P> y = layers_(embedding_(tape, ids, segments), mask);
+  const std::size_t before = context.cache == nullptr ? 0 : context.cache->length();
+  const Variable<P> y = layers_(embedding_(tape, ids, segments, before), context);
   return norm_ ? (*norm_)(y) : y;
 }
 

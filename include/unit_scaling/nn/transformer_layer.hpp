@@ -34,14 +34,21 @@ enum class MlpKind {
 /// What a transformer's layers are like.
 struct TransformerConfig {
   std::size_t hidden_size = 0;  ///< has no default: at least 1
+  /// The length of the sequences of training, for which attention's factors are made: a trained
+  /// model is then the same function at every length. Has no default: at least 1.
+  std::size_t context_length = 0;
   std::size_t layers = 2;
   std::size_t heads = 1;
-  std::size_t expansion = 4;  ///< inner size of the feed-forward network over hidden_size
-  bool is_causal = false;     ///< no position attends to a later one
+  std::size_t kv_heads = 0;    ///< see MultiHeadAttention::Options
+  std::size_t window = 0;      ///< see MultiHeadAttention::Options
+  std::size_t expansion = 4;   ///< inner size of the feed-forward network over hidden_size
+  std::size_t inner_size = 0;  ///< of the feed-forward network; 0: expansion · hidden_size
+  bool is_causal = false;      ///< no position attends to a later one
   NormPlacement norm_placement = NormPlacement::pre;
   NormKind norm = NormKind::rms_norm;
   double norm_epsilon = ops::LayerNorm{}.epsilon;  ///< ε of every norm
   MlpKind mlp = MlpKind::swiglu;
+  ops::GeluForm gelu_form = ops::GeluForm::erf;  ///< of MlpKind::gelu
   bool attention_bias = false;
   double dropout = 0;         ///< probability, at the end of each branch and on attention's weights
   double attention_mult = 1;  ///< on the logits of attention's softmax
@@ -51,10 +58,12 @@ struct TransformerConfig {
   ResidualRule residual_rule = {};
 
   /// What modules of it ask when they are made.
-  /// @throws DomainError if a size is 0 that leaves nothing to train: hidden_size or expansion.
+  /// @throws DomainError if a size is 0 that leaves nothing to train, hidden_size or expansion, or
+  ///         if there is no context_length.
   void require_attributes() const {
     require_size("TransformerConfig", "hidden_size", hidden_size);
-    require_size("TransformerConfig", "expansion", expansion);
+    require_size("TransformerConfig", "context_length", context_length);
+    if (inner_size == 0) require_size("TransformerConfig", "expansion", expansion);
   }
 };
 
@@ -70,15 +79,20 @@ class TransformerLayer {
       : attention_(make_attention(initialiser, name, config, attention_tau)),
         mlp_(make_mlp(initialiser, name, config, mlp_tau)) {}
 
-  /// @param mask as in MultiHeadAttention.
+  /// @param context as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const;
+                                       const AttentionContext<P>& context = {}) const;
 
   /// Calls `visit(parameter)` for each parameter.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
     attention_.for_each_parameter(visit);
     mlp_.for_each_parameter(visit);
+  }
+
+  /// Shows the other states, those of attention, to `visit(name, state)`.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    attention_.for_each_state(visit);
   }
 
  private:
@@ -88,9 +102,12 @@ class TransformerLayer {
 
     template <Precision P>
     [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                         const Array<std::int32_t>& mask) const;
+                                         const AttentionContext<P>& context) const;
     template <class Visitor> void for_each_parameter(const Visitor& visit) {
       attention.for_each_parameter(visit);
+    }
+    template <class Visitor> void for_each_state(const Visitor& visit) {
+      attention.for_each_state(visit);
     }
   };
 
@@ -116,7 +133,10 @@ class TransformerLayer {
                                   .mult = config.attention_mult,
                                   .dropout = config.dropout,
                                   .rotary_base = config.rotary_base,
-                                  .relative_frequencies = config.relative_frequencies});
+                                  .relative_frequencies = config.relative_frequencies,
+                                  .kv_heads = config.kv_heads,
+                                  .window = config.window,
+                                  .context_length = config.context_length});
     const Dropout dropout(initialiser, config.dropout);
     Norm norm(initialiser, name + ".mhsa_norm", config.hidden_size, config.norm,
               config.norm_epsilon);
@@ -131,10 +151,13 @@ class TransformerLayer {
   static Residual<MlpBranch, Norm> make_mlp(Initialiser& initialiser, const std::string& name,
                                             const TransformerConfig& config, double tau) {
     const std::size_t inner_size =
-        size_product("TransformerLayer", {config.expansion, config.hidden_size});
+        config.inner_size != 0
+            ? config.inner_size
+            : size_product("TransformerLayer", {config.expansion, config.hidden_size});
     const auto make = [&]() -> std::variant<FeedForward, SwiGlu> {
       if (config.mlp == MlpKind::gelu) {
-        return FeedForward(initialiser, name + ".mlp", config.hidden_size, inner_size);
+        return FeedForward(initialiser, name + ".mlp", config.hidden_size, inner_size,
+                           config.gelu_form);
       }
       return SwiGlu(initialiser, name + ".mlp", config.hidden_size, inner_size);
     };
@@ -156,14 +179,14 @@ class TransformerLayer {
 
 template <Precision P>
 Variable<P> TransformerLayer::operator()(const Variable<P>& x,
-                                         const Array<std::int32_t>& mask) const {
-  return mlp_(attention_(x, mask));
+                                         const AttentionContext<P>& context) const {
+  return mlp_(attention_(x, context));
 }
 
 template <Precision P>
-Variable<P> TransformerLayer::AttentionBranch::operator()(const Variable<P>& x,
-                                                          const Array<std::int32_t>& mask) const {
-  return dropout(attention(x, mask));
+Variable<P> TransformerLayer::AttentionBranch::operator()(
+    const Variable<P>& x, const AttentionContext<P>& context) const {
+  return dropout(attention(x, context));
 }
 
 template <Precision P>

@@ -27,10 +27,10 @@ class TransformerStack {
                    const TransformerConfig& config)
       : layers_(make_layers(initialiser, name, config)) {}
 
-  /// @param mask as in MultiHeadAttention.
+  /// @param context as in MultiHeadAttention.
   template <Precision P>
   [[nodiscard]] Variable<P> operator()(const Variable<P>& x,
-                                       const Array<std::int32_t>& mask = {}) const;
+                                       const AttentionContext<P>& context = {}) const;
 
   [[nodiscard]] const DepthModuleList<TransformerLayer>& layers() const& { return layers_; }
   const DepthModuleList<TransformerLayer>& layers() const&& = delete;
@@ -38,6 +38,11 @@ class TransformerStack {
   /// Calls `visit(parameter)` for each parameter, from input to output.
   template <class Visitor> void for_each_parameter(const Visitor& visit) {
     layers_.for_each_parameter(visit);
+  }
+
+  /// Shows the other states, those of attention, to `visit(name, state)`.
+  template <class Visitor> void for_each_state(const Visitor& visit) {
+    layers_.for_each_state(visit);
   }
 
  private:
@@ -64,8 +69,8 @@ class TransformerStack {
 
 template <Precision P>
 Variable<P> TransformerStack::operator()(const Variable<P>& x,
-                                         const Array<std::int32_t>& mask) const {
-  return layers_(x, mask);
+                                         const AttentionContext<P>& context) const {
+  return layers_(x, context);
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -24,21 +24,29 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 
 namespace detail {
 
-/// x (…, positions, parts · heads · head_dim) against the heads (…, heads, positions, head_dim) of
-/// each part: the sizes, and a walk over the rows of head_dim elements.
+/// x (…, positions, all_heads · head_dim) against the heads (…, heads, positions, head_dim) of each
+/// part: the sizes, and a walk over the rows of head_dim elements.
 struct HeadLayout {
-  std::size_t sequences, positions, parts, heads, head_dim;
+  std::size_t sequences, positions, parts;
+  std::size_t heads;     ///< of the first part
+  std::size_t kv_heads;  ///< of each other
+  std::size_t head_dim;
+
+  [[nodiscard]] std::size_t heads_of(std::size_t part) const {
+    return part == 0 ? heads : kv_heads;
+  }
+  [[nodiscard]] std::size_t all_heads() const { return heads + (parts - 1) * kv_heads; }
 
   /// Calls `copy(part, in_x, in_heads)` for the offsets of every row in the two layouts, in the
   /// order of x: it is the larger array, and its rows of all parts share lines of the caches.
   template <class Copy> void for_each_row(const Copy& copy) const {
-    kernels::for_rows(sequences * positions, parts * heads * head_dim, [&](std::size_t token) {
+    kernels::for_rows(sequences * positions, all_heads() * head_dim, [&](std::size_t token) {
       const std::size_t position = token % positions;
       const std::size_t sequence = token / positions;
-      std::size_t in_x = token * parts * heads * head_dim;
+      std::size_t in_x = token * all_heads() * head_dim;
       for (std::size_t part = 0; part < parts; ++part) {
-        std::size_t in_heads = (sequence * heads * positions + position) * head_dim;
-        for (std::size_t head = 0; head < heads; ++head) {
+        std::size_t in_heads = (sequence * heads_of(part) * positions + position) * head_dim;
+        for (std::size_t head = 0; head < heads_of(part); ++head) {
           copy(part, in_x, in_heads);
           in_x += head_dim;
           in_heads += positions * head_dim;
@@ -75,9 +83,10 @@ void copy_row(const From* from, To* to, std::size_t size) {
 /// Takes apart what one linear layer made for all heads: x, whose last extent is so many parts of
 /// heads of head_dim, becomes one array for each part.
 /// Shapes: x and dx (…, positions, parts · heads · head_dim), of rank 2 to 5; each output and its
-///         gradient (…, heads, positions, head_dim).
+///         gradient (…, heads, positions, head_dim). With kv_heads, parts after the first have so
+///         many heads, and x (heads + (parts − 1) kv_heads) · head_dim columns.
 /// Units:  nothing is computed: whatever the scale of x, it is kept, and so is the gradient's.
-/// @throws DomainError if `heads` is 0; ShapeError if parts · heads does not divide the last
+/// @throws DomainError if `heads` is 0; ShapeError if the heads of all parts do not divide the last
 ///         extent, or gradients have another shape than outputs.
 template <std::size_t parts> struct HeadsApart {
   static constexpr std::string_view name = parts == 1 ? "separate_heads" : "split_heads";
@@ -85,6 +94,7 @@ template <std::size_t parts> struct HeadsApart {
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
   std::size_t heads = 1;
+  std::size_t kv_heads = 0;  ///< of the parts after the first; 0: as many as of the first
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     (void)layout(x.shape());
@@ -102,7 +112,7 @@ template <std::size_t parts> struct HeadsApart {
     std::array<Array<Storage>, parts> y;
     std::array<Storage*, parts> targets{};
     for (std::size_t part = 0; part < parts; ++part) {
-      y[part] = Array<Storage>(separated(x.shape(), of), x.resource());
+      y[part] = Array<Storage>(separated(x.shape(), of, part), x.resource());
       targets[part] = y[part].mutable_data();
     }
     of.for_each_row([&](std::size_t part, std::size_t in_x, std::size_t in_y) {
@@ -134,30 +144,39 @@ template <std::size_t parts> struct HeadsApart {
  private:
   [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
     require(heads > 0, name, "expected at least one head");
-    const std::size_t vectors = size_product(name, {parts, heads});
+    const std::size_t of_others = kv_heads == 0 ? heads : kv_heads;
+    const std::size_t vectors = size_sum(name, {heads, size_product(name, {parts - 1, of_others})});
     require_shape(
         x.rank() >= 2 && x.rank() != Shape::max_rank && x.columns() % vectors == 0, name,
         [&] {
+          if (of_others != heads) {
+            return "x (..., positions, (heads + 2 * kv_heads) * head_dim) with " +
+                   std::to_string(heads) + " heads and " + std::to_string(kv_heads) + " kv_heads";
+          }
           return std::string("x (..., positions, ") + (parts == 3 ? "3 * " : "") +
                  "heads * head_dim) with " + std::to_string(heads) + " heads";
         },
         x);
     const std::size_t positions = x[x.rank() - 2];
-    return {x.rows() / std::max<std::size_t>(1, positions), positions, parts, heads,
+    return {x.rows() / std::max<std::size_t>(1, positions),
+            positions,
+            parts,
+            heads,
+            of_others,
             x.columns() / vectors};
   }
 
-  [[nodiscard]] static Shape separated(const Shape& x, const detail::HeadLayout& of) {
-    return detail::with_last_extents(x, 2, {of.heads, of.positions, of.head_dim});
+  [[nodiscard]] static Shape separated(const Shape& x, const detail::HeadLayout& of,
+                                       std::size_t part) {
+    return detail::with_last_extents(x, 2, {of.heads_of(part), of.positions, of.head_dim});
   }
 
   /// dx from the gradient of each part.
   template <class T, class... Others>
   [[nodiscard]] Array<T> joined(const Shape& x, const Array<T>& dy, const Others&... others) const {
     const detail::HeadLayout of = layout(x);
-    const Shape shape = separated(x, of);
-    require_same_shape(name, "dy and y", dy.shape(), shape);
-    (require_same_shape(name, "dy and y", others.shape(), shape), ...);
+    require_same_shape(name, "dy and y", dy.shape(), separated(x, of, 0));
+    (require_same_shape(name, "dy and y", others.shape(), separated(x, of, 1)), ...);
     Array<T> dx(x, dy.resource());
     T* target = dx.mutable_data();
     const std::array<const T*, parts> sources{dy.data(), others.data()...};
@@ -228,7 +247,11 @@ struct MergeHeads {
     require_shape(rank >= 3, name, "x (..., heads, positions, head_dim)", x);
     const std::size_t positions = x[rank - 2];
     const std::size_t heads = x[rank - 3];
-    return {x.rows() / std::max<std::size_t>(1, positions * heads), positions, 1, heads,
+    return {x.rows() / std::max<std::size_t>(1, positions * heads),
+            positions,
+            1,
+            heads,
+            heads,
             x[rank - 1]};
   }
 
