@@ -24,7 +24,8 @@ enum class RandomStream : std::uint32_t {
   batch,
   masking,
   dropout,
-  rounding
+  rounding,
+  sampling
 };
 
 /// A stream of random words addressed by index, keyed by (seed, stream, step, tensor).

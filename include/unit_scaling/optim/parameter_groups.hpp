@@ -63,10 +63,12 @@ struct ParameterSetting {
   double weight_decay;          ///< λ
 };
 
-/// Every parameter of a module, in the order of its walk. The module must stay in place.
-template <class Module> [[nodiscard]] std::vector<Parameter*> parameters_of(Module& module) {
+/// Every parameter of some modules, in the order of their walks. The modules must stay in place.
+template <class... Modules>
+[[nodiscard]] std::vector<Parameter*> parameters_of(Modules&... modules) {
   std::vector<Parameter*> result;
-  module.for_each_parameter([&](Parameter& parameter) { result.push_back(&parameter); });
+  const auto add = [&](Parameter& parameter) { result.push_back(&parameter); };
+  (modules.for_each_parameter(add), ...);
   return result;
 }
 

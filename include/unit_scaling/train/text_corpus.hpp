@@ -14,10 +14,13 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/input_file.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -36,7 +39,9 @@ class TextCorpus {
     for (const char byte : bytes) occurs[static_cast<unsigned char>(byte)] = true;
     std::array<std::int32_t, 256> id{};
     for (std::size_t byte = 0; byte < occurs.size(); ++byte) {
-      if (occurs[byte]) id[byte] = symbols_++;
+      if (!occurs[byte]) continue;
+      id[byte] = static_cast<std::int32_t>(symbols_.size());
+      symbols_.push_back(static_cast<char>(byte));
     }
     ids_.reserve(bytes.size());
     for (const char byte : bytes) ids_.push_back(id[static_cast<unsigned char>(byte)]);
@@ -92,11 +97,39 @@ class TextCorpus {
   }
 
   /// Number of symbols, the mask included.
-  [[nodiscard]] std::size_t vocabulary_size() const {
-    return static_cast<std::size_t>(symbols_) + 1;
-  }
+  [[nodiscard]] std::size_t vocabulary_size() const { return symbols_.size() + 1; }
   /// The id that stands for a masked position.
-  [[nodiscard]] std::int32_t mask_id() const { return symbols_; }
+  [[nodiscard]] std::int32_t mask_id() const { return static_cast<std::int32_t>(symbols_.size()); }
+
+  /// The ids of a text: a prompt, for instance.
+  /// @throws DomainError if it has a byte that the corpus does not have.
+  [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
+    std::vector<std::int32_t> ids;
+    ids.reserve(text.size());
+    for (const char byte : text) {
+      const auto order = [](char a, char b) {
+        return static_cast<unsigned char>(a) < static_cast<unsigned char>(b);
+      };
+      const auto found = std::lower_bound(symbols_.begin(), symbols_.end(), byte, order);
+      require(found != symbols_.end() && *found == byte, "TextCorpus::ids_of",
+              "expected bytes that the corpus has, got ", in_quotes(std::string_view(&byte, 1)));
+      ids.push_back(static_cast<std::int32_t>(found - symbols_.begin()));
+    }
+    return ids;
+  }
+
+  /// The text of ids.
+  /// @throws DomainError if an id is of no byte: that of the mask, or one beyond the vocabulary.
+  [[nodiscard]] std::string text_of(std::span<const std::int32_t> ids) const {
+    std::string text;
+    text.reserve(ids.size());
+    for (const std::int32_t id : ids) {
+      require(id >= 0 && id < mask_id(), "TextCorpus::text_of", "expected ids from 0 to ",
+              mask_id() - 1, ", got ", id);
+      text.push_back(symbols_[static_cast<std::size_t>(id)]);
+    }
+    return text;
+  }
 
   [[nodiscard]] std::span<const std::int32_t> training() const& {
     return std::span(ids_).first(training_size_);
@@ -110,7 +143,7 @@ class TextCorpus {
  private:
   std::vector<std::int32_t> ids_;
   std::size_t training_size_ = 0;
-  std::int32_t symbols_ = 0;
+  std::string symbols_;  ///< the byte of each id but the mask's
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
