@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -332,6 +333,9 @@ TEST(KeyValueCache, RefusesWhatDoesNotFit) {
   cache.truncate(0);
   EXPECT_EQ(cache.length(), 0U);
   EXPECT_EQ(cache.bytes(), 2U * 2 * 2 * 4 * 8 * 8 * sizeof(float));
+  (void)model(tape, id_array({1, 2}, vocabulary, 9), {.cache = &cache});  // any batch now
+  EXPECT_EQ(cache.length(), 2U);
+  EXPECT_EQ(cache.bytes(), 2U * 2 * 4 * 8 * 8 * sizeof(float));
   nn::Initialiser initialiser(1);
   const nn::MultiHeadAttention bidirectional(initialiser, "a", 8, 2, {});
   expect_domain_error(
@@ -339,6 +343,86 @@ TEST(KeyValueCache, RefusesWhatDoesNotFit) {
         (void)bidirectional(tape.constant(normal_array<float>({1, 2, 8}, 1)), {.cache = &cache});
       },
       {"MultiHeadAttention", "causal"});
+}
+
+TEST(KeyValueCache, IsAsItWasAfterACallThatThrew) {
+  const auto model = model_of(variants().front(), scaling::paper);
+  const auto ids = id_array({1, 9}, vocabulary, 11);
+  Tape<precision::fp32> tape(TapeMode::inference);
+  const auto all = model(tape, ids).value();
+  nn::KeyValueCache<precision::fp32> cache(12);
+  for (std::size_t read = 0; read < 9; read += 3) {
+    tape.clear();
+    std::size_t values = 0;
+    tape.observe_with([&](const Observation& /*seen*/) {
+      if (++values == 40) throw std::runtime_error("enough");  // in the second layer
+    });
+    EXPECT_THROW((void)model(tape, columns_of(ids, read, 3), {.cache = &cache}),
+                 std::runtime_error);
+    EXPECT_EQ(cache.length(), read);
+    tape.clear();
+    tape.observe_with(nullptr);
+    const auto logits = model(tape, columns_of(ids, read, 3), {.cache = &cache}).value();
+    EXPECT_EQ(logits_at(logits, 0, 3), logits_at(all, read, 3));
+  }
+}
+
+TEST(KeyValueCache, CountsThePositionsOfAModelWithoutLayersToo) {
+  Variant variant = variants()[3];  // sinusoidal positions
+  variant.config.layers = 0;
+  const auto model = model_of(variant, scaling::paper);
+  const auto ids = id_array({1, 9}, vocabulary, 12);
+  Tape<precision::fp32> tape(TapeMode::inference);
+  const auto all = model(tape, ids).value();
+  nn::KeyValueCache<precision::fp32> cache(9);
+  (void)model(tape, columns_of(ids, 0, 4), {.cache = &cache});
+  const auto logits = model(tape, columns_of(ids, 4, 5), {.cache = &cache}).value();
+  EXPECT_EQ(logits_at(logits, 0, 5), logits_at(all, 4, 5));
+}
+
+TEST(TransformerDecoder, RefusesAContextThatDoesNotFitWhateverItsLayers) {
+  for (const std::size_t layers : {0U, 2U}) {
+    Variant variant = variants().front();
+    variant.config.layers = layers;
+    const auto model = model_of(variant, scaling::paper);
+    const auto ids = id_array({3, 6}, vocabulary, 13);
+    Tape<precision::fp32> tape;
+    for (const Shape& shape : {Shape{1, 2}, Shape{3, 5}, Shape{3, 1, 6}, Shape{18}}) {
+      const auto ones = Array<std::int32_t>::filled(shape, 1);
+      for (const bool is_mask : {true, false}) {
+        nn::AttentionContext<precision::fp32> context;
+        (is_mask ? context.mask : context.documents) = ones;
+        expect_shape_error([&] { (void)model.next_token_loss(tape, ids, context); },
+                           {"TransformerEncoder", to_string(shape), "(3, 6)"});
+        expect_shape_error([&] { (void)model.next_token_logits(tape, ids, context); },
+                           {"TransformerEncoder", to_string(shape), "(3, 6)"});
+      }
+    }
+  }
+}
+
+TEST(TransformerDecoder, PaddingAtTheBeginningChangesNoLoss) {
+  const auto model = model_of(variants()[1], scaling::umup);  // positions count by distance
+  const auto ids = id_array({1, 7}, vocabulary, 14);
+  for (const std::int32_t padding : {0, 5}) {
+    Array<std::int32_t> padded = Array<std::int32_t>::filled({1, 10}, padding);
+    std::copy_n(ids.data(), 7, padded.mutable_data() + 3);
+    Array<std::int32_t> mask = Array<std::int32_t>::filled({1, 10}, 1);
+    std::fill_n(mask.mutable_data(), 3, 0);
+    EXPECT_NEAR(loss_of(model, padded, {.mask = mask}), loss_of(model, ids), 1e-9);
+  }
+}
+
+TEST(TransformerDecoder, HasNoNextTokenOfASequenceOfPadding) {
+  const auto model = model_of(variants().front(), scaling::umup);
+  Tape<precision::fp32> tape(TapeMode::inference);
+  Array<std::int32_t> mask = Array<std::int32_t>::filled({2, 4}, 1);
+  std::fill_n(mask.mutable_data() + 4, 4, 0);
+  expect_domain_error(
+      [&] {
+        (void)model.next_token_logits(tape, id_array({2, 4}, vocabulary, 15), {.mask = mask});
+      },
+      {"next_token_logits", "none in sequence 1"});
 }
 
 TEST(MultiHeadAttention, RefusesHeadsThatDoNotGroup) {

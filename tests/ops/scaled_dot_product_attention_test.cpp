@@ -935,6 +935,131 @@ TEST(ScaledDotProductAttention, KeysOutsideOfWindowsDocumentsAndMasksHaveNoEffec
   }
 }
 
+/// Gradients of q, with r or, where it is empty, without.
+Array<float> query_gradients(const Attention& op, const Array<float>& q, const Array<float>& k,
+                             const Array<float>& v, const Array<float>& r) {
+  return std::get<0>(run_op(precision::fp32{}, op, q, k, v, r).gradients);
+}
+
+// A block has rows of r for distances that no query and key of it have.
+TEST(ScaledDotProductAttention, DistancesReachTheQueriesThatMeetThemAlone) {
+  for (const std::size_t n : {9U, 33U, 256U}) {
+    const auto q = normal_array<float>({1, 1, n, 3}, 40);
+    const auto k = normal_array<float>({1, 1, n, 3}, 41);
+    const auto v = normal_array<float>({1, 1, n, 2}, 42);
+    Attention padded;
+    padded.mask = Array<std::int32_t>::filled({1, 1, n}, 1);
+    padded.mask.mutable_data()[n / 2] = 0;
+    for (const Attention& op : {Attention{}, padded, Attention{.is_causal = true}}) {
+      // The distance 1 − n is that of query 0 and the last key.
+      auto r = normal_array<float>({1, 2 * n - 1, 3}, 43);
+      std::fill_n(r.mutable_data(), 3, nan_value);
+      const auto dq = query_gradients(op, q, k, v, r);
+      for (std::size_t i = 0; i < n; ++i) {
+        EXPECT_EQ(std::isnan(dq.row(i)[0]), i == 0 && !op.is_causal) << n << " " << i;
+      }
+      // A query that is NaN reaches the distances that it has to a key.
+      auto bad = q;
+      fill_row(bad, n - 1, nan_value);
+      const auto run =
+          run_op(precision::fp32{}, op, bad, k, v, normal_array<float>({1, 2 * n - 1, 3}, 43));
+      const auto& dr = std::get<3>(run.gradients);
+      for (std::size_t row = 0; row < 2 * n - 1; ++row) {
+        const bool meets = row >= n - 1 && (op.mask.empty() || row != n - 1 + n - 1 - n / 2);
+        EXPECT_EQ(std::isnan(dr.row(row)[0]), meets) << n << " " << row;
+      }
+    }
+  }
+}
+
+TEST(ScaledDotProductAttention, NoQueriesHaveNoGradientsWhateverTheMask) {
+  for (const Shape& shape : {Shape{2, 5}, Shape{2, 1, 1, 5}, Shape{2, 2, 1, 5}}) {
+    const Attention op{.mask = Array<std::int32_t>::filled(shape, 1)};
+    const auto run =
+        run_op(precision::fp32{}, op, zeros({2, 2, 0, 8}), normal_array<float>({2, 2, 5, 8}, 44),
+               normal_array<float>({2, 2, 5, 3}, 45));
+    EXPECT_EQ(rms(std::get<1>(run.gradients)), 0);
+    EXPECT_EQ(rms(std::get<2>(run.gradients)), 0);
+  }
+}
+
+TEST(ScaledDotProductAttention, AWindowBeyondAllDistancesIsNone) {
+  const auto q = normal_array<float>({1, 2, 40, 3}, 46);
+  for (const bool is_causal : {false, true}) {
+    for (const std::size_t context_length : {0U, 64U}) {
+      Attention op{.is_causal = is_causal, .context_length = context_length};
+      const auto expected = run_op(precision::fp32{}, op, q, q, q);
+      for (const std::size_t window :
+           {std::numeric_limits<std::size_t>::max(), std::numeric_limits<std::size_t>::max() - 2,
+            std::size_t{1000}, std::size_t{128}}) {
+        op.window = window;
+        const auto run = run_op(precision::fp32{}, op, q, q, q);
+        EXPECT_EQ(run.scales, expected.scales);
+        EXPECT_TRUE(same_bits(run.y, expected.y));
+        EXPECT_TRUE(same_bits(std::get<1>(run.gradients), std::get<1>(expected.gradients)));
+      }
+    }
+  }
+}
+
+TEST(ScaledDotProductAttention, AWindowOfOneKeyGivesTheValuesUnderEveryRule) {
+  const auto q = normal_array<float>({1, 1, 64, 8}, 47);
+  for (const Scaling& scaling : {scaling::paper.with(constraint::none), scaling::umup}) {
+    for (const bool is_causal : {false, true}) {
+      const Attention op{.scaling = scaling, .is_causal = is_causal, .window = 1};
+      EXPECT_NEAR(op.scales(q, q, q).forward, 1, 1e-12);
+    }
+  }
+}
+
+// Values around 4096 but for a key that nobody sees: what backward keeps of them is exact.
+TEST(ScaledDotProductAttention, AValueThatIsNotSeenCostsNoAccuracyHoweverItIsHidden) {
+  constexpr std::size_t n = 24;
+  const auto q = normal_array<double>({1, 2, n, 8}, 48);
+  const auto k = normal_array<double>({1, 2, n, 8}, 49);
+  auto v = normal_array<double>({1, 2, n, 4}, 50);
+  for (double& value : v.mutable_span()) value = static_cast<float>(4096 + value);
+  for (const std::size_t slice : {0U, 1U}) {
+    std::fill_n(v.mutable_data() + slice * n * 4, 4, 0.0);
+  }
+  const auto masked = [&](const Shape& shape) {
+    Attention op;
+    op.mask = Array<std::int32_t>::filled(shape, 1);
+    for (std::size_t i = 0; i < op.mask.size(); i += n) op.mask.mutable_data()[i] = 0;
+    return op;
+  };
+  for (const Attention& op : {masked({1, 1, n}), masked({1, 2, 1, n}), masked({1, 1, n, n})}) {
+    const auto to_float = [](const Array<double>& from) {
+      Array<float> to(from.shape());
+      for (std::size_t i = 0; i < to.size(); ++i) {
+        to.mutable_data()[i] = static_cast<float>(from.data()[i]);
+      }
+      return to;
+    };
+    const auto run = run_op(precision::fp32{}, op, to_float(q), to_float(k), to_float(v));
+    Array<double> dy(run.dy.shape());
+    for (std::size_t i = 0; i < dy.size(); ++i) {
+      dy.mutable_data()[i] = static_cast<double>(run.dy.data()[i]);
+    }
+    const auto to_double = [](const Array<float>& from) {
+      Array<double> to(from.shape());
+      for (std::size_t i = 0; i < to.size(); ++i) {
+        to.mutable_data()[i] = static_cast<double>(from.data()[i]);
+      }
+      return to;
+    };
+    const auto q64 = to_double(to_float(q));
+    const auto k64 = to_double(to_float(k));
+    const auto v64 = to_double(to_float(v));
+    const auto forward = op.forward(precision::fp64{}, op.scales(q64, k64, v64), q64, k64, v64);
+    const auto exact = op.backward(precision::fp64{}, op.scales(q64, k64, v64), forward.saved, dy);
+    const auto& dq = std::get<0>(run.gradients);
+    for (std::size_t i = 0; i < dq.size(); ++i) {
+      EXPECT_NEAR(static_cast<double>(dq.data()[i]), std::get<0>(exact).data()[i], 2e-5) << i;
+    }
+  }
+}
+
 TEST(ScaledDotProductAttention, LaterKeysHaveNoEffectOnACausalQuery) {
   const Attention op{.is_causal = true};
   auto q = normal_array<float>({1, 1, 9, 3}, 28);

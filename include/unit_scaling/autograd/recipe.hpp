@@ -89,9 +89,8 @@ class Recipe : public RecipeOfTape {
 
 /// Gives a recipe the state that another one of the same kind has: so a tape for validation has one
 /// of its own, which learns nothing that training is to go on with.
-/// @throws std::invalid_argument if they are not of one kind, that is if their states differ in
-/// name
-///         or type. Nothing is copied then.
+/// @throws std::invalid_argument if they are not of one kind: if the names or types of their states
+///         differ. Nothing is copied then.
 inline void copy_state(RecipeOfTape& from, RecipeOfTape& to) {
   const auto states_of = [](RecipeOfTape& recipe) {
     std::map<std::string, std::any, std::less<>> states;

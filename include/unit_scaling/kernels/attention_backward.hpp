@@ -38,6 +38,24 @@ template <class Compute> struct AttentionPart {
   Compute* dr = nullptr;  ///< of the slice's head: added to
 };
 
+/// Those of the queries that may see one of the keys by their positions, from a multiple of the
+/// queries on that a block of them has at most.
+[[nodiscard]] inline Range queries_of_keys(const AttentionSize& size, const Range& queries,
+                                           const Range& keys) {
+  if (size.query_heads != 1 || queries.begin != 0 || queries.end != size.queries) return queries;
+  constexpr std::size_t grain = 128;
+  // Positions from `first` on and before `last`.
+  std::size_t first = size.is_causal ? keys.begin : 0;
+  std::size_t last = size.query_offset + size.queries;
+  if (size.window != 0) {
+    first = std::max(first, keys.begin + 1 - std::min(keys.begin + 1, size.window));
+    last = std::min(last, keys.end + size.window - 1);
+  }
+  const std::size_t begin = first - std::min(first, size.query_offset);
+  const std::size_t end = last - std::min(last, size.query_offset);
+  return {std::min(end, begin / grain * grain), end};
+}
+
 /// Makes the gradients that the part asks for, of one slice.
 template <class Layout>
 void backward_part(const AttentionSize& size, const AttentionOperands& operands,
@@ -51,7 +69,9 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
   constexpr std::size_t panel = Layout::panel;
   const std::size_t dim = size.head_dim;
   const std::size_t value_dim = size.value_dim;
-  const Range& queries = part.queries;
+  const bool makes_rows_of_queries = part.dq.is_wanted() || part.dr != nullptr;
+  const Range queries =
+      makes_rows_of_queries ? part.queries : queries_of_keys(size, part.queries, part.keys);
   const std::size_t count = queries.end - queries.begin;
   const std::size_t panels = ceil_divide(count, panel);
   const OperandView q = operands.q.from_row(slice * size.queries);
@@ -112,7 +132,9 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
   const AttentionSession session(score.is_amx || slope_tile.is_amx);
 
   for (std::size_t j = part.keys.begin; j < part.keys.end; j += Layout::key_block) {
-    const std::size_t keys = j < end ? std::min(Layout::key_block, end - j) : 0;
+    const bool may_be_seen =
+        j < by_position.any.end && j + Layout::key_block > by_position.any.begin;
+    const std::size_t keys = may_be_seen && j < end ? std::min(Layout::key_block, end - j) : 0;
     if (wants_keys) std::fill_n(dk_sums, dk_size, Compute{0});
     if (wants_values) std::fill_n(dv_sums, dv_size, Compute{0});
     if (keys != 0) {

@@ -21,8 +21,8 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// The keys that rows [i, i + rows) of queries see by their positions: all that any of them does,
-/// and those that each of them does.
+/// Bounds on the keys that some rows of queries see by their positions: nobody sees keys outside of
+/// `any`, and everybody sees those inside of `each`.
 struct KeysOfRows {
   Range any;
   Range each;
@@ -65,8 +65,9 @@ struct AttentionBlock {
   const std::uint32_t* seen;
 
   [[nodiscard]] bool hides() const { return seen != nullptr; }
+  /// Whether query `a` sees key `b`; keys behind the block are not seen.
   [[nodiscard]] bool is_seen(std::size_t a, std::size_t b) const {
-    return seen == nullptr || (seen[b] >> a & 1) != 0;
+    return b < keys && (seen == nullptr || (seen[b] >> a & 1) != 0);
   }
   /// The queries that see some key.
   [[nodiscard]] std::uint32_t seeing() const {
@@ -104,9 +105,9 @@ inline void see_by_position(const AttentionSize& size, const AttentionBlock& blo
   }
 }
 
-/// Takes from query `a` of the block the keys that `is_hidden(key)`.
+/// Hides from query `a` of the block the keys of which `is_hidden(key)`.
 template <class IsHidden>
-inline void take_keys(const AttentionBlock& block, std::size_t a, std::uint32_t* seen,
+inline void hide_keys(const AttentionBlock& block, std::size_t a, std::uint32_t* seen,
                       const IsHidden& is_hidden) {
   const std::uint32_t others = ~(std::uint32_t{1} << a);
   for (std::size_t b = 0; b < block.keys; ++b) {
@@ -139,13 +140,13 @@ inline void take_keys(const AttentionBlock& block, std::size_t a, std::uint32_t*
   } else if (size.mask.elements != nullptr) {
     for (std::size_t a = 0; a < rows; ++a) {
       const std::int32_t* const mask_of_query = size.mask.row(size, slice, i + a);
-      take_keys(block, a, seen, [&](std::size_t key) { return mask_of_query[key] == 0; });
+      hide_keys(block, a, seen, [&](std::size_t key) { return mask_of_query[key] == 0; });
     }
   }
   if (const std::int32_t* const segments = size.segments_of(slice)) {
     for (std::size_t a = 0; a < rows; ++a) {
       const std::int32_t own = segments[size.position(i + a)];
-      take_keys(block, a, seen, [&](std::size_t key) { return segments[key] != own; });
+      hide_keys(block, a, seen, [&](std::size_t key) { return segments[key] != own; });
     }
   }
   std::uint32_t seeing = 0;

@@ -23,10 +23,12 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/format.hpp"
+#include "unit_scaling/kernels/attention_mask.hpp"
 #include "unit_scaling/kernels/attention_size.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/operand.hpp"
+#include "unit_scaling/kernels/parts.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -73,6 +75,34 @@ void write_origins(const std::int32_t* mask, std::size_t keys, std::size_t colum
     }
     for (std::size_t lane = 0; lane < count; ++lane) origins[j + lane] = origin[lane];
   });
+}
+
+/// (slices, keys): not zero where some query of the slice sees the key. Empty where the mask of
+/// keys, if there is one, tells as much.
+[[nodiscard]] inline Array<std::int32_t> keys_seen_by_some_query(
+    const AttentionSize& size, std::pmr::memory_resource* resource) {
+  const Range by_position = keys_of_rows(size, 0, size.queries).any;
+  const bool is_by_query = size.mask.per_query != 0 || size.mask.per_head != 0;
+  const bool is_of_some = by_position.begin != 0 || by_position.end != size.keys;
+  if (!is_by_query && !is_of_some && (size.segments == nullptr || size.query_offset == 0))
+    return {};
+  auto seen = Array<std::int32_t>::filled(Shape{size.slices, size.keys}, 0, resource);
+  std::int32_t* const target = seen.mutable_data();
+  parallel_for(size.slices, [&](std::size_t slice) {
+    std::int32_t* const of_slice = target + slice * size.keys;
+    const std::int32_t* const segments = size.segments_of(slice);
+    for (std::size_t i = 0; i < size.queries; ++i) {
+      const std::size_t position = size.position(i);
+      const Range keys = size.keys_of(position);
+      const std::int32_t* const mask = size.mask.row(size, slice, i);
+      for (std::size_t key = keys.begin; key < keys.end; ++key) {
+        const bool is_hidden = (mask != nullptr && mask[key] == 0) ||
+                               (segments != nullptr && segments[key] != segments[position]);
+        if (!is_hidden) of_slice[key] = 1;
+      }
+    }
+  });
+  return seen;
 }
 
 /// Writes the elements [first, first + size) of v less their origins.
@@ -137,14 +167,17 @@ template <class Compute>
   const EncodedArray& array = v.array;
   const std::optional<Format> found = detail::find_format_of_differences(array);
   if (!found || size.dropout != 0 || size.queries == 0 || array.empty()) return {};
+  const Array<std::int32_t> seen = detail::keys_seen_by_some_query(size, v.resource());
   const PreparedOperand prepared(v, SummedExtent::both_with_scales);
   const OperandView view = prepared.view();
   auto origins =
       Array<Compute>::filled(Shape{size.slices, size.value_dim}, Compute{0}, v.resource());
   Compute* target = origins.mutable_data();
   parallel_for(size.slices, [&](std::size_t slice) {
-    detail::write_origins(size.mask_of_keys(slice), size.keys, size.value_dim,
-                          view.from_row(slice * size.keys), target + slice * size.value_dim);
+    const std::int32_t* const mask =
+        seen.empty() ? size.mask_of_keys(slice) : seen.data() + slice * size.keys;
+    detail::write_origins(mask, size.keys, size.value_dim, view.from_row(slice * size.keys),
+                          target + slice * size.value_dim);
   });
   if (std::all_of(origins.span().begin(), origins.span().end(),
                   [](Compute origin) { return origin == 0; })) {

@@ -28,7 +28,7 @@ template <class T> struct AttentionMatrix {
   std::size_t per_head = 0;
   std::size_t per_query = 0;
 
-  /// The elements of the keys of row `query` of a slice; null if there are none.
+  /// The elements of the keys of row `query` of a slice; null if there are none. There is a row.
   [[nodiscard]] const T* row(const AttentionSize& size, std::size_t slice, std::size_t query) const;
 };
 
@@ -84,7 +84,8 @@ struct AttentionSize {
   }
   /// The row of the mask that serves every query of a slice; null if there is none such.
   [[nodiscard]] const std::int32_t* mask_of_keys(std::size_t slice) const {
-    return mask.per_query != 0 || mask.per_head != 0 ? nullptr : mask.row(*this, slice, 0);
+    if (mask.elements == nullptr || mask.per_query != 0 || mask.per_head != 0) return nullptr;
+    return mask.elements + slice / slices_per_sequence * mask.per_batch;
   }
   [[nodiscard]] const std::int32_t* segments_of(std::size_t slice) const {
     return segments == nullptr ? nullptr : segments + slice / slices_per_sequence * keys;

@@ -15,6 +15,7 @@
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
@@ -23,10 +24,13 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::nn {
 
-/// Keys and values of the attention layers of a causal model, in P::storage. A call of the model
-/// with a cache appends what it reads, and its queries see all that was read before. So a text is
+/// Keys and values of the attention layers of a causal model, in P::storage; one for each model. A
+/// call of the model with a cache reads on: its queries see all that was read before. So a text is
 /// read once, token after token, and the logits have the bits of reading it at once, unless a
 /// recipe takes a scale from whole tensors, which then are others.
+///
+/// nn::TransformerEncoder, and what is made of it, tells the cache when a call begins and when all
+/// layers have read. A call that throws leaves the cache as it was.
 template <Precision P> class KeyValueCache {
  public:
   using Storage = typename P::storage;
@@ -36,23 +40,11 @@ template <Precision P> class KeyValueCache {
 
   [[nodiscard]] std::size_t capacity() const { return capacity_; }
 
-  /// Positions that every layer has read; 0 if there are no layers yet.
-  [[nodiscard]] std::size_t length() const {
-    std::size_t length = layers_.empty() ? 0 : capacity_;
-    for (const auto& [name, layer] : layers_) length = std::min(length, layer.length);
-    return length;
-  }
-  /// Positions that one layer has read, which is known by its name.
-  [[nodiscard]] std::size_t length(std::string_view layer) const {
-    const auto found = layers_.find(layer);
-    return found == layers_.end() ? 0 : found->second.length;
-  }
+  /// Positions that the model has read.
+  [[nodiscard]] std::size_t length() const { return length_; }
 
-  /// Forgets the positions from `length` on, in every layer. After a call that threw this makes
-  /// the layers agree again: `truncate(length())`.
-  void truncate(std::size_t length) {
-    for (auto& [name, layer] : layers_) layer.length = std::min(layer.length, length);
-  }
+  /// Forgets the positions from `length` on. An empty cache takes sequences of any number.
+  void truncate(std::size_t length) { length_ = std::min(length_, length); }
 
   /// Memory of the arrays.
   [[nodiscard]] std::size_t bytes() const {
@@ -61,44 +53,67 @@ template <Precision P> class KeyValueCache {
     return bytes;
   }
 
-  /// Appends keys and values (batch, heads, positions, head_dim) of a layer, and returns all that
-  /// it has, in memory of `resource`.
-  /// @throws ShapeError if they do not fit those before; DomainError if the capacity is exceeded.
+  /// Begins a call of the model, in which every layer reads so many positions.
+  /// @throws DomainError if the capacity is exceeded.
+  void begin(std::size_t positions) {
+    require(positions <= capacity_ - length_, name_of_class, "expected at most ", capacity_,
+            " positions, got ", positions, " after ", length_);
+    reading_ = positions;
+    for (auto& [name, layer] : layers_) layer.has_read = false;
+  }
+
+  /// Writes keys and values (batch, heads, positions, head_dim) of a layer behind those that were
+  /// read before, and returns all of them, in memory of `resource`.
+  /// @throws ShapeError if they do not fit those before, or the positions of the call; DomainError
+  ///         if a layer of this name has read in this call.
   [[nodiscard]] std::pair<Array<Storage>, Array<Storage>> append(
       std::string_view layer, const Array<Storage>& keys, const Array<Storage>& values,
       std::pmr::memory_resource* resource) {
     require_shape(
         keys.shape().rank() == 4 && values.shape().rank() == 4 &&
-            std::equal(keys.shape().begin(), keys.shape().end() - 1, values.shape().begin()),
-        "KeyValueCache", "keys and values (batch, heads, positions, head_dim)", keys.shape(),
-        values.shape());
+            std::equal(keys.shape().begin(), keys.shape().end() - 1, values.shape().begin()) &&
+            keys.shape()[2] == reading_,
+        name_of_class,
+        [&] {
+          return "keys and values (batch, heads, positions, head_dim) of " +
+                 std::to_string(reading_) + " positions";
+        },
+        keys.shape(), values.shape());
     auto found = layers_.find(layer);
-    if (found == layers_.end()) {
-      found = layers_
-                  .emplace(layer, Layer{.keys = Array<Storage>(of_capacity(keys.shape())),
-                                        .values = Array<Storage>(of_capacity(values.shape()))})
-                  .first;
-    }
+    if (found == layers_.end()) found = layers_.emplace(layer, Layer{}).first;
     Layer& to = found->second;
-    require_same_shape("KeyValueCache", "keys and those before, with the capacity for positions",
-                       of_capacity(keys.shape()), to.keys.shape());
-    require_same_shape("KeyValueCache", "values and those before, with the capacity for positions",
-                       of_capacity(values.shape()), to.values.shape());
-    const std::size_t positions = keys.shape()[2];
-    require(positions <= capacity_ - to.length, "KeyValueCache", "expected at most ", capacity_,
-            " positions, got ", positions, " after ", to.length);
-    write(keys, to.length, to.keys);
-    write(values, to.length, to.values);
-    to.length += positions;
-    return {first_positions(to.keys, to.length, resource),
-            first_positions(to.values, to.length, resource)};
+    require(!to.has_read, name_of_class, "expected layers of different names, got two called ",
+            in_quotes(layer));
+    const Shape all_keys = of_capacity(keys.shape());
+    const Shape all_values = of_capacity(values.shape());
+    if (length_ == 0 && (to.keys.shape() != all_keys || to.values.shape() != all_values)) {
+      to.keys = Array<Storage>(all_keys);
+      to.values = Array<Storage>(all_values);
+    }
+    require_same_shape(name_of_class, "keys and those before, with the capacity for positions",
+                       all_keys, to.keys.shape());
+    require_same_shape(name_of_class, "values and those before, with the capacity for positions",
+                       all_values, to.values.shape());
+    write(keys, length_, to.keys);
+    write(values, length_, to.values);
+    to.has_read = true;
+    return {first_positions(to.keys, length_ + reading_, resource),
+            first_positions(to.values, length_ + reading_, resource)};
+  }
+
+  /// Ends a call, after which the cache has its positions.
+  void end() {
+    length_ += reading_;
+    reading_ = 0;
   }
 
  private:
+  static constexpr std::string_view name_of_class = "KeyValueCache";
+
   struct Layer {
-    Array<Storage> keys;    ///< (batch, heads, capacity, head_dim)
-    Array<Storage> values;  ///< likewise
-    std::size_t length = 0;
+    Array<Storage> keys = {};    ///< (batch, heads, capacity, head_dim)
+    Array<Storage> values = {};  ///< likewise
+    bool has_read = false;       ///< in this call
   };
 
   [[nodiscard]] Shape of_capacity(const Shape& shape) const {
@@ -128,12 +143,16 @@ template <Precision P> class KeyValueCache {
   }
 
   std::size_t capacity_;
+  std::size_t length_ = 0;
+  std::size_t reading_ = 0;  ///< positions of the call
   std::map<std::string, Layer, std::less<>> layers_;
 };
 
 /// What the attention layers of a model are told beside x.
 template <Precision P> struct AttentionContext {
-  /// (batch, keys): zero where a position is padding, which nothing attends to. Empty: none is.
+  /// (batch, keys): zero where a position is padding, which nothing attends to. Empty: none is. The
+  /// keys begin with those of the cache, if there is one. Positions count padding, so sequences of
+  /// different lengths that are read on from a cache are padded at the beginning.
   Array<std::int32_t> mask = {};
   /// (batch, keys): numbers of the documents that a sequence is packed from. Empty: one.
   Array<std::int32_t> documents = {};

@@ -82,7 +82,7 @@ class MultiHeadAttention {
     }
   }
 
-  /// With a cache, the positions of x follow those that it has.
+  /// With a cache, in which a call has begun, the positions of x follow those that it has.
   /// @throws ShapeError if the mask, the documents or the cache do not fit; DomainError for a cache
   ///         on a tape for training, or without causal attention.
   template <Precision P>
@@ -145,7 +145,7 @@ Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
   Variable<P> q = std::get<0>(parts);
   Variable<P> k = std::get<1>(parts);
   Variable<P> v = std::get<2>(parts);
-  const std::size_t before = context.cache == nullptr ? 0 : context.cache->length(name_);
+  const std::size_t before = context.cache == nullptr ? 0 : context.cache->length();
   if (options_.rotary_base) {
     const ops::Rotary turn{.base = *options_.rotary_base, .first_position = before};
     q = ops::rotary(q, turn);

@@ -46,16 +46,19 @@ class TransformerDecoder {
   [[nodiscard]] Variable<P> operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                        const AttentionContext<P>& context = {}) const;
 
-  /// Logits (batch, vocabulary_size) of the token after the last position, or after the last one
-  /// that is not padding.
-  /// @throws ShapeError unless ids are (batch, positions) with at least one position.
+  /// Logits (batch, vocabulary_size) of the token after the last position of `ids`, or after the
+  /// last one of them that is not padding, of which there has to be one.
+  /// @throws ShapeError unless ids are (batch, positions) with at least one position; DomainError
+  /// for
+  ///         a sequence of padding.
   template <Precision P>
   [[nodiscard]] Variable<P> next_token_logits(Tape<P>& tape, const Array<std::int32_t>& ids,
                                               const AttentionContext<P>& context = {}) const;
 
   /// Mean cross-entropy of each token of `ids` (batch, positions) but the first, given those before
-  /// it. No loss is asked of padding, of the first token of a document of `context.documents`, and
-  /// of tokens that are `ignore_index`; the mean is of the others.
+  /// it. No loss is asked of padding, of a token behind padding, of the first token of a document
+  /// of `context.documents`, and of tokens that are `ignore_index`; the mean is of the others. The
+  /// model reads all tokens, so an `ignore_index` is one of the vocabulary.
   /// @throws ShapeError unless ids are (batch, positions) with at least two positions; DomainError
   ///         for a cache.
   template <Precision P>
@@ -113,14 +116,18 @@ Variable<P> TransformerDecoder::next_token_logits(Tape<P>& tape, const Array<std
                 "ids (batch, positions), positions of at least 1", ids.shape());
   const Variable<P> hidden = trunk_(tape, ids, context);
   const std::size_t positions = ids.columns();
-  Array<std::int32_t> last(Shape{ids.rows()});
+  Array<std::int32_t> last(Shape{ids.rows()}, &tape.memory());
   for (std::size_t sequence = 0; sequence < ids.rows(); ++sequence) {
     std::size_t end = positions;
     if (!context.mask.empty()) {
       // With a cache the mask begins with the positions that it has.
       const std::int32_t* const mask =
           context.mask.row(sequence) + (context.mask.columns() - positions);
-      while (end > 1 && mask[end - 1] == 0) --end;
+      while (end > 0 && mask[end - 1] == 0) --end;
+      require(end > 0, "next_token_logits",
+              "expected a token that is not padding, got none in "
+              "sequence ",
+              sequence);
     }
     last.mutable_data()[sequence] = static_cast<std::int32_t>(sequence * positions + end - 1);
   }
@@ -137,7 +144,8 @@ Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
   const Variable<P> logits = (*this)(tape, ids, context);  // asks whether the context fits
   const auto is_asked = [&](std::size_t next) {
     if (next % ids.columns() == 0 || ids.data()[next] == ignore_index) return false;
-    const bool is_padding = !context.mask.empty() && context.mask.data()[next] == 0;
+    const std::int32_t* const mask = context.mask.data();
+    const bool is_padding = !context.mask.empty() && (mask[next] == 0 || mask[next - 1] == 0);
     const std::int32_t* const documents = context.documents.data();
     const bool begins_document =
         !context.documents.empty() && documents[next - 1] != documents[next];

@@ -77,9 +77,22 @@ template <Precision P>
 Variable<P> TransformerEncoder::operator()(Tape<P>& tape, const Array<std::int32_t>& ids,
                                            const AttentionContext<P>& context,
                                            const Array<std::int32_t>& segments) const {
-  const std::size_t before = context.cache == nullptr ? 0 : context.cache->length();
-  const Variable<P> y = layers_(embedding_(tape, ids, segments, before), context);
-  return norm_ ? (*norm_)(y) : y;
+  KeyValueCache<P>* const cache = context.cache;
+  const std::size_t before = cache == nullptr ? 0 : cache->length();
+  if (!context.mask.empty() || !context.documents.empty()) {
+    const Shape keys{ids.rows(), size_sum("TransformerEncoder", {before, ids.columns()})};
+    for (const Array<std::int32_t>* each : {&context.mask, &context.documents}) {
+      require_shape(each->empty() || (ids.shape().rank() == 2 && each->shape() == keys),
+                    "TransformerEncoder",
+                    "a mask and documents (batch, positions), those of the cache included",
+                    each->shape(), ids.shape());
+    }
+  }
+  if (cache != nullptr) cache->begin(ids.columns());
+  const Variable<P> x = layers_(embedding_(tape, ids, segments, before), context);
+  const Variable<P> y = norm_ ? (*norm_)(x) : x;
+  if (cache != nullptr) cache->end();
+  return y;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::nn

@@ -144,6 +144,7 @@ template <std::size_t parts> struct HeadsApart {
  private:
   [[nodiscard]] detail::HeadLayout layout(const Shape& x) const {
     require(heads > 0, name, "expected at least one head");
+    require(parts > 1 || kv_heads == 0, name, "expected no kv_heads: there is one part");
     const std::size_t of_others = kv_heads == 0 ? heads : kv_heads;
     const std::size_t vectors = size_sum(name, {heads, size_product(name, {parts - 1, of_others})});
     require_shape(

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,9 +45,9 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         with a window it sees keys at distances below that; with segments, those of its own.
 /// Scales: c = mult/√head_dim under paper and none, mult/head_dim under umup. Let s be keys, d
 ///         value_dim, g the heads of queries for each head of keys, t the terms of a score (1, or 2
-///         with r), n_i the keys that query i sees by its position, and m the mean of 1/n_i, of
-///         which umup takes an approximation: ln s/s if causal, (ln w + s/w − 1)/s with a window w
-///         too.
+///         with r), n_i the keys that query i sees by its position, at least 1, and m the mean of
+///         1/n_i, of which umup takes an approximation if causal: ln s/s, or (ln w + s/w − 1)/s
+///         with a window w > 1.
 ///         umup: α = β_q = β_k = β_v = √(1−p) m^((w−1)/2), w = 1/(1 + 4d/(t mult²)), as the
 ///         reference but for s = 1, where its ln s = 0 would give no factor.
 ///         paper, which has no attention: α = √(1−p)/σ, σ² = E Σ_j p_ij² for scores ~ N(0, t
@@ -70,10 +71,10 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         −∞ only, is NaN. k_ij is dropped if word ((slice queries + i) keys + j) of `random` is
 ///         below 2³² p, so backward draws it again. Besides the operands y and two numbers per
 ///         query are saved: memory is linear in queries and keys. Factors depend neither on the
-///         mask nor on segments. A query's bits do not depend on how many others are beside it.
-///         Without dropout, where the values of a column that a slice sees have one sign and are
-///         within a factor of two, v and y are saved less one of these values, for which forward
-///         runs twice.
+///         mask nor on segments nor on the bias. A query's bits do not depend on how many others
+///         are beside it. Without dropout, where the values of a column that a slice sees have one
+///         sign and are within a factor of two, v and y are saved less one of these values, for
+///         which forward runs twice.
 /// Errors: without dropout the gradient of a score, c p_ij (dp_ij − Σ_k p_ik dp_ik), is within
 ///         4 c p_ij (value_dim/16 + keys/16 + 30 + max score − min score) u Σ_d |dy_id| s_d of that
 ///         of exact arithmetic, s_d being the spread of column d of the values, max − min over the
@@ -252,7 +253,7 @@ struct ScaledDotProductAttention {
         .query_heads = groups,
         .query_offset = query_offset,
         .is_causal = is_causal,
-        .window = window,
+        .window = limited(window, {query_offset, positions, k[rank - 2]}),
         .dropout = dropout_probability,
         .random = random};
     // A sum over no head_dim is zero whatever its factor.
@@ -308,6 +309,12 @@ struct ScaledDotProductAttention {
     return size;
   }
 
+  /// A window, or 0 if every distance within so many positions is below it.
+  [[nodiscard]] static std::size_t limited(std::size_t window,
+                                           std::initializer_list<std::size_t> positions) {
+    return window >= size_sum(name, positions) ? 0 : window;
+  }
+
   /// Heads of queries that read one head of keys; 0 if the leading extents do not fit.
   [[nodiscard]] static std::size_t groups_of(const Shape& q, const Shape& k) {
     const std::size_t rank = q.rank();
@@ -351,6 +358,7 @@ struct ScaledDotProductAttention {
     size.queries = size_product(name, {size.query_heads, context_length});
     size.keys = context_length;
     size.query_offset = 0;
+    size.window = limited(window, {context_length, context_length});
     return size;
   }
 
@@ -384,16 +392,39 @@ struct ScaledDotProductAttention {
     return constrain<3>(scaling.effective_constraint(), s);
   }
 
+  /// The mean over the queries of f(the keys that they see by their positions, at least one).
+  /// Beyond 4096 queries only some are asked, each for those around it, whose numbers of keys are
+  /// within 2^-11 of its own.
+  template <class F>
+  [[nodiscard]] static double mean_over_queries(const kernels::AttentionSize& size, const F& f) {
+    const std::size_t positions = size.positions();
+    double sum = 0;
+    for (std::size_t i = 0; i < positions;) {
+      const std::size_t count =
+          i < 4096 ? 1 : std::min(positions - i, std::max<std::size_t>(1, i / 2048));
+      const auto seen = size.keys_of(size.query_offset + i + (count - 1) / 2);
+      const std::size_t keys = std::max<std::size_t>(1, seen.end - seen.begin);
+      if (keys == size.keys && size.window == 0) {  // So do all that follow.
+        sum += static_cast<double>(positions - i) * f(keys);
+        break;
+      }
+      sum += static_cast<double>(count) * f(keys);
+      i += count;
+    }
+    return sum / static_cast<double>(positions);
+  }
+
   /// The mean over the queries of one over the keys that they see, as umup has it: for causal
-  /// queries and keys of one length, with the logarithm of the harmonic number.
+  /// queries and keys of one length, with the logarithm in place of the harmonic number.
   [[nodiscard]] static double mean_share(const kernels::AttentionSize& size) {
     const auto keys = static_cast<double>(size.keys);
-    if (size.keys <= 1) return 1;
-    const std::size_t window = size.window == 0 ? size.keys : std::min(size.window, size.keys);
+    if (size.keys <= 1 || size.window == 1) return 1;
     if (!size.is_causal) {
-      return 1 / std::min(keys, size.window == 0 ? keys : 2 * static_cast<double>(window) - 1);
+      if (size.window == 0) return 1 / keys;
+      return mean_over_queries(size, [](std::size_t n) { return 1 / static_cast<double>(n); });
     }
-    const auto width = static_cast<double>(window);
+    const auto width =
+        static_cast<double>(size.window == 0 ? size.keys : std::min(size.window, size.keys));
     return (std::log(width) + (keys - width) / width) / keys;
   }
 
@@ -408,17 +439,7 @@ struct ScaledDotProductAttention {
       return 1 / (1 + (n - 1) * (flat + (1 - flat) / (2 + std::sqrt(n * std::sqrt(n)))));
     };
     if (!size.is_causal && size.window == 0) return of_keys(size.keys);
-    double of_all = 0;
-    std::size_t counted = 0;
-    const std::size_t positions = size.positions();
-    for (; counted < positions; ++counted) {
-      const auto seen = size.keys_of(size.query_offset + counted);
-      const std::size_t keys = seen.end - seen.begin;
-      if (keys == size.keys && size.window == 0) break;  // so do all that follow
-      of_all += of_keys(std::max<std::size_t>(1, keys));
-    }
-    of_all += static_cast<double>(positions - counted) * of_keys(size.keys);
-    return of_all / static_cast<double>(positions);
+    return mean_over_queries(size, of_keys);
   }
 
   template <Precision P, class Q, class K, class V, class... R>
