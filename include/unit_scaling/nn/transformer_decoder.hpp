@@ -152,7 +152,7 @@ Variable<P, typename P::compute> TransformerDecoder::next_token_loss(
     return !is_padding && !begins_document;
   };
   std::size_t asked = 0;
-  for (std::size_t next = 1; next < ids.size(); ++next) asked += is_asked(next) ? 1 : 0;
+  for (std::size_t next = 1; next < ids.size(); ++next) asked += is_asked(next) ? 1U : 0U;
   Array<std::int32_t> predicting(Shape{asked}, &tape.memory());
   Array<std::int32_t> labels(Shape{asked}, &tape.memory());
   std::int32_t* const to_predicting = predicting.mutable_data();

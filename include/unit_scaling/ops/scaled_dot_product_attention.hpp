@@ -398,20 +398,20 @@ struct ScaledDotProductAttention {
   template <class F>
   [[nodiscard]] static double mean_over_queries(const kernels::AttentionSize& size, const F& f) {
     const std::size_t positions = size.positions();
-    double sum = 0;
+    double of_all = 0;
     for (std::size_t i = 0; i < positions;) {
       const std::size_t count =
           i < 4096 ? 1 : std::min(positions - i, std::max<std::size_t>(1, i / 2048));
       const auto seen = size.keys_of(size.query_offset + i + (count - 1) / 2);
       const std::size_t keys = std::max<std::size_t>(1, seen.end - seen.begin);
       if (keys == size.keys && size.window == 0) {  // So do all that follow.
-        sum += static_cast<double>(positions - i) * f(keys);
+        of_all += static_cast<double>(positions - i) * f(keys);
         break;
       }
-      sum += static_cast<double>(count) * f(keys);
+      of_all += static_cast<double>(count) * f(keys);
       i += count;
     }
-    return sum / static_cast<double>(positions);
+    return of_all / static_cast<double>(positions);
   }
 
   /// The mean over the queries of one over the keys that they see, as umup has it: for causal
