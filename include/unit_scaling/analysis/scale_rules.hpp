@@ -165,9 +165,10 @@ template <class Op, class... Arrays>
        factors_of(ops::ScaleForward{.factor = 0.5}, x)},
       {"scaled_dot_product_attention", "q, k, v[, r]",
        "paper's principle: ((1 − p)/σ²)^½, σ² = mean over queries of E Σ_j p_ij²; u-μP: (1 − p)^½ "
-       "(keys/L)^((1 − w)/2), w = 1/(1 + 4d/m²), L = ln keys if causal and keys > 1, else 1",
-       "paper's principle: q: α/(c √d), k: that · (keys/queries)^½, v: α (keys/queries)^½; u-μP: "
-       "α; "
+       "(keys/L)^((1 − w)/2), w = 1/(1 + 4d/m²), L = ln keys if causal and keys > 1, else 1; "
+       "keys and queries are context_length where it is given",
+       "paper's principle: q: α/(c √d), k: that · (keys/(g queries))^½, v: α (keys/(g queries))^½ "
+       "for g heads of queries on one of keys; u-μP: α; "
        "r: α/(c √head_dim) · (distances/(batch · queries))^½",
        "α, β_q, β_k, β_v", "(2, 4, 64, 16) thrice",
        factors_of(ops::ScaledDotProductAttention{}, of({2, 4, 64, 16}), of({2, 4, 64, 16}),
