@@ -30,6 +30,7 @@
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/attention.hpp"
 #include "unit_scaling/kernels/attention_origins.hpp"
+#include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/kernels/operand.hpp"
 
 namespace scaled_dot_product_attention_test {
@@ -1030,24 +1031,13 @@ TEST(ScaledDotProductAttention, AValueThatIsNotSeenCostsNoAccuracyHoweverItIsHid
   };
   for (const Attention& op : {masked({1, 1, n}), masked({1, 2, 1, n}), masked({1, 1, n, n})}) {
     const auto to_float = [](const Array<double>& from) {
-      Array<float> to(from.shape());
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        to.mutable_data()[i] = static_cast<float>(from.data()[i]);
-      }
-      return to;
+      return kernels::convert<float, Overflow::infinity_or_nan>(from);
+    };
+    const auto to_double = [](const Array<float>& from) {
+      return kernels::convert<double, Overflow::infinity_or_nan>(from);
     };
     const auto run = run_op(precision::fp32{}, op, to_float(q), to_float(k), to_float(v));
-    Array<double> dy(run.dy.shape());
-    for (std::size_t i = 0; i < dy.size(); ++i) {
-      dy.mutable_data()[i] = static_cast<double>(run.dy.data()[i]);
-    }
-    const auto to_double = [](const Array<float>& from) {
-      Array<double> to(from.shape());
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        to.mutable_data()[i] = static_cast<double>(from.data()[i]);
-      }
-      return to;
-    };
+    const auto dy = to_double(run.dy);
     const auto q64 = to_double(to_float(q));
     const auto k64 = to_double(to_float(k));
     const auto v64 = to_double(to_float(v));

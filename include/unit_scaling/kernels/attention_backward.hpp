@@ -38,12 +38,11 @@ template <class Compute> struct AttentionPart {
   Compute* dr = nullptr;  ///< of the slice's head: added to
 };
 
-/// Those of the queries that may see one of the keys by their positions, from a multiple of the
-/// queries on that a block of them has at most.
+/// The queries that may see one of the keys by their positions, if `queries` are all of a slice.
+/// They begin at a multiple of `grain`.
 [[nodiscard]] inline Range queries_of_keys(const AttentionSize& size, const Range& queries,
-                                           const Range& keys) {
+                                           const Range& keys, std::size_t grain) {
   if (size.query_heads != 1 || queries.begin != 0 || queries.end != size.queries) return queries;
-  constexpr std::size_t grain = 128;
   // Positions from `first` on and before `last`.
   std::size_t first = size.is_causal ? keys.begin : 0;
   std::size_t last = size.query_offset + size.queries;
@@ -70,8 +69,9 @@ void backward_part(const AttentionSize& size, const AttentionOperands& operands,
   const std::size_t dim = size.head_dim;
   const std::size_t value_dim = size.value_dim;
   const bool makes_rows_of_queries = part.dq.is_wanted() || part.dr != nullptr;
-  const Range queries =
-      makes_rows_of_queries ? part.queries : queries_of_keys(size, part.queries, part.keys);
+  const Range queries = makes_rows_of_queries ? part.queries
+                                              : queries_of_keys(size, part.queries, part.keys,
+                                                                Layout::panels_at_once * panel);
   const std::size_t count = queries.end - queries.begin;
   const std::size_t panels = ceil_divide(count, panel);
   const OperandView q = operands.q.from_row(slice * size.queries);

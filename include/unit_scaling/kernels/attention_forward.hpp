@@ -77,7 +77,7 @@ void forward_group(const AttentionSize& size, const AttentionOperands& operands,
       const AttentionBlock block =
           block_of(size, slice, queries.begin + i, std::min(panel, count - i), j, keys, seen);
       if (block.keys == 0) continue;
-      have_seen[index] |= block.seeing();
+      have_seen[index] |= block.seeing;
       compute_scores<Layout>(size, operands.r, score, block, packed_keys, packed_queries[index],
                              weights);
       hide<panel>(block, weights, lowest);

@@ -63,18 +63,13 @@ struct AttentionBlock {
   std::size_t slice, i, rows, j, keys;
   /// Of each key the queries that see it; null: each query sees each key.
   const std::uint32_t* seen;
+  /// The queries that see some key.
+  std::uint32_t seeing;
 
   [[nodiscard]] bool hides() const { return seen != nullptr; }
   /// Whether query `a` sees key `b`; keys behind the block are not seen.
   [[nodiscard]] bool is_seen(std::size_t a, std::size_t b) const {
     return b < keys && (seen == nullptr || (seen[b] >> a & 1) != 0);
-  }
-  /// The queries that see some key.
-  [[nodiscard]] std::uint32_t seeing() const {
-    if (seen == nullptr) return keys == 0 ? 0 : ~std::uint32_t{0};
-    std::uint32_t queries = 0;
-    for (std::size_t b = 0; b < keys; ++b) queries |= seen[b];
-    return queries;
   }
 };
 
@@ -94,9 +89,7 @@ inline void see_by_position(const AttentionSize& size, const AttentionBlock& blo
   const Range by_first = size.keys_of(first);
   for (std::size_t b = 0; b < block.keys; ++b) {
     const std::size_t key = block.j + b;
-    const std::size_t begin = size.is_causal && key > first             ? key - first
-                              : size.window != 0 && key >= by_first.end ? key + 1 - by_first.end
-                                                                        : 0;
+    const std::size_t begin = key < by_first.end ? 0 : key + 1 - by_first.end;
     const std::size_t end = size.window == 0 ? count
                             : key + size.window <= first
                                 ? 0
@@ -123,8 +116,8 @@ inline void hide_keys(const AttentionBlock& block, std::size_t a, std::uint32_t*
                                              std::size_t keys, SeenByKey& room) {
   const KeysOfRows by_position = keys_of_rows(size, i, rows);
   const std::size_t end = std::min(by_position.any.end, j + keys);
-  if (end <= j || by_position.any.begin >= end) return {slice, i, rows, j, 0, nullptr};
-  AttentionBlock block{slice, i, rows, j, end - j, nullptr};
+  if (end <= j || by_position.any.begin >= end) return {slice, i, rows, j, 0, nullptr, 0};
+  AttentionBlock block{slice, i, rows, j, end - j, nullptr, bits_of(0, rows)};
   if (see_all(size, by_position, {j, end})) return block;
   block.seen = room.data();
   std::uint32_t* const seen = room.data();
@@ -139,7 +132,7 @@ inline void hide_keys(const AttentionBlock& block, std::size_t a, std::uint32_t*
     for (std::size_t b = 0; b < block.keys; ++b) seen[b] = mask[j + b] == 0 ? 0U : seen[b];
   } else if (size.mask.elements != nullptr) {
     for (std::size_t a = 0; a < rows; ++a) {
-      const std::int32_t* const mask_of_query = size.mask.row(size, slice, i + a);
+      const std::int32_t* const mask_of_query = size.row_of(size.mask, slice, i + a);
       hide_keys(block, a, seen, [&](std::size_t key) { return mask_of_query[key] == 0; });
     }
   }
@@ -149,13 +142,13 @@ inline void hide_keys(const AttentionBlock& block, std::size_t a, std::uint32_t*
       hide_keys(block, a, seen, [&](std::size_t key) { return segments[key] != own; });
     }
   }
-  std::uint32_t seeing = 0;
-  std::uint32_t by_each = ~std::uint32_t{0};
+  block.seeing = 0;
+  std::uint32_t by_each = bits_of(0, rows);
   for (std::size_t b = 0; b < block.keys; ++b) {
-    seeing |= seen[b];
+    block.seeing |= seen[b];
     by_each &= seen[b];
   }
-  if (seeing == 0) block.keys = 0;
+  if (block.seeing == 0) block.keys = 0;
   if (by_each == bits_of(0, rows)) block.seen = nullptr;
   return block;
 }
@@ -183,12 +176,10 @@ template <class Compute>
 template <std::size_t panel, class Compute>
 inline void hide(const AttentionBlock& block, Compute* values, Compute filler) {
   if (!block.hides()) return;
-  const std::uint32_t without_query =
-      block.rows < panel ? ~std::uint32_t{0} << block.rows : std::uint32_t{0};
-  constexpr std::uint32_t all = ~std::uint32_t{0} >> (32 - panel);
+  const std::uint32_t without_query = bits_of(block.rows, panel);
   for (std::size_t b = 0; b < block.keys; ++b) {
     const std::uint32_t kept = block.seen[b] | without_query;
-    if ((kept & all) == all) continue;
+    if (kept == bits_of(0, panel)) continue;
     for (std::size_t a = 0; a < panel; a += lane_count<Compute>) {
       Compute* const at = values + b * panel + a;
       store<Overflow::infinity_or_nan, Compute>(

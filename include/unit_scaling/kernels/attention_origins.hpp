@@ -89,16 +89,15 @@ void write_origins(const std::int32_t* mask, std::size_t keys, std::size_t colum
   auto seen = Array<std::int32_t>::filled(Shape{size.slices, size.keys}, 0, resource);
   std::int32_t* const target = seen.mutable_data();
   parallel_for(size.slices, [&](std::size_t slice) {
-    std::int32_t* const of_slice = target + slice * size.keys;
-    const std::int32_t* const segments = size.segments_of(slice);
-    for (std::size_t i = 0; i < size.queries; ++i) {
-      const std::size_t position = size.position(i);
-      const Range keys = size.keys_of(position);
-      const std::int32_t* const mask = size.mask.row(size, slice, i);
-      for (std::size_t key = keys.begin; key < keys.end; ++key) {
-        const bool is_hidden = (mask != nullptr && mask[key] == 0) ||
-                               (segments != nullptr && segments[key] != segments[position]);
-        if (!is_hidden) of_slice[key] = 1;
+    constexpr std::size_t panel = 32;
+    SeenByKey room;
+    for (std::size_t i = 0; i < size.queries; i += panel) {
+      for (std::size_t j = 0; j < size.keys; j += room.size()) {
+        const AttentionBlock block = block_of(size, slice, i, std::min(panel, size.queries - i), j,
+                                              std::min(room.size(), size.keys - j), room);
+        for (std::size_t b = 0; b < block.keys; ++b) {
+          if (!block.hides() || block.seen[b] != 0) target[slice * size.keys + j + b] = 1;
+        }
       }
     }
   });

@@ -60,7 +60,7 @@ inline void add_bias(const AttentionSize& size, const AttentionBlock& block,
                      typename Layout::Compute* values) {
   using Compute = typename Layout::Compute;
   for (std::size_t a = 0; a < block.rows; ++a) {
-    const float* const row = size.bias.row(size, block.slice, block.i + a) + block.j;
+    const float* const row = size.row_of(size.bias, block.slice, block.i + a) + block.j;
     for (std::size_t b = 0; b < block.keys; ++b) {
       const double addend = static_cast<double>(row[b]) / size.score_factor;
       values[b * Layout::panel + a] += static_cast<Compute>(addend);

@@ -17,8 +17,6 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
-struct AttentionSize;
-
 /// Elements of (batch, heads, queries, keys), each of the first three extents of which may be one
 /// row that serves all.
 template <class T> struct AttentionMatrix {
@@ -27,9 +25,6 @@ template <class T> struct AttentionMatrix {
   std::size_t per_batch = 0;
   std::size_t per_head = 0;
   std::size_t per_query = 0;
-
-  /// The elements of the keys of row `query` of a slice; null if there are none. There is a row.
-  [[nodiscard]] const T* row(const AttentionSize& size, std::size_t slice, std::size_t query) const;
 };
 
 /// Extents of attention, and which weights are zero. A slice is one index of the leading extents of
@@ -82,6 +77,15 @@ struct AttentionSize {
     }
     return seen;
   }
+  /// The elements of the keys of row `query` of a slice; null if there are none. There is a row.
+  template <class T>
+  [[nodiscard]] const T* row_of(const AttentionMatrix<T>& matrix, std::size_t slice,
+                                std::size_t query) const {
+    if (matrix.elements == nullptr) return nullptr;
+    const std::size_t head = slice % slices_per_sequence * query_heads + query / positions();
+    return matrix.elements + slice / slices_per_sequence * matrix.per_batch +
+           head * matrix.per_head + query % positions() * matrix.per_query;
+  }
   /// The row of the mask that serves every query of a slice; null if there is none such.
   [[nodiscard]] const std::int32_t* mask_of_keys(std::size_t slice) const {
     if (mask.elements == nullptr || mask.per_query != 0 || mask.per_head != 0) return nullptr;
@@ -91,16 +95,6 @@ struct AttentionSize {
     return segments == nullptr ? nullptr : segments + slice / slices_per_sequence * keys;
   }
 };
-
-template <class T>
-const T* AttentionMatrix<T>::row(const AttentionSize& size, std::size_t slice,
-                                 std::size_t query) const {
-  if (elements == nullptr) return nullptr;
-  const std::size_t batch = slice / size.slices_per_sequence;
-  const std::size_t head =
-      slice % size.slices_per_sequence * size.query_heads + query / size.positions();
-  return elements + batch * per_batch + head * per_head + query % size.positions() * per_query;
-}
 
 /// Keys whose scores a thread holds at a time: whole register tiles, few enough for the caches.
 inline constexpr std::size_t attention_key_block = 224;

@@ -75,7 +75,7 @@ inline void make_slopes(const AttentionSize& size, const AttentionBlock& block,
   const Compute exponent_factor = exponent_factor_of<Layout>(size);
   lane_t<Compute> weight[Layout::word_depth][registers];
   lane_t<Compute> slope[Layout::word_depth][registers];
-  const std::uint32_t with_query = ~std::uint32_t{0} >> (32 - block.rows);
+  const std::uint32_t with_query = bits_of(0, block.rows);
   const auto make_row = [&](std::size_t b, std::size_t r) __attribute__((always_inline)) {
     [[maybe_unused]] const std::uint32_t kept =
         block.hides() ? block.seen[b] & with_query : with_query;
