@@ -3,18 +3,16 @@
 /// Layer train: windows of a text for models that predict the next token.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string_view>
+#include <vector>
 
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/core/random.hpp"
-#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
+#include "unit_scaling/train/text_windows.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -26,7 +24,7 @@ class CausalBatches {
   /// The corpus must outlive this.
   /// @throws DomainError unless the window has from 2 ids to as many as the training text.
   CausalBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
-      : corpus_(&corpus), window_(window), seed_(seed) {
+      : corpus_(&corpus), windows_(name, window), seed_(seed) {
     const std::size_t longest = corpus.training().size();
     require(window >= 2 && window <= longest, name, "expected a window of 2 to ", longest,
             " ids, as many as the training text has, got ", window);
@@ -35,23 +33,15 @@ class CausalBatches {
   /// The batch of training step `step`: windows that begin anywhere in the training text. A pure
   /// function of (seed, step), so training can be taken up again at any step.
   [[nodiscard]] Array<std::int32_t> training(std::size_t batch, std::uint32_t step) const {
-    check_batch(batch);
-    const Random random(seed_, RandomStream::batch, step);
     const auto text = corpus_->training();
-    require(text.size() <= 0xFFFFFFFF, name, "expected a text of less than 4 GiB");
-    const auto places = static_cast<std::uint32_t>(text.size() - window_ + 1);
-    Array<std::int32_t> ids({batch, window_});
-    for (std::size_t row = 0; row < batch; ++row) {
-      copy_window(text, random.below(places, row), ids, row);
-    }
-    return ids;
+    return windows_.at(text, windows_.training_offsets(text, batch, seed_, step));
   }
 
   /// How many windows predict each id of the validation text once, but for its first id and a rest
   /// that fills no window: each begins with the last id of the one before.
   [[nodiscard]] std::size_t validation_windows() const {
     const std::size_t size = corpus_->validation().size();
-    return size < window_ ? 0 : (size - 1) / (window_ - 1);
+    return size < windows_.window() ? 0 : (size - 1) / stride();
   }
 
   /// Validation windows [first, first + count).
@@ -60,30 +50,20 @@ class CausalBatches {
     const std::size_t windows = validation_windows();
     require(count >= 1 && first < windows && count <= windows - first, name, "expected some of ",
             windows, " validation windows, got ", count, " from window ", first);
-    check_batch(count);
-    Array<std::int32_t> ids({count, window_});
-    for (std::size_t row = 0; row < count; ++row) {
-      copy_window(corpus_->validation(), (first + row) * (window_ - 1), ids, row);
-    }
-    return ids;
+    windows_.check_batch(count);
+    std::vector<std::size_t> offsets(count);
+    for (std::size_t row = 0; row < count; ++row) offsets[row] = (first + row) * stride();
+    return windows_.at(corpus_->validation(), offsets);
   }
 
  private:
   static constexpr std::string_view name = "CausalBatches";
 
-  void check_batch(std::size_t batch) const {
-    require(batch >= 1 && batch <= 0x7FFFFFFF / window_, name,
-            "expected at least one window and fewer than 2^31 ids in a batch");
-  }
-
-  void copy_window(std::span<const std::int32_t> text, std::size_t from, Array<std::int32_t>& ids,
-                   std::size_t row) const {
-    std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(from), window_,
-                ids.mutable_data() + row * window_);
-  }
+  /// From one validation window to the next.
+  [[nodiscard]] std::size_t stride() const { return windows_.window() - 1; }
 
   const TextCorpus* corpus_;
-  std::size_t window_;
+  detail::TextWindows windows_;
   std::uint64_t seed_;
 };
 

@@ -18,6 +18,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
+#include "unit_scaling/train/text_windows.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -41,7 +42,7 @@ class MaskedBatches {
   /// The corpus must outlive this.
   /// @throws DomainError if the window is empty or longer than the training text.
   MaskedBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
-      : corpus_(&corpus), window_(window), seed_(seed) {
+      : corpus_(&corpus), windows_("MaskedBatches", window), seed_(seed) {
     const std::size_t longest = corpus.training().size();
     require(window >= 1 && window <= longest, "MaskedBatches", "expected a window of 1 to ",
             longest, " positions, as many as the training text has, got ", window);
@@ -50,7 +51,7 @@ class MaskedBatches {
   /// How many positions of a batch of so many windows are selected: at least one.
   /// @throws ShapeError if std::size_t cannot count the positions.
   [[nodiscard]] std::size_t selected(std::size_t batch) const {
-    const std::size_t positions = size_product("MaskedBatches", {batch, window_});
+    const std::size_t positions = size_product("MaskedBatches", {batch, windows_.window()});
     const double share = selected_share * static_cast<double>(positions);
     return std::max<std::size_t>(1, static_cast<std::size_t>(std::llround(share)));
   }
@@ -58,19 +59,14 @@ class MaskedBatches {
   /// The batch of training step `step`: windows beginning anywhere in the training text. A pure
   /// function of (seed, step), so training can be taken up again at any step.
   [[nodiscard]] MaskedBatch training(std::size_t batch, std::uint32_t step) const {
-    check_batch(batch);
-    const Random random(seed_, RandomStream::batch, step);
     const auto text = corpus_->training();
-    require(text.size() <= 0xFFFFFFFF, "MaskedBatches", "expected a text of less than 4 GiB");
-    const auto starts = static_cast<std::uint32_t>(text.size() - window_ + 1);
-    std::vector<std::size_t> offsets(batch);
-    for (std::size_t b = 0; b < batch; ++b) offsets[b] = random.below(starts, b);
+    const auto offsets = windows_.training_offsets(text, batch, seed_, step);
     return mask(text, offsets, Random(seed_, RandomStream::masking, step));
   }
 
   /// How many windows, one after another, fill the validation text.
   [[nodiscard]] std::size_t validation_windows() const {
-    return corpus_->validation().size() / window_;
+    return corpus_->validation().size() / windows_.window();
   }
 
   /// Validation windows first, first + stride, …, `count` of them, hidden as `draw` says; the same
@@ -81,35 +77,25 @@ class MaskedBatches {
     require(
         stride >= 1 && count >= 1 && first < windows && count - 1 <= (windows - first - 1) / stride,
         "MaskedBatches", "expected windows of the validation text");
-    check_batch(count);
+    windows_.check_batch(count);
     std::vector<std::size_t> offsets(count);
-    for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b * stride) * window_;
+    for (std::size_t b = 0; b < count; ++b) offsets[b] = (first + b * stride) * windows_.window();
     return mask(corpus_->validation(), offsets,
                 Random(0, RandomStream::masking, draw, static_cast<std::uint32_t>(first + 1)));
   }
 
  private:
-  void check_batch(std::size_t batch) const {
-    require(batch >= 1 && batch <= 0x7FFFFFFF / window_, "MaskedBatches",
-            "expected at least one window and fewer than 2^31 positions in a batch");
-  }
-
   [[nodiscard]] MaskedBatch mask(std::span<const std::int32_t> text,
                                  std::span<const std::size_t> offsets, const Random& random) const {
-    const std::size_t batch = offsets.size();
-    const std::size_t count = selected(batch);
-    MaskedBatch result{Array<std::int32_t>(Shape{batch, window_}),
-                       Array<std::int32_t>(Shape{count}), Array<std::int32_t>(Shape{count})};
+    const std::size_t count = selected(offsets.size());
+    MaskedBatch result{windows_.at(text, offsets), Array<std::int32_t>(Shape{count}),
+                       Array<std::int32_t>(Shape{count})};
     std::int32_t* ids = result.ids.mutable_data();
-    for (std::size_t b = 0; b < batch; ++b) {
-      std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(offsets[b]), window_,
-                  ids + b * window_);
-    }
     std::int32_t* positions = result.selected.mutable_data();
     std::int32_t* labels = result.labels.mutable_data();
     const auto symbols = static_cast<std::uint32_t>(corpus_->mask_id());
     // The first steps of a shuffle: `count` positions without repetition.
-    std::vector<std::int32_t> order(batch * window_);
+    std::vector<std::int32_t> order(result.ids.size());
     std::iota(order.begin(), order.end(), 0);
     for (std::size_t k = 0; k < count; ++k) {
       const auto rest = static_cast<std::uint32_t>(order.size() - k);
@@ -128,7 +114,7 @@ class MaskedBatches {
   }
 
   const TextCorpus* corpus_;
-  std::size_t window_;
+  detail::TextWindows windows_;
   std::uint64_t seed_;
 };
 

@@ -37,14 +37,10 @@ class TextCorpus {
   TextCorpus(const std::string& bytes, std::size_t shortest) {
     std::array<bool, 256> occurs{};
     for (const char byte : bytes) occurs[static_cast<unsigned char>(byte)] = true;
-    std::array<std::int32_t, 256> id{};
     for (std::size_t byte = 0; byte < occurs.size(); ++byte) {
-      if (!occurs[byte]) continue;
-      id[byte] = static_cast<std::int32_t>(symbols_.size());
-      symbols_.push_back(static_cast<char>(byte));
+      if (occurs[byte]) symbols_.push_back(static_cast<char>(byte));
     }
-    ids_.reserve(bytes.size());
-    for (const char byte : bytes) ids_.push_back(id[static_cast<unsigned char>(byte)]);
+    ids_ = ids_of(bytes);
     training_size_ = ids_.size() - ids_.size() / 10;
     if (training_size_ < shortest || ids_.size() - training_size_ < shortest) {
       throw std::invalid_argument("text too short: " + std::to_string(bytes.size()) +
@@ -104,16 +100,19 @@ class TextCorpus {
   /// The ids of a text: a prompt, for instance.
   /// @throws DomainError if it has a byte that the corpus does not have.
   [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
+    constexpr std::int32_t none = -1;
+    std::array<std::int32_t, 256> of_byte{};
+    of_byte.fill(none);
+    for (std::size_t id = 0; id < symbols_.size(); ++id) {
+      of_byte[static_cast<unsigned char>(symbols_[id])] = static_cast<std::int32_t>(id);
+    }
     std::vector<std::int32_t> ids;
     ids.reserve(text.size());
-    for (const char byte : text) {
-      const auto order = [](char a, char b) {
-        return static_cast<unsigned char>(a) < static_cast<unsigned char>(b);
-      };
-      const auto found = std::lower_bound(symbols_.begin(), symbols_.end(), byte, order);
-      require(found != symbols_.end() && *found == byte, "TextCorpus::ids_of",
-              "expected bytes that the corpus has, got ", in_quotes(std::string_view(&byte, 1)));
-      ids.push_back(static_cast<std::int32_t>(found - symbols_.begin()));
+    for (const char& byte : text) {
+      ids.push_back(of_byte[static_cast<unsigned char>(byte)]);
+      if (ids.back() != none) continue;
+      throw_domain_error("TextCorpus::ids_of", {"expected bytes that the corpus has, got ",
+                                                in_quotes(std::string_view(&byte, 1))});
     }
     return ids;
   }
