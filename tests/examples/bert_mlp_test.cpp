@@ -697,6 +697,11 @@ TEST_F(BertMlp, PutsEachRunInANewFolderUnlessToldWhere) {
     EXPECT_TRUE(fs::exists(folder_ / "runs" / name / "summary.json"));
   }
   EXPECT_EQ(content(folder_ / "runs/fp8-unit/summary.json"), summary);
+  const Outcome compared =
+      run(data() + " --hidden 16 --layers 1 --steps 1 --compare " + "fp8:unit@amax,fp8:unit@mxfp8",
+          "2>&1", folder_);
+  ASSERT_EQ(compared.exit_code, 0) << compared.output;
+  EXPECT_NE(compared.output.find(results("compare")), std::string::npos) << compared.output;
 }
 
 TEST_F(BertMlp, GoesOnInTheFolderOfTheCheckpointUnlessThatIsOfAComparison) {

@@ -32,7 +32,7 @@ struct BertConfig {
   bool tied_readout = true;
 
   /// `transformer`, whose context_length is `max_positions` if it says none.
-  [[nodiscard]] TransformerConfig of_positions() const {
+  [[nodiscard]] TransformerConfig transformer_in_context() const {
     TransformerConfig config = transformer;
     if (config.context_length == 0) config.context_length = max_positions;
     return config;
@@ -43,7 +43,7 @@ struct BertConfig {
   void require_attributes() const {
     require_size("BertConfig", "vocabulary_size", vocabulary_size);
     require_size("BertConfig", "max_positions", max_positions);
-    of_positions().require_attributes();
+    transformer_in_context().require_attributes();
   }
 };
 
@@ -69,7 +69,7 @@ class Bert {
   /// @throws DomainError as BertConfig; DomainError and ShapeError as TransformerEncoder.
   Bert(Initialiser& initialiser, const BertConfig& config)
       : scaling_((config.require_attributes(), initialiser.scaling())),
-        encoder_(initialiser, config.vocabulary_size, config.of_positions(),
+        encoder_(initialiser, config.vocabulary_size, config.transformer_in_context(),
                  {.positions = PositionKind::learned,
                   .max_positions = config.max_positions,
                   .segments = config.segments}),

@@ -47,13 +47,12 @@ class InputEmbedding {
                  std::size_t hidden_size, const Options& options)
       : name_((require_sizes(vocabulary_size, hidden_size, options), name)),
         options_(options),
-        kind_(options.positions.value_or(PositionKind::none)),
         add_{.scaling = initialiser.scaling().on_cut_edge()},
         fixed_{.scaling = scaling::none},
         tokens_(initialiser, name, vocabulary_size, hidden_size) {
-    if (kind_ == PositionKind::learned) {
+    if (options.positions == PositionKind::learned) {
       positions_.emplace(initialiser, name + ".positions", options.max_positions, hidden_size);
-    } else if (kind_ == PositionKind::sinusoidal) {
+    } else if (options.positions == PositionKind::sinusoidal) {
       sinusoids_ = ops::sinusoidal_positions<float>(options.max_positions, hidden_size);
     }
     if (options.segments > 0) {
@@ -98,7 +97,6 @@ class InputEmbedding {
 
   std::string name_;
   Options options_;
-  PositionKind kind_;
   ops::Add add_;
   ops::Embedding fixed_;
   Embedding tokens_;
@@ -113,7 +111,8 @@ Variable<P> InputEmbedding::operator()(Tape<P>& tape, const Array<std::int32_t>&
                                        std::size_t first_position) const {
   const auto module = tape.enter(name_);
   std::optional<Variable<P>> context;
-  if (kind_ != PositionKind::none) context = position_rows(tape, first_position, ids.columns());
+  if (positions_ || !sinusoids_.empty())
+    context = position_rows(tape, first_position, ids.columns());
   if (segments_ || !segments.empty()) {
     require_same_shape("InputEmbedding", "ids and segments", ids.shape(), segments.shape());
     require(segments_.has_value(), "InputEmbedding", "expected no segments: there is no table");

@@ -82,8 +82,9 @@ class TokenSampler {
     if (options_.top_p < 1) {
       double of_first = 0;
       std::size_t count = 0;
-      while (count < weights.size() && of_first < options_.top_p * sum)
+      while (count < weights.size() && of_first < options_.top_p * sum) {
         of_first += weights[count++];
+      }
       weights.resize(count);
       sum = of_first;
     }

@@ -48,9 +48,8 @@ class TransformerDecoder {
 
   /// Logits (batch, vocabulary_size) of the token after the last position of `ids`, or after the
   /// last one of them that is not padding, of which there has to be one.
-  /// @throws ShapeError unless ids are (batch, positions) with at least one position; DomainError
-  /// for
-  ///         a sequence of padding.
+  /// @throws ShapeError unless ids are (batch, positions) with at least one position.
+  /// @throws DomainError for a sequence of padding.
   template <Precision P>
   [[nodiscard]] Variable<P> next_token_logits(Tape<P>& tape, const Array<std::int32_t>& ids,
                                               const AttentionContext<P>& context = {}) const;
@@ -125,9 +124,7 @@ Variable<P> TransformerDecoder::next_token_logits(Tape<P>& tape, const Array<std
           context.mask.row(sequence) + (context.mask.columns() - positions);
       while (end > 0 && mask[end - 1] == 0) --end;
       require(end > 0, "next_token_logits",
-              "expected a token that is not padding, got none in "
-              "sequence ",
-              sequence);
+              "expected a token that is not padding, got none in sequence ", sequence);
     }
     last.mutable_data()[sequence] = static_cast<std::int32_t>(sequence * positions + end - 1);
   }
