@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -12,6 +13,7 @@
 #include "analysis/model_steps.hpp"
 #include "autograd/tape_support.hpp"
 #include "support/errors.hpp"
+#include "support/random_arrays.hpp"
 #include "unit_scaling/nn/linear.hpp"
 #include "unit_scaling/nn/linear_readout.hpp"
 #include "unit_scaling/ops/add.hpp"
@@ -26,6 +28,8 @@
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/residual.hpp"
+#include "unit_scaling/ops/rotary.hpp"
+#include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/optim/adam.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
@@ -73,11 +77,13 @@ TEST(Lint, FindsNothingInTheLibrarysModels) {
   for (const ModelStep& step : model_steps()) {
     optim::Adam adam(step.parameters, {.rule = step.rule});
     const auto findings =
-        lint_of(step.record, {.learning_rates = optim::learning_rate_report(adam, 0.01)});
+        lint_of(step.record, {.learning_rates = optim::learning_rate_report(adam, 0.01),
+                              .is_without_positions = step.is_without_positions});
     EXPECT_TRUE(findings.empty()) << step.name << "\n" << to_string(findings);
     if (step.rule == Rule::none) continue;
     optim::Sgd sgd(step.parameters, {.rule = step.rule});
     EXPECT_TRUE(lint_of(step.record, {.learning_rates = optim::learning_rate_report(sgd, 0.01),
+                                      .is_without_positions = step.is_without_positions,
                                       .sgd_readout_is_constrained = false})
                     .empty())
         << step.name;
@@ -160,8 +166,9 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
   // Also where one op does the work of two.
   const auto fused = [&](const Scaling& first, const Scaling& second) {
     return lint_of([&](Fp64& tape) {
-      return ops::gelu(ops::gelu_linear(
-          input(tape), w, {.gelu = {.scaling = first}, .linear = {.scaling = second}}));
+      const auto x = ops::gelu_linear(input(tape), w,
+                                      {.gelu = {.scaling = first}, .linear = {.scaling = second}});
+      return ops::gelu(x, {.scaling = scaling::paper});
     });
   };
   EXPECT_TRUE(fused(scaling::paper, scaling::paper).empty());
@@ -184,7 +191,7 @@ TEST(Lint, FindsAnOpWithoutRulesInAModelThatFollowsSome) {
                const ops::Linear linear{.scaling = scaling::none};
                const ops::Gelu gelu{.scaling = scaling::none};
                const auto x = ops::gelu(ops::linear(input(tape), plain, linear), gelu);
-               return ops::gelu(ops::linear(x, w, linear));
+               return ops::gelu(ops::linear(x, w, linear), {.scaling = scaling::paper});
              }),
              Kind::scaled_op, "op 3, gelu", "paper");
   // Numbers, such as two losses, are added up as they are.
@@ -277,14 +284,15 @@ TEST(Lint, FindsAnOpThatFollowsOtherRulesThanTheModel) {
   EXPECT_TRUE(model(scaling::umup, scaling::umup).empty());
   EXPECT_TRUE(model(scaling::paper, scaling::paper).empty());
   EXPECT_TRUE(model(scaling::paper, scaling::paper.on_cut_edge()).empty());
-  expect_one(model(scaling::umup, {}), Kind::mixed_rules, "op 1, gelu of block",
-             "follows paper, as an op does that is given no scaling, in a model under umup");
+  EXPECT_TRUE(model(scaling::umup, scaling::inherited).empty());
+  expect_one(model(scaling::umup, scaling::paper), Kind::mixed_rules, "op 1, gelu of block",
+             "follows paper in a model under umup");
   expect_one(model(scaling::paper, scaling::umup), Kind::mixed_rules, "op 1, gelu of block",
              "follows umup in a model under paper");
-  // However many others are left at the default: layers with parameters tell the model's rules.
+  // However many others there are: layers with parameters tell the model's rules.
   const auto many = lint_of([&](Fp64& tape) {
     auto x = ops::linear(input(tape), w, {.scaling = scaling::umup});
-    for (int i = 0; i < 5; ++i) x = ops::gelu(x);
+    for (int i = 0; i < 5; ++i) x = ops::gelu(x, {.scaling = scaling::paper});
     return x;
   });
   ASSERT_EQ(many.size(), 5U) << to_string(many);
@@ -304,9 +312,16 @@ TEST(Lint, FindsAnOpThatFollowsOtherRulesThanTheModel) {
   expect_one(fused(scaling::umup, {}), Kind::mixed_rules, "op 2, gelu_linear", "paper");
   expect_one(lint_of([&](Fp64& tape) {
                const auto x = ops::linear(input(tape), w, {.scaling = scaling::umup});
-               return ops::embedding(id_array({3}, 6, 1), x);
+               return ops::embedding(id_array({3}, 6, 1), x, {.scaling = scaling::paper});
              }),
              Kind::mixed_rules, "op 1, embedding", "paper");
+  // What is told nothing, and reads nothing that follows a rule.
+  expect_one(lint_of([&](Fp64& tape) {
+               const auto x = ops::linear(ops::gelu(input(tape)), w, {.scaling = scaling::umup});
+               return ops::linear(x, w, {.scaling = scaling::umup});
+             }),
+             Kind::mixed_rules, "op 0, gelu",
+             "follows paper, inherited from what it reads or by default, in a model under umup");
 }
 
 TEST(Lint, FindsAPlainLayerAsReadoutOfAModelUnderUMuP) {
@@ -421,7 +436,8 @@ TEST(Lint, FindsParametersThatNobodyTagged) {
                                .depth = {},
                                .factor = 0.5,
                                .learning_rate = 0.5,
-                               .weight_decay = 0}}}),
+                               .weight_decay = 0,
+                               .decay_share = {}}}}),
       Kind::untagged_parameter, "b", "kind");
 }
 
@@ -442,6 +458,75 @@ TEST(Lint, FindsLearningRatesOutOfBand) {
   // A group that is not to be trained is no mistake.
   EXPECT_TRUE(of({{{&w}, 0}, {{&bias}}}, Rule::umup, 1).empty());
   expect_one(of({&w, &bias}, Rule::none, 0.1), Kind::learning_rate, "the optimiser", "rule");
+}
+
+TEST(Lint, FindsWeightDecayOutOfBand) {
+  Parameter w = weight({64, 64});
+  const auto of = [&](double weight_decay, optim::WeightDecay decay, double rate = 0x1p-6) {
+    const optim::Adam adam({&w},
+                           {.weight_decay = weight_decay, .decay = decay, .rule = Rule::umup});
+    return lint_of(
+        [&](Fp64& tape) { return ops::linear(input(tape), w, {.scaling = scaling::umup}); },
+        {.learning_rates = optim::learning_rate_report(adam, rate)});
+  };
+  using optim::WeightDecay;
+  EXPECT_TRUE(of(0, WeightDecay::independent).empty());
+  EXPECT_TRUE(of(0x1p-13, WeightDecay::independent).empty());
+  EXPECT_TRUE(of(0x1p-8, WeightDecay::independent).empty());
+  expect_one(of(0x1.8p-8, WeightDecay::independent), Kind::weight_decay, "w",
+             "loses 0.005859 of its size to weight decay in a step, above 0.003906");
+  // Times the rate, 2^-6 · 64^-1/2.
+  EXPECT_TRUE(of(0.1, WeightDecay::decoupled).empty());
+  expect_one(of(0.75, WeightDecay::decoupled, 1), Kind::weight_decay, "w", "above 0.003906");
+  expect_one(of(0x1p-20, WeightDecay::decoupled), Kind::weight_decay, "w", "which no float shows");
+  // What goes into the gradient has no share, and a rate of 0 takes nothing.
+  EXPECT_TRUE(of(0.75, WeightDecay::coupled, 1).empty());
+  EXPECT_TRUE(of(0.1, WeightDecay::decoupled, 0).empty());
+  const optim::Sgd sgd({&w}, {.weight_decay = 0.5});
+  EXPECT_EQ(optim::learning_rate_report(sgd, 0.25)[0].decay_share, 0.125);
+}
+
+TEST(Lint, FindsAttentionThatIsToldNoPositions) {
+  const Array<std::int32_t> ids = id_array({2, 5}, 17, 3);
+  nn::Initialiser initialiser(1, scaling::umup);
+  const Parameter table = initialiser.table("tokens", 17, 8);
+  const Parameter other = initialiser.table("positions", 5, 8);
+  const Parameter w = initialiser.weight("w", {8, 8});
+  const Array<std::int32_t> order = Array<std::int32_t>({5}, std::vector{0, 1, 2, 3, 4});
+  const auto attend = [](const auto& x, const ops::ScaledDotProductAttention& op = {}) {
+    return ops::scaled_dot_product_attention(x, x, x, op);
+  };
+  const auto lookup = [&](Fp64& tape) { return ops::embedding(ids, tape.parameter(table)); };
+  const auto tokens = [&](Fp64& tape) { return ops::linear(lookup(tape), w); };
+  expect_one(lint_of([&](Fp64& tape) { return attend(tokens(tape)); }), Kind::no_positions,
+             "op 2, scaled_dot_product_attention", "is told no positions");
+  // Once, whatever the number of layers; and not hiding later keys only.
+  expect_one(lint_of([&](Fp64& tape) {
+               return attend(attend(tokens(tape), {.is_causal = true}), {.is_causal = true});
+             }),
+             Kind::no_positions, "op 2, scaled_dot_product_attention", "is told no positions");
+  EXPECT_TRUE(
+      lint_of([&](Fp64& tape) { return attend(tokens(tape)); }, {.is_without_positions = true})
+          .empty());
+  // Rotary ones, those of a bias, of a second table, of a convolution, of a constant, and what
+  // anything else that belongs to no batch may tell.
+  EXPECT_TRUE(lint_of([&](Fp64& tape) { return attend(ops::rotary(tokens(tape))); }).empty());
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto x = ops::reshape(tokens(tape), {.shape = {2, 1, 5, 8}});
+                return attend(x, {.bias = random_array<float>({1, 1, 5, 5}, 4)});
+              }).empty());
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto positions = ops::embedding(order, tape.parameter(other));
+                return attend(ops::add(tokens(tape), positions));
+              }).empty());
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto positions = tape.constant(random_array<double>({5, 8}, 5));
+                return attend(ops::add(tokens(tape), positions));
+              }).empty());
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                const auto outside = tape.outside_batch();
+                return attend(tokens(tape));
+              }).empty());
 }
 
 TEST(Lint, ComparesALearningRateWithTheScaleOfItsParameter) {

@@ -44,6 +44,7 @@ using Loss = unit_scaling::Variable<unit_scaling::precision::fp64>;
 struct ModelStep {
   std::string name;
   unit_scaling::Rule rule;
+  bool is_without_positions = false;
   bool is_tied = false;  ///< the table of tokens is the read-out's weight
   std::vector<unit_scaling::Parameter*> parameters;
   std::function<Loss(Fp64&)> record;
@@ -156,6 +157,7 @@ inline std::vector<ModelStep> model_steps() {
               return unit_scaling::ops::mse_loss(
                   y, tape.constant(normal_array<double>(y.shape(), 2)), {.scaling = rules});
             }));
+        steps.back().is_without_positions = true;
       }
       for (const TransformerVariant& variant : transformer_variants(placement)) {
         nn::Initialiser initialiser(1, rules);

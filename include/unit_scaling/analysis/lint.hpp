@@ -39,6 +39,8 @@ struct LintFinding {
     readout_constraint,  ///< not the one that the optimiser's rule is for
     mixed_rules,         ///< an op that follows other rules than the model
     plain_readout,       ///< a read-out that does not have the factors which u-μP gives one
+    no_positions,        ///< attention to which a sequence is a set of tokens
+    weight_decay,        ///< one that takes too much of a weight in a step, or nothing
   };
 
   Kind kind = Kind::parameter_scale;
@@ -55,6 +57,11 @@ struct LintOptions {
   double lowest_rate = 0x1p-24;
   /// The best rates under u-μP go up to some 2^1.5, for a read-out.
   double highest_rate = 4;
+  /// Of the share of a weight that its decay takes in a step. At 2⁻⁸ half of it is gone after 177
+  /// steps that add nothing.
+  double highest_decay = 0x1p-8;
+  /// Whether the model is meant to know no positions, as with PositionKind::none.
+  bool is_without_positions = false;
   /// Sgd::Options::readout_is_constrained; empty for optimisers that do not ask.
   std::optional<bool> sgd_readout_is_constrained = std::nullopt;
 };
@@ -93,7 +100,9 @@ class Linter {
       check_readout(k);
     }
     if (rule_ == Rule::umup) check_what_losses_read();
+    if (!options_.is_without_positions) check_positions();
     check_learning_rates();
+    check_decay();
     return std::move(findings_);
   }
 
@@ -218,7 +227,7 @@ class Linter {
         if (!is_wanted(op)) continue;
         find(Kind::mixed_rules, graph_.op_text(k),
              "follows " + std::string(to_string(rule)) +
-                 (rule == Scaling{}.rule ? ", as an op does that is given no scaling," : "") +
+                 (op.scaling->is_inherited ? ", inherited from what it reads or by default," : "") +
                  " in a model under " + of_model + ": give it the model's scaling");
       } else if (needs_rules(op)) {
         find(Kind::scaled_op, graph_.op_text(k),
@@ -336,6 +345,44 @@ class Linter {
     for (const std::size_t source : sources) check_behind(source, seen);
   }
 
+  /// Looks for attention over tokens whose positions nothing tells. The first is named.
+  void check_positions() {
+    for (std::size_t k = 0; k < graph_.ops().size(); ++k) {
+      const OpRecord& op = graph_.ops()[k];
+      if (op.name != "scaled_dot_product_attention" || !are_positions_absent(op)) continue;
+      find(Kind::no_positions, graph_.op_text(k),
+           "is told no positions, so that a sequence is a set of tokens to it: choose rotary, "
+           "relative, learned or sinusoidal ones, or say LintOptions::is_without_positions");
+      return;
+    }
+  }
+
+  /// Whether all that queries and keys come from is one table of tokens, without an op that tells
+  /// positions. Of two tables one may be of positions, and a constant may have them.
+  [[nodiscard]] bool are_positions_absent(const OpRecord& attention) const {
+    if (attention.tells_positions || attention.inputs.size() > 3) return false;
+    std::vector<std::size_t> values{attention.inputs[0].value, attention.inputs[1].value};
+    std::set<std::size_t> seen;
+    std::set<const Parameter*> tables;
+    while (!values.empty()) {
+      const std::size_t value = values.back();
+      values.pop_back();
+      if (!seen.insert(value).second) continue;
+      const auto maker = graph_.maker(value);
+      if (!maker) return false;
+      const OpRecord& op = graph_.ops()[maker->op];
+      if (op.tells_positions || op.is_outside_batch) return false;
+      for (const OpRecord::Input& input : op.inputs) {
+        if (input.parameter == nullptr) {
+          values.push_back(input.value);
+        } else if (op.name == "embedding") {
+          tables.insert(input.parameter);
+        }
+      }
+    }
+    return tables.size() == 1;
+  }
+
   void check_learning_rates() {
     bool any_factor = false;
     bool any_expected = false;
@@ -364,6 +411,22 @@ class Linter {
       find(Kind::learning_rate, "the optimiser",
            "has one learning rate for all parameters, but the model follows " +
                std::string(to_string(rule_)) + ": give the optimiser the model's rule");
+    }
+  }
+
+  void check_decay() {
+    for (const optim::LearningRateRow& row : options_.learning_rates) {
+      if (row.weight_decay == 0 || !row.decay_share) continue;
+      const double share = *row.decay_share;
+      // Less than half an ulp below 1 leaves every float as it is.
+      const bool is_lost = row.learning_rate != 0 && share < 0x1p-25;
+      if (share <= options_.highest_decay && !is_lost) continue;
+      find(Kind::weight_decay, row.name,
+           "loses " + short_number(share) + " of its size to weight decay in a step, " +
+               (is_lost ? "which no float shows: raise weight_decay, or leave it out"
+                        : "above " + short_number(options_.highest_decay) +
+                              ": an independent weight_decay is this share itself, 2^-13 say, "
+                              "where others multiply theirs with the learning rate"));
     }
   }
 
@@ -411,6 +474,10 @@ class Linter {
       return "mixed rules";
     case LintFinding::Kind::plain_readout:
       return "plain readout";
+    case LintFinding::Kind::no_positions:
+      return "no positions";
+    case LintFinding::Kind::weight_decay:
+      return "weight decay";
   }
   return "?";
 }

@@ -51,6 +51,8 @@ struct OpRecord {
   /// The rule of the op whose work a fused op does besides that of `scaling`; empty for others.
   std::optional<Rule> fused_rule = {};
   std::optional<Constraint> constraint = {};  ///< the one in force, as `ops::constraint_on`
+  bool tells_positions = false;               ///< as `ops::tells_positions`
+  bool is_outside_batch = false;              ///< as in `Tape::outside_batch`
   /// Which recording it belongs to: each tape begins another one, and again with each clear.
   std::uint64_t recording = 0;
   Homogeneity homogeneity = {};  ///< how it answers to factors on its inputs
@@ -67,6 +69,7 @@ template <ops::ScaledOp Op, std::size_t inputs, class... Arrays>
   record.ideal_forward = ideal.forward;
   record.homogeneity = ops::homogeneity(op, scales, x...);
   record.constraint = ops::constraint_on(op);
+  record.tells_positions = ops::tells_positions(op);
   if constexpr (ops::detail::has_scaling<Op>) record.scaling = op.scaling;
   if constexpr (Op::traits.has_followed_scalings) {
     const auto [scaling, fused] = op.followed_scalings();

@@ -15,6 +15,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
+#include "unit_scaling/scaling/rule.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -95,6 +96,8 @@ struct Parameter {
   Place place = {};
   /// The master copy, if `value` is empty. If it is not, whoever wrote `value` has replaced this.
   std::optional<EncodedMasterCopy> encoded = std::nullopt;
+  /// The rule that it was made for, which ops on a tape inherit: see `scaling::inherited`.
+  std::optional<Rule> rule = std::nullopt;
 
   /// Whether the master copy is codes.
   [[nodiscard]] bool is_encoded() const { return encoded && value.empty(); }

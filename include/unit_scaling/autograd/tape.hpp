@@ -51,6 +51,7 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
+#include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -154,7 +155,14 @@ template <Precision P> class Tape {
     const DefaultArithmetic arithmetic;
     // In braces, left to right: parameters are numbered in the order of the arguments.
     const std::tuple<decltype(resolve(args))...> resolved{resolve(args)...};
-    return std::apply([&](const auto&... each) { return record_resolved(op, each...); }, resolved);
+    return std::apply(
+        [&](const auto&... each) {
+          Op in_model = op;
+          const std::optional<Rule> rule = rule_of(each...);
+          if (rule) ops::inherit(in_model, *rule);
+          return record_resolved(in_model, rule ? rule : ops::told_rule(op), each...);
+        },
+        resolved);
   }
 
   /// Computes the gradient of `seed * loss` with respect to every parameter and input.
@@ -313,6 +321,7 @@ template <Precision P> class Tape {
     ContentVersion version = {};           ///< of that parameter when it was recorded last
     std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
     Format held = {};                      ///< whose numbers the value has
+    std::optional<Rule> rule = {};         ///< which ops that read it inherit
   };
 
   /// A value that no op writes.
@@ -368,7 +377,21 @@ template <Precision P> class Tape {
   }
   static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) { return indices; }
 
-  template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
+  /// The rule that an op with these arguments inherits: of the first that has one.
+  template <class... Args> [[nodiscard]] std::optional<Rule> rule_of(const Args&... args) const {
+    std::optional<Rule> rule;
+    const auto look_at = [&]<class Arg>(const Arg& arg) {
+      if constexpr (is_variable<Arg>) {
+        if (!rule) rule = slots_[arg.slot_].rule;
+      }
+    };
+    (look_at(args), ...);
+    return rule;
+  }
+
+  /// @param rule which ops that read the outputs inherit.
+  template <class Op, class... Args>
+  auto record_resolved(const Op& op, std::optional<Rule> rule, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
     if (recipe_) begin_op(Op::name, Op::traits.has_products, &ops::rounds_weights_as<Op, P>);
@@ -395,7 +418,12 @@ template <Precision P> class Tape {
     const auto finish = [&]<class... T>(const Array<T>&... y) {
       const std::size_t first_output = slots_.size();
       std::size_t output = 0;
-      ((add_slot(y.shape(), wanted).held = formats[output++].value_or(Format::of<T>())), ...);
+      const auto add_output = [&]<class Y>(const Array<Y>& each) {
+        Slot& slot = add_slot(each.shape(), wanted);
+        slot.held = formats[output++].value_or(Format::of<Y>());
+        slot.rule = rule;
+      };
+      (add_output(y), ...);
       if (observer_) observer_.show_outputs({Op::name, module_, recorded_}, formats, y...);
       if (tracer_) {
         trace(op, scales, input_slots, first_output, outputs, value_of(args)...);
@@ -640,6 +668,7 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     slot.parameter = &parameter;
     slot.elements = elements_of(parameter);
     slot.held = Format::of<float>();
+    slot.rule = parameter.rule;
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
   Array<float> numbers = parameter.is_encoded() ? decoded_.floats_of(parameter) : parameter.value;
@@ -766,6 +795,7 @@ OpRecord Tape<P>::record_of_slots(std::span<const std::size_t> input_slots,
                   .index = recorded_,
                   .inputs = std::vector<OpRecord::Input>(input_slots.size()),
                   .outputs = std::vector<OpRecord::Output>(outputs),
+                  .is_outside_batch = is_outside_batch_,
                   .recording = generation_};
   for (std::size_t i = 0; i < input_slots.size(); ++i) {
     const Slot& slot = slots_[input_slots[i]];

@@ -81,13 +81,17 @@ class Initialiser {
         elements[i] = static_cast<float>(std * random.normal(i));
       }
     });
-    return {std::move(name), std::move(value), kind};
+    return {
+        .name = std::move(name), .value = std::move(value), .kind = kind, .rule = scaling_.rule};
   }
 
   [[nodiscard]] Parameter constant(std::string name, std::size_t size, float value,
                                    ParameterKind kind) {
     ++next_;
-    return {std::move(name), Array<float>::filled(Shape{size}, value), kind};
+    return {.name = std::move(name),
+            .value = Array<float>::filled(Shape{size}, value),
+            .kind = kind,
+            .rule = scaling_.rule};
   }
 
   std::uint64_t seed_;

@@ -30,7 +30,7 @@ struct Add {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class A, class B>
   [[nodiscard]] Scales<2> scales(const Array<A>& a, const Array<B>& b) const {

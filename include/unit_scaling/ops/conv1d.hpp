@@ -51,10 +51,14 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct Conv1d {
   static constexpr std::string_view name = "conv1d";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2 || arguments == 3; }
-  static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .has_products = true};
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_tells_positions = true,
+                                   .has_products = true};
 
-  Scaling scaling = {};
+  [[nodiscard]] static constexpr bool tells_positions() { return true; }
+
+  Scaling scaling = scaling::inherited;
   std::size_t stride = 1;
   std::size_t padding = 0;  ///< zeros at either end
   std::size_t dilation = 1;

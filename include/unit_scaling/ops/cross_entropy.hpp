@@ -61,7 +61,7 @@ struct CrossEntropy {
                                    .is_loss = true,
                                    .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   Reduction reduction = Reduction::mean;
   double mult = 1;  ///< m
   std::optional<std::int32_t> ignore_index = std::nullopt;

@@ -32,7 +32,7 @@ struct Dropout {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = false, .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double probability = 0.5;                          ///< p
   Random random = Random(0, RandomStream::dropout);  ///< give each step and each layer its own
 

@@ -40,7 +40,7 @@ struct Embedding {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = true, .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   /// The id that stands for no token at all: it learns nothing.
   std::optional<std::int32_t> padding_idx = std::nullopt;
 

@@ -40,7 +40,7 @@ struct Gelu {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double mult = 1;  ///< m; the paper's factors are for 1.
   GeluForm form = GeluForm::erf;
 

@@ -62,6 +62,11 @@ struct GeluLinear {
     return {linear.scaling, gelu.scaling};
   }
 
+  void inherit(Rule rule) {
+    ops::inherit(gelu, rule);
+    ops::inherit(linear, rule);
+  }
+
   /// To x the gradient passes through both ops, to w and b through the linear layer only.
   template <std::size_t N>
   [[nodiscard]] double gradient_factor(const Scales<N>& s, std::size_t input,

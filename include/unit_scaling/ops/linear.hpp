@@ -34,7 +34,7 @@ struct Linear {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = true, .has_products = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   /// Exponents of fan_in, fan_out and rows in α, β_x and β_w = β_b. (1, ½, ½) is a u-μP read-out.
   std::array<double, 3> power = {0.5, 0.5, 0.5};
 

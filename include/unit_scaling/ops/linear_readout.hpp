@@ -34,7 +34,7 @@ struct LinearReadout {
                                    .has_constraint = true,
                                    .has_products = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class X, class W, class... B>
   [[nodiscard]] auto scales(const Array<X>& x, const Array<W>& w, const Array<B>&... b) const {

@@ -32,7 +32,7 @@ struct Matmul {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = true, .has_products = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class L, class R>
   [[nodiscard]] Scales<2> scales(const Array<L>& left, const Array<R>& right) const {

@@ -32,7 +32,7 @@ struct Mean {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     require(x.columns() != 0, name, "expected a last extent of at least 1, got ", x.shape());

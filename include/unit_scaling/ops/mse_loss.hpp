@@ -48,7 +48,7 @@ struct MseLoss {
                                    .is_loss = true,
                                    .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   Reduction reduction = Reduction::mean;
 
   template <class X, class T>

@@ -31,7 +31,7 @@ struct Mul {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = false, .ignores_constraint = true};
 
-  Scaling scaling = {};  ///< any: the factors are ones under all of them
+  Scaling scaling = scaling::inherited;  ///< any: the factors are ones under all of them
 
   template <class A, class B>
   [[nodiscard]] Scales<2> scales(const Array<A>& a, const Array<B>& b) const {

@@ -74,6 +74,27 @@ template <ScaledOp Op, Precision P>
   }
 }
 
+/// Lets the op follow the rule of what it reads, if it was told none: `scaling::inherited`.
+template <ScaledOp Op> void inherit(Op& op, Rule rule) {
+  if constexpr (Op::traits.has_followed_scalings) {
+    op.inherit(rule);
+  } else if constexpr (detail::has_scaling<Op>) {
+    if (op.scaling.is_inherited) op.scaling.rule = rule;
+  }
+}
+
+/// The rule that the op was told; empty if it inherits one, or has none.
+template <ScaledOp Op> [[nodiscard]] std::optional<Rule> told_rule([[maybe_unused]] const Op& op) {
+  std::optional<Scaling> scaling;
+  if constexpr (Op::traits.has_followed_scalings) {
+    scaling = op.followed_scalings()[0];
+  } else if constexpr (detail::has_scaling<Op>) {
+    scaling = op.scaling;
+  }
+  if (!scaling || scaling->is_inherited) return std::nullopt;
+  return scaling->rule;
+}
+
 /// The op with its rule's own factors: without a constraint on them, if it has any.
 template <ScaledOp Op> [[nodiscard]] Op without_constraint(const Op& op) {
   Op result = op;
@@ -108,6 +129,17 @@ template <ScaledOp Op, std::size_t N>
     return op.gradient_factor(s, input, output);
   } else {
     return s.backward[input] / s.forward;
+  }
+}
+
+/// Whether the op treats what stands at one position of a sequence unlike the same at another,
+/// apart from hiding later positions: what its member `tells_positions()` says. Without one, it
+/// does not.
+template <ScaledOp Op> [[nodiscard]] bool tells_positions([[maybe_unused]] const Op& op) {
+  if constexpr (Op::traits.has_tells_positions) {
+    return op.tells_positions();
+  } else {
+    return false;
   }
 }
 

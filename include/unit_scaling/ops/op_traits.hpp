@@ -43,10 +43,13 @@ struct OpTraits {
   bool has_constraint = false;
   /// Whether it has a member `followed_scalings()`: does the work of two ops, and tells the rules
   /// of the one whose factors `scales` are and of the other one, as a `std::array<Scaling, 2>`.
+  /// Such an op has a member `inherit(rule)` as well; see `ops::inherit`.
   bool has_followed_scalings = false;
   /// Whether it has a member `rounds_weights_as<P>(operand, gradient)`; see
   /// `ops::rounds_weights_as`.
   bool has_rounds_weights_as = false;
+  /// Whether it has a member `tells_positions()`; see `ops::tells_positions`.
+  bool has_tells_positions = false;
   /// Whether the op computes matrix products, whose operands it asks `ops::operand` for.
   bool has_products = false;
   /// The op rounds, to formats of its policy, what is neither an argument nor an output nor a
@@ -64,6 +67,7 @@ namespace detail {
 struct MembersOfOps {
   int scaling;
   int homogeneity, item_counts, gradient_factor, constraint, followed_scalings, rounds_weights_as;
+  int tells_positions;
   int has_products, rounds_within, is_loss, ignores_constraint;  // of `traits`
 };
 
@@ -106,6 +110,11 @@ inline constexpr bool rounds_weights_as_is_as_told = Op::traits.has_rounds_weigh
   &AmbiguousMembers<Op>::rounds_weights_as;
 };
 
+template <class Op>
+inline constexpr bool tells_positions_is_as_told = Op::traits.has_tells_positions == !requires {
+  &AmbiguousMembers<Op>::tells_positions;
+};
+
 template <class Op> inline constexpr bool no_trait_is_beside_traits = requires {
   &AmbiguousMembers<Op>::has_products;
   &AmbiguousMembers<Op>::rounds_within;
@@ -124,6 +133,7 @@ concept HasMembersOfItsTraits = requires {
   requires detail::constraint_is_as_told<Op>;
   requires detail::followed_scalings_are_as_told<Op>;
   requires detail::rounds_weights_as_is_as_told<Op>;
+  requires detail::tells_positions_is_as_told<Op>;
   requires detail::no_trait_is_beside_traits<Op>;
   requires detail::scaling_is_a_scaling<Op>;
 };

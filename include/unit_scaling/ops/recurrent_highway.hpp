@@ -52,10 +52,13 @@ struct RecurrentHighway {
   /// What is rounded within are states and the gradients of gates.
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
+                                   .has_tells_positions = true,
                                    .has_products = true,
                                    .rounds_within = true};
 
-  Scaling scaling = {};
+  [[nodiscard]] static constexpr bool tells_positions() { return true; }
+
+  Scaling scaling = scaling::inherited;
   double rebias = 1;
 
   /// @throws DomainError if an attribute is out of its range.

@@ -31,7 +31,7 @@ struct Relu {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     if (scaling.rule == Rule::none) return {};

@@ -51,7 +51,7 @@ struct ResidualSplit {
                                    .has_gradient_factor = true,
                                    .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double tau = 0.5;
 
   /// @throws DomainError as `residual_weights`.
@@ -107,7 +107,7 @@ struct ResidualAdd {
                                    .has_gradient_factor = true,
                                    .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double tau = 0.5;
 
   /// @throws DomainError as `residual_weights`.

@@ -39,7 +39,7 @@ struct RmsNorm {
   static constexpr OpTraits traits{
       .has_homogeneity = true, .has_item_counts = true, .ignores_constraint = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double epsilon = 1e-5;  ///< ε
 
   /// @throws DomainError if an attribute is out of its range.

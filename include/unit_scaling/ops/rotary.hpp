@@ -41,7 +41,10 @@ enum class RotaryPairs {
 struct Rotary {
   static constexpr std::string_view name = "rotary";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
-  static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
+  static constexpr OpTraits traits{
+      .has_homogeneity = true, .has_item_counts = false, .has_tells_positions = true};
+
+  [[nodiscard]] static constexpr bool tells_positions() { return true; }
 
   double base = 10000;
   RotaryPairs pairs = RotaryPairs::halves;

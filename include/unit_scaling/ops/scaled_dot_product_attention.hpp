@@ -91,7 +91,10 @@ struct ScaledDotProductAttention {
   static constexpr OpTraits traits{.has_homogeneity = true,
                                    .has_item_counts = true,
                                    .has_rounds_weights_as = true,
+                                   .has_tells_positions = true,
                                    .has_products = true};
+
+  [[nodiscard]] bool tells_positions() const { return !bias.empty(); }
 
   template <Precision P>
   [[nodiscard]] static constexpr bool rounds_weights_as(const FormatSpec& operand,
@@ -101,7 +104,7 @@ struct ScaledDotProductAttention {
     return std::is_same_v<attention_weight_t<P>, bfloat16> == rounds;
   }
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double mult = 1;                                   ///< on the scores
   bool is_causal = false;                            ///< no key after a query's position is seen
   double dropout_probability = 0;                    ///< p, on the weights

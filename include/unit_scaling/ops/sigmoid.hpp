@@ -35,7 +35,7 @@ struct Sigmoid {
   static constexpr double variance = 0.043379035858093;
   static constexpr double mean_square_slope = 0.044836241350194;
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     if (scaling.rule == Rule::none) return {};

@@ -36,7 +36,7 @@ struct Silu {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double mult = 1;  ///< m; the paper's factors are for 1.
 
   /// @throws DomainError if an attribute is out of its range.

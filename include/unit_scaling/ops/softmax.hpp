@@ -48,7 +48,7 @@ struct Softmax {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = false};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
   double mult = 1;     ///< m; the paper's factors are for 1.
   int dimension = -1;  ///< number of the extent it runs along; negative from the end
 

@@ -38,7 +38,7 @@ struct Sum {
   static constexpr bool accepts(std::size_t arguments) { return arguments == 1; }
   static constexpr OpTraits traits{.has_homogeneity = true, .has_item_counts = true};
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& x) const {
     return factors(x.columns());

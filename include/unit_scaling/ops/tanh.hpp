@@ -34,7 +34,7 @@ struct Tanh {
   static constexpr double variance = 0.394294490397841;
   static constexpr double mean_square_slope = 0.464402902448268;
 
-  Scaling scaling = {};
+  Scaling scaling = scaling::inherited;
 
   template <class T> [[nodiscard]] Scales<1> scales(const Array<T>& /*x*/) const {
     if (scaling.rule == Rule::none) return {};

@@ -31,10 +31,14 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 struct TokenMixing {
   static constexpr std::string_view name = "token_mixing";
   static constexpr bool accepts(std::size_t arguments) { return arguments == 2; }
-  static constexpr OpTraits traits{
-      .has_homogeneity = true, .has_item_counts = true, .has_products = true};
+  static constexpr OpTraits traits{.has_homogeneity = true,
+                                   .has_item_counts = true,
+                                   .has_tells_positions = true,
+                                   .has_products = true};
 
-  Scaling scaling = {};
+  [[nodiscard]] static constexpr bool tells_positions() { return true; }
+
+  Scaling scaling = scaling::inherited;
 
   template <class X, class W>
   [[nodiscard]] Scales<2> scales(const Array<X>& x, const Array<W>& w) const {

@@ -168,6 +168,21 @@ class Adam {
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
 
+  /// The share of a weight that decay takes in a step at this rate. Empty if it is coupled: it is
+  /// then divided by the size of the gradient.
+  [[nodiscard]] std::optional<double> decay_share(const ParameterSetting& setting,
+                                                  double learning_rate) const {
+    switch (options_.decay.value_or(WeightDecay::coupled)) {
+      case WeightDecay::independent:
+        return setting.weight_decay;
+      case WeightDecay::decoupled:
+        return learning_rate * setting.learning_rate_factor * setting.weight_decay;
+      case WeightDecay::coupled:
+        break;
+    }
+    return std::nullopt;
+  }
+
   /// Shows "first_moment.NAME" and "second_moment.NAME" for each parameter, and "steps" to
   /// `visit(name, state)`. Of a moment that is encoded that is its codes, an EncodedArray, and
   /// "first_moment_scales.NAME" and "first_moment_exponents.NAME" are the arrays beside them, where

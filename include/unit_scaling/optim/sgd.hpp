@@ -59,6 +59,11 @@ class Sgd {
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
 
+  /// The share of a weight that decay takes in a step at this rate, without momentum.
+  [[nodiscard]] static double decay_share(const ParameterSetting& setting, double learning_rate) {
+    return learning_rate * setting.learning_rate_factor * setting.weight_decay;
+  }
+
   /// Shows "momentum.NAME" for each parameter and "steps" to `visit(name, state)`.
   /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {

@@ -37,6 +37,8 @@ struct Scaling {
   Rule rule = Rule::paper;
   /// Empty: the rule's own, which is gmean for the paper and to_output_scale for u-μP.
   std::optional<Constraint> constraint = std::nullopt;
+  /// Whether an op takes the rule of what it reads instead; see `scaling::inherited`.
+  bool is_inherited = false;
 
   /// The constraint in force.
   [[nodiscard]] constexpr Constraint effective_constraint() const {
@@ -46,7 +48,9 @@ struct Scaling {
   }
 
   /// The same rules under another constraint.
-  [[nodiscard]] constexpr Scaling with(const Constraint& other) const { return {rule, other}; }
+  [[nodiscard]] constexpr Scaling with(const Constraint& other) const {
+    return {rule, other, is_inherited};
+  }
 
   /// The same rules for an op all of whose inputs are cut-edges, so that nothing is constrained.
   [[nodiscard]] constexpr Scaling on_cut_edge() const { return with(constraint::none); }
@@ -57,6 +61,11 @@ namespace scaling {
 inline constexpr Scaling none{Rule::none};
 inline constexpr Scaling paper{Rule::paper};
 inline constexpr Scaling umup{Rule::umup};
+/// What an op follows that is told nothing. Recorded on a tape, it follows the rule of the first
+/// thing it reads that has one: a parameter has the rule of the Initialiser that made it, and what
+/// an op writes has the rule of what the op read, or else the op's own. So ops in a model follow
+/// the model's rule. Where nothing has a rule, and on arrays, it is Rule::paper.
+inline constexpr Scaling inherited{.is_inherited = true};
 
 }  // namespace scaling
 
