@@ -81,11 +81,17 @@ TEST(Fingerprint, RefusesAKeyThatIsEmptyOrThereAlready) {
 
 TEST(Fingerprint, NamesEachKeyThatDiffersWithBothValues) {
   Fingerprint there;
-  there.add("steps", 12).add("rate", 0.5).add("seed", 1).add("old", "yes").add_data("text", "a");
+  there.add("steps", 12)
+      .add("rate", 0.5)
+      .add("seed", 1)
+      .add("old", "yes")
+      .add("note", "")
+      .add_data("text", "a");
   Fingerprint here;
-  here.add_data("text", "b").add("seed", 1).add("rate", 0.25).add("steps", 40);
+  here.add_data("text", "b").add("seed", 1).add("rate", 0.25).add("steps", 40).add("note", "x");
   const std::string want =
-      "old is yes there and not set here, rate is 0.5 there and 0.25 here, steps is 12 there and "
+      "note is empty there and x here, old is yes there and not set here, rate is 0.5 there and "
+      "0.25 here, steps is 12 there and "
       "40 here, the text is another";
   EXPECT_EQ(Fingerprint::difference(there, here), want);
   // What a file says of data is known by the key of who reads it.

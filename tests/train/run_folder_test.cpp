@@ -114,16 +114,16 @@ TEST(RunFolder, IsThatOfOneTrainingUnlessItMayBeReplaced) {
   const Fingerprint first = Fingerprint().add("rate", 0.5).add("note", "a b");
   const Fingerprint second = Fingerprint().add("rate", 0.25).add("note", "a b");
   const RunFolder folder = RunFolder::take(root.path() / "a");
-  folder.begin(first);
+  folder.claim(first);
   EXPECT_EQ(text_in(root.path() / "a/training.txt"), "rate=0.5 note=a%20b\n");
-  folder.begin(first);
-  expect_error<FileError>([&] { folder.begin(second); },
+  folder.claim(first);
+  expect_error<FileError>([&] { folder.claim(second); },
                           {"/a': holds the results of another training: rate is 0.5 there and 0.25 "
                            "here; give another folder"});
-  folder.begin(second, /*overwrite=*/true);
+  folder.claim(second, /*overwrite=*/true);
   EXPECT_EQ(text_in(root.path() / "a/training.txt"), "rate=0.25 note=a%20b\n");
   std::ofstream(root.path() / "a/training.txt") << "something else\n";
-  expect_error<FileError>([&] { folder.begin(second); }, {"/a/training.txt': ", "key=value"});
+  expect_error<FileError>([&] { folder.claim(second); }, {"/a/training.txt': ", "key=value"});
   EXPECT_EQ(text_in(root.path() / "a/training.txt"), "something else\n");
 }
 

@@ -43,7 +43,8 @@ class Fingerprint {
     return add(key, std::string(value), /*is_hash=*/false);
   }
 
-  /// A number, as the shortest decimals that tell it from every other; a bool as "true" or "false".
+  /// A number, as the shortest decimals that tell it from every other of its type; a bool as "true"
+  /// or "false".
   /// @throws DomainError as above.
   template <class Number>
   requires std::is_arithmetic_v<Number> Fingerprint& add(std::string_view key, Number value) {
@@ -126,7 +127,8 @@ class Fingerprint {
         text += "the " + printable(key) + " is another";
       } else {
         const auto shown = [](const Entry* entry) {
-          return entry == nullptr ? "not set" : printable(entry->value);
+          if (entry == nullptr) return std::string("not set");
+          return entry->value.empty() ? std::string("empty") : printable(entry->value);
         };
         text += printable(key) + " is " + shown(left) + " there and " + shown(right) + " here";
       }

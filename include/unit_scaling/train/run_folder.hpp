@@ -4,6 +4,7 @@
 /// umbrella header.
 ///
 ///     const auto folder = train::RunFolder::take_new("runs/a");  // else runs/a-2, and so on
+///     folder.claim(fingerprint);
 ///     train::Checkpoints checkpoints(folder.path(), fingerprint);
 ///     …
 ///     folder.write("losses.csv", losses);
@@ -88,7 +89,7 @@ class RunFolder {
   /// @param overwrite whether results of another training there may be replaced.
   /// @throws FileError unless they may, with what differs in its text; or if training.txt cannot be
   ///         read or written.
-  void begin(const Fingerprint& training, bool overwrite = false) const {
+  void claim(const Fingerprint& training, bool overwrite = false) const {
     const std::filesystem::path file = path_ / "training.txt";
     std::error_code error;
     if (!overwrite && std::filesystem::exists(file, error)) {
