@@ -229,13 +229,17 @@ class Checkpoints {
 
   /// @param kept the step that was saved last.
   void remove_old(std::uint64_t kept) const {
-    std::size_t count = 1;
-    for (const std::uint64_t step : steps()) {
-      if (step == kept) continue;
-      const auto checkpoint = opened(path(step));
-      if (!checkpoint || !(checkpoint->training() == training_)) continue;
-      std::error_code ignored;
-      if (++count > options_.keep) std::filesystem::remove(path(step), ignored);
+    try {
+      std::size_t count = 1;
+      for (const std::uint64_t step : steps()) {
+        if (step == kept) continue;
+        const auto checkpoint = opened(path(step));
+        if (!checkpoint || checkpoint->training() != training_) continue;
+        std::error_code ignored;
+        if (++count > options_.keep) std::filesystem::remove(path(step), ignored);
+      }
+    } catch (const FileError&) {
+      // Of a folder that cannot be read everything stays; the checkpoint is saved all the same.
     }
   }
 
