@@ -17,7 +17,6 @@
 #include "bert_mlp/corpus.hpp"
 #include "bert_mlp/experiments.hpp"
 #include "bert_mlp/format_sweep.hpp"
-#include "bert_mlp/interruption.hpp"
 #include "bert_mlp/machine.hpp"
 #include "bert_mlp/memory_need.hpp"
 #include "bert_mlp/numerics_page.hpp"
@@ -30,6 +29,8 @@
 #include "bert_mlp/summary.hpp"
 #include "bert_mlp/training.hpp"
 #include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/train/interruption.hpp"
+#include "unit_scaling/train/run_folder.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 namespace bert_mlp {
@@ -95,12 +96,12 @@ int run(Options options) {
     return 0;
   }
 
-  const InterruptionScope scope;
+  const us::train::InterruptionScope scope("bert_mlp");
   // Whatever may be wrong with the arguments is told before the first measurement, and leaves no
   // folder behind.
   for (const Variant& variant : options.variants) check_simulation(options, variant, corpus);
   if (!options.resume.empty()) check_checkpoint(options, options.variants.front(), corpus);
-  const RunFolder folder = claim_run_folder(options);
+  const us::train::RunFolder folder = claim_run_folder(options);
   options.out = folder.path();
   Results results(options.out);
 
@@ -165,7 +166,7 @@ int main(int argc, char** argv) {
       return fail(error, 1);
     }
   }();
-  if (const int signal = bert_mlp::interruption(); signal != 0) {
+  if (const int signal = bert_mlp::us::train::interruption(); signal != 0) {
     // A shell ends its script only if the signal is seen to have ended the program.
     std::signal(signal, SIG_DFL);
     std::raise(signal);

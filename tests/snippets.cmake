@@ -18,6 +18,9 @@ target_precompile_headers(snippet_headers PRIVATE <unit_scaling/unit_scaling.hpp
 set(fence_open "(^|\n)[ \t]*(```+|~~~+)[ \t]*(cpp|c\\+\\+|C\\+\\+|cxx|cc)([^\n]*)\n")
 set(snippet_objects)
 
+# Programs go on from what they saved there, which is another training's once their text has changed.
+file(REMOVE_RECURSE "${PROJECT_BINARY_DIR}/snippets/run")
+
 foreach(document IN LISTS documents)
   file(RELATIVE_PATH name "${PROJECT_SOURCE_DIR}" "${document}")
   string(MAKE_C_IDENTIFIER "${name}" id)

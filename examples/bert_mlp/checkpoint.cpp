@@ -2,13 +2,10 @@
 #include "checkpoint.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -27,57 +24,17 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/train/checkpoint.hpp"
+#include "unit_scaling/train/checkpoints.hpp"
+#include "unit_scaling/train/fingerprint.hpp"
+#include "unit_scaling/train/non_finite_state.hpp"
 #include "unit_scaling/train/safetensors.hpp"
+#include "unit_scaling/train/schedule.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 #include "unit_scaling/train/training_state.hpp"
 
 namespace bert_mlp {
 
 namespace {
-
-/// What a fingerprint says, by key.
-std::map<std::string, std::string> values_of(const std::string& fingerprint) {
-  std::map<std::string, std::string> values;
-  std::istringstream words(fingerprint);
-  for (std::string word; words >> word;) {
-    const std::size_t equals = std::min(word.find('='), word.size() - 1);
-    values[word.substr(0, equals)] = word.substr(equals + 1);
-  }
-  return values;
-}
-
-/// What two fingerprints differ in: "steps is 12 there and 40 here, ...".
-std::string fingerprint_difference(const std::string& there, const std::string& here) {
-  auto there_values = values_of(there);
-  auto here_values = values_of(here);
-  for (const auto& [key, value] : there_values) here_values.try_emplace(key, "not set");
-  std::string text;
-  for (const auto& [key, value] : here_values) {
-    const std::string& other = there_values.try_emplace(key, "not set").first->second;
-    if (other == value) continue;
-    text += text.empty() ? "" : ", ";
-    text += key == "text" ? "the text is another"
-                          : us::printable(key) + " is " + us::printable(other) + " there and " +
-                                us::printable(value) + " here";
-    constexpr std::size_t long_enough = 1000;  // what is there may be anything
-    if (text.size() > long_enough) return text + ", and more";
-  }
-  return text.empty() ? "the same, but written in another way" : text;
-}
-
-[[nodiscard]] bool is_finite(const us::Array<float>& array) {
-  const auto elements = array.span();
-  return std::all_of(elements.begin(), elements.end(),
-                     [](float element) { return std::isfinite(element); });
-}
-
-/// Whether every parameter is finite.
-[[nodiscard]] bool is_model_finite(us::nn::BertMlp& model) {
-  bool finite = true;
-  model.for_each_parameter(
-      [&](const us::Parameter& parameter) { finite = finite && is_finite(parameter.floats()); });
-  return finite;
-}
 
 /// What no training leaves in its record; empty if there is nothing.
 std::string fault_of(const Record& record) {
@@ -107,9 +64,9 @@ std::string fault_of(const Record& record) {
   return "--resume " + quoted_path(checkpoint.string());
 }
 
-/// Opens the file that --resume names.
-/// @throws std::invalid_argument if it is no checkpoint of this program.
-us::train::SafetensorsFile open_file(const std::filesystem::path& path) {
+/// Opens the checkpoint that --resume names.
+/// @throws std::invalid_argument if it is none.
+us::train::Checkpoint open_checkpoint(const std::filesystem::path& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) {
     const std::filesystem::path inside = path / "checkpoint.safetensors";
@@ -119,34 +76,18 @@ us::train::SafetensorsFile open_file(const std::filesystem::path& path) {
                            : ": is a folder, and has no checkpoint.safetensors; give the file of a "
                              "checkpoint"));
   }
-  auto file = [&] {
-    try {
-      return us::train::SafetensorsFile(path);
-    } catch (const us::FileError& file_error) {
-      throw std::invalid_argument(std::string("--resume ") + file_error.what());
-    }
-  }();
-  for (const char* key : {"training", "step"}) {
-    if (!file.metadata().contains(key)) {
-      throw std::invalid_argument(named(path) + ": is no checkpoint of bert_mlp");
-    }
+  try {
+    return us::train::Checkpoint(path);
+  } catch (const us::FileError& file_error) {
+    throw std::invalid_argument(std::string("--resume ") + file_error.what());
   }
-  return file;
 }
 
-/// Opens the checkpoint that `options` goes on from.
-/// @throws std::invalid_argument if it is none, of another training, or beyond where to stop.
-us::train::SafetensorsFile open_checkpoint(const Options& options, const std::string& fingerprint) {
-  const std::string name = named(options.resume);
-  us::train::SafetensorsFile file = open_file(options.resume);
-  const auto& metadata = file.metadata();
-  if (metadata.at("training") != fingerprint) {
-    throw std::invalid_argument(name + ": is of another training: " +
-                                fingerprint_difference(metadata.at("training"), fingerprint));
-  }
-  std::size_t step = 0;
-  if (!read_number(metadata.at("step"), step) || step > options.steps) {
-    throw std::invalid_argument(name + ": is of step " + us::in_quotes(metadata.at("step")) +
+/// @throws std::invalid_argument if the checkpoint that `options` goes on from is beyond where to
+///         stop.
+void require_step(const Options& options, std::uint64_t step) {
+  if (step > options.steps) {
+    throw std::invalid_argument(named(options.resume) + ": is of step " + std::to_string(step) +
                                 ", expected a whole number from 0 to " +
                                 std::to_string(options.steps));
   }
@@ -154,7 +95,6 @@ us::train::SafetensorsFile open_checkpoint(const Options& options, const std::st
     throw std::invalid_argument("--stop-at " + std::to_string(*options.stop_at) +
                                 ": the checkpoint is of step " + std::to_string(step));
   }
-  return file;
 }
 
 /// All that a checkpoint holds. There is a point of the record every so many steps, so neither the
@@ -182,17 +122,18 @@ struct State {
     });
   }
 
-  /// @throws std::invalid_argument for what no training leaves.
-  void check() {
+  /// @param file that it was loaded from.
+  /// @throws us::FileError for what no training leaves.
+  void check(const std::string& file) {
+    if (const auto name = us::train::first_non_finite_state(*this)) {
+      throw us::FileError(file, "array " + us::in_quotes(*name) + " is not finite");
+    }
     us::train::for_each_state(*this, [&]<class T>(const std::string& name, const T& state) {
       if constexpr (std::is_same_v<T, us::Array<float>>) {
         const auto elements = state.span();
-        if (!is_finite(state)) {
-          throw std::invalid_argument("array " + us::in_quotes(name) + " is not finite");
-        }
         if (name.starts_with("optimiser.second_moment.") &&
             std::any_of(elements.begin(), elements.end(), [](float each) { return each < 0; })) {
-          throw std::invalid_argument("array " + us::in_quotes(name) + " has negative squares");
+          throw us::FileError(file, "array " + us::in_quotes(name) + " has negative squares");
         }
       }
     });
@@ -202,44 +143,43 @@ struct State {
 }  // namespace
 
 CheckpointVariant variant_of_checkpoint(const std::filesystem::path& path) {
-  const auto values = values_of(open_file(path).metadata().at("training"));
-  if (!values.contains("precision") || !values.contains("scaling")) {
+  const us::train::Checkpoint checkpoint = open_checkpoint(path);
+  const auto value = [&](const char* key) { return checkpoint.training().value(key); };
+  if (!value("precision") || !value("scaling")) {
     throw std::invalid_argument(named(path) + ": is no checkpoint of bert_mlp");
   }
-  const auto if_there = [&](const char* key) {
-    const auto found = values.find(key);
-    return found == values.end() ? std::string() : found->second;
-  };
-  return {values.at("precision"), values.at("scaling"), if_there("simulate"), if_there("recipe")};
+  return {*value("precision"), *value("scaling"), value("simulate").value_or(""),
+          value("recipe").value_or("")};
 }
 
-std::string checkpoint_fingerprint(const Options& options, const Variant& variant,
-                                   const us::train::TextCorpus& corpus) {
-  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the ids of the text
-  for (const auto part : {corpus.training(), corpus.validation()}) {
-    for (const std::int32_t id : part) {
-      hash = (hash ^ static_cast<std::uint64_t>(id)) * 0x100000001b3;
-    }
-  }
-  std::ostringstream text;
-  text << "precision=" << variant.precision << " scaling=" << variant.scaling_name()
-       << " hidden=" << options.hidden_size << " layers=" << options.layers
-       << " window=" << options.window << " batch=" << options.batch
-       << " accumulate=" << options.accumulate << " norm=" << options.norm
-       << " steps=" << options.steps << " lr=" << exact_text(options.rate_of(variant))
-       << " schedule=" << us::train::to_string(options.schedule)
-       << " optimizer=" << options.optimizer << " weight-decay=" << exact_text(options.weight_decay)
-       << " seed=" << options.seed << " eval-every=" << options.eval_every << " text=" << std::hex
-       << hash;
-  if (!variant.simulation.empty()) text << " simulate=" << variant.simulation;
-  if (!variant.recipe.empty()) text << " recipe=" << variant.recipe;
-  return text.str();
+us::train::Fingerprint fingerprint_of(const Options& options, const Variant& variant,
+                                      const us::train::TextCorpus& corpus) {
+  us::train::Fingerprint fingerprint;
+  fingerprint.add("precision", variant.precision)
+      .add("scaling", variant.scaling_name())
+      .add("hidden", options.hidden_size)
+      .add("layers", options.layers)
+      .add("window", options.window)
+      .add("batch", options.batch)
+      .add("accumulate", options.accumulate)
+      .add("norm", options.norm)
+      .add("steps", options.steps)
+      .add("lr", options.rate_of(variant))
+      .add("schedule", us::train::to_string(options.schedule))
+      .add("optimizer", options.optimizer)
+      .add("weight-decay", options.weight_decay)
+      .add("seed", options.seed)
+      .add("eval-every", options.eval_every)
+      .add_data("text", {corpus.training(), corpus.validation()});
+  if (!variant.simulation.empty()) fingerprint.add("simulate", variant.simulation);
+  if (!variant.recipe.empty()) fingerprint.add("recipe", variant.recipe);
+  return fingerprint;
 }
 
-bool save_checkpoint(const std::filesystem::path& path, const std::string& fingerprint,
+bool save_checkpoint(const std::filesystem::path& path, const us::train::Fingerprint& training,
                      std::size_t step, const Record& record, us::nn::BertMlp& model,
                      AnyOptimiser& optimiser, us::RecipeOfTape* recipe) {
-  if (!is_model_finite(model) || !fault_of(record).empty()) return false;
+  if (!fault_of(record).empty()) return false;
   State state{model, optimiser, recipe, step, us::Array<double>({record.points.size(), 2})};
   double* next = state.points.mutable_data();
   for (const Point& point : record.points) {
@@ -247,34 +187,28 @@ bool save_checkpoint(const std::filesystem::path& path, const std::string& finge
     *next++ = point.validation_sample_bpc;
   }
   *state.loss_sum.mutable_data() = record.loss_sum;
-  us::train::save_state(path, state, {{"training", fingerprint}, {"step", std::to_string(step)}});
-  return true;
+  return us::train::Checkpoints::in_file(path, training).save(step, state);
 }
 
 std::optional<std::size_t> step_of_checkpoint(const std::filesystem::path& path,
-                                              const std::string& fingerprint) {
-  try {
-    const auto file = open_file(path);
-    std::size_t step = 0;
-    if (file.metadata().at("training") == fingerprint &&
-        read_number(file.metadata().at("step"), step)) {
-      return step;
-    }
-  } catch (const std::invalid_argument&) {  // there is none, or it is no checkpoint
-  }
-  return std::nullopt;
+                                              const us::train::Fingerprint& training) {
+  const auto checkpoint = us::train::Checkpoints::in_file(path, training).latest();
+  return checkpoint ? std::optional<std::size_t>(checkpoint->step()) : std::nullopt;
 }
 
-std::size_t load_checkpoint(const Options& options, const std::string& fingerprint, Record& record,
-                            us::nn::BertMlp& model, AnyOptimiser& optimiser,
+std::size_t load_checkpoint(const Options& options, const us::train::Fingerprint& training,
+                            Record& record, us::nn::BertMlp& model, AnyOptimiser& optimiser,
                             us::RecipeOfTape* recipe) {
-  us::train::SafetensorsFile file = open_checkpoint(options, fingerprint);
-  const std::size_t step = std::stoull(file.metadata().at("step"));
+  us::train::Checkpoint checkpoint = open_checkpoint(options.resume);
+  us::train::SafetensorsFile& file = checkpoint.file();
+  const std::size_t step = checkpoint.step();
   try {
+    checkpoint.require_training(training);
+    require_step(options, step);
     const us::Shape shape{step / options.eval_every, 2};
     State state{model, optimiser, recipe, step, file.tensor<double>("record.points", shape)};
     us::train::load_state(file, state, [&] {
-      state.check();
+      state.check(file.path());
       Record loaded;
       loaded.loss_sum = *state.loss_sum.data();
       loaded.loss_count = step % options.eval_every;
@@ -283,14 +217,12 @@ std::size_t load_checkpoint(const Options& options, const std::string& fingerpri
         loaded.points.push_back({(i + 1) * options.eval_every, point[0], point[1]});
       }
       if (const std::string fault = fault_of(loaded); !fault.empty()) {
-        throw std::invalid_argument(fault);
+        throw us::FileError(file.path(), fault);
       }
       record = std::move(loaded);
     });
   } catch (const us::FileError& error) {
     throw std::invalid_argument(std::string("--resume ") + error.what());
-  } catch (const std::logic_error& error) {
-    throw std::invalid_argument("--resume " + quoted_path(file.path()) + ": " + error.what());
   }
   return step;
 }

@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "interruption.hpp"
 #include "machine.hpp"
 #include "one_line.hpp"
 #include "options.hpp"

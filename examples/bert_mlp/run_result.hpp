@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "options.hpp"
@@ -36,6 +38,15 @@ struct RunResult {
   std::optional<us::analysis::NumericsRun> numerics;         // with --report
   std::string unsaved;   // empty, or why the last checkpoint is not written
   std::string diverged;  // empty, or at which step and which tensor was the first not finite
+};
+
+/// What a training throws that was asked to stop.
+struct Interrupted : std::exception {
+  Interrupted(RunResult stopped, bool is_saved) : run(std::move(stopped)), saves(is_saved) {}
+  [[nodiscard]] const char* what() const noexcept override { return "interrupted"; }
+
+  RunResult run;  // up to where it stopped
+  bool saves;     // whether the checkpoint is of this training
 };
 
 }  // namespace bert_mlp

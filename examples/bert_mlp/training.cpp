@@ -21,11 +21,9 @@
 #include "any_tape.hpp"
 #include "checkpoint.hpp"
 #include "inspection.hpp"
-#include "interruption.hpp"
 #include "machine.hpp"
 #include "numerics.hpp"
 #include "options.hpp"
-#include "recent_mean.hpp"
 #include "recipe.hpp"
 #include "record.hpp"
 #include "results.hpp"
@@ -40,8 +38,11 @@
 #include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
+#include "unit_scaling/train/fingerprint.hpp"
+#include "unit_scaling/train/interruption.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
+#include "unit_scaling/train/recent_mean.hpp"
 #include "unit_scaling/train/schedule.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
@@ -156,7 +157,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   if (sum) result.optimiser_bytes += sum->bytes();
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
   const us::train::Schedule schedule = options.rate_schedule();
-  const std::string fingerprint = checkpoint_fingerprint(options, variant, corpus);
+  const us::train::Fingerprint fingerprint = fingerprint_of(options, variant, corpus);
   const std::size_t end = options.stop_at.value_or(options.steps);
   std::size_t step = 0;
   Record record;
@@ -198,7 +199,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   // A checkpoint has the point of its step, so a validation that makes one is not stopped.
   const std::function<void()> go_on = [] {};
   const std::function<void()> stop_if_asked = [&] {
-    if (interruption() == 0) return;
+    if (us::train::interruption() == 0) return;
     // A model as it was at the beginning is not worth the checkpoint that may be there, nor is one
     // that the same training, which gives the same bits, has left behind.
     if (save && result.measured_steps > 0) {
@@ -221,7 +222,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     validation_bytes += tape->bytes_held() - held;
     return bpc;
   };
-  RecentMean recent_bpc;
+  us::train::RecentMean recent_bpc;
   std::optional<NumericsRecorder> recorder;
   if (options.report) recorder.emplace(step, end, options.steps, options.accumulate);
   std::optional<us::analysis::NonFiniteTensor> first_non_finite;
@@ -352,8 +353,8 @@ void check_checkpoint(const Options& options, const Variant& variant,
   us::nn::BertMlp model = make_model(options, variant.scaling, corpus.vocabulary_size());
   auto optimiser = make_optimiser(options, variant, us::optim::parameters_of(model));
   Record record;
-  load_checkpoint(options, checkpoint_fingerprint(options, variant, corpus), record, model,
-                  optimiser, recipe_of(options, variant).get());
+  load_checkpoint(options, fingerprint_of(options, variant, corpus), record, model, optimiser,
+                  recipe_of(options, variant).get());
 }
 
 void check_simulation(const Options& options, const Variant& variant,

@@ -37,7 +37,6 @@
 #include "unit_scaling/ops/rotary.hpp"
 #include "unit_scaling/ops/scaled_dot_product_attention.hpp"
 #include "unit_scaling/optim/adam.hpp"
-#include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/encoded_gradients.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/lamb.hpp"
@@ -186,7 +185,7 @@ template <class Optimiser> struct Training {
         {.vocabulary_size = vocabulary, .window = window, .hidden_size = 24, .layers = 2});
   }();
   std::vector<Parameter*> parameters = optim::parameters_of(model);
-  Optimiser optimiser{parameters};
+  Optimiser optimiser{parameters, {.max_norm = 1}};
   Array<std::int32_t> ids{{sequences, window}};
   Array<std::int32_t> selected{{selected_count}};
   Array<std::int32_t> labels{{selected_count}};
@@ -207,8 +206,7 @@ template <class Optimiser> struct Training {
     tape.clear();
     const auto loss = ops::cross_entropy(model(tape, ids, selected), labels);
     tape.backward(loss);
-    const double norm = optim::gradient_norm(tape, parameters);
-    optimiser.step(tape, 0.01, 1 / optim::clip_factor(norm, 1));
+    optimiser.step(tape, 0.01);
   }
 };
 
@@ -265,19 +263,19 @@ TEST(Allocation, HappensInNoStepButTheFirstOfEachOptimiser) {
 
 /// Adam as FP8-LM and COAT keep its states; FP8-LM keeps gradients in FP8, too.
 struct Fp8LmAdam : optim::Adam {
-  explicit Fp8LmAdam(const std::vector<Parameter*>& parameters)
-      : Adam(parameters, optim::with_fp8_lm_states({})), gradients(parameters) {}
+  Fp8LmAdam(const std::vector<Parameter*>& parameters, const Options& options)
+      : Adam(parameters, optim::with_fp8_lm_states(options)), gradients(parameters) {}
 
-  template <class P> void step(const Tape<P>& tape, double rate, double loss_scale) {
+  template <class P> void step(const Tape<P>& tape, double rate) {
     gradients.take(tape);
-    Adam::step(gradients, rate, loss_scale * gradients.factor());
+    Adam::step(gradients, rate, gradients.factor());
   }
 
   optim::EncodedGradients gradients;
 };
 struct CoatAdam : optim::Adam {
-  explicit CoatAdam(const std::vector<Parameter*>& parameters)
-      : Adam(parameters, optim::with_coat_states({})) {}
+  CoatAdam(const std::vector<Parameter*>& parameters, const Options& options)
+      : Adam(parameters, optim::with_coat_states(options)) {}
 };
 
 TEST(Allocation, HappensInNoStepButTheFirstOfStatesInFp8) {

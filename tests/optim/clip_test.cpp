@@ -9,6 +9,7 @@
 
 #include "optim/optimiser_support.hpp"
 #include "support/errors.hpp"
+#include "unit_scaling/optim/gradient_sum.hpp"
 #include "unit_scaling/optim/sgd.hpp"
 
 namespace clip_test {
@@ -61,6 +62,31 @@ TEST(ClipFactor, BoundsTheNormOfAStepThroughItsLossScale) {
   optimiser.step(tape, 1, 16 / optim::clip_factor(norm, 1));
   EXPECT_FLOAT_EQ(parameter.value.data()[0], -0.6F);
   EXPECT_FLOAT_EQ(parameter.value.data()[1], -0.8F);
+}
+
+TEST(MaxNorm, ClipsASumOfSeveralBatchesByItsOwnNorm) {
+  Parameter parameter{"p", Array<float>::filled({2}, 0), ParameterKind::weight};
+  optim::Sgd optimiser({&parameter}, {.momentum = 0, .max_norm = 1});
+  optim::GradientSum sum({&parameter});
+  for (int batch = 0; batch < 2; ++batch) {
+    Tape<precision::fp32> tape;
+    put_gradient(tape, parameter, Array<float>(Shape{2}, {3, 4}), 16);
+    sum.add(tape);
+  }
+  const double norm = optim::gradient_norm(sum, {&parameter}, 16);
+  optimiser.step(sum, 1, 16);
+  EXPECT_EQ(optimiser.last_gradient_norm(), norm);
+  EXPECT_FLOAT_EQ(parameter.value.data()[0], -0.6F);
+  EXPECT_FLOAT_EQ(parameter.value.data()[1], -0.8F);
+  // At the norm, and below it, nothing is clipped.
+  for (const float length : {0.2F, 0.1F}) {
+    parameter.value = Array<float>::filled({2}, 0);
+    Tape<precision::fp32> tape;
+    put_gradient(tape, parameter, Array<float>(Shape{2}, {3 * length, 4 * length}));
+    optimiser.step(tape, 1);
+    EXPECT_FLOAT_EQ(parameter.value.data()[0], -3 * length);
+    EXPECT_FLOAT_EQ(parameter.value.data()[1], -4 * length);
+  }
 }
 
 }  // namespace clip_test

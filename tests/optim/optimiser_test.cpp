@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -253,6 +255,103 @@ TYPED_TEST(EveryOptimiser, StepsOnWhatIsNotFiniteIfThatIsAllowed) {
   EXPECT_EQ(std::isnan(parameter.value.data()[0]), (std::is_same_v<TypeParam, optim::Lamb>));
 }
 
+template <class Optimiser> typename Optimiser::Options with_max_norm(double max_norm) {
+  typename Optimiser::Options options;
+  options.max_norm = max_norm;
+  return options;
+}
+
+TYPED_TEST(EveryOptimiser, ClipsToTheBitsOfGradientsThatAreDividedByAsMuchMore) {
+  // Norms near sqrt(35), 5.9.
+  for (const double max_norm : {0.3, 5.0, 1e4}) {
+    for (const float loss_scale : {1.0F, 0x1p10F, 3.0F}) {
+      Parameter clipped = test_parameter(ParameterKind::weight, {5, 7});
+      Parameter expected = clipped;
+      TypeParam clips({&clipped}, with_max_norm<TypeParam>(max_norm));
+      TypeParam plain({&expected}, typename TypeParam::Options{});
+      EXPECT_EQ(clips.last_gradient_norm(), std::nullopt);
+      for (std::uint64_t step = 0; step < 3; ++step) {
+        Array<float> gradient = gradient_of_step({5, 7}, step);
+        double squares = 0;
+        for (float& element : gradient.mutable_span()) {
+          element *= loss_scale;
+          squares += static_cast<double>(element) * static_cast<double>(element);
+        }
+        const double norm = std::sqrt(squares) / static_cast<double>(loss_scale);
+        const double divisor = static_cast<double>(loss_scale) * std::max(1.0, norm / max_norm);
+        clips.step(GivenGradients<float>{{{&clipped, gradient}}}, 0.1,
+                   static_cast<double>(loss_scale));
+        plain.step(GivenGradients<float>{{{&expected, gradient}}}, 0.1, divisor);
+        ASSERT_TRUE(clips.last_gradient_norm().has_value());
+        EXPECT_DOUBLE_EQ(*clips.last_gradient_norm(), norm);
+      }
+      EXPECT_TRUE(same_bits(clipped.value, expected.value)) << max_norm << ", " << loss_scale;
+      EXPECT_EQ(plain.last_gradient_norm(), std::nullopt);
+    }
+  }
+}
+
+TYPED_TEST(EveryOptimiser, ClipsByTheNormOfAllGradientsTogether) {
+  Parameter first = test_parameter(ParameterKind::weight, {1}, "first");
+  Parameter second = test_parameter(ParameterKind::weight, {1}, "second");
+  Parameter unused = test_parameter(ParameterKind::weight, {1}, "unused");
+  TypeParam optimiser({&first, &second, &unused}, with_max_norm<TypeParam>(1));
+  // Of a format that cannot be clipped in place.
+  const GivenGradients<float8_e4m3fn> gradients{
+      {{&first, Array<float8_e4m3fn>::filled({1}, float8_e4m3fn(24.0F))},
+       {&second, Array<float8_e4m3fn>::filled({1}, float8_e4m3fn(32.0F))}}};
+  optimiser.step(gradients, 0.1, /*loss_scale=*/8);
+  EXPECT_EQ(optimiser.last_gradient_norm(), 5);
+}
+
+TYPED_TEST(EveryOptimiser, NamesAGradientThatIsNotFiniteAlsoWhereItClips) {
+  for (const float wrong :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Parameter first = test_parameter(ParameterKind::weight, {3}, "first");
+    Parameter second = test_parameter(ParameterKind::weight, {3}, "second");
+    TypeParam optimiser({&first, &second}, with_max_norm<TypeParam>(2));
+    GivenGradients<float> gradients{
+        {{&first, gradient_of_step({3}, 0)}, {&second, gradient_of_step({3}, 1)}}};
+    optimiser.step(gradients, 0.1);
+    const auto norm = optimiser.last_gradient_norm();
+    const auto before = everything(optimiser, first, second);
+    gradients.entries[1].gradient.mutable_data()[1] = wrong;
+    expect_domain_error([&] { optimiser.step(gradients, 0.1); }, {"finite", "'second'"});
+    EXPECT_EQ(everything(optimiser, first, second), before);
+    EXPECT_EQ(optimiser.steps(), 1U);
+    EXPECT_EQ(optimiser.last_gradient_norm(), norm);
+  }
+}
+
+TYPED_TEST(EveryOptimiser, ClipsGradientsThatAreTooLargeOnTheirOwn) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  const GivenGradients<float> gradients{{{&parameter, Array<float>::filled({3}, 0x1p100F)}}};
+  TypeParam plain({&parameter});
+  expect_domain_error([&] { plain.step(gradients, 0.1); }, {"'p'"});
+  TypeParam clips({&parameter}, with_max_norm<TypeParam>(1));
+  clips.step(gradients, 0.1);
+  for (const float element : parameter.value.span()) EXPECT_TRUE(std::isfinite(element));
+  // 2^100 times sqrt(3) over 2^-30 is no float.
+  TypeParam refuses({&parameter}, with_max_norm<TypeParam>(0x1p-30));
+  const Array<float> before = parameter.value;
+  expect_domain_error([&] { refuses.step(gradients, 0.1); },
+                      {name_of<TypeParam>(), "max_norm", "got a norm of"});
+  EXPECT_EQ(parameter.value, before);
+  EXPECT_EQ(refuses.steps(), 0U);
+}
+
+TYPED_TEST(EveryOptimiser, RefusesAMaxNormThatCannotClip) {
+  Parameter parameter = test_parameter(ParameterKind::weight, {3});
+  for (const double wrong : {0.0, -1.0, 1e-300, 1e300, std::nan("")}) {
+    expect_domain_error([&] { TypeParam({&parameter}, with_max_norm<TypeParam>(wrong)); },
+                        {name_of<TypeParam>(), "max_norm"});
+  }
+  auto both = with_max_norm<TypeParam>(1);
+  both.allow_non_finite = true;
+  expect_domain_error([&] { TypeParam({&parameter}, both); },
+                      {name_of<TypeParam>(), "max_norm", "allow_non_finite"});
+}
+
 TYPED_TEST(EveryOptimiser, RefusesNumbersThatCanOnlyEndInNaN) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -469,7 +568,9 @@ TEST(Adam, RefusesAnIndependentDecayThatIsMeantForALearningRate) {
   Parameter parameter = test_parameter(ParameterKind::weight, {3});
   for (const double decay : {0.01, 0.1, 0.5}) {
     expect_domain_error([&] { (void)optim::AdamW({&parameter}, {.weight_decay = decay}); },
-                        {"AdamW: ", "weight_decay", "each step", "decoupled"});
+                        {"AdamW: expected an independent weight_decay below 0.01, got ",
+                         std::to_string(static_cast<int>(100 * decay)) + " % of each weight",
+                         "each step", "PyTorch", "decoupled"});
     expect_domain_error(
         [&] {
           (void)optim::Adam({&parameter},

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,7 +48,7 @@ struct AdamUpdate {
   float rest2;
   float second_correction;
   float epsilon;
-  float per_loss_scale;
+  float per_divisor;
   float coupled;  ///< decay that is added to the gradient
   float keep;     ///< what other decay leaves of a weight
   float rate;     ///< η with all of its factors
@@ -55,7 +56,7 @@ struct AdamUpdate {
   /// m and v from what they were.
   [[gnu::always_inline]] void move_moments(float32x16 value, float32x16 gradient, float32x16& first,
                                            float32x16& second) const {
-    const auto slope = gradient * per_loss_scale + coupled * value;
+    const auto slope = gradient * per_divisor + coupled * value;
     first = beta1 * first + rest1 * slope;
     second = beta2 * second + rest2 * slope * slope;
   }
@@ -90,7 +91,7 @@ template <class G> class AdamStepOnCodes final : public StepOnCodes {
 
   [[nodiscard]] double bound(std::size_t index, float before, float largest_weight) const override {
     const double slope =
-        static_cast<double>(largest_gradient_) * static_cast<double>(update_.per_loss_scale) +
+        static_cast<double>(largest_gradient_) * static_cast<double>(update_.per_divisor) +
         static_cast<double>(update_.coupled) * static_cast<double>(largest_weight);
     const auto old = static_cast<double>(before);
     return index == 0 ? static_cast<double>(update_.beta1) * old +
@@ -144,6 +145,13 @@ class Adam {
     Rule rule = Rule::none;
     bool allow_untagged = false;    ///< see SettingOptions
     bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
+    /// Gradients are clipped, all of them by one factor, so that the norm of all of them together,
+    /// divided by the loss scale, is at most this; infinite: they are not, and no norm is computed.
+    /// Unit-scaled gradients are near 1 each, so their norm is near the root of the number of
+    /// parameters, not near 1: begin with ten times the norm of the first steps.
+    /// Adam's update hardly changes with the scale of all its gradients, so here clipping bounds
+    /// what one step can do to the moments, not the step itself.
+    double max_norm = std::numeric_limits<double>::infinity();
     /// How m and v are kept: in binary32 if null, else as an EncodedStateFormat has it
     /// (optim/encoded_state_format.hpp).
     std::shared_ptr<const StateFormat> first_moment = nullptr;
@@ -167,6 +175,9 @@ class Adam {
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
+  /// The norm of all gradients of the last step together, divided by its loss scale and before
+  /// clipping; empty before the first step, and without a `max_norm`.
+  [[nodiscard]] std::optional<double> last_gradient_norm() const { return last_gradient_norm_; }
 
   /// The share of a weight that decay takes in a step at this rate. Empty if it is coupled: it is
   /// then divided by the size of the gradient.
@@ -215,6 +226,7 @@ class Adam {
     require_share(name, "beta1", options.beta1);
     require_share(name, "beta2", options.beta2);
     detail::require_epsilon(name, options.epsilon, options.beta2);
+    detail::require_max_norm(name, options.max_norm, options.allow_non_finite);
     if (options.master_weights == nullptr) return;
     std::vector<Parameter*> parameters;
     for (const ParameterSetting& setting : settings_) parameters.push_back(setting.parameter);
@@ -229,6 +241,7 @@ class Adam {
   std::vector<OptimiserState> second_moment_;
   std::vector<float> largest_gradients_;  ///< magnitudes, in the step that is taken
   std::uint64_t steps_ = 0;
+  std::optional<double> last_gradient_norm_;
 };
 
 template <GradientSource Gradients>
@@ -236,17 +249,20 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
   const DefaultArithmetic arithmetic;
   const auto t = static_cast<double>(steps_ + 1);
   const double first_correction = 1 / (1 - std::pow(options_.beta1, t));
-  detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,
-                     {.learning_rate = learning_rate,
-                      .loss_scale = loss_scale,
-                      .rate_factor = first_correction,
-                      .decay_is_times_rate = options_.decay == WeightDecay::decoupled,
-                      .allow_non_finite = options_.allow_non_finite,
-                      .takes_encoded_parameters = options_.master_weights != nullptr,
-                      .largest_magnitudes = largest_gradients_.data()});
+  const detail::StepGradients step_gradients =
+      detail::check_step(name_, settings_, {&first_moment_, &second_moment_}, gradients,
+                         {.learning_rate = learning_rate,
+                          .loss_scale = loss_scale,
+                          .rate_factor = first_correction,
+                          .decay_is_times_rate = options_.decay == WeightDecay::decoupled,
+                          .allow_non_finite = options_.allow_non_finite,
+                          .takes_encoded_parameters = options_.master_weights != nullptr,
+                          .largest_magnitudes = largest_gradients_.data(),
+                          .max_norm = options_.max_norm});
   detail::require_encoded(name_, settings_, first_moment_, options_.first_moment.get());
   detail::require_encoded(name_, settings_, second_moment_, options_.second_moment.get());
   ++steps_;
+  last_gradient_norm_ = step_gradients.norm;
   const WeightDecay decay = options_.decay.value_or(WeightDecay::coupled);
   const StateFormat* const formats = options_.first_moment    ? options_.first_moment.get()
                                      : options_.second_moment ? options_.second_moment.get()
@@ -264,7 +280,7 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
         .rest2 = static_cast<float>(1 - options_.beta2),
         .second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t))),
         .epsilon = static_cast<float>(options_.epsilon),
-        .per_loss_scale = static_cast<float>(1 / loss_scale),
+        .per_divisor = static_cast<float>(1 / step_gradients.divisor),
         .coupled = static_cast<float>(decay == WeightDecay::coupled ? lambda : 0),
         .keep = static_cast<float>(decay == WeightDecay::decoupled     ? 1 - parameter_rate * lambda
                                    : decay == WeightDecay::independent ? 1 - lambda

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"
+#include "unit_scaling/optim/clip.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 
@@ -42,6 +44,11 @@ class Lamb {
     Rule rule = Rule::none;
     bool allow_untagged = false;    ///< see SettingOptions
     bool allow_non_finite = false;  ///< steps on gradients that are infinite or NaN
+    /// Gradients are clipped, all of them by one factor, so that the norm of all of them together,
+    /// divided by the loss scale, is at most this; infinite: they are not, and no norm is computed.
+    /// Unit-scaled gradients are near 1 each, so their norm is near the root of the number of
+    /// parameters, not near 1: begin with ten times the norm of the first steps.
+    double max_norm = std::numeric_limits<double>::infinity();
   };
 
   /// @throws DomainError as settings_of; or unless the betas are in [0, 1) as floats, ε is as in
@@ -61,6 +68,7 @@ class Lamb {
     require_share("Lamb", "beta1", options.beta1);
     require_share("Lamb", "beta2", options.beta2);
     detail::require_epsilon("Lamb", options.epsilon, options.beta2);
+    detail::require_max_norm("Lamb", options.max_norm, options.allow_non_finite);
     if (options.max_trust_ratio != std::numeric_limits<double>::infinity()) {
       require_positive("Lamb", "max_trust_ratio", options.max_trust_ratio);
     }
@@ -73,6 +81,9 @@ class Lamb {
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
+  /// The norm of all gradients of the last step together, divided by its loss scale and before
+  /// clipping; empty before the first step, and without a `max_norm`.
+  [[nodiscard]] std::optional<double> last_gradient_norm() const { return last_gradient_norm_; }
 
   /// Shows "first_moment.NAME" and "second_moment.NAME" for each parameter, and "steps" to
   /// `visit(name, state)`.
@@ -92,17 +103,21 @@ class Lamb {
   std::vector<Array<float>> second_moment_;
   std::vector<float> update_;  ///< u of one parameter at a time; room for the largest
   std::uint64_t steps_ = 0;
+  std::optional<double> last_gradient_norm_;
 };
 
 template <GradientSource Gradients>
 void Lamb::step(const Gradients& gradients, double learning_rate, double loss_scale) {
   const DefaultArithmetic arithmetic;
-  detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
-                     {.learning_rate = learning_rate,
-                      .loss_scale = loss_scale,
-                      .decay_is_times_rate = true,
-                      .allow_non_finite = options_.allow_non_finite});
+  const detail::StepGradients step_gradients =
+      detail::check_step("Lamb", settings_, {&first_moment_, &second_moment_}, gradients,
+                         {.learning_rate = learning_rate,
+                          .loss_scale = loss_scale,
+                          .decay_is_times_rate = true,
+                          .allow_non_finite = options_.allow_non_finite,
+                          .max_norm = options_.max_norm});
   ++steps_;
+  last_gradient_norm_ = step_gradients.norm;
   const auto t = static_cast<double>(steps_);
   const auto beta1 = static_cast<float>(options_.beta1);
   const auto beta2 = static_cast<float>(options_.beta2);
@@ -111,7 +126,7 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
   const auto first_correction = static_cast<float>(1 / (1 - std::pow(options_.beta1, t)));
   const auto second_correction = static_cast<float>(1 / (1 - std::pow(options_.beta2, t)));
   const auto epsilon = static_cast<float>(options_.epsilon);
-  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  const auto per_divisor = static_cast<float>(1 / step_gradients.divisor);
   for (std::size_t k = 0; k < settings_.size(); ++k) {
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
@@ -124,7 +139,7 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
     float* v = second_moment_[k].mutable_data();
     float* u = update_.data();
     detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
-      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale;
+      const auto slope = kernels::load<float>(g + i, count) * per_divisor;
       const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
       const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
       kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
-#include <memory_resource>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -20,36 +20,28 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/core/memory.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/optim/clip.hpp"
+#include "unit_scaling/optim/gradient_source.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::optim {
 
-/// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
-/// array of a parameter without a gradient is empty. Optimisers take elements of float and of
-/// narrower formats; `gradient_norm` also takes those of `Tape<precision::fp64>`.
-template <class T>
-concept GradientSource = requires(const T& source, const Parameter& parameter) {
-  { source.gradient(parameter).size() } -> std::convertible_to<std::size_t>;
-  { source.gradient(parameter).shape() } -> std::convertible_to<Shape>;
-  source.gradient(parameter).data();
-};
-
 /// An optimiser over master copies.
 ///
 /// `step(gradients, learning_rate, loss_scale)` reads each parameter's gradient from the tape or
 /// other source, divides it by `loss_scale` in float and updates the master copy. A step without
-/// any gradient is an error, and so is one with a gradient that is not finite; nothing is changed
-/// then. `for_each_state(visit)` calls `visit(name, state)` for everything that must be saved to go
-/// on exactly from here (see train/training_state.hpp): the arrays of each parameter, and the count
-/// "steps", which `steps()` reads. `settings()` says how it treats each parameter.
+/// any gradient is an error, and so is one with a gradient that is not finite, which the error
+/// names; nothing is changed then. `for_each_state(visit)` calls `visit(name, state)` for
+/// everything that must be saved to go on exactly from here (see train/training_state.hpp): the
+/// arrays of each parameter, and the count "steps", which `steps()` reads. `settings()` says how it
+/// treats each parameter.
 template <class T>
 concept Optimiser = requires(T optimiser, const Tape<precision::fp32>& tape) {
   optimiser.step(tape, 0.1, 1.0);
@@ -114,7 +106,39 @@ struct StepNumbers {
   /// Where the largest magnitude of the gradient of each parameter is written, unless gradients
   /// beyond the largest are allowed; null if nobody asks.
   float* largest_magnitudes = nullptr;
+  /// Of the gradients of all parameters together, divided by the loss scale; see `clip_factor`.
+  double max_norm = std::numeric_limits<double>::infinity();
 };
+
+/// What gradients are in a step.
+struct StepGradients {
+  /// What they are divided by: the loss scale, and what clipping divides by.
+  double divisor;
+  /// Their norm before clipping; empty if they are not clipped.
+  std::optional<double> norm;
+};
+
+/// The norm of the gradients of a step, and what they are divided by so that it is at most
+/// `max_norm`.
+/// @throws DomainError if that is no number that a float can hold.
+template <GradientSource Gradients>
+[[nodiscard]] StepGradients clipped(std::string_view name,
+                                    const std::vector<ParameterSetting>& settings,
+                                    const Gradients& gradients, const StepNumbers& numbers) {
+  if (numbers.max_norm == std::numeric_limits<double>::infinity()) {
+    return {.divisor = numbers.loss_scale, .norm = std::nullopt};
+  }
+  const double norm = norm_over(
+      settings.size(), numbers.loss_scale,
+      [&](std::size_t k) -> decltype(auto) { return gradients.gradient(*settings[k].parameter); });
+  // Some gradient is not finite then, which the caller finds and names.
+  if (!std::isfinite(norm)) return {.divisor = numbers.loss_scale, .norm = norm};
+  const double divisor = numbers.loss_scale / clip_factor(norm, numbers.max_norm);
+  require(is_float(divisor) && is_float(1 / divisor), name,
+          "step: expected gradients that max_norm, ", numbers.max_norm,
+          ", multiplies with a number that a float can hold, got a norm of ", norm);
+  return {.divisor = divisor, .norm = norm};
+}
 
 /// What every step must be given: asked before anything is changed.
 /// @param states what the optimiser keeps of each parameter.
@@ -124,12 +148,13 @@ struct StepNumbers {
 ///         factors at most `largest_rate`, and times the weight decay at most 1, if that is how
 ///         weights decay: more would turn their signs; the loss scale is as in `require_positive`;
 ///         there is a gradient of some parameter: without one, `backward` has not run, or not for
-///         these; and all gradients are in range, unless others are allowed.
+///         these; and all gradients, clipped, are in range, unless others are allowed.
 /// @tparam State one with a `shape()`, that of the parameter.
 template <GradientSource Gradients, class State>
-void check_step(std::string_view name, const std::vector<ParameterSetting>& settings,
-                std::initializer_list<const std::vector<State>*> states, const Gradients& gradients,
-                const StepNumbers& numbers) {
+[[nodiscard]] StepGradients check_step(std::string_view name,
+                                       const std::vector<ParameterSetting>& settings,
+                                       std::initializer_list<const std::vector<State>*> states,
+                                       const Gradients& gradients, const StepNumbers& numbers) {
   constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
   require_attribute(numbers.learning_rate >= 0 && numbers.learning_rate <= largest, name,
                     "a learning rate", "of at least 0 that is finite as a float",
@@ -180,18 +205,31 @@ void check_step(std::string_view name, const std::vector<ParameterSetting>& sett
   require(any || !any_expected, name,
           "step: expected gradients, got none for any parameter; call backward first, "
           "on parameters that have stayed in place");
-  if (numbers.allow_non_finite) return;
-  const auto per_loss_scale = static_cast<float>(1 / numbers.loss_scale);
+  const StepGradients step = clipped(name, settings, gradients, numbers);
+  if (numbers.allow_non_finite) return step;
+  const auto per_divisor = static_cast<float>(1 / step.divisor);
   for (std::size_t k = 0; k < settings.size(); ++k) {
     const auto& gradient = gradients.gradient(*settings[k].parameter);
     const auto magnitude = std::bit_cast<float>(
         kernels::largest_magnitude_bits(gradient_elements(gradient), gradient.size()));
-    require(magnitude * per_loss_scale <= numbers.largest_gradient,  // a NaN is not
+    require(magnitude * per_divisor <= numbers.largest_gradient,  // a NaN is not
             name, "step: expected gradients that are finite and not too large to be squared or ",
             "summed up as floats, once divided by the loss scale, got others for '",
             settings[k].name, "'; skip the step (see first_non_finite), or allow_non_finite");
     if (numbers.largest_magnitudes != nullptr) numbers.largest_magnitudes[k] = magnitude;
   }
+  return step;
+}
+
+/// What a class with a `max_norm` among its options is made with.
+/// @throws DomainError unless max_norm is as in `clip_factor`; or if there is one, and gradients
+///         that are not finite, whose norm is no number, are allowed.
+inline void require_max_norm(std::string_view name, double max_norm, bool allow_non_finite) {
+  if (max_norm == std::numeric_limits<double>::infinity()) return;
+  require_positive(name, "max_norm", max_norm);
+  require(!allow_non_finite, name,
+          "expected max_norm or allow_non_finite, got both: gradients that are not finite have no "
+          "norm to be clipped by");
 }
 
 /// Where the square of a gradient g is lost to underflow, (1−β₂) g² < 2^-149, Adam's update is g /
@@ -214,24 +252,6 @@ void visit_steps(std::string_view name, std::uint64_t& steps, const Visitor& vis
   require(shown <= std::uint64_t{1} << std::numeric_limits<double>::digits, name,
           "expected at most 2^53 steps, got ", shown);
   steps = shown;
-}
-
-/// Σ x², in double, over fixed pieces that are added up in order.
-template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::size_t size) {
-  const std::size_t pieces = (size + kernels::map_grain - 1) / kernels::map_grain;
-  std::pmr::vector<double> sums(pieces, &scratch_memory());
-  parallel_for(pieces, [&](std::size_t piece) {
-    const std::size_t end = std::min(size, (piece + 1) * kernels::map_grain);
-    double sum = 0;
-    for (std::size_t i = piece * kernels::map_grain; i < end; ++i) {
-      const auto element = static_cast<double>(elements[i]);
-      sum += element * element;
-    }
-    sums[piece] = sum;
-  });
-  double total = 0;
-  for (const double sum : sums) total += sum;
-  return total;
 }
 
 /// One array of zeros for each parameter.

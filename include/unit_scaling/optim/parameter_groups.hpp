@@ -134,11 +134,11 @@ template <class Factor>
   std::string untagged;
   const auto check_decay = [&](double decay) {
     require_share(name, "weight_decay", decay);
-    require_attribute(!options.decay_is_independent || decay < max_independent_decay, name,
-                      "an independent weight_decay",
-                      "below 0.01: it is the share of the weights that goes in each step, "
-                      "whatever the learning rate (WeightDecay::decoupled is times that)",
-                      decay);
+    require(!options.decay_is_independent || decay < max_independent_decay, name,
+            "expected an independent weight_decay below ", max_independent_decay, ", got ", decay,
+            ": it would take ", 100 * decay,
+            " % of each weight in each step, whatever the learning rate; PyTorch's is multiplied "
+            "with the learning rate, as that of WeightDecay::decoupled is");
   };
   check_decay(options.weight_decay);
   for (const ParameterGroup& group : groups.groups()) {

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +35,11 @@ class Sgd {
     bool readout_is_constrained = false;  ///< see sgd_learning_rate_factor
     bool allow_untagged = false;          ///< see SettingOptions
     bool allow_non_finite = false;        ///< steps on gradients that are infinite or NaN
+    /// Gradients are clipped, all of them by one factor, so that the norm of all of them together,
+    /// divided by the loss scale, is at most this; infinite: they are not, and no norm is computed.
+    /// Unit-scaled gradients are near 1 each, so their norm is near the root of the number of
+    /// parameters, not near 1: begin with ten times the norm of the first steps.
+    double max_norm = std::numeric_limits<double>::infinity();
   };
 
   /// @throws DomainError as settings_of; or unless momentum is in [0, 1) as a float.
@@ -49,6 +56,7 @@ class Sgd {
         options_(options),
         momentum_(detail::zeros_like(settings_)) {
     require_share("Sgd", "momentum", options.momentum);
+    detail::require_max_norm("Sgd", options.max_norm, options.allow_non_finite);
   }
 
   /// @throws ShapeError, DomainError as every step; see detail::check_step.
@@ -58,6 +66,9 @@ class Sgd {
   [[nodiscard]] const std::vector<ParameterSetting>& settings() const& { return settings_; }
   [[nodiscard]] std::vector<ParameterSetting> settings() const&& { return settings_; }
   [[nodiscard]] std::uint64_t steps() const { return steps_; }
+  /// The norm of all gradients of the last step together, divided by its loss scale and before
+  /// clipping; empty before the first step, and without a `max_norm`.
+  [[nodiscard]] std::optional<double> last_gradient_norm() const { return last_gradient_norm_; }
 
   /// The share of a weight that decay takes in a step at this rate, without momentum.
   [[nodiscard]] static double decay_share(const ParameterSetting& setting, double learning_rate) {
@@ -78,6 +89,7 @@ class Sgd {
   Options options_;
   std::vector<Array<float>> momentum_;
   std::uint64_t steps_ = 0;
+  std::optional<double> last_gradient_norm_;
 };
 
 template <GradientSource Gradients>
@@ -85,14 +97,17 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
   const DefaultArithmetic arithmetic;
   // Of gradients of up to 1 − μ, momentum never sums up more than 1.
   const auto mu = static_cast<float>(options_.momentum);
-  detail::check_step("Sgd", settings_, {&momentum_}, gradients,
-                     {.learning_rate = learning_rate,
-                      .loss_scale = loss_scale,
-                      .largest_gradient = detail::largest_sum * (1 - mu),
-                      .decay_is_times_rate = true,
-                      .allow_non_finite = options_.allow_non_finite});
+  const detail::StepGradients step_gradients =
+      detail::check_step("Sgd", settings_, {&momentum_}, gradients,
+                         {.learning_rate = learning_rate,
+                          .loss_scale = loss_scale,
+                          .largest_gradient = detail::largest_sum * (1 - mu),
+                          .decay_is_times_rate = true,
+                          .allow_non_finite = options_.allow_non_finite,
+                          .max_norm = options_.max_norm});
   ++steps_;
-  const auto per_loss_scale = static_cast<float>(1 / loss_scale);
+  last_gradient_norm_ = step_gradients.norm;
+  const auto per_divisor = static_cast<float>(1 / step_gradients.divisor);
   for (std::size_t k = 0; k < settings_.size(); ++k) {
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
@@ -104,7 +119,7 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
     const auto decay = static_cast<float>(settings_[k].weight_decay);
     detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
       const auto value = kernels::load<float>(p + i, count);
-      const auto slope = kernels::load<float>(g + i, count) * per_loss_scale + decay * value;
+      const auto slope = kernels::load<float>(g + i, count) * per_divisor + decay * value;
       const auto buffer = mu * kernels::load<float>(b + i, count) + slope;
       const auto direction = options_.nesterov ? slope + mu * buffer : buffer;
       kernels::store<Overflow::infinity_or_nan, float>(buffer, b + i, count);

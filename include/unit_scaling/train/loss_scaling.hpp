@@ -68,8 +68,7 @@ struct LossScaleCounts {
 /// the growth factor. A static scale stays; steps with a gradient that is not finite are skipped
 /// under it too.
 ///
-/// If gradients are clipped, the optimiser divides by `event.scale / clip_factor(norm, …)`, where
-/// `norm` is `gradient_norm(tape, parameters, event.scale)`.
+/// An optimiser's `max_norm` is that of the gradients divided by `event.scale`.
 /// @see https://github.com/pytorch/pytorch/blob/main/torch/amp/grad_scaler.py, and
 ///      aten/src/ATen/native/cuda/AmpKernels.cu there, `amp_update_scale_cuda_kernel`: the rule.
 /// @see Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.

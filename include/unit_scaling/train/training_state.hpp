@@ -23,8 +23,9 @@
 ///       visit("loss_scale", loss_scale);
 ///     };
 ///
-/// train/checkpoint.hpp saves and loads it. `for_each_state` is for other uses: comparing two
-/// trainings, counting bytes, or a file format of your own.
+/// train/checkpoint.hpp saves and loads it, and train/checkpoints.hpp keeps the last of several.
+/// `for_each_state` is for other uses: comparing two trainings, counting bytes, or a file format of
+/// your own.
 #pragma once
 
 #include <map>

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer optim: where the gradients of a step are.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::optim {
+
+/// Where the gradients of a step are: a `Tape` after `backward`, or a `GradientSum` of several. The
+/// array of a parameter without a gradient is empty. Optimisers take elements of float and of
+/// narrower formats; `gradient_norm` also takes those of `Tape<precision::fp64>`.
+template <class T>
+concept GradientSource = requires(const T& source, const Parameter& parameter) {
+  { source.gradient(parameter).size() } -> std::convertible_to<std::size_t>;
+  { source.gradient(parameter).shape() } -> std::convertible_to<Shape>;
+  source.gradient(parameter).data();
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE::optim
+
+UNIT_SCALING_IEEE_END
