@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <numeric>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -58,6 +60,8 @@ struct SavedModel {
     return {initialiser, vocabulary_size, config, embedding, readout};
   }
 };
+
+void PrintTo(const SavedModel& saved, std::ostream* out) { *out << saved.folder; }
 
 SavedModel gpt2() {
   return {.folder = "gpt2",
@@ -460,6 +464,33 @@ TEST(HuggingFaceNames, OfLlamaFollowTheConfiguration) {
   config.heads = 0;
   expect_domain_error([&] { (void)train::llama_weight_names(config); },
                       {"WeightNames", "q_proj.weight", "share of at least 1", "got 0"});
+}
+
+TEST(HuggingFaceNames, OfLlamaDivideBiasesOfAttentionLikeWeights) {
+  SavedModel biased = llama();
+  biased.config.attention_bias = true;
+  biased.names = train::llama_weight_names(biased.config);
+  Plain plain(biased);
+  float next = 0;
+  plain.model.for_each_parameter([&](Parameter& each) {
+    std::iota(each.value.mutable_data(), each.value.mutable_data() + each.value.size(), next);
+    next += static_cast<float>(each.value.size());
+  });
+  const Arrays weights = weights_of(plain.model);
+  SafetensorsWriter writer;
+  train::export_plain_weights(plain.model, writer, plain.folding, biased.names);
+  Plain again(biased);
+  EXPECT_EQ(again.import(writer, biased.names), std::vector<std::string>{});
+  EXPECT_EQ(weights_of(again.model), weights);
+
+  const Array<float>& bias = weights.at("layers.1.mhsa.linear_qkv.bias");
+  const Arrays arrays = arrays_in(SafetensorsFile(again.path));
+  EXPECT_EQ(arrays.at("model.layers.1.self_attn.q_proj.bias"),
+            Array<float>(Shape{32}, bias.span().subspan(0, 32)));
+  EXPECT_EQ(arrays.at("model.layers.1.self_attn.k_proj.bias"),
+            Array<float>(Shape{16}, bias.span().subspan(32, 16)));
+  EXPECT_EQ(arrays.at("model.layers.1.self_attn.v_proj.bias"),
+            Array<float>(Shape{16}, bias.span().subspan(48, 16)));
 }
 
 // The read-out of a model whose file has none may be read from the table of tokens.

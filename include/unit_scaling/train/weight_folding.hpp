@@ -464,7 +464,8 @@ template <Precision P = precision::fp32, class Plain, class Unit, class Forward>
   return detail::fold_matched(ops, in_plain.ops, in_unit.ops);
 }
 
-/// The folding of a model that is plain itself, such as one of `scaling::none`: all factors are 1.
+/// The folding of a model that is plain itself, one of `scaling::none`: all factors are 1. With it,
+/// a unit-scaled model takes the weights as well, but computes another function with them.
 /// @throws std::invalid_argument if two parameters have one name.
 template <class Model> [[nodiscard]] WeightFolding identity_folding(Model& model) {
   WeightFolding result;
