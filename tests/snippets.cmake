@@ -15,6 +15,13 @@ target_link_libraries(snippet_headers PRIVATE unit_scaling_own_flags unit_scalin
 target_compile_options(snippet_headers PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O0>)
 target_precompile_headers(snippet_headers PRIVATE <unit_scaling/unit_scaling.hpp>)
 
+# Where they run, and small models of Hugging Face to read there.
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
+foreach(model IN ITEMS gpt2 llama)
+  file(CREATE_LINK "${CMAKE_CURRENT_SOURCE_DIR}/data/hugging_face/${model}"
+       "${PROJECT_BINARY_DIR}/snippets/run/${model}" SYMBOLIC)
+endforeach()
+
 set(fence_open "(^|\n)[ \t]*(```+|~~~+)[ \t]*(cpp|c\\+\\+|C\\+\\+|cxx|cc)([^\n]*)\n")
 set(snippet_objects)
 
@@ -65,7 +72,6 @@ foreach(document IN LISTS documents)
       if(code MATCHES "(^|\n)#include [<\"]unit_scaling/unit_scaling\\.hpp[>\"]")
         target_precompile_headers(${target} REUSE_FROM snippet_headers)
       endif()
-      file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
       add_test(NAME snippet.${name}.${count} COMMAND ${target}
                WORKING_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
     else()

@@ -9,9 +9,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <ios>
 #include <limits>
-#include <regex>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -39,22 +40,23 @@ using train::SafetensorsWriter;
 using train::WeightFolding;
 
 /// The names in PyTorch's state_dict of tests/data/plain_weights/make_torch_transformer.py.
-std::vector<std::string> torch_names(const std::string& parameter) {
-  static const std::vector<std::pair<std::string, std::string>> replacements{
-      {R"(^embedding\.table$)", "embedding.weight"},
-      {R"(^projection\.)", "readout."},
-      {R"(^final_norm\.)", "norm."},
-      {R"(\.mhsa_norm\.)", ".norm1."},
-      {R"(\.mlp_norm\.)", ".norm2."},
-      {R"(\.gain$)", ".weight"},
-      {R"(\.mhsa\.linear_qkv\.)", ".self_attn.in_proj_"},
-      {R"(\.mhsa\.linear_o\.)", ".self_attn.out_proj."},
-      {R"(\.mlp\.up\.)", ".linear1."},
-      {R"(\.mlp\.down\.)", ".linear2."}};
-  std::string name = parameter;
-  for (const auto& [from, to] : replacements) name = std::regex_replace(name, std::regex(from), to);
-  return {name};
-}
+const train::WeightNames torch_names{
+    {"embedding.table", {"embedding.weight"}},
+    {"layers.{}.mhsa_norm.gain", {"layers.{}.norm1.weight"}},
+    {"layers.{}.mhsa_norm.bias", {"layers.{}.norm1.bias"}},
+    {"layers.{}.mhsa.linear_qkv.weight", {"layers.{}.self_attn.in_proj_weight"}},
+    {"layers.{}.mhsa.linear_qkv.bias", {"layers.{}.self_attn.in_proj_bias"}},
+    {"layers.{}.mhsa.linear_o.weight", {"layers.{}.self_attn.out_proj.weight"}},
+    {"layers.{}.mhsa.linear_o.bias", {"layers.{}.self_attn.out_proj.bias"}},
+    {"layers.{}.mlp_norm.gain", {"layers.{}.norm2.weight"}},
+    {"layers.{}.mlp_norm.bias", {"layers.{}.norm2.bias"}},
+    {"layers.{}.mlp.up.weight", {"layers.{}.linear1.weight"}},
+    {"layers.{}.mlp.up.bias", {"layers.{}.linear1.bias"}},
+    {"layers.{}.mlp.down.weight", {"layers.{}.linear2.weight"}},
+    {"layers.{}.mlp.down.bias", {"layers.{}.linear2.bias"}},
+    {"final_norm.gain", {"norm.weight"}},
+    {"final_norm.bias", {"norm.bias"}},
+    {"projection.weight", {"readout.weight"}}};
 
 SafetensorsFile torch_file() {
   return SafetensorsFile(std::string(UNIT_SCALING_SOURCE_DIR) +
@@ -218,7 +220,7 @@ struct Layer {
     return result;
   }
   std::vector<std::string> import(const SafetensorsWriter& writer,
-                                  const train::TensorNames& names = {},
+                                  const train::WeightNames& names = {},
                                   NotFinite not_finite = NotFinite::refuse) {
     const TemporaryFolder temporary;
     const auto path = temporary.path() / "layer.safetensors";
@@ -251,20 +253,23 @@ TEST(PlainWeights, MayBeOfAnyFloatingType) {
   expect_import(filled<float4_e2m1fn>({4, 3}, 1.5F), filled<float4_e2m1fn>({4}, -2));
 }
 
+/// As many numbers from `first` on.
+Array<float> counting_from(float first, const Shape& shape) {
+  Array<float> array(shape);
+  std::iota(array.mutable_data(), array.mutable_data() + array.size(), first);
+  return array;
+}
+
 TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
   Layer layer;
-  const train::TensorNames names = [](const std::string& parameter) {
-    return parameter == "layer.bias" ? std::vector<std::string>{"bias"}
-                                     : std::vector<std::string>{"query", "key"};
-  };
+  const train::WeightNames names{{"layer.weight", {{"query", 3}, "key"}}, {"layer.bias", {"bias"}}};
   SafetensorsWriter writer;
-  writer.add("query", filled<float>({2, 3}, 1));
-  writer.add("key", filled<float>({2, 3}, 2));
+  writer.add("query", counting_from(0, {3, 3}));
+  writer.add("key", counting_from(9, {1, 3}));
   writer.add("bias", filled<float>({4}, 0));
   EXPECT_TRUE(layer.import(writer, names).empty());
-  std::vector<float> expected(6, 2);
-  expected.insert(expected.end(), 6, 4);
-  expected.insert(expected.end(), 4, 0);
+  std::vector<float> expected(16, 0);
+  for (std::size_t i = 0; i < 12; ++i) expected[i] = static_cast<float>(2 * i);
   EXPECT_EQ(layer.weights(), expected);
 
   SafetensorsWriter again;
@@ -274,17 +279,70 @@ TEST(PlainWeights, MayBeInSeveralArraysStackedAlongTheirFirstExtent) {
   again.write(path);
   SafetensorsFile file(path);
   EXPECT_EQ(file.names(), (std::vector<std::string>{"bias", "key", "query"}));
-  const auto key = file.tensor<float>("key", Shape{2, 3});
-  EXPECT_TRUE(std::all_of(key.span().begin(), key.span().end(), [](float x) { return x == 2; }));
+  EXPECT_EQ(file.tensor<float>("query"), counting_from(0, {3, 3}));
+  EXPECT_EQ(file.tensor<float>("key"), counting_from(9, {1, 3}));
 }
 
-TEST(PlainWeights, ThatDoNotDivideAParameterEvenlyAreRefused) {
-  for (const std::size_t count : {std::size_t{0}, std::size_t{3}}) {
+TEST(PlainWeights, MayBeTransposed) {
+  Layer layer;
+  const train::WeightNames names{{"layer.weight", {"query", "key"}, train::StoredAs::transposed},
+                                 {"layer.bias", {"bias"}}};
+  const Array<float> query({3, 2}, std::vector<float>{1, 4, 2, 5, 3, 6});
+  const Array<float> key({3, 2}, std::vector<float>{7, 10, 8, 11, 9, 12});
+  SafetensorsWriter writer;
+  writer.add("query", query);
+  writer.add("key", key);
+  writer.add("bias", filled<float>({4}, 0));
+  EXPECT_TRUE(layer.import(writer, names).empty());
+  std::vector<float> expected(16, 0);
+  for (std::size_t i = 0; i < 12; ++i) expected[i] = static_cast<float>(2 * (i + 1));
+  EXPECT_EQ(layer.weights(), expected);
+
+  SafetensorsWriter again;
+  train::export_plain_weights(layer.unit, again, layer.folding, names);
+  const TemporaryFolder temporary;
+  const auto path = temporary.path() / "transposed.safetensors";
+  again.write(path);
+  SafetensorsFile file(path);
+  EXPECT_EQ(file.tensor<float>("query"), query);
+  EXPECT_EQ(file.tensor<float>("key"), key);
+}
+
+TEST(PlainWeights, OfOtherRowsThanTheNamesSayAreRefused) {
+  const train::WeightEntry bias{"layer.bias", {"bias"}};
+  const auto refused = [](const train::WeightNames& names, const std::string& text) {
     Layer layer;
-    const auto names = [=](const std::string&) { return std::vector<std::string>(count, "part"); };
-    expect_error<std::invalid_argument>([&] { (void)layer.import({}, names); },
-                                        {"layer.weight (4, 3)", std::to_string(count)});
-  }
+    const std::vector<float> before = layer.weights();
+    expect_domain_error([&] { (void)layer.import({}, names); }, {text});
+    EXPECT_EQ(layer.weights(), before);
+    SafetensorsWriter writer;
+    expect_domain_error(
+        [&] { train::export_plain_weights(layer.unit, writer, layer.folding, names); }, {text});
+  };
+  refused({{"layer.weight", {"a", "b", "c"}}, bias},
+          "plain weights: expected rows in multiples of 3 for 3 arrays, got layer.weight (4, 3)");
+  refused({{"layer.weight", {{"a", 4}, {"b", 6}}}, bias},
+          "plain weights: expected rows in multiples of 5 for 2 arrays, got layer.weight (4, 3)");
+  refused({{"layer.weight", {"a"}}, {"layer.bias", {"bias"}, train::StoredAs::transposed}},
+          "plain weights: expected a matrix where an array is transposed, got layer.bias (4)");
+  refused({bias}, "WeightNames: expected an entry for 'layer.weight', got none");
+}
+
+TEST(PlainWeights, OfNoNumbersMayBeStackedAndTransposed) {
+  struct Empty {
+    Parameter weight{.name = "w", .value = Array<float>(Shape{0, 3})};
+    void for_each_parameter(const std::function<void(Parameter&)>& visit) { visit(weight); }
+  } empty;
+  SafetensorsWriter writer;
+  writer.add("a", Array<float>(Shape{3, 0}));
+  writer.add("b", Array<float>(Shape{3, 0}));
+  const TemporaryFolder temporary;
+  const auto path = temporary.path() / "empty.safetensors";
+  writer.write(path);
+  EXPECT_TRUE(train::import_plain_weights(empty, path, train::identity_folding(empty),
+                                          {{"w", {"a", "b"}, train::StoredAs::transposed}})
+                  .empty());
+  EXPECT_EQ(empty.weight.shape(), (Shape{0, 3}));
 }
 
 TEST(PlainWeights, ThatAreNotFiniteAreRefusedUnlessOneAsksForThem) {

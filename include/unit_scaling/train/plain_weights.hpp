@@ -12,11 +12,10 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
-#include <functional>
 #include <iterator>
+#include <numeric>
 #include <set>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -26,6 +25,7 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/shape.hpp"
@@ -35,14 +35,11 @@
 #include "unit_scaling/train/safetensors_shards.hpp"
 #include "unit_scaling/train/safetensors_types.hpp"
 #include "unit_scaling/train/weight_folding.hpp"
+#include "unit_scaling/train/weight_names.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::train {
-
-/// The names of the arrays that are a parameter, stacked along its first extent and of equal size:
-/// one, or three where a file has queries, keys and values apart. Empty: the parameter's own.
-using TensorNames = std::function<std::vector<std::string>(const std::string& parameter)>;
 
 /// What becomes of numbers of a file that are infinite or NaN.
 enum class NotFinite { refuse, keep };
@@ -59,27 +56,62 @@ namespace detail {
   return shards.shard_of(name).path();
 }
 
-/// The names of a parameter's arrays.
-/// @throws std::invalid_argument unless its first extent can be divided among them.
-[[nodiscard]] inline std::vector<std::string> part_names(const TensorNames& names,
-                                                         const Parameter& parameter) {
-  auto parts = names ? names(parameter.name) : std::vector{parameter.name};
-  const Shape shape = parameter.shape();
-  if (parts.empty() || (parts.size() > 1 && (shape.rank() == 0 || shape[0] % parts.size() != 0))) {
-    throw std::invalid_argument("plain weights: expected names of arrays that " + parameter.name +
-                                " " + to_string(shape) + " can be divided among, got " +
-                                std::to_string(parts.size()));
+/// An array of a file, and which part of a parameter it is.
+struct ArrayPart {
+  std::string name;
+  std::size_t begin;  ///< its first element in the parameter
+  Shape shape;        ///< of these rows of the parameter
+  StoredAs stored_as;
+
+  [[nodiscard]] Shape shape_in_file() const {
+    return stored_as == StoredAs::transposed ? Shape{shape[1], shape[0]} : shape;
+  }
+};
+
+/// The arrays of a parameter.
+/// @throws DomainError unless it has rows that can be divided in these shares, or is a matrix where
+///         it is to be transposed.
+[[nodiscard]] inline std::vector<ArrayPart> parts_of(const WeightEntry& entry, const Shape& shape) {
+  constexpr std::string_view name = "plain weights";
+  const auto of_parameter = [&] { return entry.parameter + " " + to_string(shape); };
+  require(entry.stored_as != StoredAs::transposed || shape.rank() == 2, name,
+          "expected a matrix where an array is transposed, got ", of_parameter);
+  if (entry.arrays.size() == 1) return {{entry.arrays.front().name, 0, shape, entry.stored_as}};
+  std::size_t common = 0;
+  std::size_t shares = 0;
+  for (const StoredArray& array : entry.arrays) {
+    common = std::gcd(common, array.share);
+    shares += array.share;  // counted when the table was made
+  }
+  shares /= common;
+  require(shape.rank() > 0 && shape[0] % shares == 0, name, "expected rows in multiples of ",
+          shares, " for ", entry.arrays.size(), " arrays, got ", of_parameter);
+  std::vector<ArrayPart> parts;
+  std::size_t begin = 0;
+  std::array<std::size_t, Shape::max_rank> extents{};
+  std::copy(shape.begin(), shape.end(), extents.begin());
+  for (const StoredArray& array : entry.arrays) {
+    extents[0] = shape[0] / shares * (array.share / common);
+    const Shape rows(std::span<const std::size_t>(extents.data(), shape.rank()));
+    parts.push_back({array.name, begin, rows, entry.stored_as});
+    begin += rows.size();
   }
   return parts;
 }
 
-/// The shape of each of the arrays.
-[[nodiscard]] inline Shape part_shape(const Shape& shape, std::size_t parts) {
-  if (parts == 1) return shape;
-  std::array<std::size_t, Shape::max_rank> extents{};
-  std::copy(shape.begin(), shape.end(), extents.begin());
-  extents[0] /= parts;
-  return Shape(std::span<const std::size_t>(extents.data(), shape.rank()));
+/// A matrix (rows, columns) as one (columns, rows).
+[[nodiscard]] inline Array<float> transpose(const Array<float>& matrix) {
+  const std::size_t rows = matrix.rows();
+  const std::size_t columns = matrix.columns();
+  Array<float> result({columns, rows});
+  float* const target = result.mutable_data();
+  for (std::size_t row = 0; row < rows; ++row) {
+    const float* const from = matrix.row(row);
+    for (std::size_t column = 0; column < columns; ++column) {
+      target[column * rows + row] = from[column];
+    }
+  }
+  return result;
 }
 
 /// Throws unless all numbers of a weight are finite.
@@ -97,21 +129,24 @@ inline void require_finite(const std::string& path, const std::string& name,
                             "; NotFinite::keep would take them");
 }
 
-/// Reads an array of any floating-point type, F64 rounded.
+/// An array of any floating-point type, F64 rounded.
 /// @throws FileError as `SafetensorsFile::tensor`, if the type is another, and if a finite number
 ///         of an F64 leaves the range of a float.
 template <class File>
-void read_weight(File& file, const std::string& name, const Shape& shape, NotFinite not_finite,
-                 float* target) {
+[[nodiscard]] Array<float> read_weight(File& file, const std::string& name, const Shape& shape,
+                                       NotFinite not_finite) {
   const DefaultArithmetic arithmetic;
   const std::string& type = file.info(name).type;
   const std::string path = path_of(file, name);
+  Array<float> weight;
   const bool is_number =
       any_safetensors_type([&]<class T>(std::type_identity<T> /*type*/, std::string_view candidate,
                                         std::size_t /*rank*/) {
         if constexpr (Storage<T>) {
           if (candidate != type) return false;
           const auto array = file.template tensor<T>(name, shape);
+          weight = Array<float>(shape);
+          float* const target = weight.mutable_data();
           std::transform(array.data(), array.data() + array.size(), target, [&](T element) {
             const auto rounded = static_cast<float>(element);
             if constexpr (std::is_same_v<T, double>) {
@@ -132,28 +167,48 @@ void read_weight(File& file, const std::string& name, const Shape& shape, NotFin
                               ", expected floating-point numbers: F64, F32, F16, BF16, or F8, F6 "
                               "or F4 of any kind");
   }
-  if (not_finite == NotFinite::refuse) require_finite(path, name, {target, shape.size()});
+  if (not_finite == NotFinite::refuse) require_finite(path, name, weight.span());
+  return weight;
+}
+
+/// The parameters of a model, each once, with their parts in a file.
+/// @throws std::invalid_argument if two parameters have one name; DomainError as
+///         `WeightNames::entries_of` and `parts_of`.
+template <class Model>
+[[nodiscard]] std::vector<std::pair<Parameter*, std::vector<ArrayPart>>> parameters_with_parts(
+    Model& model, const WeightNames& names) {
+  std::vector<Parameter*> parameters;
+  std::vector<std::string> own_names;
+  visit_parameters(model, [&](Parameter& each) {
+    parameters.push_back(&each);
+    own_names.push_back(each.name);
+  });
+  const std::vector<WeightEntry> entries = names.entries_of(own_names);
+  std::vector<std::pair<Parameter*, std::vector<ArrayPart>>> result;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    result.emplace_back(parameters[i], parts_of(entries[i], parameters[i]->shape()));
+  }
+  return result;
 }
 
 /// `import_plain_weights` from one file or from several.
 template <class Unit, class File>
 [[nodiscard]] std::vector<std::string> import_from(Unit& unit, File& file,
                                                    const WeightFolding& folding,
-                                                   const TensorNames& names, NotFinite not_finite) {
+                                                   const WeightNames& names, NotFinite not_finite) {
   std::vector<std::pair<Parameter*, Array<float>>> weights;
   std::set<std::string> used;
-  visit_parameters(unit, [&](Parameter& each) {
-    const auto parts = part_names(names, each);
-    const Shape shape = part_shape(each.shape(), parts.size());
-    Parameter plain{each.name, Array<float>(each.shape())};
-    float* target = plain.value.mutable_data();
-    for (const std::string& part : parts) {
-      read_weight(file, part, shape, not_finite, target);
-      target += shape.size();
-      used.insert(part);
+  for (const auto& [parameter, parts] : parameters_with_parts(unit, names)) {
+    Parameter plain{parameter->name, Array<float>(parameter->shape())};
+    float* const target = plain.value.mutable_data();
+    for (const ArrayPart& part : parts) {
+      const Array<float> array = read_weight(file, part.name, part.shape_in_file(), not_finite);
+      const Array<float> rows = part.stored_as == StoredAs::transposed ? transpose(array) : array;
+      std::copy_n(rows.data(), rows.size(), target + part.begin);
+      used.insert(part.name);
     }
-    weights.emplace_back(&each, folding.unit_weight(plain));
-  });
+    weights.emplace_back(parameter, folding.unit_weight(plain));
+  }
   std::vector<std::string> unused;
   std::copy_if(file.names().begin(), file.names().end(), std::back_inserter(unused),
                [&](const std::string& name) { return !used.contains(name); });
@@ -165,19 +220,22 @@ template <class Unit, class File>
 }  // namespace detail
 
 /// Reads the weights of a plain model, such as PyTorch saves them, into a unit-scaled one: for each
-/// parameter the array or arrays of its name and shape, of any floating-point type of the format,
-/// divided by its factor and rounded once to float (F64 twice). Nothing is known of scales that a
-/// file keeps apart, as some do with F8: they are among the arrays that no parameter asked for.
+/// parameter the array or arrays that `names` has for it, of its shape and of any floating-point
+/// type of the format, divided by its factor and rounded once to float (F64 twice). Nothing is
+/// known of scales that a file keeps apart, as some do with F8: they are among the arrays that no
+/// parameter asked for.
+/// @param folding `identity_folding(model)` for a model that is plain itself.
 /// @param not_finite what becomes of infinities and NaN.
 /// @returns the names of the arrays that no parameter asked for: best empty.
 /// @throws FileError naming file and array, if one is missing, has another shape or type, or has
 ///         numbers that are infinite or NaN, or an F64 beyond the range of a float;
-///         std::invalid_argument as `WeightFolding::unit_weight`, if two parameters have one name,
-///         and if names are not such that the parameter can be divided among them. Nothing is
+///         std::invalid_argument as `WeightFolding::unit_weight`, and if two parameters have one
+///         name; DomainError as `WeightNames::entries_of`, if the rows of a parameter cannot be
+///         divided among its arrays, and if one is to be transposed that is no matrix. Nothing is
 ///         changed then.
 template <class Unit>
 [[nodiscard]] std::vector<std::string> import_plain_weights(
-    Unit& unit, SafetensorsFile& file, const WeightFolding& folding, const TensorNames& names = {},
+    Unit& unit, SafetensorsFile& file, const WeightFolding& folding, const WeightNames& names = {},
     NotFinite not_finite = NotFinite::refuse) {
   return detail::import_from(unit, file, folding, names, not_finite);
 }
@@ -185,7 +243,7 @@ template <class Unit>
 template <class Unit>
 [[nodiscard]] std::vector<std::string> import_plain_weights(
     Unit& unit, SafetensorsShards& shards, const WeightFolding& folding,
-    const TensorNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
+    const WeightNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
   return detail::import_from(unit, shards, folding, names, not_finite);
 }
 /// As above, of either: a path that ends in ".index.json" is the index of several files.
@@ -193,7 +251,7 @@ template <class Unit>
 template <class Unit>
 [[nodiscard]] std::vector<std::string> import_plain_weights(
     Unit& unit, const std::filesystem::path& path, const WeightFolding& folding,
-    const TensorNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
+    const WeightNames& names = {}, NotFinite not_finite = NotFinite::refuse) {
   if (path.string().ends_with(".index.json")) {
     SafetensorsShards shards(path);
     return detail::import_from(unit, shards, folding, names, not_finite);
@@ -204,20 +262,19 @@ template <class Unit>
 
 /// Adds the weights of a unit-scaled model to a file as those of the plain model, each as F32 and
 /// rounded once.
-/// @throws std::invalid_argument as `WeightFolding::plain_weight`, as `SafetensorsWriter::add`, and
-///         if names are not such that the parameter can be divided among them.
+/// @throws std::invalid_argument as `WeightFolding::plain_weight` and `SafetensorsWriter::add`, and
+///         as `import_plain_weights` does for parameters and names.
 template <class Unit>
 void export_plain_weights(Unit& unit, SafetensorsWriter& writer, const WeightFolding& folding,
-                          const TensorNames& names = {}) {
-  unit.for_each_parameter([&](const Parameter& each) {
-    const auto parts = detail::part_names(names, each);
-    const Shape shape = detail::part_shape(each.shape(), parts.size());
-    const Array<float> plain = folding.plain_weight(each);
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      writer.add(parts[i],
-                 Array<float>(shape, plain.span().subspan(i * shape.size(), shape.size())));
+                          const WeightNames& names = {}) {
+  for (const auto& [parameter, parts] : detail::parameters_with_parts(unit, names)) {
+    const Array<float> plain = folding.plain_weight(*parameter);
+    for (const detail::ArrayPart& part : parts) {
+      const Array<float> rows(part.shape, plain.span().subspan(part.begin, part.shape.size()));
+      writer.add(part.name,
+                 part.stored_as == StoredAs::transposed ? detail::transpose(rows) : rows);
     }
-  });
+  }
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train

@@ -464,6 +464,15 @@ template <Precision P = precision::fp32, class Plain, class Unit, class Forward>
   return detail::fold_matched(ops, in_plain.ops, in_unit.ops);
 }
 
+/// The folding of a model that is plain itself, one of `scaling::none`: all factors are 1. With it,
+/// a unit-scaled model takes the weights as well, but computes another function with them.
+/// @throws std::invalid_argument if two parameters have one name.
+template <class Model> [[nodiscard]] WeightFolding identity_folding(Model& model) {
+  WeightFolding result;
+  detail::visit_parameters(model, [&](const Parameter& each) { result.factors[each.name] = 1; });
+  return result;
+}
+
 /// Gives each parameter of the unit-scaled model the weight that it has in the plain one.
 /// @throws std::invalid_argument as `WeightFolding::unit_weight`, and if the plain model has no
 ///         parameter of a name, or either has two; ShapeError if one has another shape. Nothing is
