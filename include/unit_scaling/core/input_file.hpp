@@ -17,8 +17,9 @@
 
 namespace UNIT_SCALING_NAMESPACE::detail {
 
-/// @throws FileError unless there is a file of that name that has a size: no folder, device or pipe,
-///         which might wait for ever.
+/// That there is a file of that name, and one that has a size: a folder has none, nor has a device
+/// or a pipe, which might wait for ever.
+/// @throws FileError
 inline void require_regular_file(const std::filesystem::path& path) {
   const std::string name = path.string();
   const auto fail = [&](const std::string& what) { throw FileError(name, what); };

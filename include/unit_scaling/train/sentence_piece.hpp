@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer train: texts in subwords and back, by SentencePiece.
+///
+/// Needs SentencePiece 0.1.97 or newer (Debian package libsentencepiece-dev; link with
+/// -lsentencepiece_train -lsentencepiece), so it is not in the umbrella header.
+// unit_scaling: optional (needs SentencePiece)
+#pragma once
+
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+
+#include <array>
+#include <charconv>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/core/atomic_file.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/mapped_file.hpp"
+#include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/train/token_file.hpp"
+#include "unit_scaling/train/token_id_corpus.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::train {
+
+namespace detail {
+
+/// Cuts a text into parts, which SentencePiece sees one by one: lines, each with its end. A line of
+/// more than `longest` bytes is cut before a word, or else between two characters.
+class TextParts {
+ public:
+  explicit TextParts(std::string_view text) : rest_(text) {}
+
+  [[nodiscard]] bool empty() const { return rest_.empty(); }
+  /// The next part. Not for an empty rest.
+  std::string_view next() {
+    const std::string_view part = rest_.substr(0, next_size());
+    rest_.remove_prefix(part.size());
+    return part;
+  }
+
+ private:
+  /// SentencePiece leaves out what is longer than 4192 bytes when it trains.
+  static constexpr std::size_t longest = 4096;
+
+  [[nodiscard]] std::size_t next_size() const {
+    const std::size_t line_end = rest_.substr(0, longest).find('\n');
+    if (line_end != rest_.npos) return line_end + 1;
+    if (rest_.size() <= longest) return rest_.size();
+    for (std::size_t size = longest; size > 0; --size) {
+      if (rest_[size] == ' ' && rest_[size - 1] != ' ') return size;
+    }
+    for (std::size_t size = longest; size > longest - 4; --size) {
+      const auto byte = static_cast<unsigned char>(rest_[size]);
+      if ((byte & 0xC0U) != 0x80) return size;  // not within a character
+    }
+    return longest;
+  }
+
+  std::string_view rest_;
+};
+
+/// The parts of texts as SentencePiece asks for them: every `stride`-th, counted over all texts.
+/// Those of nothing but tabs and zero bytes are left out: it learns nothing from them, and ends the
+/// process if there is nothing else.
+class TrainingParts final : public sentencepiece::SentenceIterator {
+ public:
+  TrainingParts(std::span<const std::string_view> texts, std::uint64_t stride)
+      : texts_(texts), stride_(stride) {
+    advance(1);
+  }
+
+  [[nodiscard]] bool done() const override { return part_.empty(); }
+  void Next() override { advance(stride_); }
+  [[nodiscard]] const std::string& value() const override { return part_; }
+  [[nodiscard]] sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  void advance(std::uint64_t parts) {
+    while (true) {
+      while (rest_.empty() && !texts_.empty()) {
+        rest_ = TextParts(texts_.front());
+        texts_ = texts_.subspan(1);
+      }
+      if (rest_.empty()) break;
+      const std::string_view part = rest_.next();
+      if (part.find_first_not_of(std::string_view("\t\0", 2)) == part.npos || --parts > 0) continue;
+      part_ = part;
+      return;
+    }
+    part_.clear();
+  }
+
+  std::span<const std::string_view> texts_;
+  std::uint64_t stride_;
+  TextParts rest_{{}};
+  std::string part_;
+};
+
+/// Fields of a message of protobuf, whose classes SentencePiece does not install.
+/// @see https://protobuf.dev/programming-guides/encoding/
+class ProtobufFields {
+ public:
+  explicit ProtobufFields(std::string_view message) : rest_(message) {}
+
+  std::uint64_t number = 0;  ///< of the field
+  std::uint64_t value = 0;   ///< if it is a number
+  std::string_view bytes;    ///< if it is a text or a message
+
+  /// Goes to the next field; false at the end, and where there is no field.
+  bool next() {
+    if (rest_.empty()) return false;
+    const std::uint64_t key = variable_number();
+    number = key >> 3U;
+    value = 0;
+    bytes = {};
+    switch (key & 7U) {
+      case 0:
+        value = variable_number();
+        return true;
+      case 1:
+        return skip(8);
+      case 2:
+        return skip(variable_number());
+      case 5:
+        return skip(4);
+      default:
+        return skip(rest_.size() + 1);
+    }
+  }
+
+ private:
+  std::uint64_t variable_number() {
+    std::uint64_t result = 0;
+    for (unsigned shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(rest_.front());
+      rest_.remove_prefix(1);
+      result |= std::uint64_t{byte & 0x7FU} << shift;
+      if (byte < 0x80) break;
+    }
+    return result;
+  }
+
+  bool skip(std::uint64_t size) {
+    if (size > rest_.size()) {
+      rest_ = {};
+      return false;
+    }
+    bytes = rest_.substr(0, static_cast<std::size_t>(size));
+    rest_.remove_prefix(bytes.size());
+    return true;
+  }
+
+  std::string_view rest_;
+};
+
+/// Whether a model of SentencePiece encodes a text as it is: without other characters in place of
+/// some, a space in front, or fewer spaces.
+[[nodiscard]] inline bool encodes_text_as_it_is(std::string_view model) {
+  std::string_view characters;
+  bool adds_space = true;  // as NormalizerSpec has it
+  bool removes_spaces = true;
+  for (ProtobufFields field(model); field.next();) {
+    if (field.number != 3) continue;  // ModelProto.normalizer_spec
+    for (ProtobufFields normaliser(field.bytes); normaliser.next();) {
+      if (normaliser.number == 2) characters = normaliser.bytes;
+      if (normaliser.number == 3) adds_space = normaliser.value != 0;
+      if (normaliser.number == 4) removes_spaces = normaliser.value != 0;
+    }
+  }
+  return characters.empty() && !adds_space && !removes_spaces;
+}
+
+}  // namespace detail
+
+/// A model of SentencePiece: texts in ids of subwords, and back. Copies share the model.
+///
+/// A model that `train` has made keeps every text: `text_of(ids_of(text)) == text` for any bytes.
+/// Nothing is normalised. What no subword stands for, and what is not UTF-8, is spelt in ids of
+/// bytes. Its first ids are `<unk>`, `<s>`, `</s>`, `<pad>` and `<mask>`, which no text has, and
+/// one for each byte.
+///
+/// Models of other origin do what they were made for: most change or remove characters, and
+/// `keeps_text()` tells. Their ids are those of SentencePiece itself.
+/// @see Kudo and Richardson 2018, arXiv:1808.06226, https://github.com/google/sentencepiece
+class SentencePieceTokeniser {
+ public:
+  /// How subwords are found.
+  enum class Kind {
+    unigram,  ///< the likeliest parts of a text: Kudo 2018, arXiv:1804.10959
+    bpe       ///< the commonest pair of parts becomes one, again and again: arXiv:1508.07909
+  };
+
+  struct TrainOptions {
+    std::size_t vocabulary_size = 8000;  ///< how many ids, those of bytes included
+    Kind kind = Kind::unigram;
+    /// The share of the characters of the text that get an id of their own, the commonest ones.
+    double character_coverage = 0.9995;
+    /// Of a longer text each n-th line is taken, so that about as much is read. Memory is needed
+    /// for several times as much.
+    std::uint64_t most_bytes = 100'000'000;
+  };
+
+  /// Makes a model of texts, and writes it. It depends on nothing but the texts and the options:
+  /// neither on the machine nor on a seed. SentencePiece writes nothing to the screen from here on,
+  /// in the whole process, but for errors that end it.
+  /// @throws std::invalid_argument with the words of SentencePiece if there is no such model: if
+  ///         there are too few subwords, or more characters than ids.
+  /// @throws FileError if the model cannot be written.
+  static void train(std::span<const std::string_view> texts, const std::filesystem::path& model,
+                    const TrainOptions& options) {
+    // The unigram trainer begins with a million subwords, and for some sizes beyond never ends.
+    constexpr std::size_t least = 262;
+    constexpr std::size_t most = 1'000'000;
+    require(options.vocabulary_size >= least && options.vocabulary_size <= most, train_name,
+            "expected a vocabulary of ", least, " to ", most, " ids, got ",
+            options.vocabulary_size);
+    require(options.character_coverage >= 0.98 && options.character_coverage <= 1, train_name,
+            "expected a character coverage of 0.98 to 1, got ", options.character_coverage);
+    require(options.most_bytes > 0, train_name, "expected at least 1 byte to train on, got 0");
+    std::uint64_t size = 0;
+    for (const std::string_view text : texts) size += text.size();
+    const std::uint64_t most_bytes = options.most_bytes;
+    detail::TrainingParts parts(texts, size / most_bytes + (size % most_bytes == 0 ? 0 : 1));
+    require(!parts.done(), train_name, "expected a text of more than tabs and zero bytes");
+    // Of any locale, unlike what prints numbers.
+    std::array<char, 32> coverage{};
+    std::to_chars(coverage.data(), coverage.data() + coverage.size() - 1,
+                  options.character_coverage);
+    const std::unordered_map<std::string, std::string> settings{
+        {"model_type", options.kind == Kind::bpe ? "bpe" : "unigram"},
+        {"vocab_size", std::to_string(options.vocabulary_size)},
+        {"character_coverage", coverage.data()},
+        {"byte_fallback", "true"},
+        {"normalization_rule_name", "identity"},
+        {"add_dummy_prefix", "false"},
+        {"remove_extra_whitespaces", "false"},
+        {"allow_whitespace_only_pieces", "true"},
+        {"unk_id", "0"},
+        {"bos_id", "1"},
+        {"eos_id", "2"},
+        {"pad_id", "3"},
+        {"control_symbols", "<mask>"},
+        // Sums of probabilities are made for each thread, so their number decides on the last bits.
+        {"num_threads", "16"},
+        {"minloglevel", "3"}};
+    std::string result;
+    const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &parts, &result);
+    if (!status.ok()) {
+      throw std::invalid_argument(std::string(train_name) + ": " +
+                                  printable(status.error_message(), longest_message));
+    }
+    write_file(model, result);
+  }
+
+  /// The same of files, which are not loaded.
+  /// @throws FileError also if one of them cannot be read.
+  static void train(std::span<const std::filesystem::path> files,
+                    const std::filesystem::path& model, const TrainOptions& options) {
+    std::vector<MappedFile> mapped;
+    std::vector<std::string_view> texts;
+    for (const std::filesystem::path& file : files) {
+      mapped.emplace_back(file);
+      texts.push_back(text_in(mapped.back()));
+    }
+    train(texts, model, options);
+  }
+
+  /// Reads a model.
+  /// @throws FileError if the file cannot be read, or is no model.
+  explicit SentencePieceTokeniser(const std::filesystem::path& model)
+      : shared_(std::make_shared<const Shared>(model)) {}
+
+  /// How many ids there are, all kinds included.
+  [[nodiscard]] std::size_t vocabulary_size() const { return shared_->texts.size(); }
+  /// Whether `text_of(ids_of(text))` is `text` for any bytes.
+  [[nodiscard]] bool keeps_text() const { return shared_->keeps_text; }
+
+  /// What stands for characters that the model does not know.
+  [[nodiscard]] std::int32_t unknown_id() const { return shared_->processor.unk_id(); }
+  /// What a program may put before a text, after it, and where a batch has none; nothing here does.
+  [[nodiscard]] std::optional<std::int32_t> begin_id() const {
+    return if_there(shared_->processor.bos_id());
+  }
+  [[nodiscard]] std::optional<std::int32_t> end_id() const {
+    return if_there(shared_->processor.eos_id());
+  }
+  [[nodiscard]] std::optional<std::int32_t> padding_id() const {
+    return if_there(shared_->processor.pad_id());
+  }
+  /// The id of `<mask>` or `[MASK]`.
+  [[nodiscard]] std::optional<std::int32_t> mask_id() const { return shared_->mask_id; }
+
+  /// The size of the vocabulary and the mask, for a `TokenIdCorpus`.
+  [[nodiscard]] Vocabulary vocabulary() const { return {vocabulary_size(), mask_id()}; }
+
+  /// The ids of a text. A model that keeps texts sees it line by line, so the ids of a text are
+  /// those of its lines, one after another; lines of more than 4096 bytes are cut before a word.
+  /// @throws std::runtime_error with the words of SentencePiece if it fails.
+  [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
+    std::vector<std::int32_t> ids;
+    append_ids(text, ids);
+    return ids;
+  }
+
+  /// Writes the ids of files, each a text of its own, one after another into one file: `TokenFile`
+  /// and `TokenIdCorpus` read it. Neither texts nor ids are kept in memory, unless the model does
+  /// not keep texts and so needs each of them at once.
+  /// @throws FileError if a file cannot be read or written.
+  /// @throws std::runtime_error as `ids_of`.
+  void write_ids(std::span<const std::filesystem::path> files,
+                 const std::filesystem::path& ids_file) const {
+    TokenFileWriter writer(ids_file, vocabulary_size());
+    std::vector<std::int32_t> ids;
+    for (const std::filesystem::path& path : files) {
+      const MappedFile file(path);
+      if (!keeps_text()) {
+        writer.append(ids_of(text_in(file)));
+        continue;
+      }
+      for (detail::TextParts parts(text_in(file)); !parts.empty();) {
+        ids.clear();
+        append_ids_of_part(parts.next(), ids);
+        writer.append(ids);
+      }
+    }
+    writer.finish();
+  }
+
+  /// The text of ids: that of each id, one after another, so a text may be put together id by id.
+  /// `<s>`, `<mask>` and the like have none. A model that puts a space before each text gives it
+  /// back, too.
+  /// @throws DomainError if an id is not of the vocabulary.
+  [[nodiscard]] std::string text_of(std::span<const std::int32_t> ids) const {
+    std::string text;
+    for (const std::int32_t id : ids) {
+      require(id >= 0 && static_cast<std::size_t>(id) < vocabulary_size(),
+              "SentencePieceTokeniser::text_of", "expected ids from 0 to ", vocabulary_size() - 1,
+              ", got ", id);
+      text += shared_->texts[static_cast<std::size_t>(id)];
+    }
+    return text;
+  }
+
+ private:
+  static constexpr std::string_view train_name = "SentencePieceTokeniser::train";
+  static constexpr std::size_t longest_message = 1000;
+  static constexpr std::string_view space = "\xE2\x96\x81";  ///< U+2581, a space in subwords
+
+  /// What copies share.
+  struct Shared {
+    explicit Shared(const std::filesystem::path& path) {
+      const MappedFile file(path);
+      const std::string_view model = text_in(file);
+      // Beyond this the number of bytes is not one of protobuf's.
+      if (model.size() > INT_MAX) throw FileError(path.string(), "is too large for a model");
+      const auto status = processor.LoadFromSerializedProto(model);
+      if (!status.ok()) {
+        throw FileError(path.string(), "is no model of SentencePiece: " +
+                                           printable(status.error_message(), longest_message));
+      }
+      const int size = processor.GetPieceSize();
+      for (int id = 0; id < size; ++id) texts.push_back(text_of(id));
+      for (std::size_t byte = 0; byte < byte_ids.size(); ++byte) {
+        byte_ids[byte] = processor.PieceToId(byte_piece(byte));
+        has_bytes = has_bytes && processor.IsByte(byte_ids[byte]);
+      }
+      keeps_text = has_bytes && detail::encodes_text_as_it_is(model);
+      for (const std::string name : {"<mask>", "[MASK]"}) {
+        const int id = processor.PieceToId(name);
+        if (processor.IdToPiece(id) == name) mask_id = id;
+      }
+    }
+
+    [[nodiscard]] static std::string byte_piece(std::size_t byte) {
+      std::array<char, 8> text{};
+      std::snprintf(text.data(), text.size(), "<0x%02X>", static_cast<unsigned>(byte));
+      return text.data();
+    }
+
+    [[nodiscard]] std::string text_of(int id) const {
+      if (processor.IsControl(id)) return {};
+      std::string text = processor.IdToPiece(id);
+      if (processor.IsUnknown(id)) {
+        processor.Decode(std::vector{id}, &text).IgnoreError();
+      } else if (processor.IsByte(id)) {
+        text = std::string(1, static_cast<char>(std::stoi(text.substr(3, 2), nullptr, 16)));
+      } else {
+        for (std::size_t at = 0; (at = text.find(space, at)) != text.npos; ++at) {
+          text.replace(at, space.size(), " ");
+        }
+      }
+      return text;
+    }
+
+    sentencepiece::SentencePieceProcessor processor;
+    std::vector<std::string> texts;  ///< of each id
+    std::array<std::int32_t, 256> byte_ids{};
+    std::optional<std::int32_t> mask_id;
+    bool has_bytes = true;
+    bool keeps_text = false;
+  };
+
+  [[nodiscard]] static std::string_view text_in(const MappedFile& file) {
+    return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  }
+
+  [[nodiscard]] static std::optional<std::int32_t> if_there(int id) {
+    return id < 0 ? std::nullopt : std::optional<std::int32_t>(id);
+  }
+
+  void append_ids(std::string_view text, std::vector<std::int32_t>& ids) const {
+    if (!keeps_text()) return encode(text, ids);
+    for (detail::TextParts parts(text); !parts.empty();) append_ids_of_part(parts.next(), ids);
+  }
+
+  /// Of a model that keeps texts: what SentencePiece would not give back is spelt in bytes.
+  void append_ids_of_part(std::string_view part, std::vector<std::int32_t>& ids) const {
+    while (!part.empty()) {
+      std::size_t plain = 0;
+      std::size_t size = 0;
+      while (plain < part.size()) {
+        const std::string_view rest = part.substr(plain);
+        size = unit_scaling::detail::utf8_size(rest);
+        if (size == 0 || rest.starts_with(space)) break;
+        plain += size;
+      }
+      encode(part.substr(0, plain), ids);
+      part.remove_prefix(plain);
+      if (part.empty()) return;
+      const std::size_t spelt = size == 0 ? 1 : size;
+      for (const char byte : part.substr(0, spelt)) {
+        ids.push_back(shared_->byte_ids[static_cast<unsigned char>(byte)]);
+      }
+      part.remove_prefix(spelt);
+    }
+  }
+
+  void encode(std::string_view text, std::vector<std::int32_t>& ids) const {
+    std::vector<int> encoded;
+    const auto status = shared_->processor.Encode(text, &encoded);
+    if (!status.ok()) {
+      throw std::runtime_error("SentencePieceTokeniser: " +
+                               printable(status.error_message(), longest_message));
+    }
+    ids.insert(ids.end(), encoded.begin(), encoded.end());
+  }
+
+  std::shared_ptr<const Shared> shared_;
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END
