@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
-#include <span>
 
 #include "settings.hpp"
 #include "unit_scaling/unit_scaling.hpp"

@@ -182,7 +182,8 @@ class TextCorpus final : public TokenCorpus {
   [[nodiscard]] std::size_t size() const override { return parts_.empty() ? 0 : parts_.back().end; }
 
   void read(std::size_t first, std::span<std::int32_t> to) const override {
-    auto part = std::ranges::upper_bound(parts_, first, {}, &Part::end);
+    auto part = std::upper_bound(parts_.begin(), parts_.end(), first,
+                                 [](std::size_t at, const Part& each) { return at < each.end; });
     while (!to.empty()) {
       const std::size_t rest = part->end - first;
       const std::size_t count = std::min(rest, to.size());
