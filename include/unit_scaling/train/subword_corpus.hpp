@@ -54,8 +54,8 @@ class SubwordCorpus final : public TokenIdCorpus {
   }
 
  private:
-  SubwordCorpus(TokenIdCorpus ids, const SentencePieceTokeniser& tokeniser)
-      : TokenIdCorpus(std::move(ids)), tokeniser_(tokeniser) {}
+  SubwordCorpus(TokenIdCorpus ids, SentencePieceTokeniser tokeniser)
+      : TokenIdCorpus(std::move(ids)), tokeniser_(std::move(tokeniser)) {}
 
   SentencePieceTokeniser tokeniser_;
 };
