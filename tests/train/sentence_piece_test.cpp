@@ -22,6 +22,7 @@
 #include "support/temporary_folder.hpp"
 #include "support/texts.hpp"
 #include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/train/causal_batch.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
@@ -151,6 +152,18 @@ TEST_P(SentencePiece, HasTheIdsOfATextLineByLineAndTheTextOfIdsOneByOne) {
   std::string text;
   for (const std::int32_t id : ids) text += subwords.text_of(std::array{id});
   EXPECT_EQ(text, "the ship\n  and \xE2\x96\x81é\n");
+}
+
+TEST_P(SentencePiece, HasTheSameIdsForAnyThreadCount) {
+  const SentencePieceTokeniser subwords = tokeniser();
+  std::string text;  // of more parts than threads take at once, several times
+  for (int i = 0; i < 5; ++i) text += some_text();
+  const Ids ids = subwords.ids_of(text);
+  EXPECT_EQ(subwords.text_of(ids), text);
+  set_thread_count(3);
+  const Ids shared = subwords.ids_of(text);
+  set_thread_count(1);
+  EXPECT_EQ(shared, ids);
 }
 
 TEST_P(SentencePiece, BeginsWithTheSymbolsThatNoTextHas) {

@@ -31,6 +31,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/mapped_file.hpp"
+#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/token_file.hpp"
@@ -313,10 +314,17 @@ class SentencePieceTokeniser {
 
   /// The ids of a text. A model that keeps texts sees it line by line, so the ids of a text are
   /// those of its lines, one after another; lines of more than 4096 bytes are cut before a word.
+  /// Threads share the lines (`set_thread_count`).
   /// @throws std::runtime_error with the words of SentencePiece if it fails.
   [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
     std::vector<std::int32_t> ids;
-    append_ids(text, ids);
+    if (keeps_text()) {
+      for_each_block(text, [&](const std::vector<std::int32_t>& block) {
+        ids.insert(ids.end(), block.begin(), block.end());
+      });
+    } else {
+      encode(text, ids);
+    }
     return ids;
   }
 
@@ -328,18 +336,14 @@ class SentencePieceTokeniser {
   void write_ids(std::span<const std::filesystem::path> files,
                  const std::filesystem::path& ids_file) const {
     TokenFileWriter writer(ids_file, vocabulary_size());
-    std::vector<std::int32_t> ids;
     for (const std::filesystem::path& path : files) {
       const MappedFile file(path);
       if (!keeps_text()) {
         writer.append(ids_of(text_in(file)));
         continue;
       }
-      for (detail::TextParts parts(text_in(file)); !parts.empty();) {
-        ids.clear();
-        append_ids_of_part(parts.next(), ids);
-        writer.append(ids);
-      }
+      for_each_block(text_in(file),
+                     [&](const std::vector<std::int32_t>& ids) { writer.append(ids); });
     }
     writer.finish();
   }
@@ -426,9 +430,26 @@ class SentencePieceTokeniser {
     return id < 0 ? std::nullopt : std::optional<std::int32_t>(id);
   }
 
-  void append_ids(std::string_view text, std::vector<std::int32_t>& ids) const {
-    if (!keeps_text()) return encode(text, ids);
-    for (detail::TextParts parts(text); !parts.empty();) append_ids_of_part(parts.next(), ids);
+  /// Of a model that keeps texts: calls `take` with the ids of parts of a text, one vector after
+  /// another. Threads share the work, and the ids do not depend on how many there are.
+  template <class Take> void for_each_block(std::string_view text, const Take& take) const {
+    constexpr std::size_t parts_at_once = 64;  // that a thread encodes
+    std::array<std::vector<std::int32_t>, 64> ids;
+    std::vector<std::string_view> block;
+    for (detail::TextParts parts(text); !parts.empty();) {
+      block.clear();
+      while (!parts.empty() && block.size() < ids.size() * parts_at_once) {
+        block.push_back(parts.next());
+      }
+      parallel_ranges(block.size(), parts_at_once, [&](std::size_t begin, std::size_t end) {
+        std::vector<std::int32_t>& to = ids.at(begin / parts_at_once);
+        to.clear();
+        for (std::size_t part = begin; part < end; ++part) append_ids_of_part(block[part], to);
+      });
+      for (std::size_t begin = 0; begin < block.size(); begin += parts_at_once) {
+        take(ids.at(begin / parts_at_once));
+      }
+    }
   }
 
   /// Of a model that keeps texts: what SentencePiece would not give back is spelt in bytes.
