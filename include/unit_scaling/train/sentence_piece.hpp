@@ -34,6 +34,8 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/train/protobuf_fields.hpp"
+#include "unit_scaling/train/text_parts.hpp"
 #include "unit_scaling/train/token_file.hpp"
 #include "unit_scaling/train/token_id_corpus.hpp"
 
@@ -42,41 +44,6 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
-
-/// Cuts a text into parts, which SentencePiece sees one by one: lines, each with its end. A line of
-/// more than `longest` bytes is cut before a word, or else between two characters.
-class TextParts {
- public:
-  explicit TextParts(std::string_view text) : rest_(text) {}
-
-  [[nodiscard]] bool empty() const { return rest_.empty(); }
-  /// The next part. Not for an empty rest.
-  std::string_view next() {
-    const std::string_view part = rest_.substr(0, next_size());
-    rest_.remove_prefix(part.size());
-    return part;
-  }
-
- private:
-  /// SentencePiece leaves out what is longer than 4192 bytes when it trains.
-  static constexpr std::size_t longest = 4096;
-
-  [[nodiscard]] std::size_t next_size() const {
-    const std::size_t line_end = rest_.substr(0, longest).find('\n');
-    if (line_end != rest_.npos) return line_end + 1;
-    if (rest_.size() <= longest) return rest_.size();
-    for (std::size_t size = longest; size > 0; --size) {
-      if (rest_[size] == ' ' && rest_[size - 1] != ' ') return size;
-    }
-    for (std::size_t size = longest; size > longest - 4; --size) {
-      const auto byte = static_cast<unsigned char>(rest_[size]);
-      if ((byte & 0xC0U) != 0x80) return size;  // not within a character
-    }
-    return longest;
-  }
-
-  std::string_view rest_;
-};
 
 /// The parts of texts as SentencePiece asks for them: every `stride`-th, counted over all texts.
 /// Those of nothing but tabs and zero bytes are left out: it learns nothing from them, and ends the
@@ -113,63 +80,6 @@ class TrainingParts final : public sentencepiece::SentenceIterator {
   std::uint64_t stride_;
   TextParts rest_{{}};
   std::string part_;
-};
-
-/// Fields of a message of protobuf, whose classes SentencePiece does not install.
-/// @see https://protobuf.dev/programming-guides/encoding/
-class ProtobufFields {
- public:
-  explicit ProtobufFields(std::string_view message) : rest_(message) {}
-
-  std::uint64_t number = 0;  ///< of the field
-  std::uint64_t value = 0;   ///< if it is a number
-  std::string_view bytes;    ///< if it is a text or a message
-
-  /// Goes to the next field; false at the end, and where there is no field.
-  bool next() {
-    if (rest_.empty()) return false;
-    const std::uint64_t key = variable_number();
-    number = key >> 3U;
-    value = 0;
-    bytes = {};
-    switch (key & 7U) {
-      case 0:
-        value = variable_number();
-        return true;
-      case 1:
-        return skip(8);
-      case 2:
-        return skip(variable_number());
-      case 5:
-        return skip(4);
-      default:
-        return skip(rest_.size() + 1);
-    }
-  }
-
- private:
-  std::uint64_t variable_number() {
-    std::uint64_t result = 0;
-    for (unsigned shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
-      const auto byte = static_cast<unsigned char>(rest_.front());
-      rest_.remove_prefix(1);
-      result |= std::uint64_t{byte & 0x7FU} << shift;
-      if (byte < 0x80) break;
-    }
-    return result;
-  }
-
-  bool skip(std::uint64_t size) {
-    if (size > rest_.size()) {
-      rest_ = {};
-      return false;
-    }
-    bytes = rest_.substr(0, static_cast<std::size_t>(size));
-    rest_.remove_prefix(bytes.size());
-    return true;
-  }
-
-  std::string_view rest_;
 };
 
 /// Whether a model of SentencePiece encodes a text as it is: without other characters in place of
@@ -209,6 +119,7 @@ class SentencePieceTokeniser {
     bpe       ///< the commonest pair of parts becomes one, again and again: arXiv:1508.07909
   };
 
+  /// What `train` is told beside the texts.
   struct TrainOptions {
     std::size_t vocabulary_size = 8000;  ///< how many ids, those of bytes included
     Kind kind = Kind::unigram;
