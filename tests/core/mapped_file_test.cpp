@@ -101,7 +101,7 @@ TEST_F(MappedFiles, ThatCannotBeReadAreNamed) {
       {fs::path(std::string("a\0b", 3)), "the name has a zero byte"},
   };
   for (const auto& [path, what] : mistakes) {
-    expect_error<FileError>([&] { const MappedFile file(path); }, {what});
+    expect_error<FileError>([&path = path] { const MappedFile file(path); }, {what});
   }
   const fs::path closed = write("closed", "text");
   fs::permissions(closed, fs::perms::none);

@@ -44,7 +44,8 @@ std::vector<std::int32_t> restored(const MaskedBatch& batch) {
 }
 
 bool occurs_in(std::span<const std::int32_t> part, const train::TokenText& text) {
-  return !std::ranges::search(text, part).empty();
+  const std::vector<std::int32_t> ids(text.begin(), text.end());
+  return std::search(ids.begin(), ids.end(), part.begin(), part.end()) != ids.end();
 }
 
 TEST(MaskedBatches, SelectFifteenPercentRoundedButAtLeastOne) {
