@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "memory_need.hpp"
@@ -35,13 +36,11 @@ inline us::train::TextCorpus make_corpus(const Options& options) {
                                   ": is given twice; what is held out would be trained on");
     }
   }
-  // The bytes, and an id of each.
-  const double most = available_memory() / (1 + sizeof(std::int32_t));
   const auto most_bytes = static_cast<double>(us::train::TextCorpus::max_bytes);
   try {
-    const std::string bytes = us::train::TextCorpus::read_files(
-        files, static_cast<std::uint64_t>(std::min(most, most_bytes)));
-    return us::train::TextCorpus(bytes, options.window);
+    std::string bytes = us::train::TextCorpus::read_files(
+        files, static_cast<std::uint64_t>(std::min(available_memory(), most_bytes)));
+    return us::train::TextCorpus(std::move(bytes), options.window);
   } catch (const std::invalid_argument& short_text) {
     throw std::invalid_argument(std::string("--data: ") + short_text.what());
   } catch (const us::FileError& failure) {

@@ -19,6 +19,7 @@
 #include "unit_scaling/analysis/line_chart.hpp"
 #include "unit_scaling/analysis/scale_report.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
+#include "unit_scaling/train/text_corpus.hpp"
 
 namespace bert_mlp {
 

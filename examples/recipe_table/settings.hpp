@@ -39,7 +39,9 @@ struct Settings {
   [[nodiscard]] std::string text(const unit_scaling::train::TextCorpus& corpus) const {
     std::string ids;
     for (const auto part : {corpus.training(), corpus.validation()}) {
-      ids.append(reinterpret_cast<const char*>(part.data()), part.size_bytes());
+      for (const std::int32_t id : part) {
+        ids.append(reinterpret_cast<const char*>(&id), sizeof id);
+      }
     }
     std::ostringstream out;
     out << "hidden " << hidden_size << ", layers " << layers << ", steps " << steps << ", tokens "

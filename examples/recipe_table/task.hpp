@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
-#include <span>
 
 #include "settings.hpp"
 #include "unit_scaling/unit_scaling.hpp"
@@ -109,10 +108,9 @@ class DecoderTask {
   }
 
  private:
-  static void copy_window(std::span<const std::int32_t> text, std::size_t from,
+  static void copy_window(const us::train::TokenText& text, std::size_t from,
                           us::Array<std::int32_t>& ids, std::size_t row) {
-    std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(from), window + 1,
-                ids.mutable_data() + row * (window + 1));
+    text.copy(from, {ids.mutable_data() + row * (window + 1), window + 1});
   }
 
   us::nn::TransformerDecoder model_;

@@ -107,6 +107,21 @@ TEST(Random, BelowIsUniform) {
   EXPECT_EQ(random.below(1, 0), 0U);
 }
 
+// Against the product of 128 bits.
+TEST(Random, BelowLongIsTheUpperHalfOfAProductWithTwoWords) {
+  __extension__ using Wide = unsigned __int128;
+  const Random random(4);
+  for (const std::uint64_t bound :
+       {std::uint64_t{1}, std::uint64_t{7}, std::uint64_t{0xFFFFFFFF}, std::uint64_t{1} << 32,
+        std::uint64_t{0x123456789ABCDEF}, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+    for (std::uint64_t i = 0; i < 1000; ++i) {
+      const std::uint64_t words = std::uint64_t{random.word(2 * i)} << 32 | random.word(2 * i + 1);
+      ASSERT_EQ(random.below_long(bound, i), static_cast<std::uint64_t>(Wide{words} * bound >> 64))
+          << bound << ' ' << i;
+    }
+  }
+}
+
 // Standard errors of the first four moments of n draws from N(0, 1): √(1/n), √(2/n), √(15/n) and
 // √(96/n); of the product of neighbours, which share a block, √(1/n) again.
 TEST(Random, NormalHasTheMomentsOfAGaussian) {

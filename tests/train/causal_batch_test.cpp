@@ -81,7 +81,8 @@ TEST(CausalBatches, RefusesWhatDoesNotFit) {
 TEST(TextCorpus, GivesTextForIdsAndIdsForText) {
   const std::string text = "the quick brown fox\njumps over the lazy dog\0x" + std::string(1, '\0');
   const train::TextCorpus corpus(text, 1);
-  EXPECT_EQ(corpus.text_of(corpus.training()), text.substr(0, corpus.training().size()));
+  const std::vector<std::int32_t> training(corpus.training().begin(), corpus.training().end());
+  EXPECT_EQ(corpus.text_of(training), text.substr(0, training.size()));
   const auto ids = corpus.ids_of("lazy fox\n");
   EXPECT_EQ(corpus.text_of(ids), "lazy fox\n");
   expect_domain_error([&] { (void)corpus.ids_of("Lazy"); }, {"TextCorpus::ids_of", "'L'"});

@@ -18,11 +18,15 @@
 #include "support/errors.hpp"
 #include "support/temporary_folder.hpp"
 #include "unit_scaling/core/file_error.hpp"
+#include "unit_scaling/train/causal_batch.hpp"
+#include "unit_scaling/train/masked_batch.hpp"
 
 namespace text_corpus_test {
 
 namespace fs = std::filesystem;
 using unit_scaling::FileError;
+using unit_scaling::train::CausalBatches;
+using unit_scaling::train::MaskedBatches;
 using unit_scaling::train::TextCorpus;
 using unit_scaling_test::expect_error;
 
@@ -82,6 +86,78 @@ TEST(TextCorpus, RejectsATextWithoutAWindowInEitherPart) {
   expect_error<std::invalid_argument>([] { TextCorpus(std::string(159, 'a'), 16); },
                                       {"159 bytes", "window of 16", "at least 160"});
   expect_error<std::invalid_argument>([] { TextCorpus("", 1); }, {"0 bytes", "at least 10"});
+}
+
+// The same from memory and from mapped files, however the text is cut into files.
+TEST_F(TextFiles, MakeTheSameCorpusMappedAsRead) {
+  std::string bytes;
+  for (int i = 0; i < 5000; ++i) bytes.push_back(static_cast<char>(i * i % 211 + i % 3));
+  const std::string_view text = bytes;
+  const std::vector<fs::path> paths{write("a", text.substr(0, 1)), write("b", text.substr(1, 7)),
+                                    write("c", text.substr(8, 4490)),
+                                    write("d", text.substr(4498))};
+  const TextCorpus read(TextCorpus::read_files(paths), 20);
+  const TextCorpus mapped = TextCorpus::map_files(paths, 20);
+  EXPECT_EQ(mapped.vocabulary_size(), read.vocabulary_size());
+  EXPECT_EQ(mapped.mask_id(), read.mask_id());
+  EXPECT_EQ(all_ids(mapped), all_ids(read));
+  EXPECT_EQ(mapped.text_of(all_ids(mapped)), bytes);
+  for (const std::size_t window : {2U, 20U, 4500U}) {
+    const CausalBatches from_memory(read, window, 3);
+    const CausalBatches from_files(mapped, window, 3);
+    const MaskedBatches masked_from_memory(read, window, 3);
+    const MaskedBatches masked_from_files(mapped, window, 3);
+    for (std::uint32_t step = 0; step < 20; ++step) {
+      EXPECT_EQ(from_files.training(5, step), from_memory.training(5, step));
+      const auto batch = masked_from_files.training(5, step);
+      const auto other = masked_from_memory.training(5, step);
+      EXPECT_EQ(batch.ids, other.ids);
+      EXPECT_EQ(batch.selected, other.selected);
+      EXPECT_EQ(batch.labels, other.labels);
+    }
+    if (window > 20) continue;
+    EXPECT_EQ(from_files.validation(1, 9), from_memory.validation(1, 9));
+    EXPECT_EQ(masked_from_files.validation(1, 9, 2).ids,
+              masked_from_memory.validation(1, 9, 2).ids);
+  }
+}
+
+TEST_F(TextFiles, AreMappedForCopiesToo) {
+  const std::array paths{write("a", std::string(50, 'a') + std::string(50, 'b'))};
+  std::vector<TextCorpus> corpora{TextCorpus::map_files(paths, 1), TextCorpus("ababababab", 1)};
+  const std::vector<TextCorpus> copies = corpora;
+  corpora.clear();
+  EXPECT_EQ(copies[0].text_of(all_ids(copies[0])), std::string(50, 'a') + std::string(50, 'b'));
+  EXPECT_EQ(copies[1].text_of(all_ids(copies[1])), "ababababab");
+}
+
+TEST_F(TextFiles, ThatCannotBeMappedAreNamed) {
+  const fs::path there = write("there", std::string(100, 'a'));
+  const std::pair<fs::path, std::string> mistakes[] = {
+      {folder() / "not there", "there is no such file"},
+      {folder(), "is not a regular file"},
+      {"/dev/zero", "is not a regular file"},
+      {write("nothing", ""), "is empty"},
+  };
+  for (const auto& [path, what] : mistakes) {
+    for (const std::vector<fs::path>& paths : {std::vector{path}, {there, path}, {path, there}}) {
+      expect_error<FileError>([&] { (void)TextCorpus::map_files(paths, 1); },
+                              {what, "'" + path.string() + "': "});
+    }
+  }
+  expect_error<std::invalid_argument>([&] { (void)TextCorpus::map_files(std::array{there}, 11); },
+                                      {"100 bytes", "window of 11", "at least 110"});
+  expect_error<std::invalid_argument>([] { (void)TextCorpus::map_files({}, 1); }, {"0 bytes"});
+}
+
+// A corpus numbers the values of bytes that it saw first.
+TEST_F(TextFiles, ThatAreChangedMeanwhileAreRefusedWhereTheyHaveOtherBytes) {
+  const std::array paths{write("a", std::string(100, 'a'))};
+  const TextCorpus corpus = TextCorpus::map_files(paths, 1);
+  std::ofstream(paths[0], std::ios::binary | std::ios::in).seekp(95) << "\n";
+  EXPECT_EQ(corpus.training()[0], 0);
+  unit_scaling_test::expect_domain_error([&] { (void)corpus.validation()[5]; },
+                                         {"TextCorpus", R"('\n')"});
 }
 
 TEST_F(TextFiles, AreReadOneAfterAnother) {

@@ -25,6 +25,7 @@
 #include <system_error>
 #include <utility>
 
+#include "unit_scaling/core/file_descriptor.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
@@ -32,31 +33,6 @@
 namespace UNIT_SCALING_NAMESPACE {
 
 namespace detail {
-
-/// An open file of the operating system.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  /// Opens a file; there is none, and errno says why, if that fails.
-  FileDescriptor(const std::filesystem::path& path, int flags, mode_t mode = 0)
-      : number_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : number_(other.release()) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~FileDescriptor() {
-    if (is_open()) ::close(number_);
-  }
-
-  [[nodiscard]] bool is_open() const { return number_ >= 0; }
-  [[nodiscard]] int get() const { return number_; }
-  /// Gives it to someone else, who closes it.
-  int release() { return std::exchange(number_, -1); }
-
- private:
-  int number_ = -1;
-};
 
 /// Whether the file that is open still has that name, and no other file has.
 [[nodiscard]] inline bool has_name(int descriptor, const std::filesystem::path& path) {

@@ -72,6 +72,17 @@ class Random {
     return static_cast<std::uint32_t>(std::uint64_t{word(index)} * bound >> 32);
   }
 
+  /// The same for bounds of more than 32 bits, from words 2i and 2i + 1; its bias is below
+  /// bound / 2^64.
+  [[nodiscard]] constexpr std::uint64_t below_long(std::uint64_t bound, std::uint64_t index) const {
+    // The upper half of a product of 128 bits, from halves of its factors.
+    constexpr std::uint64_t lower = 0xFFFFFFFF;
+    const std::uint64_t high = word(2 * index);
+    const std::uint64_t low = word(2 * index + 1);
+    const std::uint64_t middle = high * (bound & lower) + ((low * (bound & lower)) >> 32);
+    return high * (bound >> 32) + (middle >> 32) + ((low * (bound >> 32) + (middle & lower)) >> 32);
+  }
+
   /// The i-th draw from N(0, 1), by Box and Muller in double precision.
   [[nodiscard]] double normal(std::uint64_t index) const {
     const std::array<std::uint32_t, 4> words = block(index / 2);

@@ -11,8 +11,8 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/train/text_corpus.hpp"
 #include "unit_scaling/train/text_windows.hpp"
+#include "unit_scaling/train/token_corpus.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -21,26 +21,21 @@ namespace UNIT_SCALING_NAMESPACE::train {
 /// Windows of ids (batch, window), of which a model predicts each but the first from those before.
 class CausalBatches {
  public:
-  /// The corpus must outlive this.
+  /// The corpus must outlive this and stay where it is.
   /// @throws DomainError unless the window has from 2 ids to as many as the training text.
-  CausalBatches(const TextCorpus& corpus, std::size_t window, std::uint64_t seed)
-      : corpus_(&corpus), windows_(name, window), seed_(seed) {
-    const std::size_t longest = corpus.training().size();
-    require(window >= 2 && window <= longest, name, "expected a window of 2 to ", longest,
-            " ids, as many as the training text has, got ", window);
-  }
+  CausalBatches(const TokenCorpus& corpus, std::size_t window, std::uint64_t seed)
+      : windows_(name, corpus, window, /*shortest=*/2), seed_(seed) {}
 
   /// The batch of training step `step`: windows that begin anywhere in the training text. A pure
   /// function of (seed, step), so training can be taken up again at any step.
   [[nodiscard]] Array<std::int32_t> training(std::size_t batch, std::uint32_t step) const {
-    const auto text = corpus_->training();
-    return windows_.at(text, windows_.training_offsets(text, batch, seed_, step));
+    return windows_.training(batch, seed_, step);
   }
 
   /// How many windows predict each id of the validation text once, but for its first id and a rest
   /// that fills no window: each begins with the last id of the one before.
   [[nodiscard]] std::size_t validation_windows() const {
-    const std::size_t size = corpus_->validation().size();
+    const std::size_t size = windows_.corpus().validation().size();
     return size < windows_.window() ? 0 : (size - 1) / stride();
   }
 
@@ -53,7 +48,7 @@ class CausalBatches {
     windows_.check_batch(count);
     std::vector<std::size_t> offsets(count);
     for (std::size_t row = 0; row < count; ++row) offsets[row] = (first + row) * stride();
-    return windows_.at(corpus_->validation(), offsets);
+    return windows_.validation(offsets);
   }
 
  private:
@@ -62,7 +57,6 @@ class CausalBatches {
   /// From one validation window to the next.
   [[nodiscard]] std::size_t stride() const { return windows_.window() - 1; }
 
-  const TextCorpus* corpus_;
   detail::TextWindows windows_;
   std::uint64_t seed_;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer train: text as sequences of byte ids, with a held-out tail.
+/// Layer train: a text, in memory or in files, of which each byte is an id.
 #pragma once
 
 #include <algorithm>
@@ -11,46 +11,58 @@
 #include <fstream>
 #include <ios>
 #include <limits>
+#include <memory>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/input_file.hpp"
+#include "unit_scaling/core/mapped_file.hpp"
 #include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/train/token_corpus.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::train {
 
 /// A text, any bytes, in ids: each byte value that occurs is a symbol, numbered in byte order, and
-/// one more symbol stands for a masked position. The last tenth is held out for validation.
-class TextCorpus {
+/// one more symbol stands for a masked position. Copies share the bytes.
+class TextCorpus final : public TokenCorpus {
  public:
   /// @param bytes the text.
   /// @param shortest the fewest symbols that training and validation need each: a window.
   /// @throws std::invalid_argument if either part is shorter than that.
-  TextCorpus(const std::string& bytes, std::size_t shortest) {
-    std::array<bool, 256> occurs{};
-    for (const char byte : bytes) occurs[static_cast<unsigned char>(byte)] = true;
-    for (std::size_t byte = 0; byte < occurs.size(); ++byte) {
-      if (occurs[byte]) symbols_.push_back(static_cast<char>(byte));
-    }
-    ids_ = ids_of(bytes);
-    training_size_ = ids_.size() - ids_.size() / 10;
-    if (training_size_ < shortest || ids_.size() - training_size_ < shortest) {
-      throw std::invalid_argument("text too short: " + std::to_string(bytes.size()) +
-                                  " bytes; with a tenth of it held out, a window of " +
-                                  std::to_string(shortest) + " needs at least " +
-                                  std::to_string(10 * shortest));
-    }
+  TextCorpus(std::string bytes, std::size_t shortest) {
+    const auto text = std::make_shared<const std::string>(std::move(bytes));
+    append(std::as_bytes(std::span(*text)), text);
+    number_symbols(shortest);
   }
 
-  /// The longest text: positions in it are numbers of 32 bits.
+  /// The text of several files, one after another, which stay where they are: each byte is read
+  /// once here, to see which values occur, and again when it is asked for. So the text may be
+  /// larger than memory. While the corpus is used nobody may change the files: see `MappedFile`. A
+  /// byte of a value that did not occur is then a DomainError.
+  /// @throws FileError naming the file that is missing, unreadable, empty or no regular file.
+  /// @throws std::invalid_argument as the constructor.
+  [[nodiscard]] static TextCorpus map_files(std::span<const std::filesystem::path> paths,
+                                            std::size_t shortest) {
+    TextCorpus corpus;
+    for (const std::filesystem::path& path : paths) {
+      const auto file = std::make_shared<const MappedFile>(path);
+      if (file->bytes().empty()) throw_empty(path);
+      corpus.append(file->bytes(), file);
+    }
+    corpus.number_symbols(shortest);
+    return corpus;
+  }
+
+  /// The longest text that `read_files` loads unless told otherwise: `map_files` has no such limit.
   static constexpr std::uint64_t max_bytes = std::numeric_limits<std::uint32_t>::max();
 
   /// The text of several files, one after another. Sizes are looked at before anything is read, and
@@ -64,9 +76,7 @@ class TextCorpus {
     std::uint64_t total = 0;
     for (const std::filesystem::path& path : paths) {
       sizes.push_back(unit_scaling::detail::open_to_read(path).second);
-      if (sizes.back() == 0) {
-        throw FileError(path.string(), "is empty, or tells no size as files in /proc do");
-      }
+      if (sizes.back() == 0) throw_empty(path);
       if (sizes.back() > most - total) {
         throw FileError(path.string(),
                         "has " + std::to_string(sizes.back()) +
@@ -93,27 +103,17 @@ class TextCorpus {
   }
 
   /// Number of symbols, the mask included.
-  [[nodiscard]] std::size_t vocabulary_size() const { return symbols_.size() + 1; }
-  /// The id that stands for a masked position.
-  [[nodiscard]] std::int32_t mask_id() const { return static_cast<std::int32_t>(symbols_.size()); }
+  [[nodiscard]] std::size_t vocabulary_size() const override { return symbols_.size() + 1; }
+  /// The id that stands for a masked position: the last.
+  [[nodiscard]] std::int32_t mask_id() const override {
+    return static_cast<std::int32_t>(symbols_.size());
+  }
 
   /// The ids of a text: a prompt, for instance.
   /// @throws DomainError if it has a byte that the corpus does not have.
   [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
-    constexpr std::int32_t none = -1;
-    std::array<std::int32_t, 256> of_byte{};
-    of_byte.fill(none);
-    for (std::size_t id = 0; id < symbols_.size(); ++id) {
-      of_byte[static_cast<unsigned char>(symbols_[id])] = static_cast<std::int32_t>(id);
-    }
-    std::vector<std::int32_t> ids;
-    ids.reserve(text.size());
-    for (const char& byte : text) {
-      ids.push_back(of_byte[static_cast<unsigned char>(byte)]);
-      if (ids.back() != none) continue;
-      throw_domain_error("TextCorpus::ids_of", {"expected bytes that the corpus has, got ",
-                                                in_quotes(std::string_view(&byte, 1))});
-    }
+    std::vector<std::int32_t> ids(text.size());
+    write_ids("TextCorpus::ids_of", std::as_bytes(std::span(text)), ids.data());
     return ids;
   }
 
@@ -130,18 +130,72 @@ class TextCorpus {
     return text;
   }
 
-  [[nodiscard]] std::span<const std::int32_t> training() const& {
-    return std::span(ids_).first(training_size_);
-  }
-  std::span<const std::int32_t> training() const&& = delete;
-  [[nodiscard]] std::span<const std::int32_t> validation() const& {
-    return std::span(ids_).subspan(training_size_);
-  }
-  std::span<const std::int32_t> validation() const&& = delete;
-
  private:
-  std::vector<std::int32_t> ids_;
-  std::size_t training_size_ = 0;
+  /// Bytes that follow those of the parts before.
+  struct Part {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+    std::size_t end;  ///< how many bytes the text has up to here
+  };
+
+  static constexpr std::int32_t none = -1;
+
+  TextCorpus() = default;
+
+  [[noreturn]] static void throw_empty(const std::filesystem::path& path) {
+    throw FileError(path.string(), "is empty, or tells no size as files in /proc do");
+  }
+
+  void append(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
+    parts_.push_back({bytes, std::move(owner), size_sum("TextCorpus", {size(), bytes.size()})});
+  }
+
+  /// Once all parts are there.
+  void number_symbols(std::size_t shortest) {
+    require_windows(size(), "bytes", shortest);
+    std::array<bool, 256> occurs{};
+    for (const Part& part : parts_) {
+      for (const std::byte byte : part.bytes) occurs[std::to_integer<std::size_t>(byte)] = true;
+    }
+    id_of_byte_.fill(none);
+    for (std::size_t byte = 0; byte < occurs.size(); ++byte) {
+      if (!occurs[byte]) continue;
+      id_of_byte_[byte] = static_cast<std::int32_t>(symbols_.size());
+      symbols_.push_back(static_cast<char>(byte));
+    }
+  }
+
+  /// @throws DomainError if there is a byte that the corpus does not have.
+  void write_ids(std::string_view caller, std::span<const std::byte> bytes,
+                 std::int32_t* to) const {
+    for (const std::byte& byte : bytes) {
+      const std::int32_t id = id_of_byte_[std::to_integer<std::size_t>(byte)];
+      if (id == none) {
+        const auto symbol = static_cast<char>(byte);
+        throw_domain_error(caller, {"expected bytes that the corpus has, got ",
+                                    in_quotes(std::string_view(&symbol, 1))});
+      }
+      *to++ = id;
+    }
+  }
+
+  [[nodiscard]] std::size_t size() const override { return parts_.empty() ? 0 : parts_.back().end; }
+
+  void read(std::size_t first, std::span<std::int32_t> to) const override {
+    auto part = std::upper_bound(parts_.begin(), parts_.end(), first,
+                                 [](std::size_t at, const Part& each) { return at < each.end; });
+    while (!to.empty()) {
+      const std::size_t rest = part->end - first;
+      const std::size_t count = std::min(rest, to.size());
+      write_ids("TextCorpus", part->bytes.last(rest).first(count), to.data());
+      to = to.subspan(count);
+      first += count;
+      ++part;
+    }
+  }
+
+  std::vector<Part> parts_;
+  std::array<std::int32_t, 256> id_of_byte_{};
   std::string symbols_;  ///< the byte of each id but the mask's
 };
 

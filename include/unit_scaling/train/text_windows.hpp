@@ -3,9 +3,9 @@
 /// Layer train: windows of a text of ids, from which batches are made.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -15,6 +15,7 @@
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/train/token_corpus.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -23,8 +24,17 @@ namespace UNIT_SCALING_NAMESPACE::train::detail {
 /// Windows of so many ids each, for a class of batches, whose name errors have.
 class TextWindows {
  public:
-  TextWindows(std::string_view owner, std::size_t window) : owner_(owner), window_(window) {}
+  /// The corpus must outlive this and stay where it is.
+  /// @throws DomainError unless the window has from `shortest` ids to as many as the training text.
+  TextWindows(std::string_view owner, const TokenCorpus& corpus, std::size_t window,
+              std::size_t shortest)
+      : owner_(owner), corpus_(&corpus), window_(window) {
+    const std::size_t longest = corpus.training().size();
+    require(window >= shortest && window <= longest, owner, "expected a window of ", shortest,
+            " to ", longest, " ids, as many as the training text has, got ", window);
+  }
 
+  [[nodiscard]] const TokenCorpus& corpus() const { return *corpus_; }
   [[nodiscard]] std::size_t window() const { return window_; }
 
   /// @throws DomainError unless there is a window, and the ids of all are fewer than 2^31.
@@ -33,33 +43,44 @@ class TextWindows {
             "expected at least one window and fewer than 2^31 positions in a batch");
   }
 
-  /// Where the windows of a training step begin: anywhere in the text, as (seed, step) say.
-  /// @throws DomainError as `check_batch`, or for a text of 2^32 ids or more.
-  [[nodiscard]] std::vector<std::size_t> training_offsets(std::span<const std::int32_t> text,
-                                                          std::size_t batch, std::uint64_t seed,
-                                                          std::uint32_t step) const {
+  /// The windows of a training step, (batch, window): they begin anywhere in the training text, as
+  /// (seed, step) say.
+  /// @throws DomainError as `check_batch`.
+  [[nodiscard]] Array<std::int32_t> training(std::size_t batch, std::uint64_t seed,
+                                             std::uint32_t step) const {
     check_batch(batch);
-    require(text.size() <= 0xFFFFFFFF, owner_, "expected a text of less than 4 GiB");
+    const TokenText text = corpus_->training();
     const Random random(seed, RandomStream::batch, step);
-    const auto starts = static_cast<std::uint32_t>(text.size() - window_ + 1);
+    const std::uint64_t starts = text.size() - window_ + 1;
     std::vector<std::size_t> offsets(batch);
-    for (std::size_t b = 0; b < batch; ++b) offsets[b] = random.below(starts, b);
-    return offsets;
+    for (std::size_t b = 0; b < batch; ++b) {
+      offsets[b] = starts <= std::numeric_limits<std::uint32_t>::max()
+                       ? random.below(static_cast<std::uint32_t>(starts), b)
+                       : random.below_long(starts, b);
+    }
+    return at(text, offsets);
   }
 
-  /// The windows that begin at these ids, (windows, window).
-  [[nodiscard]] Array<std::int32_t> at(std::span<const std::int32_t> text,
+  /// The windows of the validation text that begin at these of its ids, (windows, window): as many
+  /// as `check_batch` accepts.
+  [[nodiscard]] Array<std::int32_t> validation(std::span<const std::size_t> offsets) const {
+    return at(corpus_->validation(), offsets);
+  }
+
+ private:
+  [[nodiscard]] Array<std::int32_t> at(const TokenText& text,
                                        std::span<const std::size_t> offsets) const {
     Array<std::int32_t> ids({offsets.size(), window_});
     std::int32_t* to = ids.mutable_data();
     for (const std::size_t offset : offsets) {
-      to = std::copy_n(text.begin() + static_cast<std::ptrdiff_t>(offset), window_, to);
+      text.copy(offset, {to, window_});
+      to += window_;
     }
     return ids;
   }
 
- private:
   std::string_view owner_;
+  const TokenCorpus* corpus_;
   std::size_t window_;
 };
 
