@@ -170,7 +170,7 @@ us::train::Fingerprint fingerprint_of(const Options& options, const Variant& var
       .add("weight-decay", options.weight_decay)
       .add("seed", options.seed)
       .add("eval-every", options.eval_every)
-      .add_data("text", {corpus.training(), corpus.validation()});
+      .add_data("text", corpus);
   if (!variant.simulation.empty()) fingerprint.add("simulate", variant.simulation);
   if (!variant.recipe.empty()) fingerprint.add("recipe", variant.recipe);
   return fingerprint;

@@ -21,7 +21,6 @@
 #include "unit_scaling/kernels/inner_blocks.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/piece_grid.hpp"
-#include "unit_scaling/kernels/skinny_product.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 
 namespace matmul_test {
@@ -87,11 +86,8 @@ float multiply_add(float a, float b, float sum) {
 }
 
 /// Whether the product is made on AMX, which adds in an order of its own.
-template <class A, class B>
-bool uses_matrix_unit(const MatmulSize& size, const Operand<A>& a, const Operand<B>& b) {
-  return kernels::has_amx_for<A, B>() && kernels::may_use_amx() &&
-         !kernels::detail::is_skinny(size, kernels::operand_view(a.view),
-                                     kernels::operand_view(b.view));
+template <class A, class B> bool uses_matrix_unit() {
+  return kernels::has_amx_for<A, B>() && kernels::may_use_amx();
 }
 
 /// The three-line loop, with its epilogue; row-major without gaps.
@@ -103,7 +99,7 @@ std::vector<float> loop(const MatmulSize& size, const Operand<A>& a, const Opera
     for (std::size_t j = 0; j < size.columns; ++j) {
       float sum = 0;
       for (std::size_t s = 0; s < size.segments; ++s) {
-        if (uses_matrix_unit(size, a, b)) {
+        if (uses_matrix_unit<A, B>()) {
           for (std::size_t p = 0; p < size.inner; p += 32) {
             // Chains of the even and of the odd elements of 32.
             std::array<float, 2> chains{};
@@ -282,6 +278,8 @@ TEST(Matmul, EqualsTheLoopWithFewVectors) {
         expect_loop_in_every_layout<float, float, float>({many, few, inner});
         expect_loop_in_every_layout<float16, float8_e4m3fn, float8_e5m2>({few, many, inner});
         expect_loop_in_every_layout<float, float8_e5m2, float8_e4m3fn>({many, few, inner});
+        expect_loop_in_every_layout<float, bfloat16, float8_e4m3fn>({few, many, inner});
+        expect_loop_in_every_layout<float, bfloat16, bfloat16>({many, few, inner});
       }
     }
   }

@@ -152,6 +152,26 @@ TYPED_TEST(TransformerDecoderIn, CachedLogitsHaveTheBitsOfThoseThatAreComputedAt
   }
 }
 
+TYPED_TEST(TransformerDecoderIn, CachedLogitsOfAWiderModelHaveTheSameBitsToo) {
+  // Long sums show in which order they were added up.
+  nn::Initialiser initialiser(5, scaling::umup);
+  const nn::TransformerDecoder model(initialiser, vocabulary,
+                                     {.hidden_size = 160,
+                                      .context_length = context_length,
+                                      .layers = 2,
+                                      .heads = 2,
+                                      .rotary_base = 10000});
+  const auto ids = id_array({1, context_length}, vocabulary, 2);
+  Tape<TypeParam> tape(TapeMode::inference);
+  const auto all = model(tape, ids).value();
+  nn::KeyValueCache<TypeParam> cache(context_length);
+  for (std::size_t i = 0; i < context_length; ++i) {
+    tape.clear();
+    const auto logits = model(tape, columns_of(ids, i, 1), {.cache = &cache}).value();
+    EXPECT_EQ(logits_at(logits, 0, 1), logits_at(all, i, 1)) << i;
+  }
+}
+
 TYPED_TEST(TransformerDecoderIn, NextTokenLogitsAreThoseOfTheLastPositionThatIsNotPadding) {
   const auto ids = id_array({2, 9}, vocabulary, 3);
   const auto model = model_of(variants().front(), scaling::umup);

@@ -3,19 +3,19 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdint>
 #include <limits>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "support/errors.hpp"
+#include "unit_scaling/train/token_id_corpus.hpp"
 
 namespace fingerprint_test {
 
 using unit_scaling::train::Fingerprint;
+using unit_scaling::train::TokenIdCorpus;
 using unit_scaling_test::expect_domain_error;
 using unit_scaling_test::expect_error;
 
@@ -41,10 +41,17 @@ TEST(Fingerprint, KeepsOfDataTheHashOfFnv1a) {
   EXPECT_EQ(Fingerprint().add_data("text", "").value("text"), "cbf29ce484222325");
   EXPECT_EQ(Fingerprint().add_data("text", "a").value("text"), "af63dc4c8601ec8c");
   EXPECT_EQ(Fingerprint().add_data("text", "foobar").value("text"), "85944171f73967e8");
-  const std::vector<std::int32_t> foo{'f', 'o', 'o'};
-  const std::vector<std::int32_t> bar{'b', 'a', 'r'};
-  EXPECT_EQ(Fingerprint().add_data("ids", {foo, bar}).value("ids"), "85944171f73967e8");
-  EXPECT_NE(Fingerprint().add_data("ids", {bar, foo}).value("ids"), "85944171f73967e8");
+  // Ids that are bytes, more than are read at once, have the hash of the bytes.
+  std::string bytes;
+  for (int i = 0; i < 50000; ++i) bytes += static_cast<char>('a' + i % 23 * (i % 23) % 25);
+  const auto corpus_of = [](const std::string& text) {
+    return TokenIdCorpus({text.begin(), text.end()}, {.size = 256}, /*shortest=*/0);
+  };
+  EXPECT_EQ(Fingerprint().add_data("ids", corpus_of(bytes)).value("ids"),
+            Fingerprint().add_data("text", bytes).value("text"));
+  std::swap(bytes.front(), bytes.back());
+  EXPECT_NE(Fingerprint().add_data("ids", corpus_of(bytes + "b")).value("ids"),
+            Fingerprint().add_data("ids", corpus_of(bytes)).value("ids"));
 }
 
 TEST(Fingerprint, IsParsedToWhatItWasWhateverBytesItHas) {

@@ -158,9 +158,8 @@ template <Precision P> class Tape {
     return std::apply(
         [&](const auto&... each) {
           Op in_model = op;
-          const std::optional<Rule> rule = rule_of(each...);
-          if (rule) ops::inherit(in_model, *rule);
-          return record_resolved(in_model, rule ? rule : ops::told_rule(op), each...);
+          if (const auto rule = rule_of(each...)) ops::inherit(in_model, *rule);
+          return record_resolved(in_model, each...);
         },
         resolved);
   }
@@ -389,9 +388,7 @@ template <Precision P> class Tape {
     return rule;
   }
 
-  /// @param rule which ops that read the outputs inherit.
-  template <class Op, class... Args>
-  auto record_resolved(const Op& op, std::optional<Rule> rule, const Args&... args) {
+  template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
     constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
     if (recipe_) begin_op(Op::name, Op::traits.has_products, &ops::rounds_weights_as<Op, P>);
@@ -418,6 +415,8 @@ template <Precision P> class Tape {
     const auto finish = [&]<class... T>(const Array<T>&... y) {
       const std::size_t first_output = slots_.size();
       std::size_t output = 0;
+      std::optional<Rule> rule = rule_of(args...);
+      if (!rule) rule = ops::told_rule(op);
       const auto add_output = [&]<class Y>(const Array<Y>& each) {
         Slot& slot = add_slot(each.shape(), wanted);
         slot.held = formats[output++].value_or(Format::of<Y>());

@@ -14,6 +14,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/kernels/amx_vectors.hpp"
 #include "unit_scaling/kernels/elements.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/skinny.hpp"
@@ -49,6 +50,7 @@ struct ElementKernels {
   PackRows pack_amx_rows = nullptr;
   MultiplyVectors multiply_floats = nullptr;
   MultiplyVectors multiply_pairs = nullptr;
+  MultiplyVectors multiply_on_amx = nullptr;  ///< as `AmxVectors::sums`
   Decode decode = nullptr;
 
   /// Packs lanes for the left side of a tile.
@@ -65,13 +67,6 @@ struct ElementKernels {
   void pack_right(const PanelSource<void>& source, std::uint32_t* target) const {
     pack<typename Tile::words>(source, Tile::columns, target);
     Tile::fill_right(source.depth, target);
-  }
-  /// As `skinny_sums`.
-  template <class Words>
-  void multiply_vectors(const PanelSource<void>& source, std::size_t count,
-                        const std::uint32_t* vectors, float* sums) const {
-    (std::is_same_v<Words, Bfloat16Pairs> ? multiply_pairs : multiply_floats)(source, count,
-                                                                              vectors, sums);
   }
   /// Packs lanes in groups of `width` words.
   template <class Words>
@@ -118,6 +113,7 @@ template <class T, bool exact_in_pairs, bool exact_with_weights, bool for_amx>
     result.pack_amx_rows = [](const PanelSource<void>& source, std::uint32_t* target) {
       AmxTile::pack_left(source.of_type<T>(), target);
     };
+    result.multiply_on_amx = &AmxVectors::sums<T>;
   }
 #endif
   return result;

@@ -50,6 +50,22 @@ struct WordOrder {
 inline constexpr WordOrder neighbours{2, 1};
 inline constexpr WordOrder halves{1, lanes};
 
+/// Where 64 codes of a lane go, so that interleaving the bytes that they stand for makes words in
+/// order: in each quarter of a register, those of four words, then those of the four words that are
+/// 16 further, the later code of a word before the earlier one.
+struct RunOrder {
+  alignas(64) std::array<std::uint8_t, 64> bytes{};
+
+  constexpr RunOrder() {
+    for (std::size_t i = 0; i < 64; ++i) {
+      const std::size_t quarter = i / 16;
+      const std::size_t half = i % 16 / 8;
+      bytes[i] = static_cast<std::uint8_t>(32 * half + 8 * quarter + (i % 8 ^ 1U));
+    }
+  }
+};
+inline constexpr RunOrder run_order;
+
 /// Lower and upper bytes of the bfloat16 numbers of codes.
 struct Bfloat16Bytes {
   __m512i lower;
@@ -84,6 +100,11 @@ template <class T> struct StoredElements {
   template <class Words> [[nodiscard, gnu::always_inline]] uint32x16 run(const T* from) const {
     if constexpr (Words::depth == 1) {
       return Words::of(load_float(from));
+    } else if constexpr (std::is_same_v<T, bfloat16>) {
+      // In memory the earlier number is the lower half of a word.
+      uint32x16 words;
+      std::memcpy(&words, from, sizeof(words));
+      return words << 16 | words >> 16;
     } else {
       const auto low = bit_cast_to<uint32x16>(load_float(from));
       const auto high = bit_cast_to<uint32x16>(load_float(from + lanes));
@@ -127,6 +148,20 @@ class TableElements {
                                    0xffff'0000U);
   }
 
+  /// Two words for each of 16 lanes or places.
+  struct TwoPairs {
+    uint32x16 first;
+    uint32x16 second;
+  };
+
+  /// Pairs of 64 codes of one lane that follow each other, 16 words and 16 more.
+  [[nodiscard, gnu::always_inline]] TwoPairs pairs_of_run(const std::uint8_t* from) const {
+    __m512i codes;
+    std::memcpy(&codes, from, sizeof(codes));
+    return interleaved(look_up(_mm512_maskz_permutexvar_epi8(
+        ~__mmask64{0}, _mm512_load_si512(detail::run_order.bytes.data()), codes)));
+  }
+
   template <class Words>
   [[nodiscard, gnu::always_inline]] uint32x16 run(const std::uint8_t* from) const {
     if constexpr (Words::depth == 1) {
@@ -148,22 +183,21 @@ class TableElements {
   }
 
   /// Words of the first two and of the last two of every four codes, for each of 16 lanes.
-  struct TwoPairs {
-    uint32x16 first;
-    uint32x16 second;
-  };
   [[nodiscard, gnu::always_inline]] TwoPairs pairs_of_fours(__m512i codes) const {
     // In each quarter of a register: the first pairs of its four lanes, then the second pairs, the
     // later code of a pair before the earlier one. Interleaving bytes then keeps the lanes in
     // order; it is twice as fast as to permute the bytes of two registers.
     const __m512i order = _mm512_maskz_broadcast_i32x4(
         0xffff, _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
-    const detail::Bfloat16Bytes bytes = look_up(_mm512_shuffle_epi8(codes, order));
-    return {.first = reinterpret_cast<uint32x16>(_mm512_unpacklo_epi8(bytes.lower, bytes.upper)),
-            .second = reinterpret_cast<uint32x16>(_mm512_unpackhi_epi8(bytes.lower, bytes.upper))};
+    return interleaved(look_up(_mm512_shuffle_epi8(codes, order)));
   }
 
  private:
+  [[nodiscard, gnu::always_inline]] static TwoPairs interleaved(
+      const detail::Bfloat16Bytes& bytes) {
+    return {.first = reinterpret_cast<uint32x16>(_mm512_unpacklo_epi8(bytes.lower, bytes.upper)),
+            .second = reinterpret_cast<uint32x16>(_mm512_unpackhi_epi8(bytes.lower, bytes.upper))};
+  }
   [[nodiscard, gnu::always_inline]] detail::Bfloat16Bytes look_up(__m512i codes) const {
     constexpr int or_of_and = 0xf8;  // a | (b & c)
     return {.lower = _mm512_permutex2var_epi8(lower_[0], codes, lower_[1]),

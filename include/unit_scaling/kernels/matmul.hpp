@@ -55,10 +55,13 @@ void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
     const detail::SkinnyFinish store(finish, scales);
     const bool are_rows = size.rows <= most_skinny_vectors;
     // Decoding takes more time than multiplying here, and pairs are decoded faster than floats.
-    detail::multiply_skinny(has_pairs, are_rows ? b.transposed() : a,
-                            are_rows ? size.columns : size.rows, are_rows ? a : b.transposed(),
-                            are_rows ? size.rows : size.columns, size.inner, are_rows, store);
-    return;
+    return detail::multiply_skinny({.matrix = are_rows ? b.transposed() : a,
+                                    .rows = are_rows ? size.columns : size.rows,
+                                    .vectors = are_rows ? a : b.transposed(),
+                                    .count = are_rows ? size.rows : size.columns,
+                                    .depth = size.inner,
+                                    .are_rows = are_rows},
+                                   has_pairs, store);
   }
 #if defined(UNIT_SCALING_HAS_AMX)
   if (a.kernels->are_for_amx && b.kernels->are_for_amx && may_use_amx()) {

@@ -11,6 +11,9 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/amx_tile.hpp"
+#include "unit_scaling/kernels/amx_vectors.hpp"
+#include "unit_scaling/kernels/element_kernels.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/matrix_view.hpp"
 #include "unit_scaling/kernels/packing.hpp"
@@ -101,34 +104,60 @@ class SkinnyFinish {
 
 /// The product of a matrix, `rows` rows of elements, with `count` vectors, whose rows they are: the
 /// rows of the result if `are_rows`, else its columns.
-template <class Words>
-void multiply_skinny(const OperandView& matrix, std::size_t rows, const OperandView& vectors,
-                     std::size_t count, std::size_t depth, bool are_rows,
-                     const SkinnyFinish& finish) {
-  auto* packed = packing_memory<0, std::uint32_t>(
-      panel_words(ceil_divide(depth, Words::depth), most_skinny_vectors));
-  vectors.kernels->template pack<Words>(lanes_of(vectors, count).part(0, 0, count, 0, depth),
-                                        most_skinny_vectors, packed);
-  const LaneOperand lanes_of_matrix = lanes_of(matrix, rows);
-  constexpr std::size_t grain = 512;  // lanes of a piece of work
-  static_assert(grain % lanes == 0);
-  parallel_ranges(rows, grain, [&](std::size_t begin, std::size_t end) {
-    auto* sums = packing_memory<2, float>(most_skinny_vectors * grain);
-    matrix.kernels->template multiply_vectors<Words>(
-        lanes_of_matrix.part(0, begin, end - begin, 0, depth), count, packed, sums);
-    finish.store(are_rows, sums, count, round_up(end - begin, lanes), begin, end);
-  });
-}
+struct SkinnyProduct {
+  OperandView matrix;
+  std::size_t rows;
+  OperandView vectors;
+  std::size_t count;
+  std::size_t depth;
+  bool are_rows;
 
-inline void multiply_skinny(bool has_pairs, const OperandView& matrix, std::size_t rows,
-                            const OperandView& vectors, std::size_t count, std::size_t depth,
-                            bool are_rows, const SkinnyFinish& finish) {
+  /// The panel of the vectors, in groups of `width` words.
+  /// @param size of the memory for it, in words.
+  template <class Words>
+  [[nodiscard]] std::uint32_t* pack(std::size_t width, std::size_t size) const {
+    auto* packed = packing_memory<0, std::uint32_t>(size);
+    vectors.kernels->template pack<Words>(lanes_of(vectors, count).part(0, 0, count, 0, depth),
+                                          width, packed);
+    return packed;
+  }
+
+  /// Gives sums of lanes of the matrix with the packed vectors to `finish`.
+  void run(const std::uint32_t* packed, ElementKernels::MultiplyVectors multiply,
+           const SkinnyFinish& finish) const {
+    const LaneOperand lanes_of_matrix = lanes_of(matrix, rows);
+    constexpr std::size_t grain = 512;  // lanes of a piece of work
+    static_assert(grain % lanes == 0);
+    parallel_ranges(rows, grain, [&](std::size_t begin, std::size_t end) {
+      auto* sums = packing_memory<2, float>(most_skinny_vectors * grain);
+      multiply(lanes_of_matrix.part(0, begin, end - begin, 0, depth), count, packed, sums);
+      finish.store(are_rows, sums, count, round_up(end - begin, lanes), begin, end);
+    });
+  }
+};
+
+/// @param has_pairs whether pairs of bfloat16 hold the products exactly.
+inline void multiply_skinny(const SkinnyProduct& product, bool has_pairs,
+                            const SkinnyFinish& finish) {
+  const ElementKernels& matrix = *product.matrix.kernels;
+#if defined(UNIT_SCALING_HAS_AMX)
+  // In the order in which AMX adds up the products of many rows.
+  if (matrix.are_for_amx && product.vectors.kernels->are_for_amx && may_use_amx()) {
+    std::uint32_t* const packed =
+        product.pack<Bfloat16Pairs>(AmxVectors::width, AmxVectors::words(product.depth));
+    AmxVectors::fill(product.depth, packed);
+    return product.run(packed, matrix.multiply_on_amx, finish);
+  }
+#endif
   if constexpr (has_bfloat16_pairs) {
     if (has_pairs) {
-      return multiply_skinny<Bfloat16Pairs>(matrix, rows, vectors, count, depth, are_rows, finish);
+      const std::size_t words = panel_words(ceil_divide(product.depth, 2), most_skinny_vectors);
+      return product.run(product.pack<Bfloat16Pairs>(most_skinny_vectors, words),
+                         matrix.multiply_pairs, finish);
     }
   }
-  multiply_skinny<FloatWords>(matrix, rows, vectors, count, depth, are_rows, finish);
+  const std::size_t words = panel_words(product.depth, most_skinny_vectors);
+  product.run(product.pack<FloatWords>(most_skinny_vectors, words), matrix.multiply_floats, finish);
 }
 
 }  // namespace detail

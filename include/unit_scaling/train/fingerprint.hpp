@@ -8,7 +8,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <map>
 #include <optional>
 #include <span>
@@ -23,6 +22,7 @@
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/train/token_corpus.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -51,16 +51,20 @@ class Fingerprint {
     return add(key, text_of(value), /*is_hash=*/false);
   }
 
-  /// Data that is too long to be kept: a hash of it in 64 bits, FNV-1a over its elements, those of
-  /// one span after those of another.
-  /// @throws DomainError as above.
+  /// Data that is too long to be kept: a hash of it in 64 bits, FNV-1a over the ids of a corpus, in
+  /// their order.
+  /// @throws DomainError as above, and what reading the corpus throws.
   /// @see `text_hash`
-  Fingerprint& add_data(std::string_view key,
-                        std::initializer_list<std::span<const std::int32_t>> ids) {
+  Fingerprint& add_data(std::string_view key, const TokenCorpus& corpus) {
     std::uint64_t hash = unit_scaling::detail::empty_hash;
-    for (const auto part : ids) {
-      for (const std::int32_t id : part) {
-        hash = unit_scaling::detail::next_hash(hash, static_cast<std::uint64_t>(id));
+    std::array<std::int32_t, 4096> ids{};
+    for (const TokenText& part : {corpus.training(), corpus.validation()}) {
+      for (std::size_t first = 0; first < part.size(); first += ids.size()) {
+        const auto some = std::span(ids).first(std::min(ids.size(), part.size() - first));
+        part.copy(first, some);
+        for (const std::int32_t id : some) {
+          hash = unit_scaling::detail::next_hash(hash, static_cast<std::uint64_t>(id));
+        }
       }
     }
     return add(key, hexadecimal(hash), /*is_hash=*/true);
