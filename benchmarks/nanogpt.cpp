@@ -2,8 +2,8 @@
 // nanoGPT's recipe for characters (6 layers of width 384, 256 characters, dropout 0.2, AdamW with
 // β₂ = 0.99 and a decay of 10^-4 a step, a tied read-out), trained here.
 // benchmarks/peers/nanogpt.py trains it in PyTorch on the same batches, which this program writes
-// for it. docs/results.md has the comparison. Unlike nanoGPT, no dropout follows the embedding, and
-// norms have shifts.
+// for it. docs/results.md has the comparison. Unlike nanoGPT, no dropout follows the embedding,
+// norms have shifts, and the feed-forward network has biases.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>

@@ -15,7 +15,9 @@ target_link_libraries(snippet_headers PRIVATE unit_scaling_own_flags unit_scalin
 target_compile_options(snippet_headers PRIVATE -UNDEBUG $<$<CONFIG:Release>:-O0>)
 target_precompile_headers(snippet_headers PRIVATE <unit_scaling/unit_scaling.hpp>)
 
-# Where they run, and small models of Hugging Face to read there.
+# Where they run, and small models of Hugging Face to read there. Programs go on from what they saved,
+# which is another training's once their text has changed.
+file(REMOVE_RECURSE "${PROJECT_BINARY_DIR}/snippets/run")
 file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/snippets/run")
 foreach(model IN ITEMS gpt2 llama)
   file(CREATE_LINK "${CMAKE_CURRENT_SOURCE_DIR}/data/hugging_face/${model}"
@@ -24,9 +26,6 @@ endforeach()
 
 set(fence_open "(^|\n)[ \t]*(```+|~~~+)[ \t]*(cpp|c\\+\\+|C\\+\\+|cxx|cc)([^\n]*)\n")
 set(snippet_objects)
-
-# Programs go on from what they saved there, which is another training's once their text has changed.
-file(REMOVE_RECURSE "${PROJECT_BINARY_DIR}/snippets/run")
 
 foreach(document IN LISTS documents)
   file(RELATIVE_PATH name "${PROJECT_SOURCE_DIR}" "${document}")

@@ -195,8 +195,9 @@ TEST(ConstraintCheck, SaysHowTwoLossesOfOneTrunkComeToOneFactor) {
         ops::scale_bwd(ops::linear(x, few, {.scaling = scaling::none}), {.factor = factor});
     const auto other = ops::linear(x, many, {.scaling = scaling::none});
     const auto loss =
-        ops::add(ops::cross_entropy(logits, id_array({3}, 10, 7)),
-                 ops::cross_entropy(other, id_array({3}, 20, 8)), {.scaling = scaling::none});
+        ops::add(ops::cross_entropy(logits, id_array({3}, 10, 7), {.scaling = scaling::paper}),
+                 ops::cross_entropy(other, id_array({3}, 20, 8), {.scaling = scaling::paper}),
+                 {.scaling = scaling::none});
     return check_constraints(trace.ops(), loss);
   };
   const auto findings = findings_with(1);

@@ -482,8 +482,20 @@ TEST(Lint, FindsWeightDecayOutOfBand) {
   // What goes into the gradient has no share, and a rate of 0 takes nothing.
   EXPECT_TRUE(of(0.75, WeightDecay::coupled, 1).empty());
   EXPECT_TRUE(of(0.1, WeightDecay::decoupled, 0).empty());
-  const optim::Sgd sgd({&w}, {.weight_decay = 0.5});
-  EXPECT_EQ(optim::learning_rate_report(sgd, 0.25)[0].decay_share, 0.125);
+  // Half an ulp below one is lost, a little more is not.
+  expect_one(of(0x1p-25, WeightDecay::independent), Kind::weight_decay, "w",
+             "which no float shows");
+  EXPECT_TRUE(of(0x1.1p-25, WeightDecay::independent).empty());
+  // With momentum each step's decay goes on in those that follow. What enters a gradient is not
+  // lost.
+  const auto of_sgd = [&](double weight_decay) {
+    const optim::Sgd sgd({&w}, {.momentum = 0.75, .weight_decay = weight_decay});
+    return lint_of([&](Fp64& tape) { return ops::linear(input(tape), w); },
+                   {.learning_rates = optim::learning_rate_report(sgd, 0x1p-4)});
+  };
+  EXPECT_TRUE(of_sgd(0x1p-6).empty());
+  expect_one(of_sgd(0x1.8p-6), Kind::weight_decay, "w", "loses 0.005859");
+  EXPECT_TRUE(of_sgd(0x1p-30).empty());
 }
 
 TEST(Lint, FindsAttentionThatIsToldNoPositions) {
@@ -522,6 +534,10 @@ TEST(Lint, FindsAttentionThatIsToldNoPositions) {
   EXPECT_TRUE(lint_of([&](Fp64& tape) {
                 const auto positions = tape.constant(random_array<double>({5, 8}, 5));
                 return attend(ops::add(tokens(tape), positions));
+              }).empty());
+  const Parameter learned = initialiser.table("learned", 5, 8);
+  EXPECT_TRUE(lint_of([&](Fp64& tape) {
+                return attend(ops::add(tokens(tape), tape.parameter(learned)));
               }).empty());
   EXPECT_TRUE(lint_of([&](Fp64& tape) {
                 const auto outside = tape.outside_batch();

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/gelu_linear.hpp"
 #include "unit_scaling/ops/linear.hpp"
+#include "unit_scaling/ops/mul.hpp"
 #include "unit_scaling/ops/reshape.hpp"
 #include "unit_scaling/ops/softmax.hpp"
 #include "unit_scaling/scaling/constraint.hpp"
@@ -133,17 +135,39 @@ TEST(InheritedRule, IsThePapersWhereNothingHasOneAndOnArrays) {
   EXPECT_TRUE(std::equal(untold.data(), untold.data() + untold.size(), told.data()));
 }
 
-TEST(InheritedRule, IsThatOfTheFirstArgumentWhichHasOne) {
+TEST(InheritedRule, IsThatOfAParameterBeforeThatOfAnythingElse) {
   nn::Initialiser of_umup(1, scaling::umup);
   nn::Initialiser of_paper(1, scaling::paper);
   const Parameter u = of_umup.weight("u", {8, 8});
   const Parameter p = of_paper.weight("p", {8, 8});
   const auto records = records_of([&](Fp32& tape) {
-    const auto constant = tape.constant(x());
-    const auto under_umup = ops::linear(constant, u);
-    return ops::linear(under_umup, p);
+    const auto under_umup = ops::linear(tape.constant(x()), u);
+    return ops::gelu(ops::linear(under_umup, p));
   });
   EXPECT_EQ(records[0].scaling->rule, Rule::umup);
+  EXPECT_EQ(records[1].scaling->rule, Rule::paper);
+  EXPECT_EQ(records[2].scaling->rule, Rule::paper);
+}
+
+TEST(InheritedRule, OfAnOpOnPlainDataGivesWayToThatOfTheModel) {
+  nn::Initialiser initialiser(1, scaling::umup);
+  const Parameter w = initialiser.weight("w", {8, 8});
+  const auto records = records_of([&](Fp32& tape) {
+    const auto data = ops::mul(tape.constant(x()), tape.constant(x()), {.scaling = scaling::none});
+    // Of a weight first, and then of what comes from one, in whatever order.
+    const auto h = ops::linear(data, w);
+    return ops::gelu(ops::add(data, ops::gelu(h)));
+  });
+  ASSERT_EQ(records.size(), 5U);
+  EXPECT_EQ(records[0].scaling->rule, Rule::none);
+  for (std::size_t k = 1; k < 5; ++k) EXPECT_EQ(records[k].scaling->rule, Rule::umup) << k;
+}
+
+TEST(InheritedRule, OfAFusedOpIsThatOfTheOneOfTheTwoThatWasTold) {
+  const Parameter w{.name = "w", .value = normal_array<float>({8, 8}, 2)};
+  const auto records = records_of([&](Fp32& tape) {
+    return ops::gelu(ops::gelu_linear(tape.input(x()), w, {.gelu = {.scaling = scaling::umup}}));
+  });
   EXPECT_EQ(records[1].scaling->rule, Rule::umup);
 }
 

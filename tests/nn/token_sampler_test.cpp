@@ -61,6 +61,8 @@ TEST(TokenSampler, DrawsFromTheSoftmaxOfWhatIsLeft) {
     // Of the two tokens with 0.5 the first one is left.
     expect_shares({.temperature = temperature, .top_k = 4, .seed = 3}, {0, 2, 4, 6});
     expect_shares({.temperature = temperature, .top_k = 100, .seed = 4}, all);
+    expect_shares({.temperature = temperature, .seed = 5, .suppressed_tokens = {6, 1}},
+                  {0, 2, 3, 4, 5, 7});
   }
 }
 
@@ -134,6 +136,20 @@ TEST(TokenSampler, RefusesOptionsAndLogitsOfNoMeaning) {
   refuse({-infinity, -infinity}, "a logit that is finite");
   refuse({0, infinity}, "for token 1");
   refuse({std::nan(""), 0}, "for token 0");
+  for (const std::int32_t token : {-1, 2}) {
+    const nn::TokenSampler without({.suppressed_tokens = {token}});
+    expect_domain_error(
+        [&] {
+          (void)without(std::span<const double>(std::vector{0.0, 1.0}), 0);
+        },
+        {"TokenSampler", "suppressed_tokens from 0 to 1, got"});
+  }
+  const nn::TokenSampler none({.temperature = 0, .suppressed_tokens = {0, 1}});
+  expect_domain_error(
+      [&] {
+        (void)none(std::span<const double>(std::vector{0.0, 1.0}), 0);
+      },
+      {"TokenSampler", "a logit that is finite"});
 }
 
 }  // namespace token_sampler_test

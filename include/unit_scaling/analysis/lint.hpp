@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -227,7 +228,9 @@ class Linter {
         if (!is_wanted(op)) continue;
         find(Kind::mixed_rules, graph_.op_text(k),
              "follows " + std::string(to_string(rule)) +
-                 (op.scaling->is_inherited ? ", inherited from what it reads or by default," : "") +
+                 (op.scaling->is_inherited && op.scaling->rule == rule
+                      ? ", inherited from what it reads or by default,"
+                      : "") +
                  " in a model under " + of_model + ": give it the model's scaling");
       } else if (needs_rules(op)) {
         find(Kind::scaled_op, graph_.op_text(k),
@@ -357,6 +360,13 @@ class Linter {
     }
   }
 
+  /// Whether what the op does with a parameter is the same at each position of a sequence. Others
+  /// may add one that differs from position to position.
+  [[nodiscard]] static bool treats_positions_alike(const OpRecord& op) {
+    constexpr std::array names{"linear", "gelu_linear", "linear_readout", "layer_norm", "rms_norm"};
+    return std::find(names.begin(), names.end(), op.name) != names.end();
+  }
+
   /// Whether all that queries and keys come from is one table of tokens, without an op that tells
   /// positions. Of two tables one may be of positions, and a constant may have them.
   [[nodiscard]] bool are_positions_absent(const OpRecord& attention) const {
@@ -377,6 +387,8 @@ class Linter {
           values.push_back(input.value);
         } else if (op.name == "embedding") {
           tables.insert(input.parameter);
+        } else if (!treats_positions_alike(op)) {
+          return false;
         }
       }
     }
@@ -417,9 +429,9 @@ class Linter {
   void check_decay() {
     for (const optim::LearningRateRow& row : options_.learning_rates) {
       if (row.weight_decay == 0 || !row.decay_share) continue;
-      const double share = *row.decay_share;
-      // Less than half an ulp below 1 leaves every float as it is.
-      const bool is_lost = row.learning_rate != 0 && share < 0x1p-25;
+      const auto [share, is_apart] = *row.decay_share;
+      const bool is_lost =
+          is_apart && row.learning_rate != 0 && static_cast<float>(1 - share) == 1.0F;
       if (share <= options_.highest_decay && !is_lost) continue;
       find(Kind::weight_decay, row.name,
            "loses " + short_number(share) + " of its size to weight decay in a step, " +

@@ -29,6 +29,7 @@
 #include "unit_scaling/autograd/encoded_saves.hpp"
 #include "unit_scaling/autograd/gradient_factor.hpp"
 #include "unit_scaling/autograd/gradient_sums.hpp"
+#include "unit_scaling/autograd/inherited_rule.hpp"
 #include "unit_scaling/autograd/op_node.hpp"
 #include "unit_scaling/autograd/op_record.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
@@ -51,7 +52,6 @@
 #include "unit_scaling/ops/op.hpp"
 #include "unit_scaling/ops/operand.hpp"
 #include "unit_scaling/scaling/item_count.hpp"
-#include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/scaling/scales.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -158,7 +158,7 @@ template <Precision P> class Tape {
     return std::apply(
         [&](const auto&... each) {
           Op in_model = op;
-          if (const auto rule = rule_of(each...)) ops::inherit(in_model, *rule);
+          if (const auto found = inherited_by(each...).rule()) ops::inherit(in_model, *found);
           return record_resolved(in_model, each...);
         },
         resolved);
@@ -320,7 +320,7 @@ template <Precision P> class Tape {
     ContentVersion version = {};           ///< of that parameter when it was recorded last
     std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
     Format held = {};                      ///< whose numbers the value has
-    std::optional<Rule> rule = {};         ///< which ops that read it inherit
+    InheritedRule rule = {};               ///< which ops that read it inherit
   };
 
   /// A value that no op writes.
@@ -376,16 +376,14 @@ template <Precision P> class Tape {
   }
   static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) { return indices; }
 
-  /// The rule that an op with these arguments inherits: of the first that has one.
-  template <class... Args> [[nodiscard]] std::optional<Rule> rule_of(const Args&... args) const {
-    std::optional<Rule> rule;
+  /// What an op with these arguments inherits.
+  template <class... Args> [[nodiscard]] InheritedRule inherited_by(const Args&... args) const {
+    InheritedRule inherited;
     const auto look_at = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) {
-        if (!rule) rule = slots_[arg.slot_].rule;
-      }
+      if constexpr (is_variable<Arg>) inherited = inherited.or_stronger(slots_[arg.slot_].rule);
     };
     (look_at(args), ...);
-    return rule;
+    return inherited;
   }
 
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
@@ -415,12 +413,11 @@ template <Precision P> class Tape {
     const auto finish = [&]<class... T>(const Array<T>&... y) {
       const std::size_t first_output = slots_.size();
       std::size_t output = 0;
-      std::optional<Rule> rule = rule_of(args...);
-      if (!rule) rule = ops::told_rule(op);
+      const InheritedRule inherited = inherited_by(args...).behind(ops::told_rule(op));
       const auto add_output = [&]<class Y>(const Array<Y>& each) {
         Slot& slot = add_slot(each.shape(), wanted);
         slot.held = formats[output++].value_or(Format::of<Y>());
-        slot.rule = rule;
+        slot.rule = inherited;
       };
       (add_output(y), ...);
       if (observer_) observer_.show_outputs({Op::name, module_, recorded_}, formats, y...);
@@ -667,7 +664,7 @@ template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& pa
     slot.parameter = &parameter;
     slot.elements = elements_of(parameter);
     slot.held = Format::of<float>();
-    slot.rule = parameter.rule;
+    slot.rule = InheritedRule::of_parameter(parameter.rule);
     if (observer_) observer_.show_parameter(parameter, parameters_.size() - 1, entry->second);
   }
   Array<float> numbers = parameter.is_encoded() ? decoded_.floats_of(parameter) : parameter.value;

@@ -3,20 +3,18 @@
 /// Layer kernels: products of a matrix with few vectors on AMX.
 #pragma once
 
-#include "unit_scaling/core/target.hpp"
-
-#if defined(UNIT_SCALING_HAS_AMX)
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/packing.hpp"
-#include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/words.hpp"
+
+#if defined(UNIT_SCALING_HAS_AMX)
+#include <immintrin.h>
 #endif
 
 UNIT_SCALING_IEEE_BEGIN
@@ -44,7 +42,8 @@ struct AmxVectors {
     std::fill(vectors + (depth + 1) / 2 * width, vectors + steps(depth) * lanes * width, 0U);
   }
 
-  /// As `skinny_sums`, but `vectors` is packed in groups of `width` words and filled.
+  /// As `skinny_sums`, of lanes that are contiguous along the inner dimension. `vectors` is packed
+  /// in groups of `width` words and filled.
   template <class T>
   static void sums(const PanelSource<void>& source, std::size_t count, const std::uint32_t* vectors,
                    float* target) {
@@ -57,11 +56,7 @@ struct AmxVectors {
       some.lane_count = std::min(AmxTile::rows, all.lane_count - lane);
       some.lanes_readable -= lane;
       alignas(64) float products[AmxTile::rows * width];
-      if (all.depth_stride == 1) {
-        multiply_contiguous(some, vectors, products);
-      } else {
-        multiply_packed(some, vectors, products);
-      }
+      multiply(some, vectors, products);
       const std::size_t height = std::min(AmxTile::rows, stride - lane);
       for (std::size_t c = 0; c < count; ++c) {
         for (std::size_t i = 0; i < height; ++i) {
@@ -90,16 +85,27 @@ struct AmxVectors {
     _tile_dpbf16ps(1, 6, 4);
   }
 
+  /// The first `count` of 64 elements, and zeros.
+  template <class T> static void load_part(const T* from, std::size_t count, T* part) {
+    constexpr std::size_t vector_bytes = 64;
+    constexpr std::size_t vector = vector_bytes / sizeof(T);
+    for (std::size_t i = 0; i < 64; i += vector) {
+      const std::size_t bytes = sizeof(T) * (std::clamp(count, i, i + vector) - i);
+      const __mmask64 mask = bytes == 0 ? 0 : ~__mmask64{0} >> (vector_bytes - bytes);
+      _mm512_store_si512(part + i, _mm512_maskz_loadu_epi8(mask, from + i));
+    }
+  }
+
   static void store_sums(float* products) {
     _tile_stored(0, products, row_bytes);
     _tile_stored(1, products + tile_words, row_bytes);
     asm volatile("" : : : "memory");
   }
 
-  /// The lanes are contiguous along the inner dimension: two steps of them are decoded at a time.
+  /// Sums of 32 lanes with 16 columns. Two steps of the inner dimension are decoded at a time.
   template <class T>
-  static void multiply_contiguous(const PanelSource<T>& source, const std::uint32_t* vectors,
-                                  float* products) {
+  static void multiply(const PanelSource<T>& source, const std::uint32_t* vectors,
+                       float* products) {
     constexpr std::size_t run = 2 * AmxTile::depth_step;
     const auto elements = source.elements();
     // Lanes beyond the last one repeat it.
@@ -123,7 +129,8 @@ struct AmxVectors {
     _tile_zero(0);
     _tile_zero(1);
     std::size_t p = 0;
-    for (std::size_t block = 0; p + run <= source.depth; p += run, block ^= 1U) {
+    std::size_t block = 0;
+    for (; p + run <= source.depth; p += run, block ^= 1U) {
       std::uint32_t* const to = decoded[block];
       for (std::size_t i = 0; i < AmxTile::rows; ++i) {
         __builtin_prefetch(lane[i] + p + AmxTile::rows * source.lane_stride);
@@ -135,29 +142,20 @@ struct AmxVectors {
     }
     if (p < source.depth) {
       const std::size_t left = source.depth - p;
+      const std::size_t steps_left = steps(left);
+      std::uint32_t* const to = decoded[block];
       for (std::size_t i = 0; i < AmxTile::rows; ++i) {
-        T part[run] = {};
-        std::copy_n(lane[i] + p, left, part);
-        decode(part, decoded[0] + i * lanes);
+        alignas(64) T part[run];
+        load_part(lane[i] + p, left, part);
+        for (std::size_t step = 0; step < steps_left; ++step) {
+          unit_scaling::store(
+              elements.template run<Bfloat16Pairs>(part + step * AmxTile::depth_step),
+              to + step * step_words + i * lanes);
+        }
       }
-      multiply_step(decoded[0], vectors);
-      if (left > AmxTile::depth_step) {
-        multiply_step(decoded[0] + step_words, vectors + tile_words);
+      for (std::size_t step = 0; step < steps_left; ++step) {
+        multiply_step(to + step * step_words, vectors + step * tile_words);
       }
-    }
-    store_sums(products);
-  }
-
-  template <class T>
-  static void multiply_packed(const PanelSource<T>& source, const std::uint32_t* vectors,
-                              float* products) {
-    auto* const packed =
-        detail::packing_memory<1, std::uint32_t>(AmxTile::left_words(source.depth));
-    AmxTile::pack_left(source, packed);
-    _tile_zero(0);
-    _tile_zero(1);
-    for (std::size_t step = 0; step < steps(source.depth); ++step) {
-      multiply_step(packed + step * step_words, vectors + step * tile_words);
     }
     store_sums(products);
   }

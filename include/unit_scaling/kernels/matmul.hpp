@@ -15,9 +15,7 @@
 /// `is_exact_in_bfloat16_pairs`.
 ///
 /// Where the target has AMX, operands that bfloat16 holds are multiplied there, in an order of its
-/// own: that of `AmxTile`, unless the product has at most four rows or columns
-/// (`detail::is_skinny`). It depends on sizes and layouts alone, so the thread count changes no bit
-/// there either.
+/// own: that of `AmxTile`. The thread count changes no bit there either.
 #pragma once
 
 #include <type_traits>
@@ -51,7 +49,8 @@ void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
   if (size.rows == 0 || size.columns == 0) return;
   using detail::TiledProduct;
   const bool has_pairs = a.kernels->are_exact_in_pairs && b.kernels->are_exact_in_pairs;
-  if (detail::is_skinny(size, a, b)) {
+  const bool is_for_amx = a.kernels->are_for_amx && b.kernels->are_for_amx && may_use_amx();
+  if (detail::is_skinny(size, a, b, is_for_amx)) {
     const detail::SkinnyFinish store(finish, scales);
     const bool are_rows = size.rows <= most_skinny_vectors;
     // Decoding takes more time than multiplying here, and pairs are decoded faster than floats.
@@ -61,10 +60,10 @@ void matmul(const MatmulSize& size, const OperandView& a, const OperandView& b,
                                     .count = are_rows ? size.rows : size.columns,
                                     .depth = size.inner,
                                     .are_rows = are_rows},
-                                   has_pairs, store);
+                                   has_pairs, is_for_amx, store);
   }
 #if defined(UNIT_SCALING_HAS_AMX)
-  if (a.kernels->are_for_amx && b.kernels->are_for_amx && may_use_amx()) {
+  if (is_for_amx) {
     return TiledProduct<AmxTile>(size, a, b).run(detail::TileFinish<AmxTile>(finish, scales));
   }
 #endif

@@ -11,7 +11,6 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/kernels/amx_tile.hpp"
 #include "unit_scaling/kernels/amx_vectors.hpp"
 #include "unit_scaling/kernels/element_kernels.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
@@ -30,15 +29,17 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// Whether a product has so few rows or columns that the other operand is better not packed.
+/// Whether a product has so few rows or columns that the other operand is better not packed. On AMX
+/// it is better packed unless it is contiguous along the inner dimension.
 [[nodiscard]] inline bool is_skinny(const MatmulSize& size, const OperandView& a,
-                                    const OperandView& b) {
-  const auto is_dense = [](const OperandView& view) {
-    return view.row_stride == 1 || view.column_stride == 1;
+                                    const OperandView& b, bool is_for_amx) {
+  const auto is_better_unpacked = [&](std::size_t inner_stride, std::size_t other_stride) {
+    return inner_stride == 1 || (other_stride == 1 && !is_for_amx);
   };
   if (size.segments != 1 || size.inner == 0) return false;
-  return size.rows <= most_skinny_vectors ? is_dense(b)
-                                          : size.columns <= most_skinny_vectors && is_dense(a);
+  return size.rows <= most_skinny_vectors ? is_better_unpacked(b.row_stride, b.column_stride)
+                                          : size.columns <= most_skinny_vectors &&
+                                                is_better_unpacked(a.column_stride, a.row_stride);
 }
 
 /// `finish(i, j, sums, count)` of a product (kernels/matmul.hpp) for sums with each of some
@@ -137,12 +138,12 @@ struct SkinnyProduct {
 };
 
 /// @param has_pairs whether pairs of bfloat16 hold the products exactly.
+/// @param is_for_amx whether AMX multiplies such operands.
 inline void multiply_skinny(const SkinnyProduct& product, bool has_pairs,
-                            const SkinnyFinish& finish) {
+                            [[maybe_unused]] bool is_for_amx, const SkinnyFinish& finish) {
   const ElementKernels& matrix = *product.matrix.kernels;
 #if defined(UNIT_SCALING_HAS_AMX)
-  // In the order in which AMX adds up the products of many rows.
-  if (matrix.are_for_amx && product.vectors.kernels->are_for_amx && may_use_amx()) {
+  if (is_for_amx) {
     std::uint32_t* const packed =
         product.pack<Bfloat16Pairs>(AmxVectors::width, AmxVectors::words(product.depth));
     AmxVectors::fill(product.depth, packed);

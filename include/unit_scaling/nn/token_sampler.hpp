@@ -31,6 +31,8 @@ struct SamplingOptions {
   /// Holtzman et al. 2019, arXiv:1904.09751); it is taken after top_k. 1: all.
   double top_p = 1;
   std::uint64_t seed = 0;
+  /// Tokens that are never drawn: one that stands for masked positions, say.
+  std::vector<std::int32_t> suppressed_tokens = {};
 };
 
 /// Draws tokens: token ~ softmax(logits / temperature), among those that are left. Of tokens that
@@ -50,7 +52,8 @@ class TokenSampler {
   [[nodiscard]] SamplingOptions options() const&& { return options_; }
 
   /// The token of one row of logits, in the draw of this number.
-  /// @throws DomainError if there are no logits, one is NaN or +∞, or all are −∞.
+  /// @throws DomainError if there are no logits, one is NaN or +∞, or all of tokens that may be
+  ///         drawn are −∞; or if a token that is never drawn has no logit.
   template <class T>
   [[nodiscard]] std::int32_t operator()(std::span<const T> logits, std::uint64_t draw) const {
     std::vector<double> numbers(logits.size());
@@ -58,6 +61,12 @@ class TokenSampler {
       numbers[i] = static_cast<double>(logits[i]);
       require(numbers[i] < std::numeric_limits<double>::infinity(), name,
               "expected logits that are finite or -infinity, got ", numbers[i], " for token ", i);
+    }
+    for (const std::int32_t token : options_.suppressed_tokens) {
+      require(token >= 0 && static_cast<std::size_t>(token) < numbers.size(), name,
+              "expected suppressed_tokens from 0 to ", static_cast<double>(numbers.size()) - 1,
+              ", got ", token);
+      numbers[static_cast<std::size_t>(token)] = -std::numeric_limits<double>::infinity();
     }
     const auto largest = std::max_element(numbers.begin(), numbers.end());
     require(largest != numbers.end() && std::isfinite(*largest), name,

@@ -83,16 +83,20 @@ template <ScaledOp Op> void inherit(Op& op, Rule rule) {
   }
 }
 
-/// The rule that the op was told; empty if it inherits one, or has none.
+/// The rule that the op was told, of ops that do the work of two the first that was; empty if it
+/// inherits one, or has none.
 template <ScaledOp Op> [[nodiscard]] std::optional<Rule> told_rule([[maybe_unused]] const Op& op) {
-  std::optional<Scaling> scaling;
+  const auto told = [](const Scaling& scaling) {
+    return scaling.is_inherited ? std::nullopt : std::optional(scaling.rule);
+  };
   if constexpr (Op::traits.has_followed_scalings) {
-    scaling = op.followed_scalings()[0];
+    const auto [first, second] = op.followed_scalings();
+    return first.is_inherited ? told(second) : told(first);
   } else if constexpr (detail::has_scaling<Op>) {
-    scaling = op.scaling;
+    return told(op.scaling);
+  } else {
+    return std::nullopt;
   }
-  if (!scaling || scaling->is_inherited) return std::nullopt;
-  return scaling->rule;
 }
 
 /// The op with its rule's own factors: without a constraint on them, if it has any.

@@ -43,7 +43,8 @@ struct OpTraits {
   bool has_constraint = false;
   /// Whether it has a member `followed_scalings()`: does the work of two ops, and tells the rules
   /// of the one whose factors `scales` are and of the other one, as a `std::array<Scaling, 2>`.
-  /// Such an op has a member `inherit(rule)` as well; see `ops::inherit`.
+  /// Such an op has a member `inherit(rule)` as well; see `ops::inherit`. No other op that has
+  /// another one as a member hands a rule on to it.
   bool has_followed_scalings = false;
   /// Whether it has a member `rounds_weights_as<P>(operand, gradient)`; see
   /// `ops::rounds_weights_as`.
@@ -67,7 +68,7 @@ namespace detail {
 struct MembersOfOps {
   int scaling;
   int homogeneity, item_counts, gradient_factor, constraint, followed_scalings, rounds_weights_as;
-  int tells_positions;
+  int tells_positions, inherit;
   int has_products, rounds_within, is_loss, ignores_constraint;  // of `traits`
 };
 
@@ -104,7 +105,8 @@ template <class Op>
 inline constexpr bool followed_scalings_are_as_told =
     Op::traits.has_followed_scalings == !requires {
   &AmbiguousMembers<Op>::followed_scalings;
-};
+}
+&&Op::traits.has_followed_scalings == !requires { &AmbiguousMembers<Op>::inherit; };
 template <class Op>
 inline constexpr bool rounds_weights_as_is_as_told = Op::traits.has_rounds_weights_as == !requires {
   &AmbiguousMembers<Op>::rounds_weights_as;

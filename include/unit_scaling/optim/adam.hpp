@@ -179,15 +179,16 @@ class Adam {
   /// clipping; empty before the first step, and without a `max_norm`.
   [[nodiscard]] std::optional<double> last_gradient_norm() const { return last_gradient_norm_; }
 
-  /// The share of a weight that decay takes in a step at this rate. Empty if it is coupled: it is
-  /// then divided by the size of the gradient.
-  [[nodiscard]] std::optional<double> decay_share(const ParameterSetting& setting,
-                                                  double learning_rate) const {
+  /// What decay takes of a weight in a step at this rate. Empty if it is coupled: it is then
+  /// divided by the size of the gradient.
+  [[nodiscard]] std::optional<DecayShare> decay_share(const ParameterSetting& setting,
+                                                      double learning_rate) const {
     switch (options_.decay.value_or(WeightDecay::coupled)) {
       case WeightDecay::independent:
-        return setting.weight_decay;
+        return DecayShare{setting.weight_decay, /*is_apart=*/true};
       case WeightDecay::decoupled:
-        return learning_rate * setting.learning_rate_factor * setting.weight_decay;
+        return DecayShare{learning_rate * setting.learning_rate_factor * setting.weight_decay,
+                          /*is_apart=*/true};
       case WeightDecay::coupled:
         break;
     }

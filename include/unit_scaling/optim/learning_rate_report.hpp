@@ -45,9 +45,9 @@ struct LearningRateRow {
   double factor;         ///< of its group and of the scale rules
   double learning_rate;  ///< the step's rate times the factor
   double weight_decay;   ///< λ
-  /// What decay takes of the weight in the step, as a share of it. Empty where the optimiser has no
-  /// `decay_share`, or cannot tell: it divides the decay by the size of the gradient, say.
-  std::optional<double> decay_share;
+  /// Empty where the optimiser has no `decay_share`, or cannot tell: it divides the decay by the
+  /// size of the gradient, say.
+  std::optional<DecayShare> decay_share;
 };
 
 /// One row for each parameter of the optimiser, in its order, for a step at `learning_rate`.
@@ -60,7 +60,7 @@ template <Optimiser O>
     require(*setting.is_in_place, "learning_rate_report", "expected '", setting.name,
             "' to have stayed in place since the optimiser was made");
     const Parameter& parameter = *setting.parameter;
-    std::optional<double> decay_share;
+    std::optional<DecayShare> decay_share;
     if constexpr (requires { optimiser.decay_share(setting, learning_rate); }) {
       decay_share = optimiser.decay_share(setting, learning_rate);
     }

@@ -70,9 +70,11 @@ class Sgd {
   /// clipping; empty before the first step, and without a `max_norm`.
   [[nodiscard]] std::optional<double> last_gradient_norm() const { return last_gradient_norm_; }
 
-  /// The share of a weight that decay takes in a step at this rate, without momentum.
-  [[nodiscard]] static double decay_share(const ParameterSetting& setting, double learning_rate) {
-    return learning_rate * setting.learning_rate_factor * setting.weight_decay;
+  /// What decay takes of a weight in a step at this rate, once the momentum has built up.
+  [[nodiscard]] DecayShare decay_share(const ParameterSetting& setting,
+                                       double learning_rate) const {
+    const double rate = learning_rate * setting.learning_rate_factor / (1 - options_.momentum);
+    return {rate * setting.weight_decay, /*is_apart=*/false};
   }
 
   /// Shows "momentum.NAME" for each parameter and "steps" to `visit(name, state)`.

@@ -61,10 +61,15 @@ namespace scaling {
 inline constexpr Scaling none{Rule::none};
 inline constexpr Scaling paper{Rule::paper};
 inline constexpr Scaling umup{Rule::umup};
-/// What an op follows that is told nothing. Recorded on a tape, it follows the rule of the first
-/// thing it reads that has one: a parameter has the rule of the Initialiser that made it, and what
-/// an op writes has the rule of what the op read, or else the op's own. So ops in a model follow
-/// the model's rule. Where nothing has a rule, and on arrays, it is Rule::paper.
+/// What an op follows that is told nothing. Recorded on a tape, it follows the rule of what it
+/// reads, so that ops in a model follow the model's:
+///
+/// 1. the rule that a parameter among its arguments was made for, by an Initialiser;
+/// 2. without one, that of parameters which an argument was computed from;
+/// 3. without these, a rule that an op behind an argument was told.
+///
+/// Where several count the same, the first does. Where there is none, and on arrays, it is
+/// Rule::paper. A constraint may be told without a rule: `scaling::inherited.with(...)`.
 inline constexpr Scaling inherited{.is_inherited = true};
 
 }  // namespace scaling
