@@ -64,8 +64,10 @@ void train(const Options& options, us::nn::TransformerDecoder& model, Optimiser 
       tape.backward(model.next_token_loss(tape, batches.training(batch, step)));
       for (const std::uint32_t each : looked_at) {
         if (step != each) continue;
-        const double norm = us::optim::gradient_norm(tape, parameters);
-        norms += " " + std::to_string(std::llround(1000 * norm) / 1000.0);
+        std::array<char, 32> norm{};
+        std::snprintf(norm.data(), norm.size(), " %.3g",
+                      us::optim::gradient_norm(tape, parameters));
+        norms += norm.data();
       }
       optimiser.step(tape, std::exp2(options.log2_rate) * schedule(step));
     }
