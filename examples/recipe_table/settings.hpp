@@ -3,13 +3,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/train/fingerprint.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
 
 namespace recipe_table {
@@ -37,16 +36,12 @@ struct Settings {
 
   /// What figures depend on, but for the model and the method.
   [[nodiscard]] std::string text(const unit_scaling::train::TextCorpus& corpus) const {
-    std::string ids;
-    for (const auto part : {corpus.training(), corpus.validation()}) {
-      for (const std::int32_t id : part) {
-        ids.append(reinterpret_cast<const char*>(&id), sizeof id);
-      }
-    }
+    unit_scaling::train::Fingerprint fingerprint;
+    fingerprint.add_data("text", corpus);
     std::ostringstream out;
     out << "hidden " << hidden_size << ", layers " << layers << ", steps " << steps << ", tokens "
         << tokens << ", unit-lr " << unit_rate << ", plain-lr " << plain_rate << ", threads "
-        << threads << ", text " << std::hex << unit_scaling::text_hash(ids);
+        << threads << ", text " << *fingerprint.value("text");
     return out.str();
   }
 };

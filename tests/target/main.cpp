@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Prints the results of the parts linked, after the name of each; with both of them, also tries
-// whether they have one number of threads.
+// whether they have one number of threads and tell of one signal.
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 
 #include "part.hpp"
+
+/// The library takes no name of C from a program.
+extern "C" void note_signal(int /*signal*/) { std::abort(); }
 
 int main() {
 #ifdef WITH_BASELINE
@@ -34,5 +38,10 @@ int main() {
   if (!expect(2)) return 1;
   baseline::set_threads(1);
   if (!expect(1)) return 1;
+  if (!baseline::is_interrupted(native::interruption) ||
+      !native::is_interrupted(baseline::interruption)) {
+    std::fputs("one part was not told of the signal that the other got\n", stderr);
+    return 1;
+  }
 #endif
 }

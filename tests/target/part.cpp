@@ -2,6 +2,7 @@
 // One file of a program, compiled once for each target, with PART as the name of its namespace.
 #include "part.hpp"
 
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "unit_scaling/ops/gelu.hpp"
 #include "unit_scaling/ops/linear.hpp"
 #include "unit_scaling/ops/softmax.hpp"
+#include "unit_scaling/train/interruption.hpp"
 
 namespace {
 
@@ -80,6 +82,14 @@ bool loop_is_shared() {
     if (calls[i] != 1 || available[i] != 1) return false;
   }
   return true;
+}
+
+int interruption() { return us::train::interruption(); }
+
+bool is_interrupted(int (*told)()) {
+  const us::train::InterruptionScope scope("a signal that the test sends");
+  std::raise(SIGINT);
+  return told() == SIGINT;
 }
 
 }  // namespace PART

@@ -10,6 +10,8 @@
   void set_threads(std::size_t count); \
   std::size_t threads();               \
   bool loop_is_shared();               \
+  int interruption();                  \
+  bool is_interrupted(int (*told)());  \
   }
 DECLARE_PART(baseline)
 DECLARE_PART(native)

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -12,10 +13,13 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 #include "support/errors.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/texts.hpp"
 #include "unit_scaling/formats/encoded_array.hpp"
 
 namespace checkpoints_test {
@@ -130,6 +134,98 @@ TEST_F(CheckpointsTest, SaysWhichTrainingItIsOfAndReplacesNoneOfAnother) {
   EXPECT_EQ(training.weights, after(10).weights);
 }
 
+TEST_F(CheckpointsTest, ReplaceNoFileThatIsNotTheirOwn) {
+  const fs::path file = of(training_).path(100);
+  const auto expect_refusal = [&](std::string_view what) {
+    const std::string before = content(file);
+    expect_error<FileError>([&] { of(training_).save(100, after(100)); },
+                            {"step-00000100.safetensors'", what});
+    EXPECT_EQ(content(file), before);
+    EXPECT_EQ(names(), std::set<std::string>{"step-00000100.safetensors"});
+  };
+  fs::create_directories(path_);
+  train::save_state(file, after(5));
+  expect_refusal("is no checkpoint of a training");
+  std::ofstream(file) << "mine";
+  expect_refusal("safetensors");
+  fs::remove(file);
+  save(of(other_), {100});
+  std::ofstream(file, std::ios::app) << "x";
+  expect_refusal("safetensors");
+  fs::remove(file);
+  // Its own may be replaced.
+  save(of(training_), {100, 100});
+}
+
+TEST_F(CheckpointsTest, ReplaceADamagedOneThatWasToldOf) {
+  save(of(training_), {10, 20});
+  fs::resize_file(of(training_).path(20), 100);
+  int told = 0;
+  const Checkpoints tolerant =
+      of(training_, {.on_damaged = [&](const FileError& /*error*/) { ++told; }});
+  expect_error<FileError>([&] { tolerant.save(20, after(20)); }, {"step-00000020.safetensors'"});
+  Counting training;
+  EXPECT_EQ(tolerant.load_latest(training), 10U);
+  EXPECT_EQ(told, 1);
+  save(tolerant, {20});
+  EXPECT_EQ(of(training_).load_latest(training), 20U);
+  // It is no longer a damaged one that may be replaced.
+  std::ofstream(of(training_).path(20)) << "mine";
+  expect_error<FileError>([&] { tolerant.save(20, after(20)); }, {"step-00000020.safetensors'"});
+}
+
+TEST_F(CheckpointsTest, AreNotOfAnotherStepThanTheirNameSays) {
+  save(of(training_), {10, 20});
+  fs::rename(of(training_).path(20), of(training_).path(500));
+  const auto text = {
+      std::string_view("step-00000500.safetensors': is of step 20, expected step "
+                       "500 as its name says")};
+  Counting training = after(3);
+  expect_error<FileError>([&] { (void)of(training_).load_latest(training); }, text);
+  expect_error<FileError>([&] { of(training_).save(500, after(500)); }, text);
+  EXPECT_EQ(training.weights, after(3).weights);
+  std::vector<std::string> told;
+  const Checkpoints tolerant = of(
+      training_, {.on_damaged = [&](const FileError& error) { told.emplace_back(error.what()); }});
+  EXPECT_EQ(tolerant.load_latest(training), 10U);
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_NE(told[0].find(*text.begin()), std::string::npos);
+  EXPECT_EQ(of(training_).latest()->step(), 10U);
+}
+
+TEST_F(CheckpointsTest, OfATrainingBegunAnewKeepTheOneThatWasJustSaved) {
+  const Checkpoints one = of(training_, {.keep = 1});
+  save(one, {100, 20});
+  EXPECT_EQ(names(), std::set<std::string>{"step-00000020.safetensors"});
+  save(of(training_, {.keep = 2}), {30, 10});
+  EXPECT_EQ(names(),
+            (std::set<std::string>{"step-00000010.safetensors", "step-00000030.safetensors"}));
+}
+
+TEST_F(CheckpointsTest, AreLoadedWhileTheyAreSaved) {
+  const Checkpoints writer = of(training_, {.keep = 1});
+  save(writer, {1});
+  std::atomic<bool> is_over = false;
+  std::thread saving([&] {
+    for (std::uint64_t step = 2; !is_over; ++step) writer.save(step, after(step));
+  });
+  const Checkpoints reader = of(training_, {.keep = 1});
+  Counting training;
+  std::uint64_t last = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::optional<std::uint64_t> step;
+    EXPECT_NO_THROW(step = reader.load_latest(training));
+    if (!step || *step < last) ADD_FAILURE() << "after step " << last;
+    last = step.value_or(last);
+  }
+  is_over = true;
+  saving.join();
+  // A name without a file is a damaged one, not one that has gone.
+  fs::create_symlink("nothing", of(training_).path(1'000'000'000));
+  expect_error<FileError>([&] { (void)reader.load_latest(training); },
+                          {"step-1000000000.safetensors': there is no such file"});
+}
+
 TEST_F(CheckpointsTest, TellsOfADamagedOneAndTakesTheOneBeforeIfTold) {
   save(of(training_), {10, 20, 30});
   fs::resize_file(of(training_).path(30), 100);
@@ -210,6 +306,9 @@ TEST_F(CheckpointsTest, InOneFileReplaceEachOther) {
   save(of_other, {5});
   EXPECT_EQ(of_other.load_latest(training), 5U);
   EXPECT_TRUE(fs::exists(folder_.path() / "step-00000001.safetensors"));
+  std::ofstream(file) << "whatever is there";
+  save(checkpoints, {7});
+  EXPECT_EQ(checkpoints.load_latest(training), 7U);
 }
 
 TEST_F(CheckpointsTest, NameFilesThatAreNone) {
@@ -234,11 +333,31 @@ TEST_F(CheckpointsTest, NameFilesThatAreNone) {
 
 TEST_F(CheckpointsTest, RefusesFoldersThatAreNoneAndToKeepNone) {
   expect_domain_error([&] { (void)of(training_, {.keep = 0}); }, {"Checkpoints", "keep"});
+  for (const auto make :
+       {+[](const Fingerprint& training) { (void)Checkpoints("", training); },
+        +[](const Fingerprint& training) { (void)Checkpoints::in_file("", training); }}) {
+    expect_domain_error([&] { make(training_); }, {"Checkpoints", "got none"});
+  }
   std::ofstream(folder_.path() / "runs") << "a file";
-  expect_error<FileError>([&] { of(training_).save(1, after(1)); }, {"runs/one", "folder"});
+  expect_error<FileError>([&] { of(training_).save(1, after(1)); },
+                          {"runs/one", "folder", "one can be made: Not a directory"});
   Counting training;
   expect_error<FileError>([&] { (void)of(training_).load_latest(training); },
                           {"runs/one", "cannot be read"});
+  const fs::path no_folder = folder_.path() / "none/file";
+  expect_error<FileError>(
+      [&] { (void)Checkpoints::in_file(no_folder, training_).load_latest(training); },
+      {"/none/file': cannot create a file beside it: "});
+  // Where nothing can be made, whoever the user is.
+  if (!fs::exists("/proc/self")) return;
+  const Checkpoints in_proc("/proc/self/runs/one", training_);
+  expect_error<FileError>([&] { in_proc.save(1, after(1)); },
+                          {"'/proc/self/runs/one': expected a folder, or that one can be made: "});
+  expect_error<FileError>([&] { (void)in_proc.load_latest(training); },
+                          {"'/proc/self/runs': cannot create a file beside it: "});
+  expect_error<FileError>(
+      [&] { (void)Checkpoints::in_file("/proc/self/file", training_).load_latest(training); },
+      {"'/proc/self/file': cannot create a file beside it: "});
 }
 
 TEST_F(CheckpointsTest, StayAsTheyAreWhereTheNextCannotBeWritten) {

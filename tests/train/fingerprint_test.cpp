@@ -107,6 +107,22 @@ TEST(Fingerprint, NamesEachKeyThatDiffersWithBothValues) {
   EXPECT_EQ(Fingerprint::difference(there, there), "");
 }
 
+TEST(Fingerprint, ShowsWhereLongValuesDiffer) {
+  const std::string same(199, 'x');
+  const auto difference = [&](const std::string& there, const std::string& here) {
+    return Fingerprint::difference(Fingerprint().add("prompt", same + there),
+                                   Fingerprint().add("prompt", same + here));
+  };
+  EXPECT_EQ(difference("a", "b"), "prompt is …a there and …b here, after 199 equal bytes");
+  EXPECT_EQ(difference("é!", "è!"), "prompt is …é! there and …è! here, after 199 equal bytes");
+  EXPECT_EQ(Fingerprint::difference(Fingerprint().add("a", "not set").add("b", "empty"),
+                                    Fingerprint().add("b", "")),
+            "a is not set there and not set here, b is empty there and empty here");
+  // Their sizes tell them apart.
+  const std::string size = "… (200 bytes) there";
+  EXPECT_NE(difference("a", "").find(size), std::string::npos);
+}
+
 TEST(Fingerprint, IsTheSameInAnyOrder) {
   const Fingerprint a = Fingerprint().add("seed", 1).add("rate", 2);
   const Fingerprint b = Fingerprint().add("rate", 2).add("seed", 1);

@@ -1,16 +1,29 @@
 // SPDX-License-Identifier: MIT
-#include "unit_scaling/train/interruption.hpp"
+#include <csignal>
+
+namespace interruption_test {
+
+/// Made before all that a header has, so that it is destroyed after that.
+struct LastThing {
+  bool raises = false;
+  ~LastThing() {
+    if (raises) std::raise(SIGINT);
+  }
+} last_thing;
+
+}  // namespace interruption_test
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
-#include <csignal>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
 #include "support/errors.hpp"
+#include "unit_scaling/train/interruption.hpp"
 
 namespace interruption_test {
 
@@ -38,6 +51,53 @@ TEST(Interruption, NamesTheProgramThatStops) {
   std::raise(SIGINT);
   EXPECT_EQ(testing::internal::GetCapturedStderr(),
             "trainer: stopping after this step; Ctrl-C again ends at once\n");
+}
+
+TEST(Interruption, ShowsTheBeginOfALongNameOnOneLine) {
+  const InterruptionScope scope(std::string(10000, '\x1b'));
+  testing::internal::CaptureStderr();
+  std::raise(SIGINT);
+  std::string name;
+  for (int i = 0; i < 100; ++i) name += "\\x1b";
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            name + "… (10000 bytes): stopping after this step; Ctrl-C again ends at once\n");
+}
+
+TEST(InterruptionDeathTest, IsAnsweredWhileTheProgramEnds) {
+  EXPECT_EXIT(
+      {
+        const InterruptionScope scope("a program whose name is too long to be kept in a string");
+        last_thing.raises = true;
+        std::exit(3);
+      },
+      testing::ExitedWithCode(3), "^a program whose name is too long to be kept in a string: stop");
+}
+
+TEST(InterruptionDeathTest, LetsAProgramGoOnWhoseOutputNobodyReads) {
+  const auto write_to_no_one = [] {
+    int ends[2] = {};
+    if (pipe(ends) != 0) std::exit(9);
+    close(ends[0]);
+    return write(ends[1], "?", 1);
+  };
+  EXPECT_EXIT(
+      {
+        { const InterruptionScope scope; }
+        (void)write_to_no_one();
+        std::exit(0);
+      },
+      testing::KilledBySignal(SIGPIPE), "");
+  EXPECT_EXIT(
+      {
+        bool fails = true;
+        {
+          const InterruptionScope scope;
+          std::raise(SIGINT);
+          fails = write_to_no_one() == -1;
+        }
+        std::exit(fails && write_to_no_one() == -1 ? 7 : 8);
+      },
+      testing::ExitedWithCode(7), "");
 }
 
 TEST(InterruptionDeathTest, EndsTheProgramAtTheSecondSignal) {

@@ -109,6 +109,17 @@ TEST(RunFolder, RefusesNamesThatAreNoFoldersAndMakesNone) {
   EXPECT_EQ(std::distance(fs::directory_iterator(root.path()), {}), 3);
 }
 
+TEST(RunFolder, HasANameToWhichANumberCanBePut) {
+  const TemporaryFolder root;
+  for (const fs::path& path : {fs::path("/"), fs::path("."), fs::path(".."), fs::path("../"),
+                               root.path() / ".", root.path() / "a/..", root.path() / "./"}) {
+    expect_error<FileError>([&] { (void)RunFolder::take_new(path); },
+                            {"'" + path.string() + "': expected the name of a new folder"});
+  }
+  expect_error<FileError>([] { (void)RunFolder::take_new(""); }, {"empty"});
+  EXPECT_EQ(RunFolder::take_new(root.path() / ".a").path(), root.path() / ".a");
+}
+
 TEST(RunFolder, IsThatOfOneTrainingUnlessItMayBeReplaced) {
   const TemporaryFolder root;
   const Fingerprint first = Fingerprint().add("rate", 0.5).add("note", "a b");

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <locale>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -257,6 +258,50 @@ TEST_P(SentencePiece, RefusesToTrainWhatCannotBeTrained) {
   EXPECT_FALSE(fs::exists(model));
 }
 
+// SentencePiece itself ends the process at these.
+TEST_P(SentencePiece, TrainsOnTextsOfAlmostOneCharacter) {
+  const auto times = [](int count, std::string_view part) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += part;
+    return text;
+  };
+  for (const std::string& text :
+       {times(50, "a"), times(50, "é"), times(50, "\uFFFD"), times(50, "\xFF"),
+        times(50, "\xE2\x96\x81"), times(50, " "), times(50, "\r"), times(7, "éa"),
+        times(22, " ") + times(21, "b"), times(9, "é") + times(9, "\xFF"),
+        times(10, "a") + times(10, "b") + times(10, "c")}) {
+    try {
+      const SentencePieceTokeniser subwords(train(text, 264));
+      EXPECT_EQ(subwords.text_of(subwords.ids_of(text)), text);
+    } catch (const std::invalid_argument& error) {
+      EXPECT_NE(std::string(error.what()).find("SentencePieceTokeniser::train: "),
+                std::string::npos);
+    }
+  }
+}
+
+TEST_P(SentencePiece, TrainsTheSameModelWhateverTheGlobalLocale) {
+  class DecimalComma final : public std::numpunct<char> {
+    [[nodiscard]] char do_decimal_point() const override { return ','; }
+    [[nodiscard]] char do_thousands_sep() const override { return '.'; }
+    [[nodiscard]] std::string do_grouping() const override { return "\3"; }
+  };
+  const std::string model = content(train(some_text()));
+  const std::locale before = std::locale::global(std::locale({}, new DecimalComma));
+  EXPECT_NO_THROW(train(some_text(), 330, "comma.model"));
+  std::locale::global(before);
+  EXPECT_EQ(content(path("comma.model")), model);
+}
+
+TEST_P(SentencePiece, SaysThatAModelCannotBeWrittenBeforeItTrains) {
+  // No model can be made of it, which only the training tells.
+  expect_error<std::invalid_argument>([&] { train("text", 8000); }, {"size too high (8000)"});
+  expect_error<FileError>([&] { train("text", 8000, "no/folder.model"); }, {"folder.model'"});
+  write("there.model", "mine");
+  expect_error<std::invalid_argument>([&] { train("text", 8000, "there.model"); }, {});
+  EXPECT_EQ(content(path("there.model")), "mine");
+}
+
 TEST_P(SentencePiece, RefusesFilesThatAreNoModels) {
   const std::string model = content(train(some_text()));
   for (const std::size_t size :
@@ -302,6 +347,45 @@ TEST_P(SentencePiece, GivesTheIdsOfTheLibraryForModelsOfOthers) {
   Ids written(file.size());
   file.read(0, written);
   EXPECT_EQ(written, ids);
+}
+
+// As those of Gemma, which has subwords of several line ends and of several spaces.
+TEST_P(SentencePiece, GivesTheIdsOfTheLibraryWhereSubwordsGoOnAfterALine) {
+  for (const std::string symbols : {"\n\n,\n\n\n", "y\xE2\x96\x81"}) {
+    write("text", some_text());
+    const std::unordered_map<std::string, std::string> settings{
+        {"input", path("text").string()},
+        {"model_prefix", path("other").string()},
+        {"model_type", GetParam() == Kind::bpe ? "bpe" : "unigram"},
+        {"vocab_size", "330"},
+        {"byte_fallback", "true"},
+        {"normalization_rule_name", "identity"},
+        {"add_dummy_prefix", "false"},
+        {"remove_extra_whitespaces", "false"},
+        {"user_defined_symbols", symbols},
+        {"minloglevel", "3"}};
+    ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train(settings).ok());
+    const SentencePieceTokeniser subwords(path("other.model"));
+    EXPECT_TRUE(subwords.keeps_text());
+    sentencepiece::SentencePieceProcessor library;
+    ASSERT_TRUE(library.Load(path("other.model").string()).ok());
+    std::string long_line;
+    while (long_line.size() < 9000) long_line += "they say ";
+    for (const std::string& text : {std::string("the ship\n\nsaid"),
+                                    std::string("the\n\n\n\nship\n"), some_text(), long_line}) {
+      std::vector<int> ids;
+      ASSERT_TRUE(library.Encode(text, &ids).ok());
+      EXPECT_EQ(subwords.ids_of(text), ids);
+      EXPECT_EQ(subwords.text_of(ids), text);
+      subwords.write_ids(std::array{write("one", text)}, path("ids.bin"));
+      const train::TokenFile file(path("ids.bin"), 330, train::TokenBytes::two);
+      Ids written(file.size());
+      file.read(0, written);
+      EXPECT_EQ(written, ids);
+    }
+    const std::string strange = "the\n\nship \xE2\x96\x81 \xFF\n\n";
+    EXPECT_EQ(subwords.text_of(subwords.ids_of(strange)), strange);
+  }
 }
 
 TEST_P(SentencePiece, MakesCorporaThatAreTheSameInMemoryAndInAFile) {

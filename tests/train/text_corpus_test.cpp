@@ -145,8 +145,12 @@ TEST_F(TextFiles, ThatCannotBeMappedAreNamed) {
                               {what, "'" + path.string() + "': "});
     }
   }
-  expect_error<std::invalid_argument>([&] { (void)TextCorpus::map_files(std::array{there}, 11); },
-                                      {"100 bytes", "window of 11", "at least 110"});
+  expect_error<std::invalid_argument>(
+      [&] { (void)TextCorpus::map_files(std::array{there}, 11); },
+      {"100 bytes in '" + there.string() + "';", "window of 11", "at least 110"});
+  const std::array two{there, write("more", "text")};
+  expect_error<std::invalid_argument>([&] { (void)TextCorpus::map_files(two, 11); },
+                                      {"104 bytes in '" + there.string() + "' and 1 more;"});
   expect_error<std::invalid_argument>([] { (void)TextCorpus::map_files({}, 1); }, {"0 bytes"});
 }
 
@@ -156,8 +160,14 @@ TEST_F(TextFiles, ThatAreChangedMeanwhileAreRefusedWhereTheyHaveOtherBytes) {
   const TextCorpus corpus = TextCorpus::map_files(paths, 1);
   std::ofstream(paths[0], std::ios::binary | std::ios::in).seekp(95) << "\n";
   EXPECT_EQ(corpus.training()[0], 0);
-  unit_scaling_test::expect_domain_error([&] { (void)corpus.validation()[5]; },
-                                         {"TextCorpus", R"('\n')"});
+  expect_error<FileError>([&] { (void)corpus.validation()[5]; },
+                          {"/a': has byte ", R"('\n' at position 95)"});
+  const std::array both{write("c", std::string(7, 'a')), paths[0]};
+  const TextCorpus two = TextCorpus::map_files(both, 1);
+  std::ofstream(paths[0], std::ios::binary | std::ios::in).seekp(98) << "b";
+  std::vector<std::int32_t> ids(5);
+  expect_error<FileError>([&] { two.validation().copy(5, ids); },
+                          {"/a': has byte 'b' at position 98, expected only bytes"});
 }
 
 TEST_F(TextFiles, AreReadOneAfterAnother) {

@@ -50,4 +50,13 @@ TEST(TextParts, EndBetweenCharactersWhereALineHasNoWords) {
             (Texts{std::string(4096, '\x80'), std::string(904, '\x80')}));
 }
 
+TEST(TextParts, TellWhichSubwordsTheyMayCut) {
+  for (const std::string_view whole : {"", " ", "the", " the", "  the", "end\n", "\n", "   "}) {
+    EXPECT_FALSE(TextParts::may_cut(whole)) << whole;
+  }
+  for (const std::string_view cut : {"\n\n", "a\nb", "the ", "of the", "\n "}) {
+    EXPECT_TRUE(TextParts::may_cut(cut)) << cut;
+  }
+}
+
 }  // namespace text_parts_test

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <ranges>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -220,8 +221,28 @@ TEST(TokenCorpus, DrawsEachIdButTheMaskAtRandom) {
       EXPECT_NEAR(counts[id], expected[id], 5 * std::sqrt(expected[id])) << mask << ' ' << id;
     }
   }
-  expect_domain_error([] { train::MaskedBatches(Few(1, 0), 10, 1); },
-                      {"MaskedBatches", "more than the mask"});
 }
+
+TEST(TokenCorpus, MustHaveTheIdsThatItSaysForMaskedBatches) {
+  const auto refuse = [](const Few& corpus, std::string_view what) {
+    expect_domain_error([&] { train::MaskedBatches(corpus, 10, 1); }, {"MaskedBatches", what});
+  };
+  refuse(Few(1, 0), "more than the mask and fewer than 2^31 ids, got 1");
+  refuse(Few(0, 0), "got 0");
+  refuse(Few(0x80000000, 0), "got 2147483648");
+  refuse(Few((std::size_t{1} << 32) + 2, 0), "got 4294967298");
+  refuse(Few(5, -1), "mask from 0 to 4, got -1");
+  refuse(Few(5, 5), "mask from 0 to 4, got 5");
+  const Few most(0x7FFFFFFF, 0x7FFFFFFE);
+  EXPECT_NO_THROW(train::MaskedBatches(most, 10, 1));
+}
+
+// Which would be gone when a batch is asked for.
+template <class Batches>
+constexpr bool takes_temporaries =
+    std::is_constructible_v<Batches, Few, std::size_t, std::uint64_t> ||
+    std::is_constructible_v<Batches, const Few, std::size_t, std::uint64_t>;
+static_assert(!takes_temporaries<train::CausalBatches> && !takes_temporaries<train::MaskedBatches>);
+static_assert(std::is_constructible_v<train::CausalBatches, Few&, std::size_t, std::uint64_t>);
 
 }  // namespace token_corpus_test

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "support/errors.hpp"
@@ -104,7 +106,19 @@ TEST_F(TokenIdCorpora, RefuseTextsWithoutAWindow) {
                                       {"text too short: 159 ids", "at least 160"});
   std::ofstream(path()) << "";
   expect_error<std::invalid_argument>(
-      [&] { (void)TokenIdCorpus::map_file(path(), {.size = 5}, 1); }, {"0 ids", "at least 10"});
+      [&] { (void)TokenIdCorpus::map_file(path(), {.size = 5}, 1); },
+      {"0 ids in '" + path().string() + "';", "at least 10"});
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  expect_error<std::invalid_argument>([&] { TokenIdCorpus(Ids(9, 0), {.size = 1}, most / 2); },
+                                      {"at least " + std::to_string(most)});
+}
+
+TEST_F(TokenIdCorpora, ThatAreMovedFromHaveNoIds) {
+  TokenIdCorpus corpus(some_ids(), {.size = 1000}, 20);
+  const TokenIdCorpus taken = std::move(corpus);
+  EXPECT_EQ(taken.training().size(), 2701U);
+  EXPECT_TRUE(corpus.training().empty());  // NOLINT(bugprone-use-after-move)
+  EXPECT_TRUE(corpus.validation().empty());
 }
 
 TEST_F(TokenIdCorpora, NameTheFileAndThePositionOfAnIdBeyondTheVocabulary) {

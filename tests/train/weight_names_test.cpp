@@ -53,6 +53,13 @@ TEST(WeightNames, TakeNumbersOverInTheirOrder) {
                    "layers.0.w = h.0.q 4 + h.0.k 2, transposed"}));
 }
 
+TEST(WeightNames, TakeAllDigitsOfANumber) {
+  const WeightNames names{{"h{}1", {"a{}"}}};
+  unit_scaling_test::expect_domain_error(
+      [&] { (void)names.entries_of(std::vector<std::string>{"h11"}); },
+      {"expected an entry for 'h11', got none"});
+}
+
 TEST(WeightNames, NeedOneEntryForEachParameter) {
   const WeightNames names{{"layers.{}.w", {"h.{}.w"}}};
   // Neither nothing, nor a sign, nor other letters are a number; and nothing may be left over.

@@ -25,6 +25,7 @@ class CausalBatches {
   /// @throws DomainError unless the window has from 2 ids to as many as the training text.
   CausalBatches(const TokenCorpus& corpus, std::size_t window, std::uint64_t seed)
       : windows_(name, corpus, window, /*shortest=*/2), seed_(seed) {}
+  CausalBatches(const TokenCorpus&& corpus, std::size_t window, std::uint64_t seed) = delete;
 
   /// The batch of training step `step`: windows that begin anywhere in the training text. A pure
   /// function of (seed, step), so training can be taken up again at any step.

@@ -22,6 +22,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -29,6 +30,7 @@
 #include <utility>
 #include <vector>
 
+#include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/printable.hpp"
@@ -91,6 +93,9 @@ class Checkpoint {
 
 /// The checkpoints of one training: in a folder as step-00000100.safetensors and so on, the last
 /// ones of which are kept, or as one file. `load_state` and `load_part` read each of them.
+///
+/// One program at a time saves to a folder, which `RunFolder` sees to; others may load meanwhile.
+/// The members of one object are called by one thread at a time.
 class Checkpoints {
  public:
   struct Options {
@@ -103,51 +108,59 @@ class Checkpoints {
 
   /// @param folder is made, with those above it, when something is saved.
   /// @param training what they are checkpoints of.
-  /// @throws DomainError if `options.keep` is 0.
+  /// @throws DomainError if the name of the folder is empty, or `options.keep` is 0.
   Checkpoints(std::filesystem::path folder, Fingerprint training)
       : Checkpoints(std::move(folder), std::move(training), Options{}) {}
   Checkpoints(std::filesystem::path folder, Fingerprint training, Options options)
-      : folder_(std::move(folder)), training_(std::move(training)), options_(std::move(options)) {
+      : place_(std::move(folder)), training_(std::move(training)), options_(std::move(options)) {
+    require(!place_.empty(), "Checkpoints", "expected the name of a folder or file, got none");
     require_size("Checkpoints", "keep", options_.keep);
   }
 
-  /// One file of that name, which each checkpoint replaces. Its folder is there.
+  /// One file of that name, which each checkpoint replaces, and so it does whatever else is there.
+  /// Its folder is there.
+  /// @throws DomainError if the name is empty.
   [[nodiscard]] static Checkpoints in_file(std::filesystem::path file, Fingerprint training) {
-    Checkpoints checkpoints(file.parent_path(), std::move(training), Options{.keep = 1});
-    checkpoints.file_ = std::move(file);
+    Checkpoints checkpoints(std::move(file), std::move(training), Options{.keep = 1});
+    checkpoints.is_one_file_ = true;
     return checkpoints;
   }
 
   /// The name of the checkpoint after that step.
   [[nodiscard]] std::filesystem::path path(std::uint64_t step) const {
-    if (!file_.empty()) return file_;
+    if (is_one_file_) return place_;
     std::string digits = std::to_string(step);
     digits.insert(0, digit_count - std::min(digit_count, digits.size()), '0');
-    return folder_ / (std::string(prefix) + digits + std::string(suffix));
+    return place_ / (std::string(prefix) + digits + std::string(suffix));
   }
 
   /// Saves the training after that step, as `save_state` does, unless an array of it has an element
   /// that is not finite: the checkpoint from before is then worth more. When the new one is in its
-  /// place, the oldest are removed, so that `keep` are left; those of other trainings, and files of
-  /// other names, stay, and so does what cannot be removed.
+  /// place, those of the lowest steps are removed, and never the new one, so that `keep` are left;
+  /// those of other trainings, damaged ones and files of other names stay, and so does what cannot
+  /// be removed.
+  ///
+  /// In a folder a checkpoint replaces one of the same training and step, or a file that
+  /// `on_damaged` was told of, and no other.
   /// @param training a part, or a function of a visitor; see train/training_state.hpp.
   /// @returns whether it is saved.
-  /// @throws FileError if it cannot be written, or the folder has a checkpoint of another training
-  ///         in its place; and as `save_state`. Nothing is written or removed then.
+  /// @throws FileError if it cannot be written, or the folder has another file in its place; and as
+  ///         `save_state`. Nothing is written or removed then.
   template <class Training> bool save(std::uint64_t step, Training&& training) const {
     if (first_non_finite_state(training)) return false;
     const std::filesystem::path target = path(step);
-    if (file_.empty()) {
+    if (!is_one_file_) {
+      make_folder();
+      // What is no regular file is refused when it is written.
       std::error_code error;
-      std::filesystem::create_directories(folder_, error);
-      if (!std::filesystem::is_directory(folder_, error)) {
-        throw FileError(folder_.string(), "expected a folder, or that one can be made");
+      if (!damaged_.contains(step) && std::filesystem::is_regular_file(target, error)) {
+        opened(step).require_training(training_);
       }
-      if (const auto there = opened(target)) there->require_training(training_);
     }
     save_state(target, training,
                {{"training", training_.to_string()}, {"step", std::to_string(step)}});
-    if (file_.empty()) remove_old(step);
+    damaged_.erase(step);
+    if (!is_one_file_) remove_old(step);
     return true;
   }
 
@@ -156,8 +169,7 @@ class Checkpoints {
   /// @throws FileError if the folder cannot be read.
   [[nodiscard]] std::optional<Checkpoint> latest() const {
     for (const std::uint64_t step : steps()) {
-      auto checkpoint = opened(path(step));
-      if (checkpoint && checkpoint->training() == training_) return checkpoint;
+      if (auto checkpoint = own(step)) return checkpoint;
     }
     return std::nullopt;
   }
@@ -165,10 +177,12 @@ class Checkpoints {
   /// Loads the last checkpoint, as `load_state` does.
   /// @returns the step that it is of; empty if there is no checkpoint.
   /// @throws FileError if it is of another training, with what differs in its text; if it cannot be
-  ///         loaded and `on_damaged` is not given, or none can be. The training is then as it was.
+  ///         loaded, or has the name of another step, and `on_damaged` is not given; if none can be
+  ///         loaded; or if there is none and none could be saved. The training is then as it was.
   template <class Training>
   [[nodiscard]] std::optional<std::uint64_t> load_latest(Training&& training) const {
     std::optional<FileError> newest_error;
+    bool has_vanished = false;
     for (const std::uint64_t step : steps()) {
       std::optional<Checkpoint> checkpoint;
       const auto is_done = [&](const auto& attempt) {
@@ -176,17 +190,25 @@ class Checkpoints {
           attempt();
           return true;
         } catch (const FileError& error) {
+          // Removed since the folder was read, by who saves there: there are later ones now.
+          if (!checkpoint && !is_there(path(step))) {
+            has_vanished = true;
+            return false;
+          }
           if (!options_.on_damaged) throw;
           options_.on_damaged(error);
+          damaged_.insert(step);
           if (!newest_error) newest_error = error;
           return false;
         }
       };
-      if (!is_done([&] { checkpoint.emplace(path(step)); })) continue;
+      if (!is_done([&] { checkpoint.emplace(opened(step)); })) continue;
       checkpoint->require_training(training_);
       if (is_done([&] { load_state(checkpoint->file(), training); })) return checkpoint->step();
     }
+    if (has_vanished) return load_latest(training);
     if (newest_error) throw FileError(*newest_error);
+    require_writable();
     return std::nullopt;
   }
 
@@ -195,24 +217,45 @@ class Checkpoints {
   static constexpr std::string_view suffix = ".safetensors";
   static constexpr std::size_t digit_count = 8;  ///< at least
 
-  /// The checkpoint in a file; empty if it is none.
-  [[nodiscard]] static std::optional<Checkpoint> opened(const std::filesystem::path& path) {
-    try {
-      return std::optional<Checkpoint>(std::in_place, path);
-    } catch (const FileError&) {
-      return std::nullopt;
+  /// Whether there is anything of that name, a symbolic link to nothing included.
+  [[nodiscard]] static bool is_there(const std::filesystem::path& path) {
+    std::error_code error;
+    return std::filesystem::symlink_status(path, error).type() !=
+           std::filesystem::file_type::not_found;
+  }
+
+  /// The checkpoint of that step; of one file, the one that is there.
+  /// @throws FileError if the file is none, or is of another step than its name says.
+  [[nodiscard]] Checkpoint opened(std::uint64_t step) const {
+    Checkpoint checkpoint(path(step));
+    if (!is_one_file_ && checkpoint.step() != step) {
+      throw FileError(path(step).string(), "is of step " + std::to_string(checkpoint.step()) +
+                                               ", expected step " + std::to_string(step) +
+                                               " as its name says");
     }
+    return checkpoint;
+  }
+
+  /// The same; empty if it cannot be opened or is of another training.
+  [[nodiscard]] std::optional<Checkpoint> own(std::uint64_t step) const {
+    try {
+      Checkpoint checkpoint = opened(step);
+      if (checkpoint.training() == training_) return checkpoint;
+    } catch (const FileError&) {
+      // Nobody knows whose it is.
+    }
+    return std::nullopt;
   }
 
   /// Steps of the files that are called as checkpoints are, from the last on; of one file, 0.
   [[nodiscard]] std::vector<std::uint64_t> steps() const {
     std::vector<std::uint64_t> steps;
     std::error_code error;
-    if (!file_.empty()) {
-      if (std::filesystem::exists(file_, error) || error) steps.push_back(0);
+    if (is_one_file_) {
+      if (std::filesystem::exists(place_, error) || error) steps.push_back(0);
       return steps;
     }
-    std::filesystem::directory_iterator entry(folder_, error);
+    std::filesystem::directory_iterator entry(place_, error);
     if (error == std::errc::no_such_file_or_directory) return steps;
     for (const std::filesystem::directory_iterator end; !error && entry != end;
          entry.increment(error)) {
@@ -222,9 +265,30 @@ class Checkpoints {
       std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
       if (path(step).filename() == name) steps.push_back(step);
     }
-    if (error) throw FileError(folder_.string(), "cannot be read: " + error.message());
+    if (error) throw FileError(place_.string(), "cannot be read: " + error.message());
     std::sort(steps.begin(), steps.end(), std::greater<>());
     return steps;
+  }
+
+  void make_folder() const {
+    std::error_code error;
+    std::filesystem::create_directories(place_, error);
+    std::error_code ignored;
+    if (std::filesystem::is_directory(place_, ignored)) return;
+    throw FileError(
+        place_.string(),
+        "expected a folder, or that one can be made: " +
+            (error ? error : std::make_error_code(std::errc::not_a_directory)).message());
+  }
+
+  /// Fails before the training rather than at its first checkpoint. A folder can be made where a
+  /// file can be written.
+  void require_writable() const {
+    std::filesystem::path first = path(0);  // of what is to be made
+    while (!is_one_file_ && first.has_parent_path() && !is_there(first.parent_path())) {
+      first = first.parent_path();
+    }
+    const AtomicFile deletes_itself(first);
   }
 
   /// @param kept the step that was saved last.
@@ -232,9 +296,7 @@ class Checkpoints {
     try {
       std::size_t count = 1;
       for (const std::uint64_t step : steps()) {
-        if (step == kept) continue;
-        const auto checkpoint = opened(path(step));
-        if (!checkpoint || checkpoint->training() != training_) continue;
+        if (step == kept || !own(step)) continue;
         std::error_code ignored;
         if (++count > options_.keep) std::filesystem::remove(path(step), ignored);
       }
@@ -243,10 +305,11 @@ class Checkpoints {
     }
   }
 
-  std::filesystem::path folder_;
-  std::filesystem::path file_;  ///< empty: there is one for each step
+  std::filesystem::path place_;  ///< the folder, or the one file
+  bool is_one_file_ = false;
   Fingerprint training_;
   Options options_;
+  mutable std::set<std::uint64_t> damaged_;  ///< steps whose files `on_damaged` was told of
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train

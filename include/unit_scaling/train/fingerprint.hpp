@@ -52,7 +52,8 @@ class Fingerprint {
   }
 
   /// Data that is too long to be kept: a hash of it in 64 bits, FNV-1a over the ids of a corpus, in
-  /// their order.
+  /// their order. What the ids stand for is not part of it: "aab" and "xxy" are the same ids of a
+  /// `TextCorpus`. Where texts may differ in that alone, add that too.
   /// @throws DomainError as above, and what reading the corpus throws.
   /// @see `text_hash`
   Fingerprint& add_data(std::string_view key, const TokenCorpus& corpus) {
@@ -134,7 +135,17 @@ class Fingerprint {
           if (entry == nullptr) return std::string("not set");
           return entry->value.empty() ? std::string("empty") : printable(entry->value);
         };
-        text += printable(key) + " is " + shown(left) + " there and " + shown(right) + " here";
+        std::string there_shown = shown(left);
+        std::string here_shown = shown(right);
+        std::string where;
+        if (is_on_both && left->value.size() == right->value.size() && there_shown == here_shown) {
+          const std::size_t same = equal_bytes(left->value, right->value);
+          there_shown = "…" + printable(std::string_view(left->value).substr(same));
+          here_shown = "…" + printable(std::string_view(right->value).substr(same));
+          where = ", after " + std::to_string(same) + " equal bytes";
+        }
+        text +=
+            printable(key) + " is " + there_shown + " there and " + here_shown + " here" + where;
       }
     }
     return text;
@@ -172,6 +183,17 @@ class Fingerprint {
       return {digits.data(),
               std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
     }
+  }
+
+  /// With how many bytes two texts of one size begin alike; the last of them ends a character.
+  [[nodiscard]] static std::size_t equal_bytes(std::string_view a, std::string_view b) {
+    auto same = static_cast<std::size_t>(
+        std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+    for (int i = 0; i < 3 && same > 0 && (static_cast<unsigned char>(a[same]) & 0xC0U) == 0x80;
+         ++i) {
+      --same;
+    }
+    return same;
   }
 
   [[nodiscard]] static std::string hexadecimal(std::uint64_t number) {

@@ -22,42 +22,60 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace unit_scaling::every_target {
+
+/// What a handler of signals reads and writes: one for all targets of a program
+/// (core/target.hpp), since a process has one handler.
+struct SignalWatch {
+  std::atomic<bool> has_scope = false;        ///< whether there is an InterruptionScope
+  std::atomic<int> signal = 0;                ///< the first one; 0: there was none
+  std::atomic<std::int64_t> nanoseconds = 0;  ///< when it came, by the monotonic clock; 0: never
+  std::array<char, 512> answer{};             ///< what it is answered with
+  std::atomic<std::size_t> answer_size = 0;
+};
+inline constinit SignalWatch signal_watch;
+
+}  // namespace unit_scaling::every_target
 
 namespace UNIT_SCALING_NAMESPACE::train {
 
 namespace detail {
 
-// What a handler may write to. Nanoseconds of the monotonic clock; 0: there was no signal.
-inline std::atomic<int> signal_received = 0;
-inline std::atomic<std::int64_t> time_of_signal = 0;
-static_assert(std::atomic<int>::is_always_lock_free &&
-              std::atomic<std::int64_t>::is_always_lock_free);
+using every_target::signal_watch;
 
-/// Whether there is an InterruptionScope.
-inline std::atomic<bool> signals_are_watched = false;
-/// What the first signal is answered with: made before the handler is there, which only reads it.
-inline std::string answer_to_signal;
+static_assert(std::atomic<int>::is_always_lock_free &&
+                  std::atomic<std::int64_t>::is_always_lock_free &&
+                  std::atomic<std::size_t>::is_always_lock_free,
+              "a handler may not wait for a lock");
+static_assert(std::is_trivially_destructible_v<decltype(signal_watch)>,
+              "signals come after the end of main, too");
 
 /// Answers the first signal, and ends the program at one that comes later. Programs such as
 /// `timeout` send a signal twice at once, which is one; people do not.
-extern "C" inline void note_signal(int signal) {
+inline void note_signal(int signal) {
   constexpr std::int64_t at_once = 200'000'000;
   const int error = errno;
   timespec time{};
   clock_gettime(CLOCK_MONOTONIC, &time);
   const std::int64_t now = std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
   std::int64_t first = 0;
-  if (time_of_signal.compare_exchange_strong(first, now)) {
-    signal_received = signal;
-    // The reader of a pipe may have been stopped too; the model is saved all the same.
+  if (signal_watch.nanoseconds.compare_exchange_strong(first, now)) {
+    signal_watch.signal = signal;
+    // The model is saved, even if nobody reads what is printed meanwhile.
     ::signal(SIGPIPE, SIG_IGN);
-    // On a terminal, the line of the progress is there.
-    const std::string_view line =
-        std::string_view(answer_to_signal).substr(isatty(STDERR_FILENO) == 1 ? 0 : 1);
+    // The line end in front is for a terminal, where the line of the progress is.
+    const std::size_t begin = isatty(STDERR_FILENO) == 1 ? 0 : 1;
+    const std::size_t size = signal_watch.answer_size - begin;
     // There is nobody to tell of a failure.
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+    [[maybe_unused]] const ssize_t written =
+        write(STDERR_FILENO, signal_watch.answer.data() + begin, size);
   } else if (now - first >= at_once) {
     ::signal(signal, SIG_DFL);
     raise(signal);
@@ -71,18 +89,26 @@ extern "C" inline void note_signal(int signal) {
 /// print "stopping after this step; Ctrl-C again ends at once" to the standard error stream. One
 /// more, a fifth of a second later or more, ends the program at once. Signals that whoever started
 /// the program had ignored stay ignored. There is one at a time.
+///
+/// After the first one SIGPIPE is ignored until the program ends, as the reader of its output may
+/// have been stopped too: what it still writes there fails, and the program goes on.
 class InterruptionScope {
  public:
-  /// @param program what stands in front of what is printed, "PROGRAM: "; empty: nothing.
+  /// @param program what stands in front of what is printed, "PROGRAM: "; empty: nothing. As
+  ///        `printable` shows it.
   /// @throws std::logic_error if there is one already.
   explicit InterruptionScope(std::string_view program = {}) {
-    if (detail::signals_are_watched.exchange(true)) {
+    // Before anything is changed, as it may throw.
+    const std::string answer = "\n" + printable(program) + (program.empty() ? "" : ": ") +
+                               "stopping after this step; Ctrl-C again ends at once\n";
+    if (detail::signal_watch.has_scope.exchange(true)) {
       throw std::logic_error("InterruptionScope: expected one at a time, got another");
     }
-    detail::signal_received = 0;
-    detail::time_of_signal = 0;
-    detail::answer_to_signal = "\n" + std::string(program) + (program.empty() ? "" : ": ") +
-                               "stopping after this step; Ctrl-C again ends at once\n";
+    detail::signal_watch.signal = 0;
+    detail::signal_watch.nanoseconds = 0;
+    // `printable` makes at most four bytes of each of 100, and there is room for that.
+    detail::signal_watch.answer_size =
+        answer.copy(detail::signal_watch.answer.data(), detail::signal_watch.answer.size());
     for (std::size_t i = 0; i < signals.size(); ++i) {
       sigaction(signals[i], nullptr, &before_[i]);
       if (before_[i].sa_handler == SIG_IGN) continue;
@@ -96,7 +122,7 @@ class InterruptionScope {
   InterruptionScope& operator=(const InterruptionScope&) = delete;
   ~InterruptionScope() {
     for (std::size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &before_[i], nullptr);
-    detail::signals_are_watched = false;
+    detail::signal_watch.has_scope = false;
   }
 
  private:
@@ -106,6 +132,8 @@ class InterruptionScope {
 
 /// The signal that asked to stop in the last scope; 0 if none did. A program that has stopped lets
 /// the shell know by `std::signal(signal, SIG_DFL); std::raise(signal);`.
-[[nodiscard]] inline int interruption() { return detail::signal_received; }
+[[nodiscard]] inline int interruption() { return detail::signal_watch.signal; }
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

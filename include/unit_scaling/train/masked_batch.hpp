@@ -40,15 +40,18 @@ class MaskedBatches {
   static constexpr double selected_share = 0.15;
 
   /// The corpus must outlive this and stay where it is.
-  /// @throws DomainError if the window is empty or longer than the training text, or the corpus has
-  ///         no mask or nothing beside it.
+  /// @throws DomainError if the window is empty or longer than the training text, if the corpus has
+  ///         no mask, nothing beside it or 2^31 ids or more, or if the mask is not of them.
   MaskedBatches(const TokenCorpus& corpus, std::size_t window, std::uint64_t seed)
-      : windows_(name, corpus, window, /*shortest=*/1),
-        mask_id_(corpus.mask_id()),
-        symbols_(static_cast<std::uint32_t>(corpus.vocabulary_size() - 1)),
-        seed_(seed) {
-    require(symbols_ > 0, name, "expected a vocabulary of more than the mask");
+      : windows_(name, corpus, window, /*shortest=*/1), mask_id_(corpus.mask_id()), seed_(seed) {
+    const std::size_t ids = corpus.vocabulary_size();
+    require(ids >= 2 && ids <= 0x7FFFFFFF, name,
+            "expected a vocabulary of more than the mask and fewer than 2^31 ids, got ", ids);
+    require(mask_id_ >= 0 && static_cast<std::size_t>(mask_id_) < ids, name,
+            "expected a mask from 0 to ", ids - 1, ", got ", mask_id_);
+    symbols_ = static_cast<std::uint32_t>(ids - 1);
   }
+  MaskedBatches(const TokenCorpus&& corpus, std::size_t window, std::uint64_t seed) = delete;
 
   /// How many positions of a batch of so many windows are selected: at least one.
   /// @throws ShapeError if std::size_t cannot count the positions.
@@ -120,7 +123,7 @@ class MaskedBatches {
 
   detail::TextWindows windows_;
   std::int32_t mask_id_;
-  std::uint32_t symbols_;  ///< how many ids are not the mask's
+  std::uint32_t symbols_ = 0;  ///< how many ids are not the mask's
   std::uint64_t seed_;
 };
 

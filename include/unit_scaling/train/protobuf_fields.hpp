@@ -10,6 +10,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train::detail {
 
 /// Fields of a message of protobuf, whose classes SentencePiece does not install.
@@ -70,3 +72,5 @@ class ProtobufFields {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train::detail
+
+UNIT_SCALING_IEEE_END

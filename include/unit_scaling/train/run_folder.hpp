@@ -27,10 +27,13 @@
 #include <vector>
 
 #include "unit_scaling/core/atomic_file.hpp"
+#include "unit_scaling/core/file_descriptor.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/input_file.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/train/fingerprint.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::train {
 
@@ -61,10 +64,15 @@ class RunFolder {
   }
 
   /// Takes `wanted`, or `wanted`-2, `wanted`-3 and so on: the first that does not exist.
-  /// @throws FileError if it cannot be made.
+  /// @throws FileError if it cannot be made, or is a name such as "/" or "..".
   [[nodiscard]] static RunFolder take_new(const std::filesystem::path& wanted) {
+    const std::filesystem::path first = wanted.has_filename() ? wanted : wanted.parent_path();
+    const std::filesystem::path last_part = first.filename();
+    if (!wanted.empty() && (last_part.empty() || last_part == "." || last_part == "..")) {
+      throw FileError(wanted.string(), "expected the name of a new folder");
+    }
     for (std::size_t number = 1;; ++number) {
-      std::filesystem::path path = wanted.has_filename() ? wanted : wanted.parent_path();
+      std::filesystem::path path = first;
       if (number > 1) path += "-" + std::to_string(number);
       RunFolder folder;
       if (folder.make(path) && folder.lock()) return folder;
@@ -185,3 +193,5 @@ class RunFolder {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train
+
+UNIT_SCALING_IEEE_END

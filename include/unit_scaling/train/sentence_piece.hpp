@@ -10,16 +10,20 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <algorithm>
 #include <array>
-#include <charconv>
 #include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <iomanip>
+#include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -50,8 +54,10 @@ namespace detail {
 /// process if there is nothing else.
 class TrainingParts final : public sentencepiece::SentenceIterator {
  public:
-  TrainingParts(std::span<const std::string_view> texts, std::uint64_t stride)
-      : texts_(texts), stride_(stride) {
+  /// @param last a part more, after those of the texts; empty: none.
+  TrainingParts(std::span<const std::string_view> texts, std::uint64_t stride,
+                std::string_view last = {})
+      : texts_(texts), stride_(stride), last_(last) {
     advance(1);
   }
 
@@ -73,14 +79,33 @@ class TrainingParts final : public sentencepiece::SentenceIterator {
       part_ = part;
       return;
     }
-    part_.clear();
+    part_ = std::exchange(last_, {});
   }
 
   std::span<const std::string_view> texts_;
   std::uint64_t stride_;
+  std::string last_;
   TextParts rest_{{}};
   std::string part_;
 };
+
+/// The commonest character but tabs and zero bytes, as SentencePiece sees it: U+FFFD for a byte
+/// that is not UTF-8. Of several the first by its bytes; empty if there is none.
+[[nodiscard]] inline std::string commonest_character(TrainingParts parts) {
+  std::map<std::string, std::uint64_t> counts;
+  for (; !parts.done(); parts.Next()) {
+    for (std::string_view rest = parts.value(); !rest.empty();) {
+      const std::size_t size = unit_scaling::detail::utf8_size(rest);
+      const std::string_view character = size == 0 ? "\xEF\xBF\xBD" : rest.substr(0, size);
+      if (character != "\t" && character.front() != '\0') ++counts[std::string(character)];
+      rest.remove_prefix(std::max<std::size_t>(1, size));
+    }
+  }
+  const auto commonest =
+      std::max_element(counts.begin(), counts.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  return commonest == counts.end() ? std::string() : commonest->first;
+}
 
 /// Whether a model of SentencePiece encodes a text as it is: without other characters in place of
 /// some, a space in front, or fewer spaces.
@@ -109,7 +134,8 @@ class TrainingParts final : public sentencepiece::SentenceIterator {
 /// one for each byte.
 ///
 /// Models of other origin do what they were made for: most change or remove characters, and
-/// `keeps_text()` tells. Their ids are those of SentencePiece itself.
+/// `keeps_text()` tells. Their ids are those of SentencePiece itself, but for what `ids_of` says of
+/// very long lines.
 /// @see Kudo and Richardson 2018, arXiv:1808.06226, https://github.com/google/sentencepiece
 class SentencePieceTokeniser {
  public:
@@ -135,7 +161,7 @@ class SentencePieceTokeniser {
   /// in the whole process, but for errors that end it.
   /// @throws std::invalid_argument with the words of SentencePiece if there is no such model: if
   ///         there are too few subwords, or more characters than ids.
-  /// @throws FileError if the model cannot be written.
+  /// @throws FileError if the model cannot be written, which shows before the training.
   static void train(std::span<const std::string_view> texts, const std::filesystem::path& model,
                     const TrainOptions& options) {
     // The unigram trainer begins with a million subwords, and for some sizes beyond never ends.
@@ -150,16 +176,25 @@ class SentencePieceTokeniser {
     std::uint64_t size = 0;
     for (const std::string_view text : texts) size += text.size();
     const std::uint64_t most_bytes = options.most_bytes;
-    detail::TrainingParts parts(texts, size / most_bytes + (size % most_bytes == 0 ? 0 : 1));
+    const std::uint64_t stride = size / most_bytes + (size % most_bytes == 0 ? 0 : 1);
+    detail::TrainingParts parts(texts, stride);
     require(!parts.done(), train_name, "expected a text of more than tabs and zero bytes");
-    // Of any locale, unlike what prints numbers.
-    std::array<char, 32> coverage{};
-    std::to_chars(coverage.data(), coverage.data() + coverage.size() - 1,
-                  options.character_coverage);
+    // The unigram trainer drops what it expects less than half a time, and ends the process when
+    // nothing is left: of a line that is one character 50 times over, say. A line of one character
+    // cannot be cut in any other way, so that character is expected once and stays.
+    constexpr std::uint64_t small = 1 << 20;
+    if (options.kind == Kind::unigram && size / stride <= small) {
+      parts = detail::TrainingParts(texts, stride, detail::commonest_character(parts));
+    }
+    AtomicFile file(model);
+    // SentencePiece reads numbers as the global locale has them, and so does this write them.
+    std::ostringstream coverage;
+    coverage << std::setprecision(std::numeric_limits<double>::max_digits10)
+             << options.character_coverage;
     const std::unordered_map<std::string, std::string> settings{
         {"model_type", options.kind == Kind::bpe ? "bpe" : "unigram"},
         {"vocab_size", std::to_string(options.vocabulary_size)},
-        {"character_coverage", coverage.data()},
+        {"character_coverage", coverage.str()},
         {"byte_fallback", "true"},
         {"normalization_rule_name", "identity"},
         {"add_dummy_prefix", "false"},
@@ -179,7 +214,8 @@ class SentencePieceTokeniser {
       throw std::invalid_argument(std::string(train_name) + ": " +
                                   printable(status.error_message(), longest_message));
     }
-    write_file(model, result);
+    file.append(std::as_bytes(std::span(result)));
+    file.finish();
   }
 
   /// The same of files, which are not loaded.
@@ -224,24 +260,22 @@ class SentencePieceTokeniser {
   [[nodiscard]] Vocabulary vocabulary() const { return {vocabulary_size(), mask_id()}; }
 
   /// The ids of a text. A model that keeps texts sees it line by line, so the ids of a text are
-  /// those of its lines, one after another; lines of more than 4096 bytes are cut before a word.
-  /// Threads share the lines (`set_thread_count`).
+  /// those of its lines, one after another; lines of more than 4096 bytes are cut before a word,
+  /// and those that have no word in so many bytes between two characters. Threads share the lines
+  /// (`set_thread_count`). A model with subwords that go on after the end of a line or begin before
+  /// a space, which `train` does not make, sees the text at once.
   /// @throws std::runtime_error with the words of SentencePiece if it fails.
   [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
     std::vector<std::int32_t> ids;
-    if (keeps_text()) {
-      for_each_block(text, [&](const std::vector<std::int32_t>& block) {
-        ids.insert(ids.end(), block.begin(), block.end());
-      });
-    } else {
-      encode(text, ids);
-    }
+    for_each_block(text, [&](const std::vector<std::int32_t>& block) {
+      ids.insert(ids.end(), block.begin(), block.end());
+    });
     return ids;
   }
 
   /// Writes the ids of files, each a text of its own, one after another into one file: `TokenFile`
-  /// and `TokenIdCorpus` read it. Neither texts nor ids are kept in memory, unless the model does
-  /// not keep texts and so needs each of them at once.
+  /// and `TokenIdCorpus` read it. Neither texts nor ids are kept in memory, unless the model sees
+  /// each text at once.
   /// @throws FileError if a file cannot be read or written.
   /// @throws std::runtime_error as `ids_of`.
   void write_ids(std::span<const std::filesystem::path> files,
@@ -249,10 +283,6 @@ class SentencePieceTokeniser {
     TokenFileWriter writer(ids_file, vocabulary_size());
     for (const std::filesystem::path& path : files) {
       const MappedFile file(path);
-      if (!keeps_text()) {
-        writer.append(ids_of(text_in(file)));
-        continue;
-      }
       for_each_block(text_in(file),
                      [&](const std::vector<std::int32_t>& ids) { writer.append(ids); });
     }
@@ -298,6 +328,7 @@ class SentencePieceTokeniser {
         has_bytes = has_bytes && processor.IsByte(byte_ids[byte]);
       }
       keeps_text = has_bytes && detail::encodes_text_as_it_is(model);
+      sees_lines = keeps_text && std::ranges::none_of(texts, detail::TextParts::may_cut);
       for (const std::string name : {"<mask>", "[MASK]"}) {
         const int id = processor.PieceToId(name);
         if (processor.IdToPiece(id) == name) mask_id = id;
@@ -331,6 +362,7 @@ class SentencePieceTokeniser {
     std::optional<std::int32_t> mask_id;
     bool has_bytes = true;
     bool keeps_text = false;
+    bool sees_lines = false;  ///< and no text at once
   };
 
   [[nodiscard]] static std::string_view text_in(const MappedFile& file) {
@@ -341,9 +373,14 @@ class SentencePieceTokeniser {
     return id < 0 ? std::nullopt : std::optional<std::int32_t>(id);
   }
 
-  /// Of a model that keeps texts: calls `take` with the ids of parts of a text, one vector after
-  /// another. Threads share the work, and the ids do not depend on how many there are.
+  /// Calls `take` with the ids of parts of a text, one vector after another. Threads share the
+  /// work, and the ids do not depend on how many there are.
   template <class Take> void for_each_block(std::string_view text, const Take& take) const {
+    if (!shared_->sees_lines) {
+      std::vector<std::int32_t> all;
+      append_ids_of_part(text, all);
+      return take(all);
+    }
     constexpr std::size_t parts_at_once = 64;  // that a thread encodes
     std::array<std::vector<std::int32_t>, 64> ids;
     std::vector<std::string_view> block;
@@ -363,8 +400,9 @@ class SentencePieceTokeniser {
     }
   }
 
-  /// Of a model that keeps texts: what SentencePiece would not give back is spelt in bytes.
+  /// What SentencePiece would not give back is spelt in bytes, if the model keeps texts.
   void append_ids_of_part(std::string_view part, std::vector<std::int32_t>& ids) const {
+    if (!keeps_text()) return encode(part, ids);
     while (!part.empty()) {
       std::size_t plain = 0;
       std::size_t size = 0;

@@ -41,13 +41,14 @@ class TextCorpus final : public TokenCorpus {
   TextCorpus(std::string bytes, std::size_t shortest) {
     const auto text = std::make_shared<const std::string>(std::move(bytes));
     append(std::as_bytes(std::span(*text)), text);
-    number_symbols(shortest);
+    require_windows(size(), "bytes", shortest);
+    number_symbols();
   }
 
   /// The text of several files, one after another, which stay where they are: each byte is read
   /// once here, to see which values occur, and again when it is asked for. So the text may be
   /// larger than memory. While the corpus is used nobody may change the files: see `MappedFile`. A
-  /// byte of a value that did not occur is then a DomainError.
+  /// byte of a value that did not occur is then a FileError that names the file and the position.
   /// @throws FileError naming the file that is missing, unreadable, empty or no regular file.
   /// @throws std::invalid_argument as the constructor.
   [[nodiscard]] static TextCorpus map_files(std::span<const std::filesystem::path> paths,
@@ -56,9 +57,10 @@ class TextCorpus final : public TokenCorpus {
     for (const std::filesystem::path& path : paths) {
       const auto file = std::make_shared<const MappedFile>(path);
       if (file->bytes().empty()) throw_empty(path);
-      corpus.append(file->bytes(), file);
+      corpus.append(file->bytes(), file, path.string());
     }
-    corpus.number_symbols(shortest);
+    require_windows(corpus.size(), "bytes", shortest, paths);
+    corpus.number_symbols();
     return corpus;
   }
 
@@ -113,7 +115,9 @@ class TextCorpus final : public TokenCorpus {
   /// @throws DomainError if it has a byte that the corpus does not have.
   [[nodiscard]] std::vector<std::int32_t> ids_of(std::string_view text) const {
     std::vector<std::int32_t> ids(text.size());
-    write_ids("TextCorpus::ids_of", std::as_bytes(std::span(text)), ids.data());
+    const std::size_t known = write_ids(std::as_bytes(std::span(text)), ids.data());
+    require(known == text.size(), "TextCorpus::ids_of", "expected bytes that the corpus has, got ",
+            [&] { return in_quotes(text.substr(known, 1)); });
     return ids;
   }
 
@@ -135,7 +139,8 @@ class TextCorpus final : public TokenCorpus {
   struct Part {
     std::span<const std::byte> bytes;
     std::shared_ptr<const void> owner;
-    std::size_t end;  ///< how many bytes the text has up to here
+    std::size_t end;   ///< how many bytes the text has up to here
+    std::string file;  ///< empty: in memory
   };
 
   static constexpr std::int32_t none = -1;
@@ -146,13 +151,14 @@ class TextCorpus final : public TokenCorpus {
     throw FileError(path.string(), "is empty, or tells no size as files in /proc do");
   }
 
-  void append(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
-    parts_.push_back({bytes, std::move(owner), size_sum("TextCorpus", {size(), bytes.size()})});
+  void append(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+              std::string file = {}) {
+    parts_.push_back(
+        {bytes, std::move(owner), size_sum("TextCorpus", {size(), bytes.size()}), std::move(file)});
   }
 
   /// Once all parts are there.
-  void number_symbols(std::size_t shortest) {
-    require_windows(size(), "bytes", shortest);
+  void number_symbols() {
     std::array<bool, 256> occurs{};
     for (const Part& part : parts_) {
       for (const std::byte byte : part.bytes) occurs[std::to_integer<std::size_t>(byte)] = true;
@@ -165,18 +171,14 @@ class TextCorpus final : public TokenCorpus {
     }
   }
 
-  /// @throws DomainError if there is a byte that the corpus does not have.
-  void write_ids(std::string_view caller, std::span<const std::byte> bytes,
-                 std::int32_t* to) const {
-    for (const std::byte& byte : bytes) {
-      const std::int32_t id = id_of_byte_[std::to_integer<std::size_t>(byte)];
-      if (id == none) {
-        const auto symbol = static_cast<char>(byte);
-        throw_domain_error(caller, {"expected bytes that the corpus has, got ",
-                                    in_quotes(std::string_view(&symbol, 1))});
-      }
-      *to++ = id;
+  /// Writes the ids of bytes up to the first one that the corpus does not have.
+  /// @returns how many.
+  std::size_t write_ids(std::span<const std::byte> bytes, std::int32_t* to) const {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      to[i] = id_of_byte_[std::to_integer<std::size_t>(bytes[i])];
+      if (to[i] == none) return i;
     }
+    return bytes.size();
   }
 
   [[nodiscard]] std::size_t size() const override { return parts_.empty() ? 0 : parts_.back().end; }
@@ -187,7 +189,15 @@ class TextCorpus final : public TokenCorpus {
     while (!to.empty()) {
       const std::size_t rest = part->end - first;
       const std::size_t count = std::min(rest, to.size());
-      write_ids("TextCorpus", part->bytes.last(rest).first(count), to.data());
+      const std::span<const std::byte> bytes = part->bytes.last(rest).first(count);
+      const std::size_t known = write_ids(bytes, to.data());
+      if (known != count) {
+        const auto symbol = static_cast<char>(bytes[known]);
+        throw FileError(part->file, "has byte " + in_quotes(std::string_view(&symbol, 1)) +
+                                        " at position " +
+                                        std::to_string(part->bytes.size() - rest + known) +
+                                        ", expected only bytes that it had when it was opened");
+      }
       to = to.subspan(count);
       first += count;
       ++part;

@@ -9,6 +9,8 @@
 
 #include "unit_scaling/core/target.hpp"
 
+UNIT_SCALING_IEEE_BEGIN
+
 namespace UNIT_SCALING_NAMESPACE::train::detail {
 
 /// Cuts a text into parts, which SentencePiece sees one by one: lines, each with its end. A line of
@@ -25,16 +27,29 @@ class TextParts {
     return part;
   }
 
+  /// Whether a cut after the end of a line, or before a word, may be within that subword.
+  [[nodiscard]] static bool may_cut(std::string_view subword) {
+    for (std::size_t i = 1; i < subword.size(); ++i) {
+      if (subword[i - 1] == '\n' || begins_word(subword, i)) return true;
+    }
+    return false;
+  }
+
  private:
   /// SentencePiece leaves out what is longer than 4192 bytes when it trains.
   static constexpr std::size_t longest = 4096;
+
+  /// Whether a word begins there, whose first character is the space before it.
+  [[nodiscard]] static bool begins_word(std::string_view text, std::size_t position) {
+    return text[position] == ' ' && text[position - 1] != ' ';
+  }
 
   [[nodiscard]] std::size_t next_size() const {
     const std::size_t line_end = rest_.substr(0, longest).find('\n');
     if (line_end != rest_.npos) return line_end + 1;
     if (rest_.size() <= longest) return rest_.size();
     for (std::size_t size = longest; size > 0; --size) {
-      if (rest_[size] == ' ' && rest_[size - 1] != ' ') return size;
+      if (begins_word(rest_, size)) return size;
     }
     for (std::size_t size = longest; size > longest - 4; --size) {
       const auto byte = static_cast<unsigned char>(rest_[size]);
@@ -47,3 +62,5 @@ class TextParts {
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::train::detail
+
+UNIT_SCALING_IEEE_END

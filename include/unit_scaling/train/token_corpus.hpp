@@ -3,9 +3,12 @@
 /// Layer train: what batches are made of: a text in ids, with a held-out tail.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <iterator>
+#include <limits>
 #include <ranges>
 #include <span>
 #include <stdexcept>
@@ -13,6 +16,7 @@
 #include <string_view>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/target.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -66,14 +70,20 @@ class TokenCorpus {
 
   /// For constructors: that training and validation have a window each.
   /// @param units what the text consists of: "bytes".
+  /// @param files where it is; none: in memory.
   /// @throws std::invalid_argument unless both have at least `shortest` of `size` ids.
-  static void require_windows(std::size_t size, std::string_view units, std::size_t shortest) {
+  static void require_windows(std::size_t size, std::string_view units, std::size_t shortest,
+                              std::span<const std::filesystem::path> files = {}) {
     const std::size_t held_out = held_out_of(size);
     if (size - held_out >= shortest && held_out >= shortest) return;
-    throw std::invalid_argument("text too short: " + std::to_string(size) + " " +
-                                std::string(units) + "; with a tenth of it held out, a window of " +
+    std::string text = "text too short: " + std::to_string(size) + " " + std::string(units);
+    if (!files.empty()) text += " in " + in_quotes(files[0].string(), /*longest=*/4096);
+    if (files.size() > 1) text += " and " + std::to_string(files.size() - 1) + " more";
+    constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+    const std::size_t needed = shortest > most / 10 ? most : 10 * shortest;
+    throw std::invalid_argument(text + "; with a tenth of it held out, a window of " +
                                 std::to_string(shortest) + " needs at least " +
-                                std::to_string(10 * shortest));
+                                std::to_string(needed));
   }
 
  private:

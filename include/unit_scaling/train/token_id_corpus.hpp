@@ -29,7 +29,7 @@ struct Vocabulary {
   std::optional<std::int32_t> mask_id = {};  ///< stands for a masked position, if one does
 };
 
-/// A text in ids that some tokeniser has made. Copies share the ids.
+/// A text in ids that some tokeniser has made. Copies share the ids; what is moved from has none.
 class TokenIdCorpus : public TokenCorpus {
  public:
   /// @param shortest the fewest ids that training and validation need each: a window.
@@ -60,7 +60,7 @@ class TokenIdCorpus : public TokenCorpus {
     TokenIdCorpus corpus(vocabulary);
     corpus.check_vocabulary(bytes);
     corpus.file_ = std::make_shared<const TokenFile>(path, vocabulary.size, bytes);
-    require_windows(corpus.file_->size(), "ids", shortest);
+    require_windows(corpus.file_->size(), "ids", shortest, {&path, 1});
     return corpus;
   }
   /// The same for ids of the fewest bytes, as `TokenFileWriter` writes them.
@@ -92,7 +92,8 @@ class TokenIdCorpus : public TokenCorpus {
   }
 
   [[nodiscard]] std::size_t size() const override {
-    return file_ != nullptr ? file_->size() : ids_->size();
+    if (file_ != nullptr) return file_->size();
+    return ids_ != nullptr ? ids_->size() : 0;
   }
 
   void read(std::size_t first, std::span<std::int32_t> to) const override {
@@ -104,7 +105,7 @@ class TokenIdCorpus : public TokenCorpus {
   }
 
   Vocabulary vocabulary_;
-  // One of them.
+  // One of them; neither after a move.
   std::shared_ptr<const std::vector<std::int32_t>> ids_;
   std::shared_ptr<const TokenFile> file_;
 };

@@ -52,7 +52,7 @@ struct WeightEntry {
 
 namespace detail {
 
-/// Stands for a number in a name.
+/// Stands for a number in a name: for all digits that are there.
 inline constexpr std::string_view number_placeholder = "{}";
 
 /// The numbers for which placeholders stand in `pattern` if it is to be `name`; nothing if it
@@ -109,7 +109,8 @@ inline constexpr std::string_view number_placeholder = "{}";
 ///         {"layers.{}.mhsa.linear_qkv.weight",
 ///          {{"h.{}.q.weight", 4}, {"h.{}.k.weight", 2}, {"h.{}.v.weight", 2}}}};
 ///
-/// "{}" stands for a number, such as that of a layer; the first "{}" of an array's name for the
+/// "{}" stands for a number, such as that of a layer, and takes all digits that are there: "h{}1"
+/// has no match in "h11". The first "{}" of an array's name for the
 /// number of the first one in the parameter's name, and so on. The last entry is of a weight whose
 /// first half of the rows is the array of queries; those of keys and of values have a quarter each.
 /// Several parameters may be read from one array. An empty table: each parameter is an array of its
