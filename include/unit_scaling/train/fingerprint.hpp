@@ -112,9 +112,20 @@ class Fingerprint {
     return fingerprint;
   }
 
+  /// Where two fingerprints that are compared come from, as a text says it.
+  struct Places {
+    std::string_view left = "there";
+    std::string_view right = "here";
+  };
+
   /// What two fingerprints differ in, by key: "rate is 0.25 there and 0.5 here, the text is
   /// another". Empty if they are equal. Of many differences the first are named.
   [[nodiscard]] static std::string difference(const Fingerprint& there, const Fingerprint& here) {
+    return difference(there, here, Places{});
+  }
+  /// The same in other words for "there" and "here".
+  [[nodiscard]] static std::string difference(const Fingerprint& there, const Fingerprint& here,
+                                              const Places& places) {
     using Sides = std::pair<const Entry*, const Entry*>;
     std::map<std::string_view, Sides> sides_of;
     for (const Entry& entry : there.entries_) sides_of[entry.key].first = &entry;
@@ -134,7 +145,10 @@ class Fingerprint {
           if (entry == nullptr) return std::string("not set");
           return entry->value.empty() ? std::string("empty") : printable(entry->value);
         };
-        text += printable(key) + " is " + shown(left) + " there and " + shown(right) + " here";
+        text += printable(key) + " is " + shown(left) + ' ';
+        text += places.left;
+        text += " and " + shown(right) + ' ';
+        text += places.right;
       }
     }
     return text;
