@@ -53,6 +53,19 @@ enum class Combination {
 };
 
 /// What numbers are multiplied with before they are rounded to a narrow format.
+///
+/// The signal-to-noise ratio of a sum of normal gradients of 8, 64 and 256 ranks, which have no or
+/// half of their variance in common, in dB, at worst:
+///
+/// | format | scaling | at scales of 2^-2 to 2^4 | of 2^-8 to 2^8 |
+/// | --- | --- | --- | --- |
+/// | E4M3 | `by_message` | 28.6 | 28.6 |
+/// | E4M3 | `fixed` | 28.5 | 4.4 |
+/// | E5M2 | either | 22.3 | 22.3 |
+/// | float16 | either | 70.3 | 70.3 |
+///
+/// No fixed factor does for a byte: two roundings leave 28 dB to formats of three fraction bits, of
+/// which E4M3 has no more than 2^-6 to 2^8 in full.
 enum class WireScaling {
   /// A power of two that the number of batches alone decides. Unit scaling makes the gradient of a
   /// batch 1 in scale, which is in the middle of each format: so nothing is multiplied there. A sum
@@ -62,7 +75,7 @@ enum class WireScaling {
   /// The largest power of two under which no number of the message overflows. It is in the header
   /// of
   /// the message, so there is no other message for it; and numbers are read once more, just after
-  /// they were collected. For gradients that are not 1 in scale.
+  /// they were collected.
   by_message,
 };
 

@@ -296,6 +296,8 @@ inline int run_mpi(int& argc, char**& argv, const std::function<void(Communicato
   const auto end = [&](std::string why) {
     std::replace(why.begin(), why.end(), '\n', ' ');
     std::fprintf(stderr, "rank %zu of %zu: %s\n", mpi.rank(), mpi.size(), why.c_str());
+    // Launchers read the line, but may drop it once they are told to end the job (MPICH 4.0).
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
     mpi.abort();
   };
   try {
