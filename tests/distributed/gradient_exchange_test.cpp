@@ -472,7 +472,7 @@ TEST(GradientExchange, AMessageThatIsNotWholeOrNotDueIsNoTermOfASum) {
 /// Signal to noise of the mean of gradients of ranks, in dB: as for AllReduce, with a share of the
 /// variance that all have in common.
 double quality(std::size_t ranks, double scale, double common_share, const Options& options) {
-  constexpr std::size_t size = 2048;
+  constexpr std::size_t size = 1024;
   const Random common(1);
   double signal = 0;
   double noise = 0;
