@@ -110,6 +110,25 @@ TEST(GradientExchange, OneRankHasTheGradientsOfTheSourceToTheBit) {
   }
 }
 
+TEST(GradientExchange, OneRankStepsOnTheSourceItself) {
+  for (const std::size_t count : {1U, 2U}) {
+    run_thread_ranks(count, [&](Communicator& ranks) {
+      GivenParameters given({2});
+      const GivenGradients source = given.gradients(Numbers{1, 2});
+      GradientExchange exchange(ranks, given.pointers(), {.combination = Combination::sum});
+      int calls = 0;
+      exchange.with_sum(source, [&](const auto& sum) {
+        ++calls;
+        const void* const expected =
+            count == 1 ? static_cast<const void*>(&source) : static_cast<const void*>(&exchange);
+        EXPECT_EQ(static_cast<const void*>(&sum), expected);
+        EXPECT_EQ(sum.gradient(given.parameters[0]).data()[1], 2.0F * static_cast<float>(count));
+      });
+      EXPECT_EQ(calls, 1);
+    });
+  }
+}
+
 TEST(GradientExchange, FloatsAreAddedUpAsTheDefinitionHasIt) {
   for (const std::size_t ranks : {2U, 3U, 4U, 5U, 8U}) {
     for (const std::size_t size : {1U, 5U, 17U, 1031U, 5000U}) {

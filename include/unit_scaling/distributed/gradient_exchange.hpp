@@ -92,8 +92,7 @@ struct ExchangeStatistics {
 ///     Format::parse("e4m3fn")}); for (each step) {
 ///       tape.clear();
 ///       tape.backward(model.loss(tape, batch_of(step, ranks.rank())));
-///       exchange.exchange(tape);
-///       optimiser.step(exchange, rate);
+///       exchange.with_sum(tape, [&](const auto& sum) { optimiser.step(sum, rate); });
 ///     }
 ///
 /// 1. The gradients, in reverse order of the parameters, are one row of numbers, cut into buckets,
@@ -164,6 +163,16 @@ class GradientExchange {
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
   void exchange(const GradientTree& source) { exchange(source, source.count()); }
+
+  /// Calls `use(gradients)` with the gradients of all ranks: after an exchange this object, or the
+  /// source itself where one rank has them all and nothing is divided, which then costs nothing.
+  /// @throws as `exchange`, and what `use` throws
+  template <optim::GradientSource Gradients, class Use>
+  void with_sum(const Gradients& source, const Use& use) {
+    if (ranks_->size() == 1) return use(source);
+    exchange(source);
+    use(*this);
+  }
 
   /// The gradient of a parameter, from all ranks; empty if there is none.
   [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
