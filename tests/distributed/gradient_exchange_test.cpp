@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -379,6 +378,43 @@ TEST(GradientExchange, RanksWithOtherSizesEndWithAnErrorAndDoNotHang) {
                CommunicationError);
 }
 
+TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
+  const auto text_of = [](const auto& exchange_on) -> std::string {
+    try {
+      run_thread_ranks(2, [&](Communicator& ranks) {
+        GivenParameters given({20});
+        exchange_on(ranks, given.pointers(), given.gradients(Numbers(20, 1)));
+      });
+    } catch (const CommunicationError& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  };
+  const std::vector<std::string> texts{
+      // Of one size, so that only the hash tells.
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(ranks, parameters,
+                                  {.format = ranks.rank() == 0 ? Format::of<float8_e4m3fn>()
+                                                               : Format::of<float8_e5m2>()});
+        exchange.exchange(gradients);
+      }),
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(
+            ranks, parameters,
+            {.combination = ranks.rank() == 0 ? Combination::sum : Combination::mean});
+        exchange.exchange(gradients);
+      }),
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(ranks, parameters);
+        exchange.exchange(gradients, 1 + ranks.rank());
+      })};
+  for (const std::string& text : texts) {
+    EXPECT_NE(text.find("GradientExchange: expected the hash of options and number of batches"),
+              std::string::npos)
+        << text;
+  }
+}
+
 /// An engine that does something to what rank 1 has sent, before rank 0 sees it.
 class Tampering final : public Communicator {
  public:
@@ -538,7 +574,6 @@ TEST(GradientExchange, E4m3HasASignalToNoiseOf28DecibelsAtAnyScale) {
     }
   }
   EXPECT_GE(least, 28);
-  std::printf("least signal to noise of E4M3, scaled by message: %.2f dB\n", least);
 }
 
 TEST(GradientExchange, TheFixedFactorKeepsGradientsNearOneAt28Decibels) {
@@ -554,7 +589,6 @@ TEST(GradientExchange, TheFixedFactorKeepsGradientsNearOneAt28Decibels) {
     }
   }
   EXPECT_GE(least, 28);
-  std::printf("least signal to noise of E4M3, fixed factor, 2^-2 to 2^2: %.2f dB\n", least);
 }
 
 }  // namespace gradient_exchange_test

@@ -25,6 +25,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gradient_message.hpp"
 #include "unit_scaling/distributed/gradient_tree.hpp"
@@ -157,8 +158,9 @@ class GradientExchange {
   ///        each rank.
   /// @throws ShapeError if a gradient has another shape than its parameter at construction: before
   ///         anything is sent. DomainError for 0 batches.
-  /// @throws CommunicationError if a rank has failed, or a message is not the one that is due: cut
-  ///         off, repeated, or changed on its way.
+  /// @throws CommunicationError if a rank has failed; if a message is not the one that is due: cut
+  ///         off, repeated, or changed on its way; if ranks have other options or numbers of
+  ///         batches.
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
@@ -277,7 +279,20 @@ class GradientExchange {
             .from = static_cast<std::uint32_t>(from),
             .piece = static_cast<std::uint32_t>(piece),
             .is_sum = is_sum ? 1U : 0U,
-            .elements = piece_of(bucket_of(number), piece).size()};
+            .elements = piece_of(bucket_of(number), piece).size(),
+            .told = told_};
+  }
+
+  /// A hash of what must be the same on all ranks, or their sums have other meanings.
+  [[nodiscard]] std::uint32_t hash_of_told(std::size_t batches) const {
+    std::uint64_t hash = text_hash(to_string(options_.format));
+    for (const std::uint64_t each :
+         {static_cast<std::uint64_t>(options_.scaling),
+          static_cast<std::uint64_t>(options_.combination), std::uint64_t{options_.bucket_elements},
+          std::uint64_t{batches}}) {
+      hash = unit_scaling::detail::next_hash(hash, each);
+    }
+    return static_cast<std::uint32_t>(hash ^ hash >> 32U);
   }
 
   /// `to[i] = from[i]`; NaN if that is not finite.
@@ -403,7 +418,7 @@ class GradientExchange {
       const std::byte* const message = terms.received.data() + rank * layout.size;
       const auto header =
           GradientMessage::open({message, layout.size}, header_of(number, rank, own, false));
-      exponents.push_back(static_cast<int>(header.exponent));
+      exponents.push_back(header.exponent);
       sum.saturated += header.saturated;
       const std::byte* flag = message + sizeof(GradientMessage);
       for_each_slot(bucket, [&](Slot& slot, const Range&) {
@@ -465,7 +480,7 @@ class GradientExchange {
       numbers_of_piece_.resize(piece.size());
       parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
         float* const to = numbers_of_piece_.data() + first;
-        decode(message + layout.codes, first, end - first, static_cast<int>(header.exponent), to);
+        decode(message + layout.codes, first, end - first, header.exponent, to);
         if (factor != 1) multiply(factor, {to, end - first});
       });
       for_each_slot(piece, [&](Slot& slot, const Range& range) {
@@ -528,6 +543,7 @@ class GradientExchange {
   std::array<Bucket, buckets_in_flight> buckets_;
   std::vector<float> numbers_of_piece_;
   std::uint64_t step_ = 0;
+  std::uint32_t told_ = 0;
   bool is_complete_ = false;
   ExchangeStatistics statistics_;
 };
@@ -548,6 +564,7 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
     slot.to = nullptr;
   }
   const float factor = factor_of(batches);
+  told_ = hash_of_told(batches);
   if (ranks_->size() == 1) {
     copy(source, factor);
   } else {

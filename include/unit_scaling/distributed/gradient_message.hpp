@@ -23,8 +23,8 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::distributed {
 
-/// The first 64 bytes of a message of gradients. All but the last four numbers are known to the
-/// receiver before.
+/// The first 64 bytes of a message of gradients. All but `saturated`, `exponent` and `checksum` are
+/// known to the receiver before.
 struct GradientMessage {
   static constexpr std::array<char, 8> own_magic{'U', 'S', 'g', 'r', 'a', 'd', '0', '1'};
 
@@ -33,10 +33,11 @@ struct GradientMessage {
   std::uint32_t bucket = 0;    ///< of the step
   std::uint32_t from = 0;      ///< the rank that sends it
   std::uint32_t piece = 0;     ///< of the bucket
-  std::uint32_t is_sum = 0;    ///< over all ranks
+  std::uint32_t is_sum = 0;    ///< 1 if it is over all ranks
   std::uint64_t elements = 0;  ///< of the piece
   std::uint64_t saturated = 0;
-  std::int64_t exponent = 0;   ///< a number is its code times 2^exponent
+  std::uint32_t told = 0;      ///< a hash of what the sender was told: formats, factors, batches
+  std::int32_t exponent = 0;   ///< a number is its code times 2^exponent
   std::uint64_t checksum = 0;  ///< of all other bytes
 
   /// Writes the header, and the checksum of all, before what is in the message already.
@@ -54,12 +55,14 @@ struct GradientMessage {
   [[nodiscard]] static GradientMessage open(std::span<const std::byte> message,
                                             const GradientMessage& expected) {
     GradientMessage header;
-    const auto check = [&](bool holds, std::string_view what, std::uint64_t value,
-                           std::uint64_t got) {
+    const auto check = [&](bool holds, std::string_view what, const auto& value, const auto& got) {
       if (holds) return;
       throw CommunicationError("GradientExchange: expected " + std::string(what) + " " +
                                std::to_string(value) + " in a message of rank " +
                                std::to_string(expected.from) + ", got " + std::to_string(got));
+    };
+    const auto check_same = [&](std::string_view what, const auto& value, const auto& got) {
+      check(value == got, what, value, got);
     };
     check(message.size() >= sizeof(header), "at least so many bytes:", sizeof(header),
           message.size());
@@ -68,19 +71,17 @@ struct GradientMessage {
       throw CommunicationError("GradientExchange: expected gradients in a message of rank " +
                                std::to_string(expected.from) + ", got other bytes");
     }
-    const auto check_same = [&](std::string_view what, std::uint64_t value, std::uint64_t got) {
-      check(value == got, what, value, got);
-    };
+    check_same("the checksum", checksum_of(message), header.checksum);
     check_same("step", expected.step, header.step);
     check_same("bucket", expected.bucket, header.bucket);
     check_same("sender", expected.from, header.from);
     check_same("piece", expected.piece, header.piece);
-    check_same("a sum or not:", expected.is_sum, header.is_sum);
+    check_same("stage", expected.is_sum, header.is_sum);
     check_same("a number of elements of", expected.elements, header.elements);
+    check_same("the hash of options and number of batches", expected.told, header.told);
     constexpr int largest_exponent = 127;
     check(header.exponent >= -largest_exponent && header.exponent <= largest_exponent,
-          "an exponent within", largest_exponent, static_cast<std::uint64_t>(header.exponent));
-    check_same("the checksum", checksum_of(message), header.checksum);
+          "an exponent within", largest_exponent, header.exponent);
     return header;
   }
 
