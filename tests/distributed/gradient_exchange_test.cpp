@@ -365,6 +365,8 @@ TEST(GradientExchange, RefusesWrongOptionsAndShapesBeforeAnythingIsSent) {
     EXPECT_TRUE(exchange.gradient(*pointers[0]).empty());
     exchange.exchange(given.gradients(Numbers{1, 2}));  // nothing was sent, so this one works
     EXPECT_EQ(exchange.gradient(*pointers[0]).size(), 2U);
+    expect_shape_error([&] { exchange.exchange(wrong); }, {"GradientExchange"});
+    EXPECT_TRUE(exchange.gradient(*pointers[0]).empty()) << "of the step before";
   });
 }
 
@@ -376,6 +378,42 @@ TEST(GradientExchange, RanksWithOtherSizesEndWithAnErrorAndDoNotHang) {
                                   exchange.exchange(given.gradients(Numbers(40, 1)));
                                 }),
                CommunicationError);
+}
+
+TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
+  const std::vector<std::size_t> sizes{700, 0, 33, 501};
+  std::vector<Numbers> numbers;
+  for (std::size_t rank = 0; rank < 3; ++rank) numbers.push_back(normal_numbers(1234, rank, 1));
+  for (const std::size_t bucket : {100U, 1000U, 5000U}) {
+    const Options options{.bucket_elements = bucket};
+    const auto expected = exchanged(sizes, numbers, options);
+    run_thread_ranks(3, [&](Communicator& ranks) {
+      GivenParameters given(sizes);
+      Parameter other{.name = "of others", .value = Array<float>({1}, {0})};
+      const auto pointers = given.pointers();
+      const GivenGradients all = given.gradients(numbers[ranks.rank()]);
+      GradientExchange exchange(ranks, pointers, options);
+      for (int step = 0; step < 2; ++step) {
+        // What is not final yet has other numbers. Rank 2 does not take part.
+        GivenGradients so_far = given.gradients(Numbers(1234, nan));
+        if (ranks.rank() != 2) {
+          exchange.take(so_far, other);
+          for (const std::size_t k : {3U, 1U, 2U}) {
+            so_far.arrays[pointers[k]] = all.arrays.at(pointers[k]);
+            exchange.take(so_far, *pointers[k]);
+          }
+          EXPECT_EQ(exchange.statistics().sent_bytes > 0, bucket == 100) << "534 are final";
+          expect_domain_error([&] { exchange.take(so_far, *pointers[3]); },
+                              {"GradientExchange", "'p3' twice"});
+          expect_domain_error([&] { exchange.exchange(all, 2); },
+                              {"GradientExchange", "one batch", "got 2"});
+          EXPECT_TRUE(exchange.gradient(*pointers[3]).empty());
+        }
+        exchange.exchange(all);
+        EXPECT_EQ(given.bits(exchange), expected[ranks.rank()]);
+      }
+    });
+  }
 }
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {

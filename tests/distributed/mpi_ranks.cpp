@@ -50,6 +50,14 @@ void train_as_threads_do(Communicator& ranks) {
   }
 }
 
+/// The same bits if gradients are sent while the tape unwinds.
+void send_early(Communicator& ranks) {
+  SmallTraining training{.batches = ranks.size(), .exchange = {.bucket_elements = 50}};
+  const SmallResult late = run_small_training(ranks, training);
+  training.sends_early = true;
+  expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
+}
+
 /// All operations, with pieces of other sizes for each pair, in messages of several parts.
 void communicate(Communicator& ranks) {
   const std::size_t size = ranks.size();
@@ -148,6 +156,7 @@ int main(int argc, char** argv) {
   const std::map<std::string, void (*)(Communicator&)> all{
       {"train", train_as_threads_do},
       {"communicate", communicate},
+      {"early", send_early},
       {"refuse", refuse_one_step},
       {"disagree", disagree},
       {"throw", end_on_an_error},

@@ -30,6 +30,8 @@ struct SmallTraining {
   std::size_t batches = 16;  ///< of a step, on all ranks together
   std::size_t steps = 10;
   unit_scaling::distributed::GradientExchange::Options exchange = {};
+  /// Each rank has one batch, and sends gradients while its tape unwinds.
+  bool sends_early = false;
   /// Of its batches one has an infinite number, at this step.
   std::size_t bad_step = static_cast<std::size_t>(-1);
 };
@@ -62,6 +64,9 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
   distributed::GradientTree tree(parameters);
   optim::AdamW adam(parameters);
   Tape<precision::fp32> tape;
+  if (training.sends_early) {
+    tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
+  }
   SmallResult result;
   const std::size_t own = training.batches / ranks.size();
   for (std::size_t step = 0; step < training.steps; ++step) {
@@ -85,9 +90,13 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
       tape.clear();
       const auto h = ops::gelu(ops::linear(tape.constant(x), tape.parameter(up)));
       tape.backward(ops::cross_entropy(ops::linear(h, tape.parameter(down)), labels));
-      tree.add(tape);
+      if (!training.sends_early) tree.add(tape);
     }
-    exchange.exchange(tree);
+    if (training.sends_early) {
+      exchange.exchange(tape);
+    } else {
+      exchange.exchange(tree);
+    }
     try {
       adam.step(exchange, 0x1p-5);
     } catch (const DomainError& error) {

@@ -51,6 +51,15 @@ TEST(DistributedTraining, NarrowWiresTrainTooWithTheSameBitsOnAllRanks) {
   EXPECT_EQ(digests.size(), 3U) << "a narrow wire rounds";
 }
 
+TEST(DistributedTraining, GradientsThatAreSentEarlyGiveTheSameBits) {
+  for (const std::size_t ranks : {2U, 3U, 4U}) {
+    EXPECT_EQ(trained(ranks,
+                      {.batches = ranks, .exchange = {.bucket_elements = 50}, .sends_early = true}),
+              trained(1, {.batches = ranks}))
+        << ranks;
+  }
+}
+
 TEST(DistributedTraining, AllRanksRefuseTheStepInWhichOneHasABadBatch) {
   for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
     const SmallResult result = trained(4, {.exchange = {.format = format}, .bad_step = 7});

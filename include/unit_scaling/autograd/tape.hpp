@@ -181,6 +181,13 @@ template <Precision P> class Tape {
     unwind();
   }
 
+  /// Calls `listener(parameter)` in each `backward` from now on, once for each parameter that an op
+  /// with a gradient has read, as soon as all these ops are unwound: `gradient(parameter)` is what
+  /// it will be after `backward`, which goes on meanwhile. An empty function ends that.
+  void on_final_gradient(std::function<void(const Parameter&)> listener) {
+    final_gradient_listener_ = std::move(listener);
+  }
+
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
   /// lives in the tape's memory: a copy shares that and must not outlive the tape.
   [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const& {
@@ -346,6 +353,11 @@ template <Precision P> class Tape {
 
   /// The backward pass of one node, if a gradient reaches it.
   void backward_of(Node& node);
+
+  /// How many nodes are to be unwound that read each parameter, by slot.
+  void count_readers();
+  /// Tells the listener of the parameters that no other node reads.
+  void end_reading(const Node& node);
 
   /// Whether the gradient of an op is wanted: of any of its inputs.
   [[nodiscard]] bool is_gradient_wanted(std::span<const std::size_t> input_slots) const;
@@ -581,6 +593,8 @@ template <Precision P> class Tape {
   TapeMode mode_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
+  std::function<void(const Parameter&)> final_gradient_listener_;
+  std::vector<std::size_t> readers_;  ///< see `count_readers`
   DecodedParameters decoded_{memory_};
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
@@ -695,13 +709,30 @@ template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double see
   sums_.begin(slots_.size());
 }
 
+template <Precision P> void Tape<P>::count_readers() {
+  readers_.assign(slots_.size(), 0);
+  for (const NodePointer& node : nodes_) {
+    for (const std::size_t slot : node->input_slots) ++readers_[slot];
+  }
+}
+
+template <Precision P> void Tape<P>::end_reading(const Node& node) {
+  for (const std::size_t slot : node.input_slots) {
+    if (--readers_[slot] != 0 || slots_[slot].parameter == nullptr) continue;
+    sums_.add_up_parts(slot);
+    final_gradient_listener_(*slots_[slot].parameter);
+  }
+}
+
 template <Precision P> void Tape<P>::unwind() {
+  if (final_gradient_listener_) count_readers();
   while (!nodes_.empty()) {
     // Taken off the tape first: what the op saved is freed at the end of its turn.
     const NodePointer node = std::move(nodes_.back());
     nodes_.pop_back();
     try {
       backward_of(*node);
+      if (final_gradient_listener_) end_reading(*node);
     } catch (...) {
       clear();  // half a backward pass must not be taken for a whole one
       throw;

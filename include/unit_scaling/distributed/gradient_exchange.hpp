@@ -166,6 +166,18 @@ class GradientExchange {
   /// The same, of as many batches as the tree has.
   void exchange(const GradientTree& source) { exchange(source, source.count()); }
 
+  /// Sends what can be sent once the gradient of a parameter is final, while the tape still
+  /// unwinds; the `exchange` of the same tape, which must follow, does the rest:
+  ///
+  ///     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
+  ///
+  /// The result has the same bits, and a rank may do so or not whatever the others do. Gradients
+  /// come in about the order of the buckets if parameters are in about the order of their use.
+  /// @throws DomainError if it was given this parameter in this step; ShapeError and
+  ///         CommunicationError as `exchange`. A parameter of others is passed over.
+  template <optim::GradientSource Gradients>
+  void take(const Gradients& source, const Parameter& parameter);
+
   /// Calls `use(gradients)` with the gradients of all ranks: after an exchange this object, or the
   /// source itself where one rank has them all and nothing is divided, which then costs nothing.
   /// @throws as `exchange`, and what `use` throws
@@ -203,6 +215,7 @@ class GradientExchange {
     Shape shape;
     std::size_t begin;
     bool is_there = false;  ///< on some rank
+    bool is_final = false;  ///< on this rank, in this step
     Array<float> sum = {};
     float* to = nullptr;  ///< its elements, in an exchange
   };
@@ -228,6 +241,32 @@ class GradientExchange {
   };
   /// Buckets of which messages are on their way: terms, sums, and what has come.
   static constexpr std::size_t buckets_in_flight = 3;
+
+  /// Begins a step, of which there are no gradients before its end.
+  void begin(std::size_t batches) {
+    is_complete_ = false;
+    is_begun_ = true;
+    started_ = 0;
+    statistics_ = {};
+    told_ = hash_of_told(batches);
+    for (Slot& slot : slots_) {
+      slot.is_there = false;
+      slot.is_final = false;
+      slot.to = nullptr;
+    }
+  }
+
+  template <optim::GradientSource Gradients>
+  static void check_shape(const Gradients& source, const Slot& slot);
+
+  /// Goes on with the buckets whose gradients are final.
+  template <optim::GradientSource Gradients>
+  void advance(const Gradients& source, std::size_t batches);
+
+  [[nodiscard]] std::size_t buckets() const {
+    return elements_ / options_.bucket_elements +
+           (elements_ % options_.bucket_elements != 0 ? 1 : 0);
+  }
 
   [[nodiscard]] Range bucket_of(std::size_t number) const {
     const std::size_t begin = number * options_.bucket_elements;
@@ -544,39 +583,69 @@ class GradientExchange {
   std::vector<float> numbers_of_piece_;
   std::uint64_t step_ = 0;
   std::uint32_t told_ = 0;
+  bool is_begun_ = false;    ///< the step
+  std::size_t started_ = 0;  ///< buckets of the step
   bool is_complete_ = false;
   ExchangeStatistics statistics_;
 };
 
 template <optim::GradientSource Gradients>
+void GradientExchange::check_shape(const Gradients& source, const Slot& slot) {
+  const auto& gradient = source.gradient(*slot.parameter);
+  require_shape(
+      gradient.size() == 0 || gradient.shape() == slot.shape, name,
+      [&] { return "a gradient in the shape of '" + slot.parameter->name + "' at first"; },
+      slot.shape, gradient.shape());
+}
+
+template <optim::GradientSource Gradients>
+void GradientExchange::advance(const Gradients& source, std::size_t batches) {
+  // In one order on all ranks, whenever each of them comes to it.
+  for (; started_ < buckets(); ++started_) {
+    bool is_final = true;
+    for_each_slot(bucket_of(started_),
+                  [&](const Slot& slot, const Range&) { is_final = is_final && slot.is_final; });
+    if (!is_final) return;
+    start_terms(source, started_, batches);
+    if (started_ >= 1) start_sums(started_ - 1, batches);
+    if (started_ >= 2) finish(started_ - 2, factor_of(batches));
+  }
+}
+
+template <optim::GradientSource Gradients>
+void GradientExchange::take(const Gradients& source, const Parameter& parameter) {
+  const auto found = numbers_.find(&parameter);
+  if (ranks_->size() == 1 || found == numbers_.end()) return;
+  const DefaultArithmetic arithmetic;
+  Slot& slot = slots_[found->second];
+  check_shape(source, slot);
+  if (!is_begun_) begin(1);
+  require(!slot.is_final, name, "expected an exchange after each backward, got the gradient of '",
+          parameter.name, "' twice");
+  slot.is_final = true;
+  advance(source, 1);
+}
+
+template <optim::GradientSource Gradients>
 void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   const DefaultArithmetic arithmetic;
   is_complete_ = false;
-  statistics_ = {};
   require_size(name, "a number of batches", batches);
-  for (Slot& slot : slots_) {
-    const auto& gradient = source.gradient(*slot.parameter);
-    require_shape(
-        gradient.size() == 0 || gradient.shape() == slot.shape, name,
-        [&] { return "a gradient in the shape of '" + slot.parameter->name + "' at first"; },
-        slot.shape, gradient.shape());
-    slot.is_there = false;
-    slot.to = nullptr;
-  }
-  const float factor = factor_of(batches);
-  told_ = hash_of_told(batches);
+  require(!is_begun_ || batches == 1, name, "expected one batch after take, got ", batches);
+  for (const Slot& slot : slots_) check_shape(source, slot);
+  if (!is_begun_) begin(batches);
   if (ranks_->size() == 1) {
-    copy(source, factor);
+    copy(source, factor_of(batches));
   } else {
-    const std::size_t buckets =
-        (elements_ + options_.bucket_elements - 1) / options_.bucket_elements;
-    for (std::size_t k = 0; k < buckets + 2; ++k) {
-      if (k < buckets) start_terms(source, k, batches);
-      if (k >= 1 && k - 1 < buckets) start_sums(k - 1, batches);
-      if (k >= 2) finish(k - 2, factor);
-    }
+    for (Slot& slot : slots_) slot.is_final = true;
+    advance(source, batches);
+    const std::size_t all = buckets();
+    if (all >= 1) start_sums(all - 1, batches);
+    if (all >= 2) finish(all - 2, factor_of(batches));
+    if (all >= 1) finish(all - 1, factor_of(batches));
   }
   ++step_;
+  is_begun_ = false;
   is_complete_ = true;
 }
 
