@@ -78,12 +78,8 @@ template <Precision P> class GradientSums {
   /// of them is reached by one.
   [[nodiscard]] std::optional<std::size_t> factor_of(std::size_t first, std::size_t count);
 
-  /// The gradient of a parameter, from its parts, once no more come; nothing if that is done.
+  /// The gradient of a parameter, from its parts: once, when no more come.
   void add_up_parts(std::size_t value);
-  /// Those of all parameters.
-  void add_up_parts() {
-    for (std::size_t value = 0; value < sums_.size(); ++value) add_up_parts(value);
-  }
 
   /// The gradient of a parameter after `add_up_parts`, or of an input. Of an op's output it is the
   /// sum so far, and empty once it was taken.
@@ -120,7 +116,6 @@ template <Precision P> class GradientSums {
     std::size_t factor = 0;   ///< a number of `factors_`
     std::size_t first_part = no_part;  ///< of a parameter's gradient, a number of `parts_`
     std::size_t last_part = no_part;
-    bool is_added_up = false;  ///< from these
     Array<Storage> gradient = {};
     /// The gradient of a loss, which is one number of P::compute and no less precise than that.
     Array<Compute> loss_gradient = {};
@@ -232,7 +227,6 @@ typename GradientSums<P>::Part& GradientSums<P>::part_of(std::size_t value,
 
 template <Precision P> void GradientSums<P>::add_up_parts(std::size_t value) {
   Sum& sum = sums_[value];
-  if (std::exchange(sum.is_added_up, true)) return;
   for (std::size_t k = sum.first_part; k != no_part; k = parts_[k].next) {
     const bool is_sum = !sum.gradient.empty();
     accumulate(sum.gradient, parts_[k].gradient);

@@ -321,7 +321,8 @@ template <Precision P> class Tape {
   /// What is known of a variable without its value and without its gradient.
   struct Slot {
     Shape shape = {};
-    bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    std::size_t readers = 0;  ///< see `count_readers`
+    bool wanted = false;      ///< a gradient is wanted, or passes through on its way to one that is
     const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
     const void* elements = nullptr;        ///< of that parameter when it was recorded
     ContentVersion version = {};           ///< of that parameter when it was recorded last
@@ -356,7 +357,7 @@ template <Precision P> class Tape {
 
   /// How many nodes are to be unwound that read each parameter, by slot.
   void count_readers();
-  /// Tells the listener of the parameters that no other node reads.
+  /// Adds up the gradients of the parameters that no other node reads, and tells the listener.
   void end_reading(const Node& node);
 
   /// Whether the gradient of an op is wanted: of any of its inputs.
@@ -594,7 +595,6 @@ template <Precision P> class Tape {
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
   std::function<void(const Parameter&)> final_gradient_listener_;
-  std::vector<std::size_t> readers_;  ///< see `count_readers`
   DecodedParameters decoded_{memory_};
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
@@ -710,35 +710,34 @@ template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double see
 }
 
 template <Precision P> void Tape<P>::count_readers() {
-  readers_.assign(slots_.size(), 0);
+  for (Slot& slot : slots_) slot.readers = 0;
   for (const NodePointer& node : nodes_) {
-    for (const std::size_t slot : node->input_slots) ++readers_[slot];
+    for (const std::size_t slot : node->input_slots) ++slots_[slot].readers;
   }
 }
 
 template <Precision P> void Tape<P>::end_reading(const Node& node) {
   for (const std::size_t slot : node.input_slots) {
-    if (--readers_[slot] != 0 || slots_[slot].parameter == nullptr) continue;
+    if (--slots_[slot].readers != 0 || slots_[slot].parameter == nullptr) continue;
     sums_.add_up_parts(slot);
-    final_gradient_listener_(*slots_[slot].parameter);
+    if (final_gradient_listener_) final_gradient_listener_(*slots_[slot].parameter);
   }
 }
 
 template <Precision P> void Tape<P>::unwind() {
-  if (final_gradient_listener_) count_readers();
+  count_readers();
   while (!nodes_.empty()) {
     // Taken off the tape first: what the op saved is freed at the end of its turn.
     const NodePointer node = std::move(nodes_.back());
     nodes_.pop_back();
     try {
       backward_of(*node);
-      if (final_gradient_listener_) end_reading(*node);
+      end_reading(*node);
     } catch (...) {
       clear();  // half a backward pass must not be taken for a whole one
       throw;
     }
   }
-  sums_.add_up_parts();
   if (observer_) observer_.show_parameter_gradients(sums_);
 }
 
