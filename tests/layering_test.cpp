@@ -16,9 +16,9 @@
 
 namespace layering_test {
 
-constexpr std::array<std::string_view, 11> layers{"core",  "formats",  "scaling", "kernels",
-                                                  "ops",   "autograd", "recipes", "nn",
-                                                  "optim", "train",    "analysis"};
+constexpr std::array<std::string_view, 12> layers{"core",  "formats",  "scaling",     "kernels",
+                                                  "ops",   "autograd", "recipes",     "nn",
+                                                  "optim", "train",    "distributed", "analysis"};
 
 std::optional<std::ptrdiff_t> rank_of(std::string_view layer) {
   const auto* found = std::find(layers.begin(), layers.end(), layer);

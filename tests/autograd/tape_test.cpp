@@ -309,6 +309,46 @@ TEST(TapeGradient, OfAnUnconstrainedOpInAResidualBranchIsNoMultipleOfTheTrueOne)
   EXPECT_LT(deviation(model.last), quotient_tolerance);
 }
 
+TYPED_TEST(TapeInEachPrecision, TellsOfEachGradientOnceAndWhenItIsFinal) {
+  using P = TypeParam;
+  const Parameter twice = random_parameter("twice", {6, 6}, 0);
+  const Parameter once = random_parameter("once", {6, 6}, 1);
+  const Parameter aside = random_parameter("aside", {6, 6}, 2);
+  const Parameter unread = random_parameter("unread", {6, 6}, 3);
+  const Array<float> x = random_parameter("x", {5, 6}, 4).value;
+  const auto backward = [&](Tape<P>& tape) {
+    tape.clear();
+    const auto rows = tape.constant(x);
+    static_cast<void>(tape.parameter(unread));
+    const auto h = ops::linear(ops::linear(rows, tape.parameter(twice)), tape.parameter(once));
+    const auto y = ops::linear(h, tape.parameter(twice));
+    const auto no_part_of_the_loss = ops::linear(rows, tape.parameter(aside));
+    tape.backward(ops::sum(ops::sum(y)));
+  };
+  Tape<P> silent;
+  backward(silent);
+  Tape<P> tape;
+  std::vector<std::string> told;
+  tape.on_final_gradient([&](const Parameter& parameter) {
+    told.push_back(parameter.name);
+    EXPECT_TRUE(tape.gradient(parameter) == silent.gradient(parameter)) << parameter.name;
+  });
+  for (int step = 0; step < 2; ++step) {
+    told.clear();
+    backward(tape);
+    EXPECT_EQ(told, (std::vector<std::string>{"aside", "once", "twice"}));
+    EXPECT_TRUE(tape.gradient(twice) == silent.gradient(twice));
+    EXPECT_TRUE(tape.gradient(aside).empty());
+  }
+  tape.on_final_gradient({});
+  told.clear();
+  backward(tape);
+  EXPECT_TRUE(told.empty());
+  tape.on_final_gradient([](const Parameter&) { throw std::runtime_error("no room"); });
+  EXPECT_THROW(backward(tape), std::runtime_error);
+  EXPECT_TRUE(tape.gradient(once).empty()) << "half a backward pass";
+}
+
 TEST(TapeGradient, OfAValueUsedSeveralTimesIsTheSum) {
   Tape<precision::fp32> tape;
   const auto x = tape.input(Array<float>({2}, {1, 2}));

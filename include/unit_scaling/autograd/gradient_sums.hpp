@@ -78,8 +78,8 @@ template <Precision P> class GradientSums {
   /// of them is reached by one.
   [[nodiscard]] std::optional<std::size_t> factor_of(std::size_t first, std::size_t count);
 
-  /// The gradient of each parameter, from its parts.
-  void add_up_parts();
+  /// The gradient of a parameter, from its parts: once, when no more come.
+  void add_up_parts(std::size_t value);
 
   /// The gradient of a parameter after `add_up_parts`, or of an input. Of an op's output it is the
   /// sum so far, and empty once it was taken.
@@ -124,7 +124,6 @@ template <Precision P> class GradientSums {
 
   /// The sum of those gradients of a parameter that carry the same product of factors.
   struct Part {
-    std::size_t value;
     std::size_t factor;  ///< a number of `factors_`
     std::size_t next;    ///< part of the same parameter
     Array<Storage> gradient = {};
@@ -223,15 +222,15 @@ typename GradientSums<P>::Part& GradientSums<P>::part_of(std::size_t value,
   }
   (sum.last_part == no_part ? sum.first_part : parts_[sum.last_part].next) = parts_.size();
   sum.last_part = parts_.size();
-  return parts_.emplace_back(Part{.value = value, .factor = product, .next = no_part});
+  return parts_.emplace_back(Part{.factor = product, .next = no_part});
 }
 
-template <Precision P> void GradientSums<P>::add_up_parts() {
-  for (const Part& part : parts_) {
-    Array<Storage>& sum = sums_[part.value].gradient;
-    const bool is_sum = !sum.empty();
-    accumulate(sum, part.gradient);
-    if (is_sum) recipe_->write<P>(part.site, sum);
+template <Precision P> void GradientSums<P>::add_up_parts(std::size_t value) {
+  Sum& sum = sums_[value];
+  for (std::size_t k = sum.first_part; k != no_part; k = parts_[k].next) {
+    const bool is_sum = !sum.gradient.empty();
+    accumulate(sum.gradient, parts_[k].gradient);
+    if (is_sum) recipe_->write<P>(parts_[k].site, sum.gradient);
   }
 }
 

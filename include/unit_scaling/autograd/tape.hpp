@@ -181,6 +181,13 @@ template <Precision P> class Tape {
     unwind();
   }
 
+  /// Calls `listener(parameter)` in each `backward` from now on, once for each parameter that an op
+  /// with a gradient has read, as soon as all these ops are unwound: `gradient(parameter)` is what
+  /// it will be after `backward`, which goes on meanwhile. An empty function ends that.
+  void on_final_gradient(std::function<void(const Parameter&)> listener) {
+    final_gradient_listener_ = std::move(listener);
+  }
+
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
   /// lives in the tape's memory: a copy shares that and must not outlive the tape.
   [[nodiscard]] const Array<Storage>& gradient(const Parameter& parameter) const& {
@@ -314,7 +321,8 @@ template <Precision P> class Tape {
   /// What is known of a variable without its value and without its gradient.
   struct Slot {
     Shape shape = {};
-    bool wanted = false;  ///< a gradient is wanted, or passes through on its way to one that is
+    std::size_t readers = 0;  ///< see `count_readers`
+    bool wanted = false;      ///< a gradient is wanted, or passes through on its way to one that is
     const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
     const void* elements = nullptr;        ///< of that parameter when it was recorded
     ContentVersion version = {};           ///< of that parameter when it was recorded last
@@ -346,6 +354,11 @@ template <Precision P> class Tape {
 
   /// The backward pass of one node, if a gradient reaches it.
   void backward_of(Node& node);
+
+  /// How many nodes are to be unwound that read each parameter, by slot.
+  void count_readers();
+  /// Adds up the gradients of the parameters that no other node reads, and tells the listener.
+  void end_reading(const Node& node);
 
   /// Whether the gradient of an op is wanted: of any of its inputs.
   [[nodiscard]] bool is_gradient_wanted(std::span<const std::size_t> input_slots) const;
@@ -578,6 +591,7 @@ template <Precision P> class Tape {
   TapeMode mode_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
+  std::function<void(const Parameter&)> final_gradient_listener_;
   DecodedParameters decoded_{memory_};
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
@@ -692,19 +706,35 @@ template <Precision P> void Tape<P>::begin_backward(std::size_t loss, double see
   sums_.begin(slots_.size());
 }
 
+template <Precision P> void Tape<P>::count_readers() {
+  for (Slot& slot : slots_) slot.readers = 0;
+  for (const NodePointer& node : nodes_) {
+    for (const std::size_t slot : node->input_slots) ++slots_[slot].readers;
+  }
+}
+
+template <Precision P> void Tape<P>::end_reading(const Node& node) {
+  for (const std::size_t slot : node.input_slots) {
+    if (--slots_[slot].readers != 0 || slots_[slot].parameter == nullptr) continue;
+    sums_.add_up_parts(slot);
+    if (final_gradient_listener_) final_gradient_listener_(*slots_[slot].parameter);
+  }
+}
+
 template <Precision P> void Tape<P>::unwind() {
+  count_readers();
   while (!nodes_.empty()) {
     // Taken off the tape first: what the op saved is freed at the end of its turn.
     const NodePointer node = std::move(nodes_.back());
     nodes_.pop_back();
     try {
       backward_of(*node);
+      end_reading(*node);
     } catch (...) {
       clear();  // half a backward pass must not be taken for a whole one
       throw;
     }
   }
-  sums_.add_up_parts();
   if (observer_) observer_.show_parameter_gradients(sums_);
 }
 

@@ -113,9 +113,20 @@ class Fingerprint {
     return fingerprint;
   }
 
+  /// Where two fingerprints that are compared come from, as a text says it.
+  struct Places {
+    std::string_view left = "there";
+    std::string_view right = "here";
+  };
+
   /// What two fingerprints differ in, by key: "rate is 0.25 there and 0.5 here, the text is
   /// another". Empty if they are equal. Of many differences the first are named.
   [[nodiscard]] static std::string difference(const Fingerprint& there, const Fingerprint& here) {
+    return difference(there, here, Places{});
+  }
+  /// The same in other words for "there" and "here".
+  [[nodiscard]] static std::string difference(const Fingerprint& there, const Fingerprint& here,
+                                              const Places& places) {
     using Sides = std::pair<const Entry*, const Entry*>;
     std::map<std::string_view, Sides> sides_of;
     for (const Entry& entry : there.entries_) sides_of[entry.key].first = &entry;
@@ -144,8 +155,11 @@ class Fingerprint {
           here_shown = "…" + printable(std::string_view(right->value).substr(same));
           where = ", after " + std::to_string(same) + " equal bytes";
         }
-        text +=
-            printable(key) + " is " + there_shown + " there and " + here_shown + " here" + where;
+        text += printable(key) + " is " + there_shown + ' ';
+        text += places.left;
+        text += " and " + here_shown + ' ';
+        text += places.right;
+        text += where;
       }
     }
     return text;

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer distributed: what an engine of messages between ranks is asked for.
+// unit_scaling: optional
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/target.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::distributed {
+
+/// Ranks that do not understand each other, or no longer hear each other. The text names the rank.
+class CommunicationError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// An operation of all ranks that this one has started. What it sends and what it receives must
+/// stay in place until `wait` has returned. Requests may be waited for in any order. One that is
+/// destroyed before is given up, and its communicator with it.
+class Request {
+ public:
+  /// What an engine knows of an operation. The destructor gives it up if `wait` has not returned.
+  class Operation {
+   public:
+    Operation() = default;
+    Operation(const Operation&) = delete;
+    Operation& operator=(const Operation&) = delete;
+    virtual ~Operation() = default;
+    /// Called once.
+    virtual void wait() = 0;
+  };
+
+  Request() = default;
+  explicit Request(std::unique_ptr<Operation> operation) : operation_(std::move(operation)) {}
+
+  /// Returns when all is received, and all that was sent may be written to again. At once, if it
+  /// has returned before.
+  /// @throws CommunicationError if that cannot be, or not within the deadline of the communicator.
+  void wait() {
+    if (const auto operation = std::exchange(operation_, nullptr)) operation->wait();
+  }
+
+ private:
+  std::unique_ptr<Operation> operation_;
+};
+
+/// Parts of some bytes, one for each rank, that lie one behind the other.
+template <class Byte> struct Pieces {
+  std::span<Byte> bytes;
+  std::span<const std::size_t> sizes;
+};
+
+/// The ranks of a job, numbered from 0, as one of them sees them. All ranks call the same
+/// operations in the same order. Each belongs to one thread.
+///
+/// An operation is at most one message from each rank to each other one, and an engine is asked for
+/// nothing else. What is computed from the messages is the caller's, so no result depends on the
+/// engine. The messages of an all-to-all, and of an all-gather, are as many bytes as a ring or a
+/// tree would send: (N − 1) / N of what each rank holds in the end.
+class Communicator {
+ public:
+  Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+  virtual ~Communicator() = default;
+
+  [[nodiscard]] virtual std::size_t rank() const = 0;
+  [[nodiscard]] virtual std::size_t size() const = 0;
+
+  /// Sends a piece to each rank, and receives one from each.
+  /// @throws DomainError unless there is a size for each rank, and as many bytes as they add up to;
+  ///         CommunicationError if a rank is known to have failed.
+  [[nodiscard]] Request start_all_to_all(Pieces<const std::byte> sent, Pieces<std::byte> received) {
+    return start("all_to_all", by_rank(sent), by_rank(received));
+  }
+  /// Sends the same bytes to each rank, and receives a piece from each.
+  /// @throws as above
+  [[nodiscard]] Request start_all_gather(std::span<const std::byte> sent,
+                                         Pieces<std::byte> received) {
+    return start("all_gather", Sent(size(), sent), by_rank(received));
+  }
+  /// Sends the bytes of rank `root` to all others, where they are overwritten.
+  /// @throws DomainError if there is no such rank; CommunicationError as above.
+  [[nodiscard]] Request start_broadcast(std::span<std::byte> bytes, std::size_t root) {
+    require(root < size(), "Communicator", "expected a rank below ", size(), " to broadcast, got ",
+            root);
+    Sent sent(size());
+    Received received(size());
+    if (rank() == root) {
+      sent.assign(size(), bytes);
+      sent[root] = {};
+    } else {
+      received[root] = bytes;
+    }
+    return start("broadcast", std::move(sent), std::move(received));
+  }
+  /// Is done when all ranks have started it.
+  /// @throws CommunicationError as above
+  [[nodiscard]] Request start_barrier() { return start("barrier", Sent(size()), Received(size())); }
+
+  // The same, waited for.
+  void all_to_all(Pieces<const std::byte> sent, Pieces<std::byte> received) {
+    start_all_to_all(sent, received).wait();
+  }
+  void all_gather(std::span<const std::byte> sent, Pieces<std::byte> received) {
+    start_all_gather(sent, received).wait();
+  }
+  void broadcast(std::span<std::byte> bytes, std::size_t root) {
+    start_broadcast(bytes, root).wait();
+  }
+  void barrier() { start_barrier().wait(); }
+
+ protected:
+  using Sent = std::vector<std::span<const std::byte>>;
+  using Received = std::vector<std::span<std::byte>>;
+
+  /// Sends one message to each rank, empty ones too, and receives one from each. That to itself is
+  /// a copy.
+  /// @param operation its name, in memory that stays.
+  [[nodiscard]] virtual Request start(std::string_view operation, Sent sent, Received received) = 0;
+
+ private:
+  template <class Byte>
+  [[nodiscard]] std::vector<std::span<Byte>> by_rank(const Pieces<Byte>& pieces) const {
+    require(pieces.sizes.size() == size(), "Communicator", "expected a piece for each of ", size(),
+            " ranks, got ", pieces.sizes.size());
+    const std::size_t all =
+        std::accumulate(pieces.sizes.begin(), pieces.sizes.end(), std::size_t{0});
+    require(all == pieces.bytes.size(), "Communicator", "expected pieces of ", pieces.bytes.size(),
+            " bytes together, got ", all);
+    std::vector<std::span<Byte>> result;
+    result.reserve(size());
+    std::size_t begin = 0;
+    for (const std::size_t each : pieces.sizes) {
+      result.push_back(pieces.bytes.subspan(begin, each));
+      begin += each;
+    }
+    return result;
+  }
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE::distributed
+
+UNIT_SCALING_IEEE_END

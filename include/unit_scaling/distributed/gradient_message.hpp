@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer distributed: what stands before the gradients in a message, so that no other bytes are
+/// taken for them.
+// unit_scaling: optional
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/distributed/communicator.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::distributed {
+
+/// The first 64 bytes of a message of gradients. All but `saturated`, `exponent` and `checksum` are
+/// known to the receiver before.
+struct GradientMessage {
+  static constexpr std::array<char, 8> own_magic{'U', 'S', 'g', 'r', 'a', 'd', '0', '1'};
+
+  std::array<char, 8> magic = own_magic;
+  std::uint64_t step = 0;      ///< exchanges before this one
+  std::uint32_t bucket = 0;    ///< of the step
+  std::uint32_t from = 0;      ///< the rank that sends it
+  std::uint32_t piece = 0;     ///< of the bucket
+  std::uint32_t is_sum = 0;    ///< 1 if it is over all ranks
+  std::uint64_t elements = 0;  ///< of the piece
+  std::uint64_t saturated = 0;
+  std::uint32_t told = 0;      ///< a hash of what the sender was told: formats, factors, batches
+  std::int32_t exponent = 0;   ///< a number is its code times 2^exponent
+  std::uint64_t checksum = 0;  ///< of all other bytes
+
+  /// Writes the header, and the checksum of all, before what is in the message already.
+  /// @pre there is room for it
+  void seal(std::span<std::byte> message) {
+    checksum = 0;
+    std::memcpy(message.data(), this, sizeof(*this));
+    checksum = checksum_of(message);
+    std::memcpy(message.data(), this, sizeof(*this));
+  }
+
+  /// The header of a message that has come.
+  /// @param expected all that is known of it
+  /// @throws CommunicationError unless it is that message, whole.
+  [[nodiscard]] static GradientMessage open(std::span<const std::byte> message,
+                                            const GradientMessage& expected) {
+    GradientMessage header;
+    const auto check = [&](bool holds, std::string_view what, const auto& value, const auto& got) {
+      if (holds) return;
+      throw CommunicationError("GradientExchange: expected " + std::string(what) + " " +
+                               std::to_string(value) + " in a message of rank " +
+                               std::to_string(expected.from) + ", got " + std::to_string(got));
+    };
+    const auto check_same = [&](std::string_view what, const auto& value, const auto& got) {
+      check(value == got, what, value, got);
+    };
+    check(message.size() >= sizeof(header), "at least so many bytes:", sizeof(header),
+          message.size());
+    std::memcpy(&header, message.data(), sizeof(header));
+    if (header.magic != own_magic) {
+      throw CommunicationError("GradientExchange: expected gradients in a message of rank " +
+                               std::to_string(expected.from) + ", got other bytes");
+    }
+    check_same("the checksum", checksum_of(message), header.checksum);
+    check_same("step", expected.step, header.step);
+    check_same("bucket", expected.bucket, header.bucket);
+    check_same("sender", expected.from, header.from);
+    check_same("piece", expected.piece, header.piece);
+    check_same("stage", expected.is_sum, header.is_sum);
+    check_same("a number of elements of", expected.elements, header.elements);
+    check_same("the hash of options and number of batches", expected.told, header.told);
+    constexpr int largest_exponent = 127;
+    check(header.exponent >= -largest_exponent && header.exponent <= largest_exponent,
+          "an exponent within", largest_exponent, header.exponent);
+    return header;
+  }
+
+ private:
+  /// FNV-1a over words of eight bytes: of all but the checksum, and of the size.
+  [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> message) {
+    constexpr std::size_t word_bytes = sizeof(std::uint64_t);
+    std::uint64_t hash =
+        unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, message.size());
+    for (std::size_t i = 0; i < message.size(); i += word_bytes) {
+      if (i == offsetof(GradientMessage, checksum)) continue;
+      std::uint64_t word = 0;
+      std::memcpy(&word, message.data() + i, std::min(word_bytes, message.size() - i));
+      hash = unit_scaling::detail::next_hash(hash, word);
+    }
+    return hash;
+  }
+};
+static_assert(std::is_trivially_copyable_v<GradientMessage> && sizeof(GradientMessage) == 64);
+
+}  // namespace UNIT_SCALING_NAMESPACE::distributed
+
+UNIT_SCALING_IEEE_END

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer distributed: gradients of several batches, added up in an order that does not depend on
+/// how many ranks share the batches.
+// unit_scaling: optional
+#pragma once
+
+#include <cstddef>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "unit_scaling/autograd/parameter.hpp"
+#include "unit_scaling/core/arithmetic.hpp"
+#include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/distributed/pairwise_sum.hpp"
+#include "unit_scaling/kernels/lanes.hpp"
+#include "unit_scaling/optim/gradient_source.hpp"
+#include "unit_scaling/optim/optimiser.hpp"
+#include "unit_scaling/optim/parameter_groups.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::distributed {
+
+/// Adds up the gradients of batches in float, unweighted, in the order of a PairwiseSum:
+///
+///     tree.clear();
+///     for (std::size_t k = 0; k < batches; ++k) {
+///       tape.clear();
+///       tape.backward(model.loss(tape, batch_number(step, ranks.rank() * batches + k)));
+///       tree.add(tape);
+///     }
+///     exchange.exchange(tree);
+///
+/// With batches of one size, numbered as above, the weights of a training have the same bits on any
+/// numbers of ranks that share out as many batches in all, if each rank has a power of two of them
+/// or there is one rank: 12 batches on 1, 3, 6 and 12 ranks; 16 on 1, 2, 4, 8 and 16. On others,
+/// such as 12 on 2, all terms are the same and the last bits of their sums may differ.
+///
+/// `optim::GradientSum` weighs batches of any sizes, one after the other, and so its bits depend on
+/// who has which.
+class GradientTree {
+ public:
+  /// @param parameters that gradients are wanted of; they must stay in place.
+  /// @throws DomainError if one is null or given twice, or two have one name.
+  explicit GradientTree(const std::vector<Parameter*>& parameters) {
+    optim::detail::DistinctParameters distinct("GradientTree");
+    for (const Parameter* parameter : parameters) {
+      distinct.add(parameter);
+      numbers_.emplace(parameter, parameters_.size());
+      parameters_.push_back({.parameter = parameter, .shape = parameter->shape()});
+    }
+  }
+
+  /// Adds the gradients of a batch. A parameter without one adds nothing.
+  /// @throws ShapeError if a gradient has another shape than its parameter at construction. Nothing
+  ///         is added then.
+  template <optim::GradientSource Gradients> void add(const Gradients& gradients) {
+    for (const Summed& each : parameters_) {
+      const auto& gradient = gradients.gradient(*each.parameter);
+      require_shape(
+          gradient.size() == 0 || gradient.shape() == each.shape, "GradientTree",
+          [&] { return "a gradient in the shape of '" + each.parameter->name + "' at first"; },
+          each.shape, gradient.shape());
+    }
+    Node leaf = std::move(spare_.empty() ? spare_.emplace_back() : spare_.back());
+    spare_.pop_back();
+    leaf.resize(parameters_.size());
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      const auto& gradient = gradients.gradient(*parameters_[k].parameter);
+      leaf[k].is_there = gradient.size() != 0;
+      if (!leaf[k].is_there) continue;
+      if (leaf[k].elements.empty()) leaf[k].elements = Array<float>(parameters_[k].shape);
+      float* const to = leaf[k].elements.mutable_data();
+      const auto* const from = optim::detail::gradient_elements(gradient);
+      optim::detail::for_each_lane(gradient.size(), [=](std::size_t i, auto count) {
+        kernels::store<Overflow::infinity_or_nan, float>(kernels::load<float>(from + i, count),
+                                                         to + i, count);
+      });
+    }
+    sum_.add(std::move(leaf), [this](Node& left, Node& right) {
+      for (std::size_t k = 0; k < left.size(); ++k) join(left[k], right[k]);
+      spare_.push_back(std::move(right));
+    });
+  }
+
+  /// The sum of the gradients of a parameter since `clear`; empty if there was none.
+  [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
+    static const Array<float> none;
+    const auto found = numbers_.find(&parameter);
+    if (found == numbers_.end() || sum_.count() == 0) return none;
+    const std::size_t k = found->second;
+    const auto& nodes = sum_.nodes();
+    if (nodes.size() == 1) return nodes[0][k].is_there ? nodes[0][k].elements : none;
+    // What is not added up yet, in an array of its own: more batches may follow.
+    const Summed& summed = parameters_[k];
+    if (summed.count != sum_.count()) {
+      summed.total.is_there = false;
+      for (std::size_t n = nodes.size(); n-- > 0;) {
+        Part left = nodes[n][k];  // shares the elements until they are written to
+        join(left, summed.total);
+        summed.total = std::move(left);
+      }
+      summed.count = sum_.count();
+    }
+    return summed.total.is_there ? summed.total.elements : none;
+  }
+  [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
+    return gradient(parameter);
+  }
+
+  /// How many batches were added since `clear`.
+  [[nodiscard]] std::size_t count() const { return sum_.count(); }
+
+  /// Begins anew, with no gradients. Memory stays.
+  void clear() {
+    for (Node& node : sum_.nodes()) spare_.push_back(std::move(node));
+    sum_.clear();
+    for (const Summed& each : parameters_) each.count = 0;
+  }
+
+ private:
+  /// A sum of gradients of one parameter.
+  struct Part {
+    bool is_there = false;
+    Array<float> elements;
+  };
+  using Node = std::vector<Part>;  ///< of the parameters
+
+  struct Summed {
+    const Parameter* parameter;
+    Shape shape;
+    mutable Part total = {};        ///< of several nodes
+    mutable std::size_t count = 0;  ///< of batches in it
+  };
+
+  /// left ← left + right
+  static void join(Part& left, Part& right) {
+    if (!right.is_there) return;
+    if (!left.is_there) {
+      left.is_there = true;
+      std::swap(left.elements, right.elements);
+      return;
+    }
+    float* const sum = left.elements.mutable_data();
+    const float* const addend = right.elements.data();
+    optim::detail::for_each_lane(left.elements.size(), [=](std::size_t i, auto count) {
+      kernels::store<Overflow::infinity_or_nan, float>(
+          kernels::load<float>(sum + i, count) + kernels::load<float>(addend + i, count), sum + i,
+          count);
+    });
+  }
+
+  std::vector<Summed> parameters_;
+  std::unordered_map<const Parameter*, std::size_t> numbers_;
+  PairwiseSum<Node> sum_;
+  std::vector<Node> spare_;
+};
+
+}  // namespace UNIT_SCALING_NAMESPACE::distributed
+
+UNIT_SCALING_IEEE_END

@@ -1,0 +1,632 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/distributed/gradient_exchange.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "distributed/gradients.hpp"
+#include "support/errors.hpp"
+#include "unit_scaling/core/random.hpp"
+#include "unit_scaling/distributed/thread_ranks.hpp"
+
+namespace gradient_exchange_test {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using distributed::Combination;
+using distributed::CommunicationError;
+using distributed::Communicator;
+using distributed::GradientExchange;
+using distributed::run_thread_ranks;
+using distributed::WireScaling;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+using Numbers = std::vector<float>;
+using Options = GradientExchange::Options;
+
+/// The bits of the sum that each rank has, of the numbers of each rank.
+/// @param sizes of the parameters
+std::vector<std::vector<std::uint32_t>> exchanged(
+    const std::vector<std::size_t>& sizes, const std::vector<Numbers>& numbers,
+    const Options& options, distributed::ExchangeStatistics* statistics = nullptr) {
+  std::vector<std::vector<std::uint32_t>> result(numbers.size());
+  run_thread_ranks(numbers.size(), [&](Communicator& ranks) {
+    GivenParameters given(sizes);
+    GradientExchange exchange(ranks, given.pointers(), options);
+    // Twice: the second one finds the memory of the first.
+    exchange.exchange(given.gradients(Numbers(numbers[ranks.rank()].size(), 3)));
+    exchange.exchange(given.gradients(numbers[ranks.rank()]));
+    result[ranks.rank()] = given.bits(exchange);
+    if (statistics != nullptr && ranks.rank() == 0) *statistics = exchange.statistics();
+  });
+  return result;
+}
+
+/// All finite numbers of a format of at most 16 bits, sorted; of zeros, the positive one.
+std::vector<double> numbers_of(const Format& format) {
+  const auto codes = std::size_t{1} << format.storage_bits();
+  std::vector<double> result;
+  for (std::size_t code = 0; code < codes; ++code) {
+    const std::uint8_t bytes[2] = {static_cast<std::uint8_t>(code),
+                                   static_cast<std::uint8_t>(code >> 8)};
+    float number = 0;
+    format.decode({bytes, format.storage_bits() / 8}, {&number, 1});
+    if (std::isfinite(number) && !(number == 0 && std::signbit(number))) {
+      result.push_back(static_cast<double>(number));
+    }
+  }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+/// The nearest of some numbers; in a tie that whose significand is even, found by the distance to
+/// both neighbours: of two neighbours, one is a multiple of twice the distance between them.
+double nearest(const std::vector<double>& numbers, double value) {
+  const auto above = std::lower_bound(numbers.begin(), numbers.end(), value);
+  if (above == numbers.begin()) return numbers.front();
+  if (above == numbers.end()) return numbers.back();
+  const double high = *above;
+  const double low = *(above - 1);
+  if (high - value != value - low) return high - value < value - low ? high : low;
+  return std::fmod(high, 2 * (high - low)) == 0 ? high : low;
+}
+
+Numbers normal_numbers(std::size_t size, std::uint64_t seed, double scale) {
+  Numbers result(size);
+  const Random random(seed);
+  for (std::size_t i = 0; i < size; ++i) {
+    result[i] = static_cast<float>(scale * static_cast<double>(random.normal(i)));
+  }
+  return result;
+}
+
+const std::vector<Format> narrow_formats{Format::of<float16>(), Format::of<float8_e5m2>(),
+                                         Format::of<float8_e4m3fn>()};
+
+TEST(GradientExchange, OneRankHasTheGradientsOfTheSourceToTheBit) {
+  const Numbers numbers{
+      1.5F, -0.0F, nan, -infinity, 0x1p-149F, 0x1.fffffep127F, std::bit_cast<float>(0xffc12345U)};
+  for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
+    const auto result = exchanged({3, 0, 4}, {numbers}, {.format = format});
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      EXPECT_EQ(result[0][i], std::bit_cast<std::uint32_t>(numbers[i])) << i;
+    }
+  }
+}
+
+TEST(GradientExchange, OneRankStepsOnTheSourceItself) {
+  for (const std::size_t count : {1U, 2U}) {
+    run_thread_ranks(count, [&](Communicator& ranks) {
+      GivenParameters given({2});
+      const GivenGradients source = given.gradients(Numbers{1, 2});
+      GradientExchange exchange(ranks, given.pointers(), {.combination = Combination::sum});
+      int calls = 0;
+      exchange.with_sum(source, [&](const auto& sum) {
+        ++calls;
+        const void* const expected =
+            count == 1 ? static_cast<const void*>(&source) : static_cast<const void*>(&exchange);
+        EXPECT_EQ(static_cast<const void*>(&sum), expected);
+        EXPECT_EQ(sum.gradient(given.parameters[0]).data()[1], 2.0F * static_cast<float>(count));
+      });
+      EXPECT_EQ(calls, 1);
+    });
+  }
+}
+
+TEST(GradientExchange, FloatsAreAddedUpAsTheDefinitionHasIt) {
+  for (const std::size_t ranks : {2U, 3U, 4U, 5U, 8U}) {
+    for (const std::size_t size : {1U, 5U, 17U, 1031U, 5000U}) {
+      std::vector<Numbers> numbers;
+      for (std::size_t rank = 0; rank < ranks; ++rank) {
+        numbers.push_back(normal_numbers(size, rank, 1));
+        numbers.back()[0] = -0.0F;
+      }
+      for (const std::size_t bucket : {std::size_t{3}, std::size_t{1024}, std::size_t{1} << 20}) {
+        if (size / bucket > 1000) continue;  // one of these is enough
+        for (const auto& [combination, factor] :
+             {std::pair{Combination::sum, 1.0},
+              std::pair{Combination::mean, 1.0 / static_cast<double>(ranks)},
+              std::pair{Combination::unit_scaled, 1 / std::sqrt(static_cast<double>(ranks))}}) {
+          const auto results = exchanged({size / 2, 0, size - size / 2}, numbers,
+                                         {.combination = combination, .bucket_elements = bucket});
+          std::vector<std::uint32_t> expected;
+          for (std::size_t i = 0; i < size; ++i) {
+            const float sum =
+                tree_sum(0, ranks, [&](std::size_t rank) { return numbers[rank][i]; });
+            const double product =
+                static_cast<double>(sum) * static_cast<double>(static_cast<float>(factor));
+            expected.push_back(std::bit_cast<std::uint32_t>(static_cast<float>(product)));
+          }
+          for (const auto& result : results) {
+            ASSERT_EQ(result, expected) << ranks << " ranks, size " << size << ", " << bucket;
+          }
+          if (bucket == 3 && size > 100) break;  // many messages, and so slow
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, NarrowFormatsRoundTermsOnceAndTheSumOnce) {
+  for (const Format& format : narrow_formats) {
+    const auto all = numbers_of(format);
+    for (const std::size_t ranks : {2U, 3U, 4U}) {
+      for (const double scale : {1.0, 0x1p-8, 0x1p9}) {
+        constexpr std::size_t size = 333;
+        std::vector<Numbers> numbers;
+        for (std::size_t rank = 0; rank < ranks; ++rank) {
+          numbers.push_back(normal_numbers(size, 100 + rank, scale));
+        }
+        const auto results = exchanged(
+            {size}, numbers,
+            {.format = format, .scaling = WireScaling::fixed, .combination = Combination::sum});
+        const double of_sum = std::exp2(std::round(0.75 * std::log2(static_cast<double>(ranks))));
+        for (std::size_t i = 0; i < size; ++i) {
+          const float sum = tree_sum(0, ranks, [&](std::size_t rank) {
+            return static_cast<float>(nearest(all, static_cast<double>(numbers[rank][i])));
+          });
+          const double expected = nearest(all, static_cast<double>(sum) / of_sum) * of_sum;
+          for (const auto& result : results) {
+            ASSERT_EQ(static_cast<double>(std::bit_cast<float>(result[i])), expected)
+                << ranks << " ranks, scale " << scale << ", element " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, AMessageHasTheLargestPowerOfTwoUnderWhichNothingOverflows) {
+  // Each eighth number is the largest, so each piece has the same one whatever its size.
+  for (const Format& format : narrow_formats) {
+    const auto all = numbers_of(format);
+    for (const double largest : {1.0, 1.75, 1.9, 0x1p-140, 0x1.3p-20, 0x1p100}) {
+      constexpr std::size_t ranks = 3;
+      constexpr std::size_t size = 64;
+      std::vector<Numbers> numbers;
+      for (std::size_t rank = 0; rank < ranks; ++rank) {
+        numbers.push_back(normal_numbers(size, 200 + rank, 0.2 * largest));
+        for (float& each : numbers.back()) {
+          each = std::clamp(each, static_cast<float>(-largest), static_cast<float>(largest));
+        }
+        for (std::size_t i = 0; i < size; i += 8) {
+          numbers.back()[i] = static_cast<float>(largest);
+        }
+      }
+      const auto power_of = [&](double amax) {
+        double power = 0x1p-127;  // the least that a message has
+        while (amax / power > all.back()) power *= 2;
+        return power;
+      };
+      const double of_terms = power_of(static_cast<double>(static_cast<float>(largest)));
+      const auto sum_at = [&](std::size_t i) {
+        return tree_sum(0, ranks, [&](std::size_t rank) {
+          return static_cast<float>(nearest(all, static_cast<double>(numbers[rank][i]) / of_terms) *
+                                    of_terms);
+        });
+      };
+      const double of_sum = power_of(static_cast<double>(sum_at(0)));
+      const auto results =
+          exchanged({size}, numbers, {.format = format, .combination = Combination::sum});
+      for (std::size_t i = 0; i < size; ++i) {
+        const double expected = nearest(all, static_cast<double>(sum_at(i)) / of_sum) * of_sum;
+        for (const auto& result : results) {
+          ASSERT_EQ(static_cast<double>(std::bit_cast<float>(result[i])), expected)
+              << "largest " << largest << ", element " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, WhatIsNotFiniteOnOneRankIsNanOnAll) {
+  std::vector<Format> formats = narrow_formats;
+  formats.emplace_back();
+  for (const Format& format : formats) {
+    for (const WireScaling scaling : {WireScaling::fixed, WireScaling::by_message}) {
+      for (const float bad : {nan, infinity, -infinity}) {
+        std::vector<Numbers> numbers(3, Numbers(40, 1));
+        numbers[1][17] = bad;
+        const auto results = exchanged(
+            {40}, numbers, {.format = format, .scaling = scaling, .combination = Combination::sum});
+        for (const auto& result : results) {
+          for (std::size_t i = 0; i < result.size(); ++i) {
+            const auto number = std::bit_cast<float>(result[i]);
+            EXPECT_TRUE(i == 17 ? std::isnan(number) : number == 3) << i << ": " << number;
+          }
+          EXPECT_EQ(result, results[0]);
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, ZerosKeepTheirSignsAndSubnormalAndLargestNumbersTheirValues) {
+  const float largest = std::numeric_limits<float>::max();
+  const Numbers numbers{-0.0F, 0.0F, 0x1p-149F, -0x1.8p-140F, largest / 2, largest};
+  const auto results = exchanged({6}, {numbers, numbers}, {.combination = Combination::sum});
+  const Numbers expected{-0.0F, 0.0F, 0x1p-148F, -0x1.8p-139F, largest, nan};
+  for (const auto& result : results) {
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_EQ(result[i], std::bit_cast<std::uint32_t>(expected[i])) << i;
+    }
+  }
+}
+
+TEST(GradientExchange, CountsWhatSaturatesOnAllRanks) {
+  std::vector<Numbers> numbers(3, Numbers(100, 1));
+  numbers[0][3] = 449;
+  numbers[2][99] = -1e30F;
+  numbers[2][98] = infinity;  // NaN in the sum, and not counted
+  distributed::ExchangeStatistics statistics;
+  const Options options{.format = Format::of<float8_e4m3fn>(),
+                        .scaling = WireScaling::fixed,
+                        .combination = Combination::sum};
+  const auto results = exchanged({100}, numbers, options, &statistics);
+  EXPECT_EQ(statistics.saturated, 2U);
+  EXPECT_EQ(std::bit_cast<float>(results[1][3]), 448);
+  EXPECT_EQ(std::bit_cast<float>(results[1][99]), -448);
+  // 448 three times is 1344, and 1344 / 2 is beyond 448.
+  for (Numbers& each : numbers) each = Numbers(100, 448);
+  const auto of_sums = exchanged({100}, numbers, options, &statistics);
+  EXPECT_EQ(statistics.saturated, 100U);
+  EXPECT_EQ(std::bit_cast<float>(of_sums[0][0]), 896);
+  Options by_message = options;
+  by_message.scaling = WireScaling::by_message;
+  exchanged({100}, numbers, by_message, &statistics);
+  EXPECT_EQ(statistics.saturated, 0U);
+}
+
+TEST(GradientExchange, AByteFormatSendsAQuarterOfTheBytesOfFloats) {
+  constexpr std::size_t size = 1U << 18;
+  const std::vector<Numbers> numbers(4, Numbers(size, 1));
+  distributed::ExchangeStatistics floats;
+  distributed::ExchangeStatistics bytes;
+  exchanged({size}, numbers, {}, &floats);
+  exchanged({size}, numbers, {.format = Format::of<float8_e4m3fn>()}, &bytes);
+  // 2 (N − 1) / N of the numbers, and 64 or 65 bytes for each of 3 messages of each kind.
+  EXPECT_EQ(floats.sent_bytes, 6 * size + 3 * 65 + 3 * 64);
+  EXPECT_EQ(bytes.sent_bytes, 6 * size / 4 + 3 * 65 + 3 * 64);
+}
+
+TEST(GradientExchange, AParameterHasTheGradientsOfThoseRanksThatHaveOne) {
+  run_thread_ranks(3, [](Communicator& ranks) {
+    GivenParameters given({2, 2, 2});
+    const auto pointers = given.pointers();
+    GivenGradients own;
+    if (ranks.rank() == 1) own.arrays[pointers[1]] = Array<float>({2}, {5, 6});
+    own.arrays[pointers[2]] = Array<float>({2}, {1, -1});
+    for (const std::size_t bucket : {1U, 4U, 100U}) {
+      GradientExchange exchange(ranks, pointers,
+                                {.combination = Combination::sum, .bucket_elements = bucket});
+      EXPECT_TRUE(exchange.gradient(*pointers[2]).empty());
+      exchange.exchange(own);
+      EXPECT_TRUE(exchange.gradient(*pointers[0]).empty());
+      EXPECT_EQ(exchange.gradient(*pointers[1]), Array<float>({2}, {5, 6}));
+      EXPECT_EQ(exchange.gradient(*pointers[2]), Array<float>({2}, {3, -3}));
+    }
+  });
+}
+
+TEST(GradientExchange, ParametersWithoutElementsAndNoParametersSendNothing) {
+  run_thread_ranks(2, [](Communicator& ranks) {
+    GivenParameters given({0, 0});
+    GradientExchange empty(ranks, given.pointers());
+    empty.exchange(given.gradients({}));
+    EXPECT_EQ(empty.statistics().sent_bytes, 0U);
+    GradientExchange none(ranks, {});
+    none.exchange(GivenGradients{});
+    EXPECT_EQ(none.statistics().sent_bytes, 0U);
+  });
+}
+
+TEST(GradientExchange, RefusesWrongOptionsAndShapesBeforeAnythingIsSent) {
+  run_thread_ranks(2, [](Communicator& ranks) {
+    GivenParameters given({2});
+    const auto pointers = given.pointers();
+    expect_domain_error(
+        [&] { GradientExchange(ranks, pointers, {.format = Format::of<double>()}); },
+        {"GradientExchange", "float64"});
+    expect_domain_error(
+        [&] { GradientExchange(ranks, pointers, {.format = Format::parse("e2m1fn")}); },
+        {"GradientExchange", "NaN", "float4_e2m1fn"});
+    expect_domain_error([&] { GradientExchange(ranks, pointers, {.bucket_elements = 0}); },
+                        {"GradientExchange", "at least 1"});
+    expect_domain_error(
+        [&] {
+          GradientExchange(ranks, {pointers[0], pointers[0]});
+        },
+        {"GradientExchange"});
+    GradientExchange exchange(ranks, pointers);
+    GivenGradients wrong;
+    wrong.arrays[pointers[0]] = Array<float>({3}, {1, 2, 3});
+    expect_shape_error([&] { exchange.exchange(wrong); },
+                       {"GradientExchange", "'p0'", "(2)", "(3)"});
+    expect_domain_error(
+        [&] {
+          exchange.exchange(given.gradients(Numbers{1, 2}), 0);
+        },
+        {"GradientExchange", "batches", "got 0"});
+    EXPECT_TRUE(exchange.gradient(*pointers[0]).empty());
+    exchange.exchange(given.gradients(Numbers{1, 2}));  // nothing was sent, so this one works
+    EXPECT_EQ(exchange.gradient(*pointers[0]).size(), 2U);
+    expect_shape_error([&] { exchange.exchange(wrong); }, {"GradientExchange"});
+    EXPECT_TRUE(exchange.gradient(*pointers[0]).empty()) << "of the step before";
+  });
+}
+
+TEST(GradientExchange, RanksWithOtherSizesEndWithAnErrorAndDoNotHang) {
+  EXPECT_THROW(run_thread_ranks(2,
+                                [](Communicator& ranks) {
+                                  GivenParameters given({ranks.rank() == 0 ? 20U : 40U});
+                                  GradientExchange exchange(ranks, given.pointers());
+                                  exchange.exchange(given.gradients(Numbers(40, 1)));
+                                }),
+               CommunicationError);
+}
+
+TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
+  const std::vector<std::size_t> sizes{700, 0, 33, 501};
+  std::vector<Numbers> numbers;
+  for (std::size_t rank = 0; rank < 3; ++rank) numbers.push_back(normal_numbers(1234, rank, 1));
+  for (const std::size_t bucket : {100U, 1000U, 5000U}) {
+    const Options options{.bucket_elements = bucket};
+    const auto expected = exchanged(sizes, numbers, options);
+    run_thread_ranks(3, [&](Communicator& ranks) {
+      GivenParameters given(sizes);
+      Parameter other{.name = "of others", .value = Array<float>({1}, {0})};
+      const auto pointers = given.pointers();
+      const GivenGradients all = given.gradients(numbers[ranks.rank()]);
+      GradientExchange exchange(ranks, pointers, options);
+      for (int step = 0; step < 2; ++step) {
+        // What is not final yet has other numbers. Rank 2 does not take part.
+        GivenGradients so_far = given.gradients(Numbers(1234, nan));
+        if (ranks.rank() != 2) {
+          exchange.take(so_far, other);
+          for (const std::size_t k : {3U, 1U, 2U}) {
+            so_far.arrays[pointers[k]] = all.arrays.at(pointers[k]);
+            exchange.take(so_far, *pointers[k]);
+          }
+          EXPECT_EQ(exchange.statistics().sent_bytes > 0, bucket == 100) << "534 are final";
+          expect_domain_error([&] { exchange.take(so_far, *pointers[3]); },
+                              {"GradientExchange", "'p3' twice"});
+          expect_domain_error([&] { exchange.exchange(all, 2); },
+                              {"GradientExchange", "one batch", "got 2"});
+          EXPECT_TRUE(exchange.gradient(*pointers[3]).empty());
+        }
+        exchange.exchange(all);
+        EXPECT_EQ(given.bits(exchange), expected[ranks.rank()]);
+      }
+    });
+  }
+}
+
+TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
+  const auto text_of = [](const auto& exchange_on) -> std::string {
+    try {
+      run_thread_ranks(2, [&](Communicator& ranks) {
+        GivenParameters given({20});
+        exchange_on(ranks, given.pointers(), given.gradients(Numbers(20, 1)));
+      });
+    } catch (const CommunicationError& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  };
+  const std::vector<std::string> texts{
+      // Of one size, so that only the hash tells.
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(ranks, parameters,
+                                  {.format = ranks.rank() == 0 ? Format::of<float8_e4m3fn>()
+                                                               : Format::of<float8_e5m2>()});
+        exchange.exchange(gradients);
+      }),
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(
+            ranks, parameters,
+            {.combination = ranks.rank() == 0 ? Combination::sum : Combination::mean});
+        exchange.exchange(gradients);
+      }),
+      text_of([](Communicator& ranks, const auto& parameters, const auto& gradients) {
+        GradientExchange exchange(ranks, parameters);
+        exchange.exchange(gradients, 1 + ranks.rank());
+      })};
+  for (const std::string& text : texts) {
+    EXPECT_NE(text.find("GradientExchange: expected the hash of options and number of batches"),
+              std::string::npos)
+        << text;
+  }
+}
+
+/// An engine that does something to what rank 1 has sent, before rank 0 sees it.
+class Tampering final : public Communicator {
+ public:
+  using Tamper = std::function<void(std::span<std::byte> received, std::size_t operation)>;
+
+  Tampering(Communicator& engine, Tamper tamper) : engine_(&engine), tamper_(std::move(tamper)) {}
+  [[nodiscard]] std::size_t rank() const override { return engine_->rank(); }
+  [[nodiscard]] std::size_t size() const override { return engine_->size(); }
+
+ private:
+  class Tampered final : public distributed::Request::Operation {
+   public:
+    std::vector<std::byte> sent;
+    std::vector<std::byte> received;
+    std::vector<std::size_t> sent_sizes;
+    std::vector<std::size_t> received_sizes;
+    std::vector<std::span<std::byte>> targets;
+    std::function<void(std::span<std::byte>)> tamper;
+    distributed::Request request;
+
+    void wait() override {
+      request.wait();
+      std::size_t begin = 0;
+      for (std::size_t from = 0; from < targets.size(); ++from) {
+        const auto piece = std::span(received).subspan(begin, targets[from].size());
+        if (from == 1) tamper(piece);
+        std::copy(piece.begin(), piece.end(), targets[from].begin());
+        begin += piece.size();
+      }
+    }
+  };
+
+  distributed::Request start(std::string_view /*operation*/, Sent sent,
+                             Received received) override {
+    auto operation = std::make_unique<Tampered>();
+    for (const auto& each : sent) {
+      operation->sent.insert(operation->sent.end(), each.begin(), each.end());
+      operation->sent_sizes.push_back(each.size());
+    }
+    std::size_t all = 0;
+    for (const auto& each : received) {
+      operation->received_sizes.push_back(each.size());
+      all += each.size();
+    }
+    operation->received.resize(all);
+    operation->targets = received;
+    operation->tamper = [this, number = operations_++](std::span<std::byte> bytes) {
+      if (rank() == 0) tamper_(bytes, number);
+    };
+    operation->request = engine_->start_all_to_all(
+        {operation->sent, operation->sent_sizes}, {operation->received, operation->received_sizes});
+    return distributed::Request(std::move(operation));
+  }
+
+  Communicator* engine_;
+  Tamper tamper_;
+  std::size_t operations_ = 0;
+};
+
+/// What becomes of two exchanges of two ranks of which rank 0 hears something else.
+std::string error_after(const Tampering::Tamper& tamper) {
+  try {
+    run_thread_ranks(2, [&](Communicator& engine) {
+      Tampering ranks(engine, tamper);
+      GivenParameters given({100});
+      GradientExchange exchange(ranks, given.pointers());
+      for (int step = 0; step < 2; ++step) exchange.exchange(given.gradients(Numbers(100, 1)));
+    });
+  } catch (const CommunicationError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(GradientExchange, AMessageThatIsNotWholeOrNotDueIsNoTermOfASum) {
+  EXPECT_EQ(error_after([](std::span<std::byte>, std::size_t) {}), "");
+  // Operations 0 and 1 are the terms and the sums of the first step, 2 and 3 of the second.
+  for (std::size_t operation = 0; operation < 4; ++operation) {
+    // Any one bit.
+    for (const std::size_t byte :
+         {0U, 8U, 16U, 20U, 24U, 28U, 32U, 40U, 48U, 56U, 64U, 65U, 200U}) {
+      const std::string text = error_after([&](std::span<std::byte> bytes, std::size_t number) {
+        if (number == operation) bytes[byte] ^= std::byte{4};
+      });
+      EXPECT_TRUE(text.starts_with("rank 0: GradientExchange: expected ") &&
+                  text.find("in a message of rank 1, got ") != std::string::npos)
+          << operation << ", " << byte << ": " << text;
+    }
+    // Cut off: the rest is what was there before, here zeros.
+    for (const std::size_t whole : {0U, 32U, 64U, 150U}) {
+      EXPECT_NE(error_after([&](std::span<std::byte> bytes, std::size_t number) {
+                  if (number == operation) {
+                    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(whole), bytes.end(),
+                              std::byte{0});
+                  }
+                }),
+                "")
+          << operation << ", " << whole;
+    }
+  }
+  // That of the step before, once more.
+  std::vector<std::byte> before;
+  const std::string repeated = error_after([&](std::span<std::byte> bytes, std::size_t number) {
+    if (number == 0) before.assign(bytes.begin(), bytes.end());
+    if (number == 2) std::copy(before.begin(), before.end(), bytes.begin());
+  });
+  EXPECT_EQ(repeated, "rank 0: GradientExchange: expected step 1 in a message of rank 1, got 0");
+}
+
+/// Signal to noise of the mean of gradients of ranks, in dB: as for AllReduce, with a share of the
+/// variance that all have in common.
+double quality(std::size_t ranks, double scale, double common_share, const Options& options) {
+  constexpr std::size_t size = 1024;
+  const Random common(1);
+  double signal = 0;
+  double noise = 0;
+  run_thread_ranks(ranks, [&](Communicator& communicator) {
+    GivenParameters given({size});
+    const auto numbers_of_rank = [&](std::size_t rank) {
+      const Random own(2 + rank);
+      Numbers numbers(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        numbers[i] = static_cast<float>(
+            scale * (std::sqrt(common_share) * static_cast<double>(common.normal(i)) +
+                     std::sqrt(1 - common_share) * static_cast<double>(own.normal(i))));
+      }
+      return numbers;
+    };
+    GradientExchange exchange(communicator, given.pointers(), options);
+    exchange.exchange(given.gradients(numbers_of_rank(communicator.rank())));
+    if (communicator.rank() != 0) return;
+    std::vector<double> exact(size);
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      const Numbers numbers = numbers_of_rank(rank);
+      for (std::size_t i = 0; i < size; ++i) exact[i] += static_cast<double>(numbers[i]);
+    }
+    const Array<float>& sum = exchange.gradient(given.parameters[0]);
+    for (std::size_t i = 0; i < size; ++i) {
+      const double expected = exact[i] / static_cast<double>(ranks);
+      signal += expected * expected;
+      noise += std::pow(static_cast<double>(sum.data()[i]) - expected, 2);
+    }
+  });
+  return 10 * std::log10(signal / noise);
+}
+
+TEST(GradientExchange, E4m3HasASignalToNoiseOf28DecibelsAtAnyScale) {
+  double least = infinity;
+  for (const std::size_t ranks : {8U, 64U, 256U}) {
+    for (int exponent = -8; exponent <= 8; exponent += ranks == 256 ? 8 : 2) {
+      for (const double common_share : {0.0, 0.5, 1.0}) {
+        if (ranks == 256 && common_share == 1.0) continue;  // no other than with 64
+        least = std::min(least, quality(ranks, std::exp2(exponent), common_share,
+                                        {.format = Format::of<float8_e4m3fn>(),
+                                         .combination = Combination::mean}));
+      }
+    }
+  }
+  EXPECT_GE(least, 28);
+}
+
+TEST(GradientExchange, TheFixedFactorKeepsGradientsNearOneAt28Decibels) {
+  double least = infinity;
+  for (const std::size_t ranks : {8U, 64U}) {
+    for (int exponent = -2; exponent <= 2; ++exponent) {
+      for (const double common_share : {0.0, 0.5}) {
+        least = std::min(least, quality(ranks, std::exp2(exponent), common_share,
+                                        {.format = Format::of<float8_e4m3fn>(),
+                                         .scaling = WireScaling::fixed,
+                                         .combination = Combination::mean}));
+      }
+    }
+  }
+  EXPECT_GE(least, 28);
+}
+
+}  // namespace gradient_exchange_test

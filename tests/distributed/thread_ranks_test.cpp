@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT
+#include "unit_scaling/distributed/thread_ranks.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/errors.hpp"
+#include "unit_scaling/distributed/communicator.hpp"
+
+namespace thread_ranks_test {
+
+using namespace unit_scaling;
+using namespace unit_scaling_test;
+using distributed::CommunicationError;
+using distributed::Communicator;
+using distributed::run_thread_ranks;
+using std::chrono::milliseconds;
+
+using Bytes = std::vector<std::byte>;
+using Sizes = std::vector<std::size_t>;
+
+/// What one rank sends to another: other bytes for each pair.
+std::byte byte_of(std::size_t from, std::size_t to, std::size_t i) {
+  return static_cast<std::byte>(31 * from + 7 * to + i);
+}
+
+std::size_t sum_of(const Sizes& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
+}
+
+TEST(ThreadRanks, AllToAllGivesEachRankItsPieces) {
+  for (const std::size_t n : {1U, 2U, 3U, 4U, 17U}) {
+    run_thread_ranks(n, [&](Communicator& ranks) {
+      ASSERT_EQ(ranks.size(), n);
+      // From rank a to rank b: a + 2b bytes, so none for some.
+      Sizes sent_sizes;
+      Sizes received_sizes;
+      Bytes sent;
+      for (std::size_t other = 0; other < n; ++other) {
+        sent_sizes.push_back(ranks.rank() + 2 * other);
+        received_sizes.push_back(other + 2 * ranks.rank());
+        for (std::size_t i = 0; i < sent_sizes.back(); ++i) {
+          sent.push_back(byte_of(ranks.rank(), other, i));
+        }
+      }
+      Bytes received(sum_of(received_sizes));
+      ranks.all_to_all({sent, sent_sizes}, {received, received_sizes});
+      std::size_t at = 0;
+      for (std::size_t from = 0; from < n; ++from) {
+        for (std::size_t i = 0; i < received_sizes[from]; ++i) {
+          EXPECT_EQ(received[at++], byte_of(from, ranks.rank(), i));
+        }
+      }
+    });
+  }
+}
+
+TEST(ThreadRanks, AllGatherAndBroadcastReachAllRanks) {
+  for (const std::size_t n : {1U, 2U, 3U, 4U}) {
+    run_thread_ranks(n, [&](Communicator& ranks) {
+      Sizes sizes;
+      for (std::size_t rank = 0; rank < n; ++rank) sizes.push_back(3 * rank);
+      const Bytes own(3 * ranks.rank(), static_cast<std::byte>(ranks.rank()));
+      Bytes received(sum_of(sizes));
+      ranks.all_gather(own, {received, sizes});
+      std::size_t at = 0;
+      for (std::size_t from = 0; from < n; ++from) {
+        for (std::size_t i = 0; i < sizes[from]; ++i) {
+          EXPECT_EQ(received[at++], static_cast<std::byte>(from));
+        }
+      }
+      for (std::size_t root = 0; root < n; ++root) {
+        Bytes bytes(5, static_cast<std::byte>(100 + ranks.rank()));
+        ranks.broadcast(bytes, root);
+        EXPECT_EQ(bytes, Bytes(5, static_cast<std::byte>(100 + root)));
+      }
+    });
+  }
+}
+
+TEST(ThreadRanks, RequestsAreWaitedForInAnyOrder) {
+  run_thread_ranks(3, [](Communicator& ranks) {
+    const Sizes sizes(3, 1);
+    const Bytes first{static_cast<std::byte>(ranks.rank())};
+    const Bytes second{static_cast<std::byte>(10 + ranks.rank())};
+    Bytes of_first(3);
+    Bytes of_second(3);
+    auto one = ranks.start_all_gather(first, {of_first, sizes});
+    auto other = ranks.start_all_gather(second, {of_second, sizes});
+    other.wait();
+    one.wait();
+    one.wait();  // again: nothing happens
+    for (std::size_t from = 0; from < 3; ++from) {
+      EXPECT_EQ(of_first[from], static_cast<std::byte>(from));
+      EXPECT_EQ(of_second[from], static_cast<std::byte>(10 + from));
+    }
+  });
+}
+
+TEST(ThreadRanks, ABarrierHoldsBackWhoComesFirst) {
+  std::mutex mutex;
+  std::size_t come = 0;
+  run_thread_ranks(4, [&](Communicator& ranks) {
+    std::this_thread::sleep_for(milliseconds(10 * ranks.rank()));
+    {
+      const std::lock_guard lock(mutex);
+      ++come;
+    }
+    ranks.barrier();
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(come, 4U);
+  });
+}
+
+TEST(ThreadRanks, AnErrorOfOneRankEndsAllOthersAndNamesIt) {
+  std::mutex mutex;
+  std::set<std::string> texts;
+  try {
+    run_thread_ranks(4, [&](Communicator& ranks) {
+      if (ranks.rank() == 2) throw std::out_of_range("no such batch");
+      try {
+        ranks.barrier();
+      } catch (const CommunicationError& error) {
+        const std::lock_guard lock(mutex);
+        texts.insert(error.what());
+        throw;
+      }
+      ADD_FAILURE() << "the barrier was passed";
+    });
+    FAIL() << "nothing was thrown";
+  } catch (const CommunicationError& error) {
+    EXPECT_STREQ(error.what(), "rank 2: no such batch");
+    EXPECT_THROW(std::rethrow_if_nested(error), std::out_of_range);
+  }
+  EXPECT_EQ(texts, std::set<std::string>{"rank 2: no such batch"});
+}
+
+TEST(ThreadRanks, ARankThatHasEndedIsNotWaitedFor) {
+  expect_error<CommunicationError>(
+      [] {
+        try {
+          run_thread_ranks(3, [](Communicator& ranks) {
+            if (ranks.rank() != 1) ranks.barrier();
+          });
+        } catch (const CommunicationError& error) {
+          throw CommunicationError(error.what());  // without what is nested in it
+        }
+      },
+      {"barrier on rank ", "rank 1 has ended"});
+}
+
+TEST(ThreadRanks, ARankThatDoesNotAnswerIsGivenUp) {
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    run_thread_ranks(2,
+                     [](Communicator& ranks) {
+                       if (ranks.rank() == 1) std::this_thread::sleep_for(milliseconds(400));
+                       ranks.barrier();
+                     },
+                     {.deadline = milliseconds(50)});
+    FAIL() << "nothing was thrown";
+  } catch (const CommunicationError& error) {
+    EXPECT_STREQ(error.what(), "rank 0: barrier on rank 0: no message from rank 1 within 50 ms");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST(ThreadRanks, OtherOperationsAndOtherSizesAreErrors) {
+  const auto text_of = [](const auto& function) -> std::string {
+    try {
+      run_thread_ranks(2, function);
+    } catch (const CommunicationError& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  };
+  const std::string operation = text_of([](Communicator& ranks) {
+    Bytes bytes(1);
+    if (ranks.rank() == 0) {
+      ranks.barrier();
+    } else {
+      ranks.broadcast(bytes, 0);
+    }
+  });
+  EXPECT_NE(operation.find("expected a message of the same operation from rank "),
+            std::string::npos)
+      << operation;
+  const std::string size = text_of([](Communicator& ranks) {
+    const Bytes own(ranks.rank() == 0 ? 4 : 3);
+    Bytes received(8);
+    ranks.all_gather(own, {received, Sizes{4, 4}});
+  });
+  EXPECT_NE(size.find("expected 4 bytes from rank 1, got 3"), std::string::npos) << size;
+}
+
+TEST(ThreadRanks, RefusesWrongArguments) {
+  expect_domain_error([] { run_thread_ranks(0, [](Communicator&) {}); },
+                      {"run_thread_ranks", "at least 1", "got 0"});
+  expect_domain_error(
+      [] { run_thread_ranks(1, [](Communicator&) {}, {.deadline = milliseconds(0)}); },
+      {"run_thread_ranks", "above 0", "got 0 ms"});
+  run_thread_ranks(1, [](Communicator& ranks) {
+    Bytes bytes(4);
+    expect_domain_error([&] { ranks.broadcast(bytes, 1); }, {"Communicator", "below 1", "got 1"});
+    expect_domain_error(
+        [&] {
+          ranks.all_gather(bytes, {bytes, Sizes{2, 2}});
+        },
+        {"Communicator", "each of 1 ranks", "got 2"});
+    expect_domain_error(
+        [&] {
+          ranks.all_gather(bytes, {bytes, Sizes{3}});
+        },
+        {"Communicator", "4 bytes together", "got 3"});
+  });
+}
+
+}  // namespace thread_ranks_test
