@@ -158,9 +158,10 @@ class ThreadCommunicator final : public Communicator {
       for (std::size_t from = 0; from < received_.size(); ++from) {
         const auto message = messages_->receive(from, rank_, number_, operation_);
         const auto fail = [&](const std::string& expected, const std::string& got) {
-          throw CommunicationError(std::string(operation_) + " on rank " + std::to_string(rank_) +
-                                   ": expected " + expected + " from rank " + std::to_string(from) +
-                                   ", got " + got);
+          std::string text(operation_);
+          text += " on rank " + std::to_string(rank_);
+          text += ": expected " + expected + " from rank " + std::to_string(from) + ", got ";
+          throw CommunicationError(text + got);
         };
         if (message.operation != operation_) {
           fail("a message of the same operation", "one of " + std::string(message.operation));

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
@@ -47,7 +48,7 @@ class RunFolder {
         lock_(std::move(other.lock_)) {}
   RunFolder& operator=(RunFolder&&) = delete;
   ~RunFolder() {
-    for (auto each = made_.rbegin(); each != made_.rend(); ++each) rmdir(each->c_str());
+    std::for_each(made_.rbegin(), made_.rend(), [](const auto& each) { rmdir(each.c_str()); });
   }
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
