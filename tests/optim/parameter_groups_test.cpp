@@ -152,20 +152,6 @@ TYPED_TEST(OptimiserWithGroups, RefusesTwoModulesOfOneName) {
                       {"two called 'layer.weight'", "another name"});
 }
 
-TYPED_TEST(OptimiserWithGroups, RefusesTheRatesOfUMuPForParametersOfAnotherRule) {
-  for (const Scaling& rules : {scaling::paper, scaling::none, scaling::umup}) {
-    nn::Initialiser initialiser(1, rules);
-    Parameter weight = initialiser.weight("w", {4, 4});
-    if (rules.rule == Rule::umup) {
-      EXPECT_EQ(TypeParam({&weight}, {.rule = Rule::umup}).settings().size(), 1U);
-    } else {
-      expect_domain_error([&] { (void)TypeParam({&weight}, {.rule = Rule::umup}); },
-                          {"expected parameters made under umup",
-                           "'w' made under " + std::string(to_string(rules.rule))});
-    }
-  }
-}
-
 TEST(LearningRateReport, IsATableWithALineForEachParameter) {
   Parameter weight = test_parameter(ParameterKind::weight, {5, 16}, "layers.0.weight");
   weight.depth = 4;

@@ -158,7 +158,8 @@ template <Precision P> class Tape {
     return std::apply(
         [&](const auto&... each) {
           Op in_model = op;
-          if (const auto found = inherited_by(each...).rule()) ops::inherit(in_model, *found);
+          const auto found = inherited_by(slots_of(each...)).rule();
+          if (found) ops::inherit(in_model, *found);
           return record_resolved(in_model, each...);
         },
         resolved);
@@ -368,6 +369,8 @@ template <Precision P> class Tape {
 
   /// Appends what is known of a new value.
   Slot& add_slot(const Shape& shape, bool wanted);
+  /// The same of one that an op writes.
+  void add_output(const Shape& shape, bool wanted, Format held, InheritedRule rule);
 
   /// Ops allocate where their first argument lives, so constants move into the tape's memory.
   template <class T> Array<T> in_tape_memory(const Array<T>& value) {
@@ -389,15 +392,20 @@ template <Precision P> class Tape {
   }
   static const Array<std::int32_t>& value_of(const Array<std::int32_t>& indices) { return indices; }
 
-  /// What an op with these arguments inherits.
-  template <class... Args> [[nodiscard]] InheritedRule inherited_by(const Args&... args) const {
-    InheritedRule inherited;
-    const auto look_at = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) inherited = inherited.or_stronger(slots_[arg.slot_].rule);
+  /// The slots of those arguments that have one.
+  template <class... Args> [[nodiscard]] static auto slots_of(const Args&... args) {
+    constexpr std::size_t inputs = (std::size_t{0} + ... + (is_variable<Args> ? 1 : 0));
+    std::array<std::size_t, inputs> slots{};
+    std::size_t i = 0;
+    const auto add = [&]<class Arg>(const Arg& arg) {
+      if constexpr (is_variable<Arg>) slots[i++] = arg.slot_;
     };
-    (look_at(args), ...);
-    return inherited;
+    (add(args), ...);
+    return slots;
   }
+
+  /// What an op that reads these values inherits.
+  [[nodiscard]] InheritedRule inherited_by(std::span<const std::size_t> input_slots) const;
 
   template <class Op, class... Args> auto record_resolved(const Op& op, const Args&... args) {
     const auto scales = op.scales(value_of(args)...);
@@ -415,24 +423,14 @@ template <Precision P> class Tape {
     }
     static_assert(std::is_same_v<decltype(scales), const Scales<inputs>>,
                   "scales must have one backward factor for each differentiable input");
-    std::array<std::size_t, inputs> input_slots{};
-    std::size_t i = 0;
-    const auto add_input = [&]<class Arg>(const Arg& arg) {
-      if constexpr (is_variable<Arg>) input_slots[i++] = arg.slot_;
-    };
-    (add_input(args), ...);
+    const auto input_slots = slots_of(args...);
     const bool wanted = is_gradient_wanted(input_slots);
 
     const auto finish = [&]<class... T>(const Array<T>&... y) {
       const std::size_t first_output = slots_.size();
       std::size_t output = 0;
-      const InheritedRule inherited = inherited_by(args...).behind(ops::told_rule(op));
-      const auto add_output = [&]<class Y>(const Array<Y>& each) {
-        Slot& slot = add_slot(each.shape(), wanted);
-        slot.held = formats[output++].value_or(Format::of<Y>());
-        slot.rule = inherited;
-      };
-      (add_output(y), ...);
+      const InheritedRule rule = inherited_by(input_slots).behind(ops::told_rule(op));
+      (add_output(y.shape(), wanted, formats[output++].value_or(Format::of<T>()), rule), ...);
       if (observer_) observer_.show_outputs({Op::name, module_, recorded_}, formats, y...);
       if (tracer_) {
         trace(op, scales, input_slots, first_output, outputs, value_of(args)...);
@@ -790,6 +788,20 @@ template <Precision P> typename Tape<P>::Slot& Tape<P>::add_slot(const Shape& sh
   slot.shape = shape;
   slot.wanted = wanted;
   return slot;
+}
+
+template <Precision P>
+void Tape<P>::add_output(const Shape& shape, bool wanted, Format held, InheritedRule rule) {
+  Slot& slot = add_slot(shape, wanted);
+  slot.held = held;
+  slot.rule = rule;
+}
+
+template <Precision P>
+InheritedRule Tape<P>::inherited_by(std::span<const std::size_t> input_slots) const {
+  InheritedRule inherited;
+  for (const std::size_t slot : input_slots) inherited = inherited.or_stronger(slots_[slot].rule);
+  return inherited;
 }
 
 template <Precision P>

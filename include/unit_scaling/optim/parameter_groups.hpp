@@ -129,9 +129,8 @@ struct SettingOptions {
 /// rules' factor on the learning rate.
 /// @throws DomainError if a parameter is null or given twice, or two have one name; if a factor is
 ///         negative or not finite as a float; if a weight decay is not in [0, 1), or independent
-///         and not below `max_independent_decay`; if the rule is u-μP's and a parameter was made
-///         for another one; if parameters are untagged, unless that is allowed or the rule is none:
-///         its text names all of them.
+///         and not below `max_independent_decay`; if parameters are untagged, unless that is
+///         allowed or the rule is none: its text names all of them.
 template <class Factor>
 [[nodiscard]] std::vector<ParameterSetting> settings_of(std::string_view name,
                                                         const ParameterGroups& groups,
@@ -156,12 +155,6 @@ template <class Factor>
       distinct.add(parameter);
       const bool is_tagged = parameter->kind != ParameterKind::untagged;
       if (!is_tagged) untagged += (untagged.empty() ? "" : ", ") + parameter->name;
-      // The factors of u-μP's rates are for its parameters: others would learn at rates of no rule.
-      if (options.rule == Rule::umup && parameter->rule.value_or(Rule::umup) != Rule::umup) {
-        throw_domain_error(name, {"expected parameters made under umup for that rule, got ",
-                                  in_quotes(parameter->name), " made under ",
-                                  std::string(to_string(*parameter->rule))});
-      }
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
       settings.push_back({parameter, parameter->place.watch(), parameter->name, parameter->shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
