@@ -73,10 +73,9 @@ enum class WireScaling {
   /// of M of these has a scale from √M, if they have nothing in common, to M, if they are the same:
   /// it is divided by the power of two nearest to the middle of that, M^¾.
   fixed,
-  /// The largest power of two under which no number of the message overflows. It is in the header
-  /// of
-  /// the message, so there is no other message for it; and numbers are read once more, just after
-  /// they were collected.
+  /// The largest power of two under which no number of the message overflows. The header of the
+  /// message has it, so no other message is sent. Numbers are read once more, just after they were
+  /// collected.
   by_message,
 };
 
@@ -89,8 +88,9 @@ struct ExchangeStatistics {
 
 /// Adds up gradients over all ranks, and shows them as a tape does, the same bits on each rank:
 ///
-///     distributed::GradientExchange exchange(ranks, parameters, {.format =
-///     Format::parse("e4m3fn")}); for (each step) {
+///     const auto format = Format::parse("e4m3fn");
+///     distributed::GradientExchange exchange(ranks, parameters, {.format = format});
+///     for (each step) {
 ///       tape.clear();
 ///       tape.backward(model.loss(tape, batch_of(step, ranks.rank())));
 ///       exchange.with_sum(tape, [&](const auto& sum) { optimiser.step(sum, rate); });
@@ -98,12 +98,10 @@ struct ExchangeStatistics {
 ///
 /// 1. The gradients, in reverse order of the parameters, are one row of numbers, cut into buckets,
 ///    and these into a piece for each rank.
-/// 2. Each rank rounds its numbers to the format of the wire, once, and sends each piece to the
-/// rank
-///    whose it is (all-to-all).
-/// 3. That rank adds up the piece in float, in the order of a PairwiseSum over the ranks, rounds
-/// the
-///    sum once, and sends it to all (all-gather).
+/// 2. Each rank rounds its numbers once to the format of the wire, and sends each piece to the
+///    rank that it is for (all-to-all).
+/// 3. That rank adds up the piece in float, in the order of a PairwiseSum over the ranks. It rounds
+///    the sum once, and sends it to all (all-gather).
 /// 4. Each rank multiplies with what `Combination` says, in float.
 ///
 /// So the result does not depend on the engine, nor on which messages come first. A bucket is added
