@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "support/errors.hpp"
-#include "support/temporary_folder.hpp"
+#include "support/file_test.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/core/file_error.hpp"
 
@@ -29,18 +29,7 @@ std::string text(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
-class MappedFiles : public testing::Test {
- protected:
-  fs::path write(std::string_view name, std::string_view bytes) {
-    const fs::path path = folder() / name;
-    std::ofstream(path, std::ios::binary) << bytes;
-    return path;
-  }
-  [[nodiscard]] const fs::path& folder() const { return folder_.path(); }
-
- private:
-  unit_scaling_test::TemporaryFolder folder_;
-};
+class MappedFiles : public unit_scaling_test::FileTest {};
 
 TEST_F(MappedFiles, HaveTheBytesOfTheFile) {
   std::string bytes;

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "support/errors.hpp"
-#include "support/temporary_folder.hpp"
+#include "support/file_test.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/train/causal_batch.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
@@ -30,20 +30,7 @@ using unit_scaling::train::MaskedBatches;
 using unit_scaling::train::TextCorpus;
 using unit_scaling_test::expect_error;
 
-/// A folder of the test's own, removed at its end.
-class TextFiles : public testing::Test {
- protected:
-  fs::path write(std::string_view name, std::string_view bytes) {
-    const fs::path path = folder() / name;
-    std::ofstream(path, std::ios::binary) << bytes;
-    return path;
-  }
-
-  [[nodiscard]] const fs::path& folder() const { return folder_.path(); }
-
- private:
-  unit_scaling_test::TemporaryFolder folder_;
-};
+class TextFiles : public unit_scaling_test::FileTest {};
 
 std::vector<std::int32_t> all_ids(const TextCorpus& corpus) {
   std::vector<std::int32_t> ids(corpus.training().begin(), corpus.training().end());

@@ -32,9 +32,9 @@
 #include "unit_scaling/distributed/pairwise_sum.hpp"
 #include "unit_scaling/formats/block_scales.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/kernels/largest_magnitude.hpp"
+#include "unit_scaling/optim/gradient_format.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
@@ -135,11 +135,7 @@ class GradientExchange {
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters,
                    const Options& options)
       : ranks_(&ranks), options_(options) {
-    const auto holds_sums = [](const FormatSpec& spec) {
-      return spec.has_sign() && spec.has_zero() && spec.has_nan();
-    };
-    require(!options.format.is_binary64() && holds_sums(options.format.spec()), name,
-            "expected a format within binary32 with a sign, zero and NaN, got ", options.format);
+    optim::require_gradient_format(name, options.format);
     require_size(name, "a number of elements in a bucket", options.bucket_elements);
     optim::detail::DistinctParameters distinct(name);
     for (const Parameter* parameter : parameters) distinct.add(parameter);

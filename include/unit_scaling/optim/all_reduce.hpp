@@ -26,10 +26,10 @@
 #include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/formats/encoded_array_codec.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/scale_layout.hpp"
 #include "unit_scaling/kernels/largest_magnitude.hpp"
 #include "unit_scaling/optim/automatic_scale.hpp"
+#include "unit_scaling/optim/gradient_format.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -76,11 +76,7 @@ class AllReduce {
   /// @throws DomainError as AutomaticScale, for binary64, and for a format without a sign, zero or
   ///         NaN.
   explicit AllReduce(const Options& options) : options_(options), automatic_(options.automatic) {
-    const auto holds_sums = [](const FormatSpec& spec) {
-      return spec.has_sign() && spec.has_zero() && spec.has_nan();
-    };
-    require(!options.format.is_binary64() && holds_sums(options.format.spec()), name,
-            "expected a format within binary32 with a sign, zero and NaN, got ", options.format);
+    require_gradient_format(name, options.format);
   }
 
   /// The mean of a gradient of each worker.
