@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "autograd/tape_support.hpp"
+#include "support/errors.hpp"
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
@@ -207,6 +208,46 @@ TEST(KeptOperands, AreNotThoseOfAStepBefore) {
     EXPECT_EQ(operands[0].bytes,
               seen(ops::operand(precision::fp8{}, {ops::OperandRole::input, 0}, x.value())).bytes);
   }
+}
+
+/// Twos as an operand, which no array of other numbers is rounded to.
+kernels::Operand twos(const Shape& shape) {
+  return ops::operand(precision::fp8{}, {ops::OperandRole::input},
+                      Array<float16>::filled(shape, float16(2.0F)));
+}
+
+TEST(KeptOperands, OfAConstantAreThoseItCameWithUntilTheStepEnds) {
+  const auto numbers = random_array<float16>({5, 4}, 1);
+  const kernels::Operand operand = twos({5, 4});
+  std::vector<Seen> operands;
+  Fp8 tape(TapeMode::inference);
+  const auto x = tape.input(random_array<float16>({3, 4}, 2));
+  const auto constant = tape.constant(numbers, operand);
+  EXPECT_EQ(constant.value().data(), numbers.data()) << "nothing is copied";
+  for (int use = 0; use < 2; ++use) (void)tape.record(Spy{&operands}, x, constant);
+  (void)tape.record(Spy{&operands}, constant, tape.constant(numbers));
+  for (const std::size_t i : {1U, 3U, 4U}) {
+    EXPECT_EQ(operands[i].codes, operand.array.codes().data()) << i;
+  }
+  const std::string of_numbers =
+      seen(ops::operand(precision::fp8{}, {ops::OperandRole::input}, numbers)).bytes;
+  EXPECT_EQ(operands[5].bytes, of_numbers) << "the same numbers without an operand";
+
+  tape.clear();
+  operands.clear();
+  const auto other = tape.constant(numbers);
+  (void)tape.record(Spy{&operands}, other, tape.constant(numbers));
+  EXPECT_EQ(operands[0].bytes, of_numbers);
+  EXPECT_EQ(operands[1].bytes, of_numbers);
+}
+
+TEST(KeptOperands, OfAConstantHaveItsShape) {
+  Fp8 tape;
+  expect_shape_error(
+      [&] {
+        (void)tape.constant(random_array<float16>({5, 4}, 1), twos({4, 5}));
+      },
+      {"Tape::constant", "(5, 4)", "(4, 5)"});
 }
 
 TEST(KeptOperands, AreFreedWhereAStepDoesNotUseThem) {

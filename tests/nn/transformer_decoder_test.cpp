@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory_resource>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -169,6 +170,45 @@ TYPED_TEST(TransformerDecoderIn, CachedLogitsOfAWiderModelHaveTheSameBitsToo) {
     tape.clear();
     const auto logits = model(tape, columns_of(ids, i, 1), {.cache = &cache}).value();
     EXPECT_EQ(logits_at(logits, 0, 1), logits_at(all, i, 1)) << i;
+  }
+}
+
+TYPED_TEST(TransformerDecoderIn, ACacheThatWasTruncatedHasForgottenWhatCameAfter) {
+  const auto ids = id_array({2, context_length}, vocabulary, 2);
+  for (const Variant& variant : variants()) {
+    const auto model = model_of(variant, scaling::umup);
+    Tape<TypeParam> tape(TapeMode::inference);
+    const auto all = model(tape, ids).value();
+    nn::KeyValueCache<TypeParam> cache(context_length);
+    tape.clear();
+    (void)model(tape, id_array({2, context_length}, vocabulary, 3), {.cache = &cache});
+    cache.truncate(0);
+    for (std::size_t read = 0; read < context_length; read += 8) {
+      tape.clear();
+      const auto logits = model(tape, columns_of(ids, read, 8), {.cache = &cache}).value();
+      EXPECT_EQ(logits_at(logits, 0, 8), logits_at(all, read, 8)) << variant.name << " " << read;
+    }
+  }
+}
+
+TYPED_TEST(TransformerDecoderIn,
+           CachedLogitsAreTheSameWhenTheyAreWatchedAndOnATapeThatIsNotCleared) {
+  const auto ids = id_array({2, context_length}, vocabulary, 2);
+  for (const Variant& variant : variants()) {
+    const auto model = model_of(variant, scaling::umup);
+    Tape<TypeParam> tape(TapeMode::inference);
+    const auto all = model(tape, ids).value();
+    Tape<TypeParam> watched(TapeMode::inference);
+    std::size_t seen = 0;
+    watched.observe_with([&](const Observation& /*value*/) { ++seen; });
+    for (Tape<TypeParam>* const which : {&tape, &watched}) {
+      nn::KeyValueCache<TypeParam> cache(context_length);
+      for (std::size_t read = 0; read < 8; read += 2) {
+        const auto logits = model(*which, columns_of(ids, read, 2), {.cache = &cache}).value();
+        EXPECT_EQ(logits_at(logits, 0, 2), logits_at(all, read, 2)) << variant.name << " " << read;
+      }
+    }
+    EXPECT_GT(seen, 0U);
   }
 }
 
@@ -363,6 +403,29 @@ TEST(KeyValueCache, RefusesWhatDoesNotFit) {
         (void)bidirectional(tape.constant(normal_array<float>({1, 2, 8}, 1)), {.cache = &cache});
       },
       {"MultiHeadAttention", "causal"});
+}
+
+TEST(KeyValueCache, KeepsAByteMoreForEachNumberThatProductsReadInFp8) {
+  const auto model = model_of(variants().front(), scaling::paper);
+  nn::KeyValueCache<precision::fp8> cache(8);
+  Tape<precision::fp8> tape(TapeMode::inference);
+  (void)model(tape, id_array({1, 2}, vocabulary, 9), {.cache = &cache});
+  EXPECT_EQ(cache.bytes(), 2U * 2 * 4 * 8 * 8 * 3);
+}
+
+TEST(KeyValueCache, HandsOutWhatALayerHasReadInThisCallOnly) {
+  std::pmr::memory_resource* const memory = std::pmr::get_default_resource();
+  nn::KeyValueCache<precision::fp8> cache(4);
+  expect_domain_error([&] { (void)cache.whole("a"); }, {"KeyValueCache", "'a'"});
+  cache.begin(1);
+  const auto keys = normal_array<float16>({2, 3, 1, 5}, 1);
+  const auto values = normal_array<float16>({2, 3, 1, 6}, 2);
+  cache.append("a", keys, values);
+  EXPECT_EQ(cache.whole("a").first.array.shape(), (Shape{2, 3, 4, 5}));
+  EXPECT_EQ(cache.whole("a").second.operand.shape(), (Shape{2, 3, 4, 6}));
+  EXPECT_EQ(cache.first_positions("a", memory).first, keys);
+  EXPECT_EQ(cache.first_positions("a", memory).second, values);
+  expect_domain_error([&] { (void)cache.first_positions("b", memory); }, {"KeyValueCache", "'b'"});
 }
 
 TEST(KeyValueCache, IsAsItWasAfterACallThatThrew) {

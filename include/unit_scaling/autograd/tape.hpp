@@ -132,15 +132,23 @@ template <Precision P> class Tape {
   /// to nearest even, and to infinity or NaN beyond its largest.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> constant(const Array<T>& value) {
-    return leaf("constant", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
-                false);
+    return leaf(
+        "constant",
+        in_tape_memory(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_)),
+        false);
   }
+
+  /// A constant that stays in its own memory, and its operand as P::matmul_operand has it. Products
+  /// read that where no recipe makes another, so that nothing is rounded.
+  [[nodiscard]] Variable<P> constant(const Array<Storage>& value, const kernels::Operand& operand);
 
   /// A value whose gradient is wanted. Numbers of another format are rounded as in `constant`.
   template <unit_scaling::Storage T = Storage>
   [[nodiscard]] Variable<P> input(const Array<T>& value) {
-    return leaf("input", kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_),
-                true);
+    return leaf(
+        "input",
+        in_tape_memory(kernels::convert<Storage, Overflow::infinity_or_nan>(value, &memory_)),
+        true);
   }
 
   /// The parameter as a variable; the same one however often it is asked for between two clears,
@@ -334,10 +342,9 @@ template <Precision P> class Tape {
 
   /// A value that no op writes.
   /// @param source what a recipe knows it as.
-  Variable<P> leaf(std::string_view source, const Array<Storage>& value, bool wanted) {
+  Variable<P> leaf(std::string_view source, Array<Storage> own, bool wanted) {
     const std::size_t slot = slots_.size();
-    add_slot(value.shape(), wanted).held = Format::of<Storage>();
-    Array<Storage> own = in_tape_memory(value);
+    add_slot(own.shape(), wanted).held = Format::of<Storage>();
     if (recipe_) {
       recipe_->begin_op({.name = source, .module = module_});
       if (const auto format = recipe_.write<P>({{.module = module_, .op = source}}, own)) {
@@ -665,6 +672,14 @@ template <Precision P> std::string_view Tape<P>::kept(std::string_view module) {
   if ((!observer_ && !recipe_) || module.empty()) return {};
   const auto known = module_paths_.find(module);
   return known != module_paths_.end() ? *known : *module_paths_.emplace(module).first;
+}
+
+template <Precision P>
+Variable<P> Tape<P>::constant(const Array<Storage>& value, const kernels::Operand& operand) {
+  require_same_shape("Tape::constant", "a value and its operand", value.shape(), operand.shape());
+  Variable<P> result = leaf("constant", value, false);
+  operands_.keep_constant(result.slot_, {value.version(), 0}, operand);
+  return result;
 }
 
 template <Precision P> Variable<P, float> Tape<P>::parameter(const Parameter& parameter) {

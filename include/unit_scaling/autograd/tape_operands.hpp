@@ -53,6 +53,11 @@ class TapeOperands final : public ops::OperandSource {
   }
   const OperandArgument& argument(std::size_t index) const&& = delete;
 
+  /// Keeps the operand of a constant, until the step ends.
+  void keep_constant(std::size_t value, ContentVersion version, const kernels::Operand& operand) {
+    kept_.keep_constant(value, version, operand);
+  }
+
   /// Frees what the last op had.
   [[gnu::noinline]] void end() { arguments_.clear(); }
 

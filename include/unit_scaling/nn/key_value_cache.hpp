@@ -11,6 +11,7 @@
 #include <memory_resource>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "unit_scaling/core/array.hpp"
@@ -19,6 +20,10 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/precision.hpp"
+#include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/kernels/map.hpp"
+#include "unit_scaling/kernels/operand.hpp"
+#include "unit_scaling/ops/operand.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -62,13 +67,18 @@ template <Precision P> class KeyValueCache {
     for (auto& [name, layer] : layers_) layer.has_read = false;
   }
 
+  /// Keys or values of a layer: (batch, heads, capacity, head_dim). Positions that were not read
+  /// are zeros, or of a text before.
+  struct Whole {
+    Array<Storage> array;
+    kernels::Operand operand;  ///< as P::matmul_operand has it
+  };
+
   /// Writes keys and values (batch, heads, positions, head_dim) of a layer behind those that were
-  /// read before, and returns all of them, in memory of `resource`.
+  /// read before.
   /// @throws ShapeError if they do not fit those before, or the positions of the call; DomainError
   ///         if a layer of this name has read in this call.
-  [[nodiscard]] std::pair<Array<Storage>, Array<Storage>> append(
-      std::string_view layer, const Array<Storage>& keys, const Array<Storage>& values,
-      std::pmr::memory_resource* resource) {
+  void append(std::string_view layer, const Array<Storage>& keys, const Array<Storage>& values) {
     require_shape(
         keys.shape().rank() == 4 && values.shape().rank() == 4 &&
             std::equal(keys.shape().begin(), keys.shape().end() - 1, values.shape().begin()) &&
@@ -87,18 +97,32 @@ template <Precision P> class KeyValueCache {
     const Shape all_keys = of_capacity(keys.shape());
     const Shape all_values = of_capacity(values.shape());
     if (length_ == 0 && (to.keys.shape() != all_keys || to.values.shape() != all_values)) {
-      to.keys = Array<Storage>(all_keys);
-      to.values = Array<Storage>(all_values);
+      to.keys = Positions(all_keys);
+      to.values = Positions(all_values);
     }
     require_same_shape(name_of_class, "keys and those before, with the capacity for positions",
                        all_keys, to.keys.shape());
     require_same_shape(name_of_class, "values and those before, with the capacity for positions",
                        all_values, to.values.shape());
-    write(keys, length_, to.keys);
-    write(values, length_, to.values);
+    to.keys.write(keys, length_);
+    to.values.write(values, length_);
     to.has_read = true;
-    return {first_positions(to.keys, length_ + reading_, resource),
-            first_positions(to.values, length_ + reading_, resource)};
+  }
+
+  /// Keys and values of the positions that a layer has read, those of this call included, in memory
+  /// of `resource`.
+  /// @throws DomainError if the layer has read nothing in this call, as for `whole`.
+  [[nodiscard]] std::pair<Array<Storage>, Array<Storage>> first_positions(
+      std::string_view layer, std::pmr::memory_resource* resource) const {
+    const Layer& from = layer_of(layer);
+    return {from.keys.first(length_ + reading_, resource),
+            from.values.first(length_ + reading_, resource)};
+  }
+
+  /// Keys and values of a layer, without a copy: `append` makes one if these still live then.
+  [[nodiscard]] std::pair<Whole, Whole> whole(std::string_view layer) const {
+    const Layer& from = layer_of(layer);
+    return {from.keys.whole(), from.values.whole()};
   }
 
   /// Ends a call, after which the cache has its positions.
@@ -108,38 +132,78 @@ template <Precision P> class KeyValueCache {
   }
 
  private:
+  using Rounded = typename P::matmul_operand;
   static constexpr std::string_view name_of_class = "KeyValueCache";
+  /// Whether operands have a format of their own. Else they are the numbers themselves.
+  static constexpr bool is_rounded = !std::is_same_v<Rounded, Storage>;
+
+  /// Keys or values, each rounded when it is written: so a token rounds its own only.
+  class Positions {
+   public:
+    Positions() = default;
+    explicit Positions(const Shape& shape) : stored_(Array<Storage>::filled(shape, Storage{})) {
+      if constexpr (is_rounded) rounded_ = Array<Rounded>::filled(shape, Rounded{});
+    }
+
+    [[nodiscard]] const Shape& shape() const { return stored_.shape(); }
+    [[nodiscard]] std::size_t bytes() const { return stored_.bytes() + rounded_.bytes(); }
+
+    void write(const Array<Storage>& from, std::size_t first) {
+      write_to(stored_, from, first);
+      if constexpr (is_rounded) {
+        write_to(rounded_, kernels::convert<Rounded, Overflow::saturate>(from), first);
+      }
+    }
+    [[nodiscard]] Array<Storage> first(std::size_t count,
+                                       std::pmr::memory_resource* resource) const {
+      const Shape& shape = stored_.shape();
+      Array<Storage> result({shape[0], shape[1], count, shape[3]}, resource);
+      copy(stored_.data(), shape[2], result.mutable_data(), count, count, shape);
+      return result;
+    }
+    [[nodiscard]] Whole whole() const {
+      constexpr ops::OperandUse use{ops::OperandRole::input};
+      if constexpr (is_rounded)
+        return {stored_, ops::operand(P{}, use, rounded_)};
+      else
+        return {stored_, ops::operand(P{}, use, stored_)};
+    }
+
+   private:
+    template <class T> static void write_to(Array<T>& to, const Array<T>& from, std::size_t first) {
+      copy(from.data(), from.shape()[2], to.mutable_data() + first * to.shape()[3], to.shape()[2],
+           from.shape()[2], from.shape());
+    }
+    /// Copies `count` positions of each head from where there are `from_stride` of them to where
+    /// there are `to_stride`.
+    template <class T>
+    static void copy(const T* from, std::size_t from_stride, T* to, std::size_t to_stride,
+                     std::size_t count, const Shape& shape) {
+      const std::size_t width = shape[3];
+      for (std::size_t head = 0; head < shape[0] * shape[1]; ++head) {
+        std::copy_n(from + head * from_stride * width, count * width,
+                    to + head * to_stride * width);
+      }
+    }
+
+    Array<Storage> stored_;
+    Array<Rounded> rounded_;  ///< empty unless is_rounded
+  };
 
   struct Layer {
-    Array<Storage> keys = {};    ///< (batch, heads, capacity, head_dim)
-    Array<Storage> values = {};  ///< likewise
-    bool has_read = false;       ///< in this call
+    Positions keys = {};
+    Positions values = {};
+    bool has_read = false;  ///< in this call
   };
 
   [[nodiscard]] Shape of_capacity(const Shape& shape) const {
     return {shape[0], shape[1], capacity_, shape[3]};
   }
-
-  /// Writes positions of `from` to those of `to` from `first` on.
-  static void write(const Array<Storage>& from, std::size_t first, Array<Storage>& to) {
-    copy(from.data(), from.shape()[2], to.mutable_data() + first * to.shape()[3], to.shape()[2],
-         from.shape()[2], from.shape());
-  }
-  [[nodiscard]] static Array<Storage> first_positions(const Array<Storage>& from, std::size_t count,
-                                                      std::pmr::memory_resource* resource) {
-    const Shape& shape = from.shape();
-    Array<Storage> result({shape[0], shape[1], count, shape[3]}, resource);
-    copy(from.data(), shape[2], result.mutable_data(), count, count, shape);
-    return result;
-  }
-  /// Copies `count` positions of each head from where there are `from_stride` of them to where
-  /// there are `to_stride`.
-  static void copy(const Storage* from, std::size_t from_stride, Storage* to, std::size_t to_stride,
-                   std::size_t count, const Shape& shape) {
-    const std::size_t width = shape[3];
-    for (std::size_t head = 0; head < shape[0] * shape[1]; ++head) {
-      std::copy_n(from + head * from_stride * width, count * width, to + head * to_stride * width);
-    }
+  [[nodiscard]] const Layer& layer_of(std::string_view name) const {
+    const auto found = layers_.find(name);
+    require(found != layers_.end() && found->second.has_read, name_of_class,
+            "expected a layer that has read in this call, got ", in_quotes(name));
+    return found->second;
   }
 
   std::size_t capacity_;

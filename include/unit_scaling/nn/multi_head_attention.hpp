@@ -152,9 +152,20 @@ Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
     k = ops::rotary(k, turn);
   }
   if (context.cache != nullptr) {
-    const auto [keys, values] = context.cache->append(name_, k.value(), v.value(), &tape.memory());
-    k = tape.constant(keys);
-    v = tape.constant(values);
+    KeyValueCache<P>& cache = *context.cache;
+    cache.append(name_, k.value(), v.value());
+    // Queries see no position behind their own, so there may be any. What somebody looks at, a mask
+    // and factors of the call have to do with those that were read.
+    if (options_.context_length != 0 && context.mask.empty() && context.documents.empty() &&
+        !tape.is_observed()) {
+      const auto [keys, values] = cache.whole(name_);
+      k = tape.constant(keys.array, keys.operand);
+      v = tape.constant(values.array, values.operand);
+    } else {
+      const auto [keys, values] = cache.first_positions(name_, &tape.memory());
+      k = tape.constant(keys);
+      v = tape.constant(values);
+    }
   }
   const Shape& of_mask = context.mask.shape();
   require_shape(context.mask.empty() || of_mask.rank() == 2, "MultiHeadAttention",
