@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -18,11 +20,14 @@
 #include <vector>
 
 #include "checkpoint.hpp"
+#include "launcher.hpp"
 #include "one_line.hpp"
 #include "recipe.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/version.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/optim/gradient_format.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/schedule.hpp"
 #include "unknown_argument.hpp"
@@ -217,9 +222,11 @@ std::vector<Variant> parse_comparison(const std::string& text) {
 
 }  // namespace
 
-std::optional<Options> parse_options(int argc, char** argv) {
+CommandLine parse_options(int argc, char** argv) {
   Options options;
-  options.threads = std::max(1U, std::thread::hardware_concurrency());
+  const auto job = job_of_this_process();
+  options.threads =
+      std::max<std::size_t>(1, std::thread::hardware_concurrency() / (job ? job->on_this_host : 1));
   for (int i = 0; i < argc; ++i) {
     options.command += (i == 0 ? "" : " ") + one_line(argv[i]);
   }
@@ -231,6 +238,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   std::string simulate;
   std::string simulated_rounding;
   std::string recipe;
+  std::string wire = us::to_string(options.wire);
+  std::uint64_t deadline = static_cast<std::uint64_t>(options.deadline.count());
   std::string sweep;
 
   CLI::App app{
@@ -255,6 +264,12 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "Ctrl-C ends the step, saves the model if it is the one of the checkpoint, and prints the\n"
       "command that goes on with it, quoted for bash, zsh or ksh. Results of the models before it\n"
       "are written. One more, a fifth of a second later, ends the program at once.\n"
+      "mpirun -n 4 bert_mlp ... trains on 4 ranks, with four batches in a step unless --replicas\n"
+      "says otherwise. Rank 0 writes files and shows progress; all read --data and --resume.\n"
+      "With --replicas 4 and --wire float32, 1, 2 and 4 ranks give the same bits, as any ranks do\n"
+      "that have a power of two of the replicas each, and --resume takes any of them. Open MPI\n"
+      "gives ranks a second to end at Ctrl-C, unless mpirun has --mca odls_base_sigkill_timeout "
+      "60.\n"
       "A result that cannot be written is named at the end, with exit code 1; the others are "
       "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
@@ -302,6 +317,18 @@ std::optional<Options> parse_options(int argc, char** argv) {
                                "in the memory, and the time per token, of one batch")
                     ->capture_default_str(),
                 1, std::uint64_t{1} << 20);
+  auto* replicas_option = require_whole(
+      app.add_option("--replicas", options.replicas,
+                     "Replicas of the model, each with its own --accumulate batches in a step; "
+                     "ranks share them (default: one for each rank)"),
+      1, std::uint64_t{1} << 16);
+  app.add_option("--wire", wire,
+                 "Format in which ranks send gradients: float32, float16, float8_e4m3fn, …")
+      ->capture_default_str();
+  require_whole(
+      app.add_option("--deadline", deadline, "Seconds after which a silent rank is given up")
+          ->capture_default_str(),
+      1, std::uint64_t{1} << 31);
   auto* steps_option =
       app.add_option("--steps", options.steps, "Steps to train")->capture_default_str();
   require_whole(steps_option, 1, std::uint64_t{1} << 31);
@@ -412,8 +439,9 @@ std::optional<Options> parse_options(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answer) {
-    app.exit(answer);
-    return std::nullopt;
+    std::ostringstream text;
+    app.exit(answer, text, text);
+    return {.options = std::nullopt, .answer = text.str()};
   } catch (const CLI::ExtrasError&) {
     throw std::invalid_argument(unknown_argument(app));
   } catch (const CLI::ArgumentMismatch& error) {
@@ -424,6 +452,13 @@ std::optional<Options> parse_options(int argc, char** argv) {
   options.command_of_one = command_of_one(argv[0], app);
 
   options.batch_given = batch_option->count() > 0;
+  options.replicas_given = replicas_option->count() > 0;
+  options.deadline = std::chrono::seconds(deadline);
+  options.wire = with_option("--wire", wire, [&] {
+    const us::Format format = us::Format::parse(wire);
+    us::optim::require_gradient_format("gradients", format);
+    return format;
+  });
   if (options.loss_scale_window || sweep_option->count() > 0) {
     if (hidden_option->count() == 0) options.hidden_size = 64;
     if (steps_option->count() == 0) options.steps = 300;
@@ -501,10 +536,6 @@ std::optional<Options> parse_options(int argc, char** argv) {
     if (options.resume.empty() && !options.stop_at) add_baselines(options.variants);
   }
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
-  if (options.steps > (std::uint64_t{1} << 32) / options.accumulate) {
-    throw std::invalid_argument("--accumulate " + std::to_string(options.accumulate) +
-                                ": expected at most 2^32 batches in all steps");
-  }
   if (options.sequences_at_once() > std::numeric_limits<std::int32_t>::max() / options.window) {
     throw std::invalid_argument("--batch " + std::to_string(options.sequences_at_once()) +
                                 ": expected fewer than 2^31 characters in a batch of --window " +
@@ -514,7 +545,36 @@ std::optional<Options> parse_options(int argc, char** argv) {
     throw std::invalid_argument(
         "--resume goes with one variant: leave out --compare, for the checkpoint says which");
   }
-  return options;
+  return {.options = std::move(options), .answer = {}};
+}
+
+void share_replicas(Options& options, std::size_t ranks) {
+  if (!options.replicas_given) {
+    options.replicas = ranks;
+    // So that any number of ranks may go on.
+    if (ranks > 1) options.command_of_one += " --replicas " + std::to_string(ranks);
+  }
+  if (ranks > 1) {
+    options.command_of_one = "mpirun -n " + std::to_string(ranks) + " " + options.command_of_one;
+  }
+  const std::string replicas = "--replicas " + std::to_string(options.replicas);
+  if (options.replicas % ranks != 0) {
+    throw std::invalid_argument(replicas + ": expected a multiple of the " + std::to_string(ranks) +
+                                " ranks, which share them");
+  }
+  if (options.steps > (std::uint64_t{1} << 32) / options.accumulate / options.replicas) {
+    throw std::invalid_argument(
+        (options.replicas > 1 ? replicas : "--accumulate " + std::to_string(options.accumulate)) +
+        ": expected at most 2^32 batches in all steps");
+  }
+  if (options.replicas == 1) return;
+  for (const Variant& variant : options.variants) {
+    if (!keeps_state(options, variant)) continue;
+    throw std::invalid_argument(replicas +
+                                ": expected a recipe that keeps nothing from batch to "
+                                "batch, got " +
+                                variant.recipe);
+  }
 }
 
 }  // namespace bert_mlp
