@@ -65,17 +65,15 @@ void train_all(const Options& options, const us::train::TextCorpus& corpus, cons
   }
 }
 
-/// What decides which trainings there are, and how far they go. What each of them is told, `train`
-/// compares.
-us::train::Fingerprint told(const Options& options) {
+/// What the first training is told, and what decides which others there are. What each of them is
+/// told, `train` compares.
+us::train::Fingerprint told(const Options& options, const us::train::TextCorpus& corpus) {
   std::string variants;
   for (const Variant& variant : options.variants) {
     variants += (variants.empty() ? "" : "; ") + variant.name();
   }
-  us::train::Fingerprint fingerprint;
-  fingerprint.add("precision and scaling", variants)
-      .add("replicas", options.replicas)
-      .add("steps", options.steps)
+  us::train::Fingerprint fingerprint = fingerprint_of(options, options.variants.front(), corpus);
+  fingerprint.add("variants", variants)
       .add("stop-at", options.stop_at.value_or(options.steps))
       .add("sweep-formats", options.sweep_bits)
       .add("loss-scale-window", options.loss_scale_window)
@@ -118,7 +116,7 @@ int run(Options options, const Ranks& ranks) {
     set_threads(options.threads);
   });
   const us::train::TextCorpus& corpus = *text;
-  ranks.require_agreement(told(options));
+  ranks.require_agreement(told(options, corpus));
   if (!ranks.is_first()) {
     options.quiet = true;
     options.json = false;
@@ -141,9 +139,7 @@ int run(Options options, const Ranks& ranks) {
     if (!options.resume.empty()) check_checkpoint(options, options.variants.front(), corpus);
   });
   std::optional<us::train::RunFolder> folder;
-  ranks.together([&] {
-    if (ranks.is_first()) folder.emplace(claim_run_folder(options));
-  });
+  ranks.on_first([&] { folder.emplace(claim_run_folder(options)); });
   if (folder) options.out = folder->path();
   Results results(options.out);
 
@@ -152,8 +148,7 @@ int run(Options options, const Ranks& ranks) {
   try {
     train_all(options, corpus, machine, ranks, runs);
   } catch (const Interrupted& stop) {
-    ranks.together([&] {
-      if (!ranks.is_first()) return;
+    ranks.on_first([&] {
       const bool writes = !runs.empty() && !has_results_of_all(options);
       if (writes) write_results(options, runs, machine, &stop.run, results);
       std::cerr << where_it_stopped(options, runs, stop, writes);
@@ -161,8 +156,7 @@ int run(Options options, const Ranks& ranks) {
     });
     return 1;
   }
-  ranks.together([&] {
-    if (!ranks.is_first()) return;
+  ranks.on_first([&] {
     write_results(options, runs, machine, nullptr, results);
     if (options.json) {
       std::cout << summary(options, runs, machine);

@@ -16,10 +16,7 @@
 
 namespace bert_mlp {
 
-void Ranks::together(const std::function<void()>& body) const {
-  if (size() == 1) return body();
-  // The exit code, and what is wrong.
-  std::string failure;
+std::string Ranks::failure_of(const std::function<void()>& body) {
   try {
     body();
   } catch (const std::bad_alloc&) {
@@ -27,11 +24,17 @@ void Ranks::together(const std::function<void()>& body) const {
   } catch (const std::length_error&) {
     throw;
   } catch (const std::invalid_argument& error) {
-    failure = std::string("2") + error.what();
+    return std::string("2") + error.what();
   } catch (const std::exception& error) {
-    failure = std::string("1") + error.what();
+    return std::string("1") + error.what();
   }
-  const std::vector<std::string> failures = us::distributed::gather_texts(*communicator_, failure);
+  return {};
+}
+
+void Ranks::together(const std::function<void()>& body) const {
+  if (size() == 1) return body();
+  const std::vector<std::string> failures =
+      us::distributed::gather_texts(*communicator_, failure_of(body));
   const auto first = std::find_if(failures.begin(), failures.end(),
                                   [](const std::string& each) { return !each.empty(); });
   if (first == failures.end()) return;
@@ -40,6 +43,12 @@ void Ranks::together(const std::function<void()>& body) const {
   const std::string rank =
       "rank " + std::to_string(first - failures.begin()) + " of " + std::to_string(size()) + ": ";
   throw CommonError((is_of_all ? "" : rank) + first->substr(1), first->front() - '0');
+}
+
+void Ranks::on_first(const std::function<void()>& body) const {
+  if (size() == 1) return body();
+  const std::string failure = first_text(is_first() ? failure_of(body) : "");
+  if (!failure.empty()) throw CommonError(failure.substr(1), failure.front() - '0');
 }
 
 void Ranks::require_agreement(const us::train::Fingerprint& told,

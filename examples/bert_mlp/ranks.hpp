@@ -42,6 +42,8 @@ class Ranks {
   /// one does, which names that rank unless the others throw the same. Memory that ends is no
   /// matter of all.
   void together(const std::function<void()>& body) const;
+  /// Calls `body` on the first rank alone. What it throws, all throw, as above.
+  void on_first(const std::function<void()>& body) const;
 
   /// @throws CommonError that names what the ranks were told differently.
   void require_agreement(const us::train::Fingerprint& told,
@@ -57,6 +59,9 @@ class Ranks {
   [[nodiscard]] int interruption() const;
 
  private:
+  /// What is wrong on this rank after `body`: the exit code and the text; empty if nothing is.
+  [[nodiscard]] static std::string failure_of(const std::function<void()>& body);
+
   us::distributed::Communicator* communicator_;
 };
 
