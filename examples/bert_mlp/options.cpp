@@ -264,12 +264,13 @@ CommandLine parse_options(int argc, char** argv) {
       "Ctrl-C ends the step, saves the model if it is the one of the checkpoint, and prints the\n"
       "command that goes on with it, quoted for bash, zsh or ksh. Results of the models before it\n"
       "are written. One more, a fifth of a second later, ends the program at once.\n"
-      "mpirun -n 4 bert_mlp ... trains on 4 ranks, with four batches in a step unless --replicas\n"
-      "says otherwise. Rank 0 writes files and shows progress; all read --data and --resume.\n"
-      "With --replicas 4 and --wire float32, 1, 2 and 4 ranks give the same bits, as any ranks do\n"
-      "that have a power of two of the replicas each, and --resume takes any of them. Open MPI\n"
-      "gives ranks a second to end at Ctrl-C, unless mpirun has --mca odls_base_sigkill_timeout "
-      "60.\n"
+      "mpirun -n 4 bert_mlp ... trains on 4 ranks, each with a replica of the model unless\n"
+      "--replicas says how many they share. Rank 0 writes files and shows progress; all read\n"
+      "--data and --resume. With --replicas 4 and --wire float32, 1, 2 and 4 ranks give the same\n"
+      "bits, as do all numbers of ranks that have a power of two of the replicas each; --resume\n"
+      "takes any that divides the replicas. Open MPI needs --bind-to none for ranks of several\n"
+      "threads, and lets a rank have more than a second to end at Ctrl-C if mpirun is given\n"
+      "--mca odls_base_sigkill_timeout 60.\n"
       "A result that cannot be written is named at the end, with exit code 1; the others are "
       "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
@@ -277,6 +278,7 @@ CommandLine parse_options(int argc, char** argv) {
       "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included, validation not) and peak_rss_bytes (of the process, while training).\n"
+      "Of several ranks they are those of rank 0.\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
       "3 every variant diverged, 130 stopped by Ctrl-C, 143 by kill.");
   app.set_version_flag("--version",
@@ -312,23 +314,26 @@ CommandLine parse_options(int argc, char** argv) {
   auto* batch_option =
       app.add_option("--batch", options.batch, "Sequences in a step")->capture_default_str();
   require_whole(batch_option, 1, std::uint64_t{1} << 20);
-  require_whole(app.add_option("--accumulate", options.accumulate,
-                               "Batches whose gradients a step adds up: a step of as many tokens "
-                               "in the memory, and the time per token, of one batch")
-                    ->capture_default_str(),
-                1, std::uint64_t{1} << 20);
+  require_whole(
+      app.add_option(
+             "--accumulate", options.accumulate,
+             "Batches whose gradients a replica adds up in a step: a step of as many tokens "
+             "in the memory, and the time per token, of one batch")
+          ->capture_default_str(),
+      1, std::uint64_t{1} << 20);
   auto* replicas_option = require_whole(
       app.add_option("--replicas", options.replicas,
                      "Replicas of the model, each with its own --accumulate batches in a step; "
                      "ranks share them (default: one for each rank)"),
       1, std::uint64_t{1} << 16);
   app.add_option("--wire", wire,
-                 "Format in which ranks send gradients: float32, float16, float8_e4m3fn, …")
+                 "Format in which ranks send gradients: float32, float16, float8_e4m3fn, ...")
       ->capture_default_str();
-  require_whole(
-      app.add_option("--deadline", deadline, "Seconds after which a silent rank is given up")
-          ->capture_default_str(),
-      1, std::uint64_t{1} << 31);
+  require_whole(app.add_option("--deadline", deadline,
+                               "Seconds after which a rank is given up that does not answer, "
+                               "as rank 0 does not while it writes files")
+                    ->capture_default_str(),
+                1, std::uint64_t{1} << 31);
   auto* steps_option =
       app.add_option("--steps", options.steps, "Steps to train")->capture_default_str();
   require_whole(steps_option, 1, std::uint64_t{1} << 31);
@@ -392,7 +397,9 @@ CommandLine parse_options(int argc, char** argv) {
       "--report", options.report,
       "Also look at every tensor in some of the steps, and write report.html: exponents, scales, "
       "what is lost and where, op by op, with the variants side by side; its pictures go to "
-      "figures/. Changes no bit of the training");
+      "figures/. Of several batches in a step it looks at the last of the first replica. Changes "
+      "no "
+      "bit of the training");
   auto* simulate_option = app.add_option(
       "--simulate", simulate,
       "Round numbers to formats that no precision has: RULE,... with RULE being "
