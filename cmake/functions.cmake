@@ -12,10 +12,23 @@ function(write_if_changed path content)
 endfunction()
 
 # A library of what an MPI's own compiler adds to the compiler beneath it: folders of headers, and what
-# to link. Both MPIs print the whole command for -show.
+# to link. Both MPIs print the whole command for -show. There is none without the headers, which Debian
+# has in another package than the compiler.
 function(unit_scaling_add_mpi target compiler)
-  execute_process(COMMAND "${compiler}" -show OUTPUT_VARIABLE command COMMAND_ERROR_IS_FATAL ANY)
+  execute_process(COMMAND "${compiler}" -show OUTPUT_VARIABLE command ERROR_QUIET)
   separate_arguments(words UNIX_COMMAND "${command}")
+  set(folders ${words})
+  list(FILTER folders INCLUDE REGEX "^-I")
+  list(TRANSFORM folders REPLACE "^-I(.+)" "\\1/mpi.h")
+  set(has_header FALSE)
+  foreach(header IN LISTS folders)
+    if(EXISTS "${header}")
+      set(has_header TRUE)
+    endif()
+  endforeach()
+  if(NOT has_header)
+    return()
+  endif()
   add_library(${target} INTERFACE)
   foreach(word IN LISTS words)
     if(word MATCHES "^-I(.+)")

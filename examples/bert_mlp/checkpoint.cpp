@@ -171,6 +171,8 @@ us::train::Fingerprint fingerprint_of(const Options& options, const Variant& var
       .add("seed", options.seed)
       .add("eval-every", options.eval_every)
       .add_data("text", corpus);
+  if (options.replicas > 1) fingerprint.add("replicas", options.replicas);
+  if (!options.wire.is_binary32()) fingerprint.add("wire", to_string(options.wire));
   if (!variant.simulation.empty()) fingerprint.add("simulate", variant.simulation);
   if (!variant.recipe.empty()) fingerprint.add("recipe", variant.recipe);
   return fingerprint;

@@ -13,6 +13,7 @@
 #include "any_tape.hpp"
 #include "machine.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 #include "report.hpp"
 #include "run_result.hpp"
 #include "training.hpp"
@@ -78,12 +79,13 @@ inline std::string scale_table(const Options& options, const Variant& variant,
 /// Loss scales 2^-24, 2^-20, ..., 2^24 for each variant.
 /// @param runs to which each is appended when it has ended.
 inline void loss_scale_window(const Options& options, const us::train::TextCorpus& corpus,
-                              const Machine& machine, std::vector<RunResult>& runs) {
+                              const Machine& machine, const Ranks& ranks,
+                              std::vector<RunResult>& runs) {
   for (const Variant& variant : options.variants) {
     for (int exponent = -24; exponent <= 24; exponent += 4) {
       Variant scaled = variant;
       scaled.loss_scale = std::exp2(exponent);
-      runs.push_back(train(options, scaled, corpus, machine, false));
+      runs.push_back(train(options, scaled, corpus, machine, ranks, false));
     }
   }
 }

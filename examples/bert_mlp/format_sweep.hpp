@@ -13,6 +13,7 @@
 
 #include "machine.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 #include "recipe.hpp"
 #include "report.hpp"
 #include "run_result.hpp"
@@ -51,9 +52,10 @@ inline std::string swept_rule(SweptDirection direction, const SweptFormat& forma
 /// For each variant, a run in its own precision and one for each format in each direction.
 /// @param runs to which each is appended when it has ended.
 inline void sweep_formats(const Options& options, const us::train::TextCorpus& corpus,
-                          const Machine& machine, std::vector<RunResult>& runs) {
+                          const Machine& machine, const Ranks& ranks,
+                          std::vector<RunResult>& runs) {
   for (const Variant& variant : options.variants) {
-    runs.push_back(train(options, variant, corpus, machine, false));
+    runs.push_back(train(options, variant, corpus, machine, ranks, false));
     for (const auto direction : {SweptDirection::forward, SweptDirection::backward}) {
       for (const SweptFormat& format : swept_formats(options.sweep_bits)) {
         const Variant swept = simulated(options, variant, swept_rule(direction, format));
@@ -61,7 +63,7 @@ inline void sweep_formats(const Options& options, const us::train::TextCorpus& c
         const bool is_done = std::any_of(runs.begin(), runs.end(), [&](const RunResult& run) {
           return run.variant.name() == swept.name();
         });
-        if (!is_done) runs.push_back(train(options, swept, corpus, machine, false));
+        if (!is_done) runs.push_back(train(options, swept, corpus, machine, ranks, false));
       }
     }
   }

@@ -6,8 +6,10 @@
 #include <chrono>
 #include <cstddef>
 #include <fstream>
+#include <span>
 #include <string>
 
+#include "ranks.hpp"
 #include "unit_scaling/core/eigen.hpp"
 #include "unit_scaling/core/parallel.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
@@ -40,8 +42,9 @@ template <class Product>
 
 }  // namespace
 
-Machine measure_machine() {
+Machine measure_machine(const Ranks& ranks) {
   Machine machine;
+  machine.ranks = ranks.size();
   machine.threads = unit_scaling::thread_count();
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line; std::getline(cpuinfo, line);) {
@@ -57,7 +60,8 @@ Machine measure_machine() {
     const auto view = unit_scaling::kernels::row_major(a.data(), n);
     unit_scaling::kernels::matmul<float>({n, n, n}, view, view, c.data(), n);
   });
-  machine.sgemm_gflops = std::max(eigen, ours) / 1e9;
+  const double own = std::max(eigen, ours) / 1e9;
+  for (const double each : ranks.gather(std::span(&own, 1))) machine.sgemm_gflops += each;
   return machine;
 }
 

@@ -7,15 +7,20 @@
 #include <fstream>
 #include <string>
 
+#include "ranks.hpp"
+
 namespace bert_mlp {
 
 struct Machine {
   std::string processor = "unknown";
-  std::size_t threads = 1;
-  double sgemm_gflops = 0;  // the higher of Eigen's and our own float matrix product, all threads
+  std::size_t ranks = 1;
+  std::size_t threads = 1;  // of each rank
+  // The higher of Eigen's and our own float matrix product, of all threads of all ranks.
+  double sgemm_gflops = 0;
 };
 
-[[nodiscard]] Machine measure_machine();
+/// All ranks call it, and measure at once.
+[[nodiscard]] Machine measure_machine(const Ranks& ranks);
 
 [[nodiscard]] inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -16,18 +16,33 @@
 namespace bert_mlp {
 
 NumericsRecorder::NumericsRecorder(std::size_t first, std::size_t end, std::size_t total,
-                                   std::size_t batches)
-    : first_(first), end_(end), every_(std::max<std::size_t>(2, total / 16)), batches_(batches) {}
+                                   std::size_t replicas, std::size_t accumulate)
+    : first_(first),
+      end_(end),
+      every_(std::max<std::size_t>(2, total / 16)),
+      replicas_(replicas),
+      accumulate_(accumulate) {}
 
 NumericsRecorder::~NumericsRecorder() = default;
 
-void NumericsRecorder::begin_step(AnyTape& tape, std::size_t step) {
-  if (step == first_ || step + 1 == end_ || (step + 1) % every_ == 0) tracker_.attach(tape);
+void NumericsRecorder::begin_batch(AnyTape& tape, std::size_t step, std::size_t replica,
+                                   std::size_t of_replica) {
+  if (replica != 0 || of_replica + 1 != accumulate_) return;
+  if (step == first_ || step + 1 == end_ || (step + 1) % every_ == 0) {
+    tracker_.attach(tape);
+    observed_ = tape.step();
+  }
+}
+
+void NumericsRecorder::end_batch(AnyTape& tape) {
+  if (observed_) tape.observe_with(nullptr);
 }
 
 void NumericsRecorder::end_step(AnyTape& tape, us::nn::BertMlp& model) {
+  if (!observed_) return;
+  if (tape.step() != *observed_) tape.set_step(*observed_);  // other batches have followed
   tracker_.record_updates(us::optim::parameters_of(model));
-  tape.observe_with(nullptr);
+  observed_.reset();
 }
 
 void NumericsRecorder::finish(

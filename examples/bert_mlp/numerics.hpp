@@ -20,12 +20,17 @@ class NumericsRecorder {
   /// @param first, end the steps of this process, counted from 0.
   /// @param total steps of the whole training, of which it looks at every sixteenth part, and at
   ///        the first and the last.
-  /// @param batches that a step records one after another, of which it looks at the last.
-  NumericsRecorder(std::size_t first, std::size_t end, std::size_t total, std::size_t batches);
+  /// @param replicas, accumulate the batches of a step, in their order: it looks at the last one of
+  ///        the first replica, which is on the same rank however many ranks there are.
+  NumericsRecorder(std::size_t first, std::size_t end, std::size_t total, std::size_t replicas,
+                   std::size_t accumulate);
   ~NumericsRecorder();
 
-  /// To be called after Tape::clear, before the last batch of a step is recorded.
-  void begin_step(AnyTape& tape, std::size_t step);
+  /// To be called after Tape::clear, before a batch is recorded: number `of_replica` of a replica
+  /// in a step.
+  void begin_batch(AnyTape& tape, std::size_t step, std::size_t replica, std::size_t of_replica);
+  /// To be called when its gradients are there.
+  void end_batch(AnyTape& tape);
 
   /// To be called after the optimiser's step.
   void end_step(AnyTape& tape, us::nn::BertMlp& model);
@@ -39,13 +44,17 @@ class NumericsRecorder {
   [[nodiscard]] std::optional<us::analysis::NonFiniteTensor> first_non_finite() const;
 
  private:
-  /// The step, counted from 1, whose last batch has this number on the tape.
-  [[nodiscard]] std::uint64_t step_of(std::uint64_t batch) const { return batch / batches_; }
+  /// The step, counted from 1, which has the batch of this number on the tape, counted from 1 too.
+  [[nodiscard]] std::uint64_t step_of(std::uint64_t batch) const {
+    return (batch - 1) / (replicas_ * accumulate_) + 1;
+  }
 
   std::size_t first_;
   std::size_t end_;
   std::size_t every_;
-  std::size_t batches_;
+  std::size_t replicas_;
+  std::size_t accumulate_;
+  std::optional<std::uint64_t> observed_;  ///< the batch of this step that it looks at
   us::analysis::Tracker tracker_;
 };
 

@@ -62,7 +62,7 @@ us::analysis::NumericsReport numerics_report(const Options& options,
       "model", format("nn::BertMlp, hidden %zu, %zu layers, %s-norm, window %zu",
                       options.hidden_size, options.layers, options.norm.c_str(), options.window));
   report.add_fact("steps", format("%zu, of %zu sequences or %zu characters each", options.steps,
-                                  options.accumulate * options.batch, options.tokens_per_step()));
+                                  options.sequences_per_step(), options.tokens_per_step()));
   report.add_fact("optimiser",
                   options.optimizer + ", weight decay " + exact_text(options.weight_decay));
   std::string data;
@@ -70,7 +70,7 @@ us::analysis::NumericsReport numerics_report(const Options& options,
     data += (data.empty() ? "" : ", ") + one_line(file.string());
   report.add_fact("text", data.empty() ? "the project's own sources" : data);
   report.add_fact("seed", std::to_string(options.seed));
-  report.add_fact("machine", format("%s, %zu threads", machine.processor.c_str(), machine.threads));
+  report.add_fact("machine", machine_text(machine));
   report.add_fact("command", options.command);
   const std::string warning = few_steps_warning(options, runs);
   if (!warning.empty()) report.add_fact("note", warning.substr(0, warning.find('\n')));

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -18,11 +20,14 @@
 #include <vector>
 
 #include "checkpoint.hpp"
+#include "launcher.hpp"
 #include "one_line.hpp"
 #include "recipe.hpp"
 #include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/core/version.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/rounding.hpp"
+#include "unit_scaling/optim/gradient_format.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/schedule.hpp"
 #include "unknown_argument.hpp"
@@ -217,9 +222,11 @@ std::vector<Variant> parse_comparison(const std::string& text) {
 
 }  // namespace
 
-std::optional<Options> parse_options(int argc, char** argv) {
+CommandLine parse_options(int argc, char** argv) {
   Options options;
-  options.threads = std::max(1U, std::thread::hardware_concurrency());
+  const auto job = job_of_this_process();
+  options.threads =
+      std::max<std::size_t>(1, std::thread::hardware_concurrency() / (job ? job->on_this_host : 1));
   for (int i = 0; i < argc; ++i) {
     options.command += (i == 0 ? "" : " ") + one_line(argv[i]);
   }
@@ -231,6 +238,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   std::string simulate;
   std::string simulated_rounding;
   std::string recipe;
+  std::string wire = us::to_string(options.wire);
+  std::uint64_t deadline = static_cast<std::uint64_t>(options.deadline.count());
   std::string sweep;
 
   CLI::App app{
@@ -255,6 +264,13 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "Ctrl-C ends the step, saves the model if it is the one of the checkpoint, and prints the\n"
       "command that goes on with it, quoted for bash, zsh or ksh. Results of the models before it\n"
       "are written. One more, a fifth of a second later, ends the program at once.\n"
+      "mpirun -n 4 bert_mlp ... trains on 4 ranks, each with a replica of the model unless\n"
+      "--replicas says how many they share. Rank 0 writes files and shows progress; all read\n"
+      "--data and --resume. With --replicas 4 and --wire float32, 1, 2 and 4 ranks give the same\n"
+      "bits, as do all numbers of ranks that have a power of two of the replicas each; --resume\n"
+      "takes any that divides the replicas. Open MPI needs --bind-to none for ranks of several\n"
+      "threads, and lets a rank have more than a second to end at Ctrl-C if mpirun is given\n"
+      "--mca odls_base_sigkill_timeout 60.\n"
       "A result that cannot be written is named at the end, with exit code 1; the others are "
       "kept.\n"
       "Tokens per second count training steps only, not validation. Memory of a run, in\n"
@@ -262,6 +278,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "gradients with --accumulate), saved_bytes (kept\n"
       "from the forward for the backward pass), workspace_bytes (what the tape holds beyond that,\n"
       "gradients included, validation not) and peak_rss_bytes (of the process, while training).\n"
+      "Of several ranks they are those of rank 0.\n"
       "Exit codes: 0 done, 1 failed, 2 a mistake in the arguments or sizes beyond the memory,\n"
       "3 every variant diverged, 130 stopped by Ctrl-C, 143 by kill.");
   app.set_version_flag("--version",
@@ -297,11 +314,26 @@ std::optional<Options> parse_options(int argc, char** argv) {
   auto* batch_option =
       app.add_option("--batch", options.batch, "Sequences in a step")->capture_default_str();
   require_whole(batch_option, 1, std::uint64_t{1} << 20);
-  require_whole(app.add_option("--accumulate", options.accumulate,
-                               "Batches whose gradients a step adds up: a step of as many tokens "
-                               "in the memory, and the time per token, of one batch")
+  require_whole(
+      app.add_option(
+             "--accumulate", options.accumulate,
+             "Batches whose gradients a replica adds up in a step: a step of as many tokens "
+             "in the memory, and the time per token, of one batch")
+          ->capture_default_str(),
+      1, std::uint64_t{1} << 20);
+  auto* replicas_option = require_whole(
+      app.add_option("--replicas", options.replicas,
+                     "Replicas of the model, each with its own --accumulate batches in a step; "
+                     "ranks share them (default: one for each rank)"),
+      1, std::uint64_t{1} << 16);
+  app.add_option("--wire", wire,
+                 "Format in which ranks send gradients: float32, float16, float8_e4m3fn, ...")
+      ->capture_default_str();
+  require_whole(app.add_option("--deadline", deadline,
+                               "Seconds after which a rank is given up that does not answer, "
+                               "as rank 0 does not while it writes files")
                     ->capture_default_str(),
-                1, std::uint64_t{1} << 20);
+                1, std::uint64_t{1} << 31);
   auto* steps_option =
       app.add_option("--steps", options.steps, "Steps to train")->capture_default_str();
   require_whole(steps_option, 1, std::uint64_t{1} << 31);
@@ -365,7 +397,9 @@ std::optional<Options> parse_options(int argc, char** argv) {
       "--report", options.report,
       "Also look at every tensor in some of the steps, and write report.html: exponents, scales, "
       "what is lost and where, op by op, with the variants side by side; its pictures go to "
-      "figures/. Changes no bit of the training");
+      "figures/. Of several batches in a step it looks at the last of the first replica. Changes "
+      "no "
+      "bit of the training");
   auto* simulate_option = app.add_option(
       "--simulate", simulate,
       "Round numbers to formats that no precision has: RULE,... with RULE being "
@@ -412,8 +446,9 @@ std::optional<Options> parse_options(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answer) {
-    app.exit(answer);
-    return std::nullopt;
+    std::ostringstream text;
+    app.exit(answer, text, text);
+    return {.options = std::nullopt, .answer = text.str()};
   } catch (const CLI::ExtrasError&) {
     throw std::invalid_argument(unknown_argument(app));
   } catch (const CLI::ArgumentMismatch& error) {
@@ -424,6 +459,13 @@ std::optional<Options> parse_options(int argc, char** argv) {
   options.command_of_one = command_of_one(argv[0], app);
 
   options.batch_given = batch_option->count() > 0;
+  options.replicas_given = replicas_option->count() > 0;
+  options.deadline = std::chrono::seconds(deadline);
+  options.wire = with_option("--wire", wire, [&] {
+    const us::Format format = us::Format::parse(wire);
+    us::optim::require_gradient_format("gradients", format);
+    return format;
+  });
   if (options.loss_scale_window || sweep_option->count() > 0) {
     if (hidden_option->count() == 0) options.hidden_size = 64;
     if (steps_option->count() == 0) options.steps = 300;
@@ -501,10 +543,6 @@ std::optional<Options> parse_options(int argc, char** argv) {
     if (options.resume.empty() && !options.stop_at) add_baselines(options.variants);
   }
   if (options.eval_every == 0) options.eval_every = std::max<std::size_t>(8, options.steps / 20);
-  if (options.steps > (std::uint64_t{1} << 32) / options.accumulate) {
-    throw std::invalid_argument("--accumulate " + std::to_string(options.accumulate) +
-                                ": expected at most 2^32 batches in all steps");
-  }
   if (options.sequences_at_once() > std::numeric_limits<std::int32_t>::max() / options.window) {
     throw std::invalid_argument("--batch " + std::to_string(options.sequences_at_once()) +
                                 ": expected fewer than 2^31 characters in a batch of --window " +
@@ -514,7 +552,36 @@ std::optional<Options> parse_options(int argc, char** argv) {
     throw std::invalid_argument(
         "--resume goes with one variant: leave out --compare, for the checkpoint says which");
   }
-  return options;
+  return {.options = std::move(options), .answer = {}};
+}
+
+void share_replicas(Options& options, std::size_t ranks) {
+  if (!options.replicas_given) {
+    options.replicas = ranks;
+    // So that any number of ranks may go on.
+    if (ranks > 1) options.command_of_one += " --replicas " + std::to_string(ranks);
+  }
+  if (ranks > 1) {
+    options.command_of_one = "mpirun -n " + std::to_string(ranks) + " " + options.command_of_one;
+  }
+  const std::string replicas = "--replicas " + std::to_string(options.replicas);
+  if (options.replicas % ranks != 0) {
+    throw std::invalid_argument(replicas + ": expected a multiple of the " + std::to_string(ranks) +
+                                " ranks, which share them");
+  }
+  if (options.steps > (std::uint64_t{1} << 32) / options.accumulate / options.replicas) {
+    throw std::invalid_argument(
+        (options.replicas > 1 ? replicas : "--accumulate " + std::to_string(options.accumulate)) +
+        ": expected at most 2^32 batches in all steps");
+  }
+  if (options.replicas == 1) return;
+  for (const Variant& variant : options.variants) {
+    if (!keeps_state(options, variant)) continue;
+    throw std::invalid_argument(replicas +
+                                ": expected a recipe that keeps nothing from batch to "
+                                "batch, got " +
+                                variant.recipe);
+  }
 }
 
 }  // namespace bert_mlp

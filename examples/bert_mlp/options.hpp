@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -15,6 +16,7 @@
 
 #include "one_line.hpp"
 #include "unit_scaling/core/printable.hpp"
+#include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/formats/rounding.hpp"
 #include "unit_scaling/scaling/rule.hpp"
 #include "unit_scaling/train/schedule.hpp"
@@ -61,7 +63,8 @@ struct Options {
   std::size_t layers = 4;
   std::size_t window = 16;
   std::size_t batch = 64;
-  std::size_t accumulate = 1;  // batches in a step
+  std::size_t accumulate = 1;  // batches of each replica in a step
+  std::size_t replicas = 1;    // of the model in a step, which the ranks share
   std::string norm = "pre";    // or post
   std::size_t steps = 700;
   std::optional<std::size_t> stop_at;
@@ -70,6 +73,8 @@ struct Options {
   std::string optimizer = "adamw";
   double weight_decay = 0.01;
   std::uint64_t seed = 1;
+  us::Format wire;                                           // in which ranks send gradients
+  std::chrono::seconds deadline = std::chrono::minutes(10);  // of a rank that does not answer
   std::size_t threads = 1;
   std::size_t eval_every = 0;  // 0 until the steps are known
   std::filesystem::path out;   // empty: not given
@@ -83,6 +88,7 @@ struct Options {
   std::optional<us::Rounding> simulated_rounding;  // empty: as the rules of a simulation say
   int sweep_bits = 0;                              // of the formats to sweep; 0: none
   bool batch_given = false;
+  bool replicas_given = false;
   std::string command;  // as typed, for the summary
   // What is to be typed to go on with one variant, but for the variant, its checkpoint and where to
   // stop.
@@ -110,7 +116,9 @@ struct Options {
     return variants.size() == 1 || variant.name() == "fp8 unit";
   }
 
-  [[nodiscard]] std::size_t tokens_per_step() const { return accumulate * batch * window; }
+  [[nodiscard]] std::size_t batches_per_step() const { return replicas * accumulate; }
+  [[nodiscard]] std::size_t sequences_per_step() const { return batches_per_step() * batch; }
+  [[nodiscard]] std::size_t tokens_per_step() const { return sequences_per_step() * window; }
 
   /// Sequences that are in memory together. To print scales takes few tokens, so that their
   /// dependence on each other does not drown the scales of the rules.
@@ -154,8 +162,18 @@ template <class Number> [[nodiscard]] bool read_number(const std::string& text, 
   return error == std::errc{} && rest == end;
 }
 
-/// Reads the command line. Empty after --help and --version, which it answers itself.
+/// What a command line asks for.
+struct CommandLine {
+  std::optional<Options> options;  // empty after --help and --version
+  std::string answer;              // to these
+};
+
+/// Reads the command line.
 /// @throws std::invalid_argument with one line on a mistake.
-[[nodiscard]] std::optional<Options> parse_options(int argc, char** argv);
+[[nodiscard]] CommandLine parse_options(int argc, char** argv);
+
+/// Lets so many ranks share the replicas: one for each, if nobody said how many there are to be.
+/// @throws std::invalid_argument if they cannot share them.
+void share_replicas(Options& options, std::size_t ranks);
 
 }  // namespace bert_mlp

@@ -52,6 +52,14 @@ std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options, const Varian
   return std::make_shared<us::Simulation>(us::Simulation::parse(variant.simulation, options.seed));
 }
 
+bool keeps_state(const Options& options, const Variant& variant) {
+  bool keeps = false;
+  if (const auto recipe = recipe_of(options, variant)) {
+    recipe->for_each_state([&](std::string_view, const auto&) { keeps = true; });
+  }
+  return keeps;
+}
+
 void copy_state(us::RecipeOfTape* from, us::RecipeOfTape* to) {
   if (from != nullptr && to != nullptr) us::copy_state(*from, *to);
 }

@@ -22,6 +22,9 @@ namespace bert_mlp {
 [[nodiscard]] std::shared_ptr<us::RecipeOfTape> recipe_of(const Options& options,
                                                           const Variant& variant);
 
+/// Whether what the recipe of a variant does to a batch depends on the batches before it.
+[[nodiscard]] bool keeps_state(const Options& options, const Variant& variant);
+
 /// Gives a recipe the state that another one of the same kind has; nothing where both are null.
 void copy_state(us::RecipeOfTape* from, us::RecipeOfTape* to);
 

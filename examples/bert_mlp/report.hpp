@@ -63,6 +63,13 @@ inline std::string precision_text(const Variant& variant) {
          (variant.simulation.empty() ? "" : " simulating " + variant.simulation);
 }
 
+/// "EPYC, 8 threads", "EPYC, 4 ranks of 2 threads".
+inline std::string machine_text(const Machine& machine) {
+  const std::string ranks = machine.ranks == 1 ? "" : format("%zu ranks of ", machine.ranks);
+  return machine.processor + ", " + ranks +
+         format("%zu thread%s", machine.threads, machine.threads == 1 ? "" : "s");
+}
+
 /// The comparison as a Markdown table, which also reads well in a terminal.
 inline std::string comparison_table(const Options& options, const std::vector<RunResult>& runs,
                                     const Machine& machine) {
@@ -103,13 +110,14 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   text += "|\n";
   for (std::size_t i = 1; i < rows.size(); ++i) line(rows[i]);
 
-  const std::string batches =
-      options.accumulate == 1 ? std::string() : format(" in %zu batches", options.accumulate);
+  const std::string batches = options.batches_per_step() == 1
+                                  ? std::string()
+                                  : format(" in %zu batches", options.batches_per_step());
   text += format("\n%zu steps of %zu characters: %zu sequences of %zu%s\n", options.steps,
-                 options.tokens_per_step(), options.accumulate * options.batch, options.window,
+                 options.tokens_per_step(), options.sequences_per_step(), options.window,
                  batches.c_str());
-  text += format("%s, %zu thread%s, sgemm %.0f GFLOP/s", machine.processor.c_str(), machine.threads,
-                 machine.threads == 1 ? "" : "s", machine.sgemm_gflops);
+  if (machine.ranks > 1) text += "Gradients are sent in " + to_string(options.wire) + "\n";
+  text += machine_text(machine) + format(", sgemm %.0f GFLOP/s", machine.sgemm_gflops);
   for (const RunResult& run : runs) {
     if (run.variant.name() == "fp32 unit" && run.sgemm_share) {
       text += format("; fp32 unit steps reach %.0f %% of it", 100 * *run.sgemm_share);

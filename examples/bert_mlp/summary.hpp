@@ -19,6 +19,8 @@ namespace bert_mlp {
 /// `saved_bytes` (what the backward pass needs, after the forward pass) and `workspace_bytes` (what
 /// the tape holds beyond that: values, gradients, those of parameters included, and its records,
 /// but not what validation takes); `peak_rss_bytes` is the whole process's peak while it trained.
+/// On several ranks these are of rank 0. `machine` has the threads of each rank, and the
+/// `sgemm_gflops` of all.
 /// `checkpoint` says which of the models checkpoint.safetensors holds; null if this command saved
 /// none. `simulation` is there where there was one, and `stopped` where Ctrl-C came before the last
 /// training had ended: the one that it stopped, and after which step.

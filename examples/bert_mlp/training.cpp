@@ -2,6 +2,7 @@
 #include "training.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -24,8 +25,10 @@
 #include "machine.hpp"
 #include "numerics.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 #include "recipe.hpp"
 #include "record.hpp"
+#include "replicas.hpp"
 #include "results.hpp"
 #include "run_result.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
@@ -39,7 +42,6 @@
 #include "unit_scaling/optim/optimiser.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 #include "unit_scaling/train/fingerprint.hpp"
-#include "unit_scaling/train/interruption.hpp"
 #include "unit_scaling/train/masked_batch.hpp"
 #include "unit_scaling/train/progress.hpp"
 #include "unit_scaling/train/recent_mean.hpp"
@@ -90,22 +92,33 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
 /// @param memory of the training, which waits meanwhile: used again here.
 /// @param progress shows how far it is.
 /// @param before_each is called before each batch.
+/// @param ranks take turns with the batches, and each gets the result of all.
 double validate(const Variant& variant, const us::nn::BertMlp& model,
                 const us::train::MaskedBatches& batches, const std::vector<ValidationBatch>& parts,
                 std::shared_ptr<us::RecipeOfTape> recipe, us::RecyclingResource& memory,
-                us::train::Progress& progress, const std::function<void()>& before_each) {
+                us::train::Progress& progress, const std::function<void()>& before_each,
+                const Ranks& ranks) {
   const auto tape = make_tape(variant.precision, us::TapeMode::inference, &memory);
   tape->use_recipe(std::move(recipe));
   double sum = 0;
   std::size_t items = 0;
-  for (std::size_t i = 0; i < parts.size(); ++i) {
+  for (std::size_t turn = 0; turn < parts.size(); turn += ranks.size()) {
     before_each();
-    progress.show("validating " + std::to_string(100 * i / parts.size()) + "%");
-    const auto [first, count, stride, draw] = parts[i];
-    const auto batch = batches.validation(first, count, draw, stride);
-    tape->clear();
-    sum += tape->record({model, batch, variant.scaling}) * static_cast<double>(batch.labels.size());
-    items += batch.labels.size();
+    progress.show("validating " + std::to_string(100 * turn / parts.size()) + "%");
+    std::array<double, 2> of_batch{};  // its loss, and how many items it is a mean of
+    if (const std::size_t i = turn + ranks.rank(); i < parts.size()) {
+      const auto [first, count, stride, draw] = parts[i];
+      const auto batch = batches.validation(first, count, draw, stride);
+      if (tape->step() != i) tape->set_step(i);  // other ranks have had those between
+      tape->clear();
+      of_batch = {tape->record({model, batch, variant.scaling}),
+                  static_cast<double>(batch.labels.size())};
+    }
+    const std::vector<double> of_all = ranks.gather(of_batch);
+    for (std::size_t i = 0; i < of_all.size(); i += 2) {
+      sum += of_all[i] * of_all[i + 1];
+      items += static_cast<std::size_t>(of_all[i + 1]);
+    }
   }
   return sum / static_cast<double>(items) / std::numbers::ln2;
 }
@@ -131,7 +144,7 @@ us::nn::BertMlp make_model(const Options& options, const us::Scaling& scaling,
 }
 
 RunResult train(const Options& options, const Variant& variant, const us::train::TextCorpus& corpus,
-                const Machine& machine, bool save) {
+                const Machine& machine, const Ranks& ranks, bool save) {
   RunResult result;
   result.variant = variant;
   result.learning_rate = options.rate_of(variant);
@@ -148,13 +161,16 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   const std::vector<us::Parameter*> parameters = us::optim::parameters_of(model);
   auto optimiser = make_optimiser(options, variant, parameters);
   std::optional<us::optim::GradientSum> sum;
-  if (options.accumulate > 1) sum.emplace(parameters);
+  if (options.batches_per_step() > 1) sum.emplace(parameters);
+  std::optional<ReplicaGradients> replicas;
+  if (options.replicas > 1) replicas.emplace(options, variant, ranks, parameters);
   model.for_each_parameter(
       [&](const us::Parameter& each) { result.parameter_bytes += each.bytes(); });
   for_each_state(optimiser, [&]<class T>(const std::string& /*name*/, const T& state) {
     if constexpr (requires { state.bytes(); }) result.optimiser_bytes += state.bytes();
   });
   if (sum) result.optimiser_bytes += sum->bytes();
+  if (replicas) result.optimiser_bytes += replicas->copies() * result.parameter_bytes;
   const us::train::MaskedBatches batches(corpus, options.window, options.seed);
   const us::train::Schedule schedule = options.rate_schedule();
   const us::train::Fingerprint fingerprint = fingerprint_of(options, variant, corpus);
@@ -165,6 +181,12 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   if (!options.resume.empty()) {
     step = load_checkpoint(options, fingerprint, record, model, optimiser, recipe.get());
   }
+  {
+    us::train::Fingerprint told = fingerprint;
+    told.add("step", step);
+    ranks.require_agreement(told, parameters);
+  }
+  const std::size_t own_replicas = options.replicas / ranks.size();
   const std::size_t tokens_per_step = options.tokens_per_step();
   const auto loss_scale = static_cast<float>(variant.loss_scale);
   const auto sample = validation_sample(options, batches);
@@ -199,7 +221,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   // A checkpoint has the point of its step, so a validation that makes one is not stopped.
   const std::function<void()> go_on = [] {};
   const std::function<void()> stop_if_asked = [&] {
-    if (us::train::interruption() == 0) return;
+    if (ranks.interruption() == 0) return;
     // A model as it was at the beginning is not worth the checkpoint that may be there, nor is one
     // that the same training, which gives the same bits, has left behind.
     if (save && result.measured_steps > 0) {
@@ -218,54 +240,91 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
                                       const std::function<void()>& before_each) {
     const std::size_t held = tape->bytes_held();
     const double bpc = validate(variant, model, batches, parts, recipe_as_it_is(), tape->memory(),
-                                progress, before_each);
+                                progress, before_each, ranks);
     validation_bytes += tape->bytes_held() - held;
     return bpc;
   };
   us::train::RecentMean recent_bpc;
   std::optional<NumericsRecorder> recorder;
-  if (options.report) recorder.emplace(step, end, options.steps, options.accumulate);
+  if (options.report) {
+    recorder.emplace(step, end, options.steps, options.replicas, options.accumulate);
+  }
   std::optional<us::analysis::NonFiniteTensor> first_non_finite;
   double training_seconds = 0;
   while (step < end) {
     stop_if_asked();
     const auto start = std::chrono::steady_clock::now();
-    double loss_value = 0;
     us::train::MaskedBatch batch;
     std::size_t number = 0;                     // of the batch, among those of all steps
     const us::Parameter* not_finite = nullptr;  // whose gradient is not
-    if (sum) sum->clear();
-    for (std::size_t k = 0;
-         k < options.accumulate && std::isfinite(loss_value) && not_finite == nullptr; ++k) {
-      number = step * options.accumulate + k;
-      batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
-      tape->set_step(number);  // which stochastic rounding depends on
-      tape->clear();
-      // Of several batches the last stands for the step.
-      if (recorder && k + 1 == options.accumulate) recorder->begin_step(*tape, step);
-      loss_value += tape->record({model, batch, variant.scaling}) /
-                    (std::numbers::ln2 * static_cast<double>(options.accumulate));
-      // A step that is looked at records each op on its own, so that more is saved.
-      if (!result.saved_bytes || !tape->is_observed()) result.saved_bytes = tape->saved_bytes();
-      tape->backward(loss_scale);
-      not_finite = tape->first_non_finite(parameters);
-      if (sum) tape->add_to(*sum);
+    double loss_value = 0;                      // of one replica
+    std::vector<double> told;                   // to the other ranks: the loss of each replica
+    const auto is_finite = [&] { return std::isfinite(loss_value) && not_finite == nullptr; };
+    if (replicas) replicas->clear();
+    for (std::size_t own = 0; own < own_replicas && is_finite(); ++own) {
+      const std::size_t replica = ranks.rank() * own_replicas + own;
+      loss_value = 0;
+      if (sum) sum->clear();
+      for (std::size_t k = 0; k < options.accumulate && is_finite(); ++k) {
+        number = (step * options.replicas + replica) * options.accumulate + k;
+        batch = batches.training(options.batch, static_cast<std::uint32_t>(number));
+        tape->set_step(number);  // which stochastic rounding depends on
+        tape->clear();
+        if (recorder) recorder->begin_batch(*tape, step, replica, k);
+        loss_value += tape->record({model, batch, variant.scaling}) /
+                      (std::numbers::ln2 * static_cast<double>(options.batches_per_step()));
+        // A step that is looked at records each op on its own, so that more is saved.
+        if (!result.saved_bytes || !tape->is_observed()) result.saved_bytes = tape->saved_bytes();
+        tape->backward(loss_scale);
+        if (recorder) recorder->end_batch(*tape);
+        not_finite = tape->first_non_finite(parameters);
+        if (sum) tape->add_to(*sum);
+      }
+      if (sum && not_finite == nullptr) {
+        not_finite = us::optim::first_non_finite(GradientView(*sum), parameters);
+      }
+      told.push_back(loss_value);
+      if (replicas && is_finite()) replicas->add(*sum);
     }
-    if (sum && not_finite == nullptr) not_finite = us::optim::first_non_finite(*sum, parameters);
-    if (!std::isfinite(loss_value) || not_finite != nullptr) {
-      // What was not finite in an earlier step, and did no harm until now, is not the cause.
-      if (recorder) first_non_finite = recorder->first_non_finite();
-      if (!first_non_finite || first_non_finite->step < step) {
+    told.resize(own_replicas, 0);
+    told.push_back(is_finite() ? 0 : 1);
+    double loss_of_step = 0;
+    bool is_step_finite = true;
+    const std::vector<double> told_by_all = ranks.gather(told);
+    for (std::size_t k = 0; k < told_by_all.size(); ++k) {
+      if ((k + 1) % told.size() != 0) {
+        loss_of_step += told_by_all[k];
+      } else if (told_by_all[k] != 0) {
+        is_step_finite = false;
+      }
+    }
+    // What is not finite in the sum alone is so on all ranks.
+    const us::Parameter* not_finite_in_sum = nullptr;
+    if (replicas && is_step_finite) {
+      replicas->exchange();
+      not_finite_in_sum = us::optim::first_non_finite(GradientView(*replicas), parameters);
+    }
+    if (!is_step_finite || not_finite_in_sum != nullptr) {
+      std::string name;
+      if (not_finite_in_sum != nullptr) {
+        name = "gradient of " + not_finite_in_sum->name;  // of all batches
+      } else if (!is_finite()) {
         tape->set_step(number);
         const bool is_forward = !std::isfinite(loss_value);
-        const auto name =
+        const auto found =
             first_non_finite_in(*tape, {model, batch, variant.scaling},
                                 is_forward ? std::nullopt : std::optional<float>(loss_scale));
-        if (name) {
-          first_non_finite = {step + 1, *name + (is_forward ? " in the forward pass" : "")};
+        if (found) {
+          name = *found + (is_forward ? " in the forward pass" : "");
         } else if (not_finite != nullptr) {
-          first_non_finite = {step + 1, "gradient of " + not_finite->name};  // of all batches
+          name = "gradient of " + not_finite->name;  // of all batches of the replica
         }
+      }
+      name = ranks.first_text(name);
+      // What was not finite in an earlier step, and did no harm until now, is not the cause.
+      if (recorder) first_non_finite = recorder->first_non_finite();
+      if ((!first_non_finite || first_non_finite->step < step) && !name.empty()) {
+        first_non_finite = {step + 1, name};
       }
       tape->observe_with(nullptr);
       result.diverged = "step " + std::to_string(step + 1);
@@ -279,7 +338,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     }
     const double rate = result.learning_rate * schedule(step);
     if (sum) {
-      std::visit([&](auto& each) { each.step(*sum, rate, variant.loss_scale); }, optimiser);
+      const GradientView gradients = replicas ? GradientView(*replicas) : GradientView(*sum);
+      std::visit([&](auto& each) { each.step(gradients, rate, variant.loss_scale); }, optimiser);
     } else {
       tape->step_with(optimiser, rate, variant.loss_scale);
     }
@@ -287,9 +347,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     ++step;
     training_seconds += seconds_since(start);
     ++result.measured_steps;
-    record.loss_sum += loss_value;
+    record.loss_sum += loss_of_step;
     ++record.loss_count;
-    progress.update(step, recent_bpc.add(loss_value), result.measured_steps * tokens_per_step,
+    progress.update(step, recent_bpc.add(loss_of_step), result.measured_steps * tokens_per_step,
                     training_seconds);
 
     // Also where the run stops early, for the one that continues it has the point as well.
@@ -309,7 +369,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     const double rate =
         static_cast<double>(result.measured_steps * tokens_per_step) / training_seconds;
     const double selected =
-        static_cast<double>(batches.selected(options.batch) * options.accumulate) /
+        static_cast<double>(batches.selected(options.batch) * options.batches_per_step()) /
         static_cast<double>(tokens_per_step);
     result.tokens_per_s = rate;
     result.sgemm_share =
@@ -336,7 +396,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   if (recorder) recorder->finish(*result.numerics, first_non_finite);
   result.points = std::move(record.points);
   const bool is_float = variant.precision == "fp32" && variant.is_as_precision();
-  if (!is_float && result.diverged.empty()) {
+  if (!is_float && result.diverged.empty() && ranks.is_first()) {
     // Of so few tokens that comparing with fp32 takes less memory than training did.
     constexpr std::size_t most_tokens = 4096;
     const std::size_t sequences =

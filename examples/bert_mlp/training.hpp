@@ -6,6 +6,7 @@
 
 #include "machine.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 #include "run_result.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/train/text_corpus.hpp"
@@ -15,11 +16,11 @@ namespace bert_mlp {
 [[nodiscard]] us::nn::BertMlp make_model(const Options& options, const us::Scaling& scaling,
                                          std::size_t vocabulary_size);
 
-/// Trains one variant with the optimiser that was asked for.
-/// @param save whether to write checkpoints to the output folder.
+/// Trains one variant with the optimiser that was asked for. All ranks call it.
+/// @param save whether to write checkpoints to the output folder, which one rank may.
 [[nodiscard]] RunResult train(const Options& options, const Variant& variant,
                               const us::train::TextCorpus& corpus, const Machine& machine,
-                              bool save);
+                              const Ranks& ranks, bool save);
 
 /// @throws std::invalid_argument if the variant cannot go on from the checkpoint that was named.
 void check_checkpoint(const Options& options, const Variant& variant,

@@ -92,4 +92,12 @@ TEST(Agreement, KeysOfItsOwnAreTaken) {
   });
 }
 
+TEST(GatherTexts, GivesEachRankTheTextsOfAll) {
+  const std::vector<std::string> texts{"", std::string("a\0b", 3), std::string(1000, 'x')};
+  run_thread_ranks(3, [&](Communicator& ranks) {
+    EXPECT_EQ(distributed::gather_texts(ranks, texts[ranks.rank()]), texts) << ranks.rank();
+    EXPECT_EQ(distributed::gather_texts(ranks, ""), std::vector<std::string>(3));
+  });
+}
+
 }  // namespace agreement_test

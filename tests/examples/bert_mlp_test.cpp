@@ -156,6 +156,69 @@ TEST_F(BertMlp, AccumulatesBatchesToAStepOfTheSameSizeInTheMemoryOfOne) {
   EXPECT_EQ(many.output, "bert_mlp: --accumulate 3: expected at most 2^32 batches in all steps\n");
 }
 
+// The same batches, whose gradients are added up in another order: in fp32 that moves little.
+TEST_F(BertMlp, TrainsReplicasOnTheBatchesThatItWouldAccumulate) {
+  for (const std::string how :
+       {"--scaling unit", "--scaling none", "--scaling loss:64 --optimizer sgd"}) {
+    const auto curve = [&](const std::string& name, const std::string& batches) {
+      const Outcome outcome = run(small(name) + " --overwrite --precision fp32 " + how + batches);
+      EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+      return column(name, 4);
+    };
+    const auto accumulated = curve("accumulated", " --accumulate 4");
+    for (const std::string batches : {" --replicas 4", " --replicas 2 --accumulate 2"}) {
+      const auto replicated = curve("replicas", batches);
+      ASSERT_EQ(replicated.size(), accumulated.size());
+      for (std::size_t i = 0; i < replicated.size(); ++i) {
+        EXPECT_NEAR(replicated[i], accumulated[i], 1e-4) << how << batches << i;
+      }
+    }
+  }
+  // The sum of one replica, three of the tree, and that of all.
+  ASSERT_EQ(run(small("four") + " --precision fp8 --replicas 4").exit_code, 0);
+  ASSERT_EQ(run(small("one") + " --precision fp8").exit_code, 0);
+  const auto bytes = [&](const std::string& name, const char* key) {
+    return summary(name).at("runs").at(0).at(key).get<std::size_t>();
+  };
+  EXPECT_EQ(bytes("four", "optimiser_bytes"),
+            bytes("one", "optimiser_bytes") + 5 * bytes("one", "parameter_bytes"));
+}
+
+TEST_F(BertMlp, RefusesReplicasThatCannotBeTrained) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"--replicas 2 --recipe delayed",
+       "--replicas 2: expected a recipe that keeps nothing from batch to batch, got delayed"},
+      {"--replicas 3 --steps 2147483648",
+       "--replicas 3: expected at most 2^32 batches in all steps"},
+      {"--replicas 0", "--replicas 0: expected a whole number from 1 to 65536"},
+      {"--wire float64",
+       "--wire 'float64': gradients: expected a format within binary32 with a sign, zero and NaN, "
+       "got float64"},
+      {"--wire float9", "--wire 'float9': format 'float9': expected "},
+      {"--deadline 0", "--deadline 0: expected a whole number from 1 to 2147483648"}};
+  for (const auto& [what, line] : cases) {
+    const Outcome outcome = run(tiny("never") + " --precision fp8 " + what);
+    expect_refusal(outcome, what, folder_);
+    EXPECT_TRUE(outcome.output.starts_with("bert_mlp: " + line)) << outcome.output;
+  }
+}
+
+// A batch system leaves such variables in place, where there is no MPI.
+TEST_F(BertMlp, IsAloneInAJobOfOneProcess) {
+  ASSERT_EQ(run(small("alone") + " --precision fp8").exit_code, 0);
+  for (const std::string variables :
+       {"OMPI_COMM_WORLD_SIZE=1", "PMI_SIZE=1", "SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0",
+        "SLURM_STEP_NUM_TASKS=4"}) {
+    const Outcome outcome =
+        unit_scaling_test::run_command(variables + " " UNIT_SCALING_BERT_MLP " " + small("job") +
+                                       " --overwrite --precision fp8 2>&1");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_TRUE(content(folder_ / "job/checkpoint.safetensors") ==
+                content(folder_ / "alone/checkpoint.safetensors"))
+        << variables;
+  }
+}
+
 // Steps 5 and 7 lie between two validations; after 8 there is one.
 TEST_F(BertMlp, KeepsTheCurvesOfARunThatIsResumedInItsOwnFolder) {
   const std::string what = " --precision fp8";
@@ -1675,6 +1738,11 @@ TEST_F(BertMlp, HelpNamesEveryOptionWithItsDefault) {
         "--optimizer TEXT:{adamw,sgd}=adamw",
         "--weight-decay FLOAT=0.01",
         "--seed UINT=1",
+        "--replicas UINT",
+        "(default: one for each rank)",
+        "--wire TEXT=float32",
+        "--deadline UINT=600",
+        "mpirun -n 4 bert_mlp",
         "--threads UINT=",
         "--eval-every UINT",
         "(default: a twentieth of the steps, at least 8)",

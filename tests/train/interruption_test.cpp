@@ -53,6 +53,21 @@ TEST(Interruption, NamesTheProgramThatStops) {
             "trainer: stopping after this step; Ctrl-C again ends at once\n");
 }
 
+TEST(Interruption, IsToldOfWithoutALineIfASilentScopeIsAsked) {
+  {
+    const InterruptionScope scope("rank 1", InterruptionScope::Answer::none);
+    testing::internal::CaptureStderr();
+    std::raise(SIGTERM);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+    EXPECT_EQ(interruption(), SIGTERM);
+  }
+  const InterruptionScope scope("rank 0");
+  testing::internal::CaptureStderr();
+  std::raise(SIGTERM);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "rank 0: stopping after this step; Ctrl-C again ends at once\n");
+}
+
 TEST(Interruption, ShowsTheBeginOfALongNameOnOneLine) {
   const InterruptionScope scope(std::string(10000, '\x1b'));
   testing::internal::CaptureStderr();

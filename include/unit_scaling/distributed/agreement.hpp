@@ -46,9 +46,12 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
   return hash;
 }
 
-/// A text of each rank.
-[[nodiscard]] inline std::vector<std::string> gathered_texts(Communicator& ranks,
-                                                             std::string_view text) {
+}  // namespace detail
+
+/// The texts of all ranks, by rank. All ranks call it, each with its own.
+/// @throws CommunicationError for a text of more than 2^26 bytes, and as the communicator.
+[[nodiscard]] inline std::vector<std::string> gather_texts(Communicator& ranks,
+                                                           std::string_view text) {
   // In bytes from the lowest one on, for ranks may differ in their order.
   constexpr std::size_t digits = 8;
   std::vector<std::byte> own_size(digits);
@@ -66,7 +69,7 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
     }
     constexpr std::uint64_t longest = std::uint64_t{1} << 26;
     if (size > longest) {
-      throw CommunicationError("agreement: expected a text of at most 2^26 bytes from rank " +
+      throw CommunicationError("gather_texts: expected a text of at most 2^26 bytes from rank " +
                                std::to_string(rank) + ", got " + std::to_string(size));
     }
     sizes[rank] = static_cast<std::size_t>(size);
@@ -83,8 +86,6 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
   }
   return result;
 }
-
-}  // namespace detail
 
 /// Compares what all ranks were told, before the first step:
 ///
@@ -111,7 +112,7 @@ inline void require_agreement(Communicator& ranks, const train::Fingerprint& tol
     all.add(number, parameter.name + " " + to_string(parameter.shape()))
         .add("weights of " + number, detail::hash_of(parameter.floats()));
   }
-  const auto texts = detail::gathered_texts(ranks, all.to_string());
+  const auto texts = gather_texts(ranks, all.to_string());
   std::string differences;
   const auto of_first = train::Fingerprint::parse(texts[0]);
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {

@@ -72,10 +72,12 @@ inline void note_signal(int signal) {
     ::signal(SIGPIPE, SIG_IGN);
     // The line end in front is for a terminal, where the line of the progress is.
     const std::size_t begin = isatty(STDERR_FILENO) == 1 ? 0 : 1;
-    const std::size_t size = signal_watch.answer_size - begin;
-    // There is nobody to tell of a failure.
-    [[maybe_unused]] const ssize_t written =
-        write(STDERR_FILENO, signal_watch.answer.data() + begin, size);
+    const std::size_t size = signal_watch.answer_size;
+    if (size > begin) {
+      // There is nobody to tell of a failure.
+      [[maybe_unused]] const ssize_t written =
+          write(STDERR_FILENO, signal_watch.answer.data() + begin, size - begin);
+    }
   } else if (now - first >= at_once) {
     ::signal(signal, SIG_DFL);
     raise(signal);
@@ -90,17 +92,25 @@ inline void note_signal(int signal) {
 /// more, a fifth of a second later or more, ends the program at once. Signals that whoever started
 /// the program had ignored stay ignored. There is one at a time.
 ///
+/// Of the processes of one job, which may get the signal together, all but one can be silent.
+///
 /// After the first one SIGPIPE is ignored until the program ends, as the reader of its output may
 /// have been stopped too: what it still writes there fails, and the program goes on.
 class InterruptionScope {
  public:
+  /// Whether the first signal is answered with a line.
+  enum class Answer { line, none };
+
   /// @param program what stands in front of what is printed, "PROGRAM: "; empty: nothing. As
   ///        `printable` shows it.
   /// @throws std::logic_error if there is one already.
-  explicit InterruptionScope(std::string_view program = {}) {
+  explicit InterruptionScope(std::string_view program = {}, Answer answer = Answer::line) {
     // Before anything is changed, as it may throw.
-    const std::string answer = "\n" + printable(program) + (program.empty() ? "" : ": ") +
-                               "stopping after this step; Ctrl-C again ends at once\n";
+    std::string text;
+    if (answer == Answer::line) {
+      text = "\n" + printable(program) + (program.empty() ? "" : ": ") +
+             "stopping after this step; Ctrl-C again ends at once\n";
+    }
     if (detail::signal_watch.has_scope.exchange(true)) {
       throw std::logic_error("InterruptionScope: expected one at a time, got another");
     }
@@ -108,7 +118,7 @@ class InterruptionScope {
     detail::signal_watch.nanoseconds = 0;
     // `printable` makes at most four bytes of each of 100, and there is room for that.
     detail::signal_watch.answer_size =
-        answer.copy(detail::signal_watch.answer.data(), detail::signal_watch.answer.size());
+        text.copy(detail::signal_watch.answer.data(), detail::signal_watch.answer.size());
     for (std::size_t i = 0; i < signals.size(); ++i) {
       sigaction(signals[i], nullptr, &before_[i]);
       if (before_[i].sa_handler == SIG_IGN) continue;
