@@ -169,13 +169,16 @@ template <class T> [[gnu::always_inline]] inline void prefetch_line(const T* ele
   __builtin_prefetch(element, to_be_written);
 }
 
-/// A state of zeros for each parameter. @param format null for binary32.
+/// A state of zeros for each parameter, without elements for those that are kept elsewhere.
+/// @param format null for binary32.
 inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting>& settings,
                                               const StateFormat* format) {
   std::vector<OptimiserState> result;
   result.reserve(settings.size());
   for (const ParameterSetting& setting : settings) {
-    if (format != nullptr) {
+    if (setting.is_kept_elsewhere) {
+      result.emplace_back();
+    } else if (format != nullptr) {
       result.push_back(format->zeros(setting.shape));
     } else {
       result.push_back({.numbers = Array<float>::filled(setting.shape, 0)});
@@ -190,7 +193,8 @@ inline void require_encoded(std::string_view name, const std::vector<ParameterSe
                             const std::vector<OptimiserState>& states, const StateFormat* format) {
   if (format == nullptr) return;
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    require(format->fits(states[k]), name, "step: expected the states of '", settings[k].name,
+    require(settings[k].is_kept_elsewhere || format->fits(states[k]), name,
+            "step: expected the states of '", settings[k].name,
             "' in the format and of the sizes that they had when the optimiser was made");
   }
 }
