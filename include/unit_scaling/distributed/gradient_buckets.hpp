@@ -14,6 +14,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -21,8 +22,9 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::distributed {
 
 /// The gradients of parameters, in reverse order, as one row of numbers. The row is cut into
-/// buckets, and each bucket into a piece for each rank. All follows from the shapes of the
-/// parameters, the size of a bucket and the number of ranks.
+/// buckets, and each bucket into a piece for each rank, which adds it up. Its sums are for all
+/// ranks, or for the owners of the parameters. All follows from the shapes of the parameters, the
+/// size of a bucket, the number of ranks and the owners.
 class GradientBuckets {
  public:
   /// A part of the row.
@@ -43,9 +45,10 @@ class GradientBuckets {
   static constexpr std::size_t chunk = 1024;
 
   /// @throws DomainError, in the name of GradientExchange, if a parameter is null or given twice,
-  ///         or two have one name; for buckets without elements.
+  ///         or two have one name; for buckets without elements; for shares of another number of
+  ///         ranks, or without one of the parameters.
   GradientBuckets(const std::vector<Parameter*>& parameters, std::size_t bucket_elements,
-                  std::size_t ranks)
+                  std::size_t ranks, const std::optional<ParameterShares>& shares)
       : bucket_elements_(bucket_elements), ranks_(ranks) {
     require_size(name, "a number of elements in a bucket", bucket_elements);
     optim::detail::DistinctParameters distinct(name);
@@ -56,6 +59,11 @@ class GradientBuckets {
           {.parameter = parameters[k], .shape = parameters[k]->shape(), .begin = elements_});
       elements_ += places_.back().shape.size();
     }
+    if (!shares) return;
+    require(shares->ranks() == ranks, name, "expected shares of ", ranks, " ranks, got those of ",
+            shares->ranks());
+    for (const Place& place : places_) owners_.push_back(shares->owner(*place.parameter));
+    if (ranks == 1) owners_.clear();  // all is for all
   }
 
   /// The parameters in the order of the row.
@@ -105,11 +113,34 @@ class GradientBuckets {
     }
   }
 
+  /// The rank that gets the sum of each parameter; empty if all get all.
+  [[nodiscard]] const std::vector<std::size_t>& owners() const& { return owners_; }
+  [[nodiscard]] std::vector<std::size_t> owners() const&& { return owners_; }
+  /// Whether a rank gets the sum of parameter `number`.
+  [[nodiscard]] bool is_for(std::size_t number, std::size_t rank) const {
+    return owners_.empty() || owners_[number] == rank;
+  }
+  /// `for_each_parameter` over those whose sums a rank gets.
+  template <class Body>
+  void for_each_sum(const Range& range, std::size_t rank, const Body& body) const {
+    for_each_parameter(range, [&](std::size_t number, const Range& common) {
+      if (is_for(number, rank)) body(number, common);
+    });
+  }
+  /// How many numbers of a range those are.
+  [[nodiscard]] std::size_t sums_for(const Range& range, std::size_t rank) const {
+    if (owners_.empty()) return range.size();
+    std::size_t count = 0;
+    for_each_sum(range, rank, [&](std::size_t, const Range& common) { count += common.size(); });
+    return count;
+  }
+
  private:
   static constexpr const char* name = "GradientExchange";
 
   std::vector<Place> places_;
   std::unordered_map<const Parameter*, std::size_t> numbers_;
+  std::vector<std::size_t> owners_;
   std::size_t elements_ = 0;
   std::size_t bucket_elements_;
   std::size_t ranks_;

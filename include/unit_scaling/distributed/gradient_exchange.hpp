@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,10 +27,12 @@
 #include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gradient_buckets.hpp"
-#include "unit_scaling/distributed/gradient_message.hpp"
+#include "unit_scaling/distributed/gradient_summaries.hpp"
 #include "unit_scaling/distributed/gradient_tree.hpp"
 #include "unit_scaling/distributed/gradient_wire.hpp"
+#include "unit_scaling/distributed/message_header.hpp"
 #include "unit_scaling/distributed/pairwise_sum.hpp"
+#include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
@@ -83,6 +87,11 @@ struct ExchangeStatistics {
 ///
 /// Each rank sends 2 (N − 1) / N times the bytes of the gradients in the format of the wire, and 64
 /// for each message.
+///
+/// With `shares` a sum is sent to the owner of its parameter alone, as a ShardedOptimiser asks. The
+/// bits are the same. Each rank then sends (1 + 1 / N) (N − 1) / N times the bytes, on average, and
+/// 12 bytes to each other rank for each parameter of its own: the GradientSummary, from which all
+/// know the norm of all gradients and which one is not finite.
 class GradientExchange {
  public:
   struct Options {
@@ -92,13 +101,16 @@ class GradientExchange {
     Combination combination = Combination::unit_scaled;
     /// How many numbers go in one message of all ranks together.
     std::size_t bucket_elements = std::size_t{1} << 20;
+    /// If there are some, a rank gets the gradients of its own parameters alone.
+    std::optional<ParameterShares> shares = std::nullopt;
   };
 
   /// @param ranks must outlive this object.
   /// @param parameters that gradients are wanted of, in the same order on all ranks; they must stay
   ///        in place. `require_agreement` compares them.
   /// @throws DomainError if a parameter is null or given twice, or two have one name; for binary64,
-  ///         and for a format without a sign, zero or NaN; for buckets without elements.
+  ///         and for a format without a sign, zero or NaN; for buckets without elements; for
+  ///         shares of another number of ranks, or without one of the parameters.
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters)
       : GradientExchange(ranks, parameters, Options{}) {}
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters,
@@ -106,8 +118,10 @@ class GradientExchange {
       : ranks_(&ranks),
         combination_(options.combination),
         wire_(options.format, options.scaling),
-        buckets_(parameters, options.bucket_elements, ranks.size()),
-        sums_(parameters.size()) {}
+        buckets_(parameters, options.bucket_elements, ranks.size(), options.shares),
+        hash_of_shares_(options.shares ? options.shares->hash() : 0),
+        sums_(parameters.size()),
+        summaries_(buckets_.owners()) {}
 
   /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients.
   /// @param batches whose gradients each rank has added up in the source, unweighted; as many on
@@ -145,15 +159,37 @@ class GradientExchange {
   }
 
   /// The gradient of a parameter, from all ranks; empty if there is none.
+  /// @throws DomainError if another rank has it.
   [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
     static const Array<float> none;
-    const auto number = buckets_.number_of(parameter);
-    if (!is_complete_ || !number) return none;
-    const Sum& sum = sums_[*number];
-    return sum.is_there ? sum.elements : none;
+    const auto k = number_of_sum(parameter);
+    if (!k) return none;
+    require(buckets_.is_for(*k, ranks_->rank()), name,
+            "expected a rank to ask for gradients of its share, got '", parameter.name,
+            "' on rank ", ranks_->rank(), ", which rank ", buckets_.owners()[*k],
+            " has; a ShardedOptimiser steps on such gradients");
+    return sums_[*k].elements;
   }
   [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
     return gradient(parameter);
+  }
+
+  // Of the gradients of all parameters, whichever rank has them: see optim::SharedGradientSource.
+  [[nodiscard]] Shape gradient_shape(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    return k ? buckets_.places()[*k].shape : Shape{0};
+  }
+  [[nodiscard]] std::uint32_t largest_magnitude_bits(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    if (!k) return 0;
+    if (!buckets_.owners().empty()) return summaries_[*k].largest_magnitude_bits;
+    return GradientSummary::largest_magnitude_bits_of(sums_[*k].elements);
+  }
+  [[nodiscard]] double sum_of_squares(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    if (!k) return 0;
+    if (!buckets_.owners().empty()) return summaries_[*k].sum_of_squares;
+    return GradientSummary::sum_of_squares_of(sums_[*k].elements);
   }
 
   /// Of the last exchange.
@@ -210,28 +246,36 @@ class GradientExchange {
   template <optim::GradientSource Gradients>
   void advance(const Gradients& source, std::size_t batches);
 
-  /// Bytes of a message: the header, a byte for each parameter of the bucket that tells whether it
+  /// The number of the sum of a parameter, if it has a gradient on some rank.
+  [[nodiscard]] std::optional<std::size_t> number_of_sum(const Parameter& parameter) const {
+    const auto number = buckets_.number_of(parameter);
+    return is_complete_ && number && sums_[*number].is_there ? number : std::nullopt;
+  }
+  /// Terms in a message: the header, a byte for each parameter of the bucket that tells whether it
   /// has a gradient, and the codes.
   struct Layout {
-    std::size_t flags;
     std::size_t codes;  ///< where they begin
     std::size_t size;
   };
-  [[nodiscard]] Layout layout_of(const Range& bucket, const Range& piece, bool is_sum) const {
-    std::size_t flags = 0;
-    if (!is_sum) buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++flags; });
-    const std::size_t codes = sizeof(GradientMessage) + flags;
-    return {.flags = flags, .codes = codes, .size = codes + wire_.bytes(piece.size())};
+  [[nodiscard]] Layout layout_of_terms(const Range& bucket, const Range& piece) const {
+    std::size_t codes = sizeof(MessageHeader);
+    buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++codes; });
+    return {.codes = codes, .size = codes + wire_.bytes(piece.size())};
+  }
+  /// Sums in a message: the header and the codes.
+  [[nodiscard]] std::size_t bytes_of_sums(std::size_t count) const {
+    return sizeof(MessageHeader) + wire_.bytes(count);
   }
 
-  [[nodiscard]] GradientMessage header_of(std::size_t number, std::size_t from, std::size_t piece,
-                                          bool is_sum) const {
+  /// @param elements of the message, of the piece of rank `piece`.
+  [[nodiscard]] MessageHeader header_of(MessageKind kind, std::size_t number, std::size_t from,
+                                        std::size_t piece, std::size_t elements) const {
     return {.step = step_,
             .bucket = static_cast<std::uint32_t>(number),
             .from = static_cast<std::uint32_t>(from),
             .piece = static_cast<std::uint32_t>(piece),
-            .is_sum = is_sum ? 1U : 0U,
-            .elements = buckets_.piece(buckets_.bucket(number), piece).size(),
+            .kind = kind,
+            .elements = elements,
             .told = told_};
   }
 
@@ -240,39 +284,40 @@ class GradientExchange {
     std::uint64_t hash = text_hash(to_string(wire_.format()));
     for (const std::uint64_t each :
          {static_cast<std::uint64_t>(wire_.scaling()), static_cast<std::uint64_t>(combination_),
-          std::uint64_t{buckets_.bucket_elements()}, std::uint64_t{batches}}) {
+          std::uint64_t{buckets_.bucket_elements()}, std::uint64_t{batches}, hash_of_shares_}) {
       hash = unit_scaling::detail::next_hash(hash, each);
     }
     return static_cast<std::uint32_t>(hash ^ hash >> 32U);
   }
 
-  /// Rounds numbers, and tells the header how.
-  void encode(std::span<const float> numbers, std::size_t batches, GradientMessage& header,
-              std::byte* codes) const {
-    const GradientWire::Encoded encoded = wire_.encode(numbers, batches, codes);
-    header.exponent = encoded.exponent;
-    header.saturated += encoded.saturated;
+  /// Rounds numbers, under a scale that the header tells, and completes their message.
+  /// @param codes where they begin in the message
+  void write(std::span<const float> numbers, const GradientWire::Scale& scale, MessageHeader header,
+             std::span<std::byte> message, std::size_t codes) const {
+    header.exponent = scale.exponent;
+    header.saturated += scale.saturated;
+    wire_.encode(numbers, scale.exponent, message.data() + codes);
+    header.seal(message);
   }
 
   /// Sends the numbers of this rank.
   template <optim::GradientSource Gradients>
   void start_terms(const Gradients& source, std::size_t number, std::size_t batches) {
     Stage& stage = stages_[number % buckets_in_flight].terms;
+    const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
     stage.sent_sizes.clear();
-    stage.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      stage.sent_sizes.push_back(layout_of(bucket, buckets_.piece(bucket, rank), false).size);
-      stage.received_sizes.push_back(
-          layout_of(bucket, buckets_.piece(bucket, ranks_->rank()), false).size);
+      stage.sent_sizes.push_back(layout_of_terms(bucket, buckets_.piece(bucket, rank)).size);
     }
+    stage.received_sizes.assign(ranks_->size(), stage.sent_sizes[own]);
     resize(stage);
     std::size_t begin = 0;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
-      const Layout layout = layout_of(bucket, piece, false);
-      std::byte* const message = stage.sent.data() + begin;
-      std::byte* flag = message + sizeof(GradientMessage);
+      const Layout layout = layout_of_terms(bucket, piece);
+      const std::span message(stage.sent.data() + begin, layout.size);
+      std::byte* flag = message.data() + sizeof(MessageHeader);
       buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
         const bool is_there = source.gradient(*buckets_.places()[k].parameter).size() != 0;
         *flag++ = static_cast<std::byte>(is_there ? 1 : 0);
@@ -290,34 +335,34 @@ class GradientExchange {
               range.size(), to);
         }
       });
-      GradientMessage header = header_of(number, ranks_->rank(), rank, false);
-      encode(numbers_of_piece_, batches, header, message + layout.codes);
-      header.seal({message, layout.size});
-      if (rank != ranks_->rank()) statistics_.sent_bytes += layout.size;
+      write(numbers_of_piece_, wire_.scale_of(numbers_of_piece_, batches),
+            header_of(MessageKind::terms, number, own, rank, piece.size()), message, layout.codes);
+      if (rank != own) statistics_.sent_bytes += layout.size;
       begin += layout.size;
     }
     stage.request = ranks_->start_all_to_all({stage.sent, stage.sent_sizes},
                                              {stage.received, stage.received_sizes});
   }
 
-  /// Adds up the piece of this rank, and sends the sum.
+  /// Adds up the piece of this rank, and sends the sums to those that they are for.
   void start_sums(std::size_t number, std::size_t batches) {
     Stage& terms = stages_[number % buckets_in_flight].terms;
     Stage& sums = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
     const Range piece = buckets_.piece(bucket, own);
-    const Layout layout = layout_of(bucket, piece, false);
+    const Layout layout = layout_of_terms(bucket, piece);
     terms.request.wait();
-    GradientMessage sum = header_of(number, own, own, true);
+    std::uint64_t saturated = 0;
     std::vector<int> exponents;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const std::byte* const message = terms.received.data() + rank * layout.size;
       const auto header =
-          GradientMessage::open({message, layout.size}, header_of(number, rank, own, false));
+          MessageHeader::open(name, {message, layout.size},
+                              header_of(MessageKind::terms, number, rank, own, piece.size()));
       exponents.push_back(header.exponent);
-      sum.saturated += header.saturated;
-      const std::byte* flag = message + sizeof(GradientMessage);
+      saturated += header.saturated;
+      const std::byte* flag = message + sizeof(MessageHeader);
       buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
         sums_[k].is_there = sums_[k].is_there || *flag != std::byte{0};
         ++flag;
@@ -327,19 +372,41 @@ class GradientExchange {
     parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
       add_up(terms.received.data() + layout.codes, layout.size, exponents, {first, end});
     });
+    // Of the whole piece, so that each number is rounded as it is for all.
+    const GradientWire::Scale scale = wire_.scale_of(numbers_of_piece_, batches * ranks_->size());
+    const auto write_sums = [&](std::span<const float> numbers, std::span<std::byte> message) {
+      MessageHeader header = header_of(MessageKind::sums, number, own, own, numbers.size());
+      header.saturated = saturated;
+      write(numbers, scale, header, message, sizeof(header));
+    };
     sums.sent_sizes.clear();
     sums.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      sums.received_sizes.push_back(layout_of(bucket, buckets_.piece(bucket, rank), true).size);
+      sums.sent_sizes.push_back(bytes_of_sums(buckets_.sums_for(piece, rank)));
+      sums.received_sizes.push_back(
+          bytes_of_sums(buckets_.sums_for(buckets_.piece(bucket, rank), own)));
+      if (rank != own) statistics_.sent_bytes += sums.sent_sizes.back();
     }
-    const Layout layout_of_sum = layout_of(bucket, piece, true);
-    sums.sent_sizes.push_back(layout_of_sum.size);
+    if (buckets_.owners().empty()) {  // one message to all
+      sums.sent_sizes.resize(1);
+      resize(sums);
+      write_sums(numbers_of_piece_, sums.sent);
+      sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
+      return;
+    }
     resize(sums);
-    encode(numbers_of_piece_, batches * ranks_->size(), sum,
-           sums.sent.data() + layout_of_sum.codes);
-    sum.seal(sums.sent);
-    statistics_.sent_bytes += sums.sent.size() * (ranks_->size() - 1);
-    sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
+    std::byte* message = sums.sent.data();
+    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
+      numbers_for_rank_.clear();
+      buckets_.for_each_sum(piece, rank, [&](std::size_t, const Range& range) {
+        const float* const from = numbers_of_piece_.data() + (range.begin - piece.begin);
+        numbers_for_rank_.insert(numbers_for_rank_.end(), from, from + range.size());
+      });
+      write_sums(numbers_for_rank_, {message, sums.sent_sizes[rank]});
+      message += sums.sent_sizes[rank];
+    }
+    sums.request = ranks_->start_all_to_all({sums.sent, sums.sent_sizes},
+                                            {sums.received, sums.received_sizes});
   }
 
   /// The sums of some numbers of the piece of this rank.
@@ -362,33 +429,36 @@ class GradientExchange {
                               numbers_of_piece_.data() + range.begin);
   }
 
-  /// Takes the sums of all ranks.
+  /// Takes the sums of all ranks that are for this one.
   void finish(std::size_t number, float factor) {
     Stage& stage = stages_[number % buckets_in_flight].sums;
+    const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
     stage.request.wait();
-    std::size_t begin = 0;
+    const std::byte* message = stage.received.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
-      const Layout layout = layout_of(bucket, piece, true);
-      const std::byte* const message = stage.received.data() + begin;
-      const auto header =
-          GradientMessage::open({message, layout.size}, header_of(number, rank, rank, true));
+      const std::size_t count = buckets_.sums_for(piece, own);
+      const std::size_t size = bytes_of_sums(count);
+      const auto header = MessageHeader::open(
+          name, {message, size}, header_of(MessageKind::sums, number, rank, rank, count));
       statistics_.saturated += header.saturated;
-      numbers_of_piece_.resize(piece.size());
-      parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
+      numbers_of_piece_.resize(count);
+      parallel_ranges(count, chunk, [&](std::size_t first, std::size_t end) {
         const std::span to(numbers_of_piece_.data() + first, end - first);
-        wire_.decode(message + layout.codes, first, header.exponent, to);
+        wire_.decode(message + sizeof(header), first, header.exponent, to);
         if (factor == 1) return;
         for (float& each : to) each *= factor;
       });
-      buckets_.for_each_parameter(piece, [&](std::size_t k, const Range& range) {
-        if (!sums_[k].is_there) return;
-        std::memcpy(elements_of_sum(k) + (range.begin - buckets_.places()[k].begin),
-                    numbers_of_piece_.data() + (range.begin - piece.begin),
-                    range.size() * sizeof(float));
+      const float* from = numbers_of_piece_.data();
+      buckets_.for_each_sum(piece, own, [&](std::size_t k, const Range& range) {
+        if (sums_[k].is_there) {
+          std::memcpy(elements_of_sum(k) + (range.begin - buckets_.places()[k].begin), from,
+                      range.size() * sizeof(float));
+        }
+        from += range.size();
       });
-      begin += layout.size;
+      message += size;
     }
   }
 
@@ -405,9 +475,7 @@ class GradientExchange {
 
   static void resize(Stage& stage) {
     const auto total = [](const std::vector<std::size_t>& sizes) {
-      std::size_t result = 0;
-      for (const std::size_t each : sizes) result += each;
-      return result;
+      return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
     };
     stage.sent.resize(total(stage.sent_sizes));
     stage.received.resize(total(stage.received_sizes));
@@ -439,9 +507,12 @@ class GradientExchange {
   Combination combination_;
   GradientWire wire_;
   GradientBuckets buckets_;
-  std::vector<Sum> sums_;  ///< of the places of the buckets
+  std::uint64_t hash_of_shares_;
+  std::vector<Sum> sums_;        ///< of the places of the buckets
+  GradientSummaries summaries_;  ///< of the same, if not all ranks get all sums
   std::array<Stages, buckets_in_flight> stages_;
   std::vector<float> numbers_of_piece_;
+  std::vector<float> numbers_for_rank_;
   std::uint64_t step_ = 0;
   std::uint32_t told_ = 0;
   bool is_begun_ = false;    ///< the step
@@ -505,6 +576,11 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
     if (all >= 1) start_sums(all - 1, batches);
     if (all >= 2) finish(all - 2, factor_of(batches));
     if (all >= 1) finish(all - 1, factor_of(batches));
+    if (!buckets_.owners().empty()) {
+      statistics_.sent_bytes += summaries_.exchange(
+          *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
+          [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
+    }
   }
   ++step_;
   is_begun_ = false;

@@ -64,30 +64,30 @@ class GradientWire {
   /// Of the codes of so many numbers.
   [[nodiscard]] std::size_t bytes(std::size_t numbers) const { return format_.code_bytes(numbers); }
 
-  /// What the receiver of some codes must be told.
-  struct Encoded {
-    int exponent = 0;             ///< a number is its code times 2^exponent
-    std::uint64_t saturated = 0;  ///< finite numbers that became the largest of the format
+  /// What numbers are divided by before they are rounded: 2^exponent.
+  struct Scale {
+    int exponent = 0;
+    std::uint64_t saturated = 0;  ///< finite numbers that become the largest of the format
   };
 
-  /// Rounds numbers to codes.
-  /// @param batches that the numbers are sums of.
-  /// @param codes has room for `bytes(numbers.size())`.
-  [[nodiscard]] Encoded encode(std::span<const float> numbers, std::size_t batches,
-                               std::byte* codes) const {
-    Encoded result;
-    if (!format_.is_binary32()) {
-      const float amax = kernels::largest_finite_magnitude(numbers.data(), numbers.size());
-      if (scaling_ == WireScaling::fixed) {
-        result.exponent = fixed_exponent(batches);
-        result.saturated = beyond(numbers, amax, result.exponent);
-      } else if (amax > 0) {
-        result.exponent = std::ilogb(power_of_two_scale(amax, format_, ScaleRounding::round_up));
-      }
+  /// The scale of the numbers of a piece. @param batches that the numbers are sums of.
+  [[nodiscard]] Scale scale_of(std::span<const float> numbers, std::size_t batches) const {
+    Scale result;
+    if (format_.is_binary32()) return result;
+    const float amax = kernels::largest_finite_magnitude(numbers.data(), numbers.size());
+    if (scaling_ == WireScaling::fixed) {
+      result.exponent = fixed_exponent(batches);
+      result.saturated = beyond(numbers, amax, result.exponent);
+    } else if (amax > 0) {
+      result.exponent = std::ilogb(power_of_two_scale(amax, format_, ScaleRounding::round_up));
     }
-    format_.encode(numbers, {reinterpret_cast<std::uint8_t*>(codes), bytes(numbers.size())},
-                   {.scale = std::ldexp(1.0F, -result.exponent)});
     return result;
+  }
+
+  /// Rounds numbers to codes, for which there is room for `bytes(numbers.size())`.
+  void encode(std::span<const float> numbers, int exponent, std::byte* codes) const {
+    format_.encode(numbers, {reinterpret_cast<std::uint8_t*>(codes), bytes(numbers.size())},
+                   {.scale = std::ldexp(1.0F, -exponent)});
   }
 
   /// What codes stand for, from number `first` of a message on.
