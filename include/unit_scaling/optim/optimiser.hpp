@@ -198,8 +198,9 @@ template <GradientSource Gradients, class State>
             "' as floats, got codes that another optimiser made (Parameter::encoded); "
             "Parameter::set_floats takes its floats()");
     for (const std::vector<State>* state : states) {
-      require_shape(settings[k].is_kept_elsewhere || (*state)[k].shape() == shape, name,
-                    in_quotes("step: a state in the shape of"), shape, (*state)[k].shape());
+      require_shape((*state)[k].shape() == settings[k].state_shape, name,
+                    in_quotes("step: a state in the shape of"), settings[k].state_shape,
+                    (*state)[k].shape());
     }
     const double rate = numbers.learning_rate * settings[k].learning_rate_factor;
     require_attribute(rate * numbers.rate_factor <= largest_rate, name,
@@ -270,8 +271,7 @@ void visit_steps(std::string_view name, std::uint64_t& steps, const Visitor& vis
 inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>& settings) {
   std::vector<Array<float>> result(settings.size());
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    if (settings[k].is_kept_elsewhere) continue;
-    result[k] = Array<float>::filled(settings[k].shape, 0);
+    result[k] = Array<float>::filled(settings[k].state_shape, 0);
   }
   return result;
 }

@@ -65,6 +65,7 @@ struct ParameterSetting {
   double learning_rate_factor;  ///< of its group and of the scale rules
   double weight_decay;          ///< λ
   bool is_kept_elsewhere;       ///< see ParameterGroup
+  Shape state_shape;            ///< of its states: no elements if it is kept elsewhere
 };
 
 /// Every parameter of some modules, in the order of their walks. The modules must stay in place.
@@ -162,7 +163,8 @@ template <class Factor>
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
       settings.push_back({parameter, parameter->place.watch(), parameter->name, parameter->shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
-                          group.weight_decay.value_or(of_kind), group.is_kept_elsewhere});
+                          group.weight_decay.value_or(of_kind), group.is_kept_elsewhere,
+                          group.is_kept_elsewhere ? Shape{0} : parameter->shape()});
     }
   }
   require(untagged.empty() || options.allow_untagged || options.rule == Rule::none, name,

@@ -176,12 +176,10 @@ inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting
   std::vector<OptimiserState> result;
   result.reserve(settings.size());
   for (const ParameterSetting& setting : settings) {
-    if (setting.is_kept_elsewhere) {
-      result.emplace_back();
-    } else if (format != nullptr) {
-      result.push_back(format->zeros(setting.shape));
+    if (format != nullptr) {
+      result.push_back(format->zeros(setting.state_shape));
     } else {
-      result.push_back({.numbers = Array<float>::filled(setting.shape, 0)});
+      result.push_back({.numbers = Array<float>::filled(setting.state_shape, 0)});
     }
   }
   return result;
@@ -193,8 +191,7 @@ inline void require_encoded(std::string_view name, const std::vector<ParameterSe
                             const std::vector<OptimiserState>& states, const StateFormat* format) {
   if (format == nullptr) return;
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    require(settings[k].is_kept_elsewhere || format->fits(states[k]), name,
-            "step: expected the states of '", settings[k].name,
+    require(format->fits(states[k]), name, "step: expected the states of '", settings[k].name,
             "' in the format and of the sizes that they had when the optimiser was made");
   }
 }
