@@ -18,8 +18,10 @@
 #include <vector>
 
 #include "distributed/gradients.hpp"
+#include "distributed/tampering.hpp"
 #include "support/errors.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/distributed/thread_ranks.hpp"
 
 namespace gradient_exchange_test {
@@ -30,6 +32,7 @@ using distributed::Combination;
 using distributed::CommunicationError;
 using distributed::Communicator;
 using distributed::GradientExchange;
+using distributed::ParameterShares;
 using distributed::run_thread_ranks;
 using distributed::WireScaling;
 
@@ -447,78 +450,22 @@ TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
         exchange.exchange(gradients, 1 + ranks.rank());
       })};
   for (const std::string& text : texts) {
-    EXPECT_NE(text.find("GradientExchange: expected the hash of options and number of batches"),
-              std::string::npos)
+    EXPECT_NE(
+        text.find("GradientExchange: expected the hash of options, sizes and number of batches"),
+        std::string::npos)
         << text;
   }
 }
 
-/// An engine that does something to what rank 1 has sent, before rank 0 sees it.
-class Tampering final : public Communicator {
- public:
-  using Tamper = std::function<void(std::span<std::byte> received, std::size_t operation)>;
-
-  Tampering(Communicator& engine, Tamper tamper) : engine_(&engine), tamper_(std::move(tamper)) {}
-  [[nodiscard]] std::size_t rank() const override { return engine_->rank(); }
-  [[nodiscard]] std::size_t size() const override { return engine_->size(); }
-
- private:
-  class Tampered final : public distributed::Request::Operation {
-   public:
-    std::vector<std::byte> sent;
-    std::vector<std::byte> received;
-    std::vector<std::size_t> sent_sizes;
-    std::vector<std::size_t> received_sizes;
-    std::vector<std::span<std::byte>> targets;
-    std::function<void(std::span<std::byte>)> tamper;
-    distributed::Request request;
-
-    void wait() override {
-      request.wait();
-      std::size_t begin = 0;
-      for (std::size_t from = 0; from < targets.size(); ++from) {
-        const auto piece = std::span(received).subspan(begin, targets[from].size());
-        if (from == 1) tamper(piece);
-        std::copy(piece.begin(), piece.end(), targets[from].begin());
-        begin += piece.size();
-      }
-    }
-  };
-
-  distributed::Request start(std::string_view /*operation*/, Sent sent,
-                             Received received) override {
-    auto operation = std::make_unique<Tampered>();
-    for (const auto& each : sent) {
-      operation->sent.insert(operation->sent.end(), each.begin(), each.end());
-      operation->sent_sizes.push_back(each.size());
-    }
-    std::size_t all = 0;
-    for (const auto& each : received) {
-      operation->received_sizes.push_back(each.size());
-      all += each.size();
-    }
-    operation->received.resize(all);
-    operation->targets = received;
-    operation->tamper = [this, number = operations_++](std::span<std::byte> bytes) {
-      if (rank() == 0) tamper_(bytes, number);
-    };
-    operation->request = engine_->start_all_to_all(
-        {operation->sent, operation->sent_sizes}, {operation->received, operation->received_sizes});
-    return distributed::Request(std::move(operation));
-  }
-
-  Communicator* engine_;
-  Tamper tamper_;
-  std::size_t operations_ = 0;
-};
-
 /// What becomes of two exchanges of two ranks of which rank 0 hears something else.
-std::string error_after(const Tampering::Tamper& tamper) {
+std::string error_after(const Tampering::Tamper& tamper, bool is_shared = false) {
   try {
     run_thread_ranks(2, [&](Communicator& engine) {
       Tampering ranks(engine, tamper);
-      GivenParameters given({100});
-      GradientExchange exchange(ranks, given.pointers());
+      GivenParameters given({50, 50});
+      Options options;
+      if (is_shared) options.shares = ParameterShares(given.pointers(), 2);
+      GradientExchange exchange(ranks, given.pointers(), options);
       for (int step = 0; step < 2; ++step) exchange.exchange(given.gradients(Numbers(100, 1)));
     });
   } catch (const CommunicationError& error) {
@@ -560,6 +507,133 @@ TEST(GradientExchange, AMessageThatIsNotWholeOrNotDueIsNoTermOfASum) {
     if (number == 2) std::copy(before.begin(), before.end(), bytes.begin());
   });
   EXPECT_EQ(repeated, "rank 0: GradientExchange: expected step 1 in a message of rank 1, got 0");
+}
+
+TEST(GradientExchange, AMessageToAnOwnerThatIsChangedIsAnError) {
+  EXPECT_EQ(error_after([](std::span<std::byte>, std::size_t) {}, true), "");
+  // Terms, sums and summaries of two steps.
+  for (std::size_t operation = 0; operation < 6; ++operation) {
+    for (const std::size_t byte : {0U, 8U, 16U, 28U, 32U, 48U, 56U, 64U, 75U}) {
+      const std::string text = error_after(
+          [&](std::span<std::byte> bytes, std::size_t number) {
+            if (number == operation) bytes[byte] ^= std::byte{4};
+          },
+          true);
+      EXPECT_TRUE(text.starts_with("rank 0: GradientExchange: expected ") &&
+                  text.find("in a message of rank 1, got ") != std::string::npos)
+          << operation << ", " << byte << ": " << text;
+    }
+  }
+}
+
+TEST(GradientExchange, OwnersGetTheBitsThatAllRanksGetWithoutShares) {
+  std::vector<Format> formats = narrow_formats;
+  formats.emplace_back();
+  formats.push_back(Format::parse("e3m2"));  // codes of six bits
+  const std::vector<std::size_t> sizes{700, 0, 33, 501, 1, 9};
+  for (const Format& format : formats) {
+    for (const std::size_t count : {1U, 2U, 3U, 5U}) {
+      for (const std::size_t bucket : {100U, 2000U}) {
+        run_thread_ranks(count, [&](Communicator& ranks) {
+          GivenParameters given(sizes);
+          const auto pointers = given.pointers();
+          const ParameterShares shares(pointers, count);
+          Options options{.format = format, .bucket_elements = bucket};
+          GradientExchange plain(ranks, pointers, options);
+          options.shares = shares;
+          GradientExchange exchange(ranks, pointers, options);
+          for (std::uint64_t step = 0; step < 2; ++step) {
+            GivenGradients own = given.gradients(normal_numbers(1244, 10 * step + ranks.rank(), 1));
+            own.arrays.erase(pointers[3 * step]);  // on all ranks
+            if (ranks.rank() != 0) own.arrays.erase(pointers[4]);
+            plain.exchange(own);
+            exchange.exchange(own);
+            for (const Parameter* each : pointers) {
+              // All ranks know of all gradients,
+              const Array<float>& expected = plain.gradient(*each);
+              EXPECT_EQ(exchange.gradient_shape(*each), expected.shape());
+              EXPECT_EQ(exchange.largest_magnitude_bits(*each),
+                        plain.largest_magnitude_bits(*each));
+              EXPECT_EQ(exchange.sum_of_squares(*each), plain.sum_of_squares(*each));
+              // and have some.
+              if (shares.owner(*each) == ranks.rank()) {
+                EXPECT_EQ(exchange.gradient(*each), expected);
+              } else if (!expected.empty()) {
+                expect_domain_error([&] { static_cast<void>(exchange.gradient(*each)); },
+                                    {"GradientExchange", each->name, "ShardedOptimiser"});
+              }
+            }
+            EXPECT_EQ(exchange.statistics().saturated, plain.statistics().saturated);
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, TellsOfAGradientWhatIsTrueOfItsElements) {
+  for (const bool is_shared : {false, true}) {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({3, 2});
+      const auto pointers = given.pointers();
+      Options options{.combination = Combination::mean};
+      if (is_shared) options.shares = ParameterShares(pointers, 2);
+      GradientExchange exchange(ranks, pointers, options);
+      EXPECT_EQ(exchange.gradient_shape(*pointers[0]).size(), 0U);
+      exchange.exchange(given.gradients(Numbers{1, -3, 2, 1, ranks.rank() == 1 ? infinity : 1}));
+      EXPECT_EQ(exchange.gradient_shape(*pointers[0]), Shape{3});
+      EXPECT_EQ(std::bit_cast<float>(exchange.largest_magnitude_bits(*pointers[0])), 3);
+      EXPECT_EQ(exchange.sum_of_squares(*pointers[0]), 14);
+      EXPECT_TRUE(std::isnan(std::bit_cast<float>(exchange.largest_magnitude_bits(*pointers[1]))));
+      EXPECT_TRUE(std::isnan(exchange.sum_of_squares(*pointers[1])));
+    });
+  }
+}
+
+TEST(GradientExchange, ASumIsSentToItsOwnerAlone) {
+  constexpr std::size_t size = 1U << 16;
+  run_thread_ranks(4, [&](Communicator& ranks) {
+    GivenParameters given({size, size, size, size});
+    GradientExchange exchange(ranks, given.pointers(),
+                              {.shares = ParameterShares(given.pointers(), 4)});
+    exchange.exchange(given.gradients(Numbers(4 * size, 1)));
+    // All numbers are one bucket, of which each rank adds up the parameter of another rank: owners
+    // follow the order of parameters, and pieces the reverse one.
+    const std::uint64_t terms = 3 * (4 * size + 64 + 4);
+    const std::uint64_t sums = 4 * size + 3 * 64;
+    const std::uint64_t summaries = 3 * (64 + 12);
+    EXPECT_EQ(exchange.statistics().sent_bytes, terms + sums + summaries);
+  });
+}
+
+TEST(GradientExchange, RefusesSharesOfOtherRanksOrParametersAndRanksWithOtherShares) {
+  run_thread_ranks(2, [](Communicator& ranks) {
+    GivenParameters given({2});
+    GivenParameters other({2});
+    expect_domain_error(
+        [&] {
+          GradientExchange(ranks, given.pointers(),
+                           {.shares = ParameterShares(given.pointers(), 3)});
+        },
+        {"GradientExchange", "2 ranks", "of 3"});
+    expect_domain_error(
+        [&] {
+          GradientExchange(ranks, given.pointers(),
+                           {.shares = ParameterShares(other.pointers(), 2)});
+        },
+        {"ParameterShares", "p0"});
+  });
+  EXPECT_THROW(run_thread_ranks(2,
+                                [](Communicator& ranks) {
+                                  GivenParameters given({2, 2});
+                                  auto pointers = given.pointers();
+                                  Options options;
+                                  options.shares = ParameterShares(pointers, 2);
+                                  if (ranks.rank() == 1) options.shares.reset();
+                                  GradientExchange exchange(ranks, pointers, options);
+                                  exchange.exchange(given.gradients(Numbers(4, 1)));
+                                }),
+               CommunicationError);
 }
 
 /// Signal to noise of the mean of gradients of ranks, in dB: as for AllReduce, with a share of the

@@ -51,7 +51,7 @@ struct GivenParameters {
     GivenGradients result;
     std::size_t begin = 0;
     for (const auto& each : parameters) {
-      const std::size_t size = each.value.size();
+      const std::size_t size = each.shape().size();
       result.arrays[&each] = unit_scaling::Array<float>({size}, numbers.subspan(begin, size));
       begin += size;
     }

@@ -58,6 +58,14 @@ void send_early(Communicator& ranks) {
   expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
 }
 
+/// The same bits if each rank keeps a share of the optimiser's states.
+void shard(Communicator& ranks) {
+  SmallTraining training{.exchange = {.bucket_elements = 100}};
+  const SmallResult whole = run_small_training(ranks, training);
+  training.is_sharded = true;
+  expect(whole == run_small_training(ranks, training), "the weights of an optimiser that is whole");
+}
+
 /// All operations, with pieces of other sizes for each pair, in messages of several parts.
 void communicate(Communicator& ranks) {
   const std::size_t size = ranks.size();
@@ -157,6 +165,7 @@ int main(int argc, char** argv) {
       {"train", train_as_threads_do},
       {"communicate", communicate},
       {"early", send_early},
+      {"shard", shard},
       {"refuse", refuse_one_step},
       {"disagree", disagree},
       {"throw", end_on_an_error},

@@ -16,6 +16,8 @@
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gradient_exchange.hpp"
 #include "unit_scaling/distributed/gradient_tree.hpp"
+#include "unit_scaling/distributed/parameter_shares.hpp"
+#include "unit_scaling/distributed/sharded_optimiser.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/gelu.hpp"
@@ -32,6 +34,8 @@ struct SmallTraining {
   unit_scaling::distributed::GradientExchange::Options exchange = {};
   /// Each rank has one batch, and sends gradients while its tape unwinds.
   bool sends_early = false;
+  /// Each rank keeps the states of a share of the parameters.
+  bool is_sharded = false;
   /// Of its batches one has an infinite number, at this step.
   std::size_t bad_step = static_cast<std::size_t>(-1);
 };
@@ -60,9 +64,13 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
   told.add("batches", training.batches).add("steps", training.steps);
   distributed::require_agreement(ranks, told, parameters);
 
-  distributed::GradientExchange exchange(ranks, parameters, training.exchange);
+  const distributed::ParameterShares shares(parameters, ranks.size());
+  distributed::GradientExchange::Options options = training.exchange;
+  if (training.is_sharded) options.shares = shares;
+  distributed::GradientExchange exchange(ranks, parameters, options);
   distributed::GradientTree tree(parameters);
   optim::AdamW adam(parameters);
+  distributed::ShardedOptimiser<optim::AdamW> sharded_adam(ranks, shares, parameters);
   Tape<precision::fp32> tape;
   if (training.sends_early) {
     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
@@ -98,7 +106,11 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
       exchange.exchange(tree);
     }
     try {
-      adam.step(exchange, 0x1p-5);
+      if (training.is_sharded) {
+        sharded_adam.step(exchange, 0x1p-5);
+      } else {
+        adam.step(exchange, 0x1p-5);
+      }
     } catch (const DomainError& error) {
       result.refused = "step " + std::to_string(step) + ": " + error.what();
     }

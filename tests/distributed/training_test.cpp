@@ -60,6 +60,24 @@ TEST(DistributedTraining, GradientsThatAreSentEarlyGiveTheSameBits) {
   }
 }
 
+TEST(DistributedTraining, ShardedOptimiserStatesGiveTheSameBits) {
+  const SmallResult one = trained(1, {});
+  for (const std::size_t ranks : {1U, 2U, 4U}) {
+    EXPECT_EQ(trained(ranks, {.is_sharded = true}), one) << ranks;
+  }
+  for (const std::size_t ranks : {2U, 3U}) {
+    EXPECT_EQ(trained(ranks, {.batches = ranks,
+                              .exchange = {.bucket_elements = 50},
+                              .sends_early = true,
+                              .is_sharded = true}),
+              trained(1, {.batches = ranks}))
+        << ranks;
+  }
+  const SmallResult refused = trained(4, {.is_sharded = true, .bad_step = 7});
+  EXPECT_TRUE(refused.refused.starts_with("step 7: ")) << refused.refused;
+  EXPECT_EQ(refused, trained(1, {.bad_step = 7}));
+}
+
 TEST(DistributedTraining, AllRanksRefuseTheStepInWhichOneHasABadBatch) {
   for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
     const SmallResult result = trained(4, {.exchange = {.format = format}, .bad_step = 7});

@@ -323,6 +323,40 @@ TYPED_TEST(EveryOptimiser, NamesAGradientThatIsNotFiniteAlsoWhereItClips) {
   }
 }
 
+TYPED_TEST(EveryOptimiser, ChecksAParameterThatIsKeptElsewhereAndDoesNothingElse) {
+  Parameter here = test_parameter(ParameterKind::weight, {3}, "here");
+  Parameter elsewhere = test_parameter(ParameterKind::weight, {2}, "elsewhere");
+  const Array<float> before = elsewhere.value;
+  Parameter here_too = here;
+  Parameter second = elsewhere;
+  const auto options = with_max_norm<TypeParam>(1);
+  TypeParam optimiser(
+      {{.parameters = {&here}}, {.parameters = {&elsewhere}, .is_kept_elsewhere = true}}, options);
+  TypeParam both({&here_too, &second}, options);
+  GivenGradients<float> gradients{
+      {{&here, gradient_of_step({3}, 0)}, {&elsewhere, gradient_of_step({2}, 1)}}};
+  GivenGradients<float> same = gradients;
+  same.entries[0].parameter = &here_too;
+  same.entries[1].parameter = &second;
+  optimiser.step(gradients, 0.1);
+  both.step(same, 0.1);
+  EXPECT_TRUE(same_bits(here.value, here_too.value));
+  EXPECT_TRUE(same_bits(elsewhere.value, before));
+  EXPECT_FALSE(same_bits(second.value, before));
+  EXPECT_EQ(optimiser.last_gradient_norm(), both.last_gradient_norm());
+  for_each_array(optimiser, [](const std::string& name, const auto& state) {
+    EXPECT_EQ(name.find("elsewhere"), std::string::npos) << name;
+    EXPECT_EQ(state.size(), 3U) << name;
+  });
+  gradients.entries[0].gradient = {};
+  optimiser.step(gradients, 0.1);
+  EXPECT_EQ(optimiser.steps(), 2U);
+  gradients.entries[1].gradient.mutable_data()[1] = std::numeric_limits<float>::infinity();
+  expect_domain_error([&] { optimiser.step(gradients, 0.1); }, {"finite", "'elsewhere'"});
+  gradients.entries[1].gradient = Array<float>({3});
+  expect_shape_error([&] { optimiser.step(gradients, 0.1); }, {"'elsewhere'", "(2)", "(3)"});
+}
+
 TYPED_TEST(EveryOptimiser, ClipsGradientsThatAreTooLargeOnTheirOwn) {
   Parameter parameter = test_parameter(ParameterKind::weight, {3});
   const GivenGradients<float> gradients{{{&parameter, Array<float>::filled({3}, 0x1p100F)}}};

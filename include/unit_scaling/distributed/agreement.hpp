@@ -21,6 +21,7 @@
 #include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/core/version.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
+#include "unit_scaling/distributed/gathered_sizes.hpp"
 #include "unit_scaling/train/fingerprint.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -52,27 +53,14 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
 /// @throws CommunicationError for a text of more than 2^26 bytes, and as the communicator.
 [[nodiscard]] inline std::vector<std::string> gather_texts(Communicator& ranks,
                                                            std::string_view text) {
-  // In bytes from the lowest one on, for ranks may differ in their order.
-  constexpr std::size_t digits = 8;
-  std::vector<std::byte> own_size(digits);
-  for (std::size_t k = 0; k < digits; ++k) {
-    own_size[k] = static_cast<std::byte>(std::uint64_t{text.size()} >> (8 * k));
-  }
-  std::vector<std::byte> size_bytes(digits * ranks.size());
-  ranks.all_gather(own_size, {size_bytes, std::vector<std::size_t>(ranks.size(), digits)});
-  std::vector<std::size_t> sizes(ranks.size());
+  const auto sizes = detail::gathered_sizes(ranks, text.size());
   std::size_t all = 0;
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    std::uint64_t size = 0;
-    for (std::size_t k = digits; k-- > 0;) {
-      size = size << 8U | std::to_integer<std::uint64_t>(size_bytes[rank * digits + k]);
-    }
-    constexpr std::uint64_t longest = std::uint64_t{1} << 26;
-    if (size > longest) {
+  for (std::size_t rank = 0; rank < sizes.size(); ++rank) {
+    constexpr std::size_t longest = std::size_t{1} << 26;
+    if (sizes[rank] > longest) {
       throw CommunicationError("gather_texts: expected a text of at most 2^26 bytes from rank " +
-                               std::to_string(rank) + ", got " + std::to_string(size));
+                               std::to_string(rank) + ", got " + std::to_string(sizes[rank]));
     }
-    sizes[rank] = static_cast<std::size_t>(size);
     all += sizes[rank];
   }
   std::string texts(all, ' ');

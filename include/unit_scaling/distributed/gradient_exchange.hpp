@@ -6,15 +6,15 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <optional>
 #include <span>
-#include <unordered_map>
-#include <utility>
+#include <string>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
@@ -23,21 +23,20 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/shape.hpp"
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
-#include "unit_scaling/distributed/gradient_message.hpp"
+#include "unit_scaling/distributed/gradient_buckets.hpp"
+#include "unit_scaling/distributed/gradient_summaries.hpp"
 #include "unit_scaling/distributed/gradient_tree.hpp"
+#include "unit_scaling/distributed/gradient_wire.hpp"
+#include "unit_scaling/distributed/message_header.hpp"
 #include "unit_scaling/distributed/pairwise_sum.hpp"
-#include "unit_scaling/formats/block_scales.hpp"
+#include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
-#include "unit_scaling/kernels/largest_magnitude.hpp"
-#include "unit_scaling/optim/gradient_format.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
-#include "unit_scaling/optim/parameter_groups.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -51,32 +50,6 @@ enum class Combination {
   /// Sum / √M: the same under unit scaling, where the gradient of a weight is Σ g n^−½ over the n
   /// rows of a batch. For batches of one size.
   unit_scaled,
-};
-
-/// What numbers are multiplied with before they are rounded to a narrow format.
-///
-/// The signal-to-noise ratio of a sum of normal gradients of 8, 64 and 256 ranks, which have no or
-/// half of their variance in common, in dB, at worst:
-///
-/// | format | scaling | at scales of 2^-2 to 2^4 | of 2^-8 to 2^8 |
-/// | --- | --- | --- | --- |
-/// | E4M3 | `by_message` | 28.6 | 28.6 |
-/// | E4M3 | `fixed` | 28.5 | 4.4 |
-/// | E5M2 | either | 22.3 | 22.3 |
-/// | float16 | either | 70.3 | 70.3 |
-///
-/// No fixed factor does for a byte: two roundings leave 28 dB to formats of three fraction bits, of
-/// which E4M3 has no more than 2^-6 to 2^8 in full.
-enum class WireScaling {
-  /// A power of two that the number of batches alone decides. Unit scaling makes the gradient of a
-  /// batch 1 in scale, which is in the middle of each format: so nothing is multiplied there. A sum
-  /// of M of these has a scale from √M, if they have nothing in common, to M, if they are the same:
-  /// it is divided by the power of two nearest to the middle of that, M^¾.
-  fixed,
-  /// The largest power of two under which no number of the message overflows. The header of the
-  /// message has it, so no other message is sent. Numbers are read once more, just after they were
-  /// collected.
-  by_message,
 };
 
 /// What an exchange did.
@@ -114,6 +87,11 @@ struct ExchangeStatistics {
 ///
 /// Each rank sends 2 (N − 1) / N times the bytes of the gradients in the format of the wire, and 64
 /// for each message.
+///
+/// With `shares` a sum is sent to the owner of its parameter alone, as a ShardedOptimiser asks. The
+/// bits are the same. Each rank then sends (1 + 1 / N) (N − 1) / N times the bytes, on average, and
+/// 12 bytes to each other rank for each parameter of its own: the GradientSummary, from which all
+/// know the norm of all gradients and which one is not finite.
 class GradientExchange {
  public:
   struct Options {
@@ -123,29 +101,27 @@ class GradientExchange {
     Combination combination = Combination::unit_scaled;
     /// How many numbers go in one message of all ranks together.
     std::size_t bucket_elements = std::size_t{1} << 20;
+    /// If there are some, a rank gets the gradients of its own parameters alone.
+    std::optional<ParameterShares> shares = std::nullopt;
   };
 
   /// @param ranks must outlive this object.
   /// @param parameters that gradients are wanted of, in the same order on all ranks; they must stay
   ///        in place. `require_agreement` compares them.
   /// @throws DomainError if a parameter is null or given twice, or two have one name; for binary64,
-  ///         and for a format without a sign, zero or NaN; for buckets without elements.
+  ///         and for a format without a sign, zero or NaN; for buckets without elements; for
+  ///         shares of another number of ranks, or without one of the parameters.
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters)
       : GradientExchange(ranks, parameters, Options{}) {}
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters,
                    const Options& options)
-      : ranks_(&ranks), options_(options) {
-    optim::require_gradient_format(name, options.format);
-    require_size(name, "a number of elements in a bucket", options.bucket_elements);
-    optim::detail::DistinctParameters distinct(name);
-    for (const Parameter* parameter : parameters) distinct.add(parameter);
-    for (std::size_t k = parameters.size(); k-- > 0;) {
-      numbers_.emplace(parameters[k], slots_.size());
-      slots_.push_back(
-          {.parameter = parameters[k], .shape = parameters[k]->shape(), .begin = elements_});
-      elements_ += slots_.back().shape.size();
-    }
-  }
+      : ranks_(&ranks),
+        combination_(options.combination),
+        wire_(options.format, options.scaling),
+        buckets_(parameters, options.bucket_elements, ranks.size(), options.shares),
+        hash_of_shares_(options.shares ? options.shares->hash() : 0),
+        sums_(parameters.size()),
+        summaries_(buckets_.owners()) {}
 
   /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients.
   /// @param batches whose gradients each rank has added up in the source, unweighted; as many on
@@ -183,15 +159,37 @@ class GradientExchange {
   }
 
   /// The gradient of a parameter, from all ranks; empty if there is none.
+  /// @throws DomainError if another rank has it.
   [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
     static const Array<float> none;
-    const auto found = numbers_.find(&parameter);
-    if (!is_complete_ || found == numbers_.end()) return none;
-    const Slot& slot = slots_[found->second];
-    return slot.is_there ? slot.sum : none;
+    const auto k = number_of_sum(parameter);
+    if (!k) return none;
+    require(buckets_.is_for(*k, ranks_->rank()), name,
+            "expected a rank to ask for gradients of its share, got '", parameter.name,
+            "' on rank ", ranks_->rank(), ", which rank ", buckets_.owners()[*k],
+            " has; a ShardedOptimiser steps on such gradients");
+    return sums_[*k].elements;
   }
   [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
     return gradient(parameter);
+  }
+
+  // Of the gradients of all parameters, whichever rank has them: see optim::SharedGradientSource.
+  [[nodiscard]] Shape gradient_shape(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    return k ? buckets_.places()[*k].shape : Shape{0};
+  }
+  [[nodiscard]] std::uint32_t largest_magnitude_bits(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    if (!k) return 0;
+    if (!buckets_.owners().empty()) return summaries_[*k].largest_magnitude_bits;
+    return GradientSummary::largest_magnitude_bits_of(sums_[*k].elements);
+  }
+  [[nodiscard]] double sum_of_squares(const Parameter& parameter) const {
+    const auto k = number_of_sum(parameter);
+    if (!k) return 0;
+    if (!buckets_.owners().empty()) return summaries_[*k].sum_of_squares;
+    return GradientSummary::sum_of_squares_of(sums_[*k].elements);
   }
 
   /// Of the last exchange.
@@ -200,25 +198,16 @@ class GradientExchange {
 
  private:
   static constexpr const char* name = "GradientExchange";
-  /// Numbers that are added up at once; packed codes of so many end with a byte.
-  static constexpr std::size_t chunk = 1024;
+  using Range = GradientBuckets::Range;
+  using Place = GradientBuckets::Place;
+  static constexpr std::size_t chunk = GradientBuckets::chunk;
 
-  /// A parameter in the row of numbers.
-  struct Slot {
-    const Parameter* parameter;
-    Shape shape;
-    std::size_t begin;
+  /// The gradient of a parameter, and what is known of it in this step.
+  struct Sum {
     bool is_there = false;  ///< on some rank
-    bool is_final = false;  ///< on this rank, in this step
-    Array<float> sum = {};
-    float* to = nullptr;  ///< its elements, in an exchange
-  };
-
-  /// A range of the row.
-  struct Range {
-    std::size_t begin;
-    std::size_t end;
-    [[nodiscard]] std::size_t size() const { return end - begin; }
+    bool is_final = false;  ///< on this rank
+    Array<float> elements = {};
+    float* to = nullptr;  ///< the elements, in an exchange
   };
 
   /// An operation of all ranks on a bucket.
@@ -229,7 +218,7 @@ class GradientExchange {
     std::vector<std::size_t> received_sizes;
     Request request;  ///< last, so that it is given up before the bytes are
   };
-  struct Bucket {
+  struct Stages {
     Stage terms;
     Stage sums;
   };
@@ -243,219 +232,139 @@ class GradientExchange {
     started_ = 0;
     statistics_ = {};
     told_ = hash_of_told(batches);
-    for (Slot& slot : slots_) {
-      slot.is_there = false;
-      slot.is_final = false;
-      slot.to = nullptr;
+    for (Sum& sum : sums_) {
+      sum.is_there = false;
+      sum.is_final = false;
+      sum.to = nullptr;
     }
   }
 
   template <optim::GradientSource Gradients>
-  static void check_shape(const Gradients& source, const Slot& slot);
+  static void check_shape(const Gradients& source, const Place& place);
 
   /// Goes on with the buckets whose gradients are final.
   template <optim::GradientSource Gradients>
   void advance(const Gradients& source, std::size_t batches);
 
-  [[nodiscard]] std::size_t buckets() const {
-    return elements_ / options_.bucket_elements +
-           (elements_ % options_.bucket_elements != 0 ? 1 : 0);
+  /// The number of the sum of a parameter, if it has a gradient on some rank.
+  [[nodiscard]] std::optional<std::size_t> number_of_sum(const Parameter& parameter) const {
+    const auto number = buckets_.number_of(parameter);
+    return is_complete_ && number && sums_[*number].is_there ? number : std::nullopt;
   }
-
-  [[nodiscard]] Range bucket_of(std::size_t number) const {
-    const std::size_t begin = number * options_.bucket_elements;
-    return {begin, begin + std::min(options_.bucket_elements, elements_ - begin)};
-  }
-
-  /// What a rank adds up of a bucket: whole chunks but for the last piece, or nothing.
-  [[nodiscard]] Range piece_of(const Range& bucket, std::size_t rank) const {
-    const std::size_t chunks = (bucket.size() + chunk - 1) / chunk;
-    // Small buckets are shared out by elements, in whole bytes of packed codes.
-    const std::size_t unit = chunks >= ranks_->size() ? chunk : 8;
-    const std::size_t units = (bucket.size() + unit - 1) / unit;
-    const std::size_t each = (units + ranks_->size() - 1) / ranks_->size() * unit;
-    const std::size_t begin = std::min(rank * each, bucket.size());
-    return {bucket.begin + begin, bucket.begin + std::min(begin + each, bucket.size())};
-  }
-
-  /// Calls `body(slot, range)` for each parameter that has numbers in the range, with those.
-  template <class Body> void for_each_slot(const Range& range, const Body& body) {
-    auto slot = std::upper_bound(
-        slots_.begin(), slots_.end(), range.begin,
-        [](std::size_t begin, const Slot& each) { return begin < each.begin + each.shape.size(); });
-    for (; slot != slots_.end() && slot->begin < range.end; ++slot) {
-      const Range common{std::max(range.begin, slot->begin),
-                         std::min(range.end, slot->begin + slot->shape.size())};
-      if (common.begin < common.end) body(*slot, common);
-    }
-  }
-
-  /// Bytes of a message: the header, a byte for each parameter of the bucket that tells whether it
+  /// Terms in a message: the header, a byte for each parameter of the bucket that tells whether it
   /// has a gradient, and the codes.
   struct Layout {
-    std::size_t flags;
     std::size_t codes;  ///< where they begin
     std::size_t size;
   };
-  [[nodiscard]] Layout layout_of(const Range& bucket, const Range& piece, bool is_sum) {
-    std::size_t flags = 0;
-    if (!is_sum) for_each_slot(bucket, [&](const Slot&, const Range&) { ++flags; });
-    const std::size_t codes = sizeof(GradientMessage) + flags;
-    return {
-        .flags = flags, .codes = codes, .size = codes + options_.format.code_bytes(piece.size())};
+  [[nodiscard]] Layout layout_of_terms(const Range& bucket, const Range& piece) const {
+    std::size_t codes = sizeof(MessageHeader);
+    buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++codes; });
+    return {.codes = codes, .size = codes + wire_.bytes(piece.size())};
+  }
+  /// Sums in a message: the header and the codes.
+  [[nodiscard]] std::size_t bytes_of_sums(std::size_t count) const {
+    return sizeof(MessageHeader) + wire_.bytes(count);
   }
 
-  [[nodiscard]] GradientMessage header_of(std::size_t number, std::size_t from, std::size_t piece,
-                                          bool is_sum) const {
+  /// @param elements of the message, of the piece of rank `piece`.
+  [[nodiscard]] MessageHeader header_of(MessageKind kind, std::size_t number, std::size_t from,
+                                        std::size_t piece, std::size_t elements) const {
     return {.step = step_,
             .bucket = static_cast<std::uint32_t>(number),
             .from = static_cast<std::uint32_t>(from),
             .piece = static_cast<std::uint32_t>(piece),
-            .is_sum = is_sum ? 1U : 0U,
-            .elements = piece_of(bucket_of(number), piece).size(),
+            .kind = kind,
+            .elements = elements,
             .told = told_};
   }
 
   /// A hash of what must be the same on all ranks, or their sums have other meanings.
   [[nodiscard]] std::uint32_t hash_of_told(std::size_t batches) const {
-    std::uint64_t hash = text_hash(to_string(options_.format));
+    std::uint64_t hash = text_hash(to_string(wire_.format()));
     for (const std::uint64_t each :
-         {static_cast<std::uint64_t>(options_.scaling),
-          static_cast<std::uint64_t>(options_.combination), std::uint64_t{options_.bucket_elements},
-          std::uint64_t{batches}}) {
+         {static_cast<std::uint64_t>(wire_.scaling()), static_cast<std::uint64_t>(combination_),
+          std::uint64_t{buckets_.bucket_elements()}, std::uint64_t{batches}, hash_of_shares_}) {
       hash = unit_scaling::detail::next_hash(hash, each);
     }
     return static_cast<std::uint32_t>(hash ^ hash >> 32U);
   }
 
-  /// `to[i] = from[i]`; NaN if that is not finite.
-  template <class T> static void copy_finite(const T* from, std::size_t size, float* to) {
-    optim::detail::for_each_lane(size, [=](std::size_t i, auto count) {
-      constexpr std::int32_t infinity = 0x7f80'0000;
-      const auto x = kernels::load<float>(from + i, count);
-      const auto magnitude = bit_cast_to<int32x16>(bit_cast_to<uint32x16>(x) & 0x7fff'ffffU);
-      const auto y = select(is_less(magnitude, splat<int32x16>(infinity)), x,
-                            splat<float32x16>(std::numeric_limits<float>::quiet_NaN()));
-      kernels::store<Overflow::infinity_or_nan, float>(y, to + i, count);
-    });
-  }
-
-  /// The exponent of WireScaling::fixed for a sum of so many batches.
-  [[nodiscard]] static int fixed_exponent(std::size_t batches) {
-    return static_cast<int>(std::lround(0.75 * std::log2(static_cast<double>(batches))));
-  }
-
-  /// Rounds numbers, and tells the header how.
-  /// @param batches that the numbers are sums of
-  void encode(std::span<const float> numbers, std::size_t batches, GradientMessage& header,
-              std::byte* codes) const {
-    int exponent = 0;
-    if (!options_.format.is_binary32()) {
-      const float amax = kernels::largest_finite_magnitude(numbers.data(), numbers.size());
-      if (options_.scaling == WireScaling::fixed) {
-        exponent = fixed_exponent(batches);
-        header.saturated += beyond(numbers, amax, exponent);
-      } else if (amax > 0) {
-        exponent = std::ilogb(power_of_two_scale(amax, options_.format, ScaleRounding::round_up));
-      }
-    }
-    header.exponent = exponent;
-    options_.format.encode(
-        numbers,
-        {reinterpret_cast<std::uint8_t*>(codes), options_.format.code_bytes(numbers.size())},
-        {.scale = std::ldexp(1.0F, -exponent)});
-  }
-
-  /// How many finite numbers are beyond the largest of the format.
-  [[nodiscard]] std::uint64_t beyond(std::span<const float> numbers, float amax,
-                                     int exponent) const {
-    const double largest = std::ldexp(options_.format.spec().max_finite(), exponent);
-    if (static_cast<double>(amax) <= largest) return 0;
-    return static_cast<std::uint64_t>(
-        std::count_if(numbers.begin(), numbers.end(), [&](float each) {
-          const double magnitude = std::abs(static_cast<double>(each));
-          return magnitude > largest && magnitude < std::numeric_limits<double>::infinity();
-        }));
-  }
-
-  /// What `count` codes stand for, from number `first` on.
-  void decode(const std::byte* codes, std::size_t first, std::size_t count, int exponent,
-              float* to) const {
-    const Format& format = options_.format;
-    format.decode({reinterpret_cast<const std::uint8_t*>(codes) + format.code_bytes(first),
-                   format.code_bytes(count)},
-                  {to, count});
-    if (exponent != 0) multiply(std::ldexp(1.0F, exponent), {to, count});
-  }
-
-  static void multiply(float factor, std::span<float> numbers) {
-    for (float& each : numbers) each *= factor;
+  /// Rounds numbers, under a scale that the header tells, and completes their message.
+  /// @param codes where they begin in the message
+  void write(std::span<const float> numbers, const GradientWire::Scale& scale, MessageHeader header,
+             std::span<std::byte> message, std::size_t codes) const {
+    header.exponent = scale.exponent;
+    header.saturated += scale.saturated;
+    wire_.encode(numbers, scale.exponent, message.data() + codes);
+    header.seal(message);
   }
 
   /// Sends the numbers of this rank.
   template <optim::GradientSource Gradients>
   void start_terms(const Gradients& source, std::size_t number, std::size_t batches) {
-    Stage& stage = buckets_[number % buckets_in_flight].terms;
-    const Range bucket = bucket_of(number);
+    Stage& stage = stages_[number % buckets_in_flight].terms;
+    const std::size_t own = ranks_->rank();
+    const Range bucket = buckets_.bucket(number);
     stage.sent_sizes.clear();
-    stage.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      stage.sent_sizes.push_back(layout_of(bucket, piece_of(bucket, rank), false).size);
-      stage.received_sizes.push_back(
-          layout_of(bucket, piece_of(bucket, ranks_->rank()), false).size);
+      stage.sent_sizes.push_back(layout_of_terms(bucket, buckets_.piece(bucket, rank)).size);
     }
+    stage.received_sizes.assign(ranks_->size(), stage.sent_sizes[own]);
     resize(stage);
     std::size_t begin = 0;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const Range piece = piece_of(bucket, rank);
-      const Layout layout = layout_of(bucket, piece, false);
-      std::byte* const message = stage.sent.data() + begin;
-      std::byte* flag = message + sizeof(GradientMessage);
-      for_each_slot(bucket, [&](const Slot& slot, const Range&) {
-        const bool is_there = source.gradient(*slot.parameter).size() != 0;
+      const Range piece = buckets_.piece(bucket, rank);
+      const Layout layout = layout_of_terms(bucket, piece);
+      const std::span message(stage.sent.data() + begin, layout.size);
+      std::byte* flag = message.data() + sizeof(MessageHeader);
+      buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
+        const bool is_there = source.gradient(*buckets_.places()[k].parameter).size() != 0;
         *flag++ = static_cast<std::byte>(is_there ? 1 : 0);
       });
       numbers_of_piece_.resize(piece.size());
-      for_each_slot(piece, [&](const Slot& slot, const Range& range) {
+      buckets_.for_each_parameter(piece, [&](std::size_t k, const Range& range) {
+        const Place& place = buckets_.places()[k];
         float* const to = numbers_of_piece_.data() + (range.begin - piece.begin);
-        const auto& gradient = source.gradient(*slot.parameter);
+        const auto& gradient = source.gradient(*place.parameter);
         if (gradient.size() == 0) {
           std::fill_n(to, range.size(), 0.0F);
         } else {
-          copy_finite(optim::detail::gradient_elements(gradient) + (range.begin - slot.begin),
-                      range.size(), to);
+          GradientWire::copy_finite(
+              optim::detail::gradient_elements(gradient) + (range.begin - place.begin),
+              range.size(), to);
         }
       });
-      GradientMessage header = header_of(number, ranks_->rank(), rank, false);
-      encode(numbers_of_piece_, batches, header, message + layout.codes);
-      header.seal({message, layout.size});
-      if (rank != ranks_->rank()) statistics_.sent_bytes += layout.size;
+      write(numbers_of_piece_, wire_.scale_of(numbers_of_piece_, batches),
+            header_of(MessageKind::terms, number, own, rank, piece.size()), message, layout.codes);
+      if (rank != own) statistics_.sent_bytes += layout.size;
       begin += layout.size;
     }
     stage.request = ranks_->start_all_to_all({stage.sent, stage.sent_sizes},
                                              {stage.received, stage.received_sizes});
   }
 
-  /// Adds up the piece of this rank, and sends the sum.
+  /// Adds up the piece of this rank, and sends the sums to those that they are for.
   void start_sums(std::size_t number, std::size_t batches) {
-    Stage& terms = buckets_[number % buckets_in_flight].terms;
-    Stage& sums = buckets_[number % buckets_in_flight].sums;
+    Stage& terms = stages_[number % buckets_in_flight].terms;
+    Stage& sums = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
-    const Range bucket = bucket_of(number);
-    const Range piece = piece_of(bucket, own);
-    const Layout layout = layout_of(bucket, piece, false);
+    const Range bucket = buckets_.bucket(number);
+    const Range piece = buckets_.piece(bucket, own);
+    const Layout layout = layout_of_terms(bucket, piece);
     terms.request.wait();
-    GradientMessage sum = header_of(number, own, own, true);
+    std::uint64_t saturated = 0;
     std::vector<int> exponents;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const std::byte* const message = terms.received.data() + rank * layout.size;
       const auto header =
-          GradientMessage::open({message, layout.size}, header_of(number, rank, own, false));
+          MessageHeader::open(name, {message, layout.size},
+                              header_of(MessageKind::terms, number, rank, own, piece.size()));
       exponents.push_back(header.exponent);
-      sum.saturated += header.saturated;
-      const std::byte* flag = message + sizeof(GradientMessage);
-      for_each_slot(bucket, [&](Slot& slot, const Range&) {
-        slot.is_there = slot.is_there || *flag != std::byte{0};
+      saturated += header.saturated;
+      const std::byte* flag = message + sizeof(MessageHeader);
+      buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
+        sums_[k].is_there = sums_[k].is_there || *flag != std::byte{0};
         ++flag;
       });
     }
@@ -463,19 +372,41 @@ class GradientExchange {
     parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
       add_up(terms.received.data() + layout.codes, layout.size, exponents, {first, end});
     });
+    // Of the whole piece, so that each number is rounded as it is for all.
+    const GradientWire::Scale scale = wire_.scale_of(numbers_of_piece_, batches * ranks_->size());
+    const auto write_sums = [&](std::span<const float> numbers, std::span<std::byte> message) {
+      MessageHeader header = header_of(MessageKind::sums, number, own, own, numbers.size());
+      header.saturated = saturated;
+      write(numbers, scale, header, message, sizeof(header));
+    };
     sums.sent_sizes.clear();
     sums.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      sums.received_sizes.push_back(layout_of(bucket, piece_of(bucket, rank), true).size);
+      sums.sent_sizes.push_back(bytes_of_sums(buckets_.sums_for(piece, rank)));
+      sums.received_sizes.push_back(
+          bytes_of_sums(buckets_.sums_for(buckets_.piece(bucket, rank), own)));
+      if (rank != own) statistics_.sent_bytes += sums.sent_sizes.back();
     }
-    const Layout layout_of_sum = layout_of(bucket, piece, true);
-    sums.sent_sizes.push_back(layout_of_sum.size);
+    if (buckets_.owners().empty()) {  // one message to all
+      sums.sent_sizes.resize(1);
+      resize(sums);
+      write_sums(numbers_of_piece_, sums.sent);
+      sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
+      return;
+    }
     resize(sums);
-    encode(numbers_of_piece_, batches * ranks_->size(), sum,
-           sums.sent.data() + layout_of_sum.codes);
-    sum.seal(sums.sent);
-    statistics_.sent_bytes += sums.sent.size() * (ranks_->size() - 1);
-    sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
+    std::byte* message = sums.sent.data();
+    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
+      numbers_for_rank_.clear();
+      buckets_.for_each_sum(piece, rank, [&](std::size_t, const Range& range) {
+        const float* const from = numbers_of_piece_.data() + (range.begin - piece.begin);
+        numbers_for_rank_.insert(numbers_for_rank_.end(), from, from + range.size());
+      });
+      write_sums(numbers_for_rank_, {message, sums.sent_sizes[rank]});
+      message += sums.sent_sizes[rank];
+    }
+    sums.request = ranks_->start_all_to_all({sums.sent, sums.sent_sizes},
+                                            {sums.received, sums.received_sizes});
   }
 
   /// The sums of some numbers of the piece of this rank.
@@ -491,55 +422,60 @@ class GradientExchange {
     };
     for (std::size_t rank = 0; rank < exponents.size(); ++rank) {
       const std::size_t free = sum.nodes().size();
-      decode(codes + rank * apart, range.begin, size, exponents[rank], terms[free].data());
+      wire_.decode(codes + rank * apart, range.begin, exponents[rank], {terms[free].data(), size});
       sum.add(free, join);
     }
-    copy_finite(terms[sum.take(join)].data(), size, numbers_of_piece_.data() + range.begin);
+    GradientWire::copy_finite(terms[sum.take(join)].data(), size,
+                              numbers_of_piece_.data() + range.begin);
   }
 
-  /// Takes the sums of all ranks.
+  /// Takes the sums of all ranks that are for this one.
   void finish(std::size_t number, float factor) {
-    Stage& stage = buckets_[number % buckets_in_flight].sums;
-    const Range bucket = bucket_of(number);
+    Stage& stage = stages_[number % buckets_in_flight].sums;
+    const std::size_t own = ranks_->rank();
+    const Range bucket = buckets_.bucket(number);
     stage.request.wait();
-    std::size_t begin = 0;
+    const std::byte* message = stage.received.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const Range piece = piece_of(bucket, rank);
-      const Layout layout = layout_of(bucket, piece, true);
-      const std::byte* const message = stage.received.data() + begin;
-      const auto header =
-          GradientMessage::open({message, layout.size}, header_of(number, rank, rank, true));
+      const Range piece = buckets_.piece(bucket, rank);
+      const std::size_t count = buckets_.sums_for(piece, own);
+      const std::size_t size = bytes_of_sums(count);
+      const auto header = MessageHeader::open(
+          name, {message, size}, header_of(MessageKind::sums, number, rank, rank, count));
       statistics_.saturated += header.saturated;
-      numbers_of_piece_.resize(piece.size());
-      parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
-        float* const to = numbers_of_piece_.data() + first;
-        decode(message + layout.codes, first, end - first, header.exponent, to);
-        if (factor != 1) multiply(factor, {to, end - first});
+      numbers_of_piece_.resize(count);
+      parallel_ranges(count, chunk, [&](std::size_t first, std::size_t end) {
+        const std::span to(numbers_of_piece_.data() + first, end - first);
+        wire_.decode(message + sizeof(header), first, header.exponent, to);
+        if (factor == 1) return;
+        for (float& each : to) each *= factor;
       });
-      for_each_slot(piece, [&](Slot& slot, const Range& range) {
-        if (!slot.is_there) return;
-        std::memcpy(place_of(slot) + (range.begin - slot.begin),
-                    numbers_of_piece_.data() + (range.begin - piece.begin),
-                    range.size() * sizeof(float));
+      const float* from = numbers_of_piece_.data();
+      buckets_.for_each_sum(piece, own, [&](std::size_t k, const Range& range) {
+        if (sums_[k].is_there) {
+          std::memcpy(elements_of_sum(k) + (range.begin - buckets_.places()[k].begin), from,
+                      range.size() * sizeof(float));
+        }
+        from += range.size();
       });
-      begin += layout.size;
+      message += size;
     }
   }
 
   /// Where the sum of a parameter is written to.
-  [[nodiscard]] static float* place_of(Slot& slot) {
-    if (slot.to == nullptr) {
-      if (slot.sum.shape() != slot.shape) slot.sum = Array<float>(slot.shape);
-      slot.to = slot.sum.mutable_data();
+  [[nodiscard]] float* elements_of_sum(std::size_t k) {
+    Sum& sum = sums_[k];
+    if (sum.to == nullptr) {
+      const Shape& shape = buckets_.places()[k].shape;
+      if (sum.elements.shape() != shape) sum.elements = Array<float>(shape);
+      sum.to = sum.elements.mutable_data();
     }
-    return slot.to;
+    return sum.to;
   }
 
   static void resize(Stage& stage) {
     const auto total = [](const std::vector<std::size_t>& sizes) {
-      std::size_t result = 0;
-      for (const std::size_t each : sizes) result += each;
-      return result;
+      return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
     };
     stage.sent.resize(total(stage.sent_sizes));
     stage.received.resize(total(stage.received_sizes));
@@ -547,11 +483,11 @@ class GradientExchange {
 
   /// Of one rank.
   template <optim::GradientSource Gradients> void copy(const Gradients& source, float factor) {
-    for (Slot& slot : slots_) {
-      const auto& gradient = source.gradient(*slot.parameter);
-      slot.is_there = gradient.size() != 0;
-      if (!slot.is_there) continue;
-      float* const to = place_of(slot);
+    for (std::size_t k = 0; k < sums_.size(); ++k) {
+      const auto& gradient = source.gradient(*buckets_.places()[k].parameter);
+      sums_[k].is_there = gradient.size() != 0;
+      if (!sums_[k].is_there) continue;
+      float* const to = elements_of_sum(k);
       const auto* const from = optim::detail::gradient_elements(gradient);
       optim::detail::for_each_lane(gradient.size(), [=](std::size_t i, auto count) {
         const auto x = kernels::load<float>(from + i, count);
@@ -563,18 +499,20 @@ class GradientExchange {
 
   [[nodiscard]] float factor_of(std::size_t batches) const {
     const auto all = static_cast<double>(batches) * static_cast<double>(ranks_->size());
-    if (options_.combination == Combination::sum) return 1;
-    return static_cast<float>(options_.combination == Combination::mean ? 1 / all
-                                                                        : 1 / std::sqrt(all));
+    if (combination_ == Combination::sum) return 1;
+    return static_cast<float>(combination_ == Combination::mean ? 1 / all : 1 / std::sqrt(all));
   }
 
   Communicator* ranks_;
-  Options options_;
-  std::vector<Slot> slots_;  ///< in reverse order of the parameters
-  std::unordered_map<const Parameter*, std::size_t> numbers_;
-  std::size_t elements_ = 0;
-  std::array<Bucket, buckets_in_flight> buckets_;
+  Combination combination_;
+  GradientWire wire_;
+  GradientBuckets buckets_;
+  std::uint64_t hash_of_shares_;
+  std::vector<Sum> sums_;        ///< of the places of the buckets
+  GradientSummaries summaries_;  ///< of the same, if not all ranks get all sums
+  std::array<Stages, buckets_in_flight> stages_;
   std::vector<float> numbers_of_piece_;
+  std::vector<float> numbers_for_rank_;
   std::uint64_t step_ = 0;
   std::uint32_t told_ = 0;
   bool is_begun_ = false;    ///< the step
@@ -584,21 +522,22 @@ class GradientExchange {
 };
 
 template <optim::GradientSource Gradients>
-void GradientExchange::check_shape(const Gradients& source, const Slot& slot) {
-  const auto& gradient = source.gradient(*slot.parameter);
+void GradientExchange::check_shape(const Gradients& source, const Place& place) {
+  const auto& gradient = source.gradient(*place.parameter);
   require_shape(
-      gradient.size() == 0 || gradient.shape() == slot.shape, name,
-      [&] { return "a gradient in the shape of '" + slot.parameter->name + "' at first"; },
-      slot.shape, gradient.shape());
+      gradient.size() == 0 || gradient.shape() == place.shape, name,
+      [&] { return "a gradient in the shape of '" + place.parameter->name + "' at first"; },
+      place.shape, gradient.shape());
 }
 
 template <optim::GradientSource Gradients>
 void GradientExchange::advance(const Gradients& source, std::size_t batches) {
   // In one order on all ranks, whenever each of them comes to it.
-  for (; started_ < buckets(); ++started_) {
+  for (; started_ < buckets_.count(); ++started_) {
     bool is_final = true;
-    for_each_slot(bucket_of(started_),
-                  [&](const Slot& slot, const Range&) { is_final = is_final && slot.is_final; });
+    buckets_.for_each_parameter(buckets_.bucket(started_), [&](std::size_t k, const Range&) {
+      is_final = is_final && sums_[k].is_final;
+    });
     if (!is_final) return;
     start_terms(source, started_, batches);
     if (started_ >= 1) start_sums(started_ - 1, batches);
@@ -608,15 +547,15 @@ void GradientExchange::advance(const Gradients& source, std::size_t batches) {
 
 template <optim::GradientSource Gradients>
 void GradientExchange::take(const Gradients& source, const Parameter& parameter) {
-  const auto found = numbers_.find(&parameter);
-  if (ranks_->size() == 1 || found == numbers_.end()) return;
+  const auto number = buckets_.number_of(parameter);
+  if (ranks_->size() == 1 || !number) return;
   const DefaultArithmetic arithmetic;
-  Slot& slot = slots_[found->second];
-  check_shape(source, slot);
+  check_shape(source, buckets_.places()[*number]);
   if (!is_begun_) begin(1);
-  require(!slot.is_final, name, "expected an exchange after each backward, got the gradient of '",
+  Sum& sum = sums_[*number];
+  require(!sum.is_final, name, "expected an exchange after each backward, got the gradient of '",
           parameter.name, "' twice");
-  slot.is_final = true;
+  sum.is_final = true;
   advance(source, 1);
 }
 
@@ -626,17 +565,22 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   is_complete_ = false;
   require_size(name, "a number of batches", batches);
   require(!is_begun_ || batches == 1, name, "expected one batch after take, got ", batches);
-  for (const Slot& slot : slots_) check_shape(source, slot);
+  for (const Place& place : buckets_.places()) check_shape(source, place);
   if (!is_begun_) begin(batches);
   if (ranks_->size() == 1) {
     copy(source, factor_of(batches));
   } else {
-    for (Slot& slot : slots_) slot.is_final = true;
+    for (Sum& sum : sums_) sum.is_final = true;
     advance(source, batches);
-    const std::size_t all = buckets();
+    const std::size_t all = buckets_.count();
     if (all >= 1) start_sums(all - 1, batches);
     if (all >= 2) finish(all - 2, factor_of(batches));
     if (all >= 1) finish(all - 1, factor_of(batches));
+    if (!buckets_.owners().empty()) {
+      statistics_.sent_bytes += summaries_.exchange(
+          *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
+          [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
+    }
   }
   ++step_;
   is_begun_ = false;

@@ -202,6 +202,7 @@ class Adam {
   /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
+      if (settings_[k].is_kept_elsewhere) continue;
       detail::visit_state("first_moment", settings_[k].name, first_moment_[k], visit);
       detail::visit_state("second_moment", settings_[k].name, second_moment_[k], visit);
     }
@@ -269,6 +270,7 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
                                      : options_.second_moment ? options_.second_moment.get()
                                                               : options_.master_weights.get();
   for (std::size_t k = 0; k < settings_.size(); ++k) {
+    if (settings_[k].is_kept_elsewhere) continue;
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;

@@ -52,15 +52,23 @@ template <class T> [[nodiscard]] double sum_of_squares(const T* elements, std::s
   return total;
 }
 
-/// √(Σ g²) / loss_scale over the arrays gradient_of(0) to gradient_of(count − 1).
-template <class GradientOf>
-[[nodiscard]] double norm_over(std::size_t count, double loss_scale,
-                               const GradientOf& gradient_of) {
-  double squares = 0;
-  for (std::size_t k = 0; k < count; ++k) {
-    const auto& gradient = gradient_of(k);
-    squares += sum_of_squares(gradient.data(), gradient.size());
+/// Σ g² of the gradient of a parameter.
+template <GradientSource Gradients>
+[[nodiscard]] double sum_of_squares_of(const Gradients& gradients, const Parameter& parameter) {
+  if constexpr (SharedGradientSource<Gradients>) {
+    return gradients.sum_of_squares(parameter);
+  } else {
+    const auto& gradient = gradients.gradient(parameter);
+    return sum_of_squares(gradient.data(), gradient.size());
   }
+}
+
+/// √(Σ g²) / loss_scale over the gradients of parameter_at(0) to parameter_at(count − 1).
+template <GradientSource Gradients, class ParameterAt>
+[[nodiscard]] double norm_over(const Gradients& gradients, std::size_t count, double loss_scale,
+                               const ParameterAt& parameter_at) {
+  double squares = 0;
+  for (std::size_t k = 0; k < count; ++k) squares += sum_of_squares_of(gradients, parameter_at(k));
   return std::sqrt(squares) / loss_scale;
 }
 
@@ -77,9 +85,8 @@ template <GradientSource Gradients>
   require_positive("gradient_norm", "a loss scale", loss_scale);
   double norm = 0;
   in_default_arithmetic([&] {
-    norm = detail::norm_over(parameters.size(), loss_scale, [&](std::size_t k) -> decltype(auto) {
-      return gradients.gradient(*parameters[k]);
-    });
+    norm = detail::norm_over(gradients, parameters.size(), loss_scale,
+                             [&](std::size_t k) -> const Parameter& { return *parameters[k]; });
   });
   return norm;
 }

@@ -90,6 +90,7 @@ class Lamb {
   /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
+      if (settings_[k].is_kept_elsewhere) continue;
       visit("first_moment." + settings_[k].name, first_moment_[k]);
       visit("second_moment." + settings_[k].name, second_moment_[k]);
     }
@@ -128,6 +129,7 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
   const auto epsilon = static_cast<float>(options_.epsilon);
   const auto per_divisor = static_cast<float>(1 / step_gradients.divisor);
   for (std::size_t k = 0; k < settings_.size(); ++k) {
+    if (settings_[k].is_kept_elsewhere) continue;
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;

@@ -75,12 +75,26 @@ template <class Update> void for_each_lane(std::size_t size, const Update& updat
   });
 }
 
-/// True if each element, as a float and times `factor`, is at most `limit` in magnitude; a NaN is
-/// not.
-template <class T>
-[[nodiscard]] bool are_within(const T* elements, std::size_t size, float factor, float limit) {
-  const auto largest = std::bit_cast<float>(kernels::largest_magnitude_bits(elements, size));
-  return largest * factor <= limit;
+/// The shape of the gradient of a parameter, which has no elements if there is none.
+template <GradientSource Gradients>
+[[nodiscard]] Shape shape_of_gradient(const Gradients& gradients, const Parameter& parameter) {
+  if constexpr (SharedGradientSource<Gradients>) {
+    return gradients.gradient_shape(parameter);
+  } else {
+    return gradients.gradient(parameter).shape();
+  }
+}
+
+/// The largest magnitude of the elements of a gradient as floats; NaN if one is.
+template <GradientSource Gradients>
+[[nodiscard]] float largest_magnitude_of(const Gradients& gradients, const Parameter& parameter) {
+  if constexpr (SharedGradientSource<Gradients>) {
+    return std::bit_cast<float>(gradients.largest_magnitude_bits(parameter));
+  } else {
+    const auto& gradient = gradients.gradient(parameter);
+    return std::bit_cast<float>(
+        kernels::largest_magnitude_bits(gradient_elements(gradient), gradient.size()));
+  }
 }
 
 /// Largest sum of gradients that an optimiser keeps. Its square is finite as a float.
@@ -128,9 +142,9 @@ template <GradientSource Gradients>
   if (numbers.max_norm == std::numeric_limits<double>::infinity()) {
     return {.divisor = numbers.loss_scale, .norm = std::nullopt};
   }
-  const double norm = norm_over(
-      settings.size(), numbers.loss_scale,
-      [&](std::size_t k) -> decltype(auto) { return gradients.gradient(*settings[k].parameter); });
+  const double norm =
+      norm_over(gradients, settings.size(), numbers.loss_scale,
+                [&](std::size_t k) -> const Parameter& { return *settings[k].parameter; });
   // Some gradient is not finite then, which the caller finds and names.
   if (!std::isfinite(norm)) return {.divisor = numbers.loss_scale, .norm = norm};
   const double divisor = numbers.loss_scale / clip_factor(norm, numbers.max_norm);
@@ -184,8 +198,9 @@ template <GradientSource Gradients, class State>
             "' as floats, got codes that another optimiser made (Parameter::encoded); "
             "Parameter::set_floats takes its floats()");
     for (const std::vector<State>* state : states) {
-      require_shape((*state)[k].shape() == shape, name, in_quotes("step: a state in the shape of"),
-                    shape, (*state)[k].shape());
+      require_shape((*state)[k].shape() == settings[k].state_shape, name,
+                    in_quotes("step: a state in the shape of"), settings[k].state_shape,
+                    (*state)[k].shape());
     }
     const double rate = numbers.learning_rate * settings[k].learning_rate_factor;
     require_attribute(rate * numbers.rate_factor <= largest_rate, name,
@@ -196,11 +211,11 @@ template <GradientSource Gradients, class State>
                       "of at most 1, as more would turn the signs of weights",
                       rate * settings[k].weight_decay);
     any_expected = any_expected || shape.size() != 0;
-    const auto& gradient = gradients.gradient(parameter);
-    if (gradient.size() == 0) continue;
+    const Shape shape_of_gradient = detail::shape_of_gradient(gradients, parameter);
+    if (shape_of_gradient.size() == 0) continue;
     any = true;
-    require_shape(gradient.shape() == shape, name, in_quotes("step: a gradient in the shape of"),
-                  shape, gradient.shape());
+    require_shape(shape_of_gradient == shape, name, in_quotes("step: a gradient in the shape of"),
+                  shape, shape_of_gradient);
   }
   require(any || !any_expected, name,
           "step: expected gradients, got none for any parameter; call backward first, "
@@ -209,9 +224,7 @@ template <GradientSource Gradients, class State>
   if (numbers.allow_non_finite) return step;
   const auto per_divisor = static_cast<float>(1 / step.divisor);
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    const auto& gradient = gradients.gradient(*settings[k].parameter);
-    const auto magnitude = std::bit_cast<float>(
-        kernels::largest_magnitude_bits(gradient_elements(gradient), gradient.size()));
+    const float magnitude = largest_magnitude_of(gradients, *settings[k].parameter);
     require(magnitude * per_divisor <= numbers.largest_gradient,  // a NaN is not
             name, "step: expected gradients that are finite and not too large to be squared or ",
             "summed up as floats, once divided by the loss scale, got others for '",
@@ -254,11 +267,11 @@ void visit_steps(std::string_view name, std::uint64_t& steps, const Visitor& vis
   steps = shown;
 }
 
-/// One array of zeros for each parameter.
+/// One array of zeros for each parameter, without elements for those that are kept elsewhere.
 inline std::vector<Array<float>> zeros_like(const std::vector<ParameterSetting>& settings) {
   std::vector<Array<float>> result(settings.size());
   for (std::size_t k = 0; k < settings.size(); ++k) {
-    result[k] = Array<float>::filled(settings[k].shape, 0);
+    result[k] = Array<float>::filled(settings[k].state_shape, 0);
   }
   return result;
 }
@@ -274,11 +287,8 @@ template <GradientSource Gradients>
 [[nodiscard]] const Parameter* first_non_finite(const Gradients& gradients,
                                                 const std::vector<Parameter*>& parameters) {
   for (const Parameter* parameter : parameters) {
-    const auto& gradient = gradients.gradient(*parameter);
-    if (!detail::are_within(detail::gradient_elements(gradient), gradient.size(), 1,
-                            std::numeric_limits<float>::max())) {
-      return parameter;
-    }
+    const float magnitude = detail::largest_magnitude_of(gradients, *parameter);
+    if (!(magnitude <= std::numeric_limits<float>::max())) return parameter;  // nor is a NaN
   }
   return nullptr;
 }

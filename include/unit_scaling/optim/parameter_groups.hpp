@@ -32,6 +32,9 @@ struct ParameterGroup {
   /// In place of the optimiser's weight decay, and for every parameter of the group: without it
   /// gains and biases do not decay.
   std::optional<double> weight_decay = std::nullopt;
+  /// Another rank keeps what an optimiser keeps of these parameters, and moves them; the step here
+  /// checks their gradients alone. `distributed::ShardedOptimiser` says so.
+  bool is_kept_elsewhere = false;
 };
 
 /// What an optimiser is made of: groups, or a plain list of parameters, which is one group.
@@ -61,6 +64,8 @@ struct ParameterSetting {
   Shape shape;                  ///< of the parameter when the optimiser was made
   double learning_rate_factor;  ///< of its group and of the scale rules
   double weight_decay;          ///< λ
+  bool is_kept_elsewhere;       ///< see ParameterGroup
+  Shape state_shape;            ///< of its states: no elements if it is kept elsewhere
 };
 
 /// Every parameter of some modules, in the order of their walks. The modules must stay in place.
@@ -158,7 +163,8 @@ template <class Factor>
       const double of_kind = decays(*parameter) ? options.weight_decay : 0;
       settings.push_back({parameter, parameter->place.watch(), parameter->name, parameter->shape(),
                           group.learning_rate_factor * (is_tagged ? factor(*parameter) : 1),
-                          group.weight_decay.value_or(of_kind)});
+                          group.weight_decay.value_or(of_kind), group.is_kept_elsewhere,
+                          group.is_kept_elsewhere ? Shape{0} : parameter->shape()});
     }
   }
   require(untagged.empty() || options.allow_untagged || options.rule == Rule::none, name,

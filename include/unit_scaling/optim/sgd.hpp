@@ -81,6 +81,7 @@ class Sgd {
   /// @throws DomainError if that sets more than 2^53 steps.
   template <class Visitor> void for_each_state(const Visitor& visit) {
     for (std::size_t k = 0; k < settings_.size(); ++k) {
+      if (settings_[k].is_kept_elsewhere) continue;
       visit("momentum." + settings_[k].name, momentum_[k]);
     }
     detail::visit_steps("Sgd", steps_, visit);
@@ -111,6 +112,7 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
   last_gradient_norm_ = step_gradients.norm;
   const auto per_divisor = static_cast<float>(1 / step_gradients.divisor);
   for (std::size_t k = 0; k < settings_.size(); ++k) {
+    if (settings_[k].is_kept_elsewhere) continue;
     Parameter& parameter = *settings_[k].parameter;
     const auto& gradient = gradients.gradient(parameter);
     if (gradient.size() == 0) continue;

@@ -169,16 +169,17 @@ template <class T> [[gnu::always_inline]] inline void prefetch_line(const T* ele
   __builtin_prefetch(element, to_be_written);
 }
 
-/// A state of zeros for each parameter. @param format null for binary32.
+/// A state of zeros for each parameter, without elements for those that are kept elsewhere.
+/// @param format null for binary32.
 inline std::vector<OptimiserState> zeros_like(const std::vector<ParameterSetting>& settings,
                                               const StateFormat* format) {
   std::vector<OptimiserState> result;
   result.reserve(settings.size());
   for (const ParameterSetting& setting : settings) {
     if (format != nullptr) {
-      result.push_back(format->zeros(setting.shape));
+      result.push_back(format->zeros(setting.state_shape));
     } else {
-      result.push_back({.numbers = Array<float>::filled(setting.shape, 0)});
+      result.push_back({.numbers = Array<float>::filled(setting.state_shape, 0)});
     }
   }
   return result;

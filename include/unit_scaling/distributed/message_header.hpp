@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer distributed: what stands before the gradients in a message, so that no other bytes are
-/// taken for them.
+/// Layer distributed: what stands before the numbers in a message, so that no other bytes are taken
+/// for them.
 // unit_scaling: optional
 #pragma once
 
@@ -23,22 +23,31 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::distributed {
 
-/// The first 64 bytes of a message of gradients. All but `saturated`, `exponent` and `checksum` are
-/// known to the receiver before.
-struct GradientMessage {
-  static constexpr std::array<char, 8> own_magic{'U', 'S', 'g', 'r', 'a', 'd', '0', '1'};
+/// What a message has.
+enum class MessageKind : std::uint32_t {
+  terms,      ///< gradients of the sender
+  sums,       ///< gradients of all ranks, added up by the sender
+  summaries,  ///< what all must know of gradients that the sender has
+  weights,    ///< parameters that the sender has moved
+  states,     ///< of an optimiser
+};
+
+/// The first 64 bytes of a message. All but `saturated`, `exponent` and `checksum` are known to the
+/// receiver before.
+struct MessageHeader {
+  static constexpr std::array<char, 8> own_magic{'U', 'S', 'r', 'a', 'n', 'k', '0', '1'};
 
   std::array<char, 8> magic = own_magic;
-  std::uint64_t step = 0;      ///< exchanges before this one
-  std::uint32_t bucket = 0;    ///< of the step
-  std::uint32_t from = 0;      ///< the rank that sends it
-  std::uint32_t piece = 0;     ///< of the bucket
-  std::uint32_t is_sum = 0;    ///< 1 if it is over all ranks
-  std::uint64_t elements = 0;  ///< of the piece
-  std::uint64_t saturated = 0;
-  std::uint32_t told = 0;      ///< a hash of what the sender was told: formats, factors, batches
-  std::int32_t exponent = 0;   ///< a number is its code times 2^exponent
-  std::uint64_t checksum = 0;  ///< of all other bytes
+  std::uint64_t step = 0;    ///< exchanges before this one
+  std::uint32_t bucket = 0;  ///< of the step
+  std::uint32_t from = 0;    ///< the rank that sends it
+  std::uint32_t piece = 0;   ///< of the bucket
+  MessageKind kind = MessageKind::terms;
+  std::uint64_t elements = 0;   ///< that follow: numbers, or bytes
+  std::uint64_t saturated = 0;  ///< numbers of the piece; see ExchangeStatistics
+  std::uint32_t told = 0;       ///< a hash of what the sender was told: formats, factors, batches
+  std::int32_t exponent = 0;    ///< a number is its code times 2^exponent
+  std::uint64_t checksum = 0;   ///< of all other bytes
 
   /// Writes the header, and the checksum of all, before what is in the message already.
   /// @pre there is room for it
@@ -50,14 +59,16 @@ struct GradientMessage {
   }
 
   /// The header of a message that has come.
+  /// @param receiver who is named in an error
   /// @param expected all that is known of it
   /// @throws CommunicationError unless it is that message, whole.
-  [[nodiscard]] static GradientMessage open(std::span<const std::byte> message,
-                                            const GradientMessage& expected) {
-    GradientMessage header;
+  [[nodiscard]] static MessageHeader open(std::string_view receiver,
+                                          std::span<const std::byte> message,
+                                          const MessageHeader& expected) {
+    MessageHeader header;
     const auto check = [&](bool holds, std::string_view what, const auto& value, const auto& got) {
       if (holds) return;
-      throw CommunicationError("GradientExchange: expected " + std::string(what) + " " +
+      throw CommunicationError(std::string(receiver) + ": expected " + std::string(what) + " " +
                                std::to_string(value) + " in a message of rank " +
                                std::to_string(expected.from) + ", got " + std::to_string(got));
     };
@@ -68,7 +79,7 @@ struct GradientMessage {
           message.size());
     std::memcpy(&header, message.data(), sizeof(header));
     if (header.magic != own_magic) {
-      throw CommunicationError("GradientExchange: expected gradients in a message of rank " +
+      throw CommunicationError(std::string(receiver) + ": expected a header in a message of rank " +
                                std::to_string(expected.from) + ", got other bytes");
     }
     check_same("the checksum", checksum_of(message), header.checksum);
@@ -76,9 +87,10 @@ struct GradientMessage {
     check_same("bucket", expected.bucket, header.bucket);
     check_same("sender", expected.from, header.from);
     check_same("piece", expected.piece, header.piece);
-    check_same("stage", expected.is_sum, header.is_sum);
+    check_same("kind", static_cast<std::uint32_t>(expected.kind),
+               static_cast<std::uint32_t>(header.kind));
     check_same("a number of elements of", expected.elements, header.elements);
-    check_same("the hash of options and number of batches", expected.told, header.told);
+    check_same("the hash of options, sizes and number of batches", expected.told, header.told);
     constexpr int largest_exponent = 127;
     check(header.exponent >= -largest_exponent && header.exponent <= largest_exponent,
           "an exponent within", largest_exponent, header.exponent);
@@ -92,7 +104,7 @@ struct GradientMessage {
     std::uint64_t hash =
         unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, message.size());
     for (std::size_t i = 0; i < message.size(); i += word_bytes) {
-      if (i == offsetof(GradientMessage, checksum)) continue;
+      if (i == offsetof(MessageHeader, checksum)) continue;
       std::uint64_t word = 0;
       std::memcpy(&word, message.data() + i, std::min(word_bytes, message.size() - i));
       hash = unit_scaling::detail::next_hash(hash, word);
@@ -100,7 +112,7 @@ struct GradientMessage {
     return hash;
   }
 };
-static_assert(std::is_trivially_copyable_v<GradientMessage> && sizeof(GradientMessage) == 64);
+static_assert(std::is_trivially_copyable_v<MessageHeader> && sizeof(MessageHeader) == 64);
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed
 
