@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -84,6 +85,8 @@ struct ExchangeStatistics {
   std::uint64_t sent_bytes = 0;  ///< to other ranks, by this one, headers included
   /// Finite numbers beyond the format that became its largest, on all ranks together.
   std::uint64_t saturated = 0;
+  /// How long this rank waited for messages; what the engine copies meanwhile included.
+  std::chrono::steady_clock::duration waited{};
 };
 
 /// Adds up gradients over all ranks, and shows them as a tape does, the same bits on each rank:
@@ -436,6 +439,13 @@ class GradientExchange {
                                              {stage.received, stage.received_sizes});
   }
 
+  /// Returns when the messages have come.
+  void wait(Stage& stage) {
+    const auto start = std::chrono::steady_clock::now();
+    stage.request.wait();
+    statistics_.waited += std::chrono::steady_clock::now() - start;
+  }
+
   /// Adds up the piece of this rank, and sends the sum.
   void start_sums(std::size_t number, std::size_t batches) {
     Stage& terms = buckets_[number % buckets_in_flight].terms;
@@ -444,7 +454,7 @@ class GradientExchange {
     const Range bucket = bucket_of(number);
     const Range piece = piece_of(bucket, own);
     const Layout layout = layout_of(bucket, piece, false);
-    terms.request.wait();
+    wait(terms);
     GradientMessage sum = header_of(number, own, own, true);
     std::vector<int> exponents;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
@@ -501,7 +511,7 @@ class GradientExchange {
   void finish(std::size_t number, float factor) {
     Stage& stage = buckets_[number % buckets_in_flight].sums;
     const Range bucket = bucket_of(number);
-    stage.request.wait();
+    wait(stage);
     std::size_t begin = 0;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = piece_of(bucket, rank);
