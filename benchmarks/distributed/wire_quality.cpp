@@ -42,8 +42,10 @@ namespace {
 
 struct Options {
   std::filesystem::path data;
+  std::uint32_t first_seed = 1;
   std::uint32_t seeds = 5;
-  std::uint32_t steps = 300;
+  std::vector<std::string> wires;  ///< parts of the names of wires beside float32; none: all
+  std::uint32_t steps = 1200;
   std::size_t hidden_size = 64;
   std::size_t sequences = 4;  ///< of a batch
   double rate = 0.5;
@@ -211,7 +213,19 @@ void run(const Options& options) {
                       return train_as_fp8_lm(corpus, seed, options, ranks);
                     }});
   }
-  for (std::uint64_t seed = 1; seed <= options.seeds; ++seed) {
+  if (!options.wires.empty()) {
+    ways.erase(std::remove_if(ways.begin() + 1, ways.end(),
+                              [&](const Way& way) {
+                                return std::none_of(options.wires.begin(), options.wires.end(),
+                                                    [&](const std::string& part) {
+                                                      return way.name.find(part) !=
+                                                             std::string::npos;
+                                                    });
+                              }),
+               ways.end());
+  }
+  const std::uint64_t end = std::uint64_t{options.first_seed} + options.seeds;
+  for (std::uint64_t seed = options.first_seed; seed < end; ++seed) {
     for (Way& way : ways) {
       way.bits.push_back(way.train(seed));
       std::fprintf(stderr, "seed %u, %s on %zu: %.4f\n", static_cast<unsigned>(seed),
@@ -239,6 +253,10 @@ int main(int argc, char** argv) try {
   CLI::App app("Trains a small decoder with gradients in several formats on the wire.");
   app.add_option("--data", options.data, "a text")->required();
   app.add_option("--seeds", options.seeds)->check(CLI::Range(2, 1000));
+  app.add_option("--first-seed", options.first_seed);
+  app.add_option("--wires", options.wires,
+                 "parts of names, such as by_message; float32 is always run")
+      ->delimiter(',');
   app.add_option("--steps", options.steps)->check(CLI::Range(20, 1000000));
   app.add_option("--hidden", options.hidden_size)->check(CLI::Range(2, 4096));
   app.add_option("--sequences", options.sequences, "of 64 characters, in each of the four batches")
