@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -634,6 +636,24 @@ TEST(GradientExchange, RefusesSharesOfOtherRanksOrParametersAndRanksWithOtherSha
                                   exchange.exchange(given.gradients(Numbers(4, 1)));
                                 }),
                CommunicationError);
+}
+
+TEST(GradientExchange, TellsHowLongARankWaitedForAnother) {
+  constexpr auto late = std::chrono::milliseconds(200);
+  std::vector<std::chrono::steady_clock::duration> waited(2);
+  run_thread_ranks(2, [&](Communicator& ranks) {
+    GivenParameters given({100});
+    GradientExchange exchange(ranks, given.pointers());
+    ranks.barrier();
+    if (ranks.rank() == 1) std::this_thread::sleep_for(late);
+    exchange.exchange(given.gradients(Numbers(100, 1)));
+    waited[ranks.rank()] = exchange.statistics().waited;
+    exchange.exchange(given.gradients(Numbers(100, 1)));
+    EXPECT_LT(exchange.statistics().waited, late) << "of the last exchange alone";
+  });
+  // Between the barrier and its exchange rank 0 does next to nothing.
+  EXPECT_GE(waited[0], late * 9 / 10);
+  EXPECT_LT(waited[1], late);
 }
 
 /// Signal to noise of the mean of gradients of ranks, in dB: as for AllReduce, with a share of the

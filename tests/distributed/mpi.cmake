@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-# Runs mpi_ranks as a job: cmake -D "LAUNCH=mpirun;-n;2" -D PROGRAM=… -D WHAT=train
-# [-D EXPECTED=regular expression] -P mpi.cmake. With EXPECTED the job must fail, soon, and say so.
+# Runs a program, such as mpi_ranks, as a job: cmake -D "LAUNCH=mpirun;-n;2" -D PROGRAM=…
+# [-D WHAT=argument] [-D EXPECTED=regular expression] -P mpi.cmake. With EXPECTED the job must fail,
+# soon, and say so.
 set(ENV{OMPI_ALLOW_RUN_AS_ROOT} 1)  # containers run as root
 set(ENV{OMPI_ALLOW_RUN_AS_ROOT_CONFIRM} 1)
 set(ENV{OMPI_MCA_btl_vader_single_copy_mechanism} none)  # which containers forbid
-execute_process(COMMAND ${LAUNCH} "${PROGRAM}" "${WHAT}" TIMEOUT 60
+execute_process(COMMAND ${LAUNCH} "${PROGRAM}" ${WHAT} TIMEOUT 60
                 RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
 message("${output}")
 if(NOT EXPECTED)

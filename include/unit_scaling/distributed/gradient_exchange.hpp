@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -57,6 +58,8 @@ struct ExchangeStatistics {
   std::uint64_t sent_bytes = 0;  ///< to other ranks, by this one, headers included
   /// Finite numbers beyond the format that became its largest, on all ranks together.
   std::uint64_t saturated = 0;
+  /// How long this rank waited for messages; what the engine copies meanwhile included.
+  std::chrono::steady_clock::duration waited{};
 };
 
 /// Adds up gradients over all ranks, and shows them as a tape does, the same bits on each rank:
@@ -344,6 +347,13 @@ class GradientExchange {
                                              {stage.received, stage.received_sizes});
   }
 
+  /// Returns when the messages have come.
+  void wait(Stage& stage) {
+    const auto start = std::chrono::steady_clock::now();
+    stage.request.wait();
+    statistics_.waited += std::chrono::steady_clock::now() - start;
+  }
+
   /// Adds up the piece of this rank, and sends the sums to those that they are for.
   void start_sums(std::size_t number, std::size_t batches) {
     Stage& terms = stages_[number % buckets_in_flight].terms;
@@ -352,7 +362,7 @@ class GradientExchange {
     const Range bucket = buckets_.bucket(number);
     const Range piece = buckets_.piece(bucket, own);
     const Layout layout = layout_of_terms(bucket, piece);
-    terms.request.wait();
+    wait(terms);
     std::uint64_t saturated = 0;
     std::vector<int> exponents;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
@@ -434,7 +444,7 @@ class GradientExchange {
     Stage& stage = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
-    stage.request.wait();
+    wait(stage);
     const std::byte* message = stage.received.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
