@@ -5,7 +5,6 @@
 // unit_scaling: optional
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,8 +15,8 @@
 #include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
+#include "unit_scaling/distributed/message_checksum.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -86,18 +85,12 @@ struct GradientMessage {
   }
 
  private:
-  /// FNV-1a over words of eight bytes: of all but the checksum, and of the size.
+  /// Of all but the checksum itself.
   [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> message) {
-    constexpr std::size_t word_bytes = sizeof(std::uint64_t);
-    std::uint64_t hash =
-        unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, message.size());
-    for (std::size_t i = 0; i < message.size(); i += word_bytes) {
-      if (i == offsetof(GradientMessage, checksum)) continue;
-      std::uint64_t word = 0;
-      std::memcpy(&word, message.data() + i, std::min(word_bytes, message.size() - i));
-      hash = unit_scaling::detail::next_hash(hash, word);
-    }
-    return hash;
+    static_assert(offsetof(GradientMessage, checksum) + sizeof(checksum) ==
+                  sizeof(GradientMessage));
+    return message_checksum(message.subspan(sizeof(GradientMessage)),
+                            message_checksum(message.first(offsetof(GradientMessage, checksum))));
   }
 };
 static_assert(std::is_trivially_copyable_v<GradientMessage> && sizeof(GradientMessage) == 64);
