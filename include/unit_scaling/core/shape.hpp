@@ -74,18 +74,14 @@ template <std::ranges::input_range Sizes>
 /// The sum of sizes, for `operation`.
 /// @throws ShapeError if std::size_t cannot count it.
 [[nodiscard]] constexpr std::size_t size_sum(std::string_view operation,
-                                             std::span<const std::size_t> sizes) {
+                                             std::initializer_list<std::size_t> sizes) {
   std::size_t sum = 0;
   for (const std::size_t size : sizes) {
     if (__builtin_add_overflow(sum, size, &sum)) {
-      detail::throw_uncountable(operation, " + ", sizes);
+      detail::throw_uncountable(operation, " + ", {sizes.begin(), sizes.size()});
     }
   }
   return sum;
-}
-[[nodiscard]] constexpr std::size_t size_sum(std::string_view operation,
-                                             std::initializer_list<std::size_t> sizes) {
-  return size_sum(operation, std::span<const std::size_t>(sizes.begin(), sizes.size()));
 }
 
 /// Extents of a row-major array of up to `max_rank` dimensions; the last one is contiguous.

@@ -201,7 +201,8 @@ class Communicator {
   [[nodiscard]] std::vector<std::span<Byte>> by_rank(const Pieces<Byte>& pieces) const {
     require(pieces.sizes.size() == size(), "Communicator", "expected a piece for each of ", size(),
             " ranks, got ", pieces.sizes.size());
-    const std::size_t all = size_sum("Communicator", pieces.sizes);
+    std::size_t all = 0;
+    for (const std::size_t each : pieces.sizes) all = size_sum("Communicator", {all, each});
     require(all == pieces.bytes.size(), "Communicator", "expected pieces of ", pieces.bytes.size(),
             " bytes together, got ", all);
     std::vector<std::span<Byte>> result;
