@@ -206,6 +206,16 @@ void give_up_what_is_on_its_way(Communicator& ranks) {
          "the memory of a request that was given up");
 }
 
+/// Rank 1 gives up an operation on the way out of an exception, which is what the job ends with.
+void throw_while_bytes_are_on_their_way(Communicator& ranks) {
+  const std::vector<std::byte> own(long_size);
+  std::vector<std::byte> gathered(2 * long_size);
+  auto request = ranks.start_all_gather(own, {gathered, std::vector<std::size_t>(2, long_size)});
+  if (ranks.rank() == 1) throw std::runtime_error("the disk is full");
+  request.wait();
+  ranks.barrier();
+}
+
 /// Rank 1 never takes what rank 0 has begun to send, whose memory must not be another's then.
 void give_up_what_nobody_takes(Communicator& ranks) {
   ranks.barrier();
@@ -369,6 +379,7 @@ int main(int argc, char** argv) {
       {"return", job(return_early)},
       {"exit", job(call_exit)},
       {"give_up", job(give_up_what_is_on_its_way, long_size)},
+      {"throw_on_the_way", job(throw_while_bytes_are_on_their_way, long_size)},
       {"nobody_takes", job(give_up_what_nobody_takes, long_size)},
       {"no_deadline", job([](Communicator&) {}, 1000, std::chrono::milliseconds(0))},
       {"suspend", suspend},

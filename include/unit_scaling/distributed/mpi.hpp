@@ -58,14 +58,13 @@ struct MpiOptions {
 /// A job succeeds as a whole or not at all. While an object lives, a rank that calls `std::exit`
 /// ends the job, with a line on the standard error: launchers may take it for a success.
 ///
-/// An operation that is given up while MPI still moves its bytes is waited for, for as long as the
-/// deadline says; for a second at most after an error. Then the job ends with a line, since MPI
-/// would write to memory that is no longer its own.
+/// If an operation is given up while MPI still moves its bytes, its destructor waits for them:
+/// until the deadline, or for at most a second after an error. If they are not through by then, it
+/// ends the job with a line, because MPI would use memory that is the program's again.
 class Mpi final : public Communicator {
  public:
-  /// @throws CommunicationError if MPI is finalised, or cannot be initialised; if it is for
-  /// programs
-  ///         of one thread, or for one thread of which this is another; if there is another object.
+  /// @throws CommunicationError if MPI is finalised or cannot be initialised; if the program has
+  ///         initialised it without threads, or for another thread only; if there is another Mpi.
   /// @throws DomainError unless the deadline is above 0 and at most 365 days, and parts are of 1 to
   ///         2^30 bytes.
   Mpi(int& argc, char**& argv, const MpiOptions& options = {}) : options_(options) {
