@@ -349,6 +349,52 @@ TYPED_TEST(TapeInEachPrecision, TellsOfEachGradientOnceAndWhenItIsFinal) {
   EXPECT_TRUE(tape.gradient(once).empty()) << "half a backward pass";
 }
 
+/// Σ of two layers of the parameters.
+void backward_of_two(Tape<precision::fp32>& tape, const Parameter& first, const Parameter& second) {
+  tape.clear();
+  const auto x = tape.constant(Array<float>::filled({2, 4}, 1));
+  const auto h = ops::linear(x, tape.parameter(first));
+  tape.backward(ops::sum(ops::sum(ops::linear(h, tape.parameter(second)))));
+}
+
+TEST(TapeListener, MayReplaceItselfWhileItIsCalled) {
+  const Parameter first = random_parameter("first", {4, 4}, 0);
+  const Parameter second = random_parameter("second", {4, 4}, 1);
+  Tape<precision::fp32> tape;
+  std::vector<std::string> told;
+  // Longer than what a function object holds in itself, so that freed memory would be read.
+  tape.on_final_gradient([&, prefix = std::string(100, 'x')](const Parameter& parameter) {
+    tape.on_final_gradient([&](const Parameter& next) { told.push_back("next " + next.name); });
+    told.push_back(prefix + " " + parameter.name);
+  });
+  backward_of_two(tape, first, second);
+  EXPECT_EQ(told, (std::vector<std::string>{std::string(100, 'x') + " second", "next first"}));
+  told.clear();
+  tape.on_final_gradient([&](const Parameter& parameter) {
+    tape.on_final_gradient({});
+    told.push_back(parameter.name);
+  });
+  for (int step = 0; step < 2; ++step) backward_of_two(tape, first, second);
+  EXPECT_EQ(told, std::vector<std::string>{"second"});
+}
+
+TEST(TapeListener, ThatClearsTheTapeEndsTheBackwardPassWithAnError) {
+  const Parameter first = random_parameter("first", {4, 4}, 0);
+  const Parameter second = random_parameter("second", {4, 4}, 1);
+  for (const std::string at : {"second", "first"}) {
+    Tape<precision::fp32> tape;
+    tape.on_final_gradient([&](const Parameter& parameter) {
+      if (parameter.name == at) tape.clear();
+    });
+    expect_error<std::invalid_argument>([&] { backward_of_two(tape, first, second); },
+                                        {"backward", "Tape::clear by a listener"});
+    EXPECT_TRUE(tape.gradient(second).empty());
+    tape.on_final_gradient({});
+    backward_of_two(tape, first, second);  // the tape can be used
+    EXPECT_FALSE(tape.gradient(first).empty());
+  }
+}
+
 TEST(TapeGradient, OfAValueUsedSeveralTimesIsTheSum) {
   Tape<precision::fp32> tape;
   const auto x = tape.input(Array<float>({2}, {1, 2}));

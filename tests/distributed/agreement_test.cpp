@@ -84,11 +84,14 @@ TEST(Agreement, OtherShapesAndOtherSeedsAreFound) {
   EXPECT_EQ(seeds[0].find("rank 2"), std::string::npos) << seeds[0];
 }
 
-TEST(Agreement, KeysOfItsOwnAreTaken) {
+TEST(Agreement, ComparesWhatBitsDependOnUnderKeysOfItsOwn) {
   run_thread_ranks(1, [](Communicator& ranks) {
-    train::Fingerprint told;
-    told.add("byte order", "none");
-    expect_domain_error([&] { require_agreement(ranks, told, {}); }, {"byte order", "twice"});
+    for (const std::string key :
+         {"library version", "byte order", "target", "compiler", "number of parameters"}) {
+      train::Fingerprint told;
+      told.add(key, "none");
+      expect_domain_error([&] { require_agreement(ranks, told, {}); }, {key, "twice"});
+    }
   });
 }
 

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: MIT
 // A rank of an MPI job, for tests/distributed/mpi.cmake: `mpi_ranks WHAT`. Exit code 0 if all is as
 // expected; an error is one line.
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "distributed/small_training.hpp"
@@ -20,6 +26,7 @@ namespace {
 
 using namespace unit_scaling;
 using namespace unit_scaling_test;
+using distributed::CommunicationError;
 using distributed::Communicator;
 
 void expect(bool holds, const std::string& what) {
@@ -151,6 +158,14 @@ void call_another_operation(Communicator& ranks) {
   ranks.barrier();
 }
 
+void go_on_after_an_error(Communicator& ranks) {
+  try {
+    call_another_operation(ranks);
+  } catch (const CommunicationError&) {
+  }
+  ranks.barrier();
+}
+
 void raise_in_rank_1(Communicator& ranks, int signal) {
   ranks.barrier();
   if (ranks.rank() == 1) std::raise(signal);
@@ -158,27 +173,235 @@ void raise_in_rank_1(Communicator& ranks, int signal) {
   ranks.barrier();
 }
 
+void stop_ranks_1_and_2(Communicator& ranks) {
+  ranks.barrier();
+  if (ranks.rank() == 1 || ranks.rank() == 2) std::raise(SIGSTOP);
+  ranks.barrier();
+}
+
+void return_early(Communicator& ranks) {
+  if (ranks.rank() != 1) ranks.barrier();
+}
+
+void call_exit(Communicator& ranks) {
+  if (ranks.rank() == 1) std::exit(0);
+  ranks.barrier();
+}
+
+constexpr std::size_t long_size = std::size_t{64} << 20U;  // which no engine copies at once
+
+/// Rank 0 gives up an operation of which bytes are on their way to it, and then finds out whether
+/// MPI leaves its memory alone.
+void give_up_what_is_on_its_way(Communicator& ranks) {
+  const std::vector<std::byte> own(long_size, std::byte{7});
+  std::vector<std::byte> gathered(2 * long_size);
+  {
+    auto request = ranks.start_all_gather(own, {gathered, std::vector<std::size_t>(2, long_size)});
+    if (ranks.rank() == 1) {
+      request.wait();
+    } else {
+      // Looks elsewhere until MPI knows of the message.
+      for (int k = 0; k < 20; ++k) {
+        int is_there = 0;
+        MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &is_there, MPI_STATUS_IGNORE);
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    }
+  }
+  if (ranks.rank() == 0) std::fill(gathered.begin(), gathered.end(), std::byte{2});
+  MPI_Barrier(MPI_COMM_WORLD);  // in which MPI moves what there is
+  expect(ranks.rank() == 1 || gathered == std::vector<std::byte>(gathered.size(), std::byte{2}),
+         "the memory of a request that was given up");
+}
+
+/// Rank 1 gives up an operation on the way out of an exception, which is what the job ends with.
+void throw_while_bytes_are_on_their_way(Communicator& ranks) {
+  const std::vector<std::byte> own(long_size);
+  std::vector<std::byte> gathered(2 * long_size);
+  auto request = ranks.start_all_gather(own, {gathered, std::vector<std::size_t>(2, long_size)});
+  if (ranks.rank() == 1) throw std::runtime_error("the disk is full");
+  request.wait();
+  ranks.barrier();
+}
+
+/// Rank 1 never takes what rank 0 has begun to send, whose memory must not be another's then.
+void give_up_what_nobody_takes(Communicator& ranks) {
+  ranks.barrier();
+  if (ranks.rank() == 1) std::raise(SIGSTOP);
+  const std::vector<std::byte> own(long_size);
+  std::vector<std::byte> gathered(2 * long_size);
+  try {
+    ranks.all_gather(own, {gathered, std::vector<std::size_t>(2, long_size)});
+  } catch (const CommunicationError&) {
+    throw std::runtime_error("memory that MPI still sends is the program's again");
+  }
+}
+
+// What is done around a job.
+
+/// Stops this process some time after `begin` has been called, and lets it go on later.
+class Suspension {
+ public:
+  /// Before MPI is initialised: the process is doubled.
+  Suspension() {
+    if (pipe(ends_) != 0) throw std::runtime_error("no pipe");
+    const pid_t suspended = getpid();
+    if (fork() != 0) return;
+    char byte = 0;
+    if (read(ends_[0], &byte, 1) == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      kill(suspended, SIGSTOP);
+      std::this_thread::sleep_for(std::chrono::milliseconds(4500));
+      kill(suspended, SIGCONT);
+    }
+    _exit(0);
+  }
+  void begin() const { expect(write(ends_[1], "", 1) == 1, "a byte in a pipe"); }
+
+ private:
+  int ends_[2] = {};
+};
+
+/// The whole job is suspended for longer than its deadline.
+int suspend(int& argc, char**& argv) {
+  const Suspension suspension;
+  return distributed::run_mpi(argc, argv,
+                              [&](Communicator& ranks) {
+                                ranks.barrier();
+                                suspension.begin();
+                                // By its own count, so that rank 0 waits once both go on.
+                                for (int k = 0; ranks.rank() == 1 && k < 150; ++k) {
+                                  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+                                }
+                                ranks.barrier();
+                              },
+                              {.deadline = std::chrono::seconds(3)});
+}
+
+template <class Error, class Call> void expect_error(const Call& call, const std::string& part) {
+  try {
+    call();
+  } catch (const Error& error) {
+    expect(std::string(error.what()).find(part) != std::string::npos, error.what());
+    return;
+  }
+  throw std::runtime_error("not as expected: no error with '" + part + "'");
+}
+
+int refuse_options(int& argc, char**& argv) {
+  using std::chrono::milliseconds;
+  const auto expect_refused = [&](const distributed::MpiOptions& options, const char* part) {
+    expect_error<DomainError>([&] { distributed::Mpi(argc, argv, options); }, part);
+  };
+  expect_refused({.deadline = milliseconds(0)}, "Mpi: expected a deadline above 0, got 0 ms");
+  expect_refused({.deadline = milliseconds::max()}, "Mpi: expected a deadline of at most 365 days");
+  expect_refused({.largest_part = 0}, "Mpi: expected parts of 1 to 2^30 bytes, got 0");
+  expect_refused({.largest_part = (std::size_t{1} << 30U) + 1}, "2^30 bytes, got 1073741825");
+  // MPI is initialised by now, and finalised all the same.
+  distributed::Mpi(argc, argv).barrier();
+  int is_finalised = 0;
+  MPI_Finalized(&is_finalised);
+  expect(is_finalised == 1, "MPI after the object that initialised it");
+  return 0;
+}
+
+/// A program that uses MPI itself.
+int use_own_mpi(int& argc, char**& argv) {
+  int level = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
+  for (int k = 0; k < 2; ++k) {
+    distributed::Mpi ranks(argc, argv);
+    ranks.barrier();
+    expect_error<CommunicationError>([&] { distributed::Mpi(argc, argv); }, "a second one");
+    ranks.barrier();
+  }
+  MPI_Errhandler handler = MPI_ERRHANDLER_NULL;
+  MPI_Comm_get_errhandler(MPI_COMM_WORLD, &handler);
+  expect(handler == MPI_ERRORS_ARE_FATAL, "the program's own handler of errors");
+  MPI_Errhandler_free(&handler);
+  if (level == MPI_THREAD_FUNNELED) {
+    std::thread([&] {
+      expect_error<CommunicationError>([&] { distributed::Mpi(argc, argv); },
+                                       "expected the thread that has initialised MPI");
+    }).join();
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+  MPI_Finalize();
+  expect_error<CommunicationError>([&] { distributed::Mpi(argc, argv); }, "is not finalised");
+  return 0;
+}
+
+int use_mpi_of_one_thread(int& argc, char**& argv) {
+  int level = 0;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_SINGLE, &level);
+  if (level == MPI_THREAD_SINGLE) {
+    expect_error<CommunicationError>([&] { distributed::Mpi(argc, argv); }, "got one without");
+  }
+  MPI_Finalize();
+  return 0;
+}
+
+int run_twice(int& argc, char**& argv) {
+  const auto run = [&] {
+    return distributed::run_mpi(argc, argv, [](Communicator& ranks) { ranks.barrier(); });
+  };
+  return run() == 0 ? run() : 0;
+}
+
+int throw_past_the_object(int& argc, char**& argv) {
+  try {
+    distributed::Mpi ranks(argc, argv);
+    ranks.barrier();
+    if (ranks.rank() == 1) throw std::runtime_error("rank 1 has no data");
+    ranks.barrier();
+  } catch (const std::exception&) {
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::map<std::string, void (*)(Communicator&)> all{
-      {"train", train_as_threads_do},
-      {"communicate", communicate},
-      {"early", send_early},
-      {"shard", shard},
-      {"refuse", refuse_one_step},
-      {"disagree", disagree},
-      {"throw", end_on_an_error},
-      {"size", send_another_size},
-      {"operation", call_another_operation},
-      {"kill", [](Communicator& ranks) { raise_in_rank_1(ranks, SIGKILL); }},
-      {"stop", [](Communicator& ranks) { raise_in_rank_1(ranks, SIGSTOP); }},
+  using Program = std::function<int(int&, char**&)>;
+  // Messages of several parts, if `largest_part` is no other.
+  const auto job = [](void (*function)(Communicator&), std::size_t largest_part = 1000,
+                      std::chrono::milliseconds deadline = std::chrono::seconds(3)) -> Program {
+    return [=](int& count, char**& texts) {
+      return distributed::run_mpi(count, texts, function,
+                                  {.deadline = deadline, .largest_part = largest_part});
+    };
+  };
+  const std::map<std::string, Program> all{
+      {"train", job(train_as_threads_do)},
+      {"communicate", job(communicate)},
+      {"early", job(send_early)},
+      {"shard", job(shard)},
+      {"refuse", job(refuse_one_step)},
+      {"disagree", job(disagree)},
+      {"throw", job(end_on_an_error)},
+      {"size", job(send_another_size)},
+      {"operation", job(call_another_operation)},
+      {"go_on", job(go_on_after_an_error)},
+      {"kill", job([](Communicator& ranks) { raise_in_rank_1(ranks, SIGKILL); })},
+      {"stop", job([](Communicator& ranks) { raise_in_rank_1(ranks, SIGSTOP); })},
+      {"stop_two", job(stop_ranks_1_and_2)},
+      {"return", job(return_early)},
+      {"exit", job(call_exit)},
+      {"give_up", job(give_up_what_is_on_its_way, long_size)},
+      {"throw_on_the_way", job(throw_while_bytes_are_on_their_way, long_size)},
+      {"nobody_takes", job(give_up_what_nobody_takes, long_size)},
+      {"no_deadline", job([](Communicator&) {}, 1000, std::chrono::milliseconds(0))},
+      {"suspend", suspend},
+      {"options", refuse_options},
+      {"own_mpi", use_own_mpi},
+      {"one_thread", use_mpi_of_one_thread},
+      {"twice", run_twice},
+      {"throw_past", throw_past_the_object},
   };
   const auto found = argc == 2 ? all.find(argv[1]) : all.end();
   if (found == all.end()) {
     std::fprintf(stderr, "usage: mpi_ranks WHAT\n");
     return 2;
   }
-  return distributed::run_mpi(argc, argv, found->second,
-                              {.deadline = std::chrono::seconds(3), .largest_part = 1000});
+  return found->second(argc, argv);
 }

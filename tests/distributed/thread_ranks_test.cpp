@@ -2,10 +2,14 @@
 #include "unit_scaling/distributed/thread_ranks.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <numeric>
 #include <set>
@@ -203,6 +207,145 @@ TEST(ThreadRanks, OtherOperationsAndOtherSizesAreErrors) {
   EXPECT_NE(size.find("expected 4 bytes from rank 1, got 3"), std::string::npos) << size;
 }
 
+/// The error of a run of ranks; empty if there is none.
+template <class Function>
+std::string error_of(std::size_t count, const Function& function,
+                     const distributed::ThreadRanksOptions& options = {}) {
+  try {
+    run_thread_ranks(count, function, options);
+  } catch (const CommunicationError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ThreadRanks, AllRanksThatDoNotAnswerAreNamed) {
+  EXPECT_EQ(error_of(4,
+                     [](Communicator& ranks) {
+                       if (ranks.rank() % 2 == 1) std::this_thread::sleep_for(milliseconds(400));
+                       if (ranks.rank() == 2) std::this_thread::sleep_for(milliseconds(20));
+                       ranks.barrier();
+                     },
+                     {.deadline = milliseconds(100)}),
+            "rank 0: barrier on rank 0: no message from ranks 1, 3 within 100 ms");
+}
+
+TEST(ThreadRanks, AnOperationThatIsGivenUpFailsItsCommunicator) {
+  const auto give_up = [](Communicator& ranks) {
+    const Bytes own(2);
+    Bytes received(4);
+    const auto request = ranks.start_all_gather(own, {received, Sizes{2, 2}});
+  };
+  // Nothing follows.
+  const std::string text = "all_gather on rank 1: it was given up";
+  EXPECT_EQ(error_of(2,
+                     [&](Communicator& ranks) {
+                       if (ranks.rank() == 1) return give_up(ranks);
+                       const Bytes own(2);
+                       Bytes received(4);
+                       ranks.all_gather(own, {received, Sizes{2, 2}});
+                     }),
+            "rank 1: " + text);
+  // Every operation that follows throws.
+  EXPECT_EQ(error_of(2,
+                     [&](Communicator& ranks) {
+                       if (ranks.rank() == 1) {
+                         give_up(ranks);
+                         for (int k = 0; k < 2; ++k) {
+                           expect_error<CommunicationError>([&] { ranks.barrier(); },
+                                                            {"barrier on rank 1: an operation "
+                                                             "before it did not succeed: ",
+                                                             text});
+                         }
+                         EXPECT_EQ(ranks.failure(), text);
+                       }
+                     }),
+            "rank 1: " + text);
+  // Of a request that another one takes the place of.
+  EXPECT_EQ(error_of(1,
+                     [](Communicator& ranks) {
+                       auto request = ranks.start_barrier();
+                       EXPECT_EQ(ranks.failure(), "");
+                       request = ranks.start_barrier();
+                       request.wait();
+                     }),
+            "rank 0: barrier on rank 0: it was given up");
+}
+
+TEST(ThreadRanks, WhatARankThrowsIsNamedAndNotTheOperationThatItGivesUpOnTheWay) {
+  EXPECT_EQ(error_of(2,
+                     [](Communicator& ranks) {
+                       auto request = ranks.start_barrier();
+                       if (ranks.rank() == 1) throw std::out_of_range("no such batch");
+                       request.wait();
+                     }),
+            "rank 1: no such batch");
+}
+
+TEST(ThreadRanks, AnOperationThatFailsFailsItsCommunicator) {
+  // Rank 0 catches the error and goes on. Rank 1 sees none, and hears of it.
+  const std::string text = error_of(2, [](Communicator& ranks) {
+    const std::size_t own_size = ranks.rank() == 0 ? 4 : 3;
+    const Bytes own(own_size);
+    Bytes received(4 + 4);
+    if (ranks.rank() == 1) {
+      received.resize(4 + own_size);
+      ranks.all_gather(own, {received, Sizes{4, own_size}});
+    } else {
+      EXPECT_THROW(ranks.all_gather(own, {received, Sizes{4, 4}}), CommunicationError);
+    }
+    ranks.barrier();
+    ADD_FAILURE() << "a barrier was passed after an error";
+  });
+  EXPECT_EQ(text,
+            "rank 0: barrier on rank 0: an operation before it did not succeed: all_gather on rank "
+            "0: expected 4 bytes from rank 1, got 3");
+}
+
+/// Whether a process of two ranks passes a barrier to which rank 1 comes late, by its own count.
+bool passes_while_suspended() {
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      run_thread_ranks(2,
+                       [](Communicator& ranks) {
+                         for (int k = 0; ranks.rank() == 1 && k < 60; ++k) {
+                           std::this_thread::sleep_for(milliseconds(10));
+                         }
+                         ranks.barrier();
+                       },
+                       {.deadline = milliseconds(1000)});
+    } catch (...) {
+      _exit(1);
+    }
+    _exit(0);
+  }
+  std::this_thread::sleep_for(milliseconds(200));
+  kill(child, SIGSTOP);
+  std::this_thread::sleep_for(milliseconds(1500));
+  kill(child, SIGCONT);
+  int status = -1;
+  waitpid(child, &status, 0);
+  return status == 0;
+}
+
+TEST(ThreadRanks, AJobThatIsSuspendedForLongerThanTheDeadlineGoesOn) {
+  EXPECT_TRUE(passes_while_suspended());
+}
+
+TEST(ThreadRanks, ALongestDeadlineIsNoDeadlineOfNothing) {
+  const auto come_late = [](Communicator& ranks) {
+    if (ranks.rank() == 1) std::this_thread::sleep_for(milliseconds(50));
+    ranks.barrier();
+  };
+  EXPECT_EQ(error_of(2, come_late, {.deadline = std::chrono::hours(24 * 365)}), "");
+  for (const milliseconds deadline :
+       {milliseconds(std::chrono::hours(24 * 365)) + milliseconds(1), milliseconds::max()}) {
+    expect_domain_error([&] { run_thread_ranks(2, come_late, {.deadline = deadline}); },
+                        {"run_thread_ranks", "at most 365 days", "got "});
+  }
+}
+
 TEST(ThreadRanks, RefusesWrongArguments) {
   expect_domain_error([] { run_thread_ranks(0, [](Communicator&) {}); },
                       {"run_thread_ranks", "at least 1", "got 0"});
@@ -222,6 +365,17 @@ TEST(ThreadRanks, RefusesWrongArguments) {
           ranks.all_gather(bytes, {bytes, Sizes{3}});
         },
         {"Communicator", "4 bytes together", "got 3"});
+  });
+  run_thread_ranks(2, [](Communicator& ranks) {
+    // Which add up to 4 if the sum wraps.
+    const Sizes sizes{std::numeric_limits<std::size_t>::max(), 5};
+    Bytes bytes(4);
+    expect_shape_error(
+        [&] {
+          ranks.all_to_all({bytes, sizes}, {bytes, sizes});
+        },
+        {"Communicator", "+ 5"});
+    ranks.barrier();  // nothing was sent
   });
 }
 

@@ -92,6 +92,7 @@ template <Precision P> class Tape {
   using Compute = typename P::compute;
   using Observer = typename StepObserver<P>::Observer;
   using Tracer = std::function<void(const OpRecord&)>;
+  using FinalGradientListener = std::function<void(const Parameter&)>;
 
   /// @param upstream where the tape's memory comes from. The memory of another tape lets this one
   ///        use what waits there, and must outlive it.
@@ -190,11 +191,14 @@ template <Precision P> class Tape {
     unwind();
   }
 
-  /// Calls `listener(parameter)` in each `backward` from now on, once for each parameter that an op
-  /// with a gradient has read, as soon as all these ops are unwound: `gradient(parameter)` is what
-  /// it will be after `backward`, which goes on meanwhile. An empty function ends that.
-  void on_final_gradient(std::function<void(const Parameter&)> listener) {
-    final_gradient_listener_ = std::move(listener);
+  /// Calls `listener(parameter)` in each `backward` from now on, once for each parameter that a
+  /// recorded op reads, as soon as all ops that read it are unwound: `gradient(parameter)` is what
+  /// it will be after `backward`. That is empty for a parameter that the loss does not depend on.
+  /// An empty function ends that, and a listener may set another one, which hears of what follows.
+  /// If a listener clears the tape, `backward` throws std::invalid_argument.
+  void on_final_gradient(FinalGradientListener listener) {
+    final_gradient_listener_ =
+        listener ? std::make_shared<const FinalGradientListener>(std::move(listener)) : nullptr;
   }
 
   /// The gradient of a parameter after `backward`; empty if the loss does not depend on it. It
@@ -332,7 +336,7 @@ template <Precision P> class Tape {
     Shape shape = {};
     std::size_t readers = 0;  ///< see `count_readers`
     bool wanted = false;      ///< a gradient is wanted, or passes through on its way to one that is
-    const Parameter* parameter = nullptr;  ///< whose value it is: an address, not to be read
+    const Parameter* parameter = nullptr;  ///< whose value it is; read by listeners alone
     const void* elements = nullptr;        ///< of that parameter when it was recorded
     ContentVersion version = {};           ///< of that parameter when it was recorded last
     std::uint64_t numbers_version = 0;     ///< of the array of it that the tape then gave out
@@ -596,7 +600,8 @@ template <Precision P> class Tape {
   TapeMode mode_;
   std::vector<Slot> slots_;
   std::vector<NodePointer> nodes_;  ///< of the ops that a gradient passes through
-  std::function<void(const Parameter&)> final_gradient_listener_;
+  /// Shared with its own call, in which it may be replaced.
+  std::shared_ptr<const FinalGradientListener> final_gradient_listener_;
   DecodedParameters decoded_{memory_};
   std::size_t recorded_ = 0;  ///< ops since the last clear, those without a node included
   std::pmr::unordered_map<const Parameter*, std::size_t> parameters_{&records_};
@@ -727,10 +732,17 @@ template <Precision P> void Tape<P>::count_readers() {
 }
 
 template <Precision P> void Tape<P>::end_reading(const Node& node) {
+  const std::uint64_t generation = generation_;
   for (const std::size_t slot : node.input_slots) {
     if (--slots_[slot].readers != 0 || slots_[slot].parameter == nullptr) continue;
     sums_.add_up_parts(slot);
-    if (final_gradient_listener_) final_gradient_listener_(*slots_[slot].parameter);
+    const auto listener = final_gradient_listener_;
+    if (!listener) continue;
+    (*listener)(*slots_[slot].parameter);
+    if (generation_ != generation) {
+      throw std::invalid_argument(
+          "backward: expected a tape that stays as it is, got Tape::clear by a listener");
+    }
   }
 }
 

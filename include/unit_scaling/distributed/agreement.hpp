@@ -38,6 +38,13 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
 #undef UNIT_SCALING_TEXT
 #undef UNIT_SCALING_TEXT_EXPANDED
 
+/// The compiler of this file, for the same reason.
+#ifdef __clang__
+inline constexpr std::string_view compiler_name = "Clang " __clang_version__;
+#else
+inline constexpr std::string_view compiler_name = "GCC " __VERSION__;
+#endif
+
 /// FNV-1a over the bits of the numbers.
 [[nodiscard]] inline std::uint64_t hash_of(const Array<float>& numbers) {
   std::uint64_t hash = unit_scaling::detail::empty_hash;
@@ -82,9 +89,10 @@ inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_N
 ///     distributed::require_agreement(ranks, told, optim::parameters_of(model));
 ///
 /// To what was added it adds the version of the library, the order of bytes, the target
-/// (core/target.hpp), and of each parameter the shape and a hash of the master copy, which tells of
-/// other seeds. All ranks call it, and either all return or all throw the same. A rank that does
-/// not call it is one that does not answer.
+/// (core/target.hpp), the compiler, and of each parameter the shape and a hash of the master copy,
+/// which tells of other seeds. Bits may depend on the level of optimisation too, which no macro
+/// tells. All ranks call it, and either all return or all throw the same DomainError. If one rank
+/// does not call it, the others wait for it until their deadline.
 /// @throws DomainError "agreement: expected the same on all ranks, got steps is 20 on rank 0 and 40
 ///         on rank 2", with the differences of each rank to rank 0; CommunicationError.
 inline void require_agreement(Communicator& ranks, const train::Fingerprint& told,
@@ -93,6 +101,7 @@ inline void require_agreement(Communicator& ranks, const train::Fingerprint& tol
   all.add("library version", version)
       .add("byte order", std::endian::native == std::endian::little ? "little" : "big")
       .add("target", detail::target_name)
+      .add("compiler", detail::compiler_name)
       .add("number of parameters", parameters.size());
   for (std::size_t k = 0; k < parameters.size(); ++k) {
     const Parameter& parameter = *parameters[k];

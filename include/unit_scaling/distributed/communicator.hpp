@@ -5,15 +5,17 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -26,11 +28,15 @@ class CommunicationError : public std::runtime_error {
 };
 
 /// An operation of all ranks that this one has started. What it sends and what it receives must
-/// stay in place until `wait` has returned. Requests may be waited for in any order. One that is
-/// destroyed before is given up, and its communicator with it.
+/// stay in place until `wait` has returned or thrown. Requests may be waited for in any order, and
+/// none may outlive its communicator.
+///
+/// Who destroys a request before `wait` gives up the operation. The memory is the caller's again
+/// then, and all later operations of the communicator throw.
 class Request {
  public:
-  /// What an engine knows of an operation. The destructor gives it up if `wait` has not returned.
+  /// What an engine knows of an operation. After the destructor, and after a `wait` that throws,
+  /// the engine leaves the memory of the operation alone.
   class Operation {
    public:
     Operation() = default;
@@ -62,12 +68,15 @@ template <class Byte> struct Pieces {
 };
 
 /// The ranks of a job, numbered from 0, as one of them sees them. All ranks call the same
-/// operations in the same order. Each belongs to one thread.
+/// operations in the same order. One thread uses a communicator.
 ///
-/// An operation is at most one message from each rank to each other one, and an engine is asked for
-/// nothing else. What is computed from the messages is the caller's, so no result depends on the
-/// engine. The messages of an all-to-all, and of an all-gather, are as many bytes as a ring or a
-/// tree would send: (N − 1) / N of what each rank holds in the end.
+/// In an operation each rank sends at most one message to each other rank, and an engine is asked
+/// for nothing else. What is computed from the messages is the caller's, so no result depends on
+/// the engine. With pieces of one size, an all-to-all of the terms and an all-gather of their sums
+/// take 2 (N − 1) / N of the bytes from each rank, as an AllReduce around a ring does.
+///
+/// Once an operation has failed or was given up, ranks may no longer understand each other: each
+/// later operation of this rank throws, and says why.
 class Communicator {
  public:
   Communicator() = default;
@@ -78,17 +87,22 @@ class Communicator {
   [[nodiscard]] virtual std::size_t rank() const = 0;
   [[nodiscard]] virtual std::size_t size() const = 0;
 
+  /// Why operations throw from now on; empty while they do not.
+  [[nodiscard]] const std::string& failure() const& { return failure_; }
+  [[nodiscard]] std::string failure() const&& { return failure_; }
+
   /// Sends a piece to each rank, and receives one from each.
   /// @throws DomainError unless there is a size for each rank, and as many bytes as they add up to;
-  ///         CommunicationError if a rank is known to have failed.
+  ///         ShapeError if std::size_t cannot count these; CommunicationError if a rank is known to
+  ///         have failed, or an operation before this one has.
   [[nodiscard]] Request start_all_to_all(Pieces<const std::byte> sent, Pieces<std::byte> received) {
-    return start("all_to_all", by_rank(sent), by_rank(received));
+    return begin("all_to_all", by_rank(sent), by_rank(received));
   }
   /// Sends the same bytes to each rank, and receives a piece from each.
   /// @throws as above
   [[nodiscard]] Request start_all_gather(std::span<const std::byte> sent,
                                          Pieces<std::byte> received) {
-    return start("all_gather", Sent(size(), sent), by_rank(received));
+    return begin("all_gather", Sent(size(), sent), by_rank(received));
   }
   /// Sends the bytes of rank `root` to all others, where they are overwritten.
   /// @throws DomainError if there is no such rank; CommunicationError as above.
@@ -103,11 +117,11 @@ class Communicator {
     } else {
       received[root] = bytes;
     }
-    return start("broadcast", std::move(sent), std::move(received));
+    return begin("broadcast", std::move(sent), std::move(received));
   }
   /// Is done when all ranks have started it.
   /// @throws CommunicationError as above
-  [[nodiscard]] Request start_barrier() { return start("barrier", Sent(size()), Received(size())); }
+  [[nodiscard]] Request start_barrier() { return begin("barrier", Sent(size()), Received(size())); }
 
   // The same, waited for.
   void all_to_all(Pieces<const std::byte> sent, Pieces<std::byte> received) {
@@ -130,24 +144,78 @@ class Communicator {
   /// @param operation its name, in memory that stays.
   [[nodiscard]] virtual Request start(std::string_view operation, Sent sent, Received received) = 0;
 
+  /// Lets each operation from now on throw. The first reason stays.
+  void fail(std::string_view why) {
+    if (failure_.empty()) failure_ = why;
+  }
+
+  /// How an error begins: "barrier on rank 2: ".
+  [[nodiscard]] std::string place_of(std::string_view operation) const {
+    return std::string(operation) + " on rank " + std::to_string(rank()) + ": ";
+  }
+
  private:
+  /// An operation that takes its communicator with it when it fails or is given up.
+  class Tracked final : public Request::Operation {
+   public:
+    Tracked(Communicator& communicator, std::string_view operation, Request request)
+        : communicator_(&communicator), operation_(operation), request_(std::move(request)) {}
+    Tracked(const Tracked&) = delete;
+    Tracked& operator=(const Tracked&) = delete;
+    ~Tracked() override {
+      if (!is_done_) communicator_->fail(communicator_->place_of(operation_) + "it was given up");
+    }
+
+    void wait() override {
+      try {
+        request_.wait();
+      } catch (const std::exception& error) {
+        communicator_->fail(error.what());
+        throw;
+      }
+      is_done_ = true;
+    }
+
+   private:
+    Communicator* communicator_;
+    std::string_view operation_;
+    Request request_;
+    bool is_done_ = false;
+  };
+
+  [[nodiscard]] Request begin(std::string_view operation, Sent sent, Received received) {
+    if (!failure_.empty()) {
+      throw CommunicationError(place_of(operation) +
+                               "an operation before it did not succeed: " + failure_);
+    }
+    try {
+      return Request(std::make_unique<Tracked>(
+          *this, operation, start(operation, std::move(sent), std::move(received))));
+    } catch (const std::exception& error) {
+      fail(error.what());
+      throw;
+    }
+  }
+
   template <class Byte>
   [[nodiscard]] std::vector<std::span<Byte>> by_rank(const Pieces<Byte>& pieces) const {
     require(pieces.sizes.size() == size(), "Communicator", "expected a piece for each of ", size(),
             " ranks, got ", pieces.sizes.size());
-    const std::size_t all =
-        std::accumulate(pieces.sizes.begin(), pieces.sizes.end(), std::size_t{0});
+    std::size_t all = 0;
+    for (const std::size_t each : pieces.sizes) all = size_sum("Communicator", {all, each});
     require(all == pieces.bytes.size(), "Communicator", "expected pieces of ", pieces.bytes.size(),
             " bytes together, got ", all);
     std::vector<std::span<Byte>> result;
     result.reserve(size());
-    std::size_t begin = 0;
+    std::size_t first = 0;
     for (const std::size_t each : pieces.sizes) {
-      result.push_back(pieces.bytes.subspan(begin, each));
-      begin += each;
+      result.push_back(pieces.bytes.subspan(first, each));
+      first += each;
     }
     return result;
   }
+
+  std::string failure_;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -36,10 +36,11 @@ namespace UNIT_SCALING_NAMESPACE::distributed {
 ///     }
 ///     exchange.exchange(tree);
 ///
-/// With batches of one size, numbered as above, the weights of a training have the same bits on any
-/// numbers of ranks that share out as many batches in all, if each rank has a power of two of them
-/// or there is one rank: 12 batches on 1, 3, 6 and 12 ranks; 16 on 1, 2, 4, 8 and 16. On others,
-/// such as 12 on 2, all terms are the same and the last bits of their sums may differ.
+/// Let the batches of a step have one size, be numbered as above, and be as many in all whatever
+/// the number of ranks. Then the weights of a training have the same bits on one rank, and on each
+/// number of ranks that leaves a power of two of batches to each: 12 batches on 1, 3, 6 and 12
+/// ranks; 16 on 1, 2, 4, 8 and 16. Elsewhere, as with 12 on 2, the terms are the same, and the last
+/// bits of their sums may differ.
 ///
 /// `optim::GradientSum` weighs batches of any sizes, one after the other, and so its bits depend on
 /// who has which.

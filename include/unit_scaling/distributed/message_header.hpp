@@ -5,7 +5,6 @@
 // unit_scaling: optional
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,8 +15,8 @@
 #include <type_traits>
 
 #include "unit_scaling/core/target.hpp"
-#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
+#include "unit_scaling/distributed/message_checksum.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -98,18 +97,11 @@ struct MessageHeader {
   }
 
  private:
-  /// FNV-1a over words of eight bytes: of all but the checksum, and of the size.
+  /// Of all but the checksum itself.
   [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> message) {
-    constexpr std::size_t word_bytes = sizeof(std::uint64_t);
-    std::uint64_t hash =
-        unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, message.size());
-    for (std::size_t i = 0; i < message.size(); i += word_bytes) {
-      if (i == offsetof(MessageHeader, checksum)) continue;
-      std::uint64_t word = 0;
-      std::memcpy(&word, message.data() + i, std::min(word_bytes, message.size() - i));
-      hash = unit_scaling::detail::next_hash(hash, word);
-    }
-    return hash;
+    static_assert(offsetof(MessageHeader, checksum) + sizeof(checksum) == sizeof(MessageHeader));
+    return message_checksum(message.subspan(sizeof(MessageHeader)),
+                            message_checksum(message.first(offsetof(MessageHeader, checksum))));
   }
 };
 static_assert(std::is_trivially_copyable_v<MessageHeader> && sizeof(MessageHeader) == 64);

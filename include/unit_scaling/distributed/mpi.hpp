@@ -12,9 +12,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +27,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
+#include "unit_scaling/distributed/deadline.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -32,7 +35,9 @@ namespace UNIT_SCALING_NAMESPACE::distributed {
 
 /// How an MPI job is used.
 struct MpiOptions {
-  /// How long a rank waits without that anything comes before it gives up the others.
+  /// How long a rank waits in an operation while no whole part of a message comes or goes. Then it
+  /// gives up the others. A part must take less than that on the slowest link, and so must what
+  /// others compute between two operations. Time in which the job is suspended does not count.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
   /// Longer messages are sent in parts of so many bytes: MPI counts them as int.
   std::size_t largest_part = std::size_t{1} << 30;
@@ -44,32 +49,33 @@ struct MpiOptions {
 ///       return distributed::run_mpi(argc, argv, [&](distributed::Communicator& ranks) { … });
 ///     }
 ///
-/// One object, in the thread that made it. It initialises MPI and finalises it, unless the program
-/// has done so before. Messages go from rank to rank in a communicator of their own, beside what
-/// else the program sends. They are no collective operations of MPI: so a message that is too long,
-/// too short or of another operation is an error, and a rank that does not answer has a name.
+/// One object at a time, in the thread that made it. It initialises MPI unless that is initialised
+/// already, and finalises what it has initialised. Messages go from rank to rank in a communicator
+/// of their own, beside what else the program sends. They are no collective operations of MPI: so a
+/// message that is too long, too short or of another operation is an error, and a rank that does
+/// not answer has a name.
+///
+/// A job succeeds as a whole or not at all. While an object lives, a rank that calls `std::exit`
+/// ends the job, with a line on the standard error: launchers may take it for a success.
+///
+/// If an operation is given up while MPI still moves its bytes, its destructor waits for them:
+/// until the deadline, or for at most a second after an error. If they are not through by then, it
+/// ends the job with a line, because MPI would use memory that is the program's again.
 class Mpi final : public Communicator {
  public:
-  /// @throws CommunicationError if MPI cannot be initialised for a program with threads.
-  /// @throws DomainError unless the deadline is above 0, and parts are of 1 to 2^30 bytes.
+  /// @throws CommunicationError if MPI is finalised or cannot be initialised; if the program has
+  ///         initialised it without threads, or for another thread only; if there is another Mpi.
+  /// @throws DomainError unless the deadline is above 0 and at most 365 days, and parts are of 1 to
+  ///         2^30 bytes.
   Mpi(int& argc, char**& argv, const MpiOptions& options = {}) : options_(options) {
-    require(options.deadline.count() > 0, "Mpi", "expected a deadline above 0, got ",
-            options.deadline.count(), " ms");
+    // First of all, so that whoever is told of an error may be told of the rank.
+    initialise(argc, argv);
+    detail::require_deadline("Mpi", options.deadline);
     require(options.largest_part >= 1 && options.largest_part <= MpiOptions{}.largest_part, "Mpi",
             "expected parts of 1 to 2^30 bytes, got ", options.largest_part);
-    int is_initialised = 0;
-    check(MPI_Initialized(&is_initialised), "MPI_Initialized");
-    int threads = MPI_THREAD_SINGLE;
-    if (is_initialised == 0) {
-      check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads), "MPI_Init_thread");
-      is_ours_ = true;
-    } else {
-      check(MPI_Query_thread(&threads), "MPI_Query_thread");
+    if (living_ != nullptr) {
+      throw CommunicationError("Mpi: expected one object at a time, got a second one");
     }
-    if (threads < MPI_THREAD_FUNNELED) {
-      throw CommunicationError("Mpi: expected an MPI for programs with threads, got one without");
-    }
-    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_dup(MPI_COMM_WORLD, &ranks_), "MPI_Comm_dup");
     check(MPI_Comm_set_errhandler(ranks_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     int rank = 0;
@@ -78,12 +84,17 @@ class Mpi final : public Communicator {
     check(MPI_Comm_size(ranks_, &size), "MPI_Comm_size");
     rank_ = static_cast<std::size_t>(rank);
     size_ = static_cast<std::size_t>(size);
+    static const bool is_called_at_exit = std::atexit(end_job_at_exit) == 0;
+    if (!is_called_at_exit) throw CommunicationError("Mpi: std::atexit has no room");
+    living_ = this;
   }
 
   /// Ends the job if it is not whole: after a failure, or on the way out of an exception. MPI would
   /// wait for the other ranks.
   ~Mpi() override {
-    if (has_failed_ || std::uncaught_exceptions() > exceptions_) abort();
+    if (!failure().empty()) end_job(failure());
+    if (std::uncaught_exceptions() > exceptions_) end_job("ended by an exception");
+    living_ = nullptr;
     MPI_Comm_free(&ranks_);
     if (is_ours_) MPI_Finalize();
   }
@@ -91,13 +102,59 @@ class Mpi final : public Communicator {
   [[nodiscard]] std::size_t rank() const override { return rank_; }
   [[nodiscard]] std::size_t size() const override { return size_; }
 
-  /// Ends all processes of the job, this one with exit code 1.
-  [[noreturn]] void abort() const {
+  /// Ends all processes of the job, this one with exit code 1, after a line on the standard error:
+  /// "rank 2 of 4: why". Where there is no job, since MPI is not initialised yet or finalised
+  /// already, the line is "why", and the function returns.
+  static void end_job(std::string why) {
+    std::replace(why.begin(), why.end(), '\n', ' ');
+    if (!is_true(MPI_Initialized) || is_true(MPI_Finalized)) {
+      std::fprintf(stderr, "%s\n", why.c_str());
+      return;
+    }
+    int rank = 0;
+    int size = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    std::fprintf(stderr, "rank %d of %d: %s\n", rank, size, why.c_str());
+    // Launchers read the line, but may drop it once they are told to end the job (MPICH 4.0).
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    living_ = nullptr;  // MPI_Abort may call exit
     MPI_Abort(MPI_COMM_WORLD, 1);
-    std::terminate();  // not reached
   }
 
  private:
+  static void initialise(int& argc, char**& argv) {
+    if (is_true(MPI_Finalized)) {
+      throw CommunicationError(
+          "Mpi: expected an MPI that is not finalised, which a process initialises only once");
+    }
+    int threads = MPI_THREAD_SINGLE;
+    if (is_true(MPI_Initialized)) {
+      check(MPI_Query_thread(&threads), "MPI_Query_thread");
+    } else {
+      check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads), "MPI_Init_thread");
+      is_ours_ = true;
+    }
+    if (threads < MPI_THREAD_FUNNELED) {
+      throw CommunicationError("Mpi: expected an MPI for programs with threads, got one without");
+    }
+    if (threads < MPI_THREAD_SERIALIZED && !is_true(MPI_Is_thread_main)) {
+      throw CommunicationError(
+          "Mpi: expected the thread that has initialised MPI, got another one");
+    }
+  }
+
+  static void end_job_at_exit() {
+    if (living_ != nullptr) end_job("the program has called exit within the job");
+  }
+
+  /// What one of MPI's questions is answered with.
+  [[nodiscard]] static bool is_true(int (*question)(int*)) {
+    int answer = 0;
+    check(question(&answer), "MPI_Initialized, MPI_Finalized or MPI_Is_thread_main");
+    return answer != 0;
+  }
+
   /// A part of a message.
   struct Part {
     std::size_t rank;
@@ -108,69 +165,105 @@ class Mpi final : public Communicator {
   class Exchange final : public Request::Operation {
    public:
     Exchange(Mpi& mpi, std::string_view operation)
-        : mpi_(&mpi), operation_(operation), tag_(mpi.next_tag(operation)) {}
+        : mpi_(&mpi),
+          place_(mpi.place_of(operation)),
+          tag_(mpi.next_tag(operation)),
+          time_(mpi.options_.deadline) {}
 
     Exchange(const Exchange&) = delete;
     Exchange& operator=(const Exchange&) = delete;
 
-    /// What is not received yet no longer will be.
+    /// What no message has come for yet can be cancelled. What MPI has begun to move cannot, and
+    /// neither can what others are to take.
     ~Exchange() override {
       for (std::size_t k = 0; k < requests_.size(); ++k) {
-        if (requests_[k] == MPI_REQUEST_NULL) continue;
-        mpi_->has_failed_ = true;
-        if (parts_[k].is_received) MPI_Cancel(&requests_[k]);
-        MPI_Request_free(&requests_[k]);
+        if (requests_[k] != MPI_REQUEST_NULL && parts_[k].is_received) MPI_Cancel(&requests_[k]);
+      }
+      while (left_ != 0) {
+        if (look().count != 0 || pause()) continue;
+        end_job(mpi_->failure().empty() ? place_ + "it was given up" : mpi_->failure());
       }
     }
 
     /// Apart from the constructor, so that what was begun is given up if the rest cannot be.
     void begin(const Sent& sent, const Received& received) {
-      const auto& own = sent[mpi_->rank_];
-      const auto& to_self = received[mpi_->rank_];
-      if (own.size() != to_self.size()) {
-        fail("expected " + std::to_string(to_self.size()) + " bytes from itself, got " +
-             std::to_string(own.size()));
-      }
-      for (std::size_t from = 0; from < received.size(); ++from) {
-        if (from != mpi_->rank_) receive(from, received[from]);
-      }
-      for (std::size_t to = 0; to < sent.size(); ++to) {
-        if (to != mpi_->rank_) send(to, sent[to]);
-      }
-      std::copy(own.begin(), own.end(), to_self.begin());
+      or_fail([&] {
+        const auto& own = sent[mpi_->rank_];
+        const auto& to_self = received[mpi_->rank_];
+        if (own.size() != to_self.size()) {
+          fail("expected " + std::to_string(to_self.size()) + " bytes from itself, got " +
+               std::to_string(own.size()));
+        }
+        for (std::size_t from = 0; from < received.size(); ++from) {
+          if (from != mpi_->rank_) receive(from, received[from]);
+        }
+        for (std::size_t to = 0; to < sent.size(); ++to) {
+          if (to != mpi_->rank_) send(to, sent[to]);
+        }
+        std::copy(own.begin(), own.end(), to_self.begin());
+      });
     }
 
     void wait() override {
-      using Clock = std::chrono::steady_clock;
-      auto last = Clock::now();
-      std::size_t left = requests_.size();
-      std::vector<int> done(requests_.size());
-      std::vector<MPI_Status> statuses(requests_.size());
-      for (std::size_t looks = 0; left != 0; ++looks) {
-        int count = 0;
-        const int error = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
-                                       done.data(), statuses.data());
-        for (int k = 0; k < count; ++k) {
-          const auto part = static_cast<std::size_t>(done[static_cast<std::size_t>(k)]);
-          check_part(parts_[part], statuses[static_cast<std::size_t>(k)], error);
+      or_fail([&] {
+        time_.restart();
+        while (left_ != 0) {
+          const Look found = look();
+          for (std::size_t k = 0; k < found.count; ++k) {
+            check_part(parts_[static_cast<std::size_t>(done_[k])], statuses_[k], found.error);
+          }
+          check_call(found.error, "MPI_Testsome");
+          if (found.count == 0 && !pause()) give_up();
         }
-        check(error, operation_);
-        left -= static_cast<std::size_t>(count);
-        const auto now = Clock::now();
-        if (count != 0) {
-          last = now;
-          looks = 0;
-        } else if (now - last > mpi_->options_.deadline) {
-          give_up();
-        } else if (now - last > std::chrono::milliseconds(10)) {
-          std::this_thread::sleep_for(std::chrono::microseconds(50));
-        } else if (looks > 100) {
-          std::this_thread::yield();  // there may be more ranks than processors
-        }
-      }
+      });
     }
 
    private:
+    /// Calls `body()`. What that throws is known to the communicator before this object goes.
+    template <class Body> void or_fail(const Body& body) {
+      try {
+        body();
+      } catch (const std::exception& error) {
+        mpi_->fail(error.what());
+        // An error is not held back for long.
+        constexpr std::chrono::milliseconds longest = std::chrono::seconds(1);
+        time_ = detail::WaitedTime(std::min(mpi_->options_.deadline, longest));
+        throw;
+      }
+    }
+
+    /// Parts that were done at a look. `done_` and `statuses_` begin with them.
+    struct Look {
+      int error;
+      std::size_t count;
+    };
+    Look look() {
+      done_.resize(requests_.size());
+      statuses_.resize(requests_.size());
+      int count = 0;
+      const int error = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
+                                     done_.data(), statuses_.data());
+      if (error != MPI_SUCCESS && error != MPI_ERR_IN_STATUS) return {.error = error, .count = 0};
+      if (count != 0) {
+        left_ -= static_cast<std::size_t>(count);
+        time_.restart();
+        looks_ = 0;
+      }
+      return {.error = error, .count = static_cast<std::size_t>(count)};
+    }
+
+    /// After a look that found nothing.
+    /// @returns whether to look once more
+    [[nodiscard]] bool pause() {
+      if (!time_.goes_on()) return false;
+      if (time_.waited() > std::chrono::milliseconds(10)) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      } else if (++looks_ > 100) {
+        std::this_thread::yield();  // there may be more ranks than processors
+      }
+      return true;
+    }
+
     /// Calls `start(part, bytes)` for each part of a message, one without bytes if it has none.
     template <class Start> void for_each_part(std::size_t size, const Start& start) const {
       const std::size_t largest = mpi_->options_.largest_part;
@@ -186,9 +279,10 @@ class Mpi final : public Communicator {
       for_each_part(bytes.size(), [&](std::size_t begin, std::size_t count) {
         parts_.push_back({.rank = from, .bytes = count, .is_received = true});
         requests_.push_back(MPI_REQUEST_NULL);
-        check(MPI_Irecv(bytes.data() + begin, static_cast<int>(count), MPI_BYTE,
-                        static_cast<int>(from), MPI_ANY_TAG, mpi_->ranks_, &requests_.back()),
-              "MPI_Irecv");
+        check_call(MPI_Irecv(bytes.data() + begin, static_cast<int>(count), MPI_BYTE,
+                             static_cast<int>(from), MPI_ANY_TAG, mpi_->ranks_, &requests_.back()),
+                   "MPI_Irecv");
+        ++left_;
       });
     }
 
@@ -196,9 +290,10 @@ class Mpi final : public Communicator {
       for_each_part(bytes.size(), [&](std::size_t begin, std::size_t count) {
         parts_.push_back({.rank = to, .bytes = count, .is_received = false});
         requests_.push_back(MPI_REQUEST_NULL);
-        check(MPI_Isend(bytes.data() + begin, static_cast<int>(count), MPI_BYTE,
-                        static_cast<int>(to), tag_, mpi_->ranks_, &requests_.back()),
-              "MPI_Isend");
+        check_call(MPI_Isend(bytes.data() + begin, static_cast<int>(count), MPI_BYTE,
+                             static_cast<int>(to), tag_, mpi_->ranks_, &requests_.back()),
+                   "MPI_Isend");
+        ++left_;
       });
     }
 
@@ -213,7 +308,7 @@ class Mpi final : public Communicator {
              ", got one of another");
       }
       int bytes = 0;
-      check(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
+      check_call(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
       if (bytes < 0 || static_cast<std::size_t>(bytes) != part.bytes) {
         fail("expected " + std::to_string(part.bytes) + " bytes from rank " +
              std::to_string(part.rank) + ", got " + std::to_string(bytes));
@@ -221,32 +316,43 @@ class Mpi final : public Communicator {
     }
 
     [[noreturn]] void give_up() const {
+      const auto within = " within " + std::to_string(mpi_->options_.deadline.count()) + " ms";
+      const auto silent = due(true);
+      if (!silent.empty()) fail("no message from " + detail::names_of(silent) + within);
+      fail("nobody receives on " + detail::names_of(due(false)) + within);
+    }
+
+    /// The ranks of the parts that are not received, or sent, yet.
+    [[nodiscard]] std::vector<std::size_t> due(bool is_received) const {
+      std::vector<std::size_t> ranks;
       for (std::size_t k = 0; k < requests_.size(); ++k) {
-        if (requests_[k] == MPI_REQUEST_NULL) continue;
-        fail((parts_[k].is_received ? "no message from rank " : "nobody receives on rank ") +
-             std::to_string(parts_[k].rank) + " within " +
-             std::to_string(mpi_->options_.deadline.count()) + " ms");
+        if (requests_[k] == MPI_REQUEST_NULL || parts_[k].is_received != is_received) continue;
+        if (ranks.empty() || ranks.back() != parts_[k].rank) ranks.push_back(parts_[k].rank);
       }
-      fail("no answer within the deadline");
+      return ranks;
+    }
+
+    void check_call(int error, std::string_view call) const {
+      if (error != MPI_SUCCESS) fail(std::string(call) + ": " + text_of(error));
     }
 
     [[noreturn]] void fail(const std::string& what) const {
-      throw CommunicationError(std::string(operation_) + " on rank " + std::to_string(mpi_->rank_) +
-                               ": " + what);
+      throw CommunicationError(place_ + what);
     }
 
     Mpi* mpi_;
-    std::string_view operation_;
+    std::string place_;
     int tag_;
+    detail::WaitedTime time_;
+    std::size_t looks_ = 0;
     std::vector<Part> parts_;
     std::vector<MPI_Request> requests_;  ///< of the parts
+    std::size_t left_ = 0;               ///< requests that are not done
+    std::vector<int> done_;
+    std::vector<MPI_Status> statuses_;
   };
 
   Request start(std::string_view operation, Sent sent, Received received) override {
-    if (has_failed_) {
-      throw CommunicationError(std::string(operation) + " on rank " + std::to_string(rank_) +
-                               ": an operation before it was given up");
-    }
     auto exchange = std::make_unique<Exchange>(*this, operation);
     exchange->begin(sent, received);
     return Request(std::move(exchange));
@@ -276,38 +382,38 @@ class Mpi final : public Communicator {
     }
   }
 
+  static inline bool is_ours_ = false;         ///< whether MPI was initialised here
+  static inline const Mpi* living_ = nullptr;  ///< the one object
+
   MpiOptions options_;
   int exceptions_ = std::uncaught_exceptions();
-  bool is_ours_ = false;
-  bool has_failed_ = false;
   MPI_Comm ranks_ = MPI_COMM_NULL;
   std::size_t rank_ = 0;
   std::size_t size_ = 1;
   int operations_ = 0;
 };
 
-/// Calls `function(communicator)` as this rank of an MPI job. What it throws is one line, "rank 2
-/// of 4: why", on the standard error, and ends all processes of the job.
-/// @returns 0, for `main`
-/// @throws as the constructor of Mpi
+/// Calls `function(communicator)` as this rank of an MPI job. Whatever it throws, and what the
+/// constructor of Mpi throws, becomes one line on the standard error, "rank 2 of 4: why", and ends
+/// all processes of the job.
+///
+/// A process that a signal ends takes the job with it. Open MPI's launcher then names the rank;
+/// MPICH's tells the process and the signal only.
+/// @returns for `main`: 0, or 1 if there is no job to end
 inline int run_mpi(int& argc, char**& argv, const std::function<void(Communicator&)>& function,
                    const MpiOptions& options = {}) {
-  Mpi mpi(argc, argv, options);
-  const auto end = [&](std::string why) {
-    std::replace(why.begin(), why.end(), '\n', ' ');
-    std::fprintf(stderr, "rank %zu of %zu: %s\n", mpi.rank(), mpi.size(), why.c_str());
-    // Launchers read the line, but may drop it once they are told to end the job (MPICH 4.0).
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    mpi.abort();
-  };
+  std::optional<Mpi> mpi;  // outlives the exception, whose text is the better one
   try {
-    function(mpi);
+    mpi.emplace(argc, argv, options);
+    function(*mpi);
+    mpi.reset();
+    return 0;
   } catch (const std::exception& error) {
-    end(error.what());
+    Mpi::end_job(error.what());
   } catch (...) {
-    end("what was thrown is no std::exception");
+    Mpi::end_job("what was thrown is no std::exception");
   }
-  return 0;
+  return 1;
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

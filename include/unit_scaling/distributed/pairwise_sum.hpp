@@ -32,8 +32,9 @@ template <class Term> class PairwiseSum {
     for (std::size_t rest = count_; rest % 2 == 0; rest /= 2) join_last(join);
   }
 
-  /// The sums of 2^k terms each, with falling k, that are not added up yet. Their sum, from the
-  /// last one on, is that of all terms.
+  /// Partial sums that are not added to each other yet: one for each bit that is 1 in the number of
+  /// terms, from the highest bit to the lowest. Bit k stands for a sum of 2^k terms. Added up from
+  /// the last one to the first, they are the sum of all terms.
   [[nodiscard]] std::vector<Term>& nodes() & { return nodes_; }
   [[nodiscard]] const std::vector<Term>& nodes() const& { return nodes_; }
 

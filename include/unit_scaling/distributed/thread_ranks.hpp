@@ -26,6 +26,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
+#include "unit_scaling/distributed/deadline.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -57,30 +58,37 @@ class ThreadMessages {
     inbox.changed.notify_all();
   }
 
-  /// The message of operation `number`, when it has come.
+  /// The message of operation `number`, when it has come. Ranks are asked in ascending order.
   /// @throws CommunicationError if a rank has failed, or none comes in time.
   [[nodiscard]] Message receive(std::size_t from, std::size_t to, std::uint64_t number,
-                                std::string_view operation) {
+                                const std::string& place) {
     Inbox& inbox = inboxes_[to];
     std::unique_lock lock(inbox.mutex);
     auto found = inbox.from[from].end();
-    const bool is_known = inbox.changed.wait_for(lock, deadline_, [&] {
-      found = inbox.from[from].find(number);
-      return found != inbox.from[from].end() || has_failed_ || inboxes_[from].is_gone;
-    });
+    WaitedTime time(deadline_);
+    bool is_known = false;
+    do {
+      is_known = inbox.changed.wait_for(lock, time.slice(), [&] {
+        found = inbox.from[from].find(number);
+        return found != inbox.from[from].end() || has_failed_ || inboxes_[from].is_gone;
+      });
+    } while (!is_known && time.goes_on());
     if (found != inbox.from[from].end()) {
       Message message = std::move(found->second);
       inbox.from[from].erase(found);
       return message;
     }
+    std::vector<std::size_t> missing;
+    for (std::size_t rank = from; rank < size(); ++rank) {
+      if (!inbox.from[rank].contains(number)) missing.push_back(rank);
+    }
     lock.unlock();
     require_no_failure();
-    const std::string what = std::string(operation) + " on rank " + std::to_string(to) + ": ";
     if (is_known) {
-      throw CommunicationError(what + "rank " + std::to_string(from) +
+      throw CommunicationError(place + "rank " + std::to_string(from) +
                                " has ended and sends no message");
     }
-    throw CommunicationError(what + "no message from rank " + std::to_string(from) + " within " +
+    throw CommunicationError(place + "no message from " + names_of(missing) + " within " +
                              std::to_string(deadline_.count()) + " ms");
   }
 
@@ -146,22 +154,20 @@ class ThreadCommunicator final : public Communicator {
  private:
   class Receiving final : public Request::Operation {
    public:
-    Receiving(ThreadMessages& messages, std::size_t rank, std::uint64_t number,
-              std::string_view operation, Received received)
-        : messages_(&messages),
-          rank_(rank),
-          number_(number),
+    Receiving(ThreadCommunicator& communicator, std::string_view operation, Received received)
+        : messages_(communicator.messages_),
+          rank_(communicator.rank_),
+          number_(communicator.operations_),
           operation_(operation),
+          place_(communicator.place_of(operation)),
           received_(std::move(received)) {}
 
     void wait() override {
       for (std::size_t from = 0; from < received_.size(); ++from) {
-        const auto message = messages_->receive(from, rank_, number_, operation_);
+        const auto message = messages_->receive(from, rank_, number_, place_);
         const auto fail = [&](const std::string& expected, const std::string& got) {
-          std::string text(operation_);
-          text += " on rank " + std::to_string(rank_);
-          text += ": expected " + expected + " from rank " + std::to_string(from) + ", got ";
-          throw CommunicationError(text + got);
+          throw CommunicationError(place_ + "expected " + expected + " from rank " +
+                                   std::to_string(from) + ", got " + got);
         };
         if (message.operation != operation_) {
           fail("a message of the same operation", "one of " + std::string(message.operation));
@@ -179,12 +185,14 @@ class ThreadCommunicator final : public Communicator {
     std::size_t rank_;
     std::uint64_t number_;
     std::string_view operation_;
+    std::string place_;
     Received received_;
   };
 
   /// What is sent is copied, so that a rank that ends early takes nothing away from the others.
   Request start(std::string_view operation, Sent sent, Received received) override {
     messages_->require_no_failure();
+    auto receiving = std::make_unique<Receiving>(*this, operation, std::move(received));
     ThreadMessages::Bytes bytes;
     for (std::size_t to = 0; to < sent.size(); ++to) {
       const bool is_another = to == 0 || sent[to].data() != sent[to - 1].data() ||
@@ -194,8 +202,8 @@ class ThreadCommunicator final : public Communicator {
       }
       messages_->send(rank_, to, operations_, {.operation = operation, .bytes = bytes});
     }
-    return Request(std::make_unique<Receiving>(*messages_, rank_, operations_++, operation,
-                                               std::move(received)));
+    ++operations_;
+    return Request(std::move(receiving));
   }
 
   ThreadMessages* messages_;
@@ -207,7 +215,8 @@ class ThreadCommunicator final : public Communicator {
 
 /// How threads are ranks.
 struct ThreadRanksOptions {
-  /// How long a rank waits for a message before it gives up the one that should have sent it.
+  /// How long a rank waits for a message before it gives up the ones that have not sent it. What
+  /// others compute between two operations counts. Time in which the job is suspended does not.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
 };
 
@@ -217,14 +226,14 @@ struct ThreadRanksOptions {
 ///
 /// Once a rank throws, every operation of the others throws too and names it, so they end soon. A
 /// thread cannot be ended from outside: one that never returns keeps this function from returning,
-/// even after the others have given it up.
+/// even after the others have given it up. A rank that returns after an operation of it has failed
+/// or was given up counts as one that throws.
 /// @throws CommunicationError "rank 2: why", with what the first rank that failed has thrown nested
-///         in it; DomainError without a rank, or a deadline that is not above 0.
+///         in it; DomainError without a rank, for a deadline that is not above 0 or above 365 days.
 inline void run_thread_ranks(std::size_t ranks, const std::function<void(Communicator&)>& function,
                              const ThreadRanksOptions& options = {}) {
   require_size("run_thread_ranks", "a number of ranks", ranks);
-  require(options.deadline.count() > 0, "run_thread_ranks", "expected a deadline above 0, got ",
-          options.deadline.count(), " ms");
+  detail::require_deadline("run_thread_ranks", options.deadline);
   detail::ThreadMessages messages(ranks, options.deadline);
   std::exception_ptr first;  // written by the one rank that fails first, read when all have ended
   const auto fail = [&](std::size_t rank, std::string_view why) {
@@ -234,6 +243,7 @@ inline void run_thread_ranks(std::size_t ranks, const std::function<void(Communi
     try {
       detail::ThreadCommunicator communicator(messages, rank);
       function(communicator);
+      if (!communicator.failure().empty()) throw CommunicationError(communicator.failure());
     } catch (const std::exception& error) {
       fail(rank, error.what());
     } catch (...) {
