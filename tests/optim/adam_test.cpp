@@ -177,15 +177,21 @@ TEST(AdamW, RejectsCoupledDecay) {
       {"AdamW", "decoupled"});
 }
 
-TEST(AdamW, DecaysIndependentlyWhateverElseIsAskedFor) {
-  const auto some = [](const std::vector<Parameter*>& parameters) {
-    return AdamW(parameters, {.beta1 = 0.8, .weight_decay = 0x1p-7});
+TEST(AdamW, DecaysAsSaidOrByItsDefaultWhateverElseIsAskedFor) {
+  const auto expect_decay = [](const Adam::Options& options, double decay, WeightDecay kind) {
+    const auto run = [&](const std::vector<Parameter*>& parameters) {
+      return AdamW(parameters, options);
+    };
+    const auto actual = trained(ParameterKind::weight, shape, steps, rate, run)[0];
+    const auto expected = reference(0.8, 0.999, 1e-8, decay, kind, rate);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(actual.data()[i], expected[i], tolerance) << i;
+    }
   };
-  const auto actual = trained(ParameterKind::weight, shape, steps, rate, some)[0];
-  const auto expected = reference(0.8, 0.999, 1e-8, 0x1p-7, WeightDecay::independent, rate);
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_NEAR(actual.data()[i], expected[i], tolerance) << i;
-  }
+  expect_decay({.beta1 = 0.8, .weight_decay = 0x1p-7}, 0x1p-7, WeightDecay::independent);
+  expect_decay({.beta1 = 0.8}, 0x1p-13, WeightDecay::independent);
+  expect_decay({.beta1 = 0.8, .decay = WeightDecay::decoupled}, 0.01, WeightDecay::decoupled);
+  expect_decay({.beta1 = 0.8, .weight_decay = 0}, 0, WeightDecay::independent);
 }
 
 }  // namespace adam_test

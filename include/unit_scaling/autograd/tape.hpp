@@ -371,6 +371,7 @@ template <Precision P> class Tape {
   void count_readers();
   /// Adds up the gradients of the parameters that no other node reads, and tells the listener.
   void end_reading(const Node& node);
+  [[gnu::noinline]] void tell_final_gradient(const Parameter& parameter);
 
   /// Whether the gradient of an op is wanted: of any of its inputs.
   [[nodiscard]] bool is_gradient_wanted(std::span<const std::size_t> input_slots) const;
@@ -732,17 +733,20 @@ template <Precision P> void Tape<P>::count_readers() {
 }
 
 template <Precision P> void Tape<P>::end_reading(const Node& node) {
-  const std::uint64_t generation = generation_;
   for (const std::size_t slot : node.input_slots) {
     if (--slots_[slot].readers != 0 || slots_[slot].parameter == nullptr) continue;
     sums_.add_up_parts(slot);
-    const auto listener = final_gradient_listener_;
-    if (!listener) continue;
-    (*listener)(*slots_[slot].parameter);
-    if (generation_ != generation) {
-      throw std::invalid_argument(
-          "backward: expected a tape that stays as it is, got Tape::clear by a listener");
-    }
+    if (final_gradient_listener_) tell_final_gradient(*slots_[slot].parameter);
+  }
+}
+
+template <Precision P> void Tape<P>::tell_final_gradient(const Parameter& parameter) {
+  const std::uint64_t generation = generation_;
+  const auto listener = final_gradient_listener_;
+  (*listener)(parameter);
+  if (generation_ != generation) {
+    throw std::invalid_argument(
+        "backward: expected a tape that stays as it is, got Tape::clear by a listener");
   }
 }
 

@@ -138,7 +138,8 @@ class Adam {
     double beta1 = 0.9;
     double beta2 = 0.999;
     double epsilon = 1e-8;  ///< ε, at least 2^-70 / √(1−β₂); unit-scaled gradients are near 1
-    double weight_decay = 0;  ///< λ
+    /// λ; if nothing is said, 0 under Adam, and under AdamW 2^-13, or 0.01 where it is decoupled.
+    std::optional<double> weight_decay = std::nullopt;
     /// How λ acts; if nothing is said, coupled under Adam and independent under AdamW.
     std::optional<WeightDecay> decay = std::nullopt;
     /// Rules the model follows: sets each parameter's learning_rate_factor.
@@ -214,7 +215,7 @@ class Adam {
   Adam(std::string_view name, const ParameterGroups& groups, const Options& options)
       : name_(name),
         settings_(settings_of(name, groups,
-                              {.weight_decay = options.weight_decay,
+                              {.weight_decay = options.weight_decay ? *options.weight_decay : 0,
                                .decay_is_independent = options.decay == WeightDecay::independent,
                                .rule = options.rule,
                                .allow_untagged = options.allow_untagged},
@@ -314,21 +315,24 @@ void Adam::step(const Gradients& gradients, double learning_rate, double loss_sc
 }
 
 /// Adam with weight decay apart from the gradient: independent of the learning rate and 2^-13 a
-/// step unless said otherwise, as u-μP trains; `WeightDecay::decoupled` is AdamW as published. The
-/// reference library's independent decay goes with the schedule (λ η/η_peak); ours is λ in every
-/// step.
+/// step unless said otherwise, as u-μP trains. `WeightDecay::decoupled` is AdamW as published, with
+/// PyTorch's 0.01 unless said otherwise. The reference library's independent decay goes with the
+/// schedule (λ η/η_peak); ours is λ in every step.
 class AdamW : public Adam {
  public:
-  explicit AdamW(const ParameterGroups& groups) : AdamW(groups, Options{.weight_decay = 0x1p-13}) {}
+  explicit AdamW(const ParameterGroups& groups) : AdamW(groups, Options{}) {}
   /// @throws DomainError as Adam; or if `options.decay` is WeightDecay::coupled: that is Adam.
   AdamW(const ParameterGroups& groups, const Options& options)
-      : Adam("AdamW", groups, independent_unless_said(options)) {}
+      : Adam("AdamW", groups, decaying(options)) {}
 
  private:
-  [[nodiscard]] static Options independent_unless_said(Options options) {
+  [[nodiscard]] static Options decaying(Options options) {
     require(options.decay != WeightDecay::coupled, "AdamW",
             "expected decoupled or independent weight decay");
     if (!options.decay) options.decay = WeightDecay::independent;
+    if (!options.weight_decay) {
+      options.weight_decay = options.decay == WeightDecay::independent ? 0x1p-13 : 0.01;
+    }
     return options;
   }
 };

@@ -5,8 +5,8 @@
 
 #include <cstddef>
 #include <initializer_list>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -104,9 +104,10 @@ class DistinctParameters {
   ///         was: states are saved by name.
   void add(const Parameter* parameter) {
     require(parameter != nullptr, owner_, "expected parameters, got a null pointer");
-    require(parameters_.insert(parameter).second, owner_, "expected each parameter once, got ",
+    const auto [entry, is_new] = by_name_.emplace(parameter->name, parameter);
+    require(is_new || entry->second != parameter, owner_, "expected each parameter once, got ",
             in_quotes(parameter->name), " twice");
-    require(names_.insert(parameter->name).second, owner_,
+    require(is_new, owner_,
             "expected a name of its own for each parameter, as their states are saved by name, got "
             "two called ",
             in_quotes(parameter->name), "; give each module, or parameter, another name");
@@ -114,8 +115,7 @@ class DistinctParameters {
 
  private:
   std::string_view owner_;
-  std::set<const Parameter*> parameters_;
-  std::set<std::string_view> names_;
+  std::map<std::string_view, const Parameter*> by_name_;
 };
 
 }  // namespace detail
