@@ -23,6 +23,7 @@
 #include "distributed/tampering.hpp"
 #include "support/errors.hpp"
 #include "unit_scaling/core/random.hpp"
+#include "unit_scaling/distributed/gradient_tree.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/distributed/thread_ranks.hpp"
 
@@ -60,6 +61,18 @@ std::vector<std::vector<std::uint32_t>> exchanged(
     if (statistics != nullptr && ranks.rank() == 0) *statistics = exchange.statistics();
   });
   return result;
+}
+
+/// What a rank says of an exchange that fails; empty if none does.
+template <class Body>
+std::string text_of_error(std::size_t ranks, const Body& body,
+                          const distributed::ThreadRanksOptions& options = {}) {
+  try {
+    run_thread_ranks(ranks, body, options);
+  } catch (const CommunicationError& error) {
+    return error.what();
+  }
+  return "";
 }
 
 /// All finite numbers of a format of at most 16 bits, sorted; of zeros, the positive one.
@@ -130,6 +143,31 @@ TEST(GradientExchange, OneRankStepsOnTheSourceItself) {
       });
       EXPECT_EQ(calls, 1);
     });
+  }
+}
+
+TEST(GradientExchange, OneRankCombinesTheBatchesOfATreeAsSeveralRanksDo) {
+  for (const auto& [combination, expected] :
+       {std::pair{Combination::sum, 4.0F}, std::pair{Combination::mean, 1.0F},
+        std::pair{Combination::unit_scaled, 2.0F}}) {
+    for (const std::size_t count : {1U, 2U, 4U}) {
+      run_thread_ranks(count, [&](Communicator& ranks) {
+        GivenParameters given({3});
+        distributed::GradientTree tree(given.pointers());
+        for (std::size_t k = 0; k < 4 / count; ++k) tree.add(given.gradients(Numbers(3, 1)));
+        GradientExchange exchange(ranks, given.pointers(), {.combination = combination});
+        // What `use` returns is of no use to anyone.
+        exchange.with_sum(tree, [&](const auto& sum) {
+          EXPECT_EQ(sum.gradient(given.parameters[0]), Array<float>::filled({3}, expected));
+          return 0;
+        });
+        expect_domain_error(
+            [&] {
+              exchange.with_sum(distributed::GradientTree(given.pointers()), [](const auto&) {});
+            },
+            {"GradientExchange", "batches", "got 0"});
+      });
+    }
   }
 }
 
@@ -376,13 +414,15 @@ TEST(GradientExchange, RefusesWrongOptionsAndShapesBeforeAnythingIsSent) {
 }
 
 TEST(GradientExchange, RanksWithOtherSizesEndWithAnErrorAndDoNotHang) {
-  EXPECT_THROW(run_thread_ranks(2,
-                                [](Communicator& ranks) {
-                                  GivenParameters given({ranks.rank() == 0 ? 20U : 40U});
-                                  GradientExchange exchange(ranks, given.pointers());
-                                  exchange.exchange(given.gradients(Numbers(40, 1)));
-                                }),
-               CommunicationError);
+  // A message of another size is refused as it comes: long before the deadline.
+  const std::string text = text_of_error(2,
+                                         [](Communicator& ranks) {
+                                           GivenParameters given({ranks.rank() == 0 ? 20U : 40U});
+                                           GradientExchange exchange(ranks, given.pointers());
+                                           exchange.exchange(given.gradients(Numbers(40, 1)));
+                                         },
+                                         {.deadline = std::chrono::seconds(2)});
+  EXPECT_NE(text.find("bytes"), std::string::npos) << text;
 }
 
 TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
@@ -401,7 +441,9 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
       for (int step = 0; step < 2; ++step) {
         // What is not final yet has other numbers. Rank 2 does not take part.
         GivenGradients so_far = given.gradients(Numbers(1234, nan));
-        if (ranks.rank() != 2) {
+        if (ranks.rank() == 2) {
+          so_far = all;
+        } else {
           exchange.take(so_far, other);
           for (const std::size_t k : {3U, 1U, 2U}) {
             so_far.arrays[pointers[k]] = all.arrays.at(pointers[k]);
@@ -410,11 +452,12 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
           EXPECT_EQ(exchange.statistics().sent_bytes > 0, bucket == 100) << "534 are final";
           expect_domain_error([&] { exchange.take(so_far, *pointers[3]); },
                               {"GradientExchange", "'p3' twice"});
-          expect_domain_error([&] { exchange.exchange(all, 2); },
+          expect_domain_error([&] { exchange.exchange(so_far, 2); },
                               {"GradientExchange", "one batch", "got 2"});
           EXPECT_TRUE(exchange.gradient(*pointers[3]).empty());
+          so_far.arrays[pointers[0]] = all.arrays.at(pointers[0]);
         }
-        exchange.exchange(all);
+        exchange.exchange(so_far);
         EXPECT_EQ(given.bits(exchange), expected[ranks.rank()]);
       }
     });
@@ -422,16 +465,11 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
 }
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
-  const auto text_of = [](const auto& exchange_on) -> std::string {
-    try {
-      run_thread_ranks(2, [&](Communicator& ranks) {
-        GivenParameters given({20});
-        exchange_on(ranks, given.pointers(), given.gradients(Numbers(20, 1)));
-      });
-    } catch (const CommunicationError& error) {
-      return error.what();
-    }
-    return "nothing was thrown";
+  const auto text_of = [](const auto& exchange_on) {
+    return text_of_error(2, [&](Communicator& ranks) {
+      GivenParameters given({20});
+      exchange_on(ranks, given.pointers(), given.gradients(Numbers(20, 1)));
+    });
   };
   const std::vector<std::string> texts{
       // Of one size, so that only the hash tells.
@@ -453,27 +491,57 @@ TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
       })};
   for (const std::string& text : texts) {
     EXPECT_NE(
-        text.find("GradientExchange: expected the hash of options, sizes and number of batches"),
+        text.find("GradientExchange: expected the hash of options, parameters, sizes and number of "
+                  "batches"),
         std::string::npos)
         << text;
   }
 }
 
+TEST(GradientExchange, RanksWithOtherParametersEndWithAnError) {
+  struct Of {
+    std::string name;
+    Shape shape;
+  };
+  using Parameters = std::vector<Of>;
+  const Parameters on_rank_0{{"p", {4, 3}}, {"q", {12}}};
+  const auto text_with = [&](const Parameters& on_rank_1) {
+    return text_of_error(2, [&](Communicator& ranks) {
+      std::vector<Parameter> parameters;
+      for (const Of& each : ranks.rank() == 0 ? on_rank_0 : on_rank_1) {
+        parameters.push_back({.name = each.name, .value = Array<float>::filled(each.shape, 0)});
+      }
+      GivenGradients gradients;
+      std::vector<Parameter*> pointers;
+      for (Parameter& each : parameters) {
+        pointers.push_back(&each);
+        gradients.arrays[&each] = Array<float>::filled(each.shape(), 1);
+      }
+      GradientExchange(ranks, pointers).exchange(gradients);
+    });
+  };
+  EXPECT_EQ(text_with(on_rank_0), "");
+  // Each of as many numbers in as many parameters, so that no message has another size.
+  for (const Parameters& other :
+       {Parameters{{"q", {12}}, {"p", {4, 3}}}, Parameters{{"r", {4, 3}}, {"q", {12}}},
+        Parameters{{"p", {3, 4}}, {"q", {12}}}, Parameters{{"p", {12}}, {"q", {4, 3}}},
+        Parameters{{"p", {1, 4, 3}}, {"q", {12}}}, Parameters{{"p", {11}}, {"q", {13}}}}) {
+    EXPECT_NE(text_with(other).find("GradientExchange: expected the hash of options, parameters"),
+              std::string::npos)
+        << text_with(other);
+  }
+}
+
 /// What becomes of two exchanges of two ranks of which rank 0 hears something else.
 std::string error_after(const Tampering::Tamper& tamper, bool is_shared = false) {
-  try {
-    run_thread_ranks(2, [&](Communicator& engine) {
-      Tampering ranks(engine, tamper);
-      GivenParameters given({50, 50});
-      Options options;
-      if (is_shared) options.shares = ParameterShares(given.pointers(), 2);
-      GradientExchange exchange(ranks, given.pointers(), options);
-      for (int step = 0; step < 2; ++step) exchange.exchange(given.gradients(Numbers(100, 1)));
-    });
-  } catch (const CommunicationError& error) {
-    return error.what();
-  }
-  return "";
+  return text_of_error(2, [&](Communicator& engine) {
+    Tampering ranks(engine, tamper);
+    GivenParameters given({50, 50});
+    Options options;
+    if (is_shared) options.shares = ParameterShares(given.pointers(), 2);
+    GradientExchange exchange(ranks, given.pointers(), options);
+    for (int step = 0; step < 2; ++step) exchange.exchange(given.gradients(Numbers(100, 1)));
+  });
 }
 
 TEST(GradientExchange, AMessageThatIsNotWholeOrNotDueIsNoTermOfASum) {
@@ -509,6 +577,75 @@ TEST(GradientExchange, AMessageThatIsNotWholeOrNotDueIsNoTermOfASum) {
     if (number == 2) std::copy(before.begin(), before.end(), bytes.begin());
   });
   EXPECT_EQ(repeated, "rank 0: GradientExchange: expected step 1 in a message of rank 1, got 0");
+}
+
+TEST(GradientExchange, NoExchangeFollowsOneThatFailed) {
+  for (const bool is_taken : {false, true}) {
+    EXPECT_THROW(run_thread_ranks(
+                     2,
+                     [&](Communicator& engine) {
+                       Tampering ranks(engine, [](std::span<std::byte> bytes, std::size_t) {
+                         bytes[10] ^= std::byte{1};
+                       });
+                       GivenParameters given({4, 4, 4});
+                       GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+                       const GivenGradients source = given.gradients(Numbers(12, 1));
+                       const auto step = [&] {
+                         if (is_taken) {
+                           // The third one waits for the messages of the first one.
+                           for (const std::size_t k : {2U, 1U, 0U}) {
+                             exchange.take(source, given.parameters[k]);
+                           }
+                         }
+                         exchange.exchange(source);
+                       };
+                       try {
+                         step();
+                       } catch (const CommunicationError&) {
+                         EXPECT_TRUE(exchange.gradient(given.parameters[0]).empty());
+                         const auto expect_refusal = [](const auto& body) {
+                           expect_error<CommunicationError>(
+                               body, {"GradientExchange", "one before it failed"});
+                         };
+                         expect_refusal([&] { exchange.exchange(source); });
+                         expect_refusal([&] { exchange.take(source, given.parameters[0]); });
+                         expect_refusal([&] { exchange.with_sum(source, [](const auto&) {}); });
+                         throw;
+                       }
+                     }),
+                 CommunicationError);
+  }
+}
+
+/// Gradients of a step, as those of a Tape.
+struct GradientsOfStep : GivenGradients {
+  std::uint64_t number = 0;
+  [[nodiscard]] std::uint64_t step() const { return number; }
+};
+
+TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
+  // As if backward had thrown after its first gradient was sent.
+  for (const bool is_of_step : {false, true}) {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({4, 4});
+      GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+      GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
+      const GradientsOfStep other = gradients;
+      exchange.take(gradients, given.parameters[1]);
+      if (is_of_step) gradients.number = 1;
+      const GradientsOfStep& next = is_of_step ? gradients : other;
+      const auto expect_refusal = [](const auto& body) {
+        expect_error<CommunicationError>(body, {"GradientExchange", "gradients were taken"});
+      };
+      if (ranks.rank() == 0) {
+        expect_refusal([&] { exchange.exchange(next); });
+      } else {
+        expect_refusal([&] { exchange.take(next, given.parameters[0]); });
+      }
+      expect_error<CommunicationError>([&] { exchange.exchange(gradients); },
+                                       {"GradientExchange", "one before it failed"});
+    });
+  }
 }
 
 TEST(GradientExchange, AMessageToAnOwnerThatIsChangedIsAnError) {

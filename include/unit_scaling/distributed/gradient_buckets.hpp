@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -59,12 +61,22 @@ class GradientBuckets {
           {.parameter = parameters[k], .shape = parameters[k]->shape(), .begin = elements_});
       elements_ += places_.back().shape.size();
     }
+    add_to_hash(bucket_elements);
+    for (const Place& place : places_) {
+      add_to_hash(text_hash(place.parameter->name));
+      add_to_hash(text_hash(to_string(place.shape)));
+    }
     if (!shares) return;
+    add_to_hash(shares->hash());
     require(shares->ranks() == ranks, name, "expected shares of ", ranks, " ranks, got those of ",
             shares->ranks());
     for (const Place& place : places_) owners_.push_back(shares->owner(*place.parameter));
     if (ranks == 1) owners_.clear();  // all is for all
   }
+
+  /// The same on all ranks on which parameters have the same names and shapes in the same order,
+  /// buckets the same size and parameters the same owners.
+  [[nodiscard]] std::uint64_t hash() const { return hash_; }
 
   /// The parameters in the order of the row.
   [[nodiscard]] const std::vector<Place>& places() const& { return places_; }
@@ -138,12 +150,17 @@ class GradientBuckets {
  private:
   static constexpr const char* name = "GradientExchange";
 
+  void add_to_hash(std::uint64_t element) {
+    hash_ = unit_scaling::detail::next_hash(hash_, element);
+  }
+
   std::vector<Place> places_;
   std::unordered_map<const Parameter*, std::size_t> numbers_;
   std::vector<std::size_t> owners_;
   std::size_t elements_ = 0;
   std::size_t bucket_elements_;
   std::size_t ranks_;
+  std::uint64_t hash_ = unit_scaling::detail::empty_hash;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -16,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
@@ -122,18 +123,19 @@ class GradientExchange {
         combination_(options.combination),
         wire_(options.format, options.scaling),
         buckets_(parameters, options.bucket_elements, ranks.size(), options.shares),
-        hash_of_shares_(options.shares ? options.shares->hash() : 0),
         sums_(parameters.size()),
         summaries_(buckets_.owners()) {}
 
-  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients.
+  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients; if
+  /// it throws CommunicationError, there is no exchange after it either.
   /// @param batches whose gradients each rank has added up in the source, unweighted; as many on
   ///        each rank.
   /// @throws ShapeError if a gradient has another shape than its parameter at construction: before
   ///         anything is sent. DomainError for 0 batches.
   /// @throws CommunicationError if a rank has failed; if a message is not the one that is due: cut
-  ///         off, repeated, or changed on its way; if ranks have other options or numbers of
-  ///         batches.
+  ///         off, repeated, or changed on its way; if ranks have other options, numbers of batches,
+  ///         or parameters: names, shapes and order; after `take` of another recording, such as one
+  ///         whose backward threw; after an exchange that failed.
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
@@ -147,17 +149,24 @@ class GradientExchange {
   /// The result has the same bits, and a rank may do so or not whatever the others do. Gradients
   /// come in about the order of the buckets if parameters are in about the order of their use.
   /// @throws DomainError if it was given this parameter in this step; ShapeError and
-  ///         CommunicationError as `exchange`. A parameter of others is passed over.
+  ///         CommunicationError as `exchange`. A parameter that is not among those of the exchange
+  ///         is passed over.
   template <optim::GradientSource Gradients>
   void take(const Gradients& source, const Parameter& parameter);
 
-  /// Calls `use(gradients)` with the gradients of all ranks: after an exchange this object, or the
-  /// source itself where one rank has them all and nothing is divided, which then costs nothing.
+  /// Calls `use(gradients)` with the gradients of all ranks. These are those of this object after
+  /// `exchange(source)`. If there is one rank, and nothing to divide by, they are those of the
+  /// source itself, which costs nothing.
   /// @throws as `exchange`, and what `use` throws
   template <optim::GradientSource Gradients, class Use>
   void with_sum(const Gradients& source, const Use& use) {
-    if (ranks_->size() == 1) return use(source);
-    exchange(source);
+    std::size_t batches = 1;
+    if constexpr (std::is_same_v<Gradients, GradientTree>) batches = source.count();
+    if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
+      use(source);
+      return;
+    }
+    exchange(source, batches);
     use(*this);
   }
 
@@ -228,10 +237,54 @@ class GradientExchange {
   /// Buckets of which messages are on their way: terms, sums, and what has come.
   static constexpr std::size_t buckets_in_flight = 3;
 
+  /// Which gradients of a source are meant: those of a Tape change from step to step.
+  struct Recording {
+    const void* source = nullptr;
+    std::uint64_t step = 0;
+    friend bool operator==(const Recording&, const Recording&) = default;
+  };
+  template <optim::GradientSource Gradients>
+  [[nodiscard]] static Recording recording_of(const Gradients& source) {
+    Recording result{.source = &source};
+    if constexpr (requires { std::uint64_t{source.step()}; }) result.step = source.step();
+    return result;
+  }
+
+  /// @throws CommunicationError after an exchange that failed.
+  void require_no_failure() const {
+    if (!has_failed_) return;
+    throw CommunicationError(std::string(name) +
+                             ": expected no exchange after one before it failed: other ranks may "
+                             "be in another step");
+  }
+  /// Does what other ranks hear of. If it throws, no exchange follows.
+  template <class Work> void do_or_fail(const Work& work) {
+    try {
+      work();
+    } catch (...) {
+      has_failed_ = true;
+      throw;
+    }
+  }
+
+  /// Begins a step with the gradients of a recording, or goes on with it.
+  /// @throws CommunicationError if those of another one were taken: what other ranks have of them
+  ///         cannot be taken back.
+  void begin_or_go_on(const Recording& recording, std::size_t batches) {
+    if (!recording_) {
+      begin(batches);
+      recording_ = recording;
+    }
+    if (*recording_ == recording) return;
+    has_failed_ = true;
+    throw CommunicationError(std::string(name) +
+                             ": expected the rest of the recording of which gradients were taken, "
+                             "got another one");
+  }
+
   /// Begins a step, of which there are no gradients before its end.
   void begin(std::size_t batches) {
     is_complete_ = false;
-    is_begun_ = true;
     started_ = 0;
     statistics_ = {};
     told_ = hash_of_told(batches);
@@ -248,6 +301,9 @@ class GradientExchange {
   /// Goes on with the buckets whose gradients are final.
   template <optim::GradientSource Gradients>
   void advance(const Gradients& source, std::size_t batches);
+  /// Goes on with all buckets, to the end.
+  template <optim::GradientSource Gradients>
+  void finish_step(const Gradients& source, std::size_t batches);
 
   /// The number of the sum of a parameter, if it has a gradient on some rank.
   [[nodiscard]] std::optional<std::size_t> number_of_sum(const Parameter& parameter) const {
@@ -287,7 +343,7 @@ class GradientExchange {
     std::uint64_t hash = text_hash(to_string(wire_.format()));
     for (const std::uint64_t each :
          {static_cast<std::uint64_t>(wire_.scaling()), static_cast<std::uint64_t>(combination_),
-          std::uint64_t{buckets_.bucket_elements()}, std::uint64_t{batches}, hash_of_shares_}) {
+          std::uint64_t{batches}, buckets_.hash()}) {
       hash = unit_scaling::detail::next_hash(hash, each);
     }
     return static_cast<std::uint32_t>(hash ^ hash >> 32U);
@@ -517,7 +573,6 @@ class GradientExchange {
   Combination combination_;
   GradientWire wire_;
   GradientBuckets buckets_;
-  std::uint64_t hash_of_shares_;
   std::vector<Sum> sums_;        ///< of the places of the buckets
   GradientSummaries summaries_;  ///< of the same, if not all ranks get all sums
   std::array<Stages, buckets_in_flight> stages_;
@@ -525,9 +580,10 @@ class GradientExchange {
   std::vector<float> numbers_for_rank_;
   std::uint64_t step_ = 0;
   std::uint32_t told_ = 0;
-  bool is_begun_ = false;    ///< the step
-  std::size_t started_ = 0;  ///< buckets of the step
+  std::optional<Recording> recording_;  ///< whose gradients are exchanged, once a step has begun
+  std::size_t started_ = 0;             ///< buckets of the step
   bool is_complete_ = false;
+  bool has_failed_ = false;
   ExchangeStatistics statistics_;
 };
 
@@ -560,41 +616,47 @@ void GradientExchange::take(const Gradients& source, const Parameter& parameter)
   const auto number = buckets_.number_of(parameter);
   if (ranks_->size() == 1 || !number) return;
   const DefaultArithmetic arithmetic;
+  require_no_failure();
   check_shape(source, buckets_.places()[*number]);
-  if (!is_begun_) begin(1);
+  begin_or_go_on(recording_of(source), 1);
   Sum& sum = sums_[*number];
   require(!sum.is_final, name, "expected an exchange after each backward, got the gradient of '",
           parameter.name, "' twice");
   sum.is_final = true;
-  advance(source, 1);
+  do_or_fail([&] { advance(source, 1); });
 }
 
 template <optim::GradientSource Gradients>
 void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   const DefaultArithmetic arithmetic;
   is_complete_ = false;
+  require_no_failure();
   require_size(name, "a number of batches", batches);
-  require(!is_begun_ || batches == 1, name, "expected one batch after take, got ", batches);
+  require(!recording_ || batches == 1, name, "expected one batch after take, got ", batches);
   for (const Place& place : buckets_.places()) check_shape(source, place);
-  if (!is_begun_) begin(batches);
+  begin_or_go_on(recording_of(source), batches);
   if (ranks_->size() == 1) {
     copy(source, factor_of(batches));
   } else {
-    for (Sum& sum : sums_) sum.is_final = true;
-    advance(source, batches);
-    const std::size_t all = buckets_.count();
-    if (all >= 1) start_sums(all - 1, batches);
-    if (all >= 2) finish(all - 2, factor_of(batches));
-    if (all >= 1) finish(all - 1, factor_of(batches));
-    if (!buckets_.owners().empty()) {
-      statistics_.sent_bytes += summaries_.exchange(
-          *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
-          [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
-    }
+    do_or_fail([&] { finish_step(source, batches); });
   }
   ++step_;
-  is_begun_ = false;
+  recording_.reset();
   is_complete_ = true;
+}
+
+template <optim::GradientSource Gradients>
+void GradientExchange::finish_step(const Gradients& source, std::size_t batches) {
+  for (Sum& sum : sums_) sum.is_final = true;
+  advance(source, batches);
+  const std::size_t all = buckets_.count();
+  if (all >= 1) start_sums(all - 1, batches);
+  if (all >= 2) finish(all - 2, factor_of(batches));
+  if (all >= 1) finish(all - 1, factor_of(batches));
+  if (buckets_.owners().empty()) return;
+  statistics_.sent_bytes += summaries_.exchange(
+      *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
+      [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -90,7 +90,8 @@ struct MessageHeader {
     check_same("kind", static_cast<std::uint32_t>(expected.kind),
                static_cast<std::uint32_t>(header.kind));
     check_same("a number of elements of", expected.elements, header.elements);
-    check_same("the hash of options, sizes and number of batches", expected.told, header.told);
+    check_same("the hash of options, parameters, sizes and number of batches", expected.told,
+               header.told);
     constexpr int largest_exponent = 127;
     check(header.exponent >= -largest_exponent && header.exponent <= largest_exponent,
           "an exponent within", largest_exponent, header.exponent);
