@@ -43,9 +43,6 @@ class GradientBuckets {
     std::size_t begin;
   };
 
-  /// Numbers that are added up at once; packed codes of so many end with a byte.
-  static constexpr std::size_t chunk = 1024;
-
   /// @throws DomainError, in the name of GradientExchange, if a parameter is null or given twice,
   ///         or two have one name; for buckets without elements; for shares of another number of
   ///         ranks, or without one of the parameters.
@@ -100,15 +97,16 @@ class GradientBuckets {
     return {begin, begin + std::min(bucket_elements_, elements_ - begin)};
   }
 
-  /// What a rank adds up of a bucket: whole chunks but for the last piece, or nothing.
+  /// What a rank adds up of a bucket, if anything. Pieces begin where packed codes begin with a
+  /// byte, at each eighth number, and are as equal as that allows.
   [[nodiscard]] Range piece(const Range& bucket, std::size_t rank) const {
-    const std::size_t chunks = (bucket.size() + chunk - 1) / chunk;
-    // Small buckets are shared out by elements, in whole bytes of packed codes.
-    const std::size_t unit = chunks >= ranks_ ? chunk : 8;
+    constexpr std::size_t unit = 8;
     const std::size_t units = (bucket.size() + unit - 1) / unit;
-    const std::size_t each = (units + ranks_ - 1) / ranks_ * unit;
-    const std::size_t begin = std::min(rank * each, bucket.size());
-    return {bucket.begin + begin, bucket.begin + std::min(begin + each, bucket.size())};
+    const auto begin_of = [&](std::size_t each) {
+      const std::size_t units_before = units / ranks_ * each + units % ranks_ * each / ranks_;
+      return bucket.begin + std::min(units_before * unit, bucket.size());
+    };
+    return {begin_of(rank), begin_of(rank + 1)};
   }
 
   /// Calls `body(number, range)` for each parameter that has numbers in the range, with those.
@@ -138,13 +136,6 @@ class GradientBuckets {
     for_each_parameter(range, [&](std::size_t number, const Range& common) {
       if (is_for(number, rank)) body(number, common);
     });
-  }
-  /// How many numbers of a range those are.
-  [[nodiscard]] std::size_t sums_for(const Range& range, std::size_t rank) const {
-    if (owners_.empty()) return range.size();
-    std::size_t count = 0;
-    for_each_sum(range, rank, [&](std::size_t, const Range& common) { count += common.size(); });
-    return count;
   }
 
  private:
