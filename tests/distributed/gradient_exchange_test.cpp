@@ -150,18 +150,17 @@ TEST(GradientExchange, OneRankStepsOnTheSourceItself) {
 }
 
 TEST(GradientExchange, OneRankCombinesTheBatchesOfATreeAsSeveralRanksDo) {
-  for (const auto& [combination, expected] :
-       {std::pair{Combination::sum, 4.0F}, std::pair{Combination::mean, 1.0F},
-        std::pair{Combination::unit_scaled, 2.0F}}) {
+  for (const auto& each : {std::pair{Combination::sum, 4.0F}, std::pair{Combination::mean, 1.0F},
+                           std::pair{Combination::unit_scaled, 2.0F}}) {
     for (const std::size_t count : {1U, 2U, 4U}) {
       run_thread_ranks(count, [&](Communicator& ranks) {
         GivenParameters given({3});
         distributed::GradientTree tree(given.pointers());
         for (std::size_t k = 0; k < 4 / count; ++k) tree.add(given.gradients(Numbers(3, 1)));
-        GradientExchange exchange(ranks, given.pointers(), {.combination = combination});
+        GradientExchange exchange(ranks, given.pointers(), {.combination = each.first});
         // What `use` returns is of no use to anyone.
         exchange.with_sum(tree, [&](const auto& sum) {
-          EXPECT_EQ(sum.gradient(given.parameters[0]), Array<float>::filled({3}, expected));
+          EXPECT_EQ(sum.gradient(given.parameters[0]), Array<float>::filled({3}, each.second));
           return 0;
         });
         expect_domain_error(
