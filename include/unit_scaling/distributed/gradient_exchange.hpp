@@ -186,9 +186,10 @@ class GradientExchange {
     static const Array<float> none;
     const auto k = number_of_sum(parameter);
     if (!k) return none;
-    require(buckets_.is_for(*k, ranks_->rank()), name,
-            "expected a rank to ask for gradients of its share, got '", parameter.name,
-            "' on rank ", ranks_->rank(), ", which rank ", buckets_.owners()[*k],
+    const std::size_t own = ranks_->rank();
+    const std::size_t owner = buckets_.is_for(*k, own) ? own : buckets_.owners()[*k];
+    require(owner == own, name, "expected a rank to ask for gradients of its share, got '",
+            parameter.name, "' on rank ", own, ", which rank ", owner,
             " has; a ShardedOptimiser steps on such gradients");
     return sums_[*k].elements;
   }
