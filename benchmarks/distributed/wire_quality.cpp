@@ -206,7 +206,7 @@ void run(const Options& options) {
   for (const std::size_t ranks : {2U, 4U}) {
     const us::Format fp8 = us::Format::of<us::float8_e4m3fn>();
     add("float16", ranks, {.format = us::Format::of<us::float16>()});
-    add("E4M3, `by_message`", ranks, {.format = fp8});
+    add("E4M3, `by_block`", ranks, {.format = fp8});
     add("E4M3, `fixed`", ranks, {.format = fp8, .scaling = WireScaling::fixed});
     ways.push_back({"E4M3, FP8-LM's automatic scaling, simulated", ranks,
                     [&corpus, &options, ranks](std::uint64_t seed) {
@@ -255,7 +255,7 @@ int main(int argc, char** argv) try {
   app.add_option("--seeds", options.seeds)->check(CLI::Range(2, 1000));
   app.add_option("--first-seed", options.first_seed);
   app.add_option("--wires", options.wires,
-                 "parts of names, such as by_message; float32 is always run")
+                 "parts of names, such as by_block; float32 is always run")
       ->delimiter(',');
   app.add_option("--steps", options.steps)->check(CLI::Range(20, 1000000));
   app.add_option("--hidden", options.hidden_size)->check(CLI::Range(2, 4096));

@@ -144,11 +144,11 @@ class ByteGather {
             .told = told_};
   }
 
-  [[nodiscard]] std::uint32_t hash_of_sizes() const {
+  [[nodiscard]] std::uint64_t hash_of_sizes() const {
     std::uint64_t hash =
         unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, bytes_of_message_);
     for (const std::size_t each : sizes_) hash = unit_scaling::detail::next_hash(hash, each);
-    return static_cast<std::uint32_t>(hash ^ hash >> 32U);
+    return hash;
   }
 
   void start(std::size_t round) {
@@ -209,7 +209,7 @@ class ByteGather {
   std::vector<std::size_t> sizes_;
   ByteRow<const std::byte> own_;
   std::vector<ByteRow<std::byte>> others_;
-  std::uint32_t told_ = 0;
+  std::uint64_t told_ = 0;
   std::array<Stage, 2> stages_;
 };
 

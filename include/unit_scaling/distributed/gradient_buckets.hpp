@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/optim/parameter_groups.hpp"
 
@@ -41,9 +43,6 @@ class GradientBuckets {
     std::size_t begin;
   };
 
-  /// Numbers that are added up at once; packed codes of so many end with a byte.
-  static constexpr std::size_t chunk = 1024;
-
   /// @throws DomainError, in the name of GradientExchange, if a parameter is null or given twice,
   ///         or two have one name; for buckets without elements; for shares of another number of
   ///         ranks, or without one of the parameters.
@@ -59,12 +58,22 @@ class GradientBuckets {
           {.parameter = parameters[k], .shape = parameters[k]->shape(), .begin = elements_});
       elements_ += places_.back().shape.size();
     }
+    add_to_hash(bucket_elements);
+    for (const Place& place : places_) {
+      add_to_hash(text_hash(place.parameter->name));
+      add_to_hash(text_hash(to_string(place.shape)));
+    }
     if (!shares) return;
+    add_to_hash(shares->hash());
     require(shares->ranks() == ranks, name, "expected shares of ", ranks, " ranks, got those of ",
             shares->ranks());
     for (const Place& place : places_) owners_.push_back(shares->owner(*place.parameter));
     if (ranks == 1) owners_.clear();  // all is for all
   }
+
+  /// The same on all ranks on which parameters have the same names and shapes in the same order,
+  /// buckets the same size and parameters the same owners.
+  [[nodiscard]] std::uint64_t hash() const { return hash_; }
 
   /// The parameters in the order of the row.
   [[nodiscard]] const std::vector<Place>& places() const& { return places_; }
@@ -88,15 +97,16 @@ class GradientBuckets {
     return {begin, begin + std::min(bucket_elements_, elements_ - begin)};
   }
 
-  /// What a rank adds up of a bucket: whole chunks but for the last piece, or nothing.
+  /// What a rank adds up of a bucket, if anything. Pieces begin where packed codes begin with a
+  /// byte, at each eighth number, and are as equal as that allows.
   [[nodiscard]] Range piece(const Range& bucket, std::size_t rank) const {
-    const std::size_t chunks = (bucket.size() + chunk - 1) / chunk;
-    // Small buckets are shared out by elements, in whole bytes of packed codes.
-    const std::size_t unit = chunks >= ranks_ ? chunk : 8;
+    constexpr std::size_t unit = 8;
     const std::size_t units = (bucket.size() + unit - 1) / unit;
-    const std::size_t each = (units + ranks_ - 1) / ranks_ * unit;
-    const std::size_t begin = std::min(rank * each, bucket.size());
-    return {bucket.begin + begin, bucket.begin + std::min(begin + each, bucket.size())};
+    const auto begin_of = [&](std::size_t each) {
+      const std::size_t units_before = units / ranks_ * each + units % ranks_ * each / ranks_;
+      return bucket.begin + std::min(units_before * unit, bucket.size());
+    };
+    return {begin_of(rank), begin_of(rank + 1)};
   }
 
   /// Calls `body(number, range)` for each parameter that has numbers in the range, with those.
@@ -127,16 +137,13 @@ class GradientBuckets {
       if (is_for(number, rank)) body(number, common);
     });
   }
-  /// How many numbers of a range those are.
-  [[nodiscard]] std::size_t sums_for(const Range& range, std::size_t rank) const {
-    if (owners_.empty()) return range.size();
-    std::size_t count = 0;
-    for_each_sum(range, rank, [&](std::size_t, const Range& common) { count += common.size(); });
-    return count;
-  }
 
  private:
   static constexpr const char* name = "GradientExchange";
+
+  void add_to_hash(std::uint64_t element) {
+    hash_ = unit_scaling::detail::next_hash(hash_, element);
+  }
 
   std::vector<Place> places_;
   std::unordered_map<const Parameter*, std::size_t> numbers_;
@@ -144,6 +151,7 @@ class GradientBuckets {
   std::size_t elements_ = 0;
   std::size_t bucket_elements_;
   std::size_t ranks_;
+  std::uint64_t hash_ = unit_scaling::detail::empty_hash;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -6,16 +6,18 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "unit_scaling/autograd/parameter.hpp"
@@ -84,12 +86,14 @@ struct ExchangeStatistics {
 /// up while the next one is on its way. With one rank nothing is sent or rounded: the result is
 /// that of the source, to the bit, if `Combination` divides by 1.
 ///
-/// A number that is infinite or NaN on one rank, and a sum beyond binary32, is NaN in the result on
-/// all ranks, so that all of them refuse the same step. A parameter that has a gradient on some
-/// ranks only gets the sum of theirs; on none, none.
+/// With several ranks, an element of the result is NaN on all if it is infinite or NaN on one, or
+/// if its sum is beyond binary32. So all refuse the same step. All other elements are finite. A
+/// parameter that has a gradient on some ranks only gets the sum of theirs; on none, none.
 ///
-/// Each rank sends 2 (N − 1) / N times the bytes of the gradients in the format of the wire, and 64
-/// for each message.
+/// Each rank sends 2 (N − 1) / N times the bytes of the gradients in the format of the wire, but
+/// for pieces that differ by up to 15 numbers. To that come 64 bytes for each message, a byte for
+/// each parameter of a bucket in a message of terms, and a byte for each block under
+/// WireScaling::by_block.
 ///
 /// With `shares` a sum is sent to the owner of its parameter alone, as a ShardedOptimiser asks. The
 /// bits are the same. Each rank then sends (1 + 1 / N) (N − 1) / N times the bytes, on average, and
@@ -100,7 +104,7 @@ class GradientExchange {
   struct Options {
     /// Binary32, or a narrower one.
     Format format = {};
-    WireScaling scaling = WireScaling::by_message;
+    WireScaling scaling = WireScaling::by_block;
     Combination combination = Combination::unit_scaled;
     /// How many numbers go in one message of all ranks together.
     std::size_t bucket_elements = std::size_t{1} << 20;
@@ -122,42 +126,57 @@ class GradientExchange {
         combination_(options.combination),
         wire_(options.format, options.scaling),
         buckets_(parameters, options.bucket_elements, ranks.size(), options.shares),
-        hash_of_shares_(options.shares ? options.shares->hash() : 0),
         sums_(parameters.size()),
         summaries_(buckets_.owners()) {}
 
-  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients.
-  /// @param batches whose gradients each rank has added up in the source, unweighted; as many on
-  ///        each rank.
+  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients; if
+  /// it throws CommunicationError, there is no exchange after it either.
+  /// @param batches the gradients of the source are the unweighted sum of those of so many batches,
+  ///        as many on each rank.
   /// @throws ShapeError if a gradient has another shape than its parameter at construction: before
   ///         anything is sent. DomainError for 0 batches.
   /// @throws CommunicationError if a rank has failed; if a message is not the one that is due: cut
-  ///         off, repeated, or changed on its way; if ranks have other options or numbers of
-  ///         batches.
+  ///         off, repeated, or changed on its way; if ranks have other options, numbers of batches,
+  ///         or parameters: names, shapes and order; after `take` of another recording, such as one
+  ///         whose backward threw; after an exchange that failed.
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
   void exchange(const GradientTree& source) { exchange(source, source.count()); }
 
-  /// Sends what can be sent once the gradient of a parameter is final, while the tape still
-  /// unwinds; the `exchange` of the same tape, which must follow, does the rest:
+  /// Tells that the gradient of a parameter is final. With the last parameter of a bucket it sends
+  /// the bucket, while the tape still unwinds. The `exchange` of the same tape, which must follow,
+  /// does the rest:
   ///
   ///     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
   ///
-  /// The result has the same bits, and a rank may do so or not whatever the others do. Gradients
-  /// come in about the order of the buckets if parameters are in about the order of their use.
+  /// The result has the same bits. Each rank may call it or not, whatever the others do. Buckets
+  /// are complete early if the parameters are in about the order of their use.
+  ///
+  /// What overlaps: a call that starts the messages of a bucket waits for the terms of the bucket
+  /// before, adds these up, and waits for the sums of the one before that. So the messages of a
+  /// bucket have as long as the gradients of the next one take to compute. How far they come in
+  /// that time is up to the engine. An MPI without a thread of its own moves long messages only
+  /// while this rank is in one of its calls, here and in `exchange`, and so overlaps little.
   /// @throws DomainError if it was given this parameter in this step; ShapeError and
-  ///         CommunicationError as `exchange`. A parameter of others is passed over.
+  ///         CommunicationError as `exchange`. A parameter that is not among those of the exchange
+  ///         is passed over.
   template <optim::GradientSource Gradients>
   void take(const Gradients& source, const Parameter& parameter);
 
-  /// Calls `use(gradients)` with the gradients of all ranks: after an exchange this object, or the
-  /// source itself where one rank has them all and nothing is divided, which then costs nothing.
+  /// Calls `use(gradients)` with the gradients of all ranks: with this object, after
+  /// `exchange(source)`. On one rank, where `Combination` divides by 1, it is called with the
+  /// source itself, and nothing is copied.
   /// @throws as `exchange`, and what `use` throws
   template <optim::GradientSource Gradients, class Use>
   void with_sum(const Gradients& source, const Use& use) {
-    if (ranks_->size() == 1) return use(source);
-    exchange(source);
+    std::size_t batches = 1;
+    if constexpr (std::is_same_v<Gradients, GradientTree>) batches = source.count();
+    if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
+      use(source);
+      return;
+    }
+    exchange(source, batches);
     use(*this);
   }
 
@@ -167,9 +186,10 @@ class GradientExchange {
     static const Array<float> none;
     const auto k = number_of_sum(parameter);
     if (!k) return none;
-    require(buckets_.is_for(*k, ranks_->rank()), name,
-            "expected a rank to ask for gradients of its share, got '", parameter.name,
-            "' on rank ", ranks_->rank(), ", which rank ", buckets_.owners()[*k],
+    const std::size_t own = ranks_->rank();
+    const std::size_t owner = buckets_.is_for(*k, own) ? own : buckets_.owners()[*k];
+    require(owner == own, name, "expected a rank to ask for gradients of its share, got '",
+            parameter.name, "' on rank ", own, ", which rank ", owner,
             " has; a ShardedOptimiser steps on such gradients");
     return sums_[*k].elements;
   }
@@ -203,7 +223,8 @@ class GradientExchange {
   static constexpr const char* name = "GradientExchange";
   using Range = GradientBuckets::Range;
   using Place = GradientBuckets::Place;
-  static constexpr std::size_t chunk = GradientBuckets::chunk;
+  /// Numbers that are added up at once; packed codes of so many end with a byte.
+  static constexpr std::size_t chunk = 1024;
 
   /// The gradient of a parameter, and what is known of it in this step.
   struct Sum {
@@ -228,10 +249,54 @@ class GradientExchange {
   /// Buckets of which messages are on their way: terms, sums, and what has come.
   static constexpr std::size_t buckets_in_flight = 3;
 
+  /// Which gradients of a source are meant: those of a Tape change from step to step.
+  struct Recording {
+    const void* source = nullptr;
+    std::uint64_t step = 0;
+    friend bool operator==(const Recording&, const Recording&) = default;
+  };
+  template <optim::GradientSource Gradients>
+  [[nodiscard]] static Recording recording_of(const Gradients& source) {
+    Recording result{.source = &source};
+    if constexpr (requires { std::uint64_t{source.step()}; }) result.step = source.step();
+    return result;
+  }
+
+  /// @throws CommunicationError after an exchange that failed.
+  void require_no_failure() const {
+    if (!has_failed_) return;
+    throw CommunicationError(std::string(name) +
+                             ": expected no exchange after one before it failed: other ranks may "
+                             "be in another step");
+  }
+  /// Does what other ranks hear of. If it throws, no exchange follows.
+  template <class Work> void do_or_fail(const Work& work) {
+    try {
+      work();
+    } catch (...) {
+      has_failed_ = true;
+      throw;
+    }
+  }
+
+  /// Begins a step with the gradients of a recording, or goes on with it.
+  /// @throws CommunicationError if those of another one were taken: what other ranks have of them
+  ///         cannot be taken back.
+  void begin_or_go_on(const Recording& recording, std::size_t batches) {
+    if (!recording_) {
+      begin(batches);
+      recording_ = recording;
+    }
+    if (*recording_ == recording) return;
+    has_failed_ = true;
+    throw CommunicationError(std::string(name) +
+                             ": expected the rest of the recording of which gradients were taken, "
+                             "got another one");
+  }
+
   /// Begins a step, of which there are no gradients before its end.
   void begin(std::size_t batches) {
     is_complete_ = false;
-    is_begun_ = true;
     started_ = 0;
     statistics_ = {};
     told_ = hash_of_told(batches);
@@ -248,29 +313,40 @@ class GradientExchange {
   /// Goes on with the buckets whose gradients are final.
   template <optim::GradientSource Gradients>
   void advance(const Gradients& source, std::size_t batches);
+  /// Goes on with all buckets, to the end.
+  template <optim::GradientSource Gradients>
+  void finish_step(const Gradients& source, std::size_t batches);
 
   /// The number of the sum of a parameter, if it has a gradient on some rank.
   [[nodiscard]] std::optional<std::size_t> number_of_sum(const Parameter& parameter) const {
     const auto number = buckets_.number_of(parameter);
     return is_complete_ && number && sums_[*number].is_there ? number : std::nullopt;
   }
-  /// Terms in a message: the header, a byte for each parameter of the bucket that tells whether it
-  /// has a gradient, and the codes.
+  /// Numbers in a message, which begins with a header. In one of terms there follows a byte for
+  /// each parameter of the bucket, which tells whether it has a gradient.
   struct Layout {
-    std::size_t codes;  ///< where they begin
-    std::size_t size;
+    std::size_t begin;  ///< of the numbers
+    std::size_t size;   ///< of the message
+    WireBlocks blocks = {};
   };
   [[nodiscard]] Layout layout_of_terms(const Range& bucket, const Range& piece) const {
-    std::size_t codes = sizeof(MessageHeader);
-    buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++codes; });
-    return {.codes = codes, .size = codes + wire_.bytes(piece.size())};
+    Layout layout{.begin = sizeof(MessageHeader), .size = 0};
+    buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++layout.begin; });
+    buckets_.for_each_parameter(
+        piece, [&](std::size_t, const Range& range) { layout.blocks.add(range.size()); });
+    layout.size = layout.begin + wire_.bytes(layout.blocks);
+    return layout;
   }
-  /// Sums in a message: the header and the codes.
-  [[nodiscard]] std::size_t bytes_of_sums(std::size_t count) const {
-    return sizeof(MessageHeader) + wire_.bytes(count);
+  /// Of the sums of a piece that a rank gets.
+  [[nodiscard]] Layout layout_of_sums(const Range& piece, std::size_t rank) const {
+    Layout layout{.begin = sizeof(MessageHeader), .size = 0};
+    buckets_.for_each_sum(
+        piece, rank, [&](std::size_t, const Range& range) { layout.blocks.add(range.size()); });
+    layout.size = layout.begin + wire_.bytes(layout.blocks);
+    return layout;
   }
 
-  /// @param elements of the message, of the piece of rank `piece`.
+  /// What is known of a message. @param elements how many numbers of the piece it has
   [[nodiscard]] MessageHeader header_of(MessageKind kind, std::size_t number, std::size_t from,
                                         std::size_t piece, std::size_t elements) const {
     return {.step = step_,
@@ -283,24 +359,14 @@ class GradientExchange {
   }
 
   /// A hash of what must be the same on all ranks, or their sums have other meanings.
-  [[nodiscard]] std::uint32_t hash_of_told(std::size_t batches) const {
+  [[nodiscard]] std::uint64_t hash_of_told(std::size_t batches) const {
     std::uint64_t hash = text_hash(to_string(wire_.format()));
     for (const std::uint64_t each :
          {static_cast<std::uint64_t>(wire_.scaling()), static_cast<std::uint64_t>(combination_),
-          std::uint64_t{buckets_.bucket_elements()}, std::uint64_t{batches}, hash_of_shares_}) {
+          std::uint64_t{batches}, buckets_.hash()}) {
       hash = unit_scaling::detail::next_hash(hash, each);
     }
-    return static_cast<std::uint32_t>(hash ^ hash >> 32U);
-  }
-
-  /// Rounds numbers, under a scale that the header tells, and completes their message.
-  /// @param codes where they begin in the message
-  void write(std::span<const float> numbers, const GradientWire::Scale& scale, MessageHeader header,
-             std::span<std::byte> message, std::size_t codes) const {
-    header.exponent = scale.exponent;
-    header.saturated += scale.saturated;
-    wire_.encode(numbers, scale.exponent, message.data() + codes);
-    header.seal(message);
+    return hash;
   }
 
   /// Sends the numbers of this rank.
@@ -331,15 +397,17 @@ class GradientExchange {
         float* const to = numbers_of_piece_.data() + (range.begin - piece.begin);
         const auto& gradient = source.gradient(*place.parameter);
         if (gradient.size() == 0) {
-          std::fill_n(to, range.size(), 0.0F);
+          std::fill_n(to, range.size(), -0.0F);  // which changes no number that it is added to
         } else {
           GradientWire::copy_finite(
               optim::detail::gradient_elements(gradient) + (range.begin - place.begin),
               range.size(), to);
         }
       });
-      write(numbers_of_piece_, wire_.scale_of(numbers_of_piece_, batches),
-            header_of(MessageKind::terms, number, own, rank, piece.size()), message, layout.codes);
+      MessageHeader header = header_of(MessageKind::terms, number, own, rank, piece.size());
+      header.saturated = wire_.saturated(numbers_of_piece_, batches);
+      wire_.encode(numbers_of_piece_, layout.blocks, batches, message.data() + layout.begin);
+      header.seal(message);
       if (rank != own) statistics_.sent_bytes += layout.size;
       begin += layout.size;
     }
@@ -364,13 +432,11 @@ class GradientExchange {
     const Layout layout = layout_of_terms(bucket, piece);
     wait(terms);
     std::uint64_t saturated = 0;
-    std::vector<int> exponents;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const std::byte* const message = terms.received.data() + rank * layout.size;
       const auto header =
           MessageHeader::open(name, {message, layout.size},
                               header_of(MessageKind::terms, number, rank, own, piece.size()));
-      exponents.push_back(header.exponent);
       saturated += header.saturated;
       const std::byte* flag = message + sizeof(MessageHeader);
       buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
@@ -380,27 +446,31 @@ class GradientExchange {
     }
     numbers_of_piece_.resize(piece.size());
     parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
-      add_up(terms.received.data() + layout.codes, layout.size, exponents, {first, end});
+      add_up(terms.received.data(), layout, batches, {first, end});
     });
-    // Of the whole piece, so that each number is rounded as it is for all.
-    const GradientWire::Scale scale = wire_.scale_of(numbers_of_piece_, batches * ranks_->size());
-    const auto write_sums = [&](std::span<const float> numbers, std::span<std::byte> message) {
+    const std::size_t all_batches = batches * ranks_->size();
+    saturated += wire_.saturated(numbers_of_piece_, all_batches);
+    // Blocks are of one parameter, so each number is rounded as it is for all.
+    const auto write_sums = [&](std::size_t rank, std::span<float> numbers,
+                                std::span<std::byte> message) {
       MessageHeader header = header_of(MessageKind::sums, number, own, own, numbers.size());
       header.saturated = saturated;
-      write(numbers, scale, header, message, sizeof(header));
+      const Layout layout_of_rank = layout_of_sums(piece, rank);
+      wire_.encode(numbers, layout_of_rank.blocks, all_batches,
+                   message.data() + layout_of_rank.begin);
+      header.seal(message);
     };
     sums.sent_sizes.clear();
     sums.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      sums.sent_sizes.push_back(bytes_of_sums(buckets_.sums_for(piece, rank)));
-      sums.received_sizes.push_back(
-          bytes_of_sums(buckets_.sums_for(buckets_.piece(bucket, rank), own)));
+      sums.sent_sizes.push_back(layout_of_sums(piece, rank).size);
+      sums.received_sizes.push_back(layout_of_sums(buckets_.piece(bucket, rank), own).size);
       if (rank != own) statistics_.sent_bytes += sums.sent_sizes.back();
     }
     if (buckets_.owners().empty()) {  // one message to all
       sums.sent_sizes.resize(1);
       resize(sums);
-      write_sums(numbers_of_piece_, sums.sent);
+      write_sums(own, numbers_of_piece_, sums.sent);
       sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
       return;
     }
@@ -412,35 +482,41 @@ class GradientExchange {
         const float* const from = numbers_of_piece_.data() + (range.begin - piece.begin);
         numbers_for_rank_.insert(numbers_for_rank_.end(), from, from + range.size());
       });
-      write_sums(numbers_for_rank_, {message, sums.sent_sizes[rank]});
+      write_sums(rank, numbers_for_rank_, {message, sums.sent_sizes[rank]});
       message += sums.sent_sizes[rank];
     }
     sums.request = ranks_->start_all_to_all({sums.sent, sums.sent_sizes},
                                             {sums.received, sums.received_sizes});
   }
 
-  /// The sums of some numbers of the piece of this rank.
-  /// @param codes those of rank 0; those of each further one begin `apart` bytes behind.
-  void add_up(const std::byte* codes, std::size_t apart, const std::vector<int>& exponents,
+  /// Adds up some numbers of the piece of this rank.
+  /// @param messages of all ranks, one behind the other.
+  void add_up(const std::byte* messages, const Layout& layout, std::size_t batches,
               const Range& range) {
-    // As many terms as wait in a PairwiseSum of any number.
-    std::array<std::array<float, chunk>, std::numeric_limits<std::size_t>::digits / 2> terms;
     const std::size_t size = range.size();
-    PairwiseSum<std::size_t> sum;  // of terms by their number in the array
+    // Room for the terms that wait in a PairwiseSum, and for the next one.
+    const auto most = static_cast<std::size_t>(std::bit_width(ranks_->size()));
+    const auto terms = std::make_unique_for_overwrite<float[]>((most + 1) * size);
+    const auto term = [&](std::size_t k) { return std::span(terms.get() + k * size, size); };
+    PairwiseSum<std::size_t> sum;  // of terms by their number
     const auto join = [&](std::size_t left, std::size_t right) {
-      for (std::size_t i = 0; i < size; ++i) terms[left][i] += terms[right][i];
+      const auto to = term(left);
+      const auto from = term(right);
+      for (std::size_t i = 0; i < size; ++i) to[i] += from[i];
     };
-    for (std::size_t rank = 0; rank < exponents.size(); ++rank) {
+    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const std::size_t free = sum.nodes().size();
-      wire_.decode(codes + rank * apart, range.begin, exponents[rank], {terms[free].data(), size});
+      wire_.decode(messages + rank * layout.size + layout.begin, layout.blocks, batches,
+                   range.begin, term(free));
       sum.add(free, join);
     }
-    GradientWire::copy_finite(terms[sum.take(join)].data(), size,
+    GradientWire::copy_finite(term(sum.take(join)).data(), size,
                               numbers_of_piece_.data() + range.begin);
   }
 
   /// Takes the sums of all ranks that are for this one.
-  void finish(std::size_t number, float factor) {
+  void finish(std::size_t number, std::size_t batches) {
+    const float factor = factor_of(batches);
     Stage& stage = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
@@ -448,15 +524,16 @@ class GradientExchange {
     const std::byte* message = stage.received.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
-      const std::size_t count = buckets_.sums_for(piece, own);
-      const std::size_t size = bytes_of_sums(count);
-      const auto header = MessageHeader::open(
-          name, {message, size}, header_of(MessageKind::sums, number, rank, rank, count));
-      statistics_.saturated += header.saturated;
+      const Layout layout = layout_of_sums(piece, own);
+      const std::size_t count = layout.blocks.size();
+      statistics_.saturated +=
+          MessageHeader::open(name, {message, layout.size},
+                              header_of(MessageKind::sums, number, rank, rank, count))
+              .saturated;
       numbers_of_piece_.resize(count);
       parallel_ranges(count, chunk, [&](std::size_t first, std::size_t end) {
         const std::span to(numbers_of_piece_.data() + first, end - first);
-        wire_.decode(message + sizeof(header), first, header.exponent, to);
+        wire_.decode(message + layout.begin, layout.blocks, batches * ranks_->size(), first, to);
         if (factor == 1) return;
         for (float& each : to) each *= factor;
       });
@@ -468,7 +545,7 @@ class GradientExchange {
         }
         from += range.size();
       });
-      message += size;
+      message += layout.size;
     }
   }
 
@@ -517,17 +594,17 @@ class GradientExchange {
   Combination combination_;
   GradientWire wire_;
   GradientBuckets buckets_;
-  std::uint64_t hash_of_shares_;
   std::vector<Sum> sums_;        ///< of the places of the buckets
   GradientSummaries summaries_;  ///< of the same, if not all ranks get all sums
   std::array<Stages, buckets_in_flight> stages_;
   std::vector<float> numbers_of_piece_;
   std::vector<float> numbers_for_rank_;
   std::uint64_t step_ = 0;
-  std::uint32_t told_ = 0;
-  bool is_begun_ = false;    ///< the step
-  std::size_t started_ = 0;  ///< buckets of the step
+  std::uint64_t told_ = 0;
+  std::optional<Recording> recording_;  ///< whose gradients are exchanged, once a step has begun
+  std::size_t started_ = 0;             ///< buckets of the step
   bool is_complete_ = false;
+  bool has_failed_ = false;
   ExchangeStatistics statistics_;
 };
 
@@ -551,7 +628,7 @@ void GradientExchange::advance(const Gradients& source, std::size_t batches) {
     if (!is_final) return;
     start_terms(source, started_, batches);
     if (started_ >= 1) start_sums(started_ - 1, batches);
-    if (started_ >= 2) finish(started_ - 2, factor_of(batches));
+    if (started_ >= 2) finish(started_ - 2, batches);
   }
 }
 
@@ -560,41 +637,47 @@ void GradientExchange::take(const Gradients& source, const Parameter& parameter)
   const auto number = buckets_.number_of(parameter);
   if (ranks_->size() == 1 || !number) return;
   const DefaultArithmetic arithmetic;
+  require_no_failure();
   check_shape(source, buckets_.places()[*number]);
-  if (!is_begun_) begin(1);
+  begin_or_go_on(recording_of(source), 1);
   Sum& sum = sums_[*number];
   require(!sum.is_final, name, "expected an exchange after each backward, got the gradient of '",
           parameter.name, "' twice");
   sum.is_final = true;
-  advance(source, 1);
+  do_or_fail([&] { advance(source, 1); });
 }
 
 template <optim::GradientSource Gradients>
 void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   const DefaultArithmetic arithmetic;
   is_complete_ = false;
+  require_no_failure();
   require_size(name, "a number of batches", batches);
-  require(!is_begun_ || batches == 1, name, "expected one batch after take, got ", batches);
+  require(!recording_ || batches == 1, name, "expected one batch after take, got ", batches);
   for (const Place& place : buckets_.places()) check_shape(source, place);
-  if (!is_begun_) begin(batches);
+  begin_or_go_on(recording_of(source), batches);
   if (ranks_->size() == 1) {
     copy(source, factor_of(batches));
   } else {
-    for (Sum& sum : sums_) sum.is_final = true;
-    advance(source, batches);
-    const std::size_t all = buckets_.count();
-    if (all >= 1) start_sums(all - 1, batches);
-    if (all >= 2) finish(all - 2, factor_of(batches));
-    if (all >= 1) finish(all - 1, factor_of(batches));
-    if (!buckets_.owners().empty()) {
-      statistics_.sent_bytes += summaries_.exchange(
-          *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
-          [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
-    }
+    do_or_fail([&] { finish_step(source, batches); });
   }
   ++step_;
-  is_begun_ = false;
+  recording_.reset();
   is_complete_ = true;
+}
+
+template <optim::GradientSource Gradients>
+void GradientExchange::finish_step(const Gradients& source, std::size_t batches) {
+  for (Sum& sum : sums_) sum.is_final = true;
+  advance(source, batches);
+  const std::size_t all = buckets_.count();
+  if (all >= 1) start_sums(all - 1, batches);
+  if (all >= 2) finish(all - 2, batches);
+  if (all >= 1) finish(all - 1, batches);
+  if (buckets_.owners().empty()) return;
+  statistics_.sent_bytes += summaries_.exchange(
+      *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
+      [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

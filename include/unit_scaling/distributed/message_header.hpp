@@ -31,8 +31,8 @@ enum class MessageKind : std::uint32_t {
   states,     ///< of an optimiser
 };
 
-/// The first 64 bytes of a message. All but `saturated`, `exponent` and `checksum` are known to the
-/// receiver before.
+/// The first 64 bytes of a message. All but `saturated` and `checksum` are known to the receiver
+/// before.
 struct MessageHeader {
   static constexpr std::array<char, 8> own_magic{'U', 'S', 'r', 'a', 'n', 'k', '0', '1'};
 
@@ -44,8 +44,7 @@ struct MessageHeader {
   MessageKind kind = MessageKind::terms;
   std::uint64_t elements = 0;   ///< that follow: numbers, or bytes
   std::uint64_t saturated = 0;  ///< numbers of the piece; see ExchangeStatistics
-  std::uint32_t told = 0;       ///< a hash of what the sender was told: formats, factors, batches
-  std::int32_t exponent = 0;    ///< a number is its code times 2^exponent
+  std::uint64_t told = 0;       ///< a hash of what the sender was told: formats, factors, batches
   std::uint64_t checksum = 0;   ///< of all other bytes
 
   /// Writes the header, and the checksum of all, before what is in the message already.
@@ -89,10 +88,8 @@ struct MessageHeader {
     check_same("kind", static_cast<std::uint32_t>(expected.kind),
                static_cast<std::uint32_t>(header.kind));
     check_same("a number of elements of", expected.elements, header.elements);
-    check_same("the hash of options, sizes and number of batches", expected.told, header.told);
-    constexpr int largest_exponent = 127;
-    check(header.exponent >= -largest_exponent && header.exponent <= largest_exponent,
-          "an exponent within", largest_exponent, header.exponent);
+    check_same("the hash of options, parameters, sizes and number of batches", expected.told,
+               header.told);
     return header;
   }
 
