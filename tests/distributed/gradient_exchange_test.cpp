@@ -686,12 +686,13 @@ struct GradientsOfStep : GivenGradients {
 TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
   // As if backward had thrown after its first gradient was sent.
   for (const bool is_of_step : {false, true}) {
-    run_thread_ranks(2, [&](Communicator& ranks) {
+    const std::string text = text_of_error(2, [&](Communicator& ranks) {
       GivenParameters given({4, 4});
       GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
       GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
       const GradientsOfStep other = gradients;
       exchange.take(gradients, given.parameters[1]);
+      ranks.barrier();  // Both have sent, before one gives up.
       if (is_of_step) gradients.number = 1;
       const GradientsOfStep& next = is_of_step ? gradients : other;
       const auto expect_refusal = [](const auto& body) {
@@ -705,6 +706,7 @@ TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
       expect_error<CommunicationError>([&] { exchange.exchange(gradients); },
                                        {"GradientExchange", "one before it failed"});
     });
+    EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
   }
 }
 
