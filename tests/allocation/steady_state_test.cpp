@@ -32,6 +32,8 @@
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/feed_forward.hpp"
 #include "unit_scaling/nn/initialiser.hpp"
+#include "unit_scaling/nn/key_value_cache.hpp"
+#include "unit_scaling/nn/transformer_decoder.hpp"
 #include "unit_scaling/ops/cross_entropy.hpp"
 #include "unit_scaling/ops/mse_loss.hpp"
 #include "unit_scaling/ops/rotary.hpp"
@@ -52,11 +54,14 @@ namespace {
 
 /// How often any form of operator new was called, on any thread.
 std::atomic<std::size_t> allocations = 0;
+/// Bytes that were asked for so far.
+std::atomic<std::size_t> allocated_bytes = 0;
 /// Bytes that were asked for and are not given back, with what the C library adds to fill up.
 std::atomic<std::size_t> live_bytes = 0;
 
 void* counted_allocation(std::size_t bytes, std::size_t alignment) {
   ++allocations;
+  allocated_bytes += bytes;
   // aligned_alloc wants a whole number of alignments.
   const std::size_t size =
       (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
@@ -441,6 +446,36 @@ template <class Prepare> double bytes_for_a_parameter(const Prepare& prepare) {
 }
 
 // Peng et al. 2023, arXiv:2310.18313: master weights 2, gradient 1, first moment 1, second 2.
+/// The bytes that a token allocates that is read after eight others, the same ones
+/// each time, with a cache of a capacity.
+template <class P> std::size_t bytes_of_a_token(std::size_t capacity) {
+  nn::Initialiser initialiser(1);
+  const nn::TransformerDecoder model(initialiser, 16,
+                                     {.hidden_size = 32,
+                                      .context_length = capacity,
+                                      .layers = 2,
+                                      .heads = 4,
+                                      .rotary_base = 10000});
+  const auto id = Array<std::int32_t>::filled({1, 1}, 3);
+  Tape<P> tape(TapeMode::inference);
+  nn::KeyValueCache<P> cache(capacity);
+  std::size_t last = 0;
+  for (int token = 0; token < 9; ++token) {
+    tape.clear();
+    const std::size_t before = allocated_bytes;
+    (void)model.next_token_logits(tape, id, {.cache = &cache});
+    last = allocated_bytes - before;
+  }
+  return last;
+}
+
+TEST(Allocation, OfATokenThatIsReadWithACacheDoesNotDependOnItsCapacity) {
+  const std::size_t small = bytes_of_a_token<precision::fp8>(64);
+  EXPECT_EQ(bytes_of_a_token<precision::fp8>(1 << 14), small);
+  EXPECT_EQ(bytes_of_a_token<precision::fp32>(1 << 14), bytes_of_a_token<precision::fp32>(64));
+  EXPECT_LT(small, 4096U);
+}
+
 TEST(Memory, OfATrainingAsFp8LmHasItIsSixBytesForAParameter) {
   (void)bytes_for_a_parameter([](const std::vector<Parameter*>& parameters) {
     // Scratch memory, which stays: 4 bytes for each element of the largest parameter among it.

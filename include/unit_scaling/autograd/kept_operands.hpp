@@ -32,8 +32,8 @@ struct OperandArgument {
   std::optional<kernels::Operand> operand = {};  ///< what the op has got of it
 };
 
-/// The operands of parameters, each for as long as its elements stay as they are; those that
-/// constants came with; and that of the last other value, which the next op may read as well.
+/// The operands of parameters, each for as long as its elements stay as they are, and the operand
+/// of the last other value, which the next op may read as well.
 ///
 /// A parameter's is kept from step to step: for all micro-batches of a step, for each use, and for
 /// inference. One that a step has not used is freed. Under a recipe each site has its own.
@@ -50,20 +50,19 @@ class KeptOperands {
   /// @return null if none is kept.
   [[nodiscard]] const kernels::Operand* find(const OperandArgument& argument, const Site& site) {
     if (argument.version.elements == 0) return nullptr;
-    if (argument.parameter == nullptr && last_.version == argument.version &&
-        last_value_ == argument.value) {
-      return &last_.operand;
+    if (argument.parameter == nullptr) {
+      return last_.version == argument.version && last_value_ == argument.value ? &last_.operand
+                                                                                : nullptr;
     }
-    const auto entry = kept_.find(argument.parameter != nullptr ? Key{argument.parameter, site}
-                                                                : constant(argument.value));
-    if (entry == kept_.end()) return nullptr;
+    const auto entry = of_parameters_.find({argument.parameter, site});
+    if (entry == of_parameters_.end()) return nullptr;
     Kept& kept = entry->second;
     // The same elements may have been given another shape.
     if (kept.version != argument.version || kept.operand.shape() != argument.shape) {
       kept = {};  // first, so that the next one can have its memory
       return nullptr;
     }
-    kept.is_used = argument.parameter != nullptr;
+    kept.is_used = true;
     return &kept.operand;
   }
 
@@ -75,36 +74,30 @@ class KeptOperands {
       last_ = {argument.version, operand};
       last_value_ = argument.value;
     } else {
-      kept_[{argument.parameter, site}] = {argument.version, operand};
+      of_parameters_[{argument.parameter, site}] = {argument.version, operand};
     }
   }
 
-  /// Keeps the operand of a constant until the step ends.
-  void keep_constant(std::size_t value, ContentVersion version, const kernels::Operand& operand) {
-    kept_[constant(value)] = {version, operand, false};
-  }
-
-  /// Frees the operands of constants and of the last value, and those of parameters that were not
-  /// used since this was called before.
+  /// Frees the operand of the last value, and those of parameters that were not used since this was
+  /// called before.
   void end_step() {
     last_ = {};
-    for (auto entry = kept_.begin(); entry != kept_.end();) {
+    for (auto entry = of_parameters_.begin(); entry != of_parameters_.end();) {
       if (entry->second.is_used) {
         entry->second.is_used = false;
         ++entry;
       } else {
-        entry = kept_.erase(entry);
+        entry = of_parameters_.erase(entry);
       }
     }
   }
 
  private:
   struct Key {
-    const Parameter* parameter;  ///< null: a constant, whose number `site` has
+    const Parameter* parameter;
     Site site;
     friend bool operator==(const Key&, const Key&) = default;
   };
-  [[nodiscard]] static Key constant(std::size_t value) { return {nullptr, {.argument = value}}; }
   struct Hash {
     std::size_t operator()(const Key& key) const {
       const std::hash<const void*> hash;
@@ -117,7 +110,7 @@ class KeptOperands {
     bool is_used = true;
   };
 
-  std::unordered_map<Key, Kept, Hash> kept_;
+  std::unordered_map<Key, Kept, Hash> of_parameters_;
   Kept last_;
   std::size_t last_value_ = 0;
 };

@@ -139,8 +139,9 @@ template <Precision P> class Tape {
         false);
   }
 
-  /// A constant that stays in its own memory, and its operand as P::matmul_operand has it. Products
-  /// read that where no recipe makes another, so that nothing is rounded.
+  /// A constant that stays in its own memory, and its operand as P::matmul_operand has it. The next
+  /// op that has products reads that where no recipe makes another, so that nothing is rounded. An
+  /// op whose first argument it is has its results in that memory, too.
   [[nodiscard]] Variable<P> constant(const Array<Storage>& value, const kernels::Operand& operand);
 
   /// A value whose gradient is wanted. Numbers of another format are rounded as in `constant`.
@@ -615,7 +616,7 @@ template <Precision P> class Tape {
   std::set<std::string, std::less<>> module_paths_;  ///< of all steps, where somebody is told
   RecipeInUse recipe_;
   StepObserver<P> observer_{recipe_, memory_};
-  TapeOperands operands_{recipe_, memory_};
+  TapeOperands operands_{recipe_, memory_, mode_ == TapeMode::training};
   GradientSums<P> sums_{memory_, recipe_};
   EncodedSaves<P> encoded_{recipe_, memory_};
 };
@@ -684,7 +685,7 @@ template <Precision P>
 Variable<P> Tape<P>::constant(const Array<Storage>& value, const kernels::Operand& operand) {
   require_same_shape("Tape::constant", "a value and its operand", value.shape(), operand.shape());
   Variable<P> result = leaf("constant", value, false);
-  operands_.keep_constant(result.slot_, {value.version(), 0}, operand);
+  operands_.add_constant(result.slot_, {value.version(), 0}, operand);
   return result;
 }
 

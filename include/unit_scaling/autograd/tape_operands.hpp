@@ -29,8 +29,9 @@ class TapeOperands final : public ops::OperandSource {
   enum class Pass { forward, backward };
 
   /// @param memory of the tape.
-  TapeOperands(RecipeInUse& recipe, std::pmr::memory_resource& memory)
-      : recipe_(&recipe), memory_(&memory) {}
+  /// @param is_saved whether the tape keeps what ops save for their backward passes.
+  TapeOperands(RecipeInUse& recipe, std::pmr::memory_resource& memory, bool is_saved)
+      : recipe_(&recipe), memory_(&memory), is_saved_(is_saved) {}
 
   /// Begins a pass of an op, whose arguments follow.
   [[gnu::noinline]] void begin(Pass pass, std::string_view module, std::string_view op) {
@@ -53,13 +54,20 @@ class TapeOperands final : public ops::OperandSource {
   }
   const OperandArgument& argument(std::size_t index) const&& = delete;
 
-  /// Keeps the operand of a constant, until the step ends.
-  void keep_constant(std::size_t value, ContentVersion version, const kernels::Operand& operand) {
-    kept_.keep_constant(value, version, operand);
+  /// The operand of a constant, for the next op.
+  [[gnu::noinline]] void add_constant(std::size_t value, ContentVersion version,
+                                      const kernels::Operand& operand) {
+    OperandArgument& constant = constants_.emplace_back();
+    constant.value = value;
+    constant.version = version;
+    constant.operand = operand;
   }
 
   /// Frees what the last op had.
-  [[gnu::noinline]] void end() { arguments_.clear(); }
+  [[gnu::noinline]] void end() {
+    arguments_.clear();
+    constants_.clear();
+  }
 
   /// Also what is not kept for the next step.
   void end_step() {
@@ -73,6 +81,7 @@ class TapeOperands final : public ops::OperandSource {
   }
 
   [[nodiscard]] bool has_recipe() const override { return static_cast<bool>(*recipe_); }
+  [[nodiscard]] bool is_saved() const override { return is_saved_; }
 
   [[nodiscard, gnu::noinline]] kernels::Operand operand(const ops::OperandUse& use,
                                                         const ops::OperandArray& array) override {
@@ -108,6 +117,12 @@ class TapeOperands final : public ops::OperandSource {
     if (argument.operand) return true;
     // Under a recipe, ops that read one value ask for operands of their own.
     if (pass_ == Pass::backward || (*recipe_ && argument.parameter == nullptr)) return false;
+    for (const OperandArgument& constant : constants_) {
+      if (constant.value == argument.value && constant.version == argument.version) {
+        argument.operand = constant.operand;
+        return true;
+      }
+    }
     const kernels::Operand* const kept = kept_.find(argument, site_of(use));
     if (kept == nullptr) return false;
     argument.operand = *kept;
@@ -145,11 +160,13 @@ class TapeOperands final : public ops::OperandSource {
 
   RecipeInUse* recipe_;
   std::pmr::memory_resource* memory_;
+  bool is_saved_;
   KeptOperands kept_;
   Pass pass_ = Pass::forward;
   std::string_view module_;
   std::string_view op_;
   std::vector<OperandArgument> arguments_;  ///< its memory is used again
+  std::vector<OperandArgument> constants_;  ///< those that came with their operands
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

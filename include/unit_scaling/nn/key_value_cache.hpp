@@ -119,7 +119,11 @@ template <Precision P> class KeyValueCache {
             from.values.first(length_ + reading_, resource)};
   }
 
-  /// Keys and values of a layer, without a copy: `append` makes one if these still live then.
+  /// Whether operands lie in memory as products read them. Codes narrower than a byte do not.
+  static constexpr bool has_whole = !PackableMinifloat<typename P::matmul_operand>;
+
+  /// Keys and values of a layer, without a copy if `has_whole`; `append` makes one if these still
+  /// live then.
   [[nodiscard]] std::pair<Whole, Whole> whole(std::string_view layer) const {
     const Layer& from = layer_of(layer);
     return {from.keys.whole(), from.values.whole()};

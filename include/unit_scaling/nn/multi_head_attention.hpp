@@ -151,22 +151,6 @@ Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
     q = ops::rotary(q, turn);
     k = ops::rotary(k, turn);
   }
-  if (context.cache != nullptr) {
-    KeyValueCache<P>& cache = *context.cache;
-    cache.append(name_, k.value(), v.value());
-    // Queries see no position behind their own, so there may be any. What somebody looks at, a mask
-    // and factors of the call have to do with those that were read.
-    if (options_.context_length != 0 && context.mask.empty() && context.documents.empty() &&
-        !tape.is_observed()) {
-      const auto [keys, values] = cache.whole(name_);
-      k = tape.constant(keys.array, keys.operand);
-      v = tape.constant(values.array, values.operand);
-    } else {
-      const auto [keys, values] = cache.first_positions(name_, &tape.memory());
-      k = tape.constant(keys);
-      v = tape.constant(values);
-    }
-  }
   const Shape& of_mask = context.mask.shape();
   require_shape(context.mask.empty() || of_mask.rank() == 2, "MultiHeadAttention",
                 "mask (batch, positions)", of_mask);
@@ -182,11 +166,26 @@ Variable<P> MultiHeadAttention::operator()(const Variable<P>& x,
       .window = options_.window,
       .segments = context.documents,
       .context_length = options_.context_length};
-  if (relative_) {
-    const auto r = relative_positions(tape, before + x.shape()[x.shape().rank() - 2]);
-    return linear_o_(ops::merge_heads(ops::scaled_dot_product_attention(q, k, v, r, op)));
+  std::optional<Variable<P>> r;
+  if (relative_) r = relative_positions(tape, before + x.shape()[x.shape().rank() - 2]);
+  if (context.cache != nullptr) {
+    KeyValueCache<P>& cache = *context.cache;
+    cache.append(name_, k.value(), v.value());
+    // Queries see no position behind their own, so there may be any. What somebody looks at, a mask
+    // and factors of the call have to do with those that were read.
+    if (KeyValueCache<P>::has_whole && options_.context_length != 0 && context.mask.empty() &&
+        context.documents.empty() && !tape.is_observed()) {
+      const auto [keys, values] = cache.whole(name_);
+      k = tape.constant(keys.array, keys.operand);
+      v = tape.constant(values.array, values.operand);
+    } else {
+      const auto [keys, values] = cache.first_positions(name_, &tape.memory());
+      k = tape.constant(keys);
+      v = tape.constant(values);
+    }
   }
-  return linear_o_(ops::merge_heads(ops::scaled_dot_product_attention(q, k, v, op)));
+  return linear_o_(ops::merge_heads(r ? ops::scaled_dot_product_attention(q, k, v, *r, op)
+                                      : ops::scaled_dot_product_attention(q, k, v, op)));
 }
 
 template <Precision P>

@@ -50,6 +50,8 @@ class OperandSource {
                                                  const OperandArray& array) = 0;
   /// Whether a recipe is asked.
   [[nodiscard]] virtual bool has_recipe() const = 0;
+  /// Whether what the op saves for its backward pass is kept.
+  [[nodiscard]] virtual bool is_saved() const = 0;
 
  protected:
   ~OperandSource() = default;
@@ -64,6 +66,15 @@ template <Precision P> [[nodiscard]] bool has_recipe([[maybe_unused]] P precisio
     return precision.operands->has_recipe();
   } else {
     return false;
+  }
+}
+
+/// Whether what the op saves for its backward pass may be read.
+template <Precision P> [[nodiscard]] bool is_saved([[maybe_unused]] P precision) {
+  if constexpr (requires { precision.operands; }) {
+    return precision.operands->is_saved();
+  } else {
+    return true;
   }
 }
 

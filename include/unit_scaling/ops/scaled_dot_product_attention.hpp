@@ -74,7 +74,7 @@ namespace UNIT_SCALING_NAMESPACE::ops {
 ///         mask nor on segments nor on the bias. A query's bits do not depend on how many others
 ///         are beside it. Without dropout, where the values of a column that a slice sees have one
 ///         sign and are within a factor of two, v and y are saved less one of these values, for
-///         which forward runs twice.
+///         which forward runs twice, unless nothing is saved.
 /// Errors: without dropout the gradient of a score, c p_ij (dp_ij − Σ_k p_ik dp_ik), is within
 ///         4 c p_ij (value_dim/16 + keys/16 + 30 + max score − min score) u Σ_d |dy_id| s_d of that
 ///         of exact arithmetic, s_d being the spread of column d of the values, max − min over the
@@ -469,7 +469,8 @@ struct ScaledDotProductAttention {
     // Backward sees differences of values alone, and of y and a value. They are exact before they
     // meet a sum, and would be lost in one.
     Array<Storage> saved_y = y;
-    kernels::Operand differences = kernels::from_origins<Compute>(size, v_operand);
+    kernels::Operand differences;
+    if (is_saved(precision)) differences = kernels::from_origins<Compute>(size, v_operand);
     if (!differences.array.empty()) {
       saved_y = Array<Storage>(y.shape(), resource);
       attend_to(differences, saved_y);
