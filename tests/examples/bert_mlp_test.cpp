@@ -230,6 +230,19 @@ TEST_F(BertMlp, RefusesProcessesOfSrunThatDoNotFindEachOther) {
   EXPECT_FALSE(fs::exists(folder_ / "never"));
 }
 
+TEST_F(BertMlp, SaysWhyItCannotBecomeTheProgramOfAnMpi) {
+  fs::copy(UNIT_SCALING_BERT_MLP, folder_ / "bert_mlp");
+  const auto expect = [&](const std::string& reason) {
+    const Outcome outcome = unit_scaling_test::run_command(
+        "OMPI_COMM_WORLD_SIZE=2 " + out("bert_mlp") + " " + small("never") + " 2>&1");
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_EQ(outcome.output, "bert_mlp: started by mpirun of Open MPI, but " + reason + "\n");
+  };
+  expect("there is no program for it: install libopenmpi-dev, and build again");
+  std::ofstream(folder_ / "bert_mlp_openmpi") << "no program";
+  expect("cannot run '" + out("bert_mlp_openmpi") + "': Permission denied");
+}
+
 // Steps 5 and 7 lie between two validations; after 8 there is one.
 TEST_F(BertMlp, KeepsTheCurvesOfARunThatIsResumedInItsOwnFolder) {
   const std::string what = " --precision fp8";
