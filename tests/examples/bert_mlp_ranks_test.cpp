@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -228,6 +230,35 @@ TEST_P(BertMlpRanks, FindWhatTheyWereToldDifferently) {
   expect("--data words.txt", "--data others.txt",
          differs + "text is .* on rank 0 and .* on rank 1");
   expect("", "--stepz 3", "rank 1 of 2: --stepz: there is no such option; do you mean --steps\\?");
+}
+
+// The weights are the same in both files.
+TEST_P(BertMlpRanks, FindThatTheyResumeWithOtherStatesOfTheOptimiser) {
+  ASSERT_EQ(alone(small("part") + "--replicas 2 --stop-at 5").exit_code, 0);
+  std::string bytes = checkpoint("part");
+  ASSERT_GT(bytes.size(), 1000U);
+  std::uint64_t size = 0;  // of the header, which stands behind it
+  std::memcpy(&size, bytes.data(), sizeof(size));
+  const auto header = nlohmann::json::parse(bytes.substr(sizeof(size), size));
+  const auto entry = std::find_if(header.items().begin(), header.items().end(), [](auto& each) {
+    return each.key().starts_with("optimiser.first_moment.");
+  });
+  ASSERT_TRUE(entry != header.items().end());
+  const auto begin = entry.value().at("data_offsets").at(0).get<std::size_t>();
+  bytes[sizeof(size) + size + begin] ^= 1;  // the last bit of its first number
+  std::ofstream(folder_ / "other", std::ios::binary) << bytes;
+  const std::string command = program + " " + small("never") + "--replicas 2 --stop-at 7 --resume ";
+  const auto resume = [&](const std::string& file) {
+    return in_folder(mpirun() + " -n 1 " + command + "part/checkpoint.safetensors : -n 1 " +
+                     command + file);
+  };
+  const Outcome outcome = resume("other");
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
+  EXPECT_TRUE(std::regex_search(
+      outcome.output, std::regex("bert_mlp: agreement: expected the same on all ranks, got " +
+                                 entry.key() + " is .* on rank 0 and .* on rank 1\n")))
+      << outcome.output;
+  EXPECT_EQ(resume("part/checkpoint.safetensors").exit_code, 0);
 }
 
 TEST_P(BertMlpRanks, StopTogetherWhereMpirunIsInterrupted) {
