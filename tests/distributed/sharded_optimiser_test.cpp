@@ -507,4 +507,36 @@ TEST(ShardedOptimiser, RanksThatKeepAParameterInOtherFormatsEndWithAnError) {
                distributed::CommunicationError);
 }
 
+/// What is told on two ranks whose steps differ: rank 1 has this rate and loss scale, and counts
+/// its steps from `first`; rank 0 has 0.01, 1 and 0.
+std::string error_of_steps(double rate, double loss_scale, std::uint64_t first) {
+  try {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      const bool is_other = ranks.rank() == 1;
+      Model model;
+      const ParameterShares shares(model.pointers(), 2);
+      GradientExchange exchange(ranks, model.pointers());
+      ShardedOptimiser<optim::AdamW> adam(ranks, shares, model.groups());
+      adam.load([&] {
+        adam.for_each_state([&]<class T>(const std::string&, T& state) {
+          if constexpr (std::is_arithmetic_v<T>) state = is_other ? first : 0;
+        });
+      });
+      exchange.exchange(gradients_of(model, 0, ranks.rank()));
+      adam.step(exchange, is_other ? rate : 0.01, is_other ? loss_scale : 1);
+    });
+  } catch (const distributed::CommunicationError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ShardedOptimiser, RanksThatStepWithOtherNumbersEndWithAnError) {
+  EXPECT_EQ(error_of_steps(0.01, 1, 0), "");
+  for (const std::string& error :
+       {error_of_steps(0.02, 1, 0), error_of_steps(0.01, 2, 0), error_of_steps(0.01, 1, 1)}) {
+    EXPECT_NE(error.find("ShardedOptimiser: expected the hash of "), std::string::npos) << error;
+  }
+}
+
 }  // namespace sharded_optimiser_test

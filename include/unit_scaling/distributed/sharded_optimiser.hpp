@@ -5,6 +5,7 @@
 #pragma once
 
 #include <any>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -19,6 +20,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/byte_gather.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gathered_sizes.hpp"
@@ -120,11 +122,18 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   /// it.
   /// @throws ShapeError, DomainError as `Kind`, on all ranks if gradients are the same on all.
   ///         Nothing is changed then. CommunicationError if a rank has failed, if a message is not
-  ///         the one that is due, or if ranks keep a parameter in other formats.
+  ///         the one that is due, or if ranks keep a parameter in other formats or step with other
+  ///         learning rates, loss scales or numbers of steps.
   template <optim::GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
     share_.step(gradients, learning_rate, loss_scale);
-    gather_weights();
+    // Weights that were moved otherwise would be taken for those of this step.
+    std::uint64_t told = unit_scaling::detail::empty_hash;
+    for (const std::uint64_t each : {share_.steps(), std::bit_cast<std::uint64_t>(learning_rate),
+                                     std::bit_cast<std::uint64_t>(loss_scale)}) {
+      told = unit_scaling::detail::next_hash(told, each);
+    }
+    gather_weights(told);
   }
 
   /// Of all parameters.
@@ -248,7 +257,8 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
     return result;
   }
 
-  void gather_weights() {
+  /// @param told a hash of what the step was told, which must be the same on all ranks.
+  void gather_weights(std::uint64_t told) {
     if (ranks_->size() == 1) return;
     std::vector<std::size_t> sizes(ranks_->size());
     ByteRow<const std::byte> own;
@@ -270,7 +280,7 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
         add(parameter.value);
       }
     }
-    weights_.gather(sizes, std::move(own), std::move(others));
+    weights_.gather(sizes, std::move(own), std::move(others), /*root=*/std::nullopt, told);
   }
 
   Communicator* ranks_;
