@@ -490,6 +490,27 @@ TEST(ShardedOptimiser, RefusesSharesOfOtherRanksOrParameters) {
   });
 }
 
+TEST(ShardedOptimiser, RefusesGroupsAsItsKindDoesAndThoseThatAreKeptElsewhere) {
+  run_thread_ranks(2, [](Communicator& ranks) {
+    Model model;
+    const ParameterShares shares(model.pointers(), 2);
+    using Sharded = ShardedOptimiser<optim::AdamW>;
+    const auto with = [&](const optim::ParameterGroup& other) {
+      return optim::ParameterGroups{{.parameters = {model.pointers()[0]}}, other};
+    };
+    expect_domain_error(
+        [&] {
+          Sharded(ranks, shares,
+                  with({.parameters = {model.pointers()[1]}, .is_kept_elsewhere = true}));
+        },
+        {"ShardedOptimiser", "is_kept_elsewhere"});
+    const auto empty = with({.parameters = {}, .learning_rate_factor = -3});
+    expect_domain_error([&] { Sharded(ranks, shares, empty); },
+                        {"AdamW", "learning_rate_factor", "-3"});
+    Sharded(ranks, shares, with({}));  // as AdamW does
+  });
+}
+
 TEST(ShardedOptimiser, RanksThatKeepAParameterInOtherFormatsEndWithAnError) {
   EXPECT_THROW(run_thread_ranks(2,
                                 [](Communicator& ranks) {

@@ -110,7 +110,7 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   /// @param ranks must outlive this object.
   /// @param shares of at least the parameters of the groups; the same on all ranks.
   /// @throws DomainError as `Kind`; for shares of another number of ranks, or without one of the
-  ///         parameters.
+  ///         parameters; for a group with `is_kept_elsewhere`, as the shares say where that is.
   ShardedOptimiser(Communicator& ranks, const ParameterShares& shares,
                    const optim::ParameterGroups& groups)
       : ShardedOptimiser(std::nullopt, ranks, shares, groups) {}
@@ -245,6 +245,10 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   [[nodiscard]] optim::ParameterGroups groups_of(std::size_t rank) const {
     std::vector<optim::ParameterGroup> result;
     for (const optim::ParameterGroup& group : groups_.groups()) {
+      require(!group.is_kept_elsewhere, name,
+              "expected groups whose owners the shares say, got one with is_kept_elsewhere");
+      // For `Kind` to check its numbers.
+      if (group.parameters.empty()) result.push_back(group);
       for (Parameter* const parameter : group.parameters) {
         // Null is for `Kind` to refuse.
         const bool is_elsewhere = parameter != nullptr && shares_.owner(*parameter) != rank;
