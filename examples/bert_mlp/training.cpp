@@ -361,12 +361,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       break;
     }
     const double rate = result.learning_rate * schedule(step);
-    if (sum) {
-      const GradientView gradients = replicas ? GradientView(*replicas) : GradientView(*sum);
-      std::visit([&](auto& each) { each.step(gradients, rate, variant.loss_scale); }, optimiser);
-    } else {
-      tape->step_with(optimiser, rate, variant.loss_scale);
-    }
+    // The sum is the same on all ranks, and so is what they are told.
+    ranks.alike([&] {
+      if (sum) {
+        const GradientView gradients = replicas ? GradientView(*replicas) : GradientView(*sum);
+        std::visit([&](auto& each) { each.step(gradients, rate, variant.loss_scale); }, optimiser);
+      } else {
+        tape->step_with(optimiser, rate, variant.loss_scale);
+      }
+    });
     if (recorder) recorder->end_step(*tape, model);
     ++step;
     training_seconds += seconds_since(start);

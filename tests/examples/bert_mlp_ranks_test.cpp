@@ -204,6 +204,13 @@ TEST_P(BertMlpRanks, TellAMistakeOnceAndEndWithItsCode) {
   expect(small("never") + "--replicas 4",
          "--replicas 4: expected a multiple of the 3 ranks, which share them");
   EXPECT_FALSE(fs::exists(folder_ / "never"));
+  // What the optimiser refuses.
+  const std::string steep = "--lr 1e4 --scaling none --replicas 3";
+  const Outcome refused = alone(small("steep") + steep);
+  EXPECT_EQ(refused.exit_code, 2);
+  const std::string line = refused.output.substr(0, refused.output.find('\n'));
+  ASSERT_TRUE(line.starts_with("bert_mlp: AdamW: expected a learning rate ")) << refused.output;
+  expect(small("steep") + "--overwrite " + steep, line.substr(line.find(' ') + 1));
   // What rank 0 alone looks at.
   ASSERT_EQ(alone(small("there")).exit_code, 0);
   expect(small("there") + "--seed 2",
