@@ -342,6 +342,9 @@ TEST_P(BertMlpRanks, SayWhichMpiTheirProgramLacks) {
   EXPECT_GE(count(none.output, "bert_mlp: started by mpirun of "), 1U) << none.output;
   EXPECT_GE(count(none.output, "install lib" + GetParam() + "-dev, and build again\n"), 1U)
       << none.output;
+  const Outcome apart = in_folder("SLURM_STEP_NUM_TASKS=2 " + program + "_" + GetParam());
+  EXPECT_EQ(apart.exit_code, 2) << apart.output;
+  EXPECT_TRUE(apart.output.ends_with("; start them by srun --mpi=pmix\n")) << apart.output;
   for (const std::string engine : UNIT_SCALING_MPI_ENGINES) {
     if (engine == GetParam()) continue;
     const Outcome other = in_folder(mpirun() + " -n 2 " + program + "_" + engine + " --help");
