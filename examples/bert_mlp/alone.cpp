@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
@@ -16,6 +17,7 @@
 
 #include "launcher.hpp"
 #include "run_as_rank.hpp"
+#include "unit_scaling/core/printable.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 
 namespace bert_mlp {
@@ -38,15 +40,20 @@ class OnlyRank final : public Communicator {
   }
 };
 
-/// @throws std::invalid_argument if it cannot be.
+/// @throws std::invalid_argument that says why it cannot be.
 [[noreturn]] void become_program_of(const Launcher& launcher, char** argv) {
   std::error_code error;
   std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   program += "_" + std::string(launcher.engine);
   execv(program.c_str(), argv);
-  throw std::invalid_argument("started by " + std::string(launcher.name) +
-                              ", but there is no program for it: install lib" +
-                              std::string(launcher.engine) + "-dev, and build again");
+  const int number = errno;
+  const std::string reason =
+      number == ENOENT && !error
+          ? "there is no program for it: install lib" + std::string(launcher.engine) +
+                "-dev, and build again"
+          : "cannot run " + unit_scaling::in_quotes(program.string()) + ": " +
+                (error ? error : std::error_code(number, std::generic_category())).message();
+  throw std::invalid_argument("started by " + std::string(launcher.name) + ", but " + reason);
 }
 
 }  // namespace

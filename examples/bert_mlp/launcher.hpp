@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdlib>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 
 namespace bert_mlp {
@@ -19,7 +21,7 @@ struct Launcher {
   std::string_view engine;    // the MPI that its processes need, as the programs for it are called
   const char* processes;      // the variable that says how many there are
   const char* on_this_host;   // and how many of them are on this host; it may be missing
-  const char* set = nullptr;  // must be there too; null: none need be
+  const char* set = nullptr;  // without it they do not find each other; null: it takes none
 };
 
 /// The first one that fits is it: mpirun may use srun, and leaves its variables in place.
@@ -37,6 +39,7 @@ struct Job {
 };
 
 /// The job of this process; empty if it is alone.
+/// @throws std::invalid_argument if it is one of several that do not find each other.
 [[nodiscard]] inline std::optional<Job> job_of_this_process() {
   const auto number = [](const char* variable) {
     const char* const value = std::getenv(variable);
@@ -47,8 +50,13 @@ struct Job {
   };
   for (const Launcher& each : launchers) {
     const std::size_t processes = number(each.processes);
-    if (processes == 0 || (each.set != nullptr && std::getenv(each.set) == nullptr)) continue;
+    if (processes == 0) continue;
     if (processes == 1) return std::nullopt;
+    if (each.set != nullptr && std::getenv(each.set) == nullptr) {
+      throw std::invalid_argument(
+          "started as one of " + std::to_string(processes) + " processes, as " + each.processes +
+          " says, that would each train a whole model; start them by " + std::string(each.name));
+    }
     return Job{&each, processes, std::max<std::size_t>(1, number(each.on_this_host))};
   }
   return std::nullopt;

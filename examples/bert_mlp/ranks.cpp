@@ -51,14 +51,19 @@ void Ranks::on_first(const std::function<void()>& body) const {
   if (!failure.empty()) throw CommonError(failure.substr(1), failure.front() - '0');
 }
 
-void Ranks::require_agreement(const us::train::Fingerprint& told,
-                              const std::vector<us::Parameter*>& parameters) const {
-  if (size() == 1) return;
+void Ranks::alike(const std::function<void()>& body) const {
+  if (size() == 1) return body();
   try {
-    us::distributed::require_agreement(*communicator_, told, parameters);
+    body();
   } catch (const std::invalid_argument& error) {
     throw CommonError(error.what(), 2);
   }
+}
+
+void Ranks::require_agreement(const us::train::Fingerprint& told,
+                              const std::vector<us::Parameter*>& parameters) const {
+  if (size() == 1) return;
+  alike([&] { us::distributed::require_agreement(*communicator_, told, parameters); });
 }
 
 std::vector<double> Ranks::gather(std::span<const double> numbers) const {

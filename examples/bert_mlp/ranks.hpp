@@ -45,6 +45,11 @@ class Ranks {
   /// Calls `body` on the first rank alone. What it throws, all throw, as above.
   void on_first(const std::function<void()>& body) const;
 
+  /// Calls `body`, which either throws the same on all ranks or on none, so that nobody need be
+  /// asked. Alone, it throws what that throws; else CommonError in place of what an argument is to
+  /// blame for.
+  void alike(const std::function<void()>& body) const;
+
   /// @throws CommonError that names what the ranks were told differently.
   void require_agreement(const us::train::Fingerprint& told,
                          const std::vector<us::Parameter*>& parameters = {}) const;

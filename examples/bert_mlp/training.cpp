@@ -13,7 +13,9 @@
 #include <memory>
 #include <numbers>
 #include <optional>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -36,6 +38,7 @@
 #include "unit_scaling/autograd/tape.hpp"
 #include "unit_scaling/core/file_error.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/formats/encoded_array.hpp"
 #include "unit_scaling/nn/bert_mlp.hpp"
 #include "unit_scaling/nn/residual.hpp"
 #include "unit_scaling/optim/gradient_sum.hpp"
@@ -86,6 +89,25 @@ std::vector<ValidationBatch> validation_sample(const Options& options,
     parts.push_back({i * stride / wanted, std::min(options.batch, windows), stride, 0});
   }
   return parts;
+}
+
+/// Adds a hash of each state of the optimiser to what ranks are to be told alike.
+void add_states(AnyOptimiser& optimiser, us::train::Fingerprint& told) {
+  const auto add = [&](const std::string& name, const auto& elements) {
+    const auto bytes = std::as_bytes(elements);
+    told.add_data(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  };
+  for_each_state(optimiser, [&]<class T>(const std::string& name, const T& state) {
+    const std::string key = "optimiser." + name;
+    if constexpr (std::is_arithmetic_v<T>) {
+      told.add(key, state);
+    } else if constexpr (std::is_same_v<T, us::EncodedArray>) {
+      add("codes of " + key, state.codes());
+      add("scales of " + key, state.scale_codes());
+    } else {
+      add(key, state.span());
+    }
+  });
 }
 
 /// Bits per character over those batches, under the recipe if there is one.
@@ -184,6 +206,8 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   {
     us::train::Fingerprint told = fingerprint;
     told.add("step", step);
+    // A file that was resumed from may be another one on another host.
+    if (ranks.size() > 1) add_states(optimiser, told);
     ranks.require_agreement(told, parameters);
   }
   const std::size_t own_replicas = options.replicas / ranks.size();
@@ -337,12 +361,15 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
       break;
     }
     const double rate = result.learning_rate * schedule(step);
-    if (sum) {
-      const GradientView gradients = replicas ? GradientView(*replicas) : GradientView(*sum);
-      std::visit([&](auto& each) { each.step(gradients, rate, variant.loss_scale); }, optimiser);
-    } else {
-      tape->step_with(optimiser, rate, variant.loss_scale);
-    }
+    // The sum is the same on all ranks, and so is what they are told.
+    ranks.alike([&] {
+      if (sum) {
+        const GradientView gradients = replicas ? GradientView(*replicas) : GradientView(*sum);
+        std::visit([&](auto& each) { each.step(gradients, rate, variant.loss_scale); }, optimiser);
+      } else {
+        tape->step_with(optimiser, rate, variant.loss_scale);
+      }
+    });
     if (recorder) recorder->end_step(*tape, model);
     ++step;
     training_seconds += seconds_since(start);

@@ -490,6 +490,27 @@ TEST(ShardedOptimiser, RefusesSharesOfOtherRanksOrParameters) {
   });
 }
 
+TEST(ShardedOptimiser, RefusesGroupsAsItsKindDoesAndThoseThatAreKeptElsewhere) {
+  run_thread_ranks(2, [](Communicator& ranks) {
+    Model model;
+    const ParameterShares shares(model.pointers(), 2);
+    using Sharded = ShardedOptimiser<optim::AdamW>;
+    const auto with = [&](const optim::ParameterGroup& other) {
+      return optim::ParameterGroups{{.parameters = {model.pointers()[0]}}, other};
+    };
+    expect_domain_error(
+        [&] {
+          Sharded(ranks, shares,
+                  with({.parameters = {model.pointers()[1]}, .is_kept_elsewhere = true}));
+        },
+        {"ShardedOptimiser", "is_kept_elsewhere"});
+    const auto empty = with({.parameters = {}, .learning_rate_factor = -3});
+    expect_domain_error([&] { Sharded(ranks, shares, empty); },
+                        {"AdamW", "learning_rate_factor", "-3"});
+    Sharded(ranks, shares, with({}));  // as AdamW does
+  });
+}
+
 TEST(ShardedOptimiser, RanksThatKeepAParameterInOtherFormatsEndWithAnError) {
   EXPECT_THROW(run_thread_ranks(2,
                                 [](Communicator& ranks) {
@@ -505,6 +526,38 @@ TEST(ShardedOptimiser, RanksThatKeepAParameterInOtherFormatsEndWithAnError) {
                                   take_steps(ranks, model, exchange, adam, 0, 2);
                                 }),
                distributed::CommunicationError);
+}
+
+/// What is told on two ranks whose steps differ: rank 1 has this rate and loss scale, and counts
+/// its steps from `first`; rank 0 has 0.01, 1 and 0.
+std::string error_of_steps(double rate, double loss_scale, std::uint64_t first) {
+  try {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      const bool is_other = ranks.rank() == 1;
+      Model model;
+      const ParameterShares shares(model.pointers(), 2);
+      GradientExchange exchange(ranks, model.pointers());
+      ShardedOptimiser<optim::AdamW> adam(ranks, shares, model.groups());
+      adam.load([&] {
+        adam.for_each_state([&]<class T>(const std::string&, T& state) {
+          if constexpr (std::is_arithmetic_v<T>) state = is_other ? first : 0;
+        });
+      });
+      exchange.exchange(gradients_of(model, 0, ranks.rank()));
+      adam.step(exchange, is_other ? rate : 0.01, is_other ? loss_scale : 1);
+    });
+  } catch (const distributed::CommunicationError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ShardedOptimiser, RanksThatStepWithOtherNumbersEndWithAnError) {
+  EXPECT_EQ(error_of_steps(0.01, 1, 0), "");
+  for (const std::string& error :
+       {error_of_steps(0.02, 1, 0), error_of_steps(0.01, 2, 0), error_of_steps(0.01, 1, 1)}) {
+    EXPECT_NE(error.find("ShardedOptimiser: expected the hash of "), std::string::npos) << error;
+  }
 }
 
 }  // namespace sharded_optimiser_test

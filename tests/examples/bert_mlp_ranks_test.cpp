@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -202,6 +204,13 @@ TEST_P(BertMlpRanks, TellAMistakeOnceAndEndWithItsCode) {
   expect(small("never") + "--replicas 4",
          "--replicas 4: expected a multiple of the 3 ranks, which share them");
   EXPECT_FALSE(fs::exists(folder_ / "never"));
+  // What the optimiser refuses.
+  const std::string steep = "--lr 1e4 --scaling none --replicas 3";
+  const Outcome refused = alone(small("steep") + steep);
+  EXPECT_EQ(refused.exit_code, 2);
+  const std::string line = refused.output.substr(0, refused.output.find('\n'));
+  ASSERT_TRUE(line.starts_with("bert_mlp: AdamW: expected a learning rate ")) << refused.output;
+  expect(small("steep") + "--overwrite " + steep, line.substr(line.find(' ') + 1));
   // What rank 0 alone looks at.
   ASSERT_EQ(alone(small("there")).exit_code, 0);
   expect(small("there") + "--seed 2",
@@ -228,6 +237,35 @@ TEST_P(BertMlpRanks, FindWhatTheyWereToldDifferently) {
   expect("--data words.txt", "--data others.txt",
          differs + "text is .* on rank 0 and .* on rank 1");
   expect("", "--stepz 3", "rank 1 of 2: --stepz: there is no such option; do you mean --steps\\?");
+}
+
+// The weights are the same in both files.
+TEST_P(BertMlpRanks, FindThatTheyResumeWithOtherStatesOfTheOptimiser) {
+  ASSERT_EQ(alone(small("part") + "--replicas 2 --stop-at 5").exit_code, 0);
+  std::string bytes = checkpoint("part");
+  ASSERT_GT(bytes.size(), 1000U);
+  std::uint64_t size = 0;  // of the header, which stands behind it
+  std::memcpy(&size, bytes.data(), sizeof(size));
+  const auto header = nlohmann::json::parse(bytes.substr(sizeof(size), size));
+  const auto entry = std::find_if(header.items().begin(), header.items().end(), [](auto& each) {
+    return each.key().starts_with("optimiser.first_moment.");
+  });
+  ASSERT_TRUE(entry != header.items().end());
+  const auto begin = entry.value().at("data_offsets").at(0).get<std::size_t>();
+  bytes[sizeof(size) + size + begin] ^= 1;  // the last bit of its first number
+  std::ofstream(folder_ / "other", std::ios::binary) << bytes;
+  const std::string command = program + " " + small("never") + "--replicas 2 --stop-at 7 --resume ";
+  const auto resume = [&](const std::string& file) {
+    return in_folder(mpirun() + " -n 1 " + command + "part/checkpoint.safetensors : -n 1 " +
+                     command + file);
+  };
+  const Outcome outcome = resume("other");
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
+  EXPECT_TRUE(std::regex_search(
+      outcome.output, std::regex("bert_mlp: agreement: expected the same on all ranks, got " +
+                                 entry.key() + " is .* on rank 0 and .* on rank 1\n")))
+      << outcome.output;
+  EXPECT_EQ(resume("part/checkpoint.safetensors").exit_code, 0);
 }
 
 TEST_P(BertMlpRanks, StopTogetherWhereMpirunIsInterrupted) {
@@ -304,6 +342,9 @@ TEST_P(BertMlpRanks, SayWhichMpiTheirProgramLacks) {
   EXPECT_GE(count(none.output, "bert_mlp: started by mpirun of "), 1U) << none.output;
   EXPECT_GE(count(none.output, "install lib" + GetParam() + "-dev, and build again\n"), 1U)
       << none.output;
+  const Outcome apart = in_folder("SLURM_STEP_NUM_TASKS=2 " + program + "_" + GetParam());
+  EXPECT_EQ(apart.exit_code, 2) << apart.output;
+  EXPECT_TRUE(apart.output.ends_with("; start them by srun --mpi=pmix\n")) << apart.output;
   for (const std::string engine : UNIT_SCALING_MPI_ENGINES) {
     if (engine == GetParam()) continue;
     const Outcome other = in_folder(mpirun() + " -n 2 " + program + "_" + engine + " --help");

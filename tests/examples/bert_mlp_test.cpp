@@ -208,7 +208,7 @@ TEST_F(BertMlp, IsAloneInAJobOfOneProcess) {
   ASSERT_EQ(run(small("alone") + " --precision fp8").exit_code, 0);
   for (const std::string variables :
        {"OMPI_COMM_WORLD_SIZE=1", "PMI_SIZE=1", "SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0",
-        "SLURM_STEP_NUM_TASKS=4"}) {
+        "SLURM_STEP_NUM_TASKS=1"}) {
     const Outcome outcome =
         unit_scaling_test::run_command(variables + " " UNIT_SCALING_BERT_MLP " " + small("job") +
                                        " --overwrite --precision fp8 2>&1");
@@ -217,6 +217,30 @@ TEST_F(BertMlp, IsAloneInAJobOfOneProcess) {
                 content(folder_ / "alone/checkpoint.safetensors"))
         << variables;
   }
+}
+
+// As without --mpi=pmix, where each process would take itself for the only one.
+TEST_F(BertMlp, RefusesProcessesOfSrunThatDoNotFindEachOther) {
+  const Outcome outcome = unit_scaling_test::run_command(
+      "SLURM_STEP_NUM_TASKS=2 " UNIT_SCALING_BERT_MLP " " + small("never") + " 2>&1");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.output,
+            "bert_mlp: started as one of 2 processes, as SLURM_STEP_NUM_TASKS says, that would "
+            "each train a whole model; start them by srun --mpi=pmix\n");
+  EXPECT_FALSE(fs::exists(folder_ / "never"));
+}
+
+TEST_F(BertMlp, SaysWhyItCannotBecomeTheProgramOfAnMpi) {
+  fs::copy(UNIT_SCALING_BERT_MLP, folder_ / "bert_mlp");
+  const auto expect = [&](const std::string& reason) {
+    const Outcome outcome = unit_scaling_test::run_command(
+        "OMPI_COMM_WORLD_SIZE=2 " + out("bert_mlp") + " " + small("never") + " 2>&1");
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_EQ(outcome.output, "bert_mlp: started by mpirun of Open MPI, but " + reason + "\n");
+  };
+  expect("there is no program for it: install libopenmpi-dev, and build again");
+  std::ofstream(folder_ / "bert_mlp_openmpi") << "no program";
+  expect("cannot run '" + out("bert_mlp_openmpi") + "': Permission denied");
 }
 
 // Steps 5 and 7 lie between two validations; after 8 there is one.

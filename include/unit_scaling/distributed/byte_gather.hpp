@@ -79,11 +79,13 @@ class ByteGather {
   /// @param others where the bytes of each rank go, but for those of this one; empty on a rank that
   ///        gets nothing.
   /// @param root the one rank that gets them; all do if it is empty.
-  /// @throws DomainError if rows have other sizes, or there is no such root; CommunicationError if
-  /// a
-  ///         rank has failed or a message is not the one that is due: ranks may know other sizes.
+  /// @param told a hash of what all ranks must be told alike besides the sizes.
+  /// @throws DomainError if rows have other sizes, or there is no such root; CommunicationError
+  ///         if a rank has failed or a message is not the one that is due: ranks may know other
+  ///         sizes, or be told otherwise.
   void gather(const std::vector<std::size_t>& sizes, ByteRow<const std::byte> own,
-              std::vector<ByteRow<std::byte>> others, std::optional<std::size_t> root = {}) {
+              std::vector<ByteRow<std::byte>> others, std::optional<std::size_t> root = {},
+              std::uint64_t told = unit_scaling::detail::empty_hash) {
     const std::size_t rank = ranks_->rank();
     require(sizes.size() == ranks_->size() && (!root || *root < sizes.size()), receiver_,
             "expected a size for each of ", ranks_->size(), " ranks, and a root among them, got ",
@@ -100,7 +102,7 @@ class ByteGather {
     sizes_ = sizes;
     own_ = std::move(own);
     others_ = std::move(others);
-    told_ = hash_of_sizes();
+    told_ = with_hash_of_sizes(told);
     const std::size_t most = *std::max_element(sizes.begin(), sizes.end());
     const std::size_t rounds =
         ranks_->size() == 1 ? 0 : (most + bytes_of_message_ - 1) / bytes_of_message_;
@@ -144,9 +146,8 @@ class ByteGather {
             .told = told_};
   }
 
-  [[nodiscard]] std::uint64_t hash_of_sizes() const {
-    std::uint64_t hash =
-        unit_scaling::detail::next_hash(unit_scaling::detail::empty_hash, bytes_of_message_);
+  [[nodiscard]] std::uint64_t with_hash_of_sizes(std::uint64_t hash) const {
+    hash = unit_scaling::detail::next_hash(hash, bytes_of_message_);
     for (const std::size_t each : sizes_) hash = unit_scaling::detail::next_hash(hash, each);
     return hash;
   }

@@ -44,7 +44,7 @@ struct MessageHeader {
   MessageKind kind = MessageKind::terms;
   std::uint64_t elements = 0;   ///< that follow: numbers, or bytes
   std::uint64_t saturated = 0;  ///< numbers of the piece; see ExchangeStatistics
-  std::uint64_t told = 0;       ///< a hash of what the sender was told: formats, factors, batches
+  std::uint64_t told = 0;       ///< a hash of what the sender was told: formats, factors, rates
   std::uint64_t checksum = 0;   ///< of all other bytes
 
   /// Writes the header, and the checksum of all, before what is in the message already.
@@ -88,8 +88,8 @@ struct MessageHeader {
     check_same("kind", static_cast<std::uint32_t>(expected.kind),
                static_cast<std::uint32_t>(header.kind));
     check_same("a number of elements of", expected.elements, header.elements);
-    check_same("the hash of options, parameters, sizes and number of batches", expected.told,
-               header.told);
+    check_same("the hash of options, parameters, sizes and number of batches, rates and steps",
+               expected.told, header.told);
     return header;
   }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <any>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -19,6 +20,7 @@
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/byte_gather.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gathered_sizes.hpp"
@@ -108,7 +110,7 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   /// @param ranks must outlive this object.
   /// @param shares of at least the parameters of the groups; the same on all ranks.
   /// @throws DomainError as `Kind`; for shares of another number of ranks, or without one of the
-  ///         parameters.
+  ///         parameters; for a group with `is_kept_elsewhere`, as the shares say where that is.
   ShardedOptimiser(Communicator& ranks, const ParameterShares& shares,
                    const optim::ParameterGroups& groups)
       : ShardedOptimiser(std::nullopt, ranks, shares, groups) {}
@@ -120,11 +122,18 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   /// it.
   /// @throws ShapeError, DomainError as `Kind`, on all ranks if gradients are the same on all.
   ///         Nothing is changed then. CommunicationError if a rank has failed, if a message is not
-  ///         the one that is due, or if ranks keep a parameter in other formats.
+  ///         the one that is due, or if ranks keep a parameter in other formats or step with other
+  ///         learning rates, loss scales or numbers of steps.
   template <optim::GradientSource Gradients>
   void step(const Gradients& gradients, double learning_rate, double loss_scale = 1) {
     share_.step(gradients, learning_rate, loss_scale);
-    gather_weights();
+    // Weights that were moved otherwise would be taken for those of this step.
+    std::uint64_t told = unit_scaling::detail::empty_hash;
+    for (const std::uint64_t each : {share_.steps(), std::bit_cast<std::uint64_t>(learning_rate),
+                                     std::bit_cast<std::uint64_t>(loss_scale)}) {
+      told = unit_scaling::detail::next_hash(told, each);
+    }
+    gather_weights(told);
   }
 
   /// Of all parameters.
@@ -236,6 +245,10 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
   [[nodiscard]] optim::ParameterGroups groups_of(std::size_t rank) const {
     std::vector<optim::ParameterGroup> result;
     for (const optim::ParameterGroup& group : groups_.groups()) {
+      require(!group.is_kept_elsewhere, name,
+              "expected groups whose owners the shares say, got one with is_kept_elsewhere");
+      // For `Kind` to check its numbers.
+      if (group.parameters.empty()) result.push_back(group);
       for (Parameter* const parameter : group.parameters) {
         // Null is for `Kind` to refuse.
         const bool is_elsewhere = parameter != nullptr && shares_.owner(*parameter) != rank;
@@ -248,7 +261,8 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
     return result;
   }
 
-  void gather_weights() {
+  /// @param told a hash of what the step was told, which must be the same on all ranks.
+  void gather_weights(std::uint64_t told) {
     if (ranks_->size() == 1) return;
     std::vector<std::size_t> sizes(ranks_->size());
     ByteRow<const std::byte> own;
@@ -270,7 +284,7 @@ template <optim::Optimiser Kind> class ShardedOptimiser {
         add(parameter.value);
       }
     }
-    weights_.gather(sizes, std::move(own), std::move(others));
+    weights_.gather(sizes, std::move(own), std::move(others), /*root=*/std::nullopt, told);
   }
 
   Communicator* ranks_;
