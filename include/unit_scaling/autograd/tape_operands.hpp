@@ -55,11 +55,11 @@ class TapeOperands final : public ops::OperandSource {
   const OperandArgument& argument(std::size_t index) const&& = delete;
 
   /// The operand of a constant, for the next op.
-  [[gnu::noinline]] void add_constant(std::size_t value, ContentVersion version,
+  [[gnu::noinline]] void add_constant(std::size_t value, ContentVersion content,
                                       const kernels::Operand& operand) {
     OperandArgument& constant = constants_.emplace_back();
     constant.value = value;
-    constant.version = version;
+    constant.version = content;
     constant.operand = operand;
   }
 
