@@ -90,8 +90,8 @@ class Mpi final : public Communicator {
   }
 
   /// Ends the job if it is not whole: after a failure, or on the way out of an exception. MPI would
-  /// wait for the other ranks.
-  ~Mpi() override {
+  /// wait for the other ranks. If there is no memory for the line, the process ends.
+  ~Mpi() override {  // NOLINT(bugprone-exception-escape)
     if (!failure().empty()) end_job(failure());
     if (std::uncaught_exceptions() > exceptions_) end_job("ended by an exception");
     living_ = nullptr;
@@ -174,8 +174,8 @@ class Mpi final : public Communicator {
     Exchange& operator=(const Exchange&) = delete;
 
     /// What no message has come for yet can be cancelled. What MPI has begun to move cannot, and
-    /// neither can what others are to take.
-    ~Exchange() override {
+    /// neither can what others are to take. If there is no memory for an error, the process ends.
+    ~Exchange() override {  // NOLINT(bugprone-exception-escape)
       for (std::size_t k = 0; k < requests_.size(); ++k) {
         if (requests_[k] != MPI_REQUEST_NULL && parts_[k].is_received) MPI_Cancel(&requests_[k]);
       }

@@ -166,8 +166,10 @@ class ThreadCommunicator final : public Communicator {
       for (std::size_t from = 0; from < received_.size(); ++from) {
         const auto message = messages_->receive(from, rank_, number_, place_);
         const auto fail = [&](const std::string& expected, const std::string& got) {
-          throw CommunicationError(place_ + "expected " + expected + " from rank " +
-                                   std::to_string(from) + ", got " + got);
+          std::string text = place_;
+          text.append("expected ").append(expected).append(" from rank ");
+          text.append(std::to_string(from)).append(", got ").append(got);
+          throw CommunicationError(text);
         };
         if (message.operation != operation_) {
           fail("a message of the same operation", "one of " + std::string(message.operation));
