@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "distributed/error_of_ranks.hpp"
 #include "distributed/gradients.hpp"
 #include "distributed/tampering.hpp"
 #include "support/errors.hpp"
@@ -64,18 +65,6 @@ std::vector<std::vector<std::uint32_t>> exchanged(
     if (statistics != nullptr && ranks.rank() == 0) *statistics = exchange.statistics();
   });
   return result;
-}
-
-/// What a rank says of an exchange that fails; empty if none does.
-template <class Body>
-std::string text_of_error(std::size_t ranks, const Body& body,
-                          const distributed::ThreadRanksOptions& options = {}) {
-  try {
-    run_thread_ranks(ranks, body, options);
-  } catch (const CommunicationError& error) {
-    return error.what();
-  }
-  return "";
 }
 
 /// All finite numbers of a format of at most 16 bits, sorted; of zeros, the positive one.
@@ -465,13 +454,13 @@ TEST(GradientExchange, RefusesWrongOptionsAndShapesBeforeAnythingIsSent) {
 
 TEST(GradientExchange, RanksWithOtherSizesEndWithAnErrorAndDoNotHang) {
   // A message of another size is refused as it comes: long before the deadline.
-  const std::string text = text_of_error(2,
-                                         [](Communicator& ranks) {
-                                           GivenParameters given({ranks.rank() == 0 ? 20U : 40U});
-                                           GradientExchange exchange(ranks, given.pointers());
-                                           exchange.exchange(given.gradients(Numbers(40, 1)));
-                                         },
-                                         {.deadline = std::chrono::seconds(2)});
+  const std::string text = error_of_ranks(2,
+                                          [](Communicator& ranks) {
+                                            GivenParameters given({ranks.rank() == 0 ? 20U : 40U});
+                                            GradientExchange exchange(ranks, given.pointers());
+                                            exchange.exchange(given.gradients(Numbers(40, 1)));
+                                          },
+                                          {.deadline = std::chrono::seconds(2)});
   EXPECT_NE(text.find("all_to_all on rank "), std::string::npos) << text;
   EXPECT_NE(text.find(" bytes from rank "), std::string::npos) << text;
 }
@@ -517,7 +506,7 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
   const auto text_of = [](const auto& exchange_on) {
-    return text_of_error(2, [&](Communicator& ranks) {
+    return error_of_ranks(2, [&](Communicator& ranks) {
       GivenParameters given({20});
       exchange_on(ranks, given.pointers(), given.gradients(Numbers(20, 1)));
     });
@@ -557,7 +546,7 @@ TEST(GradientExchange, RanksWithOtherParametersEndWithAnError) {
   using Parameters = std::vector<Of>;
   const Parameters on_rank_0{{"p", {4, 3}}, {"q", {12}}};
   const auto text_with = [&](const Parameters& on_rank_1) {
-    return text_of_error(2, [&](Communicator& ranks) {
+    return error_of_ranks(2, [&](Communicator& ranks) {
       std::vector<Parameter> parameters;
       for (const Of& each : ranks.rank() == 0 ? on_rank_0 : on_rank_1) {
         parameters.push_back({.name = each.name, .value = Array<float>::filled(each.shape, 0)});
@@ -585,7 +574,7 @@ TEST(GradientExchange, RanksWithOtherParametersEndWithAnError) {
 
 /// What becomes of two exchanges of two ranks of which rank 0 hears something else.
 std::string error_after(const Tampering::Tamper& tamper, bool is_shared = false) {
-  return text_of_error(2, [&](Communicator& engine) {
+  return error_of_ranks(2, [&](Communicator& engine) {
     Tampering ranks(engine, tamper);
     GivenParameters given({50, 50});
     Options options;
@@ -686,7 +675,7 @@ struct GradientsOfStep : GivenGradients {
 TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
   // As if backward had thrown after its first gradient was sent.
   for (const bool is_of_step : {false, true}) {
-    const std::string text = text_of_error(2, [&](Communicator& ranks) {
+    const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
       GivenParameters given({4, 4});
       GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
       GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};

@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "distributed/error_of_ranks.hpp"
 #include "support/errors.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 
@@ -207,26 +208,15 @@ TEST(ThreadRanks, OtherOperationsAndOtherSizesAreErrors) {
   EXPECT_NE(size.find("expected 4 bytes from rank 1, got 3"), std::string::npos) << size;
 }
 
-/// The error of a run of ranks; empty if there is none.
-template <class Function>
-std::string error_of(std::size_t count, const Function& function,
-                     const distributed::ThreadRanksOptions& options = {}) {
-  try {
-    run_thread_ranks(count, function, options);
-  } catch (const CommunicationError& error) {
-    return error.what();
-  }
-  return "";
-}
-
 TEST(ThreadRanks, AllRanksThatDoNotAnswerAreNamed) {
-  EXPECT_EQ(error_of(4,
-                     [](Communicator& ranks) {
-                       if (ranks.rank() % 2 == 1) std::this_thread::sleep_for(milliseconds(400));
-                       if (ranks.rank() == 2) std::this_thread::sleep_for(milliseconds(20));
-                       ranks.barrier();
-                     },
-                     {.deadline = milliseconds(100)}),
+  EXPECT_EQ(error_of_ranks(4,
+                           [](Communicator& ranks) {
+                             if (ranks.rank() % 2 == 1)
+                               std::this_thread::sleep_for(milliseconds(400));
+                             if (ranks.rank() == 2) std::this_thread::sleep_for(milliseconds(20));
+                             ranks.barrier();
+                           },
+                           {.deadline = milliseconds(100)}),
             "rank 0: barrier on rank 0: no message from ranks 1, 3 within 100 ms");
 }
 
@@ -238,53 +228,53 @@ TEST(ThreadRanks, AnOperationThatIsGivenUpFailsItsCommunicator) {
   };
   // Nothing follows.
   const std::string text = "all_gather on rank 1: it was given up";
-  EXPECT_EQ(error_of(2,
-                     [&](Communicator& ranks) {
-                       if (ranks.rank() == 1) return give_up(ranks);
-                       const Bytes own(2);
-                       Bytes received(4);
-                       ranks.all_gather(own, {received, Sizes{2, 2}});
-                     }),
+  EXPECT_EQ(error_of_ranks(2,
+                           [&](Communicator& ranks) {
+                             if (ranks.rank() == 1) return give_up(ranks);
+                             const Bytes own(2);
+                             Bytes received(4);
+                             ranks.all_gather(own, {received, Sizes{2, 2}});
+                           }),
             "rank 1: " + text);
   // Every operation that follows throws.
-  EXPECT_EQ(error_of(2,
-                     [&](Communicator& ranks) {
-                       if (ranks.rank() == 1) {
-                         give_up(ranks);
-                         for (int k = 0; k < 2; ++k) {
-                           expect_error<CommunicationError>([&] { ranks.barrier(); },
-                                                            {"barrier on rank 1: an operation "
-                                                             "before it did not succeed: ",
-                                                             text});
-                         }
-                         EXPECT_EQ(ranks.failure(), text);
-                       }
-                     }),
+  EXPECT_EQ(error_of_ranks(2,
+                           [&](Communicator& ranks) {
+                             if (ranks.rank() == 1) {
+                               give_up(ranks);
+                               for (int k = 0; k < 2; ++k) {
+                                 expect_error<CommunicationError>(
+                                     [&] { ranks.barrier(); }, {"barrier on rank 1: an operation "
+                                                                "before it did not succeed: ",
+                                                                text});
+                               }
+                               EXPECT_EQ(ranks.failure(), text);
+                             }
+                           }),
             "rank 1: " + text);
   // Of a request that another one takes the place of.
-  EXPECT_EQ(error_of(1,
-                     [](Communicator& ranks) {
-                       auto request = ranks.start_barrier();
-                       EXPECT_EQ(ranks.failure(), "");
-                       request = ranks.start_barrier();
-                       request.wait();
-                     }),
+  EXPECT_EQ(error_of_ranks(1,
+                           [](Communicator& ranks) {
+                             auto request = ranks.start_barrier();
+                             EXPECT_EQ(ranks.failure(), "");
+                             request = ranks.start_barrier();
+                             request.wait();
+                           }),
             "rank 0: barrier on rank 0: it was given up");
 }
 
 TEST(ThreadRanks, WhatARankThrowsIsNamedAndNotTheOperationThatItGivesUpOnTheWay) {
-  EXPECT_EQ(error_of(2,
-                     [](Communicator& ranks) {
-                       auto request = ranks.start_barrier();
-                       if (ranks.rank() == 1) throw std::out_of_range("no such batch");
-                       request.wait();
-                     }),
+  EXPECT_EQ(error_of_ranks(2,
+                           [](Communicator& ranks) {
+                             auto request = ranks.start_barrier();
+                             if (ranks.rank() == 1) throw std::out_of_range("no such batch");
+                             request.wait();
+                           }),
             "rank 1: no such batch");
 }
 
 TEST(ThreadRanks, AnOperationThatFailsFailsItsCommunicator) {
   // Rank 0 catches the error and goes on. Rank 1 sees none, and hears of it.
-  const std::string text = error_of(2, [](Communicator& ranks) {
+  const std::string text = error_of_ranks(2, [](Communicator& ranks) {
     const std::size_t own_size = ranks.rank() == 0 ? 4 : 3;
     const Bytes own(own_size);
     Bytes received(4 + 4);
@@ -338,7 +328,7 @@ TEST(ThreadRanks, ALongestDeadlineIsNoDeadlineOfNothing) {
     if (ranks.rank() == 1) std::this_thread::sleep_for(milliseconds(50));
     ranks.barrier();
   };
-  EXPECT_EQ(error_of(2, come_late, {.deadline = std::chrono::hours(24 * 365)}), "");
+  EXPECT_EQ(error_of_ranks(2, come_late, {.deadline = std::chrono::hours(24 * 365)}), "");
   for (const milliseconds deadline :
        {milliseconds(std::chrono::hours(24 * 365)) + milliseconds(1), milliseconds::max()}) {
     expect_domain_error([&] { run_thread_ranks(2, come_late, {.deadline = deadline}); },

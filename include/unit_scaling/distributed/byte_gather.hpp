@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +20,7 @@
 #include "unit_scaling/core/text_hash.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/message_header.hpp"
+#include "unit_scaling/distributed/messages.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -117,14 +117,6 @@ class ByteGather {
  private:
   static constexpr std::size_t least_message = 4096;
 
-  struct Stage {
-    std::vector<std::byte> sent;
-    std::vector<std::byte> received;
-    std::vector<std::size_t> sent_sizes;
-    std::vector<std::size_t> received_sizes;
-    Request request;  ///< last, so that it is given up before the bytes are
-  };
-
   /// How many bytes of a rank go in a message.
   [[nodiscard]] std::size_t count(std::size_t round, std::size_t rank) const {
     const std::size_t begin = std::min(round * bytes_of_message_, sizes_[rank]);
@@ -153,41 +145,39 @@ class ByteGather {
   }
 
   void start(std::size_t round) {
-    Stage& stage = stages_[round % stages_.size()];
+    detail::Messages& messages = messages_[round % messages_.size()];
     const std::size_t own = ranks_->rank();
     const bool is_sent = !root_ || *root_ != own;
-    stage.sent.resize(is_sent ? message_size(round, own) : 0);
-    if (!stage.sent.empty()) {
-      std::byte* const to = stage.sent.data() + sizeof(MessageHeader);
-      own_.take(count(round, own), [&](std::span<const std::byte> bytes, std::size_t begin) {
-        std::memcpy(to + begin, bytes.data(), bytes.size());
-      });
-      header_of(round, own).seal(stage.sent);
-    }
-    stage.received_sizes.assign(ranks_->size(), 0);
+    const std::size_t size = is_sent ? message_size(round, own) : 0;
+    messages.sent_sizes.assign(root_ ? ranks_->size() : 1, 0);
+    messages.sent_sizes[root_.value_or(0)] = size;
+    messages.received_sizes.assign(ranks_->size(), 0);
     for (std::size_t from = 0; from < ranks_->size(); ++from) {
       // An all-gather brings what this rank has sent itself, too.
       const bool comes = is_received_ && (from != own || !root_);
-      if (comes) stage.received_sizes[from] = message_size(round, from);
+      if (comes) messages.received_sizes[from] = message_size(round, from);
     }
-    stage.received.resize(
-        std::accumulate(stage.received_sizes.begin(), stage.received_sizes.end(), std::size_t{0}));
-    if (!root_) {
-      stage.request = ranks_->start_all_gather(stage.sent, {stage.received, stage.received_sizes});
-      return;
+    messages.resize();
+    if (size != 0) {
+      std::byte* const to = messages.sent.data() + sizeof(MessageHeader);
+      own_.take(count(round, own), [&](std::span<const std::byte> bytes, std::size_t begin) {
+        std::memcpy(to + begin, bytes.data(), bytes.size());
+      });
+      header_of(round, own).seal(messages.sent);
     }
-    stage.sent_sizes.assign(ranks_->size(), 0);
-    stage.sent_sizes[*root_] = stage.sent.size();
-    stage.request = ranks_->start_all_to_all({stage.sent, stage.sent_sizes},
-                                             {stage.received, stage.received_sizes});
+    if (root_) {
+      messages.start_all_to_all(*ranks_);
+    } else {
+      messages.start_all_gather(*ranks_);
+    }
   }
 
   void finish(std::size_t round) {
-    Stage& stage = stages_[round % stages_.size()];
-    stage.request.wait();
-    const std::byte* message = stage.received.data();
+    detail::Messages& messages = messages_[round % messages_.size()];
+    messages.request.wait();
+    const std::byte* message = messages.received.data();
     for (std::size_t from = 0; from < ranks_->size(); ++from) {
-      const std::size_t size = stage.received_sizes[from];
+      const std::size_t size = messages.received_sizes[from];
       if (size != 0 && from != ranks_->rank()) {
         static_cast<void>(MessageHeader::open(receiver_, {message, size}, header_of(round, from)));
         const std::byte* const bytes = message + sizeof(MessageHeader);
@@ -211,7 +201,7 @@ class ByteGather {
   ByteRow<const std::byte> own_;
   std::vector<ByteRow<std::byte>> others_;
   std::uint64_t told_ = 0;
-  std::array<Stage, 2> stages_;
+  std::array<detail::Messages, 2> messages_;
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -34,6 +33,7 @@
 #include "unit_scaling/distributed/gradient_tree.hpp"
 #include "unit_scaling/distributed/gradient_wire.hpp"
 #include "unit_scaling/distributed/message_header.hpp"
+#include "unit_scaling/distributed/messages.hpp"
 #include "unit_scaling/distributed/pairwise_sum.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/formats/format.hpp"
@@ -234,17 +234,10 @@ class GradientExchange {
     float* to = nullptr;  ///< the elements, in an exchange
   };
 
-  /// An operation of all ranks on a bucket.
-  struct Stage {
-    std::vector<std::byte> sent;
-    std::vector<std::byte> received;
-    std::vector<std::size_t> sent_sizes;
-    std::vector<std::size_t> received_sizes;
-    Request request;  ///< last, so that it is given up before the bytes are
-  };
+  /// The operations of all ranks on a bucket.
   struct Stages {
-    Stage terms;
-    Stage sums;
+    detail::Messages terms;
+    detail::Messages sums;
   };
   /// Buckets of which messages are on their way: terms, sums, and what has come.
   static constexpr std::size_t buckets_in_flight = 3;
@@ -372,25 +365,28 @@ class GradientExchange {
   /// Sends the numbers of this rank.
   template <optim::GradientSource Gradients>
   void start_terms(const Gradients& source, std::size_t number, std::size_t batches) {
-    Stage& stage = stages_[number % buckets_in_flight].terms;
+    detail::Messages& terms = stages_[number % buckets_in_flight].terms;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
-    stage.sent_sizes.clear();
+    std::vector<std::byte> flags;
+    buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
+      const bool is_there = source.gradient(*buckets_.places()[k].parameter).size() != 0;
+      flags.push_back(static_cast<std::byte>(is_there ? 1 : 0));
+    });
+    std::vector<Layout> layouts;
+    terms.sent_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      stage.sent_sizes.push_back(layout_of_terms(bucket, buckets_.piece(bucket, rank)).size);
+      layouts.push_back(layout_of_terms(bucket, buckets_.piece(bucket, rank)));
+      terms.sent_sizes.push_back(layouts[rank].size);
     }
-    stage.received_sizes.assign(ranks_->size(), stage.sent_sizes[own]);
-    resize(stage);
+    terms.received_sizes.assign(ranks_->size(), terms.sent_sizes[own]);
+    terms.resize();
     std::size_t begin = 0;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
-      const Layout layout = layout_of_terms(bucket, piece);
-      const std::span message(stage.sent.data() + begin, layout.size);
-      std::byte* flag = message.data() + sizeof(MessageHeader);
-      buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
-        const bool is_there = source.gradient(*buckets_.places()[k].parameter).size() != 0;
-        *flag++ = static_cast<std::byte>(is_there ? 1 : 0);
-      });
+      const Layout& layout = layouts[rank];
+      const std::span message(terms.sent.data() + begin, layout.size);
+      std::copy(flags.begin(), flags.end(), message.begin() + sizeof(MessageHeader));
       numbers_of_piece_.resize(piece.size());
       buckets_.for_each_parameter(piece, [&](std::size_t k, const Range& range) {
         const Place& place = buckets_.places()[k];
@@ -411,21 +407,20 @@ class GradientExchange {
       if (rank != own) statistics_.sent_bytes += layout.size;
       begin += layout.size;
     }
-    stage.request = ranks_->start_all_to_all({stage.sent, stage.sent_sizes},
-                                             {stage.received, stage.received_sizes});
+    terms.start_all_to_all(*ranks_);
   }
 
   /// Returns when the messages have come.
-  void wait(Stage& stage) {
+  void wait(detail::Messages& messages) {
     const auto start = std::chrono::steady_clock::now();
-    stage.request.wait();
+    messages.request.wait();
     statistics_.waited += std::chrono::steady_clock::now() - start;
   }
 
   /// Adds up the piece of this rank, and sends the sums to those that they are for.
   void start_sums(std::size_t number, std::size_t batches) {
-    Stage& terms = stages_[number % buckets_in_flight].terms;
-    Stage& sums = stages_[number % buckets_in_flight].sums;
+    detail::Messages& terms = stages_[number % buckets_in_flight].terms;
+    detail::Messages& sums = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
     const Range piece = buckets_.piece(bucket, own);
@@ -451,30 +446,31 @@ class GradientExchange {
     const std::size_t all_batches = batches * ranks_->size();
     saturated += wire_.saturated(numbers_of_piece_, all_batches);
     // Blocks are of one parameter, so each number is rounded as it is for all.
-    const auto write_sums = [&](std::size_t rank, std::span<float> numbers,
+    const auto write_sums = [&](const Layout& layout_of_rank, std::span<float> numbers,
                                 std::span<std::byte> message) {
       MessageHeader header = header_of(MessageKind::sums, number, own, own, numbers.size());
       header.saturated = saturated;
-      const Layout layout_of_rank = layout_of_sums(piece, rank);
       wire_.encode(numbers, layout_of_rank.blocks, all_batches,
                    message.data() + layout_of_rank.begin);
       header.seal(message);
     };
+    std::vector<Layout> layouts;
     sums.sent_sizes.clear();
     sums.received_sizes.clear();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      sums.sent_sizes.push_back(layout_of_sums(piece, rank).size);
+      layouts.push_back(layout_of_sums(piece, rank));
+      sums.sent_sizes.push_back(layouts[rank].size);
       sums.received_sizes.push_back(layout_of_sums(buckets_.piece(bucket, rank), own).size);
       if (rank != own) statistics_.sent_bytes += sums.sent_sizes.back();
     }
     if (buckets_.owners().empty()) {  // one message to all
       sums.sent_sizes.resize(1);
-      resize(sums);
-      write_sums(own, numbers_of_piece_, sums.sent);
-      sums.request = ranks_->start_all_gather(sums.sent, {sums.received, sums.received_sizes});
+      sums.resize();
+      write_sums(layouts[own], numbers_of_piece_, sums.sent);
+      sums.start_all_gather(*ranks_);
       return;
     }
-    resize(sums);
+    sums.resize();
     std::byte* message = sums.sent.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       numbers_for_rank_.clear();
@@ -482,11 +478,10 @@ class GradientExchange {
         const float* const from = numbers_of_piece_.data() + (range.begin - piece.begin);
         numbers_for_rank_.insert(numbers_for_rank_.end(), from, from + range.size());
       });
-      write_sums(rank, numbers_for_rank_, {message, sums.sent_sizes[rank]});
+      write_sums(layouts[rank], numbers_for_rank_, {message, sums.sent_sizes[rank]});
       message += sums.sent_sizes[rank];
     }
-    sums.request = ranks_->start_all_to_all({sums.sent, sums.sent_sizes},
-                                            {sums.received, sums.received_sizes});
+    sums.start_all_to_all(*ranks_);
   }
 
   /// Adds up some numbers of the piece of this rank.
@@ -517,11 +512,11 @@ class GradientExchange {
   /// Takes the sums of all ranks that are for this one.
   void finish(std::size_t number, std::size_t batches) {
     const float factor = factor_of(batches);
-    Stage& stage = stages_[number % buckets_in_flight].sums;
+    detail::Messages& sums = stages_[number % buckets_in_flight].sums;
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
-    wait(stage);
-    const std::byte* message = stage.received.data();
+    wait(sums);
+    const std::byte* message = sums.received.data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
       const Layout layout = layout_of_sums(piece, own);
@@ -558,14 +553,6 @@ class GradientExchange {
       sum.to = sum.elements.mutable_data();
     }
     return sum.to;
-  }
-
-  static void resize(Stage& stage) {
-    const auto total = [](const std::vector<std::size_t>& sizes) {
-      return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
-    };
-    stage.sent.resize(total(stage.sent_sizes));
-    stage.received.resize(total(stage.received_sizes));
   }
 
   /// Of one rank.
