@@ -45,6 +45,7 @@ struct Way {
   std::string name;
   std::unique_ptr<GradientExchange> exchange = nullptr;
   bool sends_early = false;
+  bool has_barrier = false;  ///< between the gradients and the update, where there is no exchange
   // Of each round, for one step:
   std::vector<double> rates = {};  ///< tokens a second of all ranks together
   std::vector<double> rates_to_alone = {};
@@ -84,6 +85,7 @@ std::vector<Way> ways_of(Communicator& ranks, const std::vector<us::Parameter*>&
                          const RankOptions& options) {
   std::vector<Way> ways;
   ways.push_back({.name = ranks.size() == 1 ? "without the exchange" : "alone"});
+  if (ranks.size() > 1) ways.push_back({.name = "alone, in step", .has_barrier = true});
   for (const us::Format& wire : options.wires) {
     for (const bool sends_early : {false, true}) {
       const std::string when = sends_early ? ", early" : ", late";
@@ -100,7 +102,8 @@ std::vector<Way> ways_of(Communicator& ranks, const std::vector<us::Parameter*>&
 }
 
 template <class P>
-Measured train(DecoderSteps<P>& decoder, const Way& way, const RankOptions& options) {
+Measured train(Communicator& ranks, DecoderSteps<P>& decoder, const Way& way,
+               const RankOptions& options) {
   decoder.tape.on_final_gradient({});
   if (way.sends_early) {
     decoder.tape.on_final_gradient(
@@ -110,6 +113,11 @@ Measured train(DecoderSteps<P>& decoder, const Way& way, const RankOptions& opti
   const auto start = Clock::now();
   for (std::size_t step = 0; step < options.steps; ++step) {
     decoder.differentiate();
+    if (way.has_barrier) {
+      const auto computed = Clock::now();
+      ranks.barrier();
+      measured.waited += seconds_of(Clock::now() - computed);
+    }
     if (!way.exchange) {
       decoder.update(decoder.tape);
       continue;
@@ -195,7 +203,7 @@ template <class P> void measure(Communicator& ranks, const RankOptions& options)
     for (Way& way : ways) {
       ranks.barrier();
       const double before = counts ? sent_through(options.interface) : 0;
-      const Measured own = train(decoder, way, options);
+      const Measured own = train(ranks, decoder, way, options);
       ranks.barrier();  // until then something may be on its way
       const double counted = counts ? sent_through(options.interface) - before : 0;
       const auto all = gathered(ranks, own);

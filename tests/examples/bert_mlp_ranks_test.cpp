@@ -141,6 +141,20 @@ TEST_P(BertMlpRanks, GiveTheSameBitsHoweverManyShareTheReplicas) {
               {3});
 }
 
+TEST_P(BertMlpRanks, GiveTheSameBitsOnSeveralThreadsEach) {
+  // Wide enough for products, and sums of gradients, that threads share.
+  const auto with_threads = [](const std::string& count) {
+    return "--data words.txt --hidden 128 --batch 64 --replicas 2 --steps 4 --precision fp8 "
+           "--quiet --threads " +
+           count + " --out threads" + count + " ";
+  };
+  const Outcome one = alone(with_threads("1"));
+  ASSERT_EQ(one.exit_code, 0) << one.output;
+  const Outcome several = on(2, with_threads("3"));
+  ASSERT_EQ(several.exit_code, 0) << several.output;
+  EXPECT_TRUE(checkpoint("threads3") == checkpoint("threads1"));
+}
+
 TEST_P(BertMlpRanks, TakeAReplicaEachUnlessToldOtherwise) {
   ASSERT_EQ(on(2, small("two")).exit_code, 0);
   ASSERT_EQ(alone(small("one") + "--replicas 2").exit_code, 0);
