@@ -24,6 +24,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/transpose.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 

@@ -12,7 +12,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_layout.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
-#include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/transpose.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 

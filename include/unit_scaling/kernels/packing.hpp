@@ -19,66 +19,12 @@
 #include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/code_table.hpp"
 #include "unit_scaling/kernels/elements.hpp"
+#include "unit_scaling/kernels/transpose.hpp"
 #include "unit_scaling/kernels/words.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::kernels {
-
-namespace detail {
-
-/// Exchanges rows and columns of sixteen vectors: 4 x 4 blocks by interleaving words, then pairs of
-/// words; then whole blocks.
-[[gnu::always_inline]] inline void transpose_16x16(uint32x16 (&row)[lanes]) {
-  for (std::size_t i = 0; i < lanes; i += 4) {
-    const auto interleave_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-      return __builtin_shufflevector(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13,
-                                     29);
-    };
-    const auto interleave_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-      return __builtin_shufflevector(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15,
-                                     31);
-    };
-    const auto pairs_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-      return __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28,
-                                     29);
-    };
-    const auto pairs_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-      return __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30,
-                                     31);
-    };
-    const uint32x16 a = interleave_low(row[i], row[i + 1]);
-    const uint32x16 b = interleave_high(row[i], row[i + 1]);
-    const uint32x16 c = interleave_low(row[i + 2], row[i + 3]);
-    const uint32x16 d = interleave_high(row[i + 2], row[i + 3]);
-    row[i] = pairs_low(a, c);
-    row[i + 1] = pairs_high(a, c);
-    row[i + 2] = pairs_low(b, d);
-    row[i + 3] = pairs_high(b, d);
-  }
-  const auto even_blocks = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
-  };
-  const auto odd_blocks = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30,
-                                   31);
-  };
-  for (std::size_t i = 0; i < 4; ++i) {
-    const uint32x16 a = even_blocks(row[i], row[i + 4]);
-    const uint32x16 b = odd_blocks(row[i], row[i + 4]);
-    const uint32x16 c = even_blocks(row[i + 8], row[i + 12]);
-    const uint32x16 d = odd_blocks(row[i + 8], row[i + 12]);
-    row[i] = even_blocks(a, c);
-    row[i + 4] = even_blocks(b, d);
-    row[i + 8] = odd_blocks(a, c);
-    row[i + 12] = odd_blocks(b, d);
-  }
-}
-
-/// As above, compiled once: for the ends of loops, where the call costs nothing that counts.
-[[gnu::noinline]] inline void transpose_rarely(uint32x16 (&row)[lanes]) { transpose_16x16(row); }
-
-}  // namespace detail
 
 /// Part of an operand to pack: element (lane, p) is at
 /// `data[lane * lane_stride + p * depth_stride]`.
@@ -184,31 +130,33 @@ void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uin
   constexpr std::size_t step = lanes * Words::depth;
   const auto pack_step = [&](std::size_t p, std::size_t j, const auto& load_words,
                              const auto& transpose) __attribute__((always_inline)) {
-    uint32x16 block[lanes];
+    uint32x16 rows[detail::block_rows];
     // Lanes beyond the last one repeat it.
-    for (std::size_t i = 0; i < lanes; ++i) {
-      block[i] = load_words(source.data + std::min(j + i, lane_count - 1) * source.lane_stride +
-                            p * source.depth_stride);
+    for (std::size_t i = 0; i < detail::block_rows; ++i) {
+      rows[i] = load_words(source.data + std::min(j + i, lane_count - 1) * source.lane_stride +
+                           p * source.depth_stride);
     }
-    transpose(block);
+    detail::BlockColumn columns[lanes];
+    transpose(rows, columns);
     std::uint32_t* to = target + p / Words::depth * width + j;
-    for (std::size_t q = 0; q < lanes; ++q) unit_scaling::store(block[q], to + q * width);
+    for (std::size_t q = 0; q < lanes; ++q) unit_scaling::store(columns[q], to + q * width);
   };
   const std::size_t whole = source.depth_stride == 1 ? source.depth / step * step : 0;
   for (std::size_t p = 0; p < whole; p += step) {
-    for (std::size_t j = 0; j < lane_count; j += lanes) {
+    for (std::size_t j = 0; j < lane_count; j += detail::block_rows) {
       pack_step(
           p, j,
           [=](const T* from) {
             __builtin_prefetch(from + 4 * step);
             return elements.template run<Words>(from);
           },
-          [](auto& block) __attribute__((always_inline)) { detail::transpose_16x16(block); });
+          [](const auto& rows, auto& columns)
+              __attribute__((always_inline)) { detail::transpose_block(rows, columns); });
     }
   }
   for (std::size_t p = whole; p < source.depth; p += step) {
     const std::size_t run = std::min(step, source.depth - p);
-    for (std::size_t j = 0; j < lane_count; j += lanes) {
+    for (std::size_t j = 0; j < lane_count; j += detail::block_rows) {
       pack_step(
           p, j,
           [&](const T* from) {
@@ -216,7 +164,7 @@ void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uin
             for (std::size_t q = 0; q < run; ++q) part[q] = from[q * source.depth_stride];
             return elements.template run<Words>(part);
           },
-          detail::transpose_rarely);
+          [](const auto& rows, auto& columns) { detail::transpose_rarely(rows, columns); });
     }
   }
 }

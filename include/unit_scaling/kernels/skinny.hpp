@@ -21,6 +21,7 @@
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
+#include "unit_scaling/kernels/transpose.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -166,7 +167,11 @@ template <class Words, std::size_t groups, class T>
           std::copy_n(from, left, part);
           return elements.template run<Words>(part);
         },
-        transpose_rarely);
+        [](uint32x16(&rows)[lanes]) {
+          uint32x16 columns[lanes];
+          transpose_rarely(rows, columns);
+          std::copy_n(columns, lanes, rows);
+        });
     // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
     add_block((left + Words::depth - 1) / Words::depth);
   }
