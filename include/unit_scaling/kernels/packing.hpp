@@ -17,6 +17,7 @@
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"
+#include "unit_scaling/kernels/byte_codes.hpp"
 #include "unit_scaling/kernels/code_table.hpp"
 #include "unit_scaling/kernels/elements.hpp"
 #include "unit_scaling/kernels/transpose.hpp"
@@ -83,6 +84,15 @@ template <class Words, class T, class Elements>
   }
 }
 
+/// Whether words of elements of type T are decoded from four codes at a time.
+template <class Words, class T> [[nodiscard]] constexpr bool finds_fours() {
+  if constexpr (std::is_same_v<Words, FloatWords> && AnyMinifloat<T>) {
+    return !looks_codes_up_fast && has_byte_codes(T::format);
+  }
+  return false;
+}
+template <class Words, class T> inline constexpr bool decodes_fours = finds_fours<Words, T>();
+
 /// Words of memory for a panel: the last vectors written may reach beyond its last group.
 [[nodiscard]] constexpr std::size_t panel_words(std::size_t groups, std::size_t width) {
   return (groups + lanes - 1) / lanes * lanes * width + lanes;
@@ -142,7 +152,31 @@ void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uin
     for (std::size_t q = 0; q < lanes; ++q) unit_scaling::store(columns[q], to + q * width);
   };
   const std::size_t whole = source.depth_stride == 1 ? source.depth / step * step : 0;
-  for (std::size_t p = 0; p < whole; p += step) {
+  std::size_t p = 0;
+  if constexpr (decodes_fours<Words, T>) {
+    // Codes are transposed, four at a time, before they are decoded: a quarter as much to move.
+    for (; p + 4 * lanes <= whole; p += 4 * lanes) {
+      for (std::size_t j = 0; j < lane_count; j += detail::block_rows) {
+        uint32x16 rows[detail::block_rows];
+        for (std::size_t i = 0; i < detail::block_rows; ++i) {
+          const T* from = source.data + std::min(j + i, lane_count - 1) * source.lane_stride + p;
+          __builtin_prefetch(from + 8 * lanes);
+          std::memcpy(&rows[i], from, sizeof(rows[i]));
+        }
+        detail::BlockColumn columns[lanes];
+        detail::transpose_block(rows, columns);
+        std::uint32_t* to = target + p * width + j;
+        for (std::size_t q = 0; q < lanes; ++q, to += 4 * width) {
+          typename ByteCodes<T>::Words words[4];
+          ByteCodes<T>::decode(columns[q], words);
+          for (std::size_t k = 0; k < 4; ++k) {
+            std::memcpy(to + k * width, &words[k], sizeof(words[k]));
+          }
+        }
+      }
+    }
+  }
+  for (; p < whole; p += step) {
     for (std::size_t j = 0; j < lane_count; j += detail::block_rows) {
       pack_step(
           p, j,
@@ -154,7 +188,7 @@ void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uin
               __attribute__((always_inline)) { detail::transpose_block(rows, columns); });
     }
   }
-  for (std::size_t p = whole; p < source.depth; p += step) {
+  for (; p < source.depth; p += step) {
     const std::size_t run = std::min(step, source.depth - p);
     for (std::size_t j = 0; j < lane_count; j += detail::block_rows) {
       pack_step(

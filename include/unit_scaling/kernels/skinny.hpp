@@ -19,6 +19,7 @@
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/byte_codes.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 #include "unit_scaling/kernels/transpose.hpp"
@@ -72,6 +73,40 @@ template <class Words, std::size_t most_steps, std::size_t groups>
 /// Whether words are looked up, two at a time, from four codes.
 template <class Words, class T> [[nodiscard]] constexpr bool looks_up_fours() {
   return Words::depth == 2 && decltype(std::declval<PanelSource<T>>().elements())::has_fours;
+}
+
+/// Adds to the sums of some groups of 16 lanes the products of 64 codes of each, transposed: word q
+/// of `codes[g]` has codes 4 q to 4 q + 3 of a lane. Sums and vectors as above.
+template <class T, std::size_t groups>
+[[gnu::always_inline]] inline void add_products_of_fours(const uint32x16 (&codes)[groups][lanes],
+                                                         const std::uint32_t* vectors,
+                                                         std::size_t count, float* sums,
+                                                         std::size_t stride) {
+  using Part = typename ByteCodes<T>::Words;
+  static_assert(sizeof(Part) == register_bytes);
+  constexpr std::size_t parts = lanes / register_floats;
+  for (std::size_t c = 0; c < count; ++c) {
+    float* const at = sums + c * stride;
+    register_t sum[groups * parts];
+    for (std::size_t g = 0; g < groups * parts; ++g) {
+      sum[g] = load_register(at + g * register_floats);
+    }
+    for (std::size_t q = 0; q < lanes; ++q) {
+      for (std::size_t g = 0; g < groups * parts; ++g) {
+        Part floats[4];
+        ByteCodes<T>::decode(
+            reinterpret_cast<Part>(register_of_words(codes[g / parts][q], g % parts)), floats);
+        for (std::size_t k = 0; k < 4; ++k) {
+          sum[g] =
+              multiply_add_words<FloatWords>(sum[g], vectors[(4 * q + k) * most_skinny_vectors + c],
+                                             reinterpret_cast<register_t>(floats[k]));
+        }
+      }
+    }
+    for (std::size_t g = 0; g < groups * parts; ++g) {
+      *reinterpret_cast<memory_register_t*>(at + g * register_floats) = sum[g];
+    }
+  }
 }
 
 /// Adds to the sums of the first `groups` groups of 16 lanes their products; the lanes are
@@ -145,8 +180,21 @@ template <class Words, std::size_t groups, class T>
       add(words, std::min(most_steps, steps - q), p + q * Words::depth);
     }
   };
+  if constexpr (decodes_fours<Words, T>) {
+    for (; p + 4 * lanes <= source.depth; p += 4 * lanes) {
+      transposed(
+          block, [](const T* from) __attribute__((always_inline)) {
+            uint32x16 codes;
+            std::memcpy(&codes, from, sizeof(codes));
+            __builtin_prefetch(from + ahead, 0, second_level);
+            return codes;
+          },
+          transpose);
+      add_products_of_fours<T>(block, vectors + p * most_skinny_vectors, count, sums, stride);
+    }
+  }
   // After fours less than two runs are left, for which a loop of their own is too much to compile.
-  if constexpr (!looks_up_fours<Words, T>()) {
+  if constexpr (!looks_up_fours<Words, T>() && !decodes_fours<Words, T>) {
     for (; p + run <= source.depth; p += run) {
       transposed(
           block,
@@ -186,7 +234,8 @@ template <class Words, std::size_t groups, class T>
 template <class Words, class T>
 void multiply_contiguous(const PanelSource<T>& source, std::size_t count,
                          const std::uint32_t* vectors, float* sums, std::size_t stride) {
-  constexpr std::size_t most_groups = looks_up_fours<Words, T>() ? 4 : 1;
+  constexpr std::size_t most_groups =
+      looks_up_fours<Words, T>() ? 4 : (decodes_fours<Words, T> ? 2 : 1);
   PanelSource<T> rest = source;
   while (rest.lane_count > 0) {
     const bool is_whole = rest.lane_count >= most_groups * lanes;

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+/// @file
+/// Layer kernels: floats of codes of a byte, four in a word, where the target does not look up all
+/// codes of a byte at once (kernels/code_table.hpp): by arithmetic on two codes in a word.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/codec.hpp"
+#include "unit_scaling/formats/format_spec.hpp"
+#include "unit_scaling/formats/minifloat.hpp"
+
+UNIT_SCALING_IEEE_BEGIN
+
+namespace UNIT_SCALING_NAMESPACE::kernels {
+
+/// Whether `ByteCodes` decodes a format: a sign and seven other bits, of which at most three are a
+/// fraction, as in the formats of FP8; and bfloat16 holds all numbers as normal ones.
+[[nodiscard]] constexpr bool has_byte_codes(const FormatSpec& format) {
+#if defined(__AVX2__)
+  return format.bits() == 8 && format.has_zero() && format.mantissa_bits >= 1 &&
+         format.mantissa_bits <= 3 && format.min_subnormal_exponent() >= -126 &&
+         format.max_exponent() <= 127;
+#else
+  static_cast<void>(format);
+  return false;
+#endif
+}
+
+#if defined(__AVX2__)
+
+/// Decodes codes of storage type T. A bfloat16 number is made of each, in half a word, and then the
+/// float with the same upper half.
+template <AnyMinifloat T> class ByteCodes {
+ public:
+  /// 32-bit words and their halves, in a register of the target.
+#if defined(__AVX512BW__)
+  static constexpr std::size_t register_bytes = 64;
+#else
+  static constexpr std::size_t register_bytes = 32;
+#endif
+  using Words [[gnu::vector_size(register_bytes)]] = std::uint32_t;
+  using Halves [[gnu::vector_size(register_bytes)]] = std::uint16_t;
+
+  /// Bits of the floats of the four codes of each word, the lowest byte first.
+  [[gnu::always_inline]] static void decode(Words codes, Words (&floats)[4]) {
+    // Each code twice in half a word: bytes 0 and 2 of a word, and bytes 1 and 3.
+    const auto even = bfloat16_of(shuffle(codes, twice(0)));
+    const auto odd = bfloat16_of(shuffle(codes, twice(1)));
+    floats[0] = reinterpret_cast<Words>(even) << 16;
+    floats[1] = reinterpret_cast<Words>(odd) << 16;
+    floats[2] = reinterpret_cast<Words>(even) & 0xffff'0000U;
+    floats[3] = reinterpret_cast<Words>(odd) & 0xffff'0000U;
+  }
+
+ private:
+  static constexpr FormatSpec format = T::format;
+  static_assert(has_byte_codes(format));
+  using SignedHalves [[gnu::vector_size(register_bytes)]] = std::int16_t;
+  using Bytes = std::array<std::uint8_t, register_bytes>;
+
+  static constexpr int bfloat16_mantissa_bits = 7;
+  static constexpr std::uint32_t infinity = 0x7f80;
+  static constexpr std::uint32_t quiet_bit = 0x40;
+
+  [[gnu::always_inline]] static Halves all(std::uint32_t value) {
+    return Halves{} + static_cast<std::uint16_t>(value);
+  }
+
+  /// Bytes of each 16, by their numbers among these.
+  [[gnu::always_inline]] static Halves shuffle(Words from, const Bytes& order) {
+    return reinterpret_cast<Halves>(shuffled(from, load(order)));
+  }
+  [[gnu::always_inline]] static Words load(const Bytes& bytes) {
+    Words result;
+    std::memcpy(&result, bytes.data(), register_bytes);
+    return result;
+  }
+  [[gnu::always_inline]] static Words shuffled(Words from, Words order) {
+#if defined(__AVX512BW__)
+    return reinterpret_cast<Words>(
+        _mm512_shuffle_epi8(reinterpret_cast<__m512i>(from), reinterpret_cast<__m512i>(order)));
+#else
+    return reinterpret_cast<Words>(
+        _mm256_shuffle_epi8(reinterpret_cast<__m256i>(from), reinterpret_cast<__m256i>(order)));
+#endif
+  }
+
+  static constexpr Bytes order_of(std::size_t first) {
+    Bytes bytes{};
+    for (std::size_t i = 0; i < register_bytes; ++i) {
+      bytes[i] = static_cast<std::uint8_t>(i % 16 / 2 * 2 + first);
+    }
+    return bytes;
+  }
+  alignas(64) static constexpr std::array<Bytes, 2> orders{order_of(0), order_of(1)};
+  static const Bytes& twice(std::size_t first) { return orders[first]; }
+
+  /// Lower bytes of the bfloat16 numbers of the codes 0 to 7, and upper ones; in each 16 bytes.
+  static constexpr Bytes bytes_of_small() {
+    Bytes bytes{};
+    for (std::size_t i = 0; i < register_bytes; ++i) {
+      const std::uint32_t bits =
+          unit_scaling::detail::decode_lanes(format, static_cast<std::uint32_t>(i % 8));
+      bytes[i] = static_cast<std::uint8_t>(i % 16 < 8 ? bits >> 16 : bits >> 24);
+    }
+    return bytes;
+  }
+  alignas(64) static constexpr Bytes small = bytes_of_small();
+
+  /// Of each half that holds a code in its lower and in its upper byte.
+  [[gnu::always_inline]] static Halves bfloat16_of(Halves code) {
+    constexpr int shift = bfloat16_mantissa_bits - format.mantissa_bits;
+    constexpr std::uint32_t magnitude_mask = 0x7f;
+    const Halves shifted = (code >> (8 - shift)) & all(magnitude_mask << shift);
+    Halves bits =
+        shifted + all(static_cast<std::uint32_t>(127 - format.bias) << bfloat16_mantissa_bits);
+    // Subnormal numbers, of which there are at most eight magnitudes.
+    const auto order = (code & all(format.mantissa_mask() * 0x0101U)) | all(0x0800);
+    const Halves from_table =
+        reinterpret_cast<Halves>(shuffled(load(small), reinterpret_cast<Words>(order)));
+    const Halves magnitude = code & all(magnitude_mask << 8);
+    bits = choose(is_above(magnitude, format.mantissa_mask()), bits, from_table);
+    if constexpr (format.specials == Specials::ieee) {
+      const std::uint32_t of_infinity = format.infinity_code();
+      bits = choose(is_above(magnitude, of_infinity - 1), shifted | all(infinity), bits);
+      bits = choose(is_above(magnitude, of_infinity), bits | all(quiet_bit), bits);
+    } else if constexpr (format.specials == Specials::fn) {
+      bits = choose(is_above(magnitude, format.max_finite_code()), all(infinity | quiet_bit), bits);
+    }
+    bits |= code & all(0x8000);
+    if constexpr (format.specials == Specials::fnuz) {
+      bits = choose(code == all(0x8080), all(infinity | quiet_bit), bits);
+    }
+    return bits;
+  }
+
+  /// Whether the magnitude in the upper byte, whose lower one is 0, is above a code.
+  [[gnu::always_inline]] static auto is_above(Halves magnitude, std::uint32_t code) {
+    return reinterpret_cast<SignedHalves>(magnitude) >
+           reinterpret_cast<SignedHalves>(all(code << 8));
+  }
+  template <class Mask>
+  [[gnu::always_inline]] static Halves choose(const Mask& mask, Halves if_true, Halves if_false) {
+    return mask ? if_true : if_false;
+  }
+};
+
+#endif
+
+}  // namespace UNIT_SCALING_NAMESPACE::kernels
+
+UNIT_SCALING_IEEE_END
