@@ -210,7 +210,8 @@ int main(int argc, char** argv) try {
       "CMakePresets.json\nand writes build/PRESET/compare.json. Peers are held to the instructions "
       "of the target: --preset haswell\nis a comparison under AVX2. The JSON is a list of entries. "
       "Each has the conditions that it was measured\nunder: processor, caches, target, compiler, "
-      "versions of the peers, date, commit, rounds, load.");
+      "versions of the peers, date, commit, rounds, load.\n./dev tables makes the tables of "
+      "docs/performance.md from such files in docs/performance/.");
   // ./dev compare gives one first.
   app.add_option("--out", options.out, "Write the figures to this file, as JSON")->take_last();
   app.add_option("--filter", options.filter,
