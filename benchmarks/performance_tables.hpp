@@ -74,9 +74,10 @@ namespace detail {
   return short_number(number);
 }
 
-[[nodiscard]] inline std::string joined(const std::vector<std::string>& texts) {
+[[nodiscard]] inline std::string joined(const std::vector<std::string>& texts,
+                                        const char* separator = ", ") {
   std::string all;
-  for (const std::string& text : texts) all += (all.empty() ? "" : ", ") + text;
+  for (const std::string& text : texts) all += (all.empty() ? "" : separator) + text;
   return all;
 }
 
@@ -195,7 +196,7 @@ inline void add_entry(std::vector<MeasuredMachine>& machines, const nlohmann::js
   }
   facts.push_back(cache_texts(machine.at("caches")));
   std::string text =
-      "### " + machine.at("processor").get<std::string>() + "\n\n" + joined(facts) + ".\n\n";
+      "### " + machine.at("processor").get<std::string>() + "\n\n" + joined(facts, "; ") + ".\n\n";
   std::string heads = "| entry | peer | unit |";
   std::string rule = "|---|---|---|";
   for (const MeasuredTarget& target : measured.targets) {

@@ -68,7 +68,7 @@ TEST(PerformanceTables, HaveOneTableForAMachineWithColumnsForEachTarget) {
                  {"b.json", {entry("matmul", 325.4, 1, noted), entry("gemv", 12.345, 10, noted)}}}),
             R"(### A Processor
 
-Vendor, family 6, 4 logical processors, L1 48 KiB (12 ways), L2 2 MiB (shared by 2).
+Vendor, family 6; 4 logical processors; L1 48 KiB (12 ways), L2 2 MiB (shared by 2).
 
 - **haswell**: GCC 12.2.0, `-O3 -march=x`: AVX2, FMA. Peers: Eigen 3.4.0, oneDNN 2.6.3 with AVX2. 11 rounds, 2026-11-30, load average 0.50 before and 1.25 after.
 - **native**: GCC 12.2.0, `-O3 -march=x`: AVX2, FMA. Peers: Eigen 3.4.0, oneDNN 2.6.3 with AVX2. 11 rounds, 2026-11-30, commit 0123abc, load average 0.50 before and 1.25 after. Idle.
