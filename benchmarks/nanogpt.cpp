@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "median.hpp"
+#include "quantile.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/unit_scaling.hpp"
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bert_mlp_steps.hpp"
-#include "median.hpp"
+#include "quantile.hpp"
 #include "unit_normal.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"

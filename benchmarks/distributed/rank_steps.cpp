@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "decoder_steps.hpp"
-#include "median.hpp"
+#include "quantile.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/distributed/agreement.hpp"
 #include "unit_scaling/distributed/gradient_exchange.hpp"

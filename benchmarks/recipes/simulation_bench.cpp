@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "bert_mlp_steps.hpp"
-#include "median.hpp"
+#include "quantile.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 
 namespace {

@@ -5,13 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <fstream>
 #include <span>
-#include <string>
 
 #include "ranks.hpp"
 #include "unit_scaling/core/eigen.hpp"
 #include "unit_scaling/core/parallel.hpp"
+#include "unit_scaling/core/processor.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 
 namespace bert_mlp {
@@ -46,13 +45,7 @@ Machine measure_machine(const Ranks& ranks) {
   Machine machine;
   machine.ranks = ranks.size();
   machine.threads = unit_scaling::thread_count();
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    if (line.starts_with("model name")) {
-      machine.processor = line.substr(std::min(line.size(), line.find(':') + 2));
-      break;
-    }
-  }
+  machine.processor = unit_scaling::read_processor().model;
   const double eigen =
       sgemm_rate(machine.threads, [](const auto& a, auto& c) { c.noalias() = a * a; });
   const double ours = sgemm_rate(machine.threads, [](const auto& a, auto& c) {
