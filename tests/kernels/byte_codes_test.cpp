@@ -15,7 +15,7 @@ namespace {
 namespace kernels = unit_scaling::kernels;
 
 TEST(ByteCodes, AreThoseOfFp8) {
-#if defined(__AVX2__)
+#if defined(UNIT_SCALING_HAS_BYTE_CODES)
   EXPECT_TRUE(kernels::has_byte_codes(unit_scaling::float8_e4m3fn::format));
   EXPECT_TRUE(kernels::has_byte_codes(unit_scaling::float8_e5m2::format));
 #endif
@@ -25,7 +25,7 @@ TEST(ByteCodes, AreThoseOfFp8) {
   EXPECT_FALSE(kernels::has_byte_codes(unit_scaling::float8_e3m4::format));
 }
 
-#if defined(__AVX2__)
+#if defined(UNIT_SCALING_HAS_BYTE_CODES)
 template <class T> class ByteCodesOf : public testing::Test {};
 using Formats = testing::Types<unit_scaling::float8_e4m3fn, unit_scaling::float8_e5m2,
                                unit_scaling::float8_e4m3, unit_scaling::float8_e4m3fnuz,

@@ -20,12 +20,17 @@
 
 UNIT_SCALING_IEEE_BEGIN
 
+// Instructions on halves of words, in registers as wide as those of floats.
+#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
+#define UNIT_SCALING_HAS_BYTE_CODES 1
+#endif
+
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Whether `ByteCodes` decodes a format: a sign and seven other bits, of which at most three are a
 /// fraction, as in the formats of FP8; and bfloat16 holds all numbers as normal ones.
 [[nodiscard]] constexpr bool has_byte_codes(const FormatSpec& format) {
-#if defined(__AVX2__)
+#if defined(UNIT_SCALING_HAS_BYTE_CODES)
   return format.bits() == 8 && format.has_zero() && format.mantissa_bits >= 1 &&
          format.mantissa_bits <= 3 && format.min_subnormal_exponent() >= -126 &&
          format.max_exponent() <= 127;
@@ -35,11 +40,15 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 #endif
 }
 
-#if defined(__AVX2__)
+/// Defined for formats that `has_byte_codes` is true of.
+template <AnyMinifloat T> class ByteCodes;
+
+#if defined(UNIT_SCALING_HAS_BYTE_CODES)
 
 /// Decodes codes of storage type T. A bfloat16 number is made of each, in half a word, and then the
 /// float with the same upper half.
-template <AnyMinifloat T> class ByteCodes {
+template <AnyMinifloat T>
+requires(has_byte_codes(T::format)) class ByteCodes<T> {
  public:
   /// 32-bit words and their halves, in a register of the target.
 #if defined(__AVX512BW__)
@@ -63,7 +72,6 @@ template <AnyMinifloat T> class ByteCodes {
 
  private:
   static constexpr FormatSpec format = T::format;
-  static_assert(has_byte_codes(format));
   using SignedHalves [[gnu::vector_size(register_bytes)]] = std::int16_t;
   using Bytes = std::array<std::uint8_t, register_bytes>;
 
