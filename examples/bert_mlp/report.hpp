@@ -103,10 +103,11 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
                  options.tokens_per_step(), options.sequences_per_step(), options.window,
                  batches.c_str());
   if (machine.ranks > 1) text += "Gradients are sent in " + to_string(options.wire) + "\n";
-  text += machine_text(machine) + format(", sgemm %.0f GFLOP/s", machine.sgemm_gflops);
+  text += machine_text(machine) + format(", sgemm %.0f GFLOP/s at the start", machine.sgemm_gflops);
   for (const RunResult& run : runs) {
     if (run.variant.name() == "fp32 unit" && run.sgemm_share) {
-      text += format("; fp32 unit steps reach %.0f %% of it", 100 * *run.sgemm_share);
+      text +=
+          format("; the median step of fp32 unit reaches %.0f %% of it", 100 * *run.sgemm_share);
     }
   }
   text += format("\nParameters take %s and the optimiser's state %s, in float in every run",
