@@ -35,22 +35,6 @@ inline const RunResult* float_counterpart(const std::vector<RunResult>& runs,
   return found == runs.end() ? nullptr : &*found;
 }
 
-/// Time of the plain run in fp32 over that of the unit-scaled one: above 1, unit scaling costs
-/// time. Empty if either is missing, diverged or too short to be timed.
-inline std::optional<double> unit_over_plain(const std::vector<RunResult>& runs) {
-  constexpr std::size_t fewest_steps = 100;
-  std::optional<double> unit;
-  std::optional<double> plain;
-  for (const RunResult& run : runs) {
-    if (run.variant.precision != "fp32" || run.variant.loss_scale != 1) continue;
-    if (!run.variant.is_as_precision()) continue;
-    if (!run.diverged.empty() || run.measured_steps < fewest_steps) continue;
-    (run.variant.is_unit() ? unit : plain) = run.tokens_per_s;
-  }
-  if (!unit || !plain) return std::nullopt;
-  return std::round(100 * *plain / *unit) / 100;
-}
-
 /// What a table or a chart of so few steps may be taken for.
 inline std::string few_steps_warning(const Options& options, const std::vector<RunResult>& runs) {
   if (runs.size() < 2 || options.stop_at.value_or(options.steps) >= 300) return {};
@@ -78,7 +62,7 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
   };
   std::vector<std::vector<std::string>> rows{{"precision", "scaling", "peak learning rate",
                                               "valid_bpc (bits/char)", "vs fp32, same scaling",
-                                              "training tokens/s", "saved for backward",
+                                              "training tokens/s (quartiles)", "saved for backward",
                                               "workspace", "non-finite / underflowed gradients"}};
   for (const RunResult& run : runs) {
     const RunResult* reference = float_counterpart(runs, run);
@@ -88,8 +72,10 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
         {precision_text(run.variant), run.variant.scaling_name(), exact_text(run.learning_rate),
          run.diverged.empty() ? format("%.4f", run.valid_bpc) : "diverged: " + run.diverged,
          compares ? format("%+.4f", run.valid_bpc - reference->valid_bpc) : "-",
-         run.tokens_per_s ? format("%.0f", *run.tokens_per_s) : "-", mebibytes(run.saved_bytes),
-         mebibytes(run.workspace_bytes),
+         run.tokens_per_s ? format("%.0f (%.0f-%.0f)", run.tokens_per_s->median,
+                                   run.tokens_per_s->lower, run.tokens_per_s->upper)
+                          : "-",
+         mebibytes(run.saved_bytes), mebibytes(run.workspace_bytes),
          run.gradients ? format("%.3g %% / %.3g %%", 100 * run.gradients->non_finite,
                                 100 * run.gradients->underflowed)
                        : "-"});
@@ -117,19 +103,24 @@ inline std::string comparison_table(const Options& options, const std::vector<Ru
                  options.tokens_per_step(), options.sequences_per_step(), options.window,
                  batches.c_str());
   if (machine.ranks > 1) text += "Gradients are sent in " + to_string(options.wire) + "\n";
-  text += machine_text(machine) + format(", sgemm %.0f GFLOP/s", machine.sgemm_gflops);
+  text += machine_text(machine) + format(", sgemm %.0f GFLOP/s at the start", machine.sgemm_gflops);
   for (const RunResult& run : runs) {
     if (run.variant.name() == "fp32 unit" && run.sgemm_share) {
-      text += format("; fp32 unit steps reach %.0f %% of it", 100 * *run.sgemm_share);
+      text +=
+          format("; the median step of fp32 unit reaches %.0f %% of it", 100 * *run.sgemm_share);
     }
-  }
-  if (const auto ratio = unit_over_plain(runs)) {
-    text += format("; unit scaling takes %.2f x the time of plain", *ratio);
   }
   text += format("\nParameters take %s and the optimiser's state %s, in float in every run",
                  mebibytes(runs.front().parameter_bytes).c_str(),
                  mebibytes(runs.front().optimiser_bytes).c_str());
-  return text + "\n" + few_steps_warning(options, runs);
+  text += "\nTokens/s are those of the median step, in brackets those of the quartiles\n";
+  // A shared machine may be twice as fast for one variant as for the next, and steady for each.
+  if (runs.size() > 1) {
+    text +=
+        "Variants trained one after another: what else the machine did makes their tokens/s "
+        "differ, too\n";
+  }
+  return text + few_steps_warning(options, runs);
 }
 
 /// The run whose model the checkpoint holds; null if none was saved. A later one replaces it.

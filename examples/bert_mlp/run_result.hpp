@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "options.hpp"
+#include "quartiles.hpp"
 #include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/analysis/numerics_run.hpp"
@@ -26,8 +27,8 @@ struct RunResult {
   std::vector<Point> points;
   // At the end, on all of the held-out text. NaN also if it diverged.
   double valid_bpc = std::numeric_limits<double>::quiet_NaN();
-  std::optional<double> tokens_per_s;      // over training steps alone
-  std::optional<double> sgemm_share;       // share of the machine's sgemm rate, over whole steps
+  std::optional<Quartiles> tokens_per_s;   // of training steps, each a value
+  std::optional<double> sgemm_share;       // of the machine's sgemm rate, by the median whole step
   std::size_t parameter_bytes = 0;         // master copies
   std::size_t optimiser_bytes = 0;         // moments or momentum, and sums of gradients
   std::optional<std::size_t> saved_bytes;  // between forward and backward pass

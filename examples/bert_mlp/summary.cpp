@@ -38,7 +38,6 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
                           {"ranks", machine.ranks},
                           {"threads", machine.threads},
                           {"sgemm_gflops", machine.sgemm_gflops}}},
-                        {"unit_over_plain_time", json_number(unit_over_plain(runs))},
                         {"checkpoint", nullptr},
                         {"runs", nlohmann::json::array()}};
   const auto after_step = [](const RunResult& run, std::size_t step) {
@@ -65,7 +64,8 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
                          {"steps", run.steps},
                          {"valid_bpc", run.valid_bpc},
                          {"measured_steps", run.measured_steps},
-                         {"tokens_per_s", json_number(run.tokens_per_s)},
+                         {"tokens_per_s", nullptr},
+                         {"tokens_per_s_quartiles", nullptr},
                          {"parameter_bytes", run.parameter_bytes},
                          {"optimiser_bytes", run.optimiser_bytes},
                          {"saved_bytes", json_number(run.saved_bytes)},
@@ -74,6 +74,10 @@ std::string summary(const Options& options, const std::vector<RunResult>& runs,
                          {"sgemm_share", json_number(run.sgemm_share)},
                          {"underflowed_gradients", nullptr},
                          {"non_finite_gradients", nullptr}};
+    if (run.tokens_per_s) {
+      entry["tokens_per_s"] = run.tokens_per_s->median;
+      entry["tokens_per_s_quartiles"] = {run.tokens_per_s->lower, run.tokens_per_s->upper};
+    }
     if (run.gradients) {
       entry["underflowed_gradients"] = run.gradients->underflowed;
       entry["non_finite_gradients"] = run.gradients->non_finite;

@@ -27,6 +27,7 @@
 #include "machine.hpp"
 #include "numerics.hpp"
 #include "options.hpp"
+#include "quartiles.hpp"
 #include "ranks.hpp"
 #include "recipe.hpp"
 #include "record.hpp"
@@ -275,6 +276,7 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   std::optional<us::analysis::NonFiniteTensor> first_non_finite;
   double training_seconds = 0;
+  std::vector<double> rates;  // tokens/s of each step
   while (step < end) {
     stop_if_asked();
     const auto start = std::chrono::steady_clock::now();
@@ -372,7 +374,9 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     });
     if (recorder) recorder->end_step(*tape, model);
     ++step;
-    training_seconds += seconds_since(start);
+    const double seconds = seconds_since(start);
+    training_seconds += seconds;
+    rates.push_back(static_cast<double>(tokens_per_step) / seconds);
     ++result.measured_steps;
     record.loss_sum += loss_of_step;
     ++record.loss_count;
@@ -392,15 +396,13 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
     result.workspace_bytes = held - std::min(held, *result.saved_bytes);
   }
   if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;
-  if (training_seconds > 0) {
-    const double rate =
-        static_cast<double>(result.measured_steps * tokens_per_step) / training_seconds;
+  if (!rates.empty()) {
+    result.tokens_per_s = quartiles(std::move(rates));
     const double selected =
         static_cast<double>(batches.selected(options.batch) * options.batches_per_step()) /
         static_cast<double>(tokens_per_step);
-    result.tokens_per_s = rate;
-    result.sgemm_share =
-        3 * model.matmul_flops_per_token(selected) * rate / (machine.sgemm_gflops * 1e9);
+    result.sgemm_share = 3 * model.matmul_flops_per_token(selected) * result.tokens_per_s->median /
+                         (machine.sgemm_gflops * 1e9);
   }
   tape->clear();
   if (result.diverged.empty()) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -851,34 +852,62 @@ TEST_F(BertMlp, ReplacesResultsOfAnotherCommandOnlyIfToldTo) {
 TEST_F(BertMlp, WritesNullForWhatItDidNotMeasure) {
   ASSERT_EQ(run(small("one") + " --precision fp32").exit_code, 0);
   const auto one = summary("one");
-  EXPECT_TRUE(one.at("unit_over_plain_time").is_null()) << "a single variant";
   EXPECT_TRUE(one.at("runs").at(0).at("underflowed_gradients").is_null()) << "against itself";
 
   const Outcome finished =
       run(small("one") + " --precision fp32 --json --resume " + out("one/checkpoint.safetensors"));
   ASSERT_EQ(finished.exit_code, 0) << finished.output;
   const auto resumed = summary("one").at("runs").at(0);
-  for (const char* key : {"tokens_per_s", "sgemm_share", "saved_bytes", "workspace_bytes"}) {
+  for (const char* key : {"tokens_per_s", "tokens_per_s_quartiles", "sgemm_share", "saved_bytes",
+                          "workspace_bytes"}) {
     EXPECT_TRUE(resumed.at(key).is_null()) << key << ", of no step";
   }
   EXPECT_EQ(resumed.at("valid_bpc"), one.at("runs").at(0).at("valid_bpc"));
 }
 
-TEST_F(BertMlp, ComparesTheTimesOfLongEnoughRunsOnly) {
+TEST_F(BertMlp, SaysThatFewStepsCompareNothing) {
   const std::string what =
-      " --hidden 16 --layers 1 --compare fp32:unit,fp32:none --overwrite --out " + out("time");
-  const Outcome few = run(data() + what + " --steps 99");
+      " --hidden 16 --layers 1 --compare fp32:unit,fp32:none --overwrite --out " + out("few");
+  const Outcome few = run(data() + what + " --steps 299");
   ASSERT_EQ(few.exit_code, 0) << few.output;
-  EXPECT_EQ(few.output.find("the time of plain"), std::string::npos) << few.output;
   EXPECT_NE(few.output.find("So few steps compare nothing"), std::string::npos) << few.output;
   EXPECT_NE(few.output.find("vs fp32, same scaling"), std::string::npos) << few.output;
-  EXPECT_TRUE(summary("time").at("unit_over_plain_time").is_null());
 
   const Outcome enough = run(data() + what + " --steps 300");
   ASSERT_EQ(enough.exit_code, 0) << enough.output;
-  EXPECT_NE(enough.output.find("the time of plain"), std::string::npos) << enough.output;
   EXPECT_EQ(enough.output.find("So few steps"), std::string::npos) << enough.output;
-  EXPECT_GT(summary("time").at("unit_over_plain_time").get<double>(), 0);
+}
+
+TEST_F(BertMlp, TellsTheRateOfTheMedianStepAndOfTheQuartiles) {
+  const std::string one_after_another = "trained one after another";
+  const auto start = std::chrono::steady_clock::now();
+  const Outcome several =
+      run("--hidden 16 --layers 1 --batch 256 --steps 60 --compare fp32:unit,fp8:none --data " +
+          out("words.txt") + " --out " + out("rates"));
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  ASSERT_EQ(several.exit_code, 0) << several.output;
+  const auto runs = summary("rates").at("runs");
+  ASSERT_EQ(runs.size(), 2U);
+  for (const auto& entry : runs) {
+    const auto median = entry.at("tokens_per_s").get<double>();
+    const auto quartiles = entry.at("tokens_per_s_quartiles").get<std::vector<double>>();
+    ASSERT_EQ(quartiles.size(), 2U);
+    EXPECT_LT(quartiles[0], median);
+    EXPECT_LT(median, quartiles[1]);
+    // Half of the steps, of 256 windows of 16 characters, are no faster.
+    EXPECT_GT(median, 60 / 2 * (256 * 16) / seconds);
+    std::array<char, 64> cell{};
+    std::snprintf(cell.data(), cell.size(), "| %.0f (%.0f-%.0f) ", median, quartiles[0],
+                  quartiles[1]);
+    EXPECT_NE(several.output.find(cell.data()), std::string::npos) << several.output;
+  }
+  EXPECT_NE(several.output.find(one_after_another), std::string::npos) << several.output;
+
+  const Outcome single = run(tiny("rate") + " --hidden 16 --layers 1 --steps 3 --precision fp8");
+  ASSERT_EQ(single.exit_code, 0) << single.output;
+  EXPECT_NE(single.output.find("training tokens/s"), std::string::npos) << single.output;
+  EXPECT_EQ(single.output.find(one_after_another), std::string::npos) << single.output;
 }
 
 TEST_F(BertMlp, KeepsTheCheckpointThatADivergingRunWouldReplace) {
