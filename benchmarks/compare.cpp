@@ -30,14 +30,14 @@
 #include "comparison.hpp"
 #include "conditions.hpp"
 #include "peer_libraries.hpp"
-#include "quantile.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 
 namespace {
 
+using unit_scaling::analysis::quantile;
 using unit_scaling_benchmarks::Comparison;
 using unit_scaling_benchmarks::comparisons;
-using unit_scaling_benchmarks::quantile;
 using unit_scaling_benchmarks::Sides;
 
 struct Options {

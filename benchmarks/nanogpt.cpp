@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "quantile.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 #include "unit_scaling/unit_scaling.hpp"
 
@@ -113,8 +113,7 @@ template <class P> void run(const Options& options) {
     if (step % 20 != 0 && step != options.steps) continue;
     std::printf("step %u: %.3f bits, %.0f tokens/s\n", step,
                 static_cast<double>(*loss.value().data()) / std::numbers::ln2,
-                static_cast<double>(options.batch * (window - 1)) /
-                    unit_scaling_benchmarks::median(seconds));
+                static_cast<double>(options.batch * (window - 1)) / us::analysis::median(seconds));
     std::fflush(stdout);
   }
   us::Tape<P> reading(us::TapeMode::inference);

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bert_mlp_steps.hpp"
-#include "quantile.hpp"
 #include "unit_normal.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/analysis/tensor_statistics.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/formats/format.hpp"
@@ -22,8 +22,8 @@ namespace {
 
 namespace analysis = unit_scaling::analysis;
 namespace optim = unit_scaling::optim;
+using unit_scaling::analysis::median;
 using unit_scaling_benchmarks::BertMlpSteps;
-using unit_scaling_benchmarks::median;
 
 constexpr int steps = 10;
 

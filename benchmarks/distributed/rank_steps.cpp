@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "decoder_steps.hpp"
-#include "quantile.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/distributed/agreement.hpp"
 #include "unit_scaling/distributed/gradient_exchange.hpp"
@@ -25,6 +25,7 @@ namespace unit_scaling_benchmarks {
 namespace {
 
 namespace us = unit_scaling;
+using us::analysis::median;
 using us::distributed::Communicator;
 using us::distributed::GradientExchange;
 using Clock = std::chrono::steady_clock;

@@ -12,14 +12,14 @@
 #include <vector>
 
 #include "bert_mlp_steps.hpp"
-#include "quantile.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/recipes/simulation.hpp"
 
 namespace {
 
 using unit_scaling::Simulation;
+using unit_scaling::analysis::median;
 using unit_scaling_benchmarks::BertMlpSteps;
-using unit_scaling_benchmarks::median;
 
 constexpr int steps = 10;
 

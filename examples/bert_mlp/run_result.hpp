@@ -11,12 +11,17 @@
 #include <vector>
 
 #include "options.hpp"
-#include "quartiles.hpp"
 #include "record.hpp"
 #include "unit_scaling/analysis/gradient_underflow.hpp"
 #include "unit_scaling/analysis/numerics_run.hpp"
 
 namespace bert_mlp {
+
+struct Quartiles {
+  double lower;
+  double median;
+  double upper;
+};
 
 /// What became of a variant. Empty: not measured.
 struct RunResult {

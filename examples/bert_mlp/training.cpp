@@ -27,13 +27,13 @@
 #include "machine.hpp"
 #include "numerics.hpp"
 #include "options.hpp"
-#include "quartiles.hpp"
 #include "ranks.hpp"
 #include "recipe.hpp"
 #include "record.hpp"
 #include "replicas.hpp"
 #include "results.hpp"
 #include "run_result.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/analysis/tracker.hpp"
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/autograd/tape.hpp"
@@ -397,7 +397,10 @@ RunResult train(const Options& options, const Variant& variant, const us::train:
   }
   if (const std::size_t bytes = peak_memory(); bytes > 0) result.peak_rss_bytes = bytes;
   if (!rates.empty()) {
-    result.tokens_per_s = quartiles(std::move(rates));
+    using us::analysis::quantile;
+    result.tokens_per_s = Quartiles{.lower = quantile(rates, 0.25),
+                                    .median = quantile(rates, 0.5),
+                                    .upper = quantile(rates, 0.75)};
     const double selected =
         static_cast<double>(batches.selected(options.batch) * options.batches_per_step()) /
         static_cast<double>(tokens_per_step);

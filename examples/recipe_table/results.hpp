@@ -19,6 +19,7 @@
 #include "method.hpp"
 #include "settings.hpp"
 #include "sweep.hpp"
+#include "unit_scaling/analysis/quantile.hpp"
 #include "unit_scaling/core/atomic_file.hpp"
 
 namespace recipe_table {
@@ -80,8 +81,9 @@ class Results {
       if (last.is_null()) continue;
       text += "| " + std::string(method.name) + " | " + mean_and_error(bits) + " | " +
               std::to_string(diverged) + " of " + std::to_string(rates.size()) + " | " +
-              number("%.0f", median(rates)) + " | " + mebibytes(last["parameter_bytes"]) + " | " +
-              mebibytes(last["optimiser_bytes"]) + " | " + mebibytes(last["saved_bytes"]) + " | " +
+              number("%.0f", unit_scaling::analysis::median(rates)) + " | " +
+              mebibytes(last["parameter_bytes"]) + " | " + mebibytes(last["optimiser_bytes"]) +
+              " | " + mebibytes(last["saved_bytes"]) + " | " +
               std::to_string(last["checkpoint_numbers"].get<std::size_t>()) + " numbers | " +
               std::string(method.extra_passes) + " | " + std::string(method.chosen) + " |\n";
     }
@@ -96,11 +98,6 @@ class Results {
   }
   [[nodiscard]] static std::string mebibytes(const nlohmann::json& bytes) {
     return number("%.2f MiB", bytes.get<double>() / 0x1p20);
-  }
-  [[nodiscard]] static double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    const std::size_t middle = values.size() / 2;
-    return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
   }
   /// "2.345 ± 0.006": the mean and its standard error.
   [[nodiscard]] static std::string mean_and_error(const std::vector<double>& values) {
