@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <limits>
 #include <map>
 #include <memory>
@@ -504,6 +505,65 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
   }
 }
 
+TEST(GradientExchange, TakingWaitsForNoRankThatHasNotBegun) {
+  constexpr std::size_t count = 8;
+  const std::vector<std::size_t> sizes(count, 100);
+  const std::vector<Numbers> numbers{normal_numbers(800, 1, 1), normal_numbers(800, 2, 1)};
+  for (const bool is_shared : {false, true}) {
+    Options options{.bucket_elements = 100};
+    std::promise<void> all_are_taken;
+    auto when_taken = all_are_taken.get_future();
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given(sizes);
+      const auto pointers = given.pointers();
+      const GivenGradients source = given.gradients(numbers[ranks.rank()]);
+      GradientExchange late(ranks, pointers, options);
+      late.exchange(source);
+      Options of_early = options;
+      if (is_shared) of_early.shares = ParameterShares(pointers, 2);
+      GradientExchange early(ranks, pointers, of_early);
+      if (ranks.rank() == 0) {
+        for (std::size_t k = count; k-- > 0;) early.take(source, *pointers[k]);
+        EXPECT_EQ(early.statistics().waited.count(), 0);
+        all_are_taken.set_value();
+      } else {
+        ASSERT_EQ(when_taken.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+      }
+      early.exchange(source);
+      for (const Parameter* each : pointers) {
+        if (is_shared && of_early.shares->owner(*each) != ranks.rank()) continue;
+        EXPECT_EQ(early.gradient(*each), late.gradient(*each));
+      }
+    });
+  }
+}
+
+TEST(GradientExchange, AGradientThatCompletesNoBucketMovesOthersOn) {
+  std::promise<void> of_rank[2];
+  run_thread_ranks(2, [&](Communicator& ranks) {
+    const std::size_t own = ranks.rank();
+    const auto wait_for_other = [&, other = of_rank[1 - own].get_future()] {
+      ASSERT_EQ(other.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+    };
+    GivenParameters given({10, 2, 4, 4});
+    const GivenGradients source = given.gradients(Numbers(20, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    const auto sent_after = [&](std::size_t k) {
+      exchange.take(source, given.parameters[k]);
+      return exchange.statistics().sent_bytes;
+    };
+    if (own == 1) wait_for_other();
+    sent_after(3);
+    const auto before = sent_after(2);  // on rank 0 the terms of two buckets
+    of_rank[own].set_value();
+    if (own == 0) {
+      wait_for_other();
+      EXPECT_GT(sent_after(1), before) << "the sums of the first bucket";
+    }
+    exchange.exchange(source);
+  });
+}
+
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
   const auto text_of = [](const auto& exchange_on) {
     return error_of_ranks(2, [&](Communicator& ranks) {
@@ -641,7 +701,7 @@ TEST(GradientExchange, NoExchangeFollowsOneThatFailed) {
                        const GivenGradients source = given.gradients(Numbers(12, 1));
                        const auto step = [&] {
                          if (is_taken) {
-                           // The third one waits for the messages of the first one.
+                           // Those of the first one may have come with the third one.
                            for (const std::size_t k : {2U, 1U, 0U}) {
                              exchange.take(source, given.parameters[k]);
                            }
