@@ -494,7 +494,7 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
           expect_domain_error([&] { exchange.take(so_far, *pointers[3]); },
                               {"GradientExchange", "'p3' twice"});
           expect_domain_error([&] { exchange.exchange(so_far, 2); },
-                              {"GradientExchange", "one batch", "got 2"});
+                              {"GradientExchange", "as many batches", "1, got 2"});
           EXPECT_TRUE(exchange.gradient(*pointers[3]).empty());
           so_far.arrays[pointers[0]] = all.arrays.at(pointers[0]);
         }
@@ -562,6 +562,43 @@ TEST(GradientExchange, AGradientThatCompletesNoBucketMovesOthersOn) {
     }
     exchange.exchange(source);
   });
+}
+
+TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
+  const std::vector<std::size_t> sizes{700, 33, 501};
+  for (const std::size_t batches : {1U, 2U, 3U}) {
+    for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
+      run_thread_ranks(2, [&](Communicator& ranks) {
+        GivenParameters given(sizes);
+        const auto pointers = given.pointers();
+        const Options options{.format = format, .bucket_elements = 200};
+        GradientExchange late(ranks, pointers, options);
+        GradientExchange early(ranks, pointers, options);
+        distributed::GradientTree tree(pointers);
+        distributed::GradientTree early_tree(pointers);
+        for (std::uint64_t step = 0; step < 2; ++step) {
+          tree.clear();
+          early_tree.clear();
+          for (std::size_t k = 0; k < batches; ++k) {
+            const std::uint64_t seed = 100 * step + 10 * ranks.rank() + k;
+            const GivenGradients batch = given.gradients(normal_numbers(1234, seed, 1));
+            tree.add(batch);
+            for (std::size_t p = sizes.size(); k + 1 == batches && p-- > 1;) {
+              early_tree.add(batch, *pointers[p]);
+              early.take(early_tree, *pointers[p]);
+              EXPECT_GT(early.statistics().sent_bytes, 0U);
+            }
+            early_tree.add(batch);
+          }
+          expect_domain_error([&] { early.exchange(early_tree, batches + 1); },
+                              {"GradientExchange", "as many batches"});
+          early.exchange(early_tree);
+          late.exchange(tree);
+          EXPECT_EQ(given.bits(early), given.bits(late));
+        }
+      });
+    }
+  }
 }
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {

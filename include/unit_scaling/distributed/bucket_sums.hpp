@@ -81,6 +81,9 @@ class BucketSums {
     }
   }
 
+  /// Of each rank, in this step.
+  [[nodiscard]] std::size_t batches() const { return step_.batches; }
+
   // What BucketOrder asks for, of bucket `number`.
 
   /// Sends the numbers of this rank. @pre its gradients are final

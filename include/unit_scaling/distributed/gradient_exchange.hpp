@@ -124,13 +124,15 @@ class GradientExchange {
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
-  void exchange(const GradientTree& source) { exchange(source, source.count()); }
+  void exchange(const GradientTree& source) { exchange(source, batches_of(source)); }
 
   /// Tells that the gradient of a parameter is final. With the last parameter of a bucket it sends
   /// the bucket, while the tape still unwinds. The `exchange` of the same tape, which must follow,
   /// does the rest:
   ///
   ///     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
+  ///
+  /// Of several batches the last one can be sent so: see GradientTree::add.
   ///
   /// The result has the same bits. Each rank may call it or not, whatever the others do. Buckets
   /// are complete early if the parameters are in about the order of their use.
@@ -152,8 +154,7 @@ class GradientExchange {
   /// @throws as `exchange`, and what `use` throws
   template <optim::GradientSource Gradients, class Use>
   void with_sum(const Gradients& source, const Use& use) {
-    std::size_t batches = 1;
-    if constexpr (std::is_same_v<Gradients, GradientTree>) batches = source.count();
+    const std::size_t batches = batches_of(source);
     if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
       use(source);
       return;
@@ -203,6 +204,13 @@ class GradientExchange {
 
  private:
   static constexpr const char* name = "GradientExchange";
+  /// Of which a source has the sum, unless told otherwise.
+  template <optim::GradientSource Gradients>
+  [[nodiscard]] static std::size_t batches_of(const Gradients& source) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) return source.count();
+    return 1;
+  }
+
   /// Which gradients of a source are meant: those of a Tape change from step to step.
   struct Recording {
     const void* source = nullptr;
@@ -336,7 +344,9 @@ void GradientExchange::take(const Gradients& source, const Parameter& parameter)
   const DefaultArithmetic arithmetic;
   require_no_failure();
   check_shape(source, buckets().places()[*number]);
-  begin_or_go_on(recording_of(source), 1);
+  const std::size_t batches = batches_of(source);
+  require_size(name, "a number of batches", batches);
+  begin_or_go_on(recording_of(source), batches);
   require(!is_final_[*number], name,
           "expected an exchange after each backward, got the gradient of '", parameter.name,
           "' twice");
@@ -350,7 +360,9 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   is_complete_ = false;
   require_no_failure();
   require_size(name, "a number of batches", batches);
-  require(!recording_ || batches == 1, name, "expected one batch after take, got ", batches);
+  require(!recording_ || batches == sums_.batches(), name,
+          "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
+          batches);
   for (const auto& place : buckets().places()) check_shape(source, place);
   begin_or_go_on(recording_of(source), batches);
   if (ranks_->size() == 1) {
