@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <limits>
 #include <map>
 #include <memory>
@@ -493,7 +494,7 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
           expect_domain_error([&] { exchange.take(so_far, *pointers[3]); },
                               {"GradientExchange", "'p3' twice"});
           expect_domain_error([&] { exchange.exchange(so_far, 2); },
-                              {"GradientExchange", "one batch", "got 2"});
+                              {"GradientExchange", "as many batches", "1, got 2"});
           EXPECT_TRUE(exchange.gradient(*pointers[3]).empty());
           so_far.arrays[pointers[0]] = all.arrays.at(pointers[0]);
         }
@@ -501,6 +502,102 @@ TEST(GradientExchange, WhatIsFinalIsSentBeforeTheRestAndTheSumIsTheSame) {
         EXPECT_EQ(given.bits(exchange), expected[ranks.rank()]);
       }
     });
+  }
+}
+
+TEST(GradientExchange, TakingWaitsForNoRankThatHasNotBegun) {
+  constexpr std::size_t count = 8;
+  const std::vector<std::size_t> sizes(count, 100);
+  const std::vector<Numbers> numbers{normal_numbers(800, 1, 1), normal_numbers(800, 2, 1)};
+  for (const bool is_shared : {false, true}) {
+    Options options{.bucket_elements = 100};
+    std::promise<void> all_are_taken;
+    auto when_taken = all_are_taken.get_future();
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given(sizes);
+      const auto pointers = given.pointers();
+      const GivenGradients source = given.gradients(numbers[ranks.rank()]);
+      GradientExchange late(ranks, pointers, options);
+      late.exchange(source);
+      Options of_early = options;
+      if (is_shared) of_early.shares = ParameterShares(pointers, 2);
+      GradientExchange early(ranks, pointers, of_early);
+      if (ranks.rank() == 0) {
+        for (std::size_t k = count; k-- > 0;) early.take(source, *pointers[k]);
+        EXPECT_EQ(early.statistics().waited.count(), 0);
+        all_are_taken.set_value();
+      } else {
+        ASSERT_EQ(when_taken.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+      }
+      early.exchange(source);
+      for (const Parameter* each : pointers) {
+        if (is_shared && of_early.shares->owner(*each) != ranks.rank()) continue;
+        EXPECT_EQ(early.gradient(*each), late.gradient(*each));
+      }
+    });
+  }
+}
+
+TEST(GradientExchange, AGradientThatCompletesNoBucketMovesOthersOn) {
+  std::promise<void> of_rank[2];
+  run_thread_ranks(2, [&](Communicator& ranks) {
+    const std::size_t own = ranks.rank();
+    const auto wait_for_other = [&, other = of_rank[1 - own].get_future()] {
+      ASSERT_EQ(other.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+    };
+    GivenParameters given({10, 2, 4, 4});
+    const GivenGradients source = given.gradients(Numbers(20, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    const auto sent_after = [&](std::size_t k) {
+      exchange.take(source, given.parameters[k]);
+      return exchange.statistics().sent_bytes;
+    };
+    if (own == 1) wait_for_other();
+    sent_after(3);
+    const auto before = sent_after(2);  // on rank 0 the terms of two buckets
+    of_rank[own].set_value();
+    if (own == 0) {
+      wait_for_other();
+      EXPECT_GT(sent_after(1), before) << "the sums of the first bucket";
+    }
+    exchange.exchange(source);
+  });
+}
+
+TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
+  const std::vector<std::size_t> sizes{700, 33, 501};
+  for (const std::size_t batches : {1U, 2U, 3U}) {
+    for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
+      run_thread_ranks(2, [&](Communicator& ranks) {
+        GivenParameters given(sizes);
+        const auto pointers = given.pointers();
+        const Options options{.format = format, .bucket_elements = 200};
+        GradientExchange late(ranks, pointers, options);
+        GradientExchange early(ranks, pointers, options);
+        distributed::GradientTree tree(pointers);
+        distributed::GradientTree early_tree(pointers);
+        for (std::uint64_t step = 0; step < 2; ++step) {
+          tree.clear();
+          early_tree.clear();
+          for (std::size_t k = 0; k < batches; ++k) {
+            const std::uint64_t seed = 100 * step + 10 * ranks.rank() + k;
+            const GivenGradients batch = given.gradients(normal_numbers(1234, seed, 1));
+            tree.add(batch);
+            for (std::size_t p = sizes.size(); k + 1 == batches && p-- > 1;) {
+              early_tree.add(batch, *pointers[p]);
+              early.take(early_tree, *pointers[p]);
+              EXPECT_GT(early.statistics().sent_bytes, 0U);
+            }
+            early_tree.add(batch);
+          }
+          expect_domain_error([&] { early.exchange(early_tree, batches + 1); },
+                              {"GradientExchange", "as many batches"});
+          early.exchange(early_tree);
+          late.exchange(tree);
+          EXPECT_EQ(given.bits(early), given.bits(late));
+        }
+      });
+    }
   }
 }
 
@@ -641,7 +738,7 @@ TEST(GradientExchange, NoExchangeFollowsOneThatFailed) {
                        const GivenGradients source = given.gradients(Numbers(12, 1));
                        const auto step = [&] {
                          if (is_taken) {
-                           // The third one waits for the messages of the first one.
+                           // Those of the first one may have come with the third one.
                            for (const std::size_t k : {2U, 1U, 0U}) {
                              exchange.take(source, given.parameters[k]);
                            }

@@ -113,4 +113,50 @@ TEST(GradientTree, RefusesAnotherShapeAndKeepsWhatItHas) {
   expect_domain_error([&] { GradientTree({pointers[0], pointers[0]}); }, {"GradientTree"});
 }
 
+TEST(GradientTree, AGradientThatIsAddedBeforeItsBatchHasTheBitsThatItHasAfterIt) {
+  GivenParameters given({3, 0, 37, 2});
+  GivenParameters others({3});
+  const auto pointers = given.pointers();
+  GradientTree tree(pointers);
+  GradientTree whole(pointers);
+  for (int round = 0; round < 2; ++round) {  // the second one with memory of the first
+    tree.clear();
+    whole.clear();
+    for (std::size_t batch = 0; batch < 9; ++batch) {
+      std::vector<float> numbers(42);
+      const Random random(10 * static_cast<std::uint64_t>(round) + batch);
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        numbers[i] = static_cast<float>(random.normal(i));
+      }
+      GivenGradients gradients = given.gradients(numbers);
+      if (batch % 3 == 1) gradients.arrays.erase(pointers[3]);
+      whole.add(gradients);
+      const auto before = tree.gradient(*pointers[0]);
+      // What is not added yet has other numbers.
+      GivenGradients so_far = given.gradients(std::vector<float>(42, 1000));
+      for (const std::size_t k : {2U, 3U, 1U}) {
+        so_far.arrays[pointers[k]] = gradients.gradient(*pointers[k]);
+        tree.add(so_far, *pointers[k]);
+        EXPECT_EQ(tree.count(), batch + 1);
+        EXPECT_EQ(tree.gradient(*pointers[k]), whole.gradient(*pointers[k]));
+      }
+      EXPECT_EQ(tree.gradient(*pointers[0]), before);
+      tree.add(so_far, others.parameters[0]);  // passed over
+      expect_domain_error([&] { tree.add(so_far, *pointers[2]); }, {"GradientTree", "'p2'"});
+      GivenGradients wrong;
+      wrong.arrays[pointers[0]] = Array<float>({4}, {1, 2, 3, 4});
+      expect_shape_error([&] { tree.add(wrong, *pointers[0]); },
+                         {"GradientTree", "'p0'", "(3)", "(4)"});
+      tree.add(gradients);
+      EXPECT_EQ(tree.count(), batch + 1);
+      EXPECT_EQ(given.bits(tree), given.bits(whole));
+    }
+    // A batch that is not whole is forgotten with the rest.
+    tree.add(given.gradients(std::vector<float>(42, 1)), *pointers[2]);
+  }
+  tree.clear();
+  EXPECT_EQ(tree.count(), 0U);
+  EXPECT_TRUE(tree.gradient(*pointers[2]).empty());
+}
+
 }  // namespace gradient_tree_test

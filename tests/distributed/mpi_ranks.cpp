@@ -117,6 +117,32 @@ void communicate(Communicator& ranks) {
   }
 }
 
+/// Messages of several parts that move on at looks alone, of a rank that begins after the first one
+/// has looked for longer than the deadline.
+void look(Communicator& ranks) {
+  constexpr std::size_t size = 3'000'000;
+  const std::vector<std::byte> own(size, static_cast<std::byte>(1 + ranks.rank()));
+  std::vector<std::byte> gathered(size * ranks.size());
+  if (ranks.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  auto request =
+      ranks.start_all_gather(own, {gathered, std::vector<std::size_t>(ranks.size(), size)});
+  const auto start = std::chrono::steady_clock::now();
+  bool was_missing = false;
+  while (!request.is_done()) {
+    was_missing = true;
+    expect(std::chrono::steady_clock::now() - start < std::chrono::seconds(40), "an end of looks");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  expect(ranks.rank() != 0 || was_missing, "a look that finds something missing");
+  request.wait();  // for nothing
+  for (std::size_t from = 0; from < ranks.size(); ++from) {
+    const auto begin = gathered.begin() + static_cast<std::ptrdiff_t>(from * size);
+    expect(std::all_of(begin, begin + static_cast<std::ptrdiff_t>(size),
+                       [&](std::byte each) { return each == static_cast<std::byte>(1 + from); }),
+           "the bytes of a gather that was looked at");
+  }
+}
+
 /// All ranks refuse one step, in which one has a bad batch.
 void refuse_one_step(Communicator& ranks) {
   const SmallResult result = run_small_training(ranks, {.bad_step = 7});
@@ -138,13 +164,20 @@ void end_on_an_error(Communicator& ranks) {
   ranks.barrier();
 }
 
-void send_another_size(Communicator& ranks) {
+/// Waits for a request by looks alone.
+void look_until_done(distributed::Request& request) {
+  while (!request.is_done()) std::this_thread::yield();
+}
+
+void send_another_size(Communicator& ranks, bool looks) {
   const std::size_t size = ranks.rank() == 1 ? 3 : 4;
   const std::vector<std::byte> own(size);
   std::vector<std::size_t> sizes(ranks.size(), 4);
   sizes[ranks.rank()] = size;
   std::vector<std::byte> received(std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
-  ranks.all_gather(own, {received, sizes});
+  auto request = ranks.start_all_gather(own, {received, sizes});
+  if (looks) look_until_done(request);
+  request.wait();
   ranks.barrier();
 }
 
@@ -155,6 +188,13 @@ void call_another_operation(Communicator& ranks) {
   } else {
     ranks.barrier();
   }
+  ranks.barrier();
+}
+
+void look_for_another_operation(Communicator& ranks) {
+  std::vector<std::byte> bytes;
+  auto request = ranks.rank() == 1 ? ranks.start_broadcast(bytes, 0) : ranks.start_barrier();
+  look_until_done(request);
   ranks.barrier();
 }
 
@@ -374,12 +414,15 @@ int main(int argc, char** argv) {
   const std::map<std::string, Program> all{
       {"train", job(train_as_threads_do)},
       {"communicate", job(communicate)},
+      {"look", job(look, 1'000'000, std::chrono::seconds(1))},
       {"early", job(send_early)},
       {"shard", job(shard)},
       {"refuse", job(refuse_one_step)},
       {"disagree", job(disagree)},
       {"throw", job(end_on_an_error)},
-      {"size", job(send_another_size)},
+      {"size", job([](Communicator& ranks) { send_another_size(ranks, false); })},
+      {"look_size", job([](Communicator& ranks) { send_another_size(ranks, true); })},
+      {"look_operation", job(look_for_another_operation)},
       {"operation", job(call_another_operation)},
       {"go_on", job(go_on_after_an_error)},
       {"kill", job([](Communicator& ranks) { raise_in_rank_1(ranks, SIGKILL); })},

@@ -37,8 +37,18 @@ class Tampering final : public unit_scaling::distributed::Communicator {
     std::function<void(std::span<std::byte>)> tamper;
     unit_scaling::distributed::Request request;
 
+    [[nodiscard]] bool is_done() override {
+      if (!request.is_done()) return false;
+      hand_over();
+      return true;
+    }
     void wait() override {
       request.wait();
+      hand_over();
+    }
+
+   private:
+    void hand_over() {
       std::size_t begin = 0;
       for (std::size_t from = 0; from < targets.size(); ++from) {
         const auto piece = std::span(received).subspan(begin, targets[from].size());

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -16,6 +17,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "distributed/error_of_ranks.hpp"
@@ -28,6 +30,7 @@ using namespace unit_scaling;
 using namespace unit_scaling_test;
 using distributed::CommunicationError;
 using distributed::Communicator;
+using distributed::Request;
 using distributed::run_thread_ranks;
 using std::chrono::milliseconds;
 
@@ -110,6 +113,120 @@ TEST(ThreadRanks, RequestsAreWaitedForInAnyOrder) {
       EXPECT_EQ(of_second[from], static_cast<std::byte>(10 + from));
     }
   });
+}
+
+/// Returns once `holds`, or after ten seconds.
+void wait_until(const std::atomic<bool>& holds) {
+  for (int k = 0; !holds && k < 10'000; ++k) std::this_thread::sleep_for(milliseconds(1));
+}
+
+TEST(ThreadRanks, ALookTellsWhetherAllHasComeAndDoesNotWait) {
+  std::atomic<bool> has_looked = false;
+  run_thread_ranks(3, [&](Communicator& ranks) {
+    if (ranks.rank() == 1) wait_until(has_looked);
+    const Sizes sizes(3, 1);
+    const Bytes own{static_cast<std::byte>(ranks.rank())};
+    Bytes received(3);
+    auto request = ranks.start_all_gather(own, {received, sizes});
+    if (ranks.rank() == 0) {
+      EXPECT_FALSE(request.is_done());
+      EXPECT_FALSE(request.is_done());
+      has_looked = true;
+    }
+    while (ranks.rank() != 2 && !request.is_done()) std::this_thread::yield();
+    request.wait();  // on rank 2 for the messages, on the others for nothing
+    EXPECT_TRUE(request.is_done());
+    for (std::size_t from = 0; from < 3; ++from) {
+      EXPECT_EQ(received[from], static_cast<std::byte>(from));
+    }
+  });
+}
+
+TEST(ThreadRanks, WhatARankDoesBetweenTwoLooksCountsForNoDeadline) {
+  std::atomic<bool> has_looked = false;
+  std::atomic<bool> is_given_up = false;
+  const auto late = [&](bool waits) {
+    has_looked = is_given_up = false;
+    return error_of_ranks(2,
+                          [&](Communicator& ranks) {
+                            if (ranks.rank() == 1) {
+                              wait_until(waits ? is_given_up : has_looked);
+                              ranks.barrier();
+                              return;
+                            }
+                            auto request = ranks.start_barrier();
+                            for (int k = 0; k < 10; ++k) {
+                              EXPECT_FALSE(request.is_done());
+                              std::this_thread::sleep_for(milliseconds(30));
+                            }
+                            has_looked = true;
+                            try {
+                              request.wait();
+                            } catch (const CommunicationError&) {
+                              is_given_up = true;
+                              throw;
+                            }
+                          },
+                          {.deadline = milliseconds(100)});
+  };
+  EXPECT_EQ(late(/*waits=*/false), "");
+  // That of `wait` counts.
+  EXPECT_EQ(late(/*waits=*/true),
+            "rank 0: barrier on rank 0: no message from rank 1 within 100 ms");
+}
+
+TEST(ThreadRanks, ALookThrowsWhatAWaitWould) {
+  const auto look = [](Request request) {
+    while (!request.is_done()) std::this_thread::yield();
+  };
+  EXPECT_EQ(error_of_ranks(2,
+                           [&](Communicator& ranks) {
+                             if (ranks.rank() == 1) throw std::out_of_range("no such batch");
+                             look(ranks.start_barrier());
+                           }),
+            "rank 1: no such batch");
+  EXPECT_EQ(error_of_ranks(2,
+                           [&](Communicator& ranks) {
+                             if (ranks.rank() == 0) look(ranks.start_barrier());
+                           }),
+            "rank 0: barrier on rank 0: rank 1 has ended and sends no message");
+  const std::string operation = error_of_ranks(2, [&](Communicator& ranks) {
+    Bytes bytes(1);
+    look(ranks.rank() == 1 ? ranks.start_broadcast(bytes, 1) : ranks.start_barrier());
+  });
+  EXPECT_NE(operation.find("expected a message of the same operation from rank "),
+            std::string::npos)
+      << operation;
+  // The communicator has failed then.
+  const std::string text = "all_gather on rank 0: expected 4 bytes from rank 1, got 3";
+  EXPECT_EQ(
+      error_of_ranks(
+          2,
+          [&](Communicator& ranks) {
+            const std::size_t size = ranks.rank() == 0 ? 4 : 3;
+            const Bytes own(size);
+            Bytes received(4 + size);
+            auto request = ranks.start_all_gather(own, {received, Sizes{4, size}});
+            if (ranks.rank() == 1) return request.wait();
+            EXPECT_THROW(look(std::move(request)), CommunicationError);
+            EXPECT_EQ(ranks.failure(), text);
+            expect_error<CommunicationError>([&] { ranks.barrier(); }, {"did not succeed", text});
+          }),
+      "rank 0: " + text);
+}
+
+TEST(ThreadRanks, AnOperationThatWasOnlyLookedAtIsGivenUp) {
+  std::atomic<bool> is_given_up = false;
+  EXPECT_EQ(error_of_ranks(2,
+                           [&](Communicator& ranks) {
+                             if (ranks.rank() == 1) return wait_until(is_given_up);
+                             {
+                               auto request = ranks.start_barrier();
+                               EXPECT_FALSE(request.is_done());
+                             }
+                             is_given_up = true;
+                           }),
+            "rank 0: barrier on rank 0: it was given up");
 }
 
 TEST(ThreadRanks, ABarrierHoldsBackWhoComesFirst) {

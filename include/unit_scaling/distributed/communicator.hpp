@@ -28,31 +28,46 @@ class CommunicationError : public std::runtime_error {
 };
 
 /// An operation of all ranks that this one has started. What it sends and what it receives must
-/// stay in place until `wait` has returned or thrown. Requests may be waited for in any order, and
-/// none may outlive its communicator.
+/// stay in place until it is over: until `wait` has returned, `is_done` has returned true, or one
+/// of them has thrown. Requests may be waited for in any order, and none may outlive its
+/// communicator.
 ///
-/// Who destroys a request before `wait` gives up the operation. The memory is the caller's again
-/// then, and all later operations of the communicator throw.
+/// Who destroys a request before it is over gives up the operation. The memory is the caller's
+/// again then, and all later operations of the communicator throw.
 class Request {
  public:
-  /// What an engine knows of an operation. After the destructor, and after a `wait` that throws,
-  /// the engine leaves the memory of the operation alone.
+  /// What an engine knows of an operation. After the destructor, and after a call that throws, the
+  /// engine leaves the memory of the operation alone. Neither function is called once the operation
+  /// is over.
   class Operation {
    public:
     Operation() = default;
     Operation(const Operation&) = delete;
     Operation& operator=(const Operation&) = delete;
     virtual ~Operation() = default;
-    /// Called once.
+    [[nodiscard]] virtual bool is_done() = 0;
     virtual void wait() = 0;
   };
 
   Request() = default;
   explicit Request(std::unique_ptr<Operation> operation) : operation_(std::move(operation)) {}
 
-  /// Returns when all is received, and all that was sent may be written to again. At once, if it
-  /// has returned before.
-  /// @throws CommunicationError if that cannot be, or not within the deadline of the communicator.
+  /// Moves messages on as far as they go without waiting. There are engines whose messages move
+  /// only while a rank looks at one of its requests or waits.
+  /// @returns whether all is received, and all that was sent may be written to again.
+  /// @throws CommunicationError if that cannot be. What a rank does between two looks is no
+  /// waiting,
+  ///         so no deadline ends it.
+  [[nodiscard]] bool is_done() {
+    auto operation = std::exchange(operation_, nullptr);
+    if (!operation || operation->is_done()) return true;
+    operation_ = std::move(operation);
+    return false;
+  }
+
+  /// Returns when `is_done` would return true. At once, if the operation is over.
+  /// @throws CommunicationError if that cannot be, or not within the deadline of the communicator,
+  ///         which begins with this call.
   void wait() {
     if (const auto operation = std::exchange(operation_, nullptr)) operation->wait();
   }
@@ -166,17 +181,25 @@ class Communicator {
       if (!is_done_) communicator_->fail(communicator_->place_of(operation_) + "it was given up");
     }
 
+    [[nodiscard]] bool is_done() override {
+      or_fail([&] { is_done_ = request_.is_done(); });
+      return is_done_;
+    }
     void wait() override {
-      try {
-        request_.wait();
-      } catch (const std::exception& error) {
-        communicator_->fail(error.what());
-        throw;
-      }
+      or_fail([&] { request_.wait(); });
       is_done_ = true;
     }
 
    private:
+    template <class Body> void or_fail(const Body& body) {
+      try {
+        body();
+      } catch (const std::exception& error) {
+        communicator_->fail(error.what());
+        throw;
+      }
+    }
+
     Communicator* communicator_;
     std::string_view operation_;
     Request request_;

@@ -5,16 +5,10 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
-#include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -23,23 +17,20 @@
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
-#include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
+#include "unit_scaling/distributed/bucket_order.hpp"
+#include "unit_scaling/distributed/bucket_sums.hpp"
 #include "unit_scaling/distributed/communicator.hpp"
 #include "unit_scaling/distributed/gradient_buckets.hpp"
 #include "unit_scaling/distributed/gradient_summaries.hpp"
 #include "unit_scaling/distributed/gradient_tree.hpp"
 #include "unit_scaling/distributed/gradient_wire.hpp"
 #include "unit_scaling/distributed/message_header.hpp"
-#include "unit_scaling/distributed/messages.hpp"
-#include "unit_scaling/distributed/pairwise_sum.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
 #include "unit_scaling/formats/format.hpp"
-#include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
-#include "unit_scaling/optim/optimiser.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
@@ -53,15 +44,6 @@ enum class Combination {
   /// Sum / √M: the same under unit scaling, where the gradient of a weight is Σ g n^−½ over the n
   /// rows of a batch. For batches of one size.
   unit_scaled,
-};
-
-/// What an exchange did.
-struct ExchangeStatistics {
-  std::uint64_t sent_bytes = 0;  ///< to other ranks, by this one, headers included
-  /// Finite numbers beyond the format that became its largest, on all ranks together.
-  std::uint64_t saturated = 0;
-  /// How long this rank waited for messages; what the engine copies meanwhile included.
-  std::chrono::steady_clock::duration waited{};
 };
 
 /// Adds up gradients over all ranks, and shows them as a tape does, the same bits on each rank:
@@ -124,10 +106,10 @@ class GradientExchange {
                    const Options& options)
       : ranks_(&ranks),
         combination_(options.combination),
-        wire_(options.format, options.scaling),
-        buckets_(parameters, options.bucket_elements, ranks.size(), options.shares),
-        sums_(parameters.size()),
-        summaries_(buckets_.owners()) {}
+        sums_{ranks, name, GradientWire(options.format, options.scaling),
+              GradientBuckets(parameters, options.bucket_elements, ranks.size(), options.shares)},
+        summaries_(buckets().owners()),
+        is_final_(parameters.size()) {}
 
   /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients; if
   /// it throws CommunicationError, there is no exchange after it either.
@@ -142,7 +124,7 @@ class GradientExchange {
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
-  void exchange(const GradientTree& source) { exchange(source, source.count()); }
+  void exchange(const GradientTree& source) { exchange(source, batches_of(source)); }
 
   /// Tells that the gradient of a parameter is final. With the last parameter of a bucket it sends
   /// the bucket, while the tape still unwinds. The `exchange` of the same tape, which must follow,
@@ -150,14 +132,16 @@ class GradientExchange {
   ///
   ///     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
   ///
+  /// Of several batches the last one can be sent so: see GradientTree::add.
+  ///
   /// The result has the same bits. Each rank may call it or not, whatever the others do. Buckets
   /// are complete early if the parameters are in about the order of their use.
   ///
-  /// What overlaps: a call that starts the messages of a bucket waits for the terms of the bucket
-  /// before, adds these up, and waits for the sums of the one before that. So the messages of a
-  /// bucket have as long as the gradients of the next one take to compute. How far they come in
-  /// that time is up to the engine. An MPI without a thread of its own moves long messages only
-  /// while this rank is in one of its calls, here and in `exchange`, and so overlaps little.
+  /// What overlaps: no call waits. Each one looks at the messages that are on their way, adds up
+  /// what has come, and sends what can be sent next; so a bucket is exchanged while the gradients
+  /// of others are computed. An MPI without a thread of its own moves long messages only while this
+  /// rank is in one of its calls: then they move from one final gradient to the next, whether or
+  /// not that completes a bucket.
   /// @throws DomainError if it was given this parameter in this step; ShapeError and
   ///         CommunicationError as `exchange`. A parameter that is not among those of the exchange
   ///         is passed over.
@@ -170,8 +154,7 @@ class GradientExchange {
   /// @throws as `exchange`, and what `use` throws
   template <optim::GradientSource Gradients, class Use>
   void with_sum(const Gradients& source, const Use& use) {
-    std::size_t batches = 1;
-    if constexpr (std::is_same_v<Gradients, GradientTree>) batches = source.count();
+    const std::size_t batches = batches_of(source);
     if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
       use(source);
       return;
@@ -187,11 +170,11 @@ class GradientExchange {
     const auto k = number_of_sum(parameter);
     if (!k) return none;
     const std::size_t own = ranks_->rank();
-    const std::size_t owner = buckets_.is_for(*k, own) ? own : buckets_.owners()[*k];
+    const std::size_t owner = buckets().is_for(*k, own) ? own : buckets().owners()[*k];
     require(owner == own, name, "expected a rank to ask for gradients of its share, got '",
             parameter.name, "' on rank ", own, ", which rank ", owner,
             " has; a ShardedOptimiser steps on such gradients");
-    return sums_[*k].elements;
+    return sums_.elements(*k);
   }
   [[nodiscard]] Array<float> gradient(const Parameter& parameter) const&& {
     return gradient(parameter);
@@ -200,47 +183,33 @@ class GradientExchange {
   // Of the gradients of all parameters, whichever rank has them: see optim::SharedGradientSource.
   [[nodiscard]] Shape gradient_shape(const Parameter& parameter) const {
     const auto k = number_of_sum(parameter);
-    return k ? buckets_.places()[*k].shape : Shape{0};
+    return k ? buckets().places()[*k].shape : Shape{0};
   }
   [[nodiscard]] std::uint32_t largest_magnitude_bits(const Parameter& parameter) const {
     const auto k = number_of_sum(parameter);
     if (!k) return 0;
-    if (!buckets_.owners().empty()) return summaries_[*k].largest_magnitude_bits;
-    return GradientSummary::largest_magnitude_bits_of(sums_[*k].elements);
+    if (!buckets().owners().empty()) return summaries_[*k].largest_magnitude_bits;
+    return GradientSummary::largest_magnitude_bits_of(sums_.elements(*k));
   }
   [[nodiscard]] double sum_of_squares(const Parameter& parameter) const {
     const auto k = number_of_sum(parameter);
     if (!k) return 0;
-    if (!buckets_.owners().empty()) return summaries_[*k].sum_of_squares;
-    return GradientSummary::sum_of_squares_of(sums_[*k].elements);
+    if (!buckets().owners().empty()) return summaries_[*k].sum_of_squares;
+    return GradientSummary::sum_of_squares_of(sums_.elements(*k));
   }
 
   /// Of the last exchange.
-  [[nodiscard]] const ExchangeStatistics& statistics() const& { return statistics_; }
-  [[nodiscard]] ExchangeStatistics statistics() const&& { return statistics_; }
+  [[nodiscard]] const ExchangeStatistics& statistics() const& { return sums_.statistics(); }
+  [[nodiscard]] ExchangeStatistics statistics() const&& { return sums_.statistics(); }
 
  private:
   static constexpr const char* name = "GradientExchange";
-  using Range = GradientBuckets::Range;
-  using Place = GradientBuckets::Place;
-  /// Numbers that are added up at once; packed codes of so many end with a byte.
-  static constexpr std::size_t chunk = 1024;
-
-  /// The gradient of a parameter, and what is known of it in this step.
-  struct Sum {
-    bool is_there = false;  ///< on some rank
-    bool is_final = false;  ///< on this rank
-    Array<float> elements = {};
-    float* to = nullptr;  ///< the elements, in an exchange
-  };
-
-  /// The operations of all ranks on a bucket.
-  struct Stages {
-    detail::Messages terms;
-    detail::Messages sums;
-  };
-  /// Buckets of which messages are on their way: terms, sums, and what has come.
-  static constexpr std::size_t buckets_in_flight = 3;
+  /// Of which a source has the sum, unless told otherwise.
+  template <optim::GradientSource Gradients>
+  [[nodiscard]] static std::size_t batches_of(const Gradients& source) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) return source.count();
+    return 1;
+  }
 
   /// Which gradients of a source are meant: those of a Tape change from step to step.
   struct Recording {
@@ -290,285 +259,55 @@ class GradientExchange {
   /// Begins a step, of which there are no gradients before its end.
   void begin(std::size_t batches) {
     is_complete_ = false;
-    started_ = 0;
-    statistics_ = {};
-    told_ = hash_of_told(batches);
-    for (Sum& sum : sums_) {
-      sum.is_there = false;
-      sum.is_final = false;
-      sum.to = nullptr;
-    }
+    order_ = detail::BucketOrder(buckets().count());
+    sums_.begin({.number = step_,
+                 .batches = batches,
+                 .factor = factor_of(batches),
+                 .told = hash_of_told(batches)});
+    std::fill(is_final_.begin(), is_final_.end(), false);
   }
 
   template <optim::GradientSource Gradients>
-  static void check_shape(const Gradients& source, const Place& place);
+  static void check_shape(const Gradients& source, const GradientBuckets::Place& place);
 
-  /// Goes on with the buckets whose gradients are final.
+  /// `start_terms` of a BucketOrder.
   template <optim::GradientSource Gradients>
-  void advance(const Gradients& source, std::size_t batches);
-  /// Goes on with all buckets, to the end.
-  template <optim::GradientSource Gradients>
-  void finish_step(const Gradients& source, std::size_t batches);
+  [[nodiscard]] auto start_terms_of(const Gradients& source) {
+    return [this, &source](std::size_t number) {
+      bool are_final = true;
+      buckets().for_each_parameter(buckets().bucket(number), [&](std::size_t k, const auto&) {
+        are_final = are_final && is_final_[k];
+      });
+      if (are_final) sums_.start_terms(source, number);
+      return are_final;
+    };
+  }
+
+  /// Tells all ranks of the sums that this one has.
+  void exchange_summaries() {
+    sums_.statistics().sent_bytes += summaries_.exchange(
+        *ranks_, name, sums_.header_of(MessageKind::summaries, buckets().count(), 0, 0, 0),
+        [&](std::size_t k) { return sums_.is_there(k) ? sums_.elements(k) : Array<float>(); });
+  }
+
+  [[nodiscard]] const GradientBuckets& buckets() const { return sums_.buckets(); }
 
   /// The number of the sum of a parameter, if it has a gradient on some rank.
   [[nodiscard]] std::optional<std::size_t> number_of_sum(const Parameter& parameter) const {
-    const auto number = buckets_.number_of(parameter);
-    return is_complete_ && number && sums_[*number].is_there ? number : std::nullopt;
-  }
-  /// Numbers in a message, which begins with a header. In one of terms there follows a byte for
-  /// each parameter of the bucket, which tells whether it has a gradient.
-  struct Layout {
-    std::size_t begin;  ///< of the numbers
-    std::size_t size;   ///< of the message
-    WireBlocks blocks = {};
-  };
-  [[nodiscard]] Layout layout_of_terms(const Range& bucket, const Range& piece) const {
-    Layout layout{.begin = sizeof(MessageHeader), .size = 0};
-    buckets_.for_each_parameter(bucket, [&](std::size_t, const Range&) { ++layout.begin; });
-    buckets_.for_each_parameter(
-        piece, [&](std::size_t, const Range& range) { layout.blocks.add(range.size()); });
-    layout.size = layout.begin + wire_.bytes(layout.blocks);
-    return layout;
-  }
-  /// Of the sums of a piece that a rank gets.
-  [[nodiscard]] Layout layout_of_sums(const Range& piece, std::size_t rank) const {
-    Layout layout{.begin = sizeof(MessageHeader), .size = 0};
-    buckets_.for_each_sum(
-        piece, rank, [&](std::size_t, const Range& range) { layout.blocks.add(range.size()); });
-    layout.size = layout.begin + wire_.bytes(layout.blocks);
-    return layout;
-  }
-
-  /// What is known of a message. @param elements how many numbers of the piece it has
-  [[nodiscard]] MessageHeader header_of(MessageKind kind, std::size_t number, std::size_t from,
-                                        std::size_t piece, std::size_t elements) const {
-    return {.step = step_,
-            .bucket = static_cast<std::uint32_t>(number),
-            .from = static_cast<std::uint32_t>(from),
-            .piece = static_cast<std::uint32_t>(piece),
-            .kind = kind,
-            .elements = elements,
-            .told = told_};
+    const auto number = buckets().number_of(parameter);
+    return is_complete_ && number && sums_.is_there(*number) ? number : std::nullopt;
   }
 
   /// A hash of what must be the same on all ranks, or their sums have other meanings.
   [[nodiscard]] std::uint64_t hash_of_told(std::size_t batches) const {
-    std::uint64_t hash = text_hash(to_string(wire_.format()));
+    const GradientWire& wire = sums_.wire();
+    std::uint64_t hash = text_hash(to_string(wire.format()));
     for (const std::uint64_t each :
-         {static_cast<std::uint64_t>(wire_.scaling()), static_cast<std::uint64_t>(combination_),
-          std::uint64_t{batches}, buckets_.hash()}) {
+         {static_cast<std::uint64_t>(wire.scaling()), static_cast<std::uint64_t>(combination_),
+          std::uint64_t{batches}, buckets().hash()}) {
       hash = unit_scaling::detail::next_hash(hash, each);
     }
     return hash;
-  }
-
-  /// Sends the numbers of this rank.
-  template <optim::GradientSource Gradients>
-  void start_terms(const Gradients& source, std::size_t number, std::size_t batches) {
-    detail::Messages& terms = stages_[number % buckets_in_flight].terms;
-    const std::size_t own = ranks_->rank();
-    const Range bucket = buckets_.bucket(number);
-    std::vector<std::byte> flags;
-    buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
-      const bool is_there = source.gradient(*buckets_.places()[k].parameter).size() != 0;
-      flags.push_back(static_cast<std::byte>(is_there ? 1 : 0));
-    });
-    std::vector<Layout> layouts;
-    terms.sent_sizes.clear();
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      layouts.push_back(layout_of_terms(bucket, buckets_.piece(bucket, rank)));
-      terms.sent_sizes.push_back(layouts[rank].size);
-    }
-    terms.received_sizes.assign(ranks_->size(), terms.sent_sizes[own]);
-    terms.resize();
-    std::size_t begin = 0;
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const Range piece = buckets_.piece(bucket, rank);
-      const Layout& layout = layouts[rank];
-      const std::span message(terms.sent.data() + begin, layout.size);
-      std::copy(flags.begin(), flags.end(), message.begin() + sizeof(MessageHeader));
-      numbers_of_piece_.resize(piece.size());
-      buckets_.for_each_parameter(piece, [&](std::size_t k, const Range& range) {
-        const Place& place = buckets_.places()[k];
-        float* const to = numbers_of_piece_.data() + (range.begin - piece.begin);
-        const auto& gradient = source.gradient(*place.parameter);
-        if (gradient.size() == 0) {
-          std::fill_n(to, range.size(), -0.0F);  // which changes no number that it is added to
-        } else {
-          GradientWire::copy_finite(
-              optim::detail::gradient_elements(gradient) + (range.begin - place.begin),
-              range.size(), to);
-        }
-      });
-      MessageHeader header = header_of(MessageKind::terms, number, own, rank, piece.size());
-      header.saturated = wire_.saturated(numbers_of_piece_, batches);
-      wire_.encode(numbers_of_piece_, layout.blocks, batches, message.data() + layout.begin);
-      header.seal(message);
-      if (rank != own) statistics_.sent_bytes += layout.size;
-      begin += layout.size;
-    }
-    terms.start_all_to_all(*ranks_);
-  }
-
-  /// Returns when the messages have come.
-  void wait(detail::Messages& messages) {
-    const auto start = std::chrono::steady_clock::now();
-    messages.request.wait();
-    statistics_.waited += std::chrono::steady_clock::now() - start;
-  }
-
-  /// Adds up the piece of this rank, and sends the sums to those that they are for.
-  void start_sums(std::size_t number, std::size_t batches) {
-    detail::Messages& terms = stages_[number % buckets_in_flight].terms;
-    detail::Messages& sums = stages_[number % buckets_in_flight].sums;
-    const std::size_t own = ranks_->rank();
-    const Range bucket = buckets_.bucket(number);
-    const Range piece = buckets_.piece(bucket, own);
-    const Layout layout = layout_of_terms(bucket, piece);
-    wait(terms);
-    std::uint64_t saturated = 0;
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const std::byte* const message = terms.received.data() + rank * layout.size;
-      const auto header =
-          MessageHeader::open(name, {message, layout.size},
-                              header_of(MessageKind::terms, number, rank, own, piece.size()));
-      saturated += header.saturated;
-      const std::byte* flag = message + sizeof(MessageHeader);
-      buckets_.for_each_parameter(bucket, [&](std::size_t k, const Range&) {
-        sums_[k].is_there = sums_[k].is_there || *flag != std::byte{0};
-        ++flag;
-      });
-    }
-    numbers_of_piece_.resize(piece.size());
-    parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
-      add_up(terms.received.data(), layout, batches, {first, end});
-    });
-    const std::size_t all_batches = batches * ranks_->size();
-    saturated += wire_.saturated(numbers_of_piece_, all_batches);
-    // Blocks are of one parameter, so each number is rounded as it is for all.
-    const auto write_sums = [&](const Layout& layout_of_rank, std::span<float> numbers,
-                                std::span<std::byte> message) {
-      MessageHeader header = header_of(MessageKind::sums, number, own, own, numbers.size());
-      header.saturated = saturated;
-      wire_.encode(numbers, layout_of_rank.blocks, all_batches,
-                   message.data() + layout_of_rank.begin);
-      header.seal(message);
-    };
-    std::vector<Layout> layouts;
-    sums.sent_sizes.clear();
-    sums.received_sizes.clear();
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      layouts.push_back(layout_of_sums(piece, rank));
-      sums.sent_sizes.push_back(layouts[rank].size);
-      sums.received_sizes.push_back(layout_of_sums(buckets_.piece(bucket, rank), own).size);
-      if (rank != own) statistics_.sent_bytes += sums.sent_sizes.back();
-    }
-    if (buckets_.owners().empty()) {  // one message to all
-      sums.sent_sizes.resize(1);
-      sums.resize();
-      write_sums(layouts[own], numbers_of_piece_, sums.sent);
-      sums.start_all_gather(*ranks_);
-      return;
-    }
-    sums.resize();
-    std::byte* message = sums.sent.data();
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      numbers_for_rank_.clear();
-      buckets_.for_each_sum(piece, rank, [&](std::size_t, const Range& range) {
-        const float* const from = numbers_of_piece_.data() + (range.begin - piece.begin);
-        numbers_for_rank_.insert(numbers_for_rank_.end(), from, from + range.size());
-      });
-      write_sums(layouts[rank], numbers_for_rank_, {message, sums.sent_sizes[rank]});
-      message += sums.sent_sizes[rank];
-    }
-    sums.start_all_to_all(*ranks_);
-  }
-
-  /// Adds up some numbers of the piece of this rank.
-  /// @param messages of all ranks, one behind the other.
-  void add_up(const std::byte* messages, const Layout& layout, std::size_t batches,
-              const Range& range) {
-    const std::size_t size = range.size();
-    // Room for the terms that wait in a PairwiseSum, and for the next one.
-    const auto most = static_cast<std::size_t>(std::bit_width(ranks_->size()));
-    const auto terms = std::make_unique_for_overwrite<float[]>((most + 1) * size);
-    const auto term = [&](std::size_t k) { return std::span(terms.get() + k * size, size); };
-    PairwiseSum<std::size_t> sum;  // of terms by their number
-    const auto join = [&](std::size_t left, std::size_t right) {
-      const auto to = term(left);
-      const auto from = term(right);
-      for (std::size_t i = 0; i < size; ++i) to[i] += from[i];
-    };
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const std::size_t free = sum.nodes().size();
-      wire_.decode(messages + rank * layout.size + layout.begin, layout.blocks, batches,
-                   range.begin, term(free));
-      sum.add(free, join);
-    }
-    GradientWire::copy_finite(term(sum.take(join)).data(), size,
-                              numbers_of_piece_.data() + range.begin);
-  }
-
-  /// Takes the sums of all ranks that are for this one.
-  void finish(std::size_t number, std::size_t batches) {
-    const float factor = factor_of(batches);
-    detail::Messages& sums = stages_[number % buckets_in_flight].sums;
-    const std::size_t own = ranks_->rank();
-    const Range bucket = buckets_.bucket(number);
-    wait(sums);
-    const std::byte* message = sums.received.data();
-    for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const Range piece = buckets_.piece(bucket, rank);
-      const Layout layout = layout_of_sums(piece, own);
-      const std::size_t count = layout.blocks.size();
-      statistics_.saturated +=
-          MessageHeader::open(name, {message, layout.size},
-                              header_of(MessageKind::sums, number, rank, rank, count))
-              .saturated;
-      numbers_of_piece_.resize(count);
-      parallel_ranges(count, chunk, [&](std::size_t first, std::size_t end) {
-        const std::span to(numbers_of_piece_.data() + first, end - first);
-        wire_.decode(message + layout.begin, layout.blocks, batches * ranks_->size(), first, to);
-        if (factor == 1) return;
-        for (float& each : to) each *= factor;
-      });
-      const float* from = numbers_of_piece_.data();
-      buckets_.for_each_sum(piece, own, [&](std::size_t k, const Range& range) {
-        if (sums_[k].is_there) {
-          std::memcpy(elements_of_sum(k) + (range.begin - buckets_.places()[k].begin), from,
-                      range.size() * sizeof(float));
-        }
-        from += range.size();
-      });
-      message += layout.size;
-    }
-  }
-
-  /// Where the sum of a parameter is written to.
-  [[nodiscard]] float* elements_of_sum(std::size_t k) {
-    Sum& sum = sums_[k];
-    if (sum.to == nullptr) {
-      const Shape& shape = buckets_.places()[k].shape;
-      if (sum.elements.shape() != shape) sum.elements = Array<float>(shape);
-      sum.to = sum.elements.mutable_data();
-    }
-    return sum.to;
-  }
-
-  /// Of one rank.
-  template <optim::GradientSource Gradients> void copy(const Gradients& source, float factor) {
-    for (std::size_t k = 0; k < sums_.size(); ++k) {
-      const auto& gradient = source.gradient(*buckets_.places()[k].parameter);
-      sums_[k].is_there = gradient.size() != 0;
-      if (!sums_[k].is_there) continue;
-      float* const to = elements_of_sum(k);
-      const auto* const from = optim::detail::gradient_elements(gradient);
-      optim::detail::for_each_lane(gradient.size(), [=](std::size_t i, auto count) {
-        const auto x = kernels::load<float>(from + i, count);
-        kernels::store<Overflow::infinity_or_nan, float>(factor == 1 ? x : x * factor, to + i,
-                                                         count);
-      });
-    }
   }
 
   [[nodiscard]] float factor_of(std::size_t batches) const {
@@ -579,24 +318,18 @@ class GradientExchange {
 
   Communicator* ranks_;
   Combination combination_;
-  GradientWire wire_;
-  GradientBuckets buckets_;
-  std::vector<Sum> sums_;        ///< of the places of the buckets
-  GradientSummaries summaries_;  ///< of the same, if not all ranks get all sums
-  std::array<Stages, buckets_in_flight> stages_;
-  std::vector<float> numbers_of_piece_;
-  std::vector<float> numbers_for_rank_;
+  detail::BucketSums sums_;
+  GradientSummaries summaries_;  ///< of the places of the buckets, if not all ranks get all sums
+  std::vector<bool> is_final_;   ///< gradients of the places, in this step on this rank
+  detail::BucketOrder order_;
   std::uint64_t step_ = 0;
-  std::uint64_t told_ = 0;
   std::optional<Recording> recording_;  ///< whose gradients are exchanged, once a step has begun
-  std::size_t started_ = 0;             ///< buckets of the step
   bool is_complete_ = false;
   bool has_failed_ = false;
-  ExchangeStatistics statistics_;
 };
 
 template <optim::GradientSource Gradients>
-void GradientExchange::check_shape(const Gradients& source, const Place& place) {
+void GradientExchange::check_shape(const Gradients& source, const GradientBuckets::Place& place) {
   const auto& gradient = source.gradient(*place.parameter);
   require_shape(
       gradient.size() == 0 || gradient.shape() == place.shape, name,
@@ -605,33 +338,20 @@ void GradientExchange::check_shape(const Gradients& source, const Place& place) 
 }
 
 template <optim::GradientSource Gradients>
-void GradientExchange::advance(const Gradients& source, std::size_t batches) {
-  // In one order on all ranks, whenever each of them comes to it.
-  for (; started_ < buckets_.count(); ++started_) {
-    bool is_final = true;
-    buckets_.for_each_parameter(buckets_.bucket(started_), [&](std::size_t k, const Range&) {
-      is_final = is_final && sums_[k].is_final;
-    });
-    if (!is_final) return;
-    start_terms(source, started_, batches);
-    if (started_ >= 1) start_sums(started_ - 1, batches);
-    if (started_ >= 2) finish(started_ - 2, batches);
-  }
-}
-
-template <optim::GradientSource Gradients>
 void GradientExchange::take(const Gradients& source, const Parameter& parameter) {
-  const auto number = buckets_.number_of(parameter);
+  const auto number = buckets().number_of(parameter);
   if (ranks_->size() == 1 || !number) return;
   const DefaultArithmetic arithmetic;
   require_no_failure();
-  check_shape(source, buckets_.places()[*number]);
-  begin_or_go_on(recording_of(source), 1);
-  Sum& sum = sums_[*number];
-  require(!sum.is_final, name, "expected an exchange after each backward, got the gradient of '",
-          parameter.name, "' twice");
-  sum.is_final = true;
-  do_or_fail([&] { advance(source, 1); });
+  check_shape(source, buckets().places()[*number]);
+  const std::size_t batches = batches_of(source);
+  require_size(name, "a number of batches", batches);
+  begin_or_go_on(recording_of(source), batches);
+  require(!is_final_[*number], name,
+          "expected an exchange after each backward, got the gradient of '", parameter.name,
+          "' twice");
+  is_final_[*number] = true;
+  do_or_fail([&] { order_.go_on(sums_, start_terms_of(source)); });
 }
 
 template <optim::GradientSource Gradients>
@@ -640,31 +360,23 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   is_complete_ = false;
   require_no_failure();
   require_size(name, "a number of batches", batches);
-  require(!recording_ || batches == 1, name, "expected one batch after take, got ", batches);
-  for (const Place& place : buckets_.places()) check_shape(source, place);
+  require(!recording_ || batches == sums_.batches(), name,
+          "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
+          batches);
+  for (const auto& place : buckets().places()) check_shape(source, place);
   begin_or_go_on(recording_of(source), batches);
   if (ranks_->size() == 1) {
-    copy(source, factor_of(batches));
+    sums_.copy(source);
   } else {
-    do_or_fail([&] { finish_step(source, batches); });
+    std::fill(is_final_.begin(), is_final_.end(), true);
+    do_or_fail([&] {
+      order_.finish(sums_, start_terms_of(source));
+      if (!buckets().owners().empty()) exchange_summaries();
+    });
   }
   ++step_;
   recording_.reset();
   is_complete_ = true;
-}
-
-template <optim::GradientSource Gradients>
-void GradientExchange::finish_step(const Gradients& source, std::size_t batches) {
-  for (Sum& sum : sums_) sum.is_final = true;
-  advance(source, batches);
-  const std::size_t all = buckets_.count();
-  if (all >= 1) start_sums(all - 1, batches);
-  if (all >= 2) finish(all - 2, batches);
-  if (all >= 1) finish(all - 1, batches);
-  if (buckets_.owners().empty()) return;
-  statistics_.sent_bytes += summaries_.exchange(
-      *ranks_, name, header_of(MessageKind::summaries, all, 0, 0, 0),
-      [&](std::size_t k) { return sums_[k].is_there ? sums_[k].elements : Array<float>(); });
 }
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

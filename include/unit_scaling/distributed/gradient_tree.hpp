@@ -61,52 +61,67 @@ class GradientTree {
   /// @throws ShapeError if a gradient has another shape than its parameter at construction. Nothing
   ///         is added then.
   template <optim::GradientSource Gradients> void add(const Gradients& gradients) {
-    for (const Summed& each : parameters_) {
-      const auto& gradient = gradients.gradient(*each.parameter);
-      require_shape(
-          gradient.size() == 0 || gradient.shape() == each.shape, "GradientTree",
-          [&] { return "a gradient in the shape of '" + each.parameter->name + "' at first"; },
-          each.shape, gradient.shape());
-    }
-    Node leaf = std::move(spare_.empty() ? spare_.emplace_back() : spare_.back());
-    spare_.pop_back();
-    leaf.resize(parameters_.size());
+    for (const Summed& each : parameters_) check_shape(gradients, each);
+    begin_batch();
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      const auto& gradient = gradients.gradient(*parameters_[k].parameter);
-      leaf[k].is_there = gradient.size() != 0;
-      if (!leaf[k].is_there) continue;
-      if (leaf[k].elements.empty()) leaf[k].elements = Array<float>(parameters_[k].shape);
-      float* const to = leaf[k].elements.mutable_data();
-      const auto* const from = optim::detail::gradient_elements(gradient);
-      optim::detail::for_each_lane(gradient.size(), [=](std::size_t i, auto count) {
-        kernels::store<Overflow::infinity_or_nan, float>(kernels::load<float>(from + i, count),
-                                                         to + i, count);
-      });
+      if (!parameters_[k].is_early) take(gradients, k);
+      parameters_[k].is_early = false;
     }
-    sum_.add(std::move(leaf), [this](Node& left, Node& right) {
+    sum_.add(std::move(leaf_), [this](Node& left, Node& right) {
       for (std::size_t k = 0; k < left.size(); ++k) join(left[k], right[k]);
       spare_.push_back(std::move(right));
     });
+    leaf_.clear();
+  }
+
+  /// Adds the gradient of one parameter before the `add` of the same batch, which must follow and
+  /// adds the rest. From then on `gradient(parameter)` has the bits that it has after that. A
+  /// parameter that is not among those of the tree is passed over. So the last batch of a step can
+  /// be sent while its tape unwinds:
+  ///
+  ///     tape.on_final_gradient([&](const Parameter& each) {
+  ///       if (k + 1 < batches) return;
+  ///       tree.add(tape, each);
+  ///       exchange.take(tree, each);
+  ///     });
+  ///
+  /// @throws DomainError if the gradient was added before; ShapeError as above.
+  template <optim::GradientSource Gradients>
+  void add(const Gradients& gradients, const Parameter& parameter) {
+    const auto found = numbers_.find(&parameter);
+    if (found == numbers_.end()) return;
+    Summed& summed = parameters_[found->second];
+    require(!summed.is_early, "GradientTree", "expected one gradient of '", parameter.name,
+            "' in a batch, got another one");
+    check_shape(gradients, summed);
+    begin_batch();
+    take(gradients, found->second);
+    summed.is_early = true;
   }
 
   /// The sum of the gradients of a parameter since `clear`; empty if there was none.
   [[nodiscard]] const Array<float>& gradient(const Parameter& parameter) const& {
     static const Array<float> none;
     const auto found = numbers_.find(&parameter);
-    if (found == numbers_.end() || sum_.count() == 0) return none;
+    if (found == numbers_.end()) return none;
     const std::size_t k = found->second;
-    const auto& nodes = sum_.nodes();
-    if (nodes.size() == 1) return nodes[0][k].is_there ? nodes[0][k].elements : none;
-    // What is not added up yet, in an array of its own: more batches may follow.
     const Summed& summed = parameters_[k];
-    if (summed.count != sum_.count()) {
-      summed.total.is_there = false;
+    const std::size_t batches = sum_.count() + (summed.is_early ? 1 : 0);
+    if (batches == 0) return none;
+    const auto& nodes = sum_.nodes();
+    if (nodes.size() + (summed.is_early ? 1 : 0) == 1) {
+      const Part& only = summed.is_early ? leaf_[k] : nodes[0][k];
+      return only.is_there ? only.elements : none;
+    }
+    // What is not added up yet, in an array of its own: more batches may follow.
+    if (summed.count != batches) {
+      summed.total = summed.is_early ? leaf_[k] : Part{};
       for (std::size_t n = nodes.size(); n-- > 0;) {
         Part left = nodes[n][k];  // shares the elements until they are written to
         join(left, summed.total);
         summed.total = std::move(left);
       }
-      summed.count = sum_.count();
+      summed.count = batches;
     }
     return summed.total.is_there ? summed.total.elements : none;
   }
@@ -114,14 +129,18 @@ class GradientTree {
     return gradient(parameter);
   }
 
-  /// How many batches were added since `clear`.
-  [[nodiscard]] std::size_t count() const { return sum_.count(); }
+  /// How many batches were added since `clear`, one of which some gradients were added included.
+  [[nodiscard]] std::size_t count() const { return sum_.count() + (leaf_.empty() ? 0 : 1); }
 
   /// Begins anew, with no gradients. Memory stays.
   void clear() {
     for (Node& node : sum_.nodes()) spare_.push_back(std::move(node));
     sum_.clear();
-    for (const Summed& each : parameters_) each.count = 0;
+    if (!leaf_.empty()) spare_.push_back(std::exchange(leaf_, {}));
+    for (Summed& each : parameters_) {
+      each.count = 0;
+      each.is_early = false;
+    }
   }
 
  private:
@@ -137,7 +156,42 @@ class GradientTree {
     Shape shape;
     mutable Part total = {};        ///< of several nodes
     mutable std::size_t count = 0;  ///< of batches in it
+    bool is_early = false;          ///< whether the leaf has its gradient
   };
+
+  template <optim::GradientSource Gradients>
+  static void check_shape(const Gradients& gradients, const Summed& summed) {
+    const auto& gradient = gradients.gradient(*summed.parameter);
+    require_shape(
+        gradient.size() == 0 || gradient.shape() == summed.shape, "GradientTree",
+        [&] { return "a gradient in the shape of '" + summed.parameter->name + "' at first"; },
+        summed.shape, gradient.shape());
+  }
+
+  /// Unless one has begun.
+  void begin_batch() {
+    if (!leaf_.empty()) return;
+    if (!spare_.empty()) {
+      leaf_ = std::move(spare_.back());
+      spare_.pop_back();
+    }
+    leaf_.resize(parameters_.size());
+  }
+
+  /// Takes the gradient of parameter k to the leaf.
+  template <optim::GradientSource Gradients> void take(const Gradients& gradients, std::size_t k) {
+    const auto& gradient = gradients.gradient(*parameters_[k].parameter);
+    Part& part = leaf_[k];
+    part.is_there = gradient.size() != 0;
+    if (!part.is_there) return;
+    if (part.elements.empty()) part.elements = Array<float>(parameters_[k].shape);
+    float* const to = part.elements.mutable_data();
+    const auto* const from = optim::detail::gradient_elements(gradient);
+    optim::detail::for_each_lane(gradient.size(), [=](std::size_t i, auto count) {
+      kernels::store<Overflow::infinity_or_nan, float>(kernels::load<float>(from + i, count),
+                                                       to + i, count);
+    });
+  }
 
   /// left ← left + right
   static void join(Part& left, Part& right) {
@@ -159,6 +213,7 @@ class GradientTree {
   std::vector<Summed> parameters_;
   std::unordered_map<const Parameter*, std::size_t> numbers_;
   PairwiseSum<Node> sum_;
+  Node leaf_;  ///< the batch that is being added; empty if there is none
   std::vector<Node> spare_;
 };
 

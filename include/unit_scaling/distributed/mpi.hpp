@@ -204,16 +204,19 @@ class Mpi final : public Communicator {
       });
     }
 
+    [[nodiscard]] bool is_done() override {
+      or_fail([&] {
+        while (left_ != 0 && has_found_parts()) {
+        }
+      });
+      return left_ == 0;
+    }
+
     void wait() override {
       or_fail([&] {
         time_.restart();
         while (left_ != 0) {
-          const Look found = look();
-          for (std::size_t k = 0; k < found.count; ++k) {
-            check_part(parts_[static_cast<std::size_t>(done_[k])], statuses_[k], found.error);
-          }
-          check_call(found.error, "MPI_Testsome");
-          if (found.count == 0 && !pause()) give_up();
+          if (!has_found_parts() && !pause()) give_up();
         }
       });
     }
@@ -250,6 +253,17 @@ class Mpi final : public Communicator {
         looks_ = 0;
       }
       return {.error = error, .count = static_cast<std::size_t>(count)};
+    }
+
+    /// Looks once, and checks the parts that are done.
+    /// @returns whether there were any
+    [[nodiscard]] bool has_found_parts() {
+      const Look found = look();
+      for (std::size_t k = 0; k < found.count; ++k) {
+        check_part(parts_[static_cast<std::size_t>(done_[k])], statuses_[k], found.error);
+      }
+      check_call(found.error, "MPI_Testsome");
+      return found.count != 0;
     }
 
     /// After a look that found nothing.

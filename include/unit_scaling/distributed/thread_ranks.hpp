@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -58,14 +59,16 @@ class ThreadMessages {
     inbox.changed.notify_all();
   }
 
-  /// The message of operation `number`, when it has come. Ranks are asked in ascending order.
+  /// The message of operation `number`, once it has come. Ranks are asked in ascending order.
+  /// @param waits for it, until the deadline; else there is none if it has not come yet.
   /// @throws CommunicationError if a rank has failed, or none comes in time.
-  [[nodiscard]] Message receive(std::size_t from, std::size_t to, std::uint64_t number,
-                                const std::string& place) {
+  [[nodiscard]] std::optional<Message> receive(std::size_t from, std::size_t to,
+                                               std::uint64_t number, const std::string& place,
+                                               bool waits) {
     Inbox& inbox = inboxes_[to];
     std::unique_lock lock(inbox.mutex);
     auto found = inbox.from[from].end();
-    WaitedTime time(deadline_);
+    WaitedTime time(waits ? deadline_ : std::chrono::milliseconds::zero());
     bool is_known = false;
     do {
       is_known = inbox.changed.wait_for(lock, time.slice(), [&] {
@@ -78,6 +81,7 @@ class ThreadMessages {
       inbox.from[from].erase(found);
       return message;
     }
+    if (!is_known && !waits) return std::nullopt;
     std::vector<std::size_t> missing;
     for (std::size_t rank = from; rank < size(); ++rank) {
       if (!inbox.from[rank].contains(number)) missing.push_back(rank);
@@ -162,33 +166,41 @@ class ThreadCommunicator final : public Communicator {
           place_(communicator.place_of(operation)),
           received_(std::move(received)) {}
 
-    void wait() override {
-      for (std::size_t from = 0; from < received_.size(); ++from) {
-        const auto message = messages_->receive(from, rank_, number_, place_);
+    [[nodiscard]] bool is_done() override { return receive(/*waits=*/false); }
+    void wait() override { static_cast<void>(receive(/*waits=*/true)); }
+
+   private:
+    /// Takes the messages of the ranks that none was taken of yet.
+    /// @returns whether all have come
+    [[nodiscard]] bool receive(bool waits) {
+      for (; from_ < received_.size(); ++from_) {
+        const auto message = messages_->receive(from_, rank_, number_, place_, waits);
+        if (!message) return false;
         const auto fail = [&](const std::string& expected, const std::string& got) {
           std::string text = place_;
           text.append("expected ").append(expected).append(" from rank ");
-          text.append(std::to_string(from)).append(", got ").append(got);
+          text.append(std::to_string(from_)).append(", got ").append(got);
           throw CommunicationError(text);
         };
-        if (message.operation != operation_) {
-          fail("a message of the same operation", "one of " + std::string(message.operation));
+        if (message->operation != operation_) {
+          fail("a message of the same operation", "one of " + std::string(message->operation));
         }
-        if (message.bytes->size() != received_[from].size()) {
-          fail(std::to_string(received_[from].size()) + " bytes",
-               std::to_string(message.bytes->size()));
+        if (message->bytes->size() != received_[from_].size()) {
+          fail(std::to_string(received_[from_].size()) + " bytes",
+               std::to_string(message->bytes->size()));
         }
-        std::copy(message.bytes->begin(), message.bytes->end(), received_[from].begin());
+        std::copy(message->bytes->begin(), message->bytes->end(), received_[from_].begin());
       }
+      return true;
     }
 
-   private:
     ThreadMessages* messages_;
     std::size_t rank_;
     std::uint64_t number_;
     std::string_view operation_;
     std::string place_;
     Received received_;
+    std::size_t from_ = 0;  ///< whose message is taken next
   };
 
   /// What is sent is copied, so that a rank that ends early takes nothing away from the others.
