@@ -18,6 +18,7 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/formats/convert.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -65,6 +66,16 @@ inline constexpr bool has_bfloat16_pairs = false;
 inline constexpr bool has_fast_bfloat16_pairs = false;
 #else
 inline constexpr bool has_fast_bfloat16_pairs = has_bfloat16_pairs;
+#endif
+
+/// How many steps ahead a tile fetches its panels, which come from the second-level cache and the
+/// third. Intel's processors fetch too little by themselves: products of 1024 x 1024 take a tenth
+/// less time so. AMD's, whose family compilers name, fetch enough: it costs 1 to 4 % there.
+#if defined(__AVX__) && !defined(__znver1__) && !defined(__znver2__) && !defined(__znver3__) && \
+    !defined(__znver4__)
+inline constexpr std::size_t steps_ahead = 32;
+#else
+inline constexpr std::size_t steps_ahead = 0;
 #endif
 
 [[gnu::always_inline]] inline register_t load_register(const void* from) {
@@ -147,14 +158,28 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
     const float* from = sums + i * tile_columns + j * register_floats;
     sum[i][j] = accumulate ? load_register(from) : register_t{};
   });
-  for (std::size_t p = 0; p < depth; ++p) {
+  const auto step = [&](std::size_t p) __attribute__((always_inline)) {
     register_t column[registers];
     unrolled_block<1, registers>([&](std::size_t, std::size_t j) __attribute__((always_inline)) {
       column[j] = load_register(b + p * tile_columns + j * register_floats);
     });
     unrolled_block<rows, registers>([&](std::size_t i, std::size_t j) __attribute__((
         always_inline)) { sum[i][j] = multiply_add_words<Words>(sum[i][j], a(i, p), column[j]); });
+  };
+  std::size_t p = 0;
+  if constexpr (steps_ahead != 0) {
+    constexpr std::size_t line_registers = unit_scaling::detail::line_bytes / register_bytes;
+    // A smaller panel stays in the first-level cache for the next tile.
+    constexpr std::size_t least_depth = (std::size_t{32} << 10) / (tile_columns * sizeof(float));
+    const std::size_t fetched = depth > least_depth ? depth - steps_ahead : 0;
+    for (; p < fetched; ++p) {
+      for (std::size_t j = 0; j < registers; j += line_registers) {
+        __builtin_prefetch(b + (p + steps_ahead) * tile_columns + j * register_floats);
+      }
+      step(p);
+    }
   }
+  for (; p < depth; ++p) step(p);
   unrolled_block<rows, registers>([&](std::size_t i, std::size_t j)
                                       __attribute__((always_inline)) { write(i, j, sum[i][j]); });
 }
