@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <memory_resource>
 #include <span>
@@ -163,12 +162,9 @@ class StatisticsLanes {
 
   [[gnu::always_inline]] void add(const float* elements) {
     std::array<std::uint32_t, lanes> pairs;
-    for (std::size_t part = 0; part < parts; ++part) {
-      const Bits first = add_part(elements + part * width, part);
-      const Bits second = add_part(elements + lanes + part * width, part);
-      const Bits pair = first | (second << window_bits);
-      std::memcpy(pairs.data() + part * width, &pair, sizeof(pair));
-    }
+    const uint32x16 first = add_half(elements);
+    const uint32x16 second = add_half(elements + lanes);
+    store(first | (second << window_bits), pairs.data());
     // Two tables, for a count that was just stored must be waited for.
     for (std::size_t i = 0; i < lanes; ++i) ++tables_[i % tables_.size()][pairs[i]];
   }
@@ -182,7 +178,7 @@ class StatisticsLanes {
         result.sum_of_squares += squares_[i][lane];
       }
     }
-    for (std::size_t lane = 0; lane < width; ++lane) {
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
       // A mask is -1.
       result.below_nonzero -= static_cast<std::uint64_t>(std::int64_t{below_nonzero_[lane]});
       result.below_normal -= static_cast<std::uint64_t>(std::int64_t{below_normal_[lane]});
@@ -218,12 +214,6 @@ class StatisticsLanes {
   }
 
  private:
-  using Bits = unit_scaling::detail::BulkLanes;
-  using Integers = unit_scaling::detail::LaneTypes<Bits>::integer;
-  using Floats = unit_scaling::detail::LaneTypes<Bits>::floating;
-  static constexpr std::size_t width = unit_scaling::detail::lane_count<Bits>;
-  static constexpr std::size_t parts = lanes / width;
-
   static constexpr std::size_t window_bits = 6;
   static constexpr std::uint32_t window = 1U << window_bits;
   /// Fields up to this one share the first place, 2^16 and above the last one.
@@ -232,27 +222,26 @@ class StatisticsLanes {
   static constexpr std::uint32_t key_offset = float_magnitude_mask;
 
   /// Returns the elements' places in the window.
-  [[gnu::always_inline]] Bits add_part(const float* elements, std::size_t part) {
+  [[gnu::always_inline]] uint32x16 add_half(const float* elements) {
     using unit_scaling::detail::is_below;
-    const auto values = load<Floats>(elements);
-    const Bits magnitude = bit_cast_to<Bits>(values) & float_magnitude_mask;
+    const auto values = load<float32x16>(elements);
+    const uint32x16 magnitude = bit_cast_to<uint32x16>(values) & float_magnitude_mask;
     below_nonzero_ += is_below(magnitude, thresholds_.nonzero);
     below_normal_ += is_below(magnitude, thresholds_.normal);
     below_largest_ += is_below(magnitude, thresholds_.largest);
-    const auto key = bit_cast_to<Integers>(static_cast<Bits>(magnitude + key_offset));
+    const auto key = bit_cast_to<int32x16>(magnitude + key_offset);
     min_key_ = select(is_less(key, min_key_), key, min_key_);
-    const auto integer = bit_cast_to<Integers>(magnitude);
+    const auto integer = bit_cast_to<int32x16>(magnitude);
     max_magnitude_ = select(is_less(max_magnitude_, integer), integer, max_magnitude_);
 
-    std::array<FloatsToWiden, width / double_lanes> narrow;
-    std::memcpy(&narrow, &values, sizeof(values));
-    for (std::size_t i = 0; i < narrow.size(); ++i) {
-      const DoubleRegister difference = widen(narrow[i]) - static_cast<double>(pivot_);
-      sums_[part * narrow.size() + i] += difference;
-      squares_[part * narrow.size() + i] += difference * difference;
+    for (std::size_t i = 0; i < sums_.size(); ++i) {
+      const auto narrow = load<FloatsToWiden>(elements + i * double_lanes);
+      const DoubleRegister difference = widen(narrow) - static_cast<double>(pivot_);
+      sums_[i] += difference;
+      squares_[i] += difference * difference;
     }
 
-    const Bits field = magnitude >> float_mantissa_bits;
+    const uint32x16 field = magnitude >> float_mantissa_bits;
     return unit_scaling::detail::lesser(unit_scaling::detail::greater(field, first_field),
                                         first_field + window - 1) -
            first_field;
@@ -262,11 +251,11 @@ class StatisticsLanes {
   float pivot_;
   std::array<DoubleRegister, lanes / double_lanes> sums_{};
   std::array<DoubleRegister, lanes / double_lanes> squares_{};
-  Integers below_nonzero_{};
-  Integers below_normal_{};
-  Integers below_largest_{};
-  Integers min_key_ = splat<Integers>(std::numeric_limits<std::int32_t>::max());
-  Integers max_magnitude_{};
+  int32x16 below_nonzero_{};
+  int32x16 below_normal_{};
+  int32x16 below_largest_{};
+  int32x16 min_key_ = splat<int32x16>(std::numeric_limits<std::int32_t>::max());
+  int32x16 max_magnitude_{};
   /// A piece has fewer pairs than 16 bits count.
   std::array<std::array<std::uint16_t, std::size_t{window} * window>, 2> tables_{};
 };

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer: core. Sixteen-lane vectors on compiler vector extensions.
+/// Layer: core. Vectors of sixteen lanes.
 ///
 /// Every vector has sixteen lanes whatever the instruction set, so a reduction adds its terms in
 /// the same order on every processor and gives the same bits: AVX-512 holds a vector in one
-/// register, AVX2 in two, SSE2 and NEON in four. The functions `select`, `splat` and `bit_cast_to`
-/// also take scalars, so that one generic source serves both a scalar and a vector.
+/// register, AVX2 in two, SSE2 and NEON in four. A vector is one of the compiler's extensions where
+/// the compiler keeps that in registers, else it consists of halves. The functions `select`,
+/// `splat` and `bit_cast_to` also take scalars, so that one generic source serves both a scalar and
+/// a vector.
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(__AVX512F__) || defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__SSE__)
+#include <xmmintrin.h>
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
 #include <arm_neon.h>
 #endif
 
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/core/wide_vector.hpp"
 
 // The warning that the calling convention of a wide vector depends on the instruction set concerns
 // calls across translation units compiled with different flags. Every function below is inlined,
@@ -38,24 +45,43 @@ namespace UNIT_SCALING_NAMESPACE {
 /// Number of lanes in every vector of the library, on every instruction set.
 inline constexpr std::size_t lanes = 16;
 
-/// Sixteen binary32 numbers.
-using float32x16 = float __attribute__((vector_size(64)));
-/// Sixteen 32-bit unsigned integers.
-using uint32x16 = std::uint32_t __attribute__((vector_size(64)));
-/// Sixteen 32-bit signed integers; also the type of a mask, whose lanes are 0 or -1.
-using int32x16 = std::int32_t __attribute__((vector_size(64)));
-/// Sixteen 16-bit unsigned integers.
-using uint16x16 = std::uint16_t __attribute__((vector_size(32)));
-/// Sixteen 8-bit unsigned integers.
-using uint8x16 = std::uint8_t __attribute__((vector_size(16)));
+namespace detail {
 
-/// Eight lanes of 32 bits, a register of AVX2. GCC 12 keeps wider vectors in memory there, so loops
-/// whose results do not depend on the order of their elements may take these instead.
-using float32x8 = float __attribute__((vector_size(32)));
+/// Bytes of the widest vector of its extensions that the compiler keeps in registers. Clang splits
+/// wider ones by itself; and in an expression on them it fuses products and sums, which it would
+/// not do across the operators of a class.
+#if defined(__AVX512F__) || defined(__clang__)
+inline constexpr std::size_t widest_vector = 64;
+#elif defined(__AVX2__)
+inline constexpr std::size_t widest_vector = 32;
+#else
+inline constexpr std::size_t widest_vector = 16;
+#endif
+
+/// `type`: a vector of so many lanes.
+template <class T, std::size_t count, bool is_wide = (count * sizeof(T) > widest_vector)>
+struct VectorOf {
+  using type [[gnu::vector_size(count * sizeof(T))]] = T;
+};
+template <class T, std::size_t count> struct VectorOf<T, count, true> {
+  using type = WideVector<typename VectorOf<T, count / 2>::type>;
+};
+template <class T, std::size_t count> using vector_of = typename VectorOf<T, count>::type;
+
+}  // namespace detail
+
+/// Sixteen binary32 numbers.
+using float32x16 = detail::vector_of<float, 16>;
+/// Sixteen 32-bit unsigned integers.
+using uint32x16 = detail::vector_of<std::uint32_t, 16>;
+/// Sixteen 32-bit signed integers; also the type of a mask, whose lanes are 0 or -1.
+using int32x16 = detail::vector_of<std::int32_t, 16>;
+/// Sixteen 16-bit unsigned integers.
+using uint16x16 = detail::vector_of<std::uint16_t, 16>;
+/// Sixteen 8-bit unsigned integers.
+using uint8x16 = detail::vector_of<std::uint8_t, 16>;
 /// Eight 32-bit unsigned integers.
-using uint32x8 = std::uint32_t __attribute__((vector_size(32)));
-/// Eight 32-bit signed integers; also the type of a mask.
-using int32x8 = std::int32_t __attribute__((vector_size(32)));
+using uint32x8 = detail::vector_of<std::uint32_t, 8>;
 
 /// Binary64 numbers that fill a register, four without AVX-512, and as many binary32 numbers.
 #if defined(__AVX512F__)
@@ -73,21 +99,18 @@ static_assert(sizeof(int32x16) == lanes * sizeof(std::int32_t));
 static_assert(sizeof(uint16x16) == lanes * sizeof(std::uint16_t));
 static_assert(sizeof(uint8x16) == lanes * sizeof(std::uint8_t));
 
-/// True for the vector types of this file that have eight lanes.
-template <class T>
-concept HalfSimdVector =
-    std::same_as<T, float32x8> || std::same_as<T, uint32x8> || std::same_as<T, int32x8>;
+namespace detail {
+template <class V, class T>
+inline constexpr bool is_vector_of =
+    std::same_as<V, vector_of<T, 16>> || std::same_as<V, vector_of<T, 8>> ||
+    std::same_as<V, vector_of<T, 4>>;
+}
 
-/// True for the vector types of this file.
-template <class T>
-concept SimdVector =
-    std::same_as<T, float32x16> || std::same_as<T, uint32x16> || std::same_as<T, int32x16> ||
-    std::same_as<T, uint16x16> || std::same_as<T, uint8x16> || HalfSimdVector<T>;
-
-/// True for the vectors of integers.
-template <SimdVector V>
-inline constexpr bool is_integer_vector =
-    !std::same_as<V, float32x16> && !std::same_as<V, float32x8>;
+/// True for the vector types of this file, and for their halves and quarters.
+template <class V>
+concept SimdVector = detail::is_vector_of<V, float> || detail::is_vector_of<V, std::uint32_t> ||
+    detail::is_vector_of<V, std::int32_t> || detail::is_vector_of<V, std::uint16_t> ||
+    detail::is_vector_of<V, std::uint8_t>;
 
 /// Type of one lane of the vector `V`, or `V` itself when `V` is a scalar.
 template <class V> struct Lane {
@@ -95,35 +118,158 @@ template <class V> struct Lane {
 };
 /// @copydoc Lane
 template <SimdVector V> struct Lane<V> {
-  using type = std::remove_cvref_t<decltype(V{}[0])>;  ///< Type of an element.
+  using type = std::remove_cvref_t<decltype(std::declval<const V&>()[0])>;  ///< Type of an element.
 };
 /// Shorthand for `typename Lane<V>::type`.
 template <class V> using lane_t = typename Lane<V>::type;
 
-/// Reads sixteen consecutive elements; `from` needs no more alignment than an element.
-template <SimdVector V>
-[[nodiscard, gnu::always_inline]] inline V load(const lane_t<V>* from) noexcept {
-  V vector;
-  std::memcpy(&vector, from, sizeof(V));
-  return vector;
+/// Number of lanes of the vector `V`.
+template <SimdVector V> inline constexpr std::size_t lane_count = sizeof(V) / sizeof(lane_t<V>);
+/// True for vectors of integers.
+template <SimdVector V> inline constexpr bool is_integer_vector = std::integral<lane_t<V>>;
+/// A vector of half as many lanes.
+template <SimdVector V> using half_t = detail::vector_of<lane_t<V>, lane_count<V> / 2>;
+
+namespace detail {
+
+/// Whether V is a WideVector.
+template <SimdVector V> inline constexpr bool is_wide = std::is_class_v<V>;
+
+/// Of the lanes of x and, after them, of y: lane `first` and every one that is `step` further.
+template <int first, int step, class V, int... i>
+[[nodiscard, gnu::always_inline]] inline auto every(V x, V y,
+                                                    std::integer_sequence<int, i...>) noexcept {
+  return __builtin_shufflevector(x, y, (first + step * i)...);
 }
 
-/// Writes sixteen consecutive elements; `to` needs no more alignment than an element.
-template <SimdVector V> [[gnu::always_inline]] inline void store(V vector, lane_t<V>* to) noexcept {
-  std::memcpy(to, &vector, sizeof(V));
+}  // namespace detail
+
+/// The first lanes of a vector, half of them; of a number, which stands for lanes of it, itself.
+template <class V> [[nodiscard, gnu::always_inline]] inline auto lower_half(V value) noexcept {
+  if constexpr (!SimdVector<V>) {
+    return value;
+  } else if constexpr (detail::is_wide<V>) {
+    return value.lower;
+  } else {
+    constexpr int half = static_cast<int>(lane_count<V> / 2);
+    return detail::every<0, 1>(value, value, std::make_integer_sequence<int, half>{});
+  }
 }
+/// The last lanes, likewise.
+template <class V> [[nodiscard, gnu::always_inline]] inline auto upper_half(V value) noexcept {
+  if constexpr (!SimdVector<V>) {
+    return value;
+  } else if constexpr (detail::is_wide<V>) {
+    return value.upper;
+  } else {
+    constexpr int half = static_cast<int>(lane_count<V> / 2);
+    return detail::every<half, 1>(value, value, std::make_integer_sequence<int, half>{});
+  }
+}
+/// The vector with these halves.
+template <SimdVector Half>
+[[nodiscard, gnu::always_inline]] inline auto join(Half lower, Half upper) noexcept {
+  constexpr std::size_t count = 2 * lane_count<Half>;
+  using V = detail::vector_of<lane_t<Half>, count>;
+  if constexpr (detail::is_wide<V>) {
+    return V{lower, upper};
+  } else {
+    return detail::every<0, 1>(lower, upper,
+                               std::make_integer_sequence<int, static_cast<int>(count)>{});
+  }
+}
+
+/// The lanes of even numbers: those of x, then those of y.
+template <SimdVector V> [[nodiscard, gnu::always_inline]] inline V even_lanes(V x, V y) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {even_lanes(x.lower, x.upper), even_lanes(y.lower, y.upper)};
+  } else {
+    constexpr int count = static_cast<int>(lane_count<V>);
+    return detail::every<0, 2>(x, y, std::make_integer_sequence<int, count>{});
+  }
+}
+/// The lanes of odd numbers, likewise.
+template <SimdVector V> [[nodiscard, gnu::always_inline]] inline V odd_lanes(V x, V y) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {odd_lanes(x.lower, x.upper), odd_lanes(y.lower, y.upper)};
+  } else {
+    constexpr int count = static_cast<int>(lane_count<V>);
+    return detail::every<1, 2>(x, y, std::make_integer_sequence<int, count>{});
+  }
+}
+
+namespace detail {
+/// Lanes of x and y in turns, from lane `first` on.
+template <int first, class V, int... i>
+[[nodiscard, gnu::always_inline]] inline V interleave(
+    V x, V y, std::integer_sequence<int, i...> /*lanes*/) noexcept {
+  constexpr int count = sizeof...(i);
+  return __builtin_shufflevector(x, y, (first + i / 2 + (i % 2 == 0 ? 0 : count))...);
+}
+
+template <int... chosen, class V, int... i>
+[[nodiscard, gnu::always_inline]] inline V choose_by(
+    V x, V y, std::integer_sequence<int, i...> /*lanes*/) noexcept {
+  constexpr int of_four[] = {chosen...};
+  constexpr int count = sizeof...(i);
+  return __builtin_shufflevector(
+      x, y, (i / 4 * 4 + of_four[i % 4] % 4 + (of_four[i % 4] < 4 ? 0 : count))...);
+}
+}  // namespace detail
+
+/// Each four lanes chosen from the four of x and of y at their place, which are 0 to 3 and 4 to 7.
+template <int a, int b, int c, int d, SimdVector V>
+[[nodiscard, gnu::always_inline]] inline V choose_of_fours(V x, V y) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {choose_of_fours<a, b, c, d>(x.lower, y.lower),
+            choose_of_fours<a, b, c, d>(x.upper, y.upper)};
+  } else {
+    constexpr int count = static_cast<int>(lane_count<V>);
+    return detail::choose_by<a, b, c, d>(x, y, std::make_integer_sequence<int, count>{});
+  }
+}
+
+/// Reads as many consecutive elements as there are lanes; `from` needs no more alignment than an
+/// element.
+template <SimdVector V>
+[[nodiscard, gnu::always_inline]] inline V load(const lane_t<V>* from) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {load<half_t<V>>(from), load<half_t<V>>(from + lane_count<V> / 2)};
+  } else {
+    V vector;
+    std::memcpy(&vector, from, sizeof(V));
+    return vector;
+  }
+}
+
+/// Writes consecutive elements; `to` needs no more alignment than an element.
+template <SimdVector V> [[gnu::always_inline]] inline void store(V vector, lane_t<V>* to) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    store(vector.lower, to);
+    store(vector.upper, to + lane_count<V> / 2);
+  } else {
+    std::memcpy(to, &vector, sizeof(V));
+  }
+}
+
+namespace detail {
+template <class V, class T, std::size_t... i>
+[[nodiscard, gnu::always_inline]] constexpr V splat_each(
+    T value, std::index_sequence<i...> /*lanes*/) noexcept {
+  // An initialiser rather than `V{} + value`: the sum would lose a negative zero, and a subnormal
+  // number where the processor flushes them.
+  return V{(static_cast<void>(i), value)...};
+}
+}  // namespace detail
 
 /// A vector with every lane equal to `value`, to the bit; the value itself when `V` is a scalar.
 template <class V> [[nodiscard, gnu::always_inline]] constexpr V splat(lane_t<V> value) noexcept {
-  if constexpr (HalfSimdVector<V>) {
-    return V{value, value, value, value, value, value, value, value};
-  } else if constexpr (SimdVector<V>) {
-    // An initialiser rather than `V{} + value`: the sum would lose a negative zero, and a subnormal
-    // number where the processor flushes them.
-    return V{value, value, value, value, value, value, value, value,
-             value, value, value, value, value, value, value, value};
-  } else {
+  if constexpr (!SimdVector<V>) {
     return value;
+  } else if constexpr (detail::is_wide<V>) {
+    return {splat<half_t<V>>(value), splat<half_t<V>>(value)};
+  } else {
+    return detail::splat_each<V>(value, std::make_index_sequence<lane_count<V>>{});
   }
 }
 
@@ -133,10 +279,12 @@ requires(sizeof(To) == sizeof(From)) [[nodiscard, gnu::always_inline]] constexpr
     bit_cast_to(From from) noexcept {
   if constexpr (std::same_as<To, From>) {
     return from;
-  } else if constexpr (SimdVector<From>) {
-    return reinterpret_cast<To>(from);
-  } else {
+  } else if constexpr (!SimdVector<From>) {
     return std::bit_cast<To>(from);
+  } else if constexpr (detail::is_wide<From>) {
+    return {bit_cast_to<half_t<To>>(from.lower), bit_cast_to<half_t<To>>(from.upper)};
+  } else {
+    return reinterpret_cast<To>(from);
   }
 }
 
@@ -165,10 +313,38 @@ template <SimdVector To, SimdVector From>
     return __builtin_convertvector(from, To);
   }
 #else
-  if constexpr ((std::same_as<From, uint8x16> && sizeof(To) == sizeof(uint32x16)) ||
-                (is_integer_vector<From> && std::same_as<To, uint8x16> &&
-                 sizeof(From) == sizeof(uint32x16))) {
-    return __builtin_convertvector(__builtin_convertvector(from, uint16x16), To);
+  constexpr std::size_t from_bytes = sizeof(lane_t<From>);
+  constexpr std::size_t to_bytes = sizeof(lane_t<To>);
+  if constexpr (detail::is_wide<To> && detail::is_wide<From>) {
+    return {convert_to<half_t<To>>(from.lower), convert_to<half_t<To>>(from.upper)};
+#if defined(__AVX2__)
+  } else if constexpr (detail::is_wide<To> && from_bytes == 1) {
+    const auto codes = reinterpret_cast<__m128i>(from);
+    return {reinterpret_cast<half_t<To>>(_mm256_cvtepu8_epi32(codes)),
+            reinterpret_cast<half_t<To>>(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(codes, codes)))};
+  } else if constexpr (detail::is_wide<To> && from_bytes == 2) {
+    return {reinterpret_cast<half_t<To>>(
+                _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(lower_half(from)))),
+            reinterpret_cast<half_t<To>>(
+                _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(upper_half(from))))};
+  } else if constexpr (detail::is_wide<From> && to_bytes == 1) {
+    // Packing saturates, and works on each half of a register.
+    const __m256i words = _mm256_packus_epi32(reinterpret_cast<__m256i>(from.lower & 0xff),
+                                              reinterpret_cast<__m256i>(from.upper & 0xff));
+    const __m256i bytes = _mm256_packus_epi16(words, words);
+    return reinterpret_cast<To>(
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+#endif
+  } else if constexpr ((from_bytes == 4 && to_bytes == 1) || (from_bytes == 1 && to_bytes == 4)) {
+    return convert_to<To>(convert_to<detail::vector_of<std::uint16_t, lane_count<To>>>(from));
+  } else if constexpr (detail::is_wide<To>) {
+    constexpr int count = static_cast<int>(lane_count<From>);
+    constexpr std::make_integer_sequence<int, count> each;
+    return {reinterpret_cast<half_t<To>>(detail::interleave<0>(from, From{}, each)),
+            reinterpret_cast<half_t<To>>(detail::interleave<count / 2>(from, From{}, each))};
+  } else if constexpr (detail::is_wide<From>) {
+    // Of each lane, the half that comes first.
+    return even_lanes(reinterpret_cast<To>(from.lower), reinterpret_cast<To>(from.upper));
   } else {
     return __builtin_convertvector(from, To);
   }
@@ -193,44 +369,9 @@ requires std::is_arithmetic_v<T>
   return left < right;
 }
 
-namespace detail {
-// One register of an instruction set before AVX-512.
-#if defined(__AVX__)
-using FloatRegister = float __attribute__((vector_size(32)));
-using IntRegister = std::int32_t __attribute__((vector_size(32)));
-#else
-using FloatRegister = float __attribute__((vector_size(16)));
-using IntRegister = std::int32_t __attribute__((vector_size(16)));
-#endif
-}  // namespace detail
-
-/// `left < right` by lanes, as a mask of lanes 0 or -1. It gives what the operator gives, but GCC
-/// 12 splits the operator into scalars where a vector is wider than a register.
+/// `left < right` by lanes, as a mask of lanes 0 or -1.
 template <SimdVector V>
-requires(std::same_as<V, float32x16> || std::same_as<V, int32x16>)
-    [[nodiscard, gnu::always_inline]] inline int32x16 is_less(V left, V right) noexcept {
-#if defined(__AVX512F__) || defined(__clang__)
-  return left < right;
-#else
-  using Part =
-      std::conditional_t<std::same_as<V, float32x16>, detail::FloatRegister, detail::IntRegister>;
-  int32x16 mask;
-  for (std::size_t byte = 0; byte < sizeof(V); byte += sizeof(Part)) {
-    Part left_part;
-    Part right_part;
-    std::memcpy(&left_part, reinterpret_cast<const char*>(&left) + byte, sizeof(Part));
-    std::memcpy(&right_part, reinterpret_cast<const char*>(&right) + byte, sizeof(Part));
-    const detail::IntRegister part_mask = left_part < right_part;
-    std::memcpy(reinterpret_cast<char*>(&mask) + byte, &part_mask, sizeof(Part));
-  }
-  return mask;
-#endif
-}
-
-/// As above, for eight lanes.
-template <HalfSimdVector V>
-requires(!std::same_as<V, uint32x8>) [[nodiscard, gnu::always_inline]] inline int32x8
-    is_less(V left, V right) noexcept {
+[[nodiscard, gnu::always_inline]] inline auto is_less(V left, V right) noexcept {
   return left < right;
 }
 
@@ -243,45 +384,88 @@ requires std::is_arithmetic_v<T>
 
 /// Selects by lanes. Each lane of `mask` is 0 or -1, as a comparison of vectors gives it.
 template <SimdVector V>
-requires(sizeof(V) == sizeof(int32x16)) [[nodiscard, gnu::always_inline]] inline V
-    select(int32x16 mask, V if_true, V if_false) noexcept {
-#if defined(__AVX512F__)
-  return mask ? if_true : if_false;
-#else
-  // GCC 12 splits a conditional operator wider than a register into scalars; it does not so split
-  // these operations.
-  return bit_cast_to<V>((mask & bit_cast_to<int32x16>(if_true)) |
-                        (~mask & bit_cast_to<int32x16>(if_false)));
-#endif
+requires(sizeof(lane_t<V>) == 4) [[nodiscard, gnu::always_inline]] inline V
+    select(detail::vector_of<std::int32_t, lane_count<V>> mask, V if_true, V if_false) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {select(mask.lower, if_true.lower, if_false.lower),
+            select(mask.upper, if_true.upper, if_false.upper)};
+  } else {
+    return mask ? if_true : if_false;
+  }
 }
 
-/// As above, for eight lanes.
-template <HalfSimdVector V>
-[[nodiscard, gnu::always_inline]] inline V select(int32x8 mask, V if_true, V if_false) noexcept {
-  return mask ? if_true : if_false;
-}
+// GCC 12 makes two instructions of a comparison and a selection where there is one.
 
 /// The lesser by lanes; the right one where either is a NaN.
-[[nodiscard, gnu::always_inline]] inline float32x16 least(float32x16 left,
-                                                          float32x16 right) noexcept {
+template <SimdVector V>
+requires(std::same_as<lane_t<V>, float> || std::same_as<lane_t<V>, std::int32_t>)
+    [[nodiscard, gnu::always_inline]] inline V least(V left, V right) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {least(left.lower, right.lower), least(left.upper, right.upper)};
 #if defined(__AVX512F__)
-  // GCC 12 makes two instructions of the selection.
-  return reinterpret_cast<float32x16>(
-      _mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
-#else
-  return select(is_less(left, right), left, right);
+  } else if constexpr (std::same_as<V, float32x16>) {
+    return reinterpret_cast<V>(_mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(left),
+                                                   reinterpret_cast<__m512>(right)));
+  } else if constexpr (std::same_as<V, int32x16>) {
+    return reinterpret_cast<V>(_mm512_maskz_min_epi32(0xffff, reinterpret_cast<__m512i>(left),
+                                                      reinterpret_cast<__m512i>(right)));
+#elif defined(__AVX2__)
+  } else if constexpr (std::same_as<V, half_t<int32x16>>) {
+    return reinterpret_cast<V>(
+        _mm256_min_epi32(reinterpret_cast<__m256i>(left), reinterpret_cast<__m256i>(right)));
 #endif
+  } else {
+    return select(left < right, left, right);
+  }
 }
 
 /// The greater by lanes; the right one where either is a NaN.
-[[nodiscard, gnu::always_inline]] inline float32x16 greatest(float32x16 left,
-                                                             float32x16 right) noexcept {
+template <SimdVector V>
+requires(std::same_as<lane_t<V>, float> || std::same_as<lane_t<V>, std::int32_t>)
+    [[nodiscard, gnu::always_inline]] inline V greatest(V left, V right) noexcept {
+  if constexpr (detail::is_wide<V>) {
+    return {greatest(left.lower, right.lower), greatest(left.upper, right.upper)};
 #if defined(__AVX512F__)
-  return reinterpret_cast<float32x16>(
-      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right)));
-#else
-  return select(is_less(right, left), left, right);
+  } else if constexpr (std::same_as<V, float32x16>) {
+    return reinterpret_cast<V>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(left),
+                                                   reinterpret_cast<__m512>(right)));
+  } else if constexpr (std::same_as<V, int32x16>) {
+    return reinterpret_cast<V>(_mm512_maskz_max_epi32(0xffff, reinterpret_cast<__m512i>(left),
+                                                      reinterpret_cast<__m512i>(right)));
+#elif defined(__AVX2__)
+  } else if constexpr (std::same_as<V, half_t<int32x16>>) {
+    return reinterpret_cast<V>(
+        _mm256_max_epi32(reinterpret_cast<__m256i>(left), reinterpret_cast<__m256i>(right)));
 #endif
+  } else {
+    return select(left > right, left, right);
+  }
+}
+
+/// The square roots, correctly rounded; NaN of numbers below zero.
+template <SimdVector V>
+requires(std::same_as<lane_t<V>, float>) [[nodiscard, gnu::always_inline]] inline V
+    square_root(V x) noexcept {
+  constexpr std::size_t count = lane_count<V>;
+  if constexpr (detail::is_wide<V>) {
+    return {square_root(x.lower), square_root(x.upper)};
+#if defined(__AVX512F__)
+  } else if constexpr (count == 16) {
+    return reinterpret_cast<V>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  } else if constexpr (count == 8) {
+    return reinterpret_cast<V>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+#elif defined(__SSE__)
+  } else if constexpr (count == 4) {
+    return reinterpret_cast<V>(_mm_sqrt_ps(reinterpret_cast<__m128>(x)));
+#endif
+  } else if constexpr (count > 4) {
+    return join(square_root(lower_half(x)), square_root(upper_half(x)));
+  } else {
+    // It may set errno, which keeps compilers from using the vector instruction by themselves.
+    for (std::size_t i = 0; i < count; ++i) x[i] = std::sqrt(x[i]);
+    return x;
+  }
 }
 
 namespace detail {
@@ -303,6 +487,12 @@ using FusedRegister = float __attribute__((vector_size(32)));
   return reinterpret_cast<FusedRegister>(_mm256_fmadd_ps(
       reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
 }
+using HalfRegister = float __attribute__((vector_size(16)));
+[[nodiscard, gnu::always_inline]] inline HalfRegister fuse(HalfRegister a, HalfRegister b,
+                                                           HalfRegister c) noexcept {
+  return reinterpret_cast<HalfRegister>(_mm_fmadd_ps(
+      reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b), reinterpret_cast<__m128>(c)));
+}
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
 #define UNIT_SCALING_HAS_FMA 1
 using FusedRegister = float __attribute__((vector_size(16)));
@@ -314,21 +504,14 @@ using FusedRegister = float __attribute__((vector_size(16)));
 }
 #endif
 
-/// The floats of a register from one of the bytes of `value` on, or the register full of a number.
+/// The vector, or lanes of the number.
 template <class Register, class T>
-[[nodiscard, gnu::always_inline]] inline Register register_of(const T& value,
-                                                              std::size_t byte) noexcept {
+[[nodiscard, gnu::always_inline]] inline Register register_of(const T& value) noexcept {
   if constexpr (std::is_arithmetic_v<T>) {
-    const auto number = static_cast<float>(value);
-    if constexpr (SimdVector<Register>) {
-      return splat<Register>(number);
-    } else {
-      return Register{number, number, number, number};
-    }
+    return splat_each<Register>(static_cast<float>(value),
+                                std::make_index_sequence<sizeof(Register) / sizeof(float)>{});
   } else {
-    Register part;
-    std::memcpy(&part, reinterpret_cast<const char*>(&value) + byte, sizeof(part));
-    return part;
+    return value;
   }
 }
 
@@ -346,28 +529,20 @@ inline constexpr bool has_fused_multiply_add = false;
 ///
 /// Compilers fuse a product and a sum by themselves, or not: GCC from -O2 on, across statements,
 /// Clang within one expression, neither under -ffp-contract=off. So whatever is to have the same
-/// bits in every build calls this where they would. There is one exception: vectors wider than a
-/// register, under GCC and optimisation, are fused by the compiler or not at all.
+/// bits in every build calls this where they would.
 /// A number stands for lanes of it.
 template <class A, class B, class C>
 requires(!(std::is_arithmetic_v<A> && std::is_arithmetic_v<B> && std::is_arithmetic_v<C>))
     [[nodiscard, gnu::always_inline]] inline auto multiply_add(A a, B b, C c) noexcept {
 #if defined(UNIT_SCALING_HAS_FMA)
   using V = decltype(a * b + c);
-  using Register = detail::FusedRegister;
-  static_assert(sizeof(V) % sizeof(Register) == 0);
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
-  // GCC 12 would move the parts of wider vectors through memory, which takes twice as long.
-  if constexpr (sizeof(V) > sizeof(Register)) return a * b + c;
-#endif
-  V result;
-  for (std::size_t byte = 0; byte < sizeof(V); byte += sizeof(Register)) {
-    const Register fused =
-        detail::fuse(detail::register_of<Register>(a, byte), detail::register_of<Register>(b, byte),
-                     detail::register_of<Register>(c, byte));
-    std::memcpy(reinterpret_cast<char*>(&result) + byte, &fused, sizeof(Register));
+  if constexpr (sizeof(V) > sizeof(detail::FusedRegister) || std::is_class_v<V>) {
+    return join(multiply_add(lower_half(a), lower_half(b), lower_half(c)),
+                multiply_add(upper_half(a), upper_half(b), upper_half(c)));
+  } else {
+    return detail::fuse(detail::register_of<V>(a), detail::register_of<V>(b),
+                        detail::register_of<V>(c));
   }
-  return result;
 #else
   return a * b + c;
 #endif
@@ -387,15 +562,21 @@ requires(!(std::is_arithmetic_v<A> && std::is_arithmetic_v<B> && std::is_arithme
   return a * b + c;
 #endif
 }
+/// a b + c d as an expression: compilers that fuse by themselves fuse the first product, or none.
+template <class A, class B, class C, class D>
+[[nodiscard, gnu::always_inline]] inline auto add_products(A a, B b, C c, D d) noexcept {
+  if constexpr (std::is_class_v<decltype(a * b + c * d)>) {
+    // GCC evaluates the right operand of a class's operator first, and fuses what comes first.
+    const auto product = a * b;
+    return product + c * d;
+  } else {
+    return a * b + c * d;
+  }
+}
+
 /// a b + (c d), of which the first product is fused, as `multiply_add` does.
 template <class A, class B, class C, class D>
 [[nodiscard, gnu::always_inline]] inline auto sum_of_products(A a, B b, C c, D d) noexcept {
-#if defined(UNIT_SCALING_HAS_FMA) && defined(__GNUC__) && !defined(__clang__) && \
-    defined(__OPTIMIZE__)
-  // Of two products GCC fuses the one that comes first.
-  using V = decltype(a * b + c * d);
-  if constexpr (sizeof(V) > sizeof(detail::FusedRegister)) return a * b + c * d;
-#endif
   return multiply_add(a, b, c * d);
 }
 

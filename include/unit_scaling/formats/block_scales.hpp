@@ -14,10 +14,6 @@
 #include <span>
 #include <type_traits>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
@@ -133,28 +129,16 @@ inline void make_power_of_two_scales(std::span<float> magnitudes, std::uint32_t 
   return magnitude_lanes(padded);
 }
 
-[[nodiscard, gnu::always_inline]] inline int32x16 greater_lanes(int32x16 left,
-                                                                int32x16 right) noexcept {
-#if defined(__AVX512F__)
-  // GCC 12 makes two instructions of the selection.
-  return reinterpret_cast<int32x16>(_mm512_maskz_max_epi32(0xffff, reinterpret_cast<__m512i>(left),
-                                                           reinterpret_cast<__m512i>(right)));
-#else
-  return select(is_less(left, right), right, left);
-#endif
-}
-
 /// Raises each of `maxima` to the magnitude of the number at its place.
 inline void raise_to_magnitudes(const float* numbers, std::size_t count, float* maxima) {
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const int32x16 raised =
-        greater_lanes(magnitude_lanes(maxima + i), magnitude_lanes(numbers + i));
+    const int32x16 raised = greatest(magnitude_lanes(maxima + i), magnitude_lanes(numbers + i));
     store(bit_cast_to<float32x16>(raised), maxima + i);
   }
   if (i == count) return;
-  const int32x16 raised = greater_lanes(magnitude_lanes(maxima + i, count - i),
-                                        magnitude_lanes(numbers + i, count - i));
+  const int32x16 raised =
+      greatest(magnitude_lanes(maxima + i, count - i), magnitude_lanes(numbers + i, count - i));
   std::memcpy(maxima + i, &raised, (count - i) * sizeof(float));
 }
 
@@ -166,26 +150,15 @@ struct FourMaxima {
     const int32x16 (&values)[4]) noexcept {
   // Pairs of lanes beside each other, then fours: each quarter has a lane of each vector.
   const auto halve = [](int32x16 a, int32x16 b) __attribute__((always_inline)) {
-    return greater_lanes(
-        __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
-        __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31));
+    return greatest(choose_of_fours<0, 4, 1, 5>(a, b), choose_of_fours<2, 6, 3, 7>(a, b));
   };
   const int32x16 left = halve(values[0], values[1]);
   const int32x16 right = halve(values[2], values[3]);
-  const int32x16 all = greater_lanes(__builtin_shufflevector(left, right, 0, 1, 16, 17, 4, 5, 20,
-                                                             21, 8, 9, 24, 25, 12, 13, 28, 29),
-                                     __builtin_shufflevector(left, right, 2, 3, 18, 19, 6, 7, 22,
-                                                             23, 10, 11, 26, 27, 14, 15, 30, 31));
-  using Quarter = std::int32_t __attribute__((vector_size(16)));
-  Quarter quarters[4];
-  std::memcpy(quarters, &all, sizeof(all));
-  const auto greater_of = [](Quarter a, Quarter b) __attribute__((always_inline)) {
-    return a < b ? b : a;
-  };
-  const Quarter greatest =
-      greater_of(greater_of(quarters[0], quarters[1]), greater_of(quarters[2], quarters[3]));
+  const int32x16 all =
+      greatest(choose_of_fours<0, 1, 4, 5>(left, right), choose_of_fours<2, 3, 6, 7>(left, right));
+  const auto eight = greatest(lower_half(all), upper_half(all));
   FourMaxima result;
-  std::memcpy(result.of, &greatest, sizeof(greatest));
+  store(greatest(lower_half(eight), upper_half(eight)), result.of);
   return result;
 }
 /// The greatest lane.
@@ -201,10 +174,10 @@ struct FourMaxima {
   int32x16 largest{};
   for (std::size_t row = 0; row < rows; ++row, from += stride) {
     for (std::size_t i = 0; i < whole; i += lanes) {
-      largest = greater_lanes(largest, magnitude_lanes(from + i));
+      largest = greatest(largest, magnitude_lanes(from + i));
     }
     if (whole != width) {
-      largest = greater_lanes(largest, magnitude_lanes(from + whole, width - whole));
+      largest = greatest(largest, magnitude_lanes(from + whole, width - whole));
     }
   }
   return largest;
@@ -244,7 +217,7 @@ inline void find_narrow_tile_maxima(const float* rectangle, std::size_t rows, st
       for (std::size_t row = 0; row < rows; ++row) {
         const float* const from = rectangle + row * stride + first;
         for (std::size_t v = 0; v < vectors; ++v) {
-          largest[v] = greater_lanes(largest[v], magnitude_lanes(from + v * lanes));
+          largest[v] = greatest(largest[v], magnitude_lanes(from + v * lanes));
         }
       }
       std::memcpy(of_columns, largest, sizeof(largest));

@@ -13,7 +13,6 @@
 #pragma once
 
 #include <bit>
-#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -47,10 +46,6 @@ template <> struct LaneTypes<std::uint32_t> {
   using floating = float;
   using integer = std::int32_t;
 };
-template <> struct LaneTypes<uint32x8> {
-  using floating = float32x8;
-  using integer = int32x8;
-};
 template <> struct LaneTypes<uint32x16> {
   using floating = float32x16;
   using integer = int32x16;
@@ -74,26 +69,24 @@ template <class U>
 /// The lesser of lanes, which are all below 2^31, and a number, which is so too.
 template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U lesser(U value, std::uint32_t bound) noexcept {
-#if defined(__AVX512F__)
-  // GCC 12 makes two instructions of the selection.
-  if constexpr (std::same_as<U, uint32x16>) {
-    return reinterpret_cast<U>(_mm512_maskz_min_epu32(0xffff, reinterpret_cast<__m512i>(value),
-                                                      reinterpret_cast<__m512i>(splat<U>(bound))));
+  if constexpr (SimdVector<U>) {
+    using I = typename LaneTypes<U>::integer;
+    return bit_cast_to<U>(least(bit_cast_to<I>(value), splat<I>(static_cast<std::int32_t>(bound))));
+  } else {
+    return is_below(value, bound) ? value : bound;
   }
-#endif
-  return select(is_below(value, bound), value, splat<U>(bound));
 }
 
 /// The greater of lanes, which are all below 2^31, and a number, which is so too.
 template <class U>
 [[nodiscard, gnu::always_inline]] constexpr U greater(U value, std::uint32_t bound) noexcept {
-#if defined(__AVX512F__)
-  if constexpr (std::same_as<U, uint32x16>) {
-    return reinterpret_cast<U>(_mm512_maskz_max_epu32(0xffff, reinterpret_cast<__m512i>(value),
-                                                      reinterpret_cast<__m512i>(splat<U>(bound))));
+  if constexpr (SimdVector<U>) {
+    using I = typename LaneTypes<U>::integer;
+    return bit_cast_to<U>(
+        greatest(bit_cast_to<I>(value), splat<I>(static_cast<std::int32_t>(bound))));
+  } else {
+    return is_above(value, bound) ? value : bound;
   }
-#endif
-  return select(is_above(value, bound), value, splat<U>(bound));
 }
 
 /// Whether the sign bit of lanes is set.
@@ -120,12 +113,10 @@ template <class U> [[nodiscard, gnu::always_inline]] constexpr auto is_negative(
 }
 
 /// Whether sum_to_nearest() gives the same in every mode of the thread.
-template <SimdVector U>
-inline constexpr bool sums_name_their_mode =
 #if defined(__AVX512F__)
-    std::same_as<U, uint32x16>;
+inline constexpr bool sums_name_their_mode = true;
 #else
-    false;
+inline constexpr bool sums_name_their_mode = false;
 #endif
 
 /// Bits of the sums of binary32 numbers, rounded to nearest, ties to even.
@@ -134,7 +125,7 @@ template <SimdVector U>
 [[nodiscard, gnu::always_inline]] inline U sum_to_nearest(U left, U right) noexcept {
   using F = typename LaneTypes<U>::floating;
 #if defined(__AVX512F__)
-  if constexpr (sums_name_their_mode<U>) {
+  if constexpr (sums_name_their_mode) {
     // With a mask of ones, for GCC 12 warns of the undefined operand inside the form without one.
     // Without optimisation the intrinsic is a macro, which makes a signed number of the mask.
 #pragma GCC diagnostic push
@@ -483,9 +474,7 @@ template <class U>
   }
 
   bits = bits | ((code & spec.sign_mask()) << (31 - spec.magnitude_bits()));
-  // Without an equality, which GCC 12 splits into scalars where a vector is wider than a register.
-  return spec.specials == Specials::fnuz ? select(is_below(code ^ spec.nan_code(), 1U), nan, bits)
-                                         : bits;
+  return spec.specials == Specials::fnuz ? select(code == spec.nan_code(), nan, bits) : bits;
 }
 
 /// Binary32 number nearest to a binary64 number in the sense of rounding to odd: a number that is

@@ -44,52 +44,35 @@ concept VectorStorage = std::same_as<T, float> || AnyMinifloat<T>;
 
 namespace detail {
 
-/// Number of 32-bit lanes in a vector.
-template <SimdVector U> inline constexpr std::size_t lane_count = sizeof(U) / sizeof(std::uint32_t);
-
-#if defined(__AVX2__) && !defined(__AVX512F__)
-/// Vector of the bits of binary32 numbers for loops over spans.
-using BulkLanes = uint32x8;
-#else
-/// Vector of the bits of binary32 numbers for loops over spans.
-using BulkLanes = uint32x16;
-#endif
+/// Vector of codes of type T.
+template <AnyMinifloat T> using CodeLanes = std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16>;
 
 /// Codes of one or two bytes, each in a lane.
-template <SimdVector U, AnyMinifloat T>
-[[nodiscard, gnu::always_inline]] inline U load_codes(const T* from) noexcept {
-  if constexpr (std::same_as<U, uint32x16>) {
-    std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16> codes;
-    std::memcpy(&codes, from, sizeof(codes));
-    return convert_to<U>(codes);
-  } else {
-#if defined(__AVX2__)
-    __m128i codes{};
-    std::memcpy(&codes, from, lane_count<U> * sizeof(T));
-    return reinterpret_cast<U>(sizeof(T) == 1 ? _mm256_cvtepu8_epi32(codes)
-                                              : _mm256_cvtepu16_epi32(codes));
-#endif
+template <AnyMinifloat T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 load_codes(const T* from) noexcept {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (is_wide<uint32x16>) {
+    // Each half from memory: GCC 12 would load all codes and move half of them.
+    const auto half = [](const T* first) __attribute__((always_inline)) {
+      __m128i codes{};
+      std::memcpy(&codes, first, lanes / 2 * sizeof(T));
+      return reinterpret_cast<half_t<uint32x16>>(sizeof(T) == 1 ? _mm256_cvtepu8_epi32(codes)
+                                                                : _mm256_cvtepu16_epi32(codes));
+    };
+    return {half(from), half(from + lanes / 2)};
   }
+#endif
+  CodeLanes<T> codes;
+  std::memcpy(&codes, from, sizeof(codes));
+  return convert_to<uint32x16>(codes);
 }
 
 /// Writes codes, of which each is in a lane, in one or two bytes.
-template <SimdVector U, AnyMinifloat T>
-[[gnu::always_inline]] inline void store_codes(U lanes_of_codes, T* to) noexcept {
+template <AnyMinifloat T>
+[[gnu::always_inline]] inline void store_codes(uint32x16 lanes_of_codes, T* to) noexcept {
   // Through void: a class with a constructor is still trivially copyable.
-  if constexpr (std::same_as<U, uint32x16>) {
-    const auto codes =
-        convert_to<std::conditional_t<sizeof(T) == 1, uint8x16, uint16x16>>(lanes_of_codes);
-    std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
-  } else {
-#if defined(__AVX2__)
-    // Packing works on each half of a register; the permutation brings the halves together.
-    const auto wide = reinterpret_cast<__m256i>(lanes_of_codes);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
-    __m128i codes = _mm256_castsi256_si128(packed);
-    if constexpr (sizeof(T) == 1) codes = _mm_packus_epi16(codes, codes);
-    std::memcpy(static_cast<void*>(to), &codes, lane_count<U> * sizeof(T));
-#endif
-  }
+  const auto codes = convert_to<CodeLanes<T>>(lanes_of_codes);
+  std::memcpy(static_cast<void*>(to), &codes, sizeof(codes));
 }
 
 #if defined(__F16C__)
@@ -107,14 +90,15 @@ template <SimdVector U>
     return reinterpret_cast<U>(_mm512_maskz_cvtph_ps(0xffff, codes));
   }
 #endif
-  U result;
-  for (std::size_t i = 0; i < lane_count<U>; i += 8) {
-    __m128i codes;
-    std::memcpy(&codes, from + i, sizeof(codes));
-    const __m256 floats = _mm256_cvtph_ps(codes);
-    std::memcpy(reinterpret_cast<std::uint32_t*>(&result) + i, &floats, sizeof(floats));
+  if constexpr (is_wide<U> || sizeof(U) > sizeof(__m256)) {
+    return join(decode_float16<half_t<U>>(from),
+                decode_float16<half_t<U>>(from + lane_count<U> / 2));
+  } else {
+    __m128i codes{};
+    std::memcpy(&codes, from, lane_count<U> * sizeof(*from));
+    if constexpr (sizeof(U) == sizeof(__m256)) return reinterpret_cast<U>(_mm256_cvtph_ps(codes));
+    if constexpr (sizeof(U) == sizeof(__m128)) return reinterpret_cast<U>(_mm_cvtph_ps(codes));
   }
-  return result;
 }
 
 /// One less where a binary16 code is that of an infinity: the code of the largest number.
@@ -140,37 +124,43 @@ template <Overflow overflow, SimdVector U>
     return;
   }
 #endif
-  for (std::size_t i = 0; i < lane_count<U>; i += 8) {
-    __m256 floats;
-    std::memcpy(&floats, reinterpret_cast<const std::uint32_t*>(&bits) + i, sizeof(floats));
-    __m128i codes = _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
+  if constexpr (is_wide<U> || sizeof(U) > sizeof(__m256)) {
+    encode_float16<overflow>(lower_half(bits), to);
+    encode_float16<overflow>(upper_half(bits), to + lane_count<U> / 2);
+  } else {
+    __m128i codes;
+    if constexpr (sizeof(U) == sizeof(__m256)) {
+      codes = _mm256_cvtps_ph(reinterpret_cast<__m256>(bits), _MM_FROUND_TO_NEAREST_INT);
+    } else {
+      codes = _mm_cvtps_ph(reinterpret_cast<__m128>(bits), _MM_FROUND_TO_NEAREST_INT);
+    }
     if constexpr (saturates) codes = saturate_float16(codes);
-    std::memcpy(static_cast<void*>(to + i), &codes, sizeof(codes));
+    std::memcpy(static_cast<void*>(to), &codes, lane_count<U> * sizeof(*to));
   }
 }
 #endif
 
 /// Bits of the binary32 numbers that consecutive codes stand for.
-template <SimdVector U, AnyMinifloat T>
-[[nodiscard, gnu::always_inline]] inline U decode_vector(const T* from) noexcept {
+template <AnyMinifloat T>
+[[nodiscard, gnu::always_inline]] inline uint32x16 decode_vector(const T* from) noexcept {
 #if defined(__F16C__)
-  if constexpr (std::same_as<T, float16>) return decode_float16<U>(from);
+  if constexpr (std::same_as<T, float16>) return decode_float16<uint32x16>(from);
 #endif
-  return decode_lanes(T::format, load_codes<U>(from));
+  return decode_lanes(T::format, load_codes(from));
 }
 
 /// Whether encode_vector() gives the same in every mode of the thread.
-template <SimdVector U, AnyMinifloat T>
+template <AnyMinifloat T>
 inline constexpr bool encodes_in_every_mode =
 #if defined(__F16C__)
     std::same_as<T, float16> ||
 #endif
-    sums_name_their_mode<U> || T::format.has_binary32_exponent();
+    sums_name_their_mode || T::format.has_binary32_exponent();
 
 /// Writes the codes of binary32 numbers, rounded to nearest, ties to even.
-/// @pre The thread rounds so, or encodes_in_every_mode<U, T>.
-template <Overflow overflow, SimdVector U, AnyMinifloat T>
-[[gnu::always_inline]] inline void encode_vector(U bits, T* to) noexcept {
+/// @pre The thread rounds so, or encodes_in_every_mode<T>.
+template <Overflow overflow, AnyMinifloat T>
+[[gnu::always_inline]] inline void encode_vector(uint32x16 bits, T* to) noexcept {
 #if defined(__F16C__)
   if constexpr (std::same_as<T, float16>) return encode_float16<overflow>(bits, to);
 #endif
@@ -204,7 +194,7 @@ template <VectorStorage T>
   if constexpr (std::same_as<T, float>) {
     return load<float32x16>(from);
   } else {
-    return bit_cast_to<float32x16>(detail::decode_vector<uint32x16>(from));
+    return bit_cast_to<float32x16>(detail::decode_vector(from));
   }
 }
 
@@ -216,10 +206,10 @@ template <Overflow overflow, VectorStorage T>
     store(values, to);
   } else {
     const auto bits = bit_cast_to<uint32x16>(values);
-    if constexpr (!detail::encodes_in_every_mode<uint32x16, T>) {
+    if constexpr (!detail::encodes_in_every_mode<T>) {
       if (!detail::rounds_to_nearest()) [[unlikely]] {
         std::uint32_t bits_of[lanes];
-        std::memcpy(bits_of, &bits, sizeof(bits));
+        store(bits, bits_of);
         return detail::encode_each<overflow>(bits_of, lanes, to);
       }
     }
@@ -307,13 +297,12 @@ inline void finish_streaming() noexcept {
 #endif
 }
 
-/// Calls `convert(i, to)` for every BulkLanes of elements, which is to write those from i on at
+/// Calls `convert(i, to)` for every sixteen elements, which is to write those from i on at
 /// `to`, and `convert_one(i)` for what is left over.
 template <class Out, class Convert, class ConvertOne>
 [[gnu::always_inline]] inline void for_bulk(std::size_t begin, std::size_t end, Out* out,
                                             bool streams, const Convert& convert,
                                             const ConvertOne& convert_one) {
-  constexpr std::size_t step = lane_count<BulkLanes>;
   std::size_t i = begin;
   if (streams) {
     constexpr std::size_t line = line_bytes / sizeof(Out);
@@ -322,12 +311,12 @@ template <class Out, class Convert, class ConvertOne>
     }
     for (; i + line <= end; i += line) {
       alignas(line_bytes) Out buffer[line];
-      for (std::size_t j = 0; j < line; j += step) convert(i + j, buffer + j);
+      for (std::size_t j = 0; j < line; j += lanes) convert(i + j, buffer + j);
       stream_line(buffer, out + i);
     }
     finish_streaming();
   }
-  for (; i + step <= end; i += step) convert(i, out + i);
+  for (; i + lanes <= end; i += lanes) convert(i, out + i);
   for (; i < end; ++i) convert_one(i);
 }
 
@@ -347,8 +336,8 @@ template <Storage T> void decode(std::span<const T> in, std::span<float> out) {
       detail::for_bulk(
           begin, end, to, streams,
           [=](std::size_t i, float* target) __attribute__((always_inline)) {
-            const auto bits = detail::decode_vector<detail::BulkLanes>(from + i);
-            std::memcpy(target, &bits, sizeof(bits));
+            const auto bits = detail::decode_vector(from + i);
+            store(bit_cast_to<float32x16>(bits), target);
           },
           [=](std::size_t i) { to[i] = static_cast<float>(from[i]); });
     } else {
@@ -383,9 +372,7 @@ void encode_span(std::span<const float> in, std::span<T> out) {
       for_bulk(
           begin, end, to, streams,
           [=](std::size_t i, T * target) __attribute__((always_inline)) {
-            BulkLanes bits;
-            std::memcpy(&bits, from + i, sizeof(bits));
-            encode_vector<overflow>(bits, target);
+            encode_vector<overflow>(bit_cast_to<uint32x16>(load<float32x16>(from + i)), target);
           },
           [=](std::size_t i) { to[i] = T::from_float(from[i], overflow); });
     } else {

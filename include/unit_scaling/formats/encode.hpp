@@ -187,23 +187,6 @@ void for_encoded_vectors(const float* in, T* out, std::size_t size, const Encode
   }
 }
 
-/// Encodes sixteen numbers in parts as wide as a register, one or two of them: calls
-/// `store_part(codes, offset)` with the codes of those from element `offset` on.
-template <class Modes, class StorePart>
-[[gnu::always_inline]] inline void encode_in_registers(FormatSpec spec, uint32x16 bits,
-                                                       uint32x16 random,
-                                                       const StorePart& store_part) {
-  constexpr std::size_t parts = lanes / lane_count<BulkLanes>;
-  BulkLanes bits_of[parts];
-  BulkLanes random_of[parts];
-  std::memcpy(bits_of, &bits, sizeof(bits));
-  std::memcpy(random_of, &random, sizeof(random));
-  for (std::size_t part = 0; part < parts; ++part) {
-    store_part(encode_lanes(spec, Modes::overflow, Modes::rounding, bits_of[part], random_of[part]),
-               part * lane_count<BulkLanes>);
-  }
-}
-
 /// Encodes at most `convert_grain` elements, of which the first is element `first` of the tensor.
 template <class Modes, bool counts, AnyMinifloat T>
 EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
@@ -218,11 +201,7 @@ EncodeStatistics encode_range(const float* in, T* out, std::size_t size,
             if constexpr (!counts && Modes::rounding == Rounding::nearest_even) {
               encode_vector<Modes::overflow>(bits, to);
             } else if constexpr (!counts) {
-              encode_in_registers<Modes>(
-                  spec, bits,
-                  random, [to](BulkLanes codes, std::size_t offset) __attribute__((always_inline)) {
-                    store_codes(codes, to + offset);
-                  });
+              store_codes(encode_lanes(spec, Modes::overflow, Modes::rounding, bits, random), to);
             } else {
               const uint32x16 rounded = round_lanes(spec, Modes::rounding, bits, random);
               statistics.add(spec, values, rounded);

@@ -81,15 +81,10 @@ void encode_scaled(const float* in, const float* by, std::size_t run, std::size_
   const auto encode_at = [](const float* from, float32x16 scales, std::uint8_t* target)
       __attribute__((always_inline)) {
     constexpr FormatSpec spec = T::format;
-    constexpr std::size_t step = lane_count<BulkLanes>;
     const auto numbers = load<float32x16>(from);
     const float32x16 scaled = divides ? numbers / scales : numbers * scales;
-    std::uint32_t words[lanes];
-    std::memcpy(words, &scaled, sizeof(words));
-    for (std::size_t i = 0; i < lanes; i += step) {
-      store(encode_by_sum(spec, Overflow::saturate, load<BulkLanes>(words + i)), words + i);
-    }
-    store_words<std::uint8_t>(load<uint32x16>(words), target);
+    const auto bits = bit_cast_to<uint32x16>(scaled);
+    store_words<std::uint8_t>(encode_by_sum(spec, Overflow::saturate, bits), target);
   };
   if (run != 1) {
     for (std::size_t first = 0; first < count; first += run, ++by) {

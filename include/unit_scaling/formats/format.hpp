@@ -47,11 +47,7 @@ void encode_chunk_with(FormatSpec spec, const float* in, std::size_t count,
       in, codes, count, options, first,
       [spec](uint32x16, uint32x16 bits, uint32x16 random, std::uint32_t * to)
           __attribute__((always_inline)) {
-            encode_in_registers<Modes>(
-                spec, bits, random,
-                [to](BulkLanes lanes_of_codes, std::size_t offset) __attribute__((always_inline)) {
-                  std::memcpy(to + offset, &lanes_of_codes, sizeof(lanes_of_codes));
-                });
+            store(encode_lanes(spec, Modes::overflow, Modes::rounding, bits, random), to);
           });
 }
 
@@ -66,13 +62,10 @@ inline void encode_chunk(FormatSpec spec, const float* in, std::size_t count,
 /// The numbers that codes stand for.
 inline void decode_chunk(FormatSpec spec, const std::uint32_t* codes, std::size_t count,
                          float* out) {
-  constexpr std::size_t step = lane_count<BulkLanes>;
   std::size_t i = 0;
-  for (; i + step <= count; i += step) {
-    BulkLanes lanes_of_codes;
-    std::memcpy(&lanes_of_codes, codes + i, sizeof(lanes_of_codes));
-    const BulkLanes bits = decode_lanes(spec, lanes_of_codes);
-    std::memcpy(out + i, &bits, sizeof(bits));
+  for (; i + lanes <= count; i += lanes) {
+    const uint32x16 bits = decode_lanes(spec, load<uint32x16>(codes + i));
+    store(bit_cast_to<float32x16>(bits), out + i);
   }
   for (; i < count; ++i) out[i] = std::bit_cast<float>(decode_lanes(spec, codes[i]));
 }
@@ -130,17 +123,10 @@ template <class Code>
                                                 const float* in, std::size_t count,
                                                 std::uint8_t* to) {
   const FormatSpec spec = of;  // a copy, which the compiler knows not to change in the loop
-  constexpr std::size_t step = lane_count<BulkLanes>;
   const auto encode_at = [=](const float* from, std::uint8_t* target)
       __attribute__((always_inline)) {
-    std::uint32_t words[lanes];
-    for (std::size_t i = 0; i < lanes; i += step) {
-      BulkLanes bits;
-      std::memcpy(&bits, from + i, sizeof(bits));
-      const BulkLanes codes = encode_by_sum(spec, overflow, bits);
-      std::memcpy(words + i, &codes, sizeof(codes));
-    }
-    store_words<Code>(load<uint32x16>(words), target);
+    const auto bits = bit_cast_to<uint32x16>(load<float32x16>(from));
+    store_words<Code>(encode_by_sum(spec, overflow, bits), target);
   };
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) encode_at(in + i, to + i * sizeof(Code));

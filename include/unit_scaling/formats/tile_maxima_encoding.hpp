@@ -92,7 +92,7 @@ inline void write_shares(std::span<const float> maxima, float unit, std::uint8_t
   int32x16 greatest_bits{};
   for_maxima(maxima, [&](uint32x16 bits, std::size_t /*first*/, std::size_t /*count*/) {
     const auto is_finite = is_below(bits, float_infinity_bits);
-    greatest_bits = greater_lanes(greatest_bits, is_finite & bit_cast_to<int32x16>(bits));
+    greatest_bits = greatest(greatest_bits, is_finite & bit_cast_to<int32x16>(bits));
   });
   const auto maximum = std::bit_cast<float>(greatest_lane(greatest_bits));
   if (maximum == 0) return 1;

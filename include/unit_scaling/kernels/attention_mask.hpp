@@ -162,9 +162,9 @@ template <class Compute>
   if constexpr (std::is_same_v<Compute, double>) {
     return (kept >> lane & 1) != 0 ? values : filler;
   } else {
-    constexpr uint32x16 bits{1U << 0,  1U << 1,  1U << 2,  1U << 3, 1U << 4,  1U << 5,
-                             1U << 6,  1U << 7,  1U << 8,  1U << 9, 1U << 10, 1U << 11,
-                             1U << 12, 1U << 13, 1U << 14, 1U << 15};
+    const uint32x16 bits{1U << 0,  1U << 1,  1U << 2,  1U << 3, 1U << 4,  1U << 5,
+                         1U << 6,  1U << 7,  1U << 8,  1U << 9, 1U << 10, 1U << 11,
+                         1U << 12, 1U << 13, 1U << 14, 1U << 15};
     const auto found = bit_cast_to<int32x16>(splat<uint32x16>(kept >> lane) & bits);
     const auto is_kept = is_less(int32x16{}, found);
     return select(is_kept, values, splat<float32x16>(filler));

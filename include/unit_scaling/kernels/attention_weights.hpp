@@ -125,10 +125,7 @@ class RoundedWeights {
 
   [[nodiscard]] uint32x16 lane_pairs() const {
     const auto& [low, high] = halves_;
-    return Bfloat16Pairs::of(__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18,
-                                                     20, 22, 24, 26, 28, 30),
-                             __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
-                                                     21, 23, 25, 27, 29, 31));
+    return Bfloat16Pairs::of(even_lanes(low, high), odd_lanes(low, high));
   }
 
   [[nodiscard]] uint32x16 key_pairs(const RoundedWeights& next, std::size_t half) const {

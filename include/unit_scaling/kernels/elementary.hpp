@@ -13,10 +13,6 @@
 #include <numbers>
 #include <type_traits>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>  // the one vector instruction that no operator spells: square root
-#endif
-
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
@@ -111,15 +107,7 @@ inline constexpr float greatest_half_square_argument = 13.2F;
 [[nodiscard]] inline double sqrt(double x) { return std::sqrt(x); }
 
 /// √x, correctly rounded; NaN below zero.
-[[nodiscard]] inline float32x16 sqrt(float32x16 x) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<float32x16>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(x)));
-#else
-  // std::sqrt may set errno, which keeps compilers from using the vector instruction by themselves.
-  for (std::size_t i = 0; i < lanes; ++i) x[i] = std::sqrt(x[i]);
-  return x;
-#endif
-}
+[[nodiscard]] inline float32x16 sqrt(float32x16 x) { return square_root(x); }
 
 /// φ and Φ of one argument: the density and the distribution function of N(0, 1).
 template <class V> struct Normal {

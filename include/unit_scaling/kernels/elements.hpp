@@ -108,11 +108,8 @@ template <class T> struct StoredElements {
     } else {
       const auto low = bit_cast_to<uint32x16>(load_float(from));
       const auto high = bit_cast_to<uint32x16>(load_float(from + lanes));
-      const uint32x16 even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18,
-                                                     20, 22, 24, 26, 28, 30);
-      const uint32x16 odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
-                                                    21, 23, 25, 27, 29, 31);
-      return Words::of(bit_cast_to<float32x16>(even), bit_cast_to<float32x16>(odd));
+      return Words::of(bit_cast_to<float32x16>(even_lanes(low, high)),
+                       bit_cast_to<float32x16>(odd_lanes(low, high)));
     }
   }
 

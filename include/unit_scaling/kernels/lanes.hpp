@@ -144,11 +144,8 @@ template <class Compute> [[nodiscard]] inline lane_t<Compute> broadcast(Compute 
 
 /// Sum of the lanes, pairwise: always in the same order.
 [[nodiscard]] inline float horizontal_sum(float32x16 value) {
-  using float32x4 = float __attribute__((vector_size(16)));
-  const float32x8 eight = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7) +
-                          __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
-  const float32x4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
-                         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto eight = lower_half(value) + upper_half(value);
+  const auto four = lower_half(eight) + upper_half(eight);
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
@@ -25,39 +24,15 @@ inline constexpr std::size_t block_rows = sizeof(BlockColumn) / sizeof(std::uint
 
 /// Exchanges rows and columns of each 4 x 4 block of four vectors, by interleaving words, then
 /// pairs of words.
-[[gnu::always_inline]] inline void transpose_4x4_blocks(uint32x16* row) {
-  const auto interleave_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-  };
-  const auto interleave_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15,
-                                   31);
-  };
-  const auto pairs_low = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-  };
-  const auto pairs_high = [](uint32x16 x, uint32x16 y) __attribute__((always_inline)) {
-    return __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30,
-                                   31);
-  };
-  const uint32x16 a = interleave_low(row[0], row[1]);
-  const uint32x16 b = interleave_high(row[0], row[1]);
-  const uint32x16 c = interleave_low(row[2], row[3]);
-  const uint32x16 d = interleave_high(row[2], row[3]);
-  row[0] = pairs_low(a, c);
-  row[1] = pairs_high(a, c);
-  row[2] = pairs_low(b, d);
-  row[3] = pairs_high(b, d);
-}
-[[gnu::always_inline]] inline void transpose_4x4_blocks(uint32x8* row) {
-  const uint32x8 a = __builtin_shufflevector(row[0], row[1], 0, 8, 1, 9, 4, 12, 5, 13);
-  const uint32x8 b = __builtin_shufflevector(row[0], row[1], 2, 10, 3, 11, 6, 14, 7, 15);
-  const uint32x8 c = __builtin_shufflevector(row[2], row[3], 0, 8, 1, 9, 4, 12, 5, 13);
-  const uint32x8 d = __builtin_shufflevector(row[2], row[3], 2, 10, 3, 11, 6, 14, 7, 15);
-  row[0] = __builtin_shufflevector(a, c, 0, 1, 8, 9, 4, 5, 12, 13);
-  row[1] = __builtin_shufflevector(a, c, 2, 3, 10, 11, 6, 7, 14, 15);
-  row[2] = __builtin_shufflevector(b, d, 0, 1, 8, 9, 4, 5, 12, 13);
-  row[3] = __builtin_shufflevector(b, d, 2, 3, 10, 11, 6, 7, 14, 15);
+template <SimdVector V> [[gnu::always_inline]] inline void transpose_4x4_blocks(V* row) {
+  const V a = choose_of_fours<0, 4, 1, 5>(row[0], row[1]);
+  const V b = choose_of_fours<2, 6, 3, 7>(row[0], row[1]);
+  const V c = choose_of_fours<0, 4, 1, 5>(row[2], row[3]);
+  const V d = choose_of_fours<2, 6, 3, 7>(row[2], row[3]);
+  row[0] = choose_of_fours<0, 1, 4, 5>(a, c);
+  row[1] = choose_of_fours<2, 3, 6, 7>(a, c);
+  row[2] = choose_of_fours<0, 1, 4, 5>(b, d);
+  row[3] = choose_of_fours<2, 3, 6, 7>(b, d);
 }
 
 /// column[i] = word i of each of eight rows.
@@ -66,15 +41,13 @@ inline constexpr std::size_t block_rows = sizeof(BlockColumn) / sizeof(std::uint
   for (std::size_t half = 0; half < 16; half += 8) {
     uint32x8 words[8];
     for (std::size_t i = 0; i < 8; ++i) {
-      std::memcpy(&words[i], reinterpret_cast<const std::uint32_t*>(&row[i]) + half,
-                  sizeof(uint32x8));
+      words[i] = half == 0 ? lower_half(row[i]) : upper_half(row[i]);
     }
     transpose_4x4_blocks(words);
     transpose_4x4_blocks(words + 4);
     for (std::size_t i = 0; i < 4; ++i) {
-      column[half + i] = __builtin_shufflevector(words[i], words[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-      column[half + i + 4] =
-          __builtin_shufflevector(words[i], words[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+      column[half + i] = join(lower_half(words[i]), lower_half(words[i + 4]));
+      column[half + i + 4] = join(upper_half(words[i]), upper_half(words[i + 4]));
     }
   }
 }
@@ -103,16 +76,14 @@ inline constexpr std::size_t block_rows = sizeof(BlockColumn) / sizeof(std::uint
     column[i + 12] = odd_blocks(b, d);
   }
 #else
-  for (std::size_t half = 0; half < 16; half += 8) {
-    uint32x16 rows[8];
-    uint32x8 columns[16];
-    for (std::size_t i = 0; i < 8; ++i) rows[i] = row[half + i];
-    transpose_block(rows, columns);
-    for (std::size_t i = 0; i < 16; ++i) {
-      std::memcpy(reinterpret_cast<std::uint32_t*>(&column[i]) + half, &columns[i],
-                  sizeof(uint32x8));
-    }
-  }
+  uint32x16 rows[8];
+  uint32x8 lower[16];
+  uint32x8 upper[16];
+  for (std::size_t i = 0; i < 8; ++i) rows[i] = row[i];
+  transpose_block(rows, lower);
+  for (std::size_t i = 0; i < 8; ++i) rows[i] = row[8 + i];
+  transpose_block(rows, upper);
+  for (std::size_t i = 0; i < 16; ++i) column[i] = join(lower[i], upper[i]);
 #endif
 }
 

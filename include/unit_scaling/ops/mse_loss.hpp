@@ -122,7 +122,7 @@ struct MseLoss {
                                                                                     auto b) {
       const auto difference = a - b;
       return kernels::select_lane(difference * Compute{0} == 0, of_difference(difference),
-                                  of_half(a * Compute{0.5} - b * Compute{0.5}));
+                                  of_half(add_products(a, Compute{0.5}, b, Compute{-0.5})));
     };
     if (kernels::WideFactor<Compute>::is_needed(scale, factor, upstream)) {
       return kernels::map<Compute, Gradient>(far, x, target);
@@ -170,8 +170,8 @@ struct MseLoss {
     // Halves of huge numbers, for their differences may leave the range, too.
     const Compute share = std::isfinite(squares) ? Compute{1} : Compute{0.5};
     const auto difference = [=](std::size_t i, auto count) {
-      return kernels::load<Compute>(x + i, count) * share -
-             kernels::load<Compute>(target + i, count) * share;
+      return add_products(kernels::load<Compute>(x + i, count), share,
+                          kernels::load<Compute>(target + i, count), -share);
     };
     const Compute greatest = kernels::greatest_magnitude<Compute>(size, difference);
     if (greatest == 0 || !std::isfinite(greatest)) return factor * static_cast<double>(squares);

@@ -56,16 +56,16 @@ struct AdamUpdate {
   /// m and v from what they were.
   [[gnu::always_inline]] void move_moments(float32x16 value, float32x16 gradient, float32x16& first,
                                            float32x16& second) const {
-    const auto slope = gradient * per_divisor + coupled * value;
-    first = beta1 * first + rest1 * slope;
-    second = beta2 * second + rest2 * slope * slope;
+    const auto slope = add_products(gradient, per_divisor, coupled, value);
+    first = add_products(beta1, first, rest1, slope);
+    second = add_products(beta2, second, rest2 * slope, slope);
   }
 
   /// p from what it was.
   [[nodiscard, gnu::always_inline]] float32x16 moved(float32x16 value, float32x16 first,
                                                      float32x16 second) const {
     const auto update = first / (kernels::sqrt(second * second_correction) + epsilon);
-    return keep * value - rate * update;
+    return add_products(keep, value, -rate, update);
   }
 
   /// Moves `count` elements of the arrays from i on.

@@ -303,7 +303,7 @@ class EncodedStateFormat final : public StateFormat {
     }
     const bool has_shortcut = options_.expansion != RangeExpansion::none && type_ == Type::e4m3 &&
                               is_rounded_to_nearest_of_type() &&
-                              unit_scaling::detail::sums_name_their_mode<uint32x16>;
+                              unit_scaling::detail::sums_name_their_mode;
     if (has_shortcut) {
       if (padded != count) ranges[groups - 1].are_normal = false;
       expander_.expand_e4m3({in, count}, options_.group, ranges, to.exponents + first_group,

@@ -142,8 +142,9 @@ void Lamb::step(const Gradients& gradients, double learning_rate, double loss_sc
     float* u = update_.data();
     detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
       const auto slope = kernels::load<float>(g + i, count) * per_divisor;
-      const auto first = beta1 * kernels::load<float>(m + i, count) + rest1 * slope;
-      const auto second = beta2 * kernels::load<float>(v + i, count) + rest2 * slope * slope;
+      const auto first = add_products(beta1, kernels::load<float>(m + i, count), rest1, slope);
+      const auto second =
+          add_products(beta2, kernels::load<float>(v + i, count), rest2 * slope, slope);
       kernels::store<Overflow::infinity_or_nan, float>(first, m + i, count);
       kernels::store<Overflow::infinity_or_nan, float>(second, v + i, count);
       kernels::store<Overflow::infinity_or_nan, float>(

@@ -81,8 +81,8 @@ class RangeExpander {
     int32x16 smallest = splat<int32x16>(std::numeric_limits<std::int32_t>::min());
     for (std::size_t i = 0; i < size; i += lanes) {
       const int32x16 bits = magnitude_bits(load<float32x16>(numbers + i));
-      largest = unit_scaling::detail::greater_lanes(largest, bits);
-      smallest = unit_scaling::detail::greater_lanes(smallest, ~bits);
+      largest = greatest(largest, bits);
+      smallest = greatest(smallest, ~bits);
     }
     const auto ends = unit_scaling::detail::greatest_lanes({largest, smallest, largest, smallest});
     const std::int32_t of_largest = ends.of[0];
@@ -255,8 +255,7 @@ class RangeExpander {
   }
 
   [[nodiscard]] static float32x16 second_half(float32x16 x) {
-    return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14,
-                                   15);
+    return join(upper_half(x), upper_half(x));
   }
 
   /// `result` with the sign of x; x itself where it is 0 or not finite.

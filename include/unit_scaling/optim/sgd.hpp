@@ -123,7 +123,8 @@ void Sgd::step(const Gradients& gradients, double learning_rate, double loss_sca
     const auto decay = static_cast<float>(settings_[k].weight_decay);
     detail::for_each_lane(gradient.size(), [&](std::size_t i, auto count) {
       const auto value = kernels::load<float>(p + i, count);
-      const auto slope = kernels::load<float>(g + i, count) * per_divisor + decay * value;
+      const auto slope =
+          add_products(kernels::load<float>(g + i, count), per_divisor, decay, value);
       const auto buffer = mu * kernels::load<float>(b + i, count) + slope;
       const auto direction = options_.nesterov ? slope + mu * buffer : buffer;
       kernels::store<Overflow::infinity_or_nan, float>(buffer, b + i, count);
