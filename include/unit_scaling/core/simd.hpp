@@ -134,6 +134,11 @@ namespace detail {
 
 /// Whether V is a WideVector.
 template <SimdVector V> inline constexpr bool is_wide = std::is_class_v<V>;
+/// Whether it is one of two registers. Functions below do such a one at once: each call that is
+/// inlined is more for a compiler to remember.
+template <SimdVector V> inline constexpr bool is_pair = false;
+template <SimdVector V>
+requires(is_wide<V>) inline constexpr bool is_pair<V> = !is_wide<decltype(V::lower)>;
 
 /// Of the lanes of x and, after them, of y: lane `first` and every one that is `step` further.
 template <int first, int step, class V, int... i>
@@ -233,8 +238,13 @@ template <int a, int b, int c, int d, SimdVector V>
 /// element.
 template <SimdVector V>
 [[nodiscard, gnu::always_inline]] inline V load(const lane_t<V>* from) noexcept {
-  if constexpr (detail::is_wide<V>) {
+  if constexpr (detail::is_wide<V> && !detail::is_pair<V>) {
     return {load<half_t<V>>(from), load<half_t<V>>(from + lane_count<V> / 2)};
+  } else if constexpr (detail::is_pair<V>) {
+    V vector;
+    std::memcpy(&vector.lower, from, sizeof(vector.lower));
+    std::memcpy(&vector.upper, from + lane_count<V> / 2, sizeof(vector.upper));
+    return vector;
   } else {
     V vector;
     std::memcpy(&vector, from, sizeof(V));
@@ -244,9 +254,12 @@ template <SimdVector V>
 
 /// Writes consecutive elements; `to` needs no more alignment than an element.
 template <SimdVector V> [[gnu::always_inline]] inline void store(V vector, lane_t<V>* to) noexcept {
-  if constexpr (detail::is_wide<V>) {
+  if constexpr (detail::is_wide<V> && !detail::is_pair<V>) {
     store(vector.lower, to);
     store(vector.upper, to + lane_count<V> / 2);
+  } else if constexpr (detail::is_pair<V>) {
+    std::memcpy(to, &vector.lower, sizeof(vector.lower));
+    std::memcpy(to + lane_count<V> / 2, &vector.upper, sizeof(vector.upper));
   } else {
     std::memcpy(to, &vector, sizeof(V));
   }
@@ -267,7 +280,8 @@ template <class V> [[nodiscard, gnu::always_inline]] constexpr V splat(lane_t<V>
   if constexpr (!SimdVector<V>) {
     return value;
   } else if constexpr (detail::is_wide<V>) {
-    return {splat<half_t<V>>(value), splat<half_t<V>>(value)};
+    const auto half = splat<half_t<V>>(value);
+    return {half, half};
   } else {
     return detail::splat_each<V>(value, std::make_index_sequence<lane_count<V>>{});
   }
@@ -281,6 +295,8 @@ requires(sizeof(To) == sizeof(From)) [[nodiscard, gnu::always_inline]] constexpr
     return from;
   } else if constexpr (!SimdVector<From>) {
     return std::bit_cast<To>(from);
+  } else if constexpr (detail::is_pair<From>) {
+    return {reinterpret_cast<half_t<To>>(from.lower), reinterpret_cast<half_t<To>>(from.upper)};
   } else if constexpr (detail::is_wide<From>) {
     return {bit_cast_to<half_t<To>>(from.lower), bit_cast_to<half_t<To>>(from.upper)};
   } else {
@@ -386,7 +402,10 @@ requires std::is_arithmetic_v<T>
 template <SimdVector V>
 requires(sizeof(lane_t<V>) == 4) [[nodiscard, gnu::always_inline]] inline V
     select(detail::vector_of<std::int32_t, lane_count<V>> mask, V if_true, V if_false) noexcept {
-  if constexpr (detail::is_wide<V>) {
+  if constexpr (detail::is_pair<V>) {
+    return {mask.lower ? if_true.lower : if_false.lower,
+            mask.upper ? if_true.upper : if_false.upper};
+  } else if constexpr (detail::is_wide<V>) {
     return {select(mask.lower, if_true.lower, if_false.lower),
             select(mask.upper, if_true.upper, if_false.upper)};
   } else {
@@ -505,11 +524,10 @@ using FusedRegister = float __attribute__((vector_size(16)));
 #endif
 
 /// The vector, or lanes of the number.
-template <class Register, class T>
-[[nodiscard, gnu::always_inline]] inline Register register_of(const T& value) noexcept {
+template <class V, class T>
+[[nodiscard, gnu::always_inline]] inline V register_of(const T& value) noexcept {
   if constexpr (std::is_arithmetic_v<T>) {
-    return splat_each<Register>(static_cast<float>(value),
-                                std::make_index_sequence<sizeof(Register) / sizeof(float)>{});
+    return splat<V>(static_cast<float>(value));
   } else {
     return value;
   }
@@ -536,7 +554,12 @@ requires(!(std::is_arithmetic_v<A> && std::is_arithmetic_v<B> && std::is_arithme
     [[nodiscard, gnu::always_inline]] inline auto multiply_add(A a, B b, C c) noexcept {
 #if defined(UNIT_SCALING_HAS_FMA)
   using V = decltype(a * b + c);
-  if constexpr (sizeof(V) > sizeof(detail::FusedRegister) || std::is_class_v<V>) {
+  if constexpr (std::is_class_v<V> && sizeof(V) == 2 * sizeof(detail::FusedRegister)) {
+    const V x = detail::register_of<V>(a);
+    const V y = detail::register_of<V>(b);
+    const V z = detail::register_of<V>(c);
+    return V{detail::fuse(x.lower, y.lower, z.lower), detail::fuse(x.upper, y.upper, z.upper)};
+  } else if constexpr (sizeof(V) > sizeof(detail::FusedRegister) || std::is_class_v<V>) {
     return join(multiply_add(lower_half(a), lower_half(b), lower_half(c)),
                 multiply_add(upper_half(a), upper_half(b), upper_half(c)));
   } else {

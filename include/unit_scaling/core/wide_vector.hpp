@@ -36,18 +36,6 @@ template <class Half> struct WideVector {
   Half lower;
   Half upper;
 
-  /// Undefined lanes, as in a vector of the extensions; `WideVector{}` has zeros.
-  constexpr WideVector() = default;
-  [[gnu::always_inline]] constexpr WideVector(const Half& lower_half,
-                                              const Half& upper_half) noexcept
-      : lower(lower_half), upper(upper_half) {}
-  /// From all lanes, the first one in memory first.
-  template <class... Numbers>
-  requires(sizeof...(Numbers) == 2 * half_count && (std::is_arithmetic_v<Numbers> && ...))
-      [[gnu::always_inline]] constexpr WideVector(Numbers... lanes_of_both) noexcept
-      : WideVector(Row{static_cast<Lane>(lanes_of_both)...},
-                   std::make_index_sequence<half_count>{}) {}
-
   /// The lane of that number, from 0.
   [[nodiscard, gnu::always_inline]] constexpr Lane operator[](std::size_t lane) const noexcept {
     return lane < half_count ? lower[lane] : upper[lane - half_count];
@@ -58,28 +46,45 @@ template <class Half> struct WideVector {
     return reinterpret_cast<Lane*>(this)[lane];
   }
 
+  // Each makes its result in place: a call more, of a constructor or a function that joins halves,
+  // would be inlined for each operator of a program, and more for a compiler to remember.
   [[nodiscard, gnu::always_inline]] constexpr WideVector operator-() const noexcept {
-    return {-lower, -upper};
+    WideVector result;
+    result.lower = -lower;
+    result.upper = -upper;
+    return result;
   }
   [[nodiscard, gnu::always_inline]] constexpr WideVector operator~() const noexcept {
-    return {~lower, ~upper};
+    WideVector result;
+    result.lower = ~lower;
+    result.upper = ~upper;
+    return result;
   }
 
 #define UNIT_SCALING_OPERATOR_OF_HALVES(op)                                                        \
   [[nodiscard, gnu::always_inline]] constexpr auto operator op(const WideVector& right)            \
       const noexcept {                                                                             \
-    return join(lower op right.lower, upper op right.upper);                                       \
+    WideVector<decltype(lower op right.lower)> result;                                             \
+    result.lower = lower op right.lower;                                                           \
+    result.upper = upper op right.upper;                                                           \
+    return result;                                                                                 \
   }                                                                                                \
   template <class Number>                                                                          \
   requires(stands_for_lanes<Number>) [[nodiscard, gnu::always_inline]] constexpr auto operator op( \
       Number right) const noexcept {                                                               \
-    return join(lower op static_cast<Lane>(right), upper op static_cast<Lane>(right));             \
+    WideVector<decltype(lower op static_cast<Lane>(right))> result;                                \
+    result.lower = lower op static_cast<Lane>(right);                                              \
+    result.upper = upper op static_cast<Lane>(right);                                              \
+    return result;                                                                                 \
   }
-#define UNIT_SCALING_OPERATOR_OF_NUMBER(op)                                                      \
-  template <class Number>                                                                        \
-  requires(stands_for_lanes<Number>) [[nodiscard, gnu::always_inline]] friend constexpr auto     \
-  operator op(Number left, const WideVector& right) noexcept {                                   \
-    return join(static_cast<Lane>(left) op right.lower, static_cast<Lane>(left) op right.upper); \
+#define UNIT_SCALING_OPERATOR_OF_NUMBER(op)                                                  \
+  template <class Number>                                                                    \
+  requires(stands_for_lanes<Number>) [[nodiscard, gnu::always_inline]] friend constexpr auto \
+  operator op(Number left, const WideVector& right) noexcept {                               \
+    WideVector<decltype(static_cast<Lane>(left) op right.lower)> result;                     \
+    result.lower = static_cast<Lane>(left) op right.lower;                                   \
+    result.upper = static_cast<Lane>(left) op right.upper;                                   \
+    return result;                                                                           \
   }
 #define UNIT_SCALING_ASSIGNMENT_OF_HALVES(op)                                                \
   template <class Right>                                                                     \
@@ -127,19 +132,6 @@ template <class Half> struct WideVector {
 #undef UNIT_SCALING_OPERATOR_OF_HALVES
 #undef UNIT_SCALING_OPERATOR_OF_NUMBER
 #undef UNIT_SCALING_ASSIGNMENT_OF_HALVES
-
- private:
-  /// Both halves of a result, which may have lanes of another type.
-  template <class Result>
-  [[nodiscard, gnu::always_inline]] static constexpr WideVector<Result> join(
-      const Result& lower_half, const Result& upper_half) noexcept {
-    return {lower_half, upper_half};
-  }
-
-  using Row = std::array<Lane, 2 * half_count>;
-  template <std::size_t... lane>
-  [[gnu::always_inline]] constexpr WideVector(const Row& row, std::index_sequence<lane...>) noexcept
-      : lower{row[lane]...}, upper{row[half_count + lane]...} {}
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE

@@ -184,8 +184,13 @@ void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uin
             __builtin_prefetch(from + 4 * step);
             return elements.template run<Words>(from);
           },
-          [](const auto& rows, auto& columns)
-              __attribute__((always_inline)) { detail::transpose_block(rows, columns); });
+          [](const auto& rows, auto& columns) __attribute__((always_inline)) {
+            if constexpr (decodes_fours<Words, T>) {  // less than four of these steps are left
+              detail::transpose_rarely(rows, columns);
+            } else {
+              detail::transpose_block(rows, columns);
+            }
+          });
     }
   }
   for (; p < source.depth; p += step) {

@@ -140,8 +140,17 @@ template <class Words, std::size_t groups, class T>
     add_products<Words>(words, steps, vectors + at / Words::depth * most_skinny_vectors, count,
                         sums, stride);
   };
-  const auto transpose = [](uint32x16(&block)[lanes]) __attribute__((always_inline)) {
-    transpose_16x16(block);
+  const auto transpose_by_call = [](uint32x16(&rows)[lanes]) {
+    uint32x16 columns[lanes];
+    transpose_rarely(rows, columns);
+    std::copy_n(columns, lanes, rows);
+  };
+  const auto transpose = [=](uint32x16(&block)[lanes]) __attribute__((always_inline)) {
+    if constexpr (block_rows == lanes) {
+      transpose_16x16(block);
+    } else {
+      transpose_by_call(block);  // it works through memory anyway
+    }
   };
   uint32x16 block[groups][lanes];
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
@@ -215,11 +224,7 @@ template <class Words, std::size_t groups, class T>
           std::copy_n(from, left, part);
           return elements.template run<Words>(part);
         },
-        [](uint32x16(&rows)[lanes]) {
-          uint32x16 columns[lanes];
-          transpose_rarely(rows, columns);
-          std::copy_n(columns, lanes, rows);
-        });
+        transpose_by_call);
     // No step beyond the depth: + 0 · 0 would make a sum of −0 positive.
     add_block((left + Words::depth - 1) / Words::depth);
   }
@@ -234,8 +239,7 @@ template <class Words, std::size_t groups, class T>
 template <class Words, class T>
 void multiply_contiguous(const PanelSource<T>& source, std::size_t count,
                          const std::uint32_t* vectors, float* sums, std::size_t stride) {
-  constexpr std::size_t most_groups =
-      looks_up_fours<Words, T>() ? 4 : (decodes_fours<Words, T> ? 2 : 1);
+  constexpr std::size_t most_groups = looks_up_fours<Words, T>() ? 4 : 1;
   PanelSource<T> rest = source;
   while (rest.lane_count > 0) {
     const bool is_whole = rest.lane_count >= most_groups * lanes;

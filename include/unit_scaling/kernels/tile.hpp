@@ -167,7 +167,7 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
         always_inline)) { sum[i][j] = multiply_add_words<Words>(sum[i][j], a(i, p), column[j]); });
   };
   std::size_t p = 0;
-  if constexpr (steps_ahead != 0) {
+  if constexpr (steps_ahead != 0 && rows == tile_rows) {
     constexpr std::size_t line_registers = unit_scaling::detail::line_bytes / register_bytes;
     // A smaller panel stays in the first-level cache for the next tile.
     constexpr std::size_t least_depth = (std::size_t{32} << 10) / (tile_columns * sizeof(float));
