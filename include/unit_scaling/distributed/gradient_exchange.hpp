@@ -29,6 +29,7 @@
 #include "unit_scaling/distributed/gradient_wire.hpp"
 #include "unit_scaling/distributed/message_header.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
+#include "unit_scaling/distributed/recording.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
 
@@ -211,19 +212,6 @@ class GradientExchange {
     return 1;
   }
 
-  /// Which gradients of a source are meant: those of a Tape change from step to step.
-  struct Recording {
-    const void* source = nullptr;
-    std::uint64_t step = 0;
-    friend bool operator==(const Recording&, const Recording&) = default;
-  };
-  template <optim::GradientSource Gradients>
-  [[nodiscard]] static Recording recording_of(const Gradients& source) {
-    Recording result{.source = &source};
-    if constexpr (requires { std::uint64_t{source.step()}; }) result.step = source.step();
-    return result;
-  }
-
   /// @throws CommunicationError after an exchange that failed.
   void require_no_failure() const {
     if (!has_failed_) return;
@@ -244,7 +232,7 @@ class GradientExchange {
   /// Begins a step with the gradients of a recording, or goes on with it.
   /// @throws CommunicationError if those of another one were taken: what other ranks have of them
   ///         cannot be taken back.
-  void begin_or_go_on(const Recording& recording, std::size_t batches) {
+  void begin_or_go_on(const detail::Recording& recording, std::size_t batches) {
     if (!recording_) {
       begin(batches);
       recording_ = recording;
@@ -323,7 +311,7 @@ class GradientExchange {
   std::vector<bool> is_final_;   ///< gradients of the places, in this step on this rank
   detail::BucketOrder order_;
   std::uint64_t step_ = 0;
-  std::optional<Recording> recording_;  ///< whose gradients are exchanged, once a step has begun
+  std::optional<detail::Recording> recording_;  ///< of the step that has begun
   bool is_complete_ = false;
   bool has_failed_ = false;
 };
@@ -346,7 +334,7 @@ void GradientExchange::take(const Gradients& source, const Parameter& parameter)
   check_shape(source, buckets().places()[*number]);
   const std::size_t batches = batches_of(source);
   require_size(name, "a number of batches", batches);
-  begin_or_go_on(recording_of(source), batches);
+  begin_or_go_on(detail::recording_of(source), batches);
   require(!is_final_[*number], name,
           "expected an exchange after each backward, got the gradient of '", parameter.name,
           "' twice");
@@ -364,7 +352,7 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
           "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
           batches);
   for (const auto& place : buckets().places()) check_shape(source, place);
-  begin_or_go_on(recording_of(source), batches);
+  begin_or_go_on(detail::recording_of(source), batches);
   if (ranks_->size() == 1) {
     sums_.copy(source);
   } else {
