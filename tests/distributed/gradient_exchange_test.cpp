@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <barrier>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -11,9 +12,11 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +41,7 @@ using distributed::Combination;
 using distributed::CommunicationError;
 using distributed::Communicator;
 using distributed::GradientExchange;
+using distributed::GradientTree;
 using distributed::ParameterShares;
 using distributed::run_thread_ranks;
 using distributed::WireScaling;
@@ -145,7 +149,7 @@ TEST(GradientExchange, OneRankCombinesTheBatchesOfATreeAsSeveralRanksDo) {
     for (const std::size_t count : {1U, 2U, 4U}) {
       run_thread_ranks(count, [&](Communicator& ranks) {
         GivenParameters given({3});
-        distributed::GradientTree tree(given.pointers());
+        GradientTree tree(given.pointers());
         for (std::size_t k = 0; k < 4 / count; ++k) tree.add(given.gradients(Numbers(3, 1)));
         GradientExchange exchange(ranks, given.pointers(), {.combination = each.first});
         // What `use` returns is of no use to anyone.
@@ -574,8 +578,8 @@ TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
         const Options options{.format = format, .bucket_elements = 200};
         GradientExchange late(ranks, pointers, options);
         GradientExchange early(ranks, pointers, options);
-        distributed::GradientTree tree(pointers);
-        distributed::GradientTree early_tree(pointers);
+        GradientTree tree(pointers);
+        GradientTree early_tree(pointers);
         for (std::uint64_t step = 0; step < 2; ++step) {
           tree.clear();
           early_tree.clear();
@@ -599,6 +603,62 @@ TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
       });
     }
   }
+}
+
+TEST(GradientExchange, SendsNoGradientOfATreeThatIsNotFinalAndExchangesNoneThatIsNotWhole) {
+  for (const std::size_t count : {1U, 2U}) {
+    run_thread_ranks(count, [&](Communicator& ranks) {
+      GivenParameters given({4, 4});
+      Parameter& first = given.parameters[0];
+      Parameter& last = given.parameters[1];
+      const GivenGradients batch = given.gradients(Numbers(8, 1));
+      GradientExchange exchange(ranks, given.pointers(),
+                                {.combination = Combination::sum, .bucket_elements = 4});
+      GradientTree tree(given.pointers());
+      const auto expect_refusal_of_part = [&] {
+        const std::initializer_list<std::string_view> parts{"GradientExchange", "whole batches"};
+        expect_domain_error([&] { exchange.exchange(tree); }, parts);
+        expect_domain_error([&] { exchange.exchange(tree, 2); }, parts);
+        expect_domain_error(
+            [&] { exchange.with_sum(tree, [](const auto&) { FAIL() << "of a part"; }); }, parts);
+      };
+      tree.add(batch);
+      tree.add(batch, last);
+      expect_domain_error([&] { exchange.take(tree, first); },
+                          {"GradientExchange", "'p0'", "last batch"});
+      expect_refusal_of_part();
+      exchange.take(tree, last);
+      expect_refusal_of_part();
+      tree.add(batch, first);
+      exchange.take(tree, first);
+      expect_refusal_of_part();  // all is there, and its end is not told
+      tree.add(batch);
+      exchange.exchange(tree);
+      const auto all = 2 * static_cast<float>(count);
+      EXPECT_EQ(exchange.gradient(first), Array<float>::filled({4}, all));
+      EXPECT_EQ(exchange.gradient(last), Array<float>::filled({4}, all));
+    });
+  }
+}
+
+TEST(GradientExchange, NoBatchIsAddedToATreeOfWhichGradientsWereTaken) {
+  const std::string text = error_of_ranks(2, [](Communicator& ranks) {
+    GivenParameters given({4, 4, 4});
+    const GivenGradients batch = given.gradients(Numbers(12, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 8});
+    GradientTree tree(given.pointers());
+    const std::initializer_list<std::string_view> parts{"GradientExchange", "as many batches",
+                                                        "taken, 1, got 2"};
+    tree.add(batch);
+    exchange.take(tree, given.parameters[2]);  // before the add of its last batch
+    tree.add(batch, given.parameters[1]);
+    expect_domain_error([&] { exchange.take(tree, given.parameters[1]); }, parts);
+    EXPECT_EQ(exchange.statistics().sent_bytes, 0U);
+    tree.add(batch);
+    expect_domain_error([&] { exchange.take(tree, given.parameters[0]); }, parts);
+    expect_domain_error([&] { exchange.exchange(tree); }, parts);
+  });
+  EXPECT_EQ(text, "");
 }
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
@@ -769,18 +829,19 @@ struct GradientsOfStep : GivenGradients {
   [[nodiscard]] std::uint64_t step() const { return number; }
 };
 
-TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
-  // As if backward had thrown after its first gradient was sent.
-  for (const bool is_of_step : {false, true}) {
-    const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
-      GivenParameters given({4, 4});
-      GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
-      GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
-      const GradientsOfStep other = gradients;
-      exchange.take(gradients, given.parameters[1]);
-      ranks.barrier();  // Both have sent, before one gives up.
-      if (is_of_step) gradients.number = 1;
-      const GradientsOfStep& next = is_of_step ? gradients : other;
+/// Expects that two ranks that have sent a gradient of one recording send none of another.
+/// @param step `step(given, take, refuse)` calls `take(source)`, and then `refuse(next)`.
+template <class Step> void expect_rest_is_not_taken_from_another(const Step& step) {
+  std::barrier both_have_sent(2);
+  const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
+    GivenParameters given({4, 4});
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    const auto take = [&](const auto& source) {
+      exchange.take(source, given.parameters[1]);
+      EXPECT_GT(exchange.statistics().sent_bytes, 0U);
+      both_have_sent.arrive_and_wait();  // before one gives up
+    };
+    const auto refuse = [&](const auto& next) {
       const auto expect_refusal = [](const auto& body) {
         expect_error<CommunicationError>(body, {"GradientExchange", "gradients were taken"});
       };
@@ -789,11 +850,47 @@ TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
       } else {
         expect_refusal([&] { exchange.take(next, given.parameters[0]); });
       }
-      expect_error<CommunicationError>([&] { exchange.exchange(gradients); },
+      expect_error<CommunicationError>([&] { exchange.exchange(next); },
                                        {"GradientExchange", "one before it failed"});
-    });
-    EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
-  }
+    };
+    step(given, take, refuse);
+  });
+  EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
+}
+
+TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
+  // As if backward had thrown after its first gradient was sent.
+  expect_rest_is_not_taken_from_another([](auto& given, const auto& take, const auto& refuse) {
+    GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
+    take(gradients);
+    gradients.number = 1;
+    refuse(gradients);
+  });
+  expect_rest_is_not_taken_from_another([](auto& given, const auto& take, const auto& refuse) {
+    const GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
+    const GradientsOfStep other = gradients;
+    take(gradients);
+    refuse(other);
+  });
+  const auto begin = [](GradientTree& tree, auto& given, const auto& take) {
+    const GivenGradients bad = given.gradients(Numbers(8, 1000));
+    tree.add(bad, given.parameters[1]);
+    take(tree);
+  };
+  expect_rest_is_not_taken_from_another([&](auto& given, const auto& take, const auto& refuse) {
+    GradientTree tree(given.pointers());
+    begin(tree, given, take);
+    tree.clear();
+    tree.add(given.gradients(Numbers(8, 1)));
+    refuse(tree);
+  });
+  expect_rest_is_not_taken_from_another([&](auto& given, const auto& take, const auto& refuse) {
+    std::optional<GradientTree> tree(given.pointers());
+    begin(*tree, given, take);
+    tree.emplace(given.pointers());
+    tree->add(given.gradients(Numbers(8, 1)));
+    refuse(*tree);
+  });
 }
 
 TEST(GradientExchange, AMessageToAnOwnerThatIsChangedIsAnError) {
@@ -1080,7 +1177,7 @@ TEST(GradientExchange, ABatchWithoutAGradientAddsNothingWhicheverRankHasIt) {
     std::vector<std::uint32_t> result;
     run_thread_ranks(count, [&](Communicator& ranks) {
       GivenParameters given({2});
-      distributed::GradientTree tree(given.pointers());
+      GradientTree tree(given.pointers());
       for (std::size_t k = ranks.rank() * 2 / count; k < (ranks.rank() + 1) * 2 / count; ++k) {
         tree.add(k == batch_with_gradient ? given.gradients(Numbers{-0.0F, 0.0F})
                                           : GivenGradients{});

@@ -157,6 +157,7 @@ class GradientExchange {
   void with_sum(const Gradients& source, const Use& use) {
     const std::size_t batches = batches_of(source);
     if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
+      require_whole(source);
       use(source);
       return;
     }
@@ -212,6 +213,24 @@ class GradientExchange {
     return 1;
   }
 
+  /// @throws DomainError if a source has a batch in part.
+  template <optim::GradientSource Gradients> static void require_whole(const Gradients& source) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) {
+      require(source.is_whole(), name,
+              "expected a tree of whole batches, got one with a batch in part; "
+              "GradientTree::add(gradients) adds the rest");
+    }
+  }
+
+  /// @throws DomainError if a source has a batch in part, without the gradient of this parameter.
+  template <optim::GradientSource Gradients>
+  static void require_whole(const Gradients& source, const Parameter& parameter) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) {
+      require(source.is_whole(parameter), name, "expected the gradient of '", parameter.name,
+              "' in the last batch of a tree before it is taken, got the batch without it");
+    }
+  }
+
   /// @throws CommunicationError after an exchange that failed.
   void require_no_failure() const {
     if (!has_failed_) return;
@@ -231,17 +250,21 @@ class GradientExchange {
 
   /// Begins a step with the gradients of a recording, or goes on with it.
   /// @throws CommunicationError if those of another one were taken: what other ranks have of them
-  ///         cannot be taken back.
+  ///         cannot be taken back. DomainError if they were of another number of batches.
   void begin_or_go_on(const detail::Recording& recording, std::size_t batches) {
     if (!recording_) {
       begin(batches);
       recording_ = recording;
     }
-    if (*recording_ == recording) return;
-    has_failed_ = true;
-    throw CommunicationError(std::string(name) +
-                             ": expected the rest of the recording of which gradients were taken, "
-                             "got another one");
+    if (*recording_ != recording) {
+      has_failed_ = true;
+      throw CommunicationError(std::string(name) +
+                               ": expected the rest of the recording of which gradients were "
+                               "taken, got another one");
+    }
+    require(batches == sums_.batches(), name,
+            "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
+            batches);
   }
 
   /// Begins a step, of which there are no gradients before its end.
@@ -328,7 +351,9 @@ void GradientExchange::check_shape(const Gradients& source, const GradientBucket
 template <optim::GradientSource Gradients>
 void GradientExchange::take(const Gradients& source, const Parameter& parameter) {
   const auto number = buckets().number_of(parameter);
-  if (ranks_->size() == 1 || !number) return;
+  if (!number) return;
+  require_whole(source, parameter);
+  if (ranks_->size() == 1) return;
   const DefaultArithmetic arithmetic;
   require_no_failure();
   check_shape(source, buckets().places()[*number]);
@@ -347,10 +372,8 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   const DefaultArithmetic arithmetic;
   is_complete_ = false;
   require_no_failure();
+  require_whole(source);
   require_size(name, "a number of batches", batches);
-  require(!recording_ || batches == sums_.batches(), name,
-          "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
-          batches);
   for (const auto& place : buckets().places()) check_shape(source, place);
   begin_or_go_on(detail::recording_of(source), batches);
   if (ranks_->size() == 1) {

@@ -141,6 +141,15 @@ class GradientTree {
   /// How many batches were added since `clear`, one of which some gradients were added included.
   [[nodiscard]] std::size_t count() const { return sum_.count() + (leaf_.empty() ? 0 : 1); }
 
+  /// Whether no batch is added in part.
+  [[nodiscard]] bool is_whole() const { return leaf_.empty(); }
+
+  /// Whether the gradient of a parameter is that of all batches, of one that is added in part too.
+  [[nodiscard]] bool is_whole(const Parameter& parameter) const {
+    const auto found = numbers_.find(&parameter);
+    return is_whole() || found == numbers_.end() || parameters_[found->second].is_early;
+  }
+
   /// Which sum it is: another number after each `clear`, and of each tree of the process.
   [[nodiscard]] std::uint64_t step() const { return step_; }
 
