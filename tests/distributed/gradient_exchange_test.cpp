@@ -21,6 +21,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -816,6 +817,9 @@ TEST(GradientExchange, NoExchangeFollowsOneThatFailed) {
                          expect_refusal([&] { exchange.exchange(source); });
                          expect_refusal([&] { exchange.take(source, given.parameters[0]); });
                          expect_refusal([&] { exchange.with_sum(source, [](const auto&) {}); });
+                         // Other ranks are in another step, for other work as well.
+                         expect_error<CommunicationError>([&] { ranks.barrier(); },
+                                                          {"barrier", "did not succeed: "});
                          throw;
                        }
                      }),
@@ -891,6 +895,71 @@ TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
     tree->add(given.gradients(Numbers(8, 1)));
     refuse(*tree);
   });
+}
+
+TEST(GradientExchange, NoOperationOfOthersComesBetweenTakeAndTheEndOfItsExchange) {
+  for (int repetition = 0; repetition < 50; ++repetition) {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({4, 4, 4});
+      GivenParameters others({4, 4});
+      GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+      GradientExchange other(ranks, others.pointers(), {.bucket_elements = 4});
+      const GivenGradients source = given.gradients(Numbers(12, 1));
+      const GivenGradients of_others = others.gradients(Numbers(8, 1));
+      const auto expect_refusal = [&](const auto& body) {
+        expect_error<CommunicationError>(
+            body, {"on rank " + std::to_string(ranks.rank()), "GradientExchange", "has begun"});
+      };
+      const auto expect_refusals = [&] {
+        expect_refusal([&] { ranks.barrier(); });
+        expect_refusal([&] { other.take(of_others, others.parameters[0]); });
+        expect_refusal([&] { other.exchange(of_others); });
+      };
+      for (int step = 0; step < 5; ++step) {
+        for (const std::size_t k : {2U, 1U, 0U}) {
+          exchange.take(source, given.parameters[k]);
+          if ((step + static_cast<int>(k + ranks.rank())) % 2 == 0) std::this_thread::yield();
+          expect_refusals();
+        }
+        expect_domain_error([&] { exchange.exchange(source, 2); }, {"as many batches"});
+        expect_refusals();
+        exchange.exchange(source);
+        ranks.barrier();
+        other.take(of_others, others.parameters[1]);
+        expect_refusal([&] { exchange.take(source, given.parameters[2]); });
+        other.exchange(of_others);
+        EXPECT_EQ(exchange.gradient(given.parameters[0]), other.gradient(others.parameters[0]));
+      }
+    });
+  }
+}
+
+TEST(GradientExchange, StaysWhereItIs) {
+  EXPECT_FALSE(std::is_move_constructible_v<GradientExchange>);
+  EXPECT_FALSE(std::is_move_assignable_v<GradientExchange>);
+}
+
+TEST(GradientExchange, OthersGoOnAfterOneThatIsDestroyedBeforeItsExchangeIfItHasSentNothing) {
+  for (const bool has_sent : {false, true}) {
+    std::barrier have_taken(2);
+    const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({2, 2, 4});
+      const GivenGradients source = given.gradients(Numbers(8, 1));
+      {
+        GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+        if (has_sent) exchange.take(source, given.parameters[2]);
+        have_taken.arrive_and_wait();
+        exchange.take(source, given.parameters[1]);  // finds all that was sent
+      }
+      ranks.barrier();
+    });
+    if (has_sent) {
+      EXPECT_NE(text.find("GradientExchange on rank "), std::string::npos) << text;
+      EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
+    } else {
+      EXPECT_EQ(text, "");
+    }
+  }
 }
 
 TEST(GradientExchange, AMessageToAnOwnerThatIsChangedIsAnError) {
