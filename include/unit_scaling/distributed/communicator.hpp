@@ -33,7 +33,8 @@ class CommunicationError : public std::runtime_error {
 /// communicator.
 ///
 /// Who destroys a request before it is over gives up the operation. The memory is the caller's
-/// again then, and all later operations of the communicator throw.
+/// again then, and all later operations of the communicator throw. An engine may have to wait for
+/// that, unless it may keep the memory: see `keep`.
 class Request {
  public:
   /// What an engine knows of an operation. After the destructor, and after a call that throws, the
@@ -47,6 +48,8 @@ class Request {
     virtual ~Operation() = default;
     [[nodiscard]] virtual bool is_done() = 0;
     virtual void wait() = 0;
+    /// Is given what owns the memory of the operation, which may be kept instead of left alone.
+    virtual void keep(std::shared_ptr<const void> /*memory*/) {}
   };
 
   Request() = default;
@@ -69,6 +72,13 @@ class Request {
   ///         which begins with this call.
   void wait() {
     if (const auto operation = std::exchange(operation_, nullptr)) operation->wait();
+  }
+
+  /// Lets the engine share what owns the memory of the operation. If that fails or is given up, the
+  /// engine need not wait until it has left the memory alone: so an exception that gives it up is
+  /// not held back.
+  void keep(std::shared_ptr<const void> memory) {
+    if (operation_) operation_->keep(std::move(memory));
   }
 
  private:
@@ -165,7 +175,7 @@ class Communicator {
     ~Work() {
       if (communicator_->work_ != this) return;
       communicator_->work_ = nullptr;
-      if (has_started_) communicator_->fail(communicator_->place_of(name_) + "it was given up");
+      if (has_started_) communicator_->give_up(name_, exceptions_);
     }
 
     /// @throws CommunicationError while there is other work.
@@ -199,6 +209,7 @@ class Communicator {
 
     Communicator* communicator_;
     std::string_view name_;
+    int exceptions_ = std::uncaught_exceptions();
     bool is_going_ = false;
     bool has_started_ = false;  ///< an operation
   };
@@ -231,7 +242,7 @@ class Communicator {
     Tracked(const Tracked&) = delete;
     Tracked& operator=(const Tracked&) = delete;
     ~Tracked() override {
-      if (!is_done_) communicator_->fail(communicator_->place_of(operation_) + "it was given up");
+      if (!is_done_) communicator_->give_up(operation_, exceptions_);
     }
 
     [[nodiscard]] bool is_done() override {
@@ -242,11 +253,13 @@ class Communicator {
       communicator_->or_fail([&] { request_.wait(); });
       is_done_ = true;
     }
+    void keep(std::shared_ptr<const void> memory) override { request_.keep(std::move(memory)); }
 
    private:
     Communicator* communicator_;
     std::string_view operation_;
     Request request_;
+    int exceptions_ = std::uncaught_exceptions();
     bool is_done_ = false;
   };
 
@@ -276,6 +289,12 @@ class Communicator {
       fail(error.what());
       throw;
     }
+  }
+
+  /// @param exceptions that were not caught when it began
+  void give_up(std::string_view operation, int exceptions) {
+    const bool is_thrown = std::uncaught_exceptions() > exceptions;
+    fail(place_of(operation) + "it was given up" + (is_thrown ? " by an exception" : ""));
   }
 
   /// @throws CommunicationError if there is work in which others have no place. Nothing is sent.
