@@ -1107,6 +1107,35 @@ TEST(GradientExchange, TellsHowLongARankWaitedForAnother) {
   EXPECT_LT(waited[1], late);
 }
 
+TEST(GradientExchange, TellsHowLongItLookedAtMessagesWithoutWaiting) {
+  constexpr auto time = std::chrono::milliseconds(20);
+  std::barrier have_sent(2);
+  run_thread_ranks(2, [&](Communicator& engine) {
+    // A look that finds all takes some time, as where an engine copies what has come.
+    Tampering ranks(engine,
+                    [&](std::span<std::byte>, std::size_t) { std::this_thread::sleep_for(time); });
+    GivenParameters given({2, 2, 4});
+    const GivenGradients source = given.gradients(Numbers(8, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    for (int step = 0; step < 2; ++step) {
+      exchange.take(source, given.parameters[2]);
+      have_sent.arrive_and_wait();
+      EXPECT_LT(exchange.statistics().looked, time) << "of this step alone";
+      exchange.take(source, given.parameters[1]);  // finds the terms of the first bucket
+      if (ranks.rank() == 0) {
+        EXPECT_GE(exchange.statistics().looked, time);
+      }
+      EXPECT_EQ(exchange.statistics().waited.count(), 0);
+      exchange.exchange(source);
+      // Of terms and sums of two buckets, each is found by a look, or waited for.
+      const auto all = exchange.statistics().looked + exchange.statistics().waited;
+      if (ranks.rank() == 0) {
+        EXPECT_GE(all, 4 * time);
+      }
+    }
+  });
+}
+
 constexpr std::size_t measured = 1024;
 
 /// Normal numbers of a seed, made once.

@@ -41,8 +41,12 @@ struct ExchangeStatistics {
   std::uint64_t sent_bytes = 0;  ///< to other ranks, by this one, headers included
   /// Finite numbers beyond the format that became its largest, on all ranks together.
   std::uint64_t saturated = 0;
-  /// How long this rank waited for messages; what the engine copies meanwhile included.
+  /// How long this rank waited for messages, and how long it looked at them without waiting, when
+  /// it was told of a gradient and between waits. What the engine copies meanwhile is included:
+  /// where messages move in looks, less waiting may be more looking. The sum is what messages cost
+  /// beside rounding and adding.
   std::chrono::steady_clock::duration waited{};
+  std::chrono::steady_clock::duration looked{};
 };
 
 namespace detail {
@@ -247,6 +251,14 @@ class BucketSums {
     const auto start = std::chrono::steady_clock::now();
     request.wait();
     statistics_.waited += std::chrono::steady_clock::now() - start;
+  }
+
+  /// Returns whether they have.
+  [[nodiscard]] bool is_done(Request& request) {
+    const auto start = std::chrono::steady_clock::now();
+    const bool result = request.is_done();
+    statistics_.looked += std::chrono::steady_clock::now() - start;
+    return result;
   }
 
   /// On one rank, all of this in one: the gradients of the source, times the factor.
