@@ -59,12 +59,17 @@ void train_as_threads_do(Communicator& ranks) {
   }
 }
 
-/// The same bits if gradients are sent while the tape unwinds.
+/// The same bits if gradients are sent while the tape unwinds, of one batch and through a tree.
 void send_early(Communicator& ranks) {
-  SmallTraining training{.batches = ranks.size(), .exchange = {.bucket_elements = 50}};
-  const SmallResult late = run_small_training(ranks, training);
-  training.sends_early = true;
-  expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
+  for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
+    for (const std::size_t batches : {1U, 2U}) {
+      SmallTraining training{.batches = batches * ranks.size(),
+                             .exchange = {.format = format, .bucket_elements = 50}};
+      const SmallResult late = run_small_training(ranks, training);
+      training.sends_early = true;
+      expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
+    }
+  }
 }
 
 /// The same bits if each rank keeps a share of the optimiser's states.
