@@ -37,7 +37,7 @@ double seconds_of(Clock::duration duration) {
 /// What a rank measured of the steps of one way in one round.
 struct Measured {
   double seconds = 0;
-  double waited = 0;  ///< seconds for messages
+  double waited = 0;  ///< seconds for messages, and in looks at them
   double sent = 0;    ///< bytes
 };
 
@@ -124,8 +124,9 @@ Measured train(Communicator& ranks, DecoderSteps<P>& decoder, const Way& way,
       continue;
     }
     way.exchange->with_sum(decoder.tape, [&](const auto& sum) { decoder.update(sum); });
-    measured.waited += seconds_of(way.exchange->statistics().waited);
-    measured.sent += static_cast<double>(way.exchange->statistics().sent_bytes);
+    const auto& statistics = way.exchange->statistics();
+    measured.waited += seconds_of(statistics.waited + statistics.looked);
+    measured.sent += static_cast<double>(statistics.sent_bytes);
   }
   measured.seconds = seconds_of(Clock::now() - start);
   return measured;

@@ -66,6 +66,7 @@ class Stages {
   [[nodiscard]] Request& sums(std::size_t k) { return sums_.at(k); }
   void take_sums(std::size_t k) { events_->done.push_back("taken " + std::to_string(k)); }
   static void wait(Request& request) { request.wait(); }
+  [[nodiscard]] static bool is_done(Request& request) { return request.is_done(); }
 
  private:
   void start(Request& request, const std::string& kind, std::size_t k) {

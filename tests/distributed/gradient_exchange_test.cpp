@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <barrier>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -11,13 +12,16 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -38,6 +42,7 @@ using distributed::Combination;
 using distributed::CommunicationError;
 using distributed::Communicator;
 using distributed::GradientExchange;
+using distributed::GradientTree;
 using distributed::ParameterShares;
 using distributed::run_thread_ranks;
 using distributed::WireScaling;
@@ -145,7 +150,7 @@ TEST(GradientExchange, OneRankCombinesTheBatchesOfATreeAsSeveralRanksDo) {
     for (const std::size_t count : {1U, 2U, 4U}) {
       run_thread_ranks(count, [&](Communicator& ranks) {
         GivenParameters given({3});
-        distributed::GradientTree tree(given.pointers());
+        GradientTree tree(given.pointers());
         for (std::size_t k = 0; k < 4 / count; ++k) tree.add(given.gradients(Numbers(3, 1)));
         GradientExchange exchange(ranks, given.pointers(), {.combination = each.first});
         // What `use` returns is of no use to anyone.
@@ -574,8 +579,8 @@ TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
         const Options options{.format = format, .bucket_elements = 200};
         GradientExchange late(ranks, pointers, options);
         GradientExchange early(ranks, pointers, options);
-        distributed::GradientTree tree(pointers);
-        distributed::GradientTree early_tree(pointers);
+        GradientTree tree(pointers);
+        GradientTree early_tree(pointers);
         for (std::uint64_t step = 0; step < 2; ++step) {
           tree.clear();
           early_tree.clear();
@@ -599,6 +604,62 @@ TEST(GradientExchange, TheLastOfSeveralBatchesIsSentEarlyAndTheSumIsTheSame) {
       });
     }
   }
+}
+
+TEST(GradientExchange, SendsNoGradientOfATreeThatIsNotFinalAndExchangesNoneThatIsNotWhole) {
+  for (const std::size_t count : {1U, 2U}) {
+    run_thread_ranks(count, [&](Communicator& ranks) {
+      GivenParameters given({4, 4});
+      Parameter& first = given.parameters[0];
+      Parameter& last = given.parameters[1];
+      const GivenGradients batch = given.gradients(Numbers(8, 1));
+      GradientExchange exchange(ranks, given.pointers(),
+                                {.combination = Combination::sum, .bucket_elements = 4});
+      GradientTree tree(given.pointers());
+      const auto expect_refusal_of_part = [&] {
+        const std::initializer_list<std::string_view> parts{"GradientExchange", "whole batches"};
+        expect_domain_error([&] { exchange.exchange(tree); }, parts);
+        expect_domain_error([&] { exchange.exchange(tree, 2); }, parts);
+        expect_domain_error(
+            [&] { exchange.with_sum(tree, [](const auto&) { FAIL() << "of a part"; }); }, parts);
+      };
+      tree.add(batch);
+      tree.add(batch, last);
+      expect_domain_error([&] { exchange.take(tree, first); },
+                          {"GradientExchange", "'p0'", "last batch"});
+      expect_refusal_of_part();
+      exchange.take(tree, last);
+      expect_refusal_of_part();
+      tree.add(batch, first);
+      exchange.take(tree, first);
+      expect_refusal_of_part();  // all is there, and its end is not told
+      tree.add(batch);
+      exchange.exchange(tree);
+      const auto all = 2 * static_cast<float>(count);
+      EXPECT_EQ(exchange.gradient(first), Array<float>::filled({4}, all));
+      EXPECT_EQ(exchange.gradient(last), Array<float>::filled({4}, all));
+    });
+  }
+}
+
+TEST(GradientExchange, NoBatchIsAddedToATreeOfWhichGradientsWereTaken) {
+  const std::string text = error_of_ranks(2, [](Communicator& ranks) {
+    GivenParameters given({4, 4, 4});
+    const GivenGradients batch = given.gradients(Numbers(12, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 8});
+    GradientTree tree(given.pointers());
+    const std::initializer_list<std::string_view> parts{"GradientExchange", "as many batches",
+                                                        "taken, 1, got 2"};
+    tree.add(batch);
+    exchange.take(tree, given.parameters[2]);  // before the add of its last batch
+    tree.add(batch, given.parameters[1]);
+    expect_domain_error([&] { exchange.take(tree, given.parameters[1]); }, parts);
+    EXPECT_EQ(exchange.statistics().sent_bytes, 0U);
+    tree.add(batch);
+    expect_domain_error([&] { exchange.take(tree, given.parameters[0]); }, parts);
+    expect_domain_error([&] { exchange.exchange(tree); }, parts);
+  });
+  EXPECT_EQ(text, "");
 }
 
 TEST(GradientExchange, RanksWithOtherOptionsOrNumbersOfBatchesEndWithAnError) {
@@ -756,6 +817,9 @@ TEST(GradientExchange, NoExchangeFollowsOneThatFailed) {
                          expect_refusal([&] { exchange.exchange(source); });
                          expect_refusal([&] { exchange.take(source, given.parameters[0]); });
                          expect_refusal([&] { exchange.with_sum(source, [](const auto&) {}); });
+                         // Other ranks are in another step, for other work as well.
+                         expect_error<CommunicationError>([&] { ranks.barrier(); },
+                                                          {"barrier", "did not succeed: "});
                          throw;
                        }
                      }),
@@ -769,18 +833,19 @@ struct GradientsOfStep : GivenGradients {
   [[nodiscard]] std::uint64_t step() const { return number; }
 };
 
-TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
-  // As if backward had thrown after its first gradient was sent.
-  for (const bool is_of_step : {false, true}) {
-    const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
-      GivenParameters given({4, 4});
-      GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
-      GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
-      const GradientsOfStep other = gradients;
-      exchange.take(gradients, given.parameters[1]);
-      ranks.barrier();  // Both have sent, before one gives up.
-      if (is_of_step) gradients.number = 1;
-      const GradientsOfStep& next = is_of_step ? gradients : other;
+/// Expects that two ranks that have sent a gradient of one recording send none of another.
+/// @param step `step(given, take, refuse)` calls `take(source)`, and then `refuse(next)`.
+template <class Step> void expect_rest_is_not_taken_from_another(const Step& step) {
+  std::barrier both_have_sent(2);
+  const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
+    GivenParameters given({4, 4});
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    const auto take = [&](const auto& source) {
+      exchange.take(source, given.parameters[1]);
+      EXPECT_GT(exchange.statistics().sent_bytes, 0U);
+      both_have_sent.arrive_and_wait();  // before one gives up
+    };
+    const auto refuse = [&](const auto& next) {
       const auto expect_refusal = [](const auto& body) {
         expect_error<CommunicationError>(body, {"GradientExchange", "gradients were taken"});
       };
@@ -789,10 +854,111 @@ TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
       } else {
         expect_refusal([&] { exchange.take(next, given.parameters[0]); });
       }
-      expect_error<CommunicationError>([&] { exchange.exchange(gradients); },
+      expect_error<CommunicationError>([&] { exchange.exchange(next); },
                                        {"GradientExchange", "one before it failed"});
+    };
+    step(given, take, refuse);
+  });
+  EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
+}
+
+TEST(GradientExchange, TheRestOfARecordingIsNotTakenFromAnother) {
+  // As if backward had thrown after its first gradient was sent.
+  expect_rest_is_not_taken_from_another([](auto& given, const auto& take, const auto& refuse) {
+    GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
+    take(gradients);
+    gradients.number = 1;
+    refuse(gradients);
+  });
+  expect_rest_is_not_taken_from_another([](auto& given, const auto& take, const auto& refuse) {
+    const GradientsOfStep gradients{given.gradients(Numbers(8, 1000))};
+    const GradientsOfStep other = gradients;
+    take(gradients);
+    refuse(other);
+  });
+  const auto begin = [](GradientTree& tree, auto& given, const auto& take) {
+    const GivenGradients bad = given.gradients(Numbers(8, 1000));
+    tree.add(bad, given.parameters[1]);
+    take(tree);
+  };
+  expect_rest_is_not_taken_from_another([&](auto& given, const auto& take, const auto& refuse) {
+    GradientTree tree(given.pointers());
+    begin(tree, given, take);
+    tree.clear();
+    tree.add(given.gradients(Numbers(8, 1)));
+    refuse(tree);
+  });
+  expect_rest_is_not_taken_from_another([&](auto& given, const auto& take, const auto& refuse) {
+    std::optional<GradientTree> tree(given.pointers());
+    begin(*tree, given, take);
+    tree.emplace(given.pointers());
+    tree->add(given.gradients(Numbers(8, 1)));
+    refuse(*tree);
+  });
+}
+
+TEST(GradientExchange, NoOperationOfOthersComesBetweenTakeAndTheEndOfItsExchange) {
+  for (int repetition = 0; repetition < 50; ++repetition) {
+    run_thread_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({4, 4, 4});
+      GivenParameters others({4, 4});
+      GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+      GradientExchange other(ranks, others.pointers(), {.bucket_elements = 4});
+      const GivenGradients source = given.gradients(Numbers(12, 1));
+      const GivenGradients of_others = others.gradients(Numbers(8, 1));
+      const auto expect_refusal = [&](const auto& body) {
+        expect_error<CommunicationError>(
+            body, {"on rank " + std::to_string(ranks.rank()), "GradientExchange", "has begun"});
+      };
+      const auto expect_refusals = [&] {
+        expect_refusal([&] { ranks.barrier(); });
+        expect_refusal([&] { other.take(of_others, others.parameters[0]); });
+        expect_refusal([&] { other.exchange(of_others); });
+      };
+      for (int step = 0; step < 5; ++step) {
+        for (const std::size_t k : {2U, 1U, 0U}) {
+          exchange.take(source, given.parameters[k]);
+          if ((step + static_cast<int>(k + ranks.rank())) % 2 == 0) std::this_thread::yield();
+          expect_refusals();
+        }
+        expect_domain_error([&] { exchange.exchange(source, 2); }, {"as many batches"});
+        expect_refusals();
+        exchange.exchange(source);
+        ranks.barrier();
+        other.take(of_others, others.parameters[1]);
+        expect_refusal([&] { exchange.take(source, given.parameters[2]); });
+        other.exchange(of_others);
+        EXPECT_EQ(exchange.gradient(given.parameters[0]), other.gradient(others.parameters[0]));
+      }
     });
-    EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
+  }
+}
+
+TEST(GradientExchange, StaysWhereItIs) {
+  EXPECT_FALSE(std::is_move_constructible_v<GradientExchange>);
+  EXPECT_FALSE(std::is_move_assignable_v<GradientExchange>);
+}
+
+TEST(GradientExchange, OthersGoOnAfterOneThatIsDestroyedBeforeItsExchangeIfItHasSentNothing) {
+  for (const bool has_sent : {false, true}) {
+    std::barrier have_taken(2);
+    const std::string text = error_of_ranks(2, [&](Communicator& ranks) {
+      GivenParameters given({2, 2, 4});
+      const GivenGradients source = given.gradients(Numbers(8, 1));
+      {
+        GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+        if (has_sent) exchange.take(source, given.parameters[2]);
+        have_taken.arrive_and_wait();
+        exchange.take(source, given.parameters[1]);  // finds all that was sent
+      }
+      ranks.barrier();
+    });
+    if (has_sent) {
+      EXPECT_NE(text.find("GradientExchange on rank "), std::string::npos) << text;
+      EXPECT_NE(text.find("it was given up"), std::string::npos) << text;
+    } else {
+      EXPECT_EQ(text, "");
+    }
   }
 }
 
@@ -941,6 +1107,35 @@ TEST(GradientExchange, TellsHowLongARankWaitedForAnother) {
   EXPECT_LT(waited[1], late);
 }
 
+TEST(GradientExchange, TellsHowLongItLookedAtMessagesWithoutWaiting) {
+  constexpr auto time = std::chrono::milliseconds(20);
+  std::barrier have_sent(2);
+  run_thread_ranks(2, [&](Communicator& engine) {
+    // A look that finds all takes some time, as where an engine copies what has come.
+    Tampering ranks(engine,
+                    [&](std::span<std::byte>, std::size_t) { std::this_thread::sleep_for(time); });
+    GivenParameters given({2, 2, 4});
+    const GivenGradients source = given.gradients(Numbers(8, 1));
+    GradientExchange exchange(ranks, given.pointers(), {.bucket_elements = 4});
+    for (int step = 0; step < 2; ++step) {
+      exchange.take(source, given.parameters[2]);
+      have_sent.arrive_and_wait();
+      EXPECT_LT(exchange.statistics().looked, time) << "of this step alone";
+      exchange.take(source, given.parameters[1]);  // finds the terms of the first bucket
+      if (ranks.rank() == 0) {
+        EXPECT_GE(exchange.statistics().looked, time);
+      }
+      EXPECT_EQ(exchange.statistics().waited.count(), 0);
+      exchange.exchange(source);
+      // Of terms and sums of two buckets, each is found by a look, or waited for.
+      const auto all = exchange.statistics().looked + exchange.statistics().waited;
+      if (ranks.rank() == 0) {
+        EXPECT_GE(all, 4 * time);
+      }
+    }
+  });
+}
+
 constexpr std::size_t measured = 1024;
 
 /// Normal numbers of a seed, made once.
@@ -1080,7 +1275,7 @@ TEST(GradientExchange, ABatchWithoutAGradientAddsNothingWhicheverRankHasIt) {
     std::vector<std::uint32_t> result;
     run_thread_ranks(count, [&](Communicator& ranks) {
       GivenParameters given({2});
-      distributed::GradientTree tree(given.pointers());
+      GradientTree tree(given.pointers());
       for (std::size_t k = ranks.rank() * 2 / count; k < (ranks.rank() + 1) * 2 / count; ++k) {
         tree.add(k == batch_with_gradient ? given.gradients(Numbers{-0.0F, 0.0F})
                                           : GivenGradients{});

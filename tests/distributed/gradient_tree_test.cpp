@@ -6,7 +6,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "distributed/gradients.hpp"
@@ -143,11 +147,11 @@ TEST(GradientTree, AGradientThatIsAddedBeforeItsBatchHasTheBitsThatItHasAfterIt)
       EXPECT_EQ(tree.gradient(*pointers[0]), before);
       tree.add(so_far, others.parameters[0]);  // passed over
       expect_domain_error([&] { tree.add(so_far, *pointers[2]); }, {"GradientTree", "'p2'"});
-      GivenGradients wrong;
-      wrong.arrays[pointers[0]] = Array<float>({4}, {1, 2, 3, 4});
-      expect_shape_error([&] { tree.add(wrong, *pointers[0]); },
+      so_far.arrays[pointers[0]] = Array<float>({4}, {1, 2, 3, 4});
+      expect_shape_error([&] { tree.add(so_far, *pointers[0]); },
                          {"GradientTree", "'p0'", "(3)", "(4)"});
-      tree.add(gradients);
+      so_far.arrays = gradients.arrays;
+      tree.add(so_far);
       EXPECT_EQ(tree.count(), batch + 1);
       EXPECT_EQ(given.bits(tree), given.bits(whole));
     }
@@ -157,6 +161,50 @@ TEST(GradientTree, AGradientThatIsAddedBeforeItsBatchHasTheBitsThatItHasAfterIt)
   tree.clear();
   EXPECT_EQ(tree.count(), 0U);
   EXPECT_TRUE(tree.gradient(*pointers[2]).empty());
+}
+
+TEST(GradientTree, ABatchIsNotOfTwoRecordings) {
+  GivenParameters given({1, 1});
+  const auto pointers = given.pointers();
+  GradientTree tree(pointers);
+  struct OfStep : GivenGradients {
+    std::uint64_t number = 0;
+    [[nodiscard]] std::uint64_t step() const { return number; }
+  };
+  // As if backward had thrown after its first gradient was added.
+  OfStep gradients{given.gradients(std::vector<float>{1000, 1000})};
+  const OfStep other = gradients;
+  const auto expect_refusals = [&](const OfStep& next) {
+    const std::initializer_list<std::string_view> parts{"GradientTree", "one recording", "clear"};
+    expect_domain_error([&] { tree.add(next); }, parts);
+    expect_domain_error([&] { tree.add(next, *pointers[0]); }, parts);
+  };
+  tree.add(gradients, *pointers[1]);
+  expect_refusals(other);
+  gradients.number = 1;
+  expect_refusals(gradients);
+  gradients.number = 0;
+  tree.add(gradients);  // has the rest
+  gradients.number = 1;
+  tree.add(gradients, *pointers[1]);
+  tree.clear();
+  tree.add(other, *pointers[1]);
+  tree.add(other);
+  EXPECT_EQ(tree.count(), 1U);
+}
+
+TEST(GradientTree, HasAStepOfItsOwn) {
+  GivenParameters given({1});
+  std::optional<GradientTree> tree(given.pointers());
+  const GradientTree other(given.pointers());
+  std::set<std::uint64_t> steps{tree->step(), other.step()};
+  tree->add(given.gradients(std::vector<float>{1}));
+  EXPECT_TRUE(steps.contains(tree->step()));
+  tree->clear();
+  steps.insert(tree->step());
+  tree.emplace(given.pointers());
+  steps.insert(tree->step());
+  EXPECT_EQ(steps.size(), 4U);
 }
 
 }  // namespace gradient_tree_test

@@ -19,8 +19,10 @@
 
 #include "distributed/small_training.hpp"
 #include "unit_scaling/distributed/agreement.hpp"
+#include "unit_scaling/distributed/gradient_exchange.hpp"
 #include "unit_scaling/distributed/mpi.hpp"
 #include "unit_scaling/distributed/thread_ranks.hpp"
+#include "unit_scaling/ops/mse_loss.hpp"
 
 namespace {
 
@@ -57,12 +59,17 @@ void train_as_threads_do(Communicator& ranks) {
   }
 }
 
-/// The same bits if gradients are sent while the tape unwinds.
+/// The same bits if gradients are sent while the tape unwinds, of one batch and through a tree.
 void send_early(Communicator& ranks) {
-  SmallTraining training{.batches = ranks.size(), .exchange = {.bucket_elements = 50}};
-  const SmallResult late = run_small_training(ranks, training);
-  training.sends_early = true;
-  expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
+  for (const Format& format : {Format(), Format::of<float8_e4m3fn>()}) {
+    for (const std::size_t batches : {1U, 2U}) {
+      SmallTraining training{.batches = batches * ranks.size(),
+                             .exchange = {.format = format, .bucket_elements = 50}};
+      const SmallResult late = run_small_training(ranks, training);
+      training.sends_early = true;
+      expect(late == run_small_training(ranks, training), "the weights of gradients sent late");
+    }
+  }
 }
 
 /// The same bits if each rank keeps a share of the optimiser's states.
@@ -264,6 +271,31 @@ void throw_while_bytes_are_on_their_way(Communicator& ranks) {
   ranks.barrier();
 }
 
+/// As long as a test may take. Rank 0 computes meanwhile, and takes no message.
+void compute_for_long() { std::this_thread::sleep_for(std::chrono::minutes(2)); }
+
+/// Rank 1 gives up an operation that nobody answers, on the way out of an exception.
+void throw_while_nobody_answers(Communicator& ranks) {
+  if (ranks.rank() == 0) compute_for_long();
+  const std::vector<std::byte> own(long_size);
+  std::vector<std::byte> gathered(2 * long_size);
+  auto request = ranks.start_all_gather(own, {gathered, std::vector<std::size_t>(2, long_size)});
+  throw std::runtime_error("the disk is full");
+}
+
+/// Rank 1 gives up a step of which it has sent gradients. What it throws is what the job ends with.
+void throw_after_gradients_are_sent(Communicator& ranks) {
+  Parameter parameter{.name = "p", .value = Array<float>::filled({long_size / 4}, 0)};
+  Tape<precision::fp32> tape;
+  distributed::GradientExchange exchange(ranks, {&parameter}, {.bucket_elements = 1000});
+  tape.on_final_gradient([&](const Parameter& each) {
+    exchange.take(tape, each);
+    throw std::runtime_error("there is no batch 7");
+  });
+  if (ranks.rank() == 0) compute_for_long();
+  tape.backward(ops::mse_loss(tape.parameter(parameter), tape.constant(parameter.value)));
+}
+
 /// Rank 1 never takes what rank 0 has begun to send, whose memory must not be another's then.
 void give_up_what_nobody_takes(Communicator& ranks) {
   ranks.barrier();
@@ -432,6 +464,8 @@ int main(int argc, char** argv) {
       {"exit", job(call_exit)},
       {"give_up", job(give_up_what_is_on_its_way, long_size)},
       {"throw_on_the_way", job(throw_while_bytes_are_on_their_way, long_size)},
+      {"throw_unanswered", job(throw_while_nobody_answers, long_size, std::chrono::minutes(10))},
+      {"throw_early", job(throw_after_gradients_are_sent, long_size, std::chrono::minutes(10))},
       {"nobody_takes", job(give_up_what_nobody_takes, long_size)},
       {"no_deadline", job([](Communicator&) {}, 1000, std::chrono::milliseconds(0))},
       {"suspend", suspend},

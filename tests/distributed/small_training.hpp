@@ -32,7 +32,8 @@ struct SmallTraining {
   std::size_t batches = 16;  ///< of a step, on all ranks together
   std::size_t steps = 10;
   unit_scaling::distributed::GradientExchange::Options exchange = {};
-  /// Each rank has one batch, and sends gradients while its tape unwinds.
+  /// Each rank sends the gradients of its last batch while its tape unwinds: through a tree, unless
+  /// it has one batch.
   bool sends_early = false;
   /// Each rank keeps the states of a share of the parameters.
   bool is_sharded = false;
@@ -72,11 +73,21 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
   optim::AdamW adam(parameters);
   distributed::ShardedOptimiser<optim::AdamW> sharded_adam(ranks, shares, parameters);
   Tape<precision::fp32> tape;
-  if (training.sends_early) {
-    tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
-  }
   SmallResult result;
   const std::size_t own = training.batches / ranks.size();
+  const bool has_tree = own > 1 || !training.sends_early;
+  bool is_last = false;  // batch of this rank in its step
+  if (training.sends_early) {
+    tape.on_final_gradient([&](const Parameter& each) {
+      if (!is_last) return;
+      if (has_tree) {
+        tree.add(tape, each);
+        exchange.take(tree, each);
+      } else {
+        exchange.take(tape, each);
+      }
+    });
+  }
   for (std::size_t step = 0; step < training.steps; ++step) {
     tree.clear();
     for (std::size_t batch = ranks.rank() * own; batch < (ranks.rank() + 1) * own; ++batch) {
@@ -95,15 +106,16 @@ inline SmallResult run_small_training(unit_scaling::distributed::Communicator& r
       if (step == training.bad_step && batch + 1 == training.batches) {
         x.mutable_data()[0] = std::bit_cast<float>(0x7f800000U);
       }
+      is_last = batch + 1 == (ranks.rank() + 1) * own;
       tape.clear();
       const auto h = ops::gelu(ops::linear(tape.constant(x), tape.parameter(up)));
       tape.backward(ops::cross_entropy(ops::linear(h, tape.parameter(down)), labels));
-      if (!training.sends_early) tree.add(tape);
+      if (has_tree) tree.add(tape);
     }
-    if (training.sends_early) {
-      exchange.exchange(tape);
-    } else {
+    if (has_tree) {
       exchange.exchange(tree);
+    } else {
+      exchange.exchange(tape);
     }
     try {
       if (training.is_sharded) {

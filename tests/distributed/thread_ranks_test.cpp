@@ -2,6 +2,7 @@
 #include "unit_scaling/distributed/thread_ranks.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -139,6 +140,27 @@ TEST(ThreadRanks, ALookTellsWhetherAllHasComeAndDoesNotWait) {
     for (std::size_t from = 0; from < 3; ++from) {
       EXPECT_EQ(received[from], static_cast<std::byte>(from));
     }
+  });
+}
+
+TEST(ThreadRanks, ALookThatFindsNothingDoesNotSleep) {
+  constexpr int looks = 1000;
+  std::atomic<bool> has_looked = false;
+  run_thread_ranks(2, [&](Communicator& ranks) {
+    if (ranks.rank() == 1) wait_until(has_looked);
+    auto request = ranks.start_barrier();
+    if (ranks.rank() == 0) {
+      const auto sleeps = [] {  // how often this thread gave its core away
+        rusage usage{};
+        EXPECT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+        return usage.ru_nvcsw;
+      };
+      const auto before = sleeps();
+      for (int k = 0; k < looks; ++k) EXPECT_FALSE(request.is_done());
+      EXPECT_LT(sleeps() - before, looks / 10);
+      has_looked = true;
+    }
+    request.wait();
   });
 }
 

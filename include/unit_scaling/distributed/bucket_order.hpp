@@ -24,7 +24,8 @@ namespace UNIT_SCALING_NAMESPACE::distributed::detail {
 ///
 /// What is done is that of a `Stages`, which has for bucket k: `terms(k)`, the Request of its
 /// terms, once they are sent; `start_sums(k)`, once they have come; `sums(k)`, the Request of its
-/// sums, once they are sent; `take_sums(k)`, once they have come; and `wait(request)`.
+/// sums, once they are sent; `take_sums(k)`, once they have come; and `is_done(request)` and
+/// `wait(request)`.
 class BucketOrder {
  public:
   /// Operations of one kind that are on their way at once.
@@ -39,8 +40,8 @@ class BucketOrder {
   template <class Stages, class StartTerms>
   void go_on(Stages& stages, const StartTerms& start_terms) {
     // Messages may move on only while a rank looks at them, whatever is due next.
-    for (std::size_t k = sums_; k < terms_; ++k) static_cast<void>(stages.terms(k).is_done());
-    for (std::size_t k = taken_; k < sums_; ++k) static_cast<void>(stages.sums(k).is_done());
+    for (std::size_t k = sums_; k < terms_; ++k) static_cast<void>(stages.is_done(stages.terms(k)));
+    for (std::size_t k = taken_; k < sums_; ++k) static_cast<void>(stages.is_done(stages.sums(k)));
     while (start(stages, start_terms) || take(stages)) {
     }
   }
@@ -63,7 +64,8 @@ class BucketOrder {
       ++terms_;
       return true;
     }
-    if (sums_ == terms_ || !has_room_for_sums() || !stages.terms(sums_).is_done()) return false;
+    if (sums_ == terms_ || !has_room_for_sums() || !stages.is_done(stages.terms(sums_)))
+      return false;
     stages.start_sums(sums_);
     ++sums_;
     return true;
@@ -71,7 +73,7 @@ class BucketOrder {
 
   /// Takes the sums that come next, if they have come.
   template <class Stages> [[nodiscard]] bool take(Stages& stages) {
-    if (taken_ == sums_ || !stages.sums(taken_).is_done()) return false;
+    if (taken_ == sums_ || !stages.is_done(stages.sums(taken_))) return false;
     stages.take_sums(taken_);
     ++taken_;
     return true;

@@ -41,8 +41,12 @@ struct ExchangeStatistics {
   std::uint64_t sent_bytes = 0;  ///< to other ranks, by this one, headers included
   /// Finite numbers beyond the format that became its largest, on all ranks together.
   std::uint64_t saturated = 0;
-  /// How long this rank waited for messages; what the engine copies meanwhile included.
+  /// How long this rank waited for messages, and how long it looked at them without waiting, when
+  /// it was told of a gradient and between waits. What the engine copies meanwhile is included:
+  /// where messages move in looks, less waiting may be more looking. The sum is what messages cost
+  /// beside rounding and adding.
   std::chrono::steady_clock::duration waited{};
+  std::chrono::steady_clock::duration looked{};
 };
 
 namespace detail {
@@ -109,7 +113,7 @@ class BucketSums {
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
       const Layout& layout = layouts[rank];
-      const std::span message(terms.sent.data() + begin, layout.size);
+      const std::span message(terms.sent().data() + begin, layout.size);
       std::copy(flags.begin(), flags.end(), message.begin() + sizeof(MessageHeader));
       numbers_of_piece_.resize(piece.size());
       buckets_.for_each_parameter(piece, [&](std::size_t k, const Range& range) {
@@ -148,7 +152,7 @@ class BucketSums {
     const Layout layout = layout_of_terms(bucket, piece);
     std::uint64_t saturated = 0;
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
-      const std::byte* const message = terms.received.data() + rank * layout.size;
+      const std::byte* const message = terms.received().data() + rank * layout.size;
       const auto header =
           MessageHeader::open(receiver_, {message, layout.size},
                               header_of(MessageKind::terms, number, rank, own, piece.size()));
@@ -161,7 +165,7 @@ class BucketSums {
     }
     numbers_of_piece_.resize(piece.size());
     parallel_ranges(piece.size(), chunk, [&](std::size_t first, std::size_t end) {
-      add_up(terms.received.data(), layout, {first, end});
+      add_up(terms.received().data(), layout, {first, end});
     });
     const std::size_t all_batches = step_.batches * ranks_->size();
     saturated += wire_.saturated(numbers_of_piece_, all_batches);
@@ -186,12 +190,12 @@ class BucketSums {
     if (buckets_.owners().empty()) {  // one message to all
       sums.sent_sizes.resize(1);
       sums.resize();
-      write_sums(layouts[own], numbers_of_piece_, sums.sent);
+      write_sums(layouts[own], numbers_of_piece_, sums.sent());
       sums.start_all_gather(*ranks_);
       return;
     }
     sums.resize();
-    std::byte* message = sums.sent.data();
+    std::byte* message = sums.sent().data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       numbers_for_rank_.clear();
       buckets_.for_each_sum(piece, rank, [&](std::size_t, const Range& range) {
@@ -213,7 +217,7 @@ class BucketSums {
     Messages& sums = sums_of(number);
     const std::size_t own = ranks_->rank();
     const Range bucket = buckets_.bucket(number);
-    const std::byte* message = sums.received.data();
+    const std::byte* message = sums.received().data();
     for (std::size_t rank = 0; rank < ranks_->size(); ++rank) {
       const Range piece = buckets_.piece(bucket, rank);
       const Layout layout = layout_of_sums(piece, own);
@@ -247,6 +251,14 @@ class BucketSums {
     const auto start = std::chrono::steady_clock::now();
     request.wait();
     statistics_.waited += std::chrono::steady_clock::now() - start;
+  }
+
+  /// Returns whether they have.
+  [[nodiscard]] bool is_done(Request& request) {
+    const auto start = std::chrono::steady_clock::now();
+    const bool result = request.is_done();
+    statistics_.looked += std::chrono::steady_clock::now() - start;
+    return result;
   }
 
   /// On one rank, all of this in one: the gradients of the source, times the factor.

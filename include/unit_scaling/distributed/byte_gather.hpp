@@ -159,11 +159,11 @@ class ByteGather {
     }
     messages.resize();
     if (size != 0) {
-      std::byte* const to = messages.sent.data() + sizeof(MessageHeader);
+      std::byte* const to = messages.sent().data() + sizeof(MessageHeader);
       own_.take(count(round, own), [&](std::span<const std::byte> bytes, std::size_t begin) {
         std::memcpy(to + begin, bytes.data(), bytes.size());
       });
-      header_of(round, own).seal(messages.sent);
+      header_of(round, own).seal(messages.sent());
     }
     if (root_) {
       messages.start_all_to_all(*ranks_);
@@ -175,7 +175,7 @@ class ByteGather {
   void finish(std::size_t round) {
     detail::Messages& messages = messages_[round % messages_.size()];
     messages.request.wait();
-    const std::byte* message = messages.received.data();
+    const std::byte* message = messages.received().data();
     for (std::size_t from = 0; from < ranks_->size(); ++from) {
       const std::size_t size = messages.received_sizes[from];
       if (size != 0 && from != ranks_->rank()) {

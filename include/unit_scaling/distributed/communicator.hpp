@@ -33,7 +33,8 @@ class CommunicationError : public std::runtime_error {
 /// communicator.
 ///
 /// Who destroys a request before it is over gives up the operation. The memory is the caller's
-/// again then, and all later operations of the communicator throw.
+/// again then, and all later operations of the communicator throw. An engine may have to wait for
+/// that, unless it may keep the memory: see `keep`.
 class Request {
  public:
   /// What an engine knows of an operation. After the destructor, and after a call that throws, the
@@ -47,17 +48,18 @@ class Request {
     virtual ~Operation() = default;
     [[nodiscard]] virtual bool is_done() = 0;
     virtual void wait() = 0;
+    /// Is given what owns the memory of the operation, which may be kept instead of left alone.
+    virtual void keep(std::shared_ptr<const void> /*memory*/) {}
   };
 
   Request() = default;
   explicit Request(std::unique_ptr<Operation> operation) : operation_(std::move(operation)) {}
 
   /// Moves messages on as far as they go without waiting. There are engines whose messages move
-  /// only while a rank looks at one of its requests or waits.
+  /// only while a rank looks at one of its requests or waits. What a rank does between two looks is
+  /// no waiting, so no deadline ends it.
   /// @returns whether all is received, and all that was sent may be written to again.
-  /// @throws CommunicationError if that cannot be. What a rank does between two looks is no
-  /// waiting,
-  ///         so no deadline ends it.
+  /// @throws CommunicationError if that cannot be.
   [[nodiscard]] bool is_done() {
     auto operation = std::exchange(operation_, nullptr);
     if (!operation || operation->is_done()) return true;
@@ -70,6 +72,13 @@ class Request {
   ///         which begins with this call.
   void wait() {
     if (const auto operation = std::exchange(operation_, nullptr)) operation->wait();
+  }
+
+  /// Lets the engine share what owns the memory of the operation. If that fails or is given up, the
+  /// engine need not wait until it has left the memory alone: so an exception that gives it up is
+  /// not held back.
+  void keep(std::shared_ptr<const void> memory) {
+    if (operation_) operation_->keep(std::move(memory));
   }
 
  private:
@@ -90,8 +99,8 @@ template <class Byte> struct Pieces {
 /// the engine. With pieces of one size, an all-to-all of the terms and an all-gather of their sums
 /// take 2 (N − 1) / N of the bytes from each rank, as an AllReduce around a ring does.
 ///
-/// Once an operation has failed or was given up, ranks may no longer understand each other: each
-/// later operation of this rank throws, and says why.
+/// Once an operation or a Work has failed or was given up, ranks may no longer understand each
+/// other: each later operation of this rank throws, and says why.
 class Communicator {
  public:
   Communicator() = default;
@@ -150,6 +159,61 @@ class Communicator {
   }
   void barrier() { start_barrier().wait(); }
 
+  /// Work of several operations that a rank starts when it can, such as those of a GradientExchange
+  /// while a tape unwinds. How many it has started at some place of the program depends on which
+  /// messages have come, so an operation of others in between would have another place in the order
+  /// of each rank. From `begin` to `end` such an operation throws, whatever has come.
+  class Work {
+   public:
+    /// @param communicator must outlive this object.
+    /// @param name who does the work, for errors, in memory that stays.
+    Work(Communicator& communicator, std::string_view name)
+        : communicator_(&communicator), name_(name) {}
+    Work(const Work&) = delete;
+    Work& operator=(const Work&) = delete;
+    /// Work that has started operations and has not ended is given up: later operations throw.
+    ~Work() {
+      if (communicator_->work_ != this) return;
+      communicator_->work_ = nullptr;
+      if (has_started_) communicator_->give_up(name_, exceptions_);
+    }
+
+    /// @throws CommunicationError while there is other work.
+    void begin() {
+      communicator_->require_no_work(name_);
+      communicator_->work_ = this;
+      has_started_ = false;
+    }
+    void end() { communicator_->work_ = nullptr; }
+
+    /// Calls `body()`, whose operations are of this work. If it throws, the work has failed.
+    /// @pre it has begun, and not ended
+    template <class Body> void go_on(const Body& body) {
+      const Going going(is_going_);
+      communicator_->or_fail(body);
+    }
+
+   private:
+    friend class Communicator;
+    /// Sets a flag while it lives.
+    class Going {
+     public:
+      explicit Going(bool& is_going) : is_going_(&is_going) { *is_going_ = true; }
+      Going(const Going&) = delete;
+      Going& operator=(const Going&) = delete;
+      ~Going() { *is_going_ = false; }
+
+     private:
+      bool* is_going_;
+    };
+
+    Communicator* communicator_;
+    std::string_view name_;
+    int exceptions_ = std::uncaught_exceptions();
+    bool is_going_ = false;
+    bool has_started_ = false;  ///< an operation
+  };
+
  protected:
   using Sent = std::vector<std::span<const std::byte>>;
   using Received = std::vector<std::span<std::byte>>;
@@ -178,31 +242,24 @@ class Communicator {
     Tracked(const Tracked&) = delete;
     Tracked& operator=(const Tracked&) = delete;
     ~Tracked() override {
-      if (!is_done_) communicator_->fail(communicator_->place_of(operation_) + "it was given up");
+      if (!is_done_) communicator_->give_up(operation_, exceptions_);
     }
 
     [[nodiscard]] bool is_done() override {
-      or_fail([&] { is_done_ = request_.is_done(); });
+      communicator_->or_fail([&] { is_done_ = request_.is_done(); });
       return is_done_;
     }
     void wait() override {
-      or_fail([&] { request_.wait(); });
+      communicator_->or_fail([&] { request_.wait(); });
       is_done_ = true;
     }
+    void keep(std::shared_ptr<const void> memory) override { request_.keep(std::move(memory)); }
 
    private:
-    template <class Body> void or_fail(const Body& body) {
-      try {
-        body();
-      } catch (const std::exception& error) {
-        communicator_->fail(error.what());
-        throw;
-      }
-    }
-
     Communicator* communicator_;
     std::string_view operation_;
     Request request_;
+    int exceptions_ = std::uncaught_exceptions();
     bool is_done_ = false;
   };
 
@@ -211,13 +268,42 @@ class Communicator {
       throw CommunicationError(place_of(operation) +
                                "an operation before it did not succeed: " + failure_);
     }
-    try {
-      return Request(std::make_unique<Tracked>(
+    if (work_ != nullptr && work_->is_going_) {
+      work_->has_started_ = true;
+    } else {
+      require_no_work(operation);
+    }
+    Request request;
+    or_fail([&] {
+      request = Request(std::make_unique<Tracked>(
           *this, operation, start(operation, std::move(sent), std::move(received))));
+    });
+    return request;
+  }
+
+  /// Calls `body()`. What that throws is why operations throw from then on.
+  template <class Body> void or_fail(const Body& body) {
+    try {
+      body();
     } catch (const std::exception& error) {
       fail(error.what());
       throw;
     }
+  }
+
+  /// @param exceptions that were not caught when it began
+  void give_up(std::string_view operation, int exceptions) {
+    const bool is_thrown = std::uncaught_exceptions() > exceptions;
+    fail(place_of(operation) + "it was given up" + (is_thrown ? " by an exception" : ""));
+  }
+
+  /// @throws CommunicationError if there is work in which others have no place. Nothing is sent.
+  void require_no_work(std::string_view operation) const {
+    if (work_ == nullptr) return;
+    throw CommunicationError(place_of(operation) + "expected the end of what " +
+                             std::string(work_->name_) +
+                             " has begun before an operation of others, got one in between, which "
+                             "ranks would start in different orders");
   }
 
   template <class Byte>
@@ -239,6 +325,7 @@ class Communicator {
   }
 
   std::string failure_;
+  Work* work_ = nullptr;  ///< that has begun, and not ended
 };
 
 }  // namespace UNIT_SCALING_NAMESPACE::distributed

@@ -29,6 +29,7 @@
 #include "unit_scaling/distributed/gradient_wire.hpp"
 #include "unit_scaling/distributed/message_header.hpp"
 #include "unit_scaling/distributed/parameter_shares.hpp"
+#include "unit_scaling/distributed/recording.hpp"
 #include "unit_scaling/formats/format.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
 
@@ -105,30 +106,38 @@ class GradientExchange {
   GradientExchange(Communicator& ranks, const std::vector<Parameter*>& parameters,
                    const Options& options)
       : ranks_(&ranks),
+        work_(ranks, name),
         combination_(options.combination),
         sums_{ranks, name, GradientWire(options.format, options.scaling),
               GradientBuckets(parameters, options.bucket_elements, ranks.size(), options.shares)},
         summaries_(buckets().owners()),
         is_final_(parameters.size()) {}
 
-  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients; if
-  /// it throws CommunicationError, there is no exchange after it either.
+  // It stays where it is: the communicator knows it while a step goes on.
+  GradientExchange(const GradientExchange&) = delete;
+  GradientExchange& operator=(const GradientExchange&) = delete;
+  ~GradientExchange() = default;
+
+  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients. If
+  /// it throws CommunicationError, there is no exchange after it either, but for the last reason.
   /// @param batches the gradients of the source are the unweighted sum of those of so many batches,
   ///        as many on each rank.
-  /// @throws ShapeError if a gradient has another shape than its parameter at construction: before
-  ///         anything is sent. DomainError for 0 batches.
+  /// @throws ShapeError if a gradient has another shape than its parameter at construction;
+  ///         DomainError for 0 batches, for another number of batches than when gradients were
+  ///         taken, and for a GradientTree with a batch in part. Nothing is sent then, beside what
+  ///         `take` has sent.
   /// @throws CommunicationError if a rank has failed; if a message is not the one that is due: cut
   ///         off, repeated, or changed on its way; if ranks have other options, numbers of batches,
   ///         or parameters: names, shapes and order; after `take` of another recording, such as one
-  ///         whose backward threw; after an exchange that failed.
+  ///         whose backward threw; after an exchange that failed; or while the communicator has
+  ///         other Work, such as that of another GradientExchange.
   template <optim::GradientSource Gradients>
   void exchange(const Gradients& source, std::size_t batches = 1);
   /// The same, of as many batches as the tree has.
   void exchange(const GradientTree& source) { exchange(source, batches_of(source)); }
 
   /// Tells that the gradient of a parameter is final. With the last parameter of a bucket it sends
-  /// the bucket, while the tape still unwinds. The `exchange` of the same tape, which must follow,
-  /// does the rest:
+  /// the bucket, while the tape still unwinds. The `exchange` of the same tape does the rest:
   ///
   ///     tape.on_final_gradient([&](const Parameter& each) { exchange.take(tape, each); });
   ///
@@ -137,14 +146,23 @@ class GradientExchange {
   /// The result has the same bits. Each rank may call it or not, whatever the others do. Buckets
   /// are complete early if the parameters are in about the order of their use.
   ///
+  /// From the first call to the end of `exchange` the communicator has no other operations: how
+  /// many of the step are started depends on which messages have come. Those of others throw
+  /// CommunicationError.
+  ///
+  /// The `exchange` must follow. If it cannot, because backward has thrown, there is no way on:
+  /// other ranks have gradients of a step that is not to be. An exchange of the next step throws,
+  /// and if this object goes, so do all later operations of the communicator.
+  ///
   /// What overlaps: no call waits. Each one looks at the messages that are on their way, adds up
   /// what has come, and sends what can be sent next; so a bucket is exchanged while the gradients
   /// of others are computed. An MPI without a thread of its own moves long messages only while this
   /// rank is in one of its calls: then they move from one final gradient to the next, whether or
   /// not that completes a bucket.
-  /// @throws DomainError if it was given this parameter in this step; ShapeError and
-  ///         CommunicationError as `exchange`. A parameter that is not among those of the exchange
-  ///         is passed over.
+  /// @throws DomainError if it was given this parameter in this step, and for a GradientTree
+  ///         without a batch, with a last batch without this gradient, or with another number of
+  ///         batches than before; ShapeError and CommunicationError as `exchange`. A parameter that
+  ///         is not among those of the exchange is passed over.
   template <optim::GradientSource Gradients>
   void take(const Gradients& source, const Parameter& parameter);
 
@@ -156,6 +174,7 @@ class GradientExchange {
   void with_sum(const Gradients& source, const Use& use) {
     const std::size_t batches = batches_of(source);
     if (ranks_->size() == 1 && batches != 0 && factor_of(batches) == 1) {
+      require_whole(source);
       use(source);
       return;
     }
@@ -211,17 +230,22 @@ class GradientExchange {
     return 1;
   }
 
-  /// Which gradients of a source are meant: those of a Tape change from step to step.
-  struct Recording {
-    const void* source = nullptr;
-    std::uint64_t step = 0;
-    friend bool operator==(const Recording&, const Recording&) = default;
-  };
+  /// @throws DomainError if a source has a batch in part.
+  template <optim::GradientSource Gradients> static void require_whole(const Gradients& source) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) {
+      require(source.is_whole(), name,
+              "expected a tree of whole batches, got one with a batch in part; "
+              "GradientTree::add(gradients) adds the rest");
+    }
+  }
+
+  /// @throws DomainError if a source has a batch in part, without the gradient of this parameter.
   template <optim::GradientSource Gradients>
-  [[nodiscard]] static Recording recording_of(const Gradients& source) {
-    Recording result{.source = &source};
-    if constexpr (requires { std::uint64_t{source.step()}; }) result.step = source.step();
-    return result;
+  static void require_whole(const Gradients& source, const Parameter& parameter) {
+    if constexpr (std::is_same_v<Gradients, GradientTree>) {
+      require(source.is_whole(parameter), name, "expected the gradient of '", parameter.name,
+              "' in the last batch of a tree before it is taken, got the batch without it");
+    }
   }
 
   /// @throws CommunicationError after an exchange that failed.
@@ -232,9 +256,9 @@ class GradientExchange {
                              "be in another step");
   }
   /// Does what other ranks hear of. If it throws, no exchange follows.
-  template <class Work> void do_or_fail(const Work& work) {
+  template <class Body> void do_or_fail(const Body& body) {
     try {
-      work();
+      work_.go_on(body);
     } catch (...) {
       has_failed_ = true;
       throw;
@@ -243,21 +267,26 @@ class GradientExchange {
 
   /// Begins a step with the gradients of a recording, or goes on with it.
   /// @throws CommunicationError if those of another one were taken: what other ranks have of them
-  ///         cannot be taken back.
-  void begin_or_go_on(const Recording& recording, std::size_t batches) {
+  ///         cannot be taken back. DomainError if they were of another number of batches.
+  void begin_or_go_on(const detail::Recording& recording, std::size_t batches) {
     if (!recording_) {
       begin(batches);
       recording_ = recording;
     }
-    if (*recording_ == recording) return;
-    has_failed_ = true;
-    throw CommunicationError(std::string(name) +
-                             ": expected the rest of the recording of which gradients were taken, "
-                             "got another one");
+    if (*recording_ != recording) {
+      has_failed_ = true;
+      throw CommunicationError(std::string(name) +
+                               ": expected the rest of the recording of which gradients were "
+                               "taken, got another one");
+    }
+    require(batches == sums_.batches(), name,
+            "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
+            batches);
   }
 
   /// Begins a step, of which there are no gradients before its end.
   void begin(std::size_t batches) {
+    work_.begin();
     is_complete_ = false;
     order_ = detail::BucketOrder(buckets().count());
     sums_.begin({.number = step_,
@@ -317,13 +346,14 @@ class GradientExchange {
   }
 
   Communicator* ranks_;
+  Communicator::Work work_;  ///< a step; before `sums_`, so that it is given up after its messages
   Combination combination_;
   detail::BucketSums sums_;
   GradientSummaries summaries_;  ///< of the places of the buckets, if not all ranks get all sums
   std::vector<bool> is_final_;   ///< gradients of the places, in this step on this rank
   detail::BucketOrder order_;
   std::uint64_t step_ = 0;
-  std::optional<Recording> recording_;  ///< whose gradients are exchanged, once a step has begun
+  std::optional<detail::Recording> recording_;  ///< of the step that has begun
   bool is_complete_ = false;
   bool has_failed_ = false;
 };
@@ -340,13 +370,15 @@ void GradientExchange::check_shape(const Gradients& source, const GradientBucket
 template <optim::GradientSource Gradients>
 void GradientExchange::take(const Gradients& source, const Parameter& parameter) {
   const auto number = buckets().number_of(parameter);
-  if (ranks_->size() == 1 || !number) return;
+  if (!number) return;
+  require_whole(source, parameter);
+  if (ranks_->size() == 1) return;
   const DefaultArithmetic arithmetic;
   require_no_failure();
   check_shape(source, buckets().places()[*number]);
   const std::size_t batches = batches_of(source);
   require_size(name, "a number of batches", batches);
-  begin_or_go_on(recording_of(source), batches);
+  begin_or_go_on(detail::recording_of(source), batches);
   require(!is_final_[*number], name,
           "expected an exchange after each backward, got the gradient of '", parameter.name,
           "' twice");
@@ -359,12 +391,10 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   const DefaultArithmetic arithmetic;
   is_complete_ = false;
   require_no_failure();
+  require_whole(source);
   require_size(name, "a number of batches", batches);
-  require(!recording_ || batches == sums_.batches(), name,
-          "expected as many batches as when gradients were taken, ", sums_.batches(), ", got ",
-          batches);
   for (const auto& place : buckets().places()) check_shape(source, place);
-  begin_or_go_on(recording_of(source), batches);
+  begin_or_go_on(detail::recording_of(source), batches);
   if (ranks_->size() == 1) {
     sums_.copy(source);
   } else {
@@ -376,6 +406,7 @@ void GradientExchange::exchange(const Gradients& source, std::size_t batches) {
   }
   ++step_;
   recording_.reset();
+  work_.end();
   is_complete_ = true;
 }
 

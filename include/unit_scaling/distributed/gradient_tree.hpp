@@ -5,7 +5,10 @@
 // unit_scaling: optional
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -17,6 +20,7 @@
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/distributed/pairwise_sum.hpp"
+#include "unit_scaling/distributed/recording.hpp"
 #include "unit_scaling/kernels/lanes.hpp"
 #include "unit_scaling/optim/gradient_source.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
@@ -58,9 +62,11 @@ class GradientTree {
   }
 
   /// Adds the gradients of a batch. A parameter without one adds nothing.
-  /// @throws ShapeError if a gradient has another shape than its parameter at construction. Nothing
-  ///         is added then.
+  /// @throws ShapeError if a gradient has another shape than its parameter at construction;
+  ///         DomainError if some gradients of the batch were added from another recording, such as
+  ///         one whose backward threw. Nothing is added then, and `clear` is the way on.
   template <optim::GradientSource Gradients> void add(const Gradients& gradients) {
+    require_one_recording(gradients);
     for (const Summed& each : parameters_) check_shape(gradients, each);
     begin_batch();
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
@@ -72,6 +78,7 @@ class GradientTree {
       spare_.push_back(std::move(right));
     });
     leaf_.clear();
+    early_.reset();
   }
 
   /// Adds the gradient of one parameter before the `add` of the same batch, which must follow and
@@ -85,16 +92,18 @@ class GradientTree {
   ///       exchange.take(tree, each);
   ///     });
   ///
-  /// @throws DomainError if the gradient was added before; ShapeError as above.
+  /// @throws DomainError if the gradient was added before, and as above; ShapeError as above.
   template <optim::GradientSource Gradients>
   void add(const Gradients& gradients, const Parameter& parameter) {
     const auto found = numbers_.find(&parameter);
     if (found == numbers_.end()) return;
+    require_one_recording(gradients);
     Summed& summed = parameters_[found->second];
     require(!summed.is_early, "GradientTree", "expected one gradient of '", parameter.name,
             "' in a batch, got another one");
     check_shape(gradients, summed);
     begin_batch();
+    early_ = detail::recording_of(gradients);
     take(gradients, found->second);
     summed.is_early = true;
   }
@@ -132,8 +141,22 @@ class GradientTree {
   /// How many batches were added since `clear`, one of which some gradients were added included.
   [[nodiscard]] std::size_t count() const { return sum_.count() + (leaf_.empty() ? 0 : 1); }
 
+  /// Whether no batch is added in part.
+  [[nodiscard]] bool is_whole() const { return leaf_.empty(); }
+
+  /// Whether the gradient of a parameter is that of all batches, of one that is added in part too.
+  [[nodiscard]] bool is_whole(const Parameter& parameter) const {
+    const auto found = numbers_.find(&parameter);
+    return is_whole() || found == numbers_.end() || parameters_[found->second].is_early;
+  }
+
+  /// Which sum it is: another number after each `clear`, and of each tree of the process.
+  [[nodiscard]] std::uint64_t step() const { return step_; }
+
   /// Begins anew, with no gradients. Memory stays.
   void clear() {
+    step_ = next_step();
+    early_.reset();
     for (Node& node : sum_.nodes()) spare_.push_back(std::move(node));
     sum_.clear();
     if (!leaf_.empty()) spare_.push_back(std::exchange(leaf_, {}));
@@ -158,6 +181,17 @@ class GradientTree {
     mutable std::size_t count = 0;  ///< of batches in it
     bool is_early = false;          ///< whether the leaf has its gradient
   };
+
+  [[nodiscard]] static std::uint64_t next_step() {
+    static std::atomic<std::uint64_t> steps = 0;
+    return steps++;
+  }
+
+  template <optim::GradientSource Gradients>
+  void require_one_recording(const Gradients& gradients) const {
+    require(!early_ || *early_ == detail::recording_of(gradients), "GradientTree",
+            "expected a batch of one recording, got the rest from another one; clear begins anew");
+  }
 
   template <optim::GradientSource Gradients>
   static void check_shape(const Gradients& gradients, const Summed& summed) {
@@ -214,6 +248,8 @@ class GradientTree {
   std::unordered_map<const Parameter*, std::size_t> numbers_;
   PairwiseSum<Node> sum_;
   Node leaf_;  ///< the batch that is being added; empty if there is none
+  std::optional<detail::Recording> early_;  ///< from which gradients of the leaf were added
+  std::uint64_t step_ = next_step();
   std::vector<Node> spare_;
 };
 

@@ -59,8 +59,10 @@ struct MpiOptions {
 /// ends the job, with a line on the standard error: launchers may take it for a success.
 ///
 /// If an operation is given up while MPI still moves its bytes, its destructor waits for them:
-/// until the deadline, or for at most a second after an error. If they are not through by then, it
-/// ends the job with a line, because MPI would use memory that is the program's again.
+/// until the deadline, or for at most a second after an error or on the way out of an exception. If
+/// they are not through by then, it ends the job with a line, because MPI would use memory that is
+/// the program's again. Memory that may be kept (Request::keep), such as that of gradients, is kept
+/// until the job ends, and nothing is waited for.
 class Mpi final : public Communicator {
  public:
   /// @throws CommunicationError if MPI is finalised or cannot be initialised; if the program has
@@ -176,6 +178,11 @@ class Mpi final : public Communicator {
     /// What no message has come for yet can be cancelled. What MPI has begun to move cannot, and
     /// neither can what others are to take. If there is no memory for an error, the process ends.
     ~Exchange() override {  // NOLINT(bugprone-exception-escape)
+      if (left_ != 0 && memory_) {
+        mpi_->kept_.push_back(std::move(memory_));
+        return;
+      }
+      if (std::uncaught_exceptions() > mpi_->exceptions_) hurry();
       for (std::size_t k = 0; k < requests_.size(); ++k) {
         if (requests_[k] != MPI_REQUEST_NULL && parts_[k].is_received) MPI_Cancel(&requests_[k]);
       }
@@ -221,6 +228,8 @@ class Mpi final : public Communicator {
       });
     }
 
+    void keep(std::shared_ptr<const void> memory) override { memory_ = std::move(memory); }
+
    private:
     /// Calls `body()`. What that throws is known to the communicator before this object goes.
     template <class Body> void or_fail(const Body& body) {
@@ -228,11 +237,15 @@ class Mpi final : public Communicator {
         body();
       } catch (const std::exception& error) {
         mpi_->fail(error.what());
-        // An error is not held back for long.
-        constexpr std::chrono::milliseconds longest = std::chrono::seconds(1);
-        time_ = detail::WaitedTime(std::min(mpi_->options_.deadline, longest));
+        hurry();
         throw;
       }
+    }
+
+    /// An error is not held back for long.
+    void hurry() {
+      constexpr std::chrono::milliseconds longest = std::chrono::seconds(1);
+      time_ = detail::WaitedTime(std::min(mpi_->options_.deadline, longest));
     }
 
     /// Parts that were done at a look. `done_` and `statuses_` begin with them.
@@ -364,6 +377,7 @@ class Mpi final : public Communicator {
     std::size_t left_ = 0;               ///< requests that are not done
     std::vector<int> done_;
     std::vector<MPI_Status> statuses_;
+    std::shared_ptr<const void> memory_;  ///< of the bytes, if it may be kept
   };
 
   Request start(std::string_view operation, Sent sent, Received received) override {
@@ -405,6 +419,8 @@ class Mpi final : public Communicator {
   std::size_t rank_ = 0;
   std::size_t size_ = 1;
   int operations_ = 0;
+  /// Of operations that were given up. The job ends before it goes.
+  std::vector<std::shared_ptr<const void>> kept_;
 };
 
 /// Calls `function(communicator)` as this rank of an MPI job. Whatever it throws, and what the

@@ -68,27 +68,30 @@ class ThreadMessages {
     Inbox& inbox = inboxes_[to];
     std::unique_lock lock(inbox.mutex);
     auto found = inbox.from[from].end();
-    WaitedTime time(waits ? deadline_ : std::chrono::milliseconds::zero());
-    bool is_known = false;
-    do {
-      is_known = inbox.changed.wait_for(lock, time.slice(), [&] {
-        found = inbox.from[from].find(number);
-        return found != inbox.from[from].end() || has_failed_ || inboxes_[from].is_gone;
-      });
-    } while (!is_known && time.goes_on());
+    const auto is_known = [&] {
+      found = inbox.from[from].find(number);
+      return found != inbox.from[from].end() || has_failed_ || inboxes_[from].is_gone;
+    };
+    bool knows = is_known();
+    if (waits && !knows) {  // to wait for no time at all would be to sleep
+      WaitedTime time(deadline_);
+      do {
+        knows = inbox.changed.wait_for(lock, time.slice(), is_known);
+      } while (!knows && time.goes_on());
+    }
     if (found != inbox.from[from].end()) {
       Message message = std::move(found->second);
       inbox.from[from].erase(found);
       return message;
     }
-    if (!is_known && !waits) return std::nullopt;
+    if (!knows && !waits) return std::nullopt;
     std::vector<std::size_t> missing;
     for (std::size_t rank = from; rank < size(); ++rank) {
       if (!inbox.from[rank].contains(number)) missing.push_back(rank);
     }
     lock.unlock();
     require_no_failure();
-    if (is_known) {
+    if (knows) {
       throw CommunicationError(place + "rank " + std::to_string(from) +
                                " has ended and sends no message");
     }
