@@ -49,7 +49,7 @@ class Request {
     [[nodiscard]] virtual bool is_done() = 0;
     virtual void wait() = 0;
     /// Is given what owns the memory of the operation, which may be kept instead of left alone.
-    virtual void keep(std::shared_ptr<const void> /*memory*/) {}
+    virtual void keep(const std::shared_ptr<const void>& /*memory*/) {}
   };
 
   Request() = default;
@@ -77,8 +77,8 @@ class Request {
   /// Lets the engine share what owns the memory of the operation. If that fails or is given up, the
   /// engine need not wait until it has left the memory alone: so an exception that gives it up is
   /// not held back.
-  void keep(std::shared_ptr<const void> memory) {
-    if (operation_) operation_->keep(std::move(memory));
+  void keep(const std::shared_ptr<const void>& memory) {
+    if (operation_) operation_->keep(memory);
   }
 
  private:
@@ -253,7 +253,7 @@ class Communicator {
       communicator_->or_fail([&] { request_.wait(); });
       is_done_ = true;
     }
-    void keep(std::shared_ptr<const void> memory) override { request_.keep(std::move(memory)); }
+    void keep(const std::shared_ptr<const void>& memory) override { request_.keep(memory); }
 
    private:
     Communicator* communicator_;

@@ -228,7 +228,7 @@ class Mpi final : public Communicator {
       });
     }
 
-    void keep(std::shared_ptr<const void> memory) override { memory_ = std::move(memory); }
+    void keep(const std::shared_ptr<const void>& memory) override { memory_ = memory; }
 
    private:
     /// Calls `body()`. What that throws is known to the communicator before this object goes.
