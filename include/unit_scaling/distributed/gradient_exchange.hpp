@@ -151,8 +151,9 @@ class GradientExchange {
   /// CommunicationError.
   ///
   /// The `exchange` must follow. If it cannot, because backward has thrown, there is no way on:
-  /// other ranks have gradients of a step that is not to be. An exchange of the next step throws,
-  /// and if this object goes, so do all later operations of the communicator.
+  /// other ranks may have gradients of a step that is not to be. An exchange of the next step
+  /// throws. If this object is destroyed after it has sent some, all later operations of the
+  /// communicator throw.
   ///
   /// What overlaps: no call waits. Each one looks at the messages that are on their way, adds up
   /// what has come, and sends what can be sent next; so a bucket is exchanged while the gradients
