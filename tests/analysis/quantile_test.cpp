@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -50,6 +51,16 @@ TEST(Quantile, IsRefusedWithoutValuesAndForNoShare) {
   for (const double share : {-0.1, 1.1, std::nan("")}) {
     EXPECT_THROW(static_cast<void>(quantile({1, 2}, share)), std::invalid_argument) << share;
   }
+}
+
+TEST(Quantile, OfInfinitiesIsOneOfThem) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(median({infinity, infinity}), infinity);
+  EXPECT_EQ(median({-infinity, 1}), -infinity);
+  EXPECT_EQ(median({1, infinity}), infinity);
+  EXPECT_EQ(quantile({-infinity, -infinity, 1}, 0.25), -infinity);
+  EXPECT_EQ(median({-1.7e308, 1.7e308}), 0);
+  EXPECT_THROW(static_cast<void>(median({std::nan(""), 1, 2})), std::invalid_argument);
 }
 
 TEST(Median, IsTheMiddleOrTheMeanOfTheTwoInTheMiddle) {

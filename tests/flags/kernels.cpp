@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Prints digests of the bits of products and of elementary ops, one line each, to be compared
-// between builds of one target. UNIT_SCALING_ONLY_PRODUCTS leaves the ops out, and
-// UNIT_SCALING_WITH_OPTIMISERS adds steps of optimisers.
+// between builds of one target. UNIT_SCALING_WITH_OPTIMISERS adds steps of optimisers.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -106,7 +105,6 @@ template <class P> void products(const std::string& precision_name) {
   }
 }
 
-#if !defined(UNIT_SCALING_ONLY_PRODUCTS)
 /// Each element of `x` times `factor`, plus `mean`.
 template <class T>
 [[gnu::noinline]] us::Array<T> moved(const us::Array<T>& x, float factor, float mean) {
@@ -168,7 +166,6 @@ template <class P> void others(const std::string& name) {
             numbers<T>({2, 3, 70, 20}, 11), numbers<T>({2, 3, 70, 20}, 12),
             numbers<T>({2, 3, 70, 28}, 13));
 }
-#endif
 
 #if defined(UNIT_SCALING_WITH_OPTIMISERS)
 /// Gradients that are given.
@@ -205,10 +202,8 @@ int main() {
   products<us::precision::bf16>("bf16");
   products<us::precision::fp8>("fp8");
   products<us::precision::fp64>("fp64");
-#if !defined(UNIT_SCALING_ONLY_PRODUCTS)
   others<us::precision::fp32>("fp32");
   norms<us::precision::fp32>("fp32");
-#endif
 #if defined(UNIT_SCALING_WITH_OPTIMISERS)
   optimiser<us::optim::Sgd>("sgd", {.weight_decay = 0.1, .nesterov = true});
   optimiser<us::optim::Adam>("adam", {.weight_decay = 0.1});

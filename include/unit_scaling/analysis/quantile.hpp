@@ -18,17 +18,24 @@ namespace UNIT_SCALING_NAMESPACE::analysis {
 
 /// The value below which `share` of the values lie, 0.25 for the lower quartile; between two values
 /// of the sorted list on the line through them, as definition 7 of Hyndman and Fan (1996) has it.
-/// @throws DomainError without a value, and for a share that is not from 0 to 1.
+/// Between two values of which the lower one is infinite it is that; else the upper one, if that
+/// is.
+/// @throws DomainError without a value, for a NaN among them, and for a share that is not from 0 to
+///         1.
 [[nodiscard]] inline double quantile(std::vector<double> values, double share) {
   require_size("quantile", "a number of values", values.size());
   require(share >= 0 && share <= 1, "quantile", "expected a share from 0 to 1, got ", share);
+  const bool has_nan = std::any_of(values.begin(), values.end(), [](double x) { return x != x; });
+  require(!has_nan, "quantile", "expected numbers, got NaN among the values");
   const double place = share * static_cast<double>(values.size() - 1);
   const auto below = static_cast<std::ptrdiff_t>(std::floor(place));
   const auto lower = values.begin() + below;
   std::nth_element(values.begin(), lower, values.end());
   const double beyond = place - static_cast<double>(below);
   if (beyond == 0) return *lower;
-  return *lower + beyond * (*std::min_element(lower + 1, values.end()) - *lower);
+  const double upper = *std::min_element(lower + 1, values.end());
+  if (upper == *lower || std::isinf(*lower)) return *lower;
+  return std::isinf(upper) ? upper : std::lerp(*lower, upper, beyond);
 }
 
 /// The middle value, or the mean of the two in the middle.

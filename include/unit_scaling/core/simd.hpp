@@ -398,7 +398,8 @@ requires std::is_arithmetic_v<T>
   return mask ? if_true : if_false;
 }
 
-/// Selects by lanes. Each lane of `mask` is 0 or -1, as a comparison of vectors gives it.
+/// Selects by lanes. Each lane of `mask` is 0 or -1, as a comparison of vectors gives it. Where the
+/// thread flushes subnormal numbers, one that is chosen by a comparison of floats may become zero.
 template <SimdVector V>
 requires(sizeof(lane_t<V>) == 4) [[nodiscard, gnu::always_inline]] inline V
     select(detail::vector_of<std::int32_t, lane_count<V>> mask, V if_true, V if_false) noexcept {
@@ -526,10 +527,13 @@ using FusedRegister = float __attribute__((vector_size(16)));
 /// The vector, or lanes of the number.
 template <class V, class T>
 [[nodiscard, gnu::always_inline]] inline V register_of(const T& value) noexcept {
-  if constexpr (std::is_arithmetic_v<T>) {
-    return splat<V>(static_cast<float>(value));
-  } else {
+  if constexpr (!std::is_arithmetic_v<T>) {
     return value;
+  } else if constexpr (std::is_class_v<V>) {
+    return splat<V>(static_cast<float>(value));
+  } else {  // a register may be wider than the halves of vectors: AVX without AVX2
+    return splat_each<V>(static_cast<float>(value),
+                         std::make_index_sequence<sizeof(V) / sizeof(float)>{});
   }
 }
 
@@ -554,7 +558,7 @@ requires(!(std::is_arithmetic_v<A> && std::is_arithmetic_v<B> && std::is_arithme
     [[nodiscard, gnu::always_inline]] inline auto multiply_add(A a, B b, C c) noexcept {
 #if defined(UNIT_SCALING_HAS_FMA)
   using V = decltype(a * b + c);
-  if constexpr (std::is_class_v<V> && sizeof(V) == 2 * sizeof(detail::FusedRegister)) {
+  if constexpr (requires(V v) { detail::fuse(v.lower, v.lower, v.lower); }) {
     const V x = detail::register_of<V>(a);
     const V y = detail::register_of<V>(b);
     const V z = detail::register_of<V>(c);

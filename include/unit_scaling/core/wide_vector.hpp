@@ -7,10 +7,8 @@
 /// both halves of this class in registers.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <type_traits>
-#include <utility>
 
 #include "unit_scaling/core/target.hpp"
 
@@ -19,15 +17,16 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE {
 
 /// Two vectors, `lower` with the lanes that come first in memory: of the compiler's extensions, or
-/// of this class again. It lies in memory as a vector of the extensions does, and has its operators
+/// of this class again. It lies in memory as a vector of the extensions does, aligned as one of its
+/// halves, and has its operators
 /// on lanes, with another vector or with a number for all lanes. Comparisons give lanes 0 or -1.
 template <class Half> struct WideVector {
   /// Type of one lane.
   using Lane = std::remove_cvref_t<decltype(Half{}[0])>;
   static constexpr std::size_t half_count = sizeof(Half) / sizeof(Lane);  ///< Lanes in a half.
 
-  /// Whether a number may be given for all lanes: where it is of a wider type, rounding would be
-  /// lost.
+  /// Whether a number may be given for all lanes, converted as a `static_cast` does: not a floating
+  /// one of a wider type, whose rounding would be lost.
   template <class Number>
   static constexpr bool stands_for_lanes = std::is_integral_v<Number> ||
                                            (std::is_floating_point_v<Number> &&

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -102,10 +103,14 @@ template <class Words, class T> inline constexpr bool decodes_fours = finds_four
 /// inner dimension. The last elements of a depth that fills no word are zeros; lanes beyond
 /// `lane_count` are of no meaning. Writes no more than `panel_words` words.
 ///
+/// A width above `detail::block_rows` must be a multiple of it.
+///
 /// The width is no template parameter: a kernel packs panels of several widths, and each would be
 /// one more copy of all this to compile.
 template <class Words, class T>
 void pack_panel(const PanelSource<T>& shared_source, std::size_t width, std::uint32_t* target) {
+  // Blocks of lanes follow each other, and the last one may reach into the next group of words.
+  assert(width <= detail::block_rows || width % detail::block_rows == 0);
   // Of its own: what it holds might change with every store, for all the compiler knows.
   const PanelSource<T> source = shared_source;
   const std::size_t lane_count = std::min(source.lane_count, width);

@@ -202,7 +202,7 @@ template <class Words, std::size_t groups, class T>
       add_products_of_fours<T>(block, vectors + p * most_skinny_vectors, count, sums, stride);
     }
   }
-  // After fours less than two runs are left, for which a loop of their own is too much to compile.
+  // After fours few runs are left, for which a loop of their own is too much to compile.
   if constexpr (!looks_up_fours<Words, T>() && !decodes_fours<Words, T>) {
     for (; p + run <= source.depth; p += run) {
       transposed(
