@@ -17,6 +17,7 @@
 #include "unit_scaling/formats/codec.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 

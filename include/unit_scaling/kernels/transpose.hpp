@@ -8,6 +8,7 @@
 
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
+#include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
 
