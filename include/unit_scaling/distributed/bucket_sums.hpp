@@ -64,11 +64,11 @@ class BucketSums {
   };
 
   /// @param receiver who is named in an error, in memory that stays.
-  BucketSums(Communicator& ranks, std::string_view receiver, GradientWire wire,
+  BucketSums(Communicator& ranks, std::string_view receiver, const GradientWire& wire,
              GradientBuckets buckets)
       : ranks_(&ranks),
         receiver_(receiver),
-        wire_(std::move(wire)),
+        wire_(wire),
         buckets_(std::move(buckets)),
         sums_(buckets_.places().size()) {}
 
