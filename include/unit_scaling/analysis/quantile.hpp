@@ -16,10 +16,9 @@ UNIT_SCALING_IEEE_BEGIN
 
 namespace UNIT_SCALING_NAMESPACE::analysis {
 
-/// The value below which `share` of the values lie, 0.25 for the lower quartile; between two values
-/// of the sorted list on the line through them, as definition 7 of Hyndman and Fan (1996) has it.
-/// Between two values of which the lower one is infinite it is that; else the upper one, if that
-/// is.
+/// The value below which `share` of the values lie: 0.25 gives the lower quartile. Between two
+/// values of the sorted list it is on the line through them, by definition 7 of Hyndman and Fan
+/// (1996). If one of the two is infinite, it is that one; if both are, the lower one.
 /// @throws DomainError without a value, for a NaN among them, and for a share that is not from 0 to
 ///         1.
 [[nodiscard]] inline double quantile(std::vector<double> values, double share) {
@@ -39,7 +38,7 @@ namespace UNIT_SCALING_NAMESPACE::analysis {
 }
 
 /// The middle value, or the mean of the two in the middle.
-/// @throws DomainError without a value.
+/// @throws DomainError as `quantile`.
 [[nodiscard]] inline double median(std::vector<double> values) {
   return quantile(std::move(values), 0.5);
 }

@@ -32,9 +32,9 @@ class CommunicationError : public std::runtime_error {
 /// of them has thrown. Requests may be waited for in any order, and none may outlive its
 /// communicator.
 ///
-/// Who destroys a request before it is over gives up the operation. The memory is the caller's
-/// again then, and all later operations of the communicator throw. An engine may have to wait for
-/// that, unless it may keep the memory: see `keep`.
+/// A request that is destroyed before it is over gives up the operation. Then the memory is the
+/// caller's again, and all later operations of the communicator throw. An engine may have to wait
+/// until it has left the memory alone, unless it may keep it: see `keep`.
 class Request {
  public:
   /// What an engine knows of an operation. After the destructor, and after a call that throws, the

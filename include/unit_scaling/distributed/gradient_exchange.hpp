@@ -118,8 +118,8 @@ class GradientExchange {
   GradientExchange& operator=(const GradientExchange&) = delete;
   ~GradientExchange() = default;
 
-  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients. If
-  /// it throws CommunicationError, there is no exchange after it either, but for the last reason.
+  /// Adds up the gradients of a step. All ranks call it. If it throws, there are no gradients.
+  /// After a CommunicationError all later exchanges throw, unless it was of other Work.
   /// @param batches the gradients of the source are the unweighted sum of those of so many batches,
   ///        as many on each rank.
   /// @throws ShapeError if a gradient has another shape than its parameter at construction;
@@ -150,10 +150,9 @@ class GradientExchange {
   /// many of the step are started depends on which messages have come. Those of others throw
   /// CommunicationError.
   ///
-  /// The `exchange` must follow. If it cannot, because backward has thrown, there is no way on:
-  /// other ranks may have gradients of a step that is not to be. An exchange of the next step
-  /// throws. If this object is destroyed after it has sent some, all later operations of the
-  /// communicator throw.
+  /// The `exchange` must follow. If backward throws, it cannot, and there is no way on: other ranks
+  /// may have gradients of this step. An exchange of the next step throws. If this object is
+  /// destroyed after it has sent some, all later operations of the communicator throw.
   ///
   /// What overlaps: no call waits. Each one looks at the messages that are on their way, adds up
   /// what has come, and sends what can be sent next; so a bucket is exchanged while the gradients
