@@ -34,21 +34,18 @@ template <std::size_t rows, class Column> void expect_columns(const Column (&col
   }
 }
 
-TEST(Transpose, MakesColumnsOfEightRows) {
-  uint32x16 rows[8];
-  fill(rows);
-  uint32x8 columns[16];
-  detail::transpose_block(rows, columns);
-  expect_columns<8>(columns);
+/// Transposes `rows` rows of 16 words to 16 columns.
+template <std::size_t rows, class Column> void expect_transposed() {
+  uint32x16 row[rows];
+  fill(row);
+  Column column[16];
+  detail::transpose_block(row, column);
+  expect_columns<rows>(column);
 }
 
-TEST(Transpose, MakesColumnsOfSixteenRows) {
-  uint32x16 rows[16];
-  fill(rows);
-  uint32x16 columns[16];
-  detail::transpose_block(rows, columns);
-  expect_columns<16>(columns);
-}
+TEST(Transpose, MakesColumnsOfEightRows) { expect_transposed<8, uint32x8>(); }
+
+TEST(Transpose, MakesColumnsOfSixteenRows) { expect_transposed<16, uint32x16>(); }
 
 TEST(Transpose, WorksInPlaceAndOutOfLine) {
   uint32x16 rows[16];

@@ -230,9 +230,8 @@ class StatisticsLanes {
     below_normal_ += is_below(magnitude, thresholds_.normal);
     below_largest_ += is_below(magnitude, thresholds_.largest);
     const auto key = bit_cast_to<int32x16>(magnitude + key_offset);
-    min_key_ = select(is_less(key, min_key_), key, min_key_);
-    const auto integer = bit_cast_to<int32x16>(magnitude);
-    max_magnitude_ = select(is_less(max_magnitude_, integer), integer, max_magnitude_);
+    min_key_ = least(key, min_key_);
+    max_magnitude_ = greatest(bit_cast_to<int32x16>(magnitude), max_magnitude_);
 
     for (std::size_t i = 0; i < sums_.size(); ++i) {
       const auto narrow = load<FloatsToWiden>(elements + i * double_lanes);

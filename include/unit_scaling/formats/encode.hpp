@@ -123,8 +123,7 @@ struct LaneStatistics {
     if (!spec.has_sign()) is_beyond |= is_negative(in) & is_not_zero;
     overflowed += is_finite & is_beyond;
     if (spec.has_zero()) underflowed += is_not_zero & is_below(rounded, 1U);
-    max_magnitude =
-        select(is_less(max_magnitude, finite_magnitude), finite_magnitude, max_magnitude);
+    max_magnitude = greatest(max_magnitude, finite_magnitude);
   }
 
   [[nodiscard]] EncodeStatistics total(std::size_t count) const {

@@ -63,8 +63,8 @@ requires(has_byte_codes(T::format)) class ByteCodes<T> {
   /// Bits of the floats of the four codes of each word, the lowest byte first.
   [[gnu::always_inline]] static void decode(Words codes, Words (&floats)[4]) {
     // Each code twice in half a word: bytes 0 and 2 of a word, and bytes 1 and 3.
-    const auto even = bfloat16_of(shuffle(codes, twice(0)));
-    const auto odd = bfloat16_of(shuffle(codes, twice(1)));
+    const auto even = bfloat16_of(shuffle(codes, in_register(evens_twice)));
+    const auto odd = bfloat16_of(shuffle(codes, in_register(odds_twice)));
     floats[0] = reinterpret_cast<Words>(even) << 16;
     floats[1] = reinterpret_cast<Words>(odd) << 16;
     floats[2] = reinterpret_cast<Words>(even) & 0xffff'0000U;
@@ -80,38 +80,36 @@ requires(has_byte_codes(T::format)) class ByteCodes<T> {
   static constexpr std::uint32_t infinity = 0x7f80;
   static constexpr std::uint32_t quiet_bit = 0x40;
 
-  [[gnu::always_inline]] static Halves all(std::uint32_t value) {
-    return Halves{} + static_cast<std::uint16_t>(value);
+  /// A number for each half.
+  static constexpr std::uint16_t half(std::uint32_t value) {
+    return static_cast<std::uint16_t>(value);
   }
 
   /// Bytes of each 16, by their numbers among these.
-  [[gnu::always_inline]] static Halves shuffle(Words from, const Bytes& order) {
-    return reinterpret_cast<Halves>(shuffled(from, load(order)));
+  [[gnu::always_inline]] static Halves shuffle(Words from, Words order) {
+#if defined(__AVX512BW__)
+    return reinterpret_cast<Halves>(
+        _mm512_shuffle_epi8(reinterpret_cast<__m512i>(from), reinterpret_cast<__m512i>(order)));
+#else
+    return reinterpret_cast<Halves>(
+        _mm256_shuffle_epi8(reinterpret_cast<__m256i>(from), reinterpret_cast<__m256i>(order)));
+#endif
   }
-  [[gnu::always_inline]] static Words load(const Bytes& bytes) {
+  [[gnu::always_inline]] static Words in_register(const Bytes& bytes) {
     Words result;
     std::memcpy(&result, bytes.data(), register_bytes);
     return result;
   }
-  [[gnu::always_inline]] static Words shuffled(Words from, Words order) {
-#if defined(__AVX512BW__)
-    return reinterpret_cast<Words>(
-        _mm512_shuffle_epi8(reinterpret_cast<__m512i>(from), reinterpret_cast<__m512i>(order)));
-#else
-    return reinterpret_cast<Words>(
-        _mm256_shuffle_epi8(reinterpret_cast<__m256i>(from), reinterpret_cast<__m256i>(order)));
-#endif
-  }
 
-  static constexpr Bytes order_of(std::size_t first) {
+  static constexpr Bytes bytes_twice(std::size_t first) {
     Bytes bytes{};
     for (std::size_t i = 0; i < register_bytes; ++i) {
       bytes[i] = static_cast<std::uint8_t>(i % 16 / 2 * 2 + first);
     }
     return bytes;
   }
-  alignas(64) static constexpr std::array<Bytes, 2> orders{order_of(0), order_of(1)};
-  static const Bytes& twice(std::size_t first) { return orders[first]; }
+  alignas(64) static constexpr Bytes evens_twice = bytes_twice(0);
+  alignas(64) static constexpr Bytes odds_twice = bytes_twice(1);
 
   /// Lower bytes of the bfloat16 numbers of the codes 0 to 7, and upper ones; in each 16 bytes.
   static constexpr Bytes bytes_of_small() {
@@ -128,38 +126,32 @@ requires(has_byte_codes(T::format)) class ByteCodes<T> {
   /// Of each half that holds a code in its lower and in its upper byte.
   [[gnu::always_inline]] static Halves bfloat16_of(Halves code) {
     constexpr int shift = bfloat16_mantissa_bits - format.mantissa_bits;
-    constexpr std::uint32_t magnitude_mask = 0x7f;
-    const Halves shifted = (code >> (8 - shift)) & all(magnitude_mask << shift);
+    const Halves shifted = (code >> (8 - shift)) & half(0x7f << shift);
     Halves bits =
-        shifted + all(static_cast<std::uint32_t>(127 - format.bias) << bfloat16_mantissa_bits);
+        shifted + half(static_cast<std::uint32_t>(127 - format.bias) << bfloat16_mantissa_bits);
     // Subnormal numbers, of which there are at most eight magnitudes.
-    const auto order = (code & all(format.mantissa_mask() * 0x0101U)) | all(0x0800);
-    const Halves from_table =
-        reinterpret_cast<Halves>(shuffled(load(small), reinterpret_cast<Words>(order)));
-    const Halves magnitude = code & all(magnitude_mask << 8);
-    bits = choose(is_above(magnitude, format.mantissa_mask()), bits, from_table);
+    const Halves order = (code & half(format.mantissa_mask() * 0x0101)) | half(0x0800);
+    const Halves from_table = shuffle(in_register(small), reinterpret_cast<Words>(order));
+    const Halves magnitude = code & half(0x7f00);
+    bits = is_above(magnitude, format.mantissa_mask()) ? bits : from_table;
     if constexpr (format.specials == Specials::ieee) {
       const std::uint32_t of_infinity = format.infinity_code();
-      bits = choose(is_above(magnitude, of_infinity - 1), shifted | all(infinity), bits);
-      bits = choose(is_above(magnitude, of_infinity), bits | all(quiet_bit), bits);
+      bits = is_above(magnitude, of_infinity - 1) ? shifted | half(infinity) : bits;
+      bits = is_above(magnitude, of_infinity) ? bits | half(quiet_bit) : bits;
     } else if constexpr (format.specials == Specials::fn) {
-      bits = choose(is_above(magnitude, format.max_finite_code()), all(infinity | quiet_bit), bits);
+      bits = is_above(magnitude, format.max_finite_code()) ? Halves{} + half(infinity | quiet_bit)
+                                                           : bits;
     }
-    bits |= code & all(0x8000);
+    bits |= code & half(0x8000);
     if constexpr (format.specials == Specials::fnuz) {
-      bits = choose(code == all(0x8080), all(infinity | quiet_bit), bits);
+      bits = code == half(0x8080) ? Halves{} + half(infinity | quiet_bit) : bits;
     }
     return bits;
   }
 
   /// Whether the magnitude in the upper byte, whose lower one is 0, is above a code.
   [[gnu::always_inline]] static auto is_above(Halves magnitude, std::uint32_t code) {
-    return reinterpret_cast<SignedHalves>(magnitude) >
-           reinterpret_cast<SignedHalves>(all(code << 8));
-  }
-  template <class Mask>
-  [[gnu::always_inline]] static Halves choose(const Mask& mask, Halves if_true, Halves if_false) {
-    return mask ? if_true : if_false;
+    return reinterpret_cast<SignedHalves>(magnitude) > static_cast<std::int16_t>(code << 8);
   }
 };
 

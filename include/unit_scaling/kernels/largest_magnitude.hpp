@@ -26,7 +26,8 @@ namespace detail {
 
 /// The greater of two integers in each lane, none of which is negative.
 [[nodiscard]] inline uint32x16 greater_integer(uint32x16 left, uint32x16 right) {
-  return select(is_less(bit_cast_to<int32x16>(left), bit_cast_to<int32x16>(right)), right, left);
+  return bit_cast_to<uint32x16>(
+      greatest(bit_cast_to<int32x16>(left), bit_cast_to<int32x16>(right)));
 }
 
 /// `largest_magnitude_bits` on one thread.

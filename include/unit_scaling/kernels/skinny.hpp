@@ -44,30 +44,39 @@ template <class Lanes>
   }
 }
 
-/// Adds to the sums of some groups of 16 lanes the products of their words with those of the
-/// vectors: `sums` holds `count` rows of `stride`, `vectors` groups of `most_skinny_vectors` words.
-template <class Words, std::size_t most_steps, std::size_t groups>
-[[gnu::always_inline]] inline void add_products(const uint32x16 (&words)[most_steps][groups],
-                                                std::size_t steps, const std::uint32_t* vectors,
-                                                std::size_t count, float* sums,
-                                                std::size_t stride) {
+/// Calls `add(c, sum)` with the sums of some groups of 16 lanes and vector c, in registers, for
+/// each of `count` vectors: `sums` holds `count` rows of `stride`.
+template <std::size_t groups, class Add>
+[[gnu::always_inline]] inline void change_sums(std::size_t count, float* sums, std::size_t stride,
+                                               const Add& add) {
+  constexpr std::size_t registers = groups * lanes / register_floats;
   for (std::size_t c = 0; c < count; ++c) {
     float* const at = sums + c * stride;
-    constexpr std::size_t parts = lanes / register_floats;
-    register_t sum[groups * parts];
-    for (std::size_t g = 0; g < groups * parts; ++g) {
-      sum[g] = load_register(at + g * register_floats);
-    }
-    for (std::size_t q = 0; q < steps; ++q) {
-      for (std::size_t g = 0; g < groups * parts; ++g) {
-        sum[g] = multiply_add_words<Words>(sum[g], vectors[q * most_skinny_vectors + c],
-                                           register_of_words(words[q][g / parts], g % parts));
-      }
-    }
-    for (std::size_t g = 0; g < groups * parts; ++g) {
+    register_t sum[registers];
+    for (std::size_t g = 0; g < registers; ++g) sum[g] = load_register(at + g * register_floats);
+    add(c, sum);
+    for (std::size_t g = 0; g < registers; ++g) {
       *reinterpret_cast<memory_register_t*>(at + g * register_floats) = sum[g];
     }
   }
+}
+
+/// Adds to the sums of some groups of 16 lanes the products of their words with those of the
+/// vectors: `sums` holds `count` rows of `stride`, `vectors` groups of `most_skinny_vectors` words.
+template <class Words, std::size_t most_steps, std::size_t groups>
+[[gnu::always_inline]] inline void add_words(const uint32x16 (&words)[most_steps][groups],
+                                             std::size_t steps, const std::uint32_t* vectors,
+                                             std::size_t count, float* sums, std::size_t stride) {
+  constexpr std::size_t parts = lanes / register_floats;
+  change_sums<groups>(
+      count, sums, stride, [&](std::size_t c, auto& sum) __attribute__((always_inline)) {
+        for (std::size_t q = 0; q < steps; ++q) {
+          for (std::size_t g = 0; g < groups * parts; ++g) {
+            sum[g] = multiply_add_words<Words>(sum[g], vectors[q * most_skinny_vectors + c],
+                                               register_of_words(words[q][g / parts], g % parts));
+          }
+        }
+      });
 }
 
 /// Whether words are looked up, two at a time, from four codes.
@@ -75,38 +84,29 @@ template <class Words, class T> [[nodiscard]] constexpr bool looks_up_fours() {
   return Words::depth == 2 && decltype(std::declval<PanelSource<T>>().elements())::has_fours;
 }
 
-/// Adds to the sums of some groups of 16 lanes the products of 64 codes of each, transposed: word q
-/// of `codes[g]` has codes 4 q to 4 q + 3 of a lane. Sums and vectors as above.
+/// The same of 64 codes of each lane, transposed: word q of `codes[g]` has codes 4 q to 4 q + 3.
 template <class T, std::size_t groups>
-[[gnu::always_inline]] inline void add_products_of_fours(const uint32x16 (&codes)[groups][lanes],
-                                                         const std::uint32_t* vectors,
-                                                         std::size_t count, float* sums,
-                                                         std::size_t stride) {
+[[gnu::always_inline]] inline void add_fours(const uint32x16 (&codes)[groups][lanes],
+                                             const std::uint32_t* vectors, std::size_t count,
+                                             float* sums, std::size_t stride) {
   using Part = typename ByteCodes<T>::Words;
   static_assert(sizeof(Part) == register_bytes);
   constexpr std::size_t parts = lanes / register_floats;
-  for (std::size_t c = 0; c < count; ++c) {
-    float* const at = sums + c * stride;
-    register_t sum[groups * parts];
-    for (std::size_t g = 0; g < groups * parts; ++g) {
-      sum[g] = load_register(at + g * register_floats);
-    }
-    for (std::size_t q = 0; q < lanes; ++q) {
-      for (std::size_t g = 0; g < groups * parts; ++g) {
-        Part floats[4];
-        ByteCodes<T>::decode(
-            reinterpret_cast<Part>(register_of_words(codes[g / parts][q], g % parts)), floats);
-        for (std::size_t k = 0; k < 4; ++k) {
-          sum[g] =
-              multiply_add_words<FloatWords>(sum[g], vectors[(4 * q + k) * most_skinny_vectors + c],
-                                             reinterpret_cast<register_t>(floats[k]));
+  change_sums<groups>(
+      count, sums, stride, [&](std::size_t c, auto& sum) __attribute__((always_inline)) {
+        for (std::size_t q = 0; q < lanes; ++q) {
+          for (std::size_t g = 0; g < groups * parts; ++g) {
+            Part floats[4];
+            ByteCodes<T>::decode(
+                reinterpret_cast<Part>(register_of_words(codes[g / parts][q], g % parts)), floats);
+            for (std::size_t k = 0; k < 4; ++k) {
+              sum[g] = multiply_add_words<FloatWords>(
+                  sum[g], vectors[(4 * q + k) * most_skinny_vectors + c],
+                  reinterpret_cast<register_t>(floats[k]));
+            }
+          }
         }
-      }
-    }
-    for (std::size_t g = 0; g < groups * parts; ++g) {
-      *reinterpret_cast<memory_register_t*>(at + g * register_floats) = sum[g];
-    }
-  }
+      });
 }
 
 /// Adds to the sums of the first `groups` groups of 16 lanes their products; the lanes are
@@ -137,8 +137,8 @@ template <class Words, std::size_t groups, class T>
   };
   const auto add = [&](const uint32x16(&words)[most_steps][groups], std::size_t steps,
                        std::size_t at) __attribute__((always_inline)) {
-    add_products<Words>(words, steps, vectors + at / Words::depth * most_skinny_vectors, count,
-                        sums, stride);
+    add_words<Words>(words, steps, vectors + at / Words::depth * most_skinny_vectors, count, sums,
+                     stride);
   };
   const auto transpose_by_call = [](uint32x16(&rows)[lanes]) {
     uint32x16 columns[lanes];
@@ -152,19 +152,18 @@ template <class Words, std::size_t groups, class T>
       transpose_by_call(block);  // it works through memory anyway
     }
   };
+  [[maybe_unused]] const auto load_fours = [](const T* from) __attribute__((always_inline)) {
+    uint32x16 codes;
+    std::memcpy(&codes, from, sizeof(codes));
+    __builtin_prefetch(from + ahead, 0, second_level);
+    return codes;
+  };
   uint32x16 block[groups][lanes];
 #if defined(__AVX512VBMI__) && defined(__AVX512BW__)
   if constexpr (looks_up_fours<Words, T>()) {
     // Codes are transposed, four at a time, before they are looked up: half as much to move.
     for (; p + 4 * lanes <= source.depth; p += 4 * lanes) {
-      transposed(
-          block, [](const T* from) __attribute__((always_inline)) {
-            uint32x16 codes;
-            std::memcpy(&codes, from, sizeof(codes));
-            __builtin_prefetch(from + ahead, 0, second_level);
-            return codes;
-          },
-          transpose);
+      transposed(block, load_fours, transpose);
       for (std::size_t q = 0; q < lanes; q += most_steps / 2) {
         uint32x16 words[most_steps][groups];
         for (std::size_t k = 0; k < most_steps; k += 2) {
@@ -191,15 +190,8 @@ template <class Words, std::size_t groups, class T>
   };
   if constexpr (decodes_fours<Words, T>) {
     for (; p + 4 * lanes <= source.depth; p += 4 * lanes) {
-      transposed(
-          block, [](const T* from) __attribute__((always_inline)) {
-            uint32x16 codes;
-            std::memcpy(&codes, from, sizeof(codes));
-            __builtin_prefetch(from + ahead, 0, second_level);
-            return codes;
-          },
-          transpose);
-      add_products_of_fours<T>(block, vectors + p * most_skinny_vectors, count, sums, stride);
+      transposed(block, load_fours, transpose);
+      add_fours<T>(block, vectors + p * most_skinny_vectors, count, sums, stride);
     }
   }
   // After fours few runs are left, for which a loop of their own is too much to compile.
@@ -272,7 +264,7 @@ void multiply_interleaved(const PanelSource<T>& source, std::size_t count,
             load_interleaved<Words>(source, elements, at, j, std::min(lanes, source.lane_count - j),
                                     may_load_whole<Words>(source, at, j + lanes));
       }
-      add_products<Words>(words, steps, group, count, sums + j, stride);
+      add_words<Words>(words, steps, group, count, sums + j, stride);
     }
   }
 }
