@@ -10,6 +10,7 @@
 
 #include "peer_libraries.hpp"
 #include "target_extensions.hpp"
+#include "unit_scaling/core/compiler.hpp"
 #include "unit_scaling/core/processor.hpp"
 
 namespace unit_scaling_benchmarks {
@@ -40,16 +41,6 @@ std::string target_name(std::string_view flags) {
   return std::string(name.substr(0, name.find(' ')));
 }
 
-std::string compiler() {
-#if defined(__clang__)
-  return "Clang " __clang_version__;
-#elif defined(__GNUC__)
-  return "GCC " __VERSION__;
-#else
-  return "unknown";
-#endif
-}
-
 std::string date() {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
@@ -66,7 +57,7 @@ nlohmann::ordered_json conditions() {
   return {{"machine", machine()},
           {"target",
            {{"name", target_name(flags)}, {"flags", flags}, {"extensions", target_extensions()}}},
-          {"compiler", compiler()},
+          {"compiler", unit_scaling::compiler_name},
           {"peers", peer_versions()},
           {"date", date()}};
 }

@@ -58,7 +58,7 @@ struct ComparisonOutput {
 namespace detail {
 
 /// Three digits of a positive number, but at most two decimals, and without an exponent.
-[[nodiscard]] inline std::string short_number(double value) {
+[[nodiscard]] inline std::string three_digits(double value) {
   const int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
   char text[320];  // the digits of the largest number and more
   std::snprintf(text, sizeof text, "%.*f", decimals, value);
@@ -71,7 +71,7 @@ namespace detail {
   if (!std::isfinite(number) || number <= 0) {
     throw std::invalid_argument("expected a positive number, got " + value.dump());
   }
-  return short_number(number);
+  return three_digits(number);
 }
 
 [[nodiscard]] inline std::string joined(const std::vector<std::string>& texts,
@@ -177,8 +177,8 @@ inline void add_entry(std::vector<MeasuredMachine>& machines, const nlohmann::js
   const nlohmann::json& before = conditions.at("load_before");
   const nlohmann::json& after = conditions.at("load_after");
   if (!before.is_null() && !after.is_null()) {
-    text += ", load average " + short_number(before.get<double>()) + " before and " +
-            short_number(after.get<double>()) + " after";
+    text += ", load average " + three_digits(before.get<double>()) + " before and " +
+            three_digits(after.get<double>()) + " after";
   }
   text += ".";
   if (conditions.contains("note")) text += " " + conditions.at("note").get<std::string>() + ".";

@@ -16,6 +16,7 @@
 #include "unit_scaling/autograd/parameter.hpp"
 #include "unit_scaling/core/array.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/compiler.hpp"
 #include "unit_scaling/core/shape.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/core/text_hash.hpp"
@@ -37,13 +38,6 @@ namespace detail {
 inline constexpr std::string_view target_name = UNIT_SCALING_TEXT(UNIT_SCALING_NAMESPACE);
 #undef UNIT_SCALING_TEXT
 #undef UNIT_SCALING_TEXT_EXPANDED
-
-/// The compiler of this file, for the same reason.
-#ifdef __clang__
-inline constexpr std::string_view compiler_name = "Clang " __clang_version__;
-#else
-inline constexpr std::string_view compiler_name = "GCC " __VERSION__;
-#endif
 
 /// FNV-1a over the bits of the numbers.
 [[nodiscard]] inline std::uint64_t hash_of(const Array<float>& numbers) {
@@ -101,7 +95,7 @@ inline void require_agreement(Communicator& ranks, const train::Fingerprint& tol
   all.add("library version", version)
       .add("byte order", std::endian::native == std::endian::little ? "little" : "big")
       .add("target", detail::target_name)
-      .add("compiler", detail::compiler_name)
+      .add("compiler", compiler_name)
       .add("number of parameters", parameters.size());
   for (std::size_t k = 0; k < parameters.size(); ++k) {
     const Parameter& parameter = *parameters[k];
