@@ -15,6 +15,7 @@
 #include "support/random_arrays.hpp"
 #include "support/threads.hpp"
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/random.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/epilogue.hpp"

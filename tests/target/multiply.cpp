@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A product and a row kernel, compiled for processors whose registers of floats and of integers, or
 // fused instructions, differ in width: see tests/CMakeLists.txt.
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/matmul.hpp"

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_layout.hpp"

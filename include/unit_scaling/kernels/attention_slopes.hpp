@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "unit_scaling/core/array.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/attention_dropout.hpp"

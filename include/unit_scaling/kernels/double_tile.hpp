@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/packing.hpp"
 

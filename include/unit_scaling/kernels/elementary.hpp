@@ -13,6 +13,7 @@
 #include <numbers>
 #include <type_traits>
 
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "unit_scaling/core/simd.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/epilogue.hpp"
 #include "unit_scaling/kernels/lanes.hpp"

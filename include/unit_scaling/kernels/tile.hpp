@@ -16,6 +16,7 @@
 #include <immintrin.h>
 #endif
 
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/convert.hpp"

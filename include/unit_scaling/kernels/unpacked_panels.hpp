@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/double_tile.hpp"

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/normalise.hpp"
 #include "unit_scaling/kernels/rows.hpp"

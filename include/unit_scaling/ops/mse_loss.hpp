@@ -13,6 +13,7 @@
 
 #include "unit_scaling/core/check.hpp"
 #include "unit_scaling/core/memory.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"

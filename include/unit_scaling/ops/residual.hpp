@@ -10,6 +10,7 @@
 #include <cstddef>
 
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/map.hpp"
 #include "unit_scaling/ops/op.hpp"

@@ -14,6 +14,7 @@
 
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/elementary.hpp"
 #include "unit_scaling/kernels/rows.hpp"

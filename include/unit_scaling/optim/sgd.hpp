@@ -12,6 +12,7 @@
 
 #include "unit_scaling/core/arithmetic.hpp"
 #include "unit_scaling/core/check.hpp"
+#include "unit_scaling/core/multiply_add.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/optim/learning_rate.hpp"
 #include "unit_scaling/optim/optimiser.hpp"
