@@ -149,8 +149,9 @@ struct AmxTile {
     std::fill(target + packed * columns, target + groups(depth) * columns, 0U);
   }
 
-  static void multiply(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,
+  static void multiply(std::size_t depth, const std::uint32_t* left, const RightPanel& panel,
                        std::size_t height, std::size_t width, float* sums, bool accumulate) {
+    const std::uint32_t* right = panel.words;
     asm volatile("" : : : "memory");  // what was packed must be in memory
     constexpr std::size_t tile_words = lanes * lanes;
     constexpr int left_stride = lanes * sizeof(std::uint32_t);
@@ -169,7 +170,18 @@ struct AmxTile {
     }
     const std::size_t steps = groups(depth) / lanes;
     if (is_tall && is_wide) {
+      const std::uint32_t* fetched = panel.fetched;
       for (std::size_t step = 0; step < steps; ++step) {
+        if (fetched != nullptr) {
+          constexpr int second_level = 2;
+          constexpr std::size_t words_fetched = lanes * columns / RightPanel::tiles_that_fetch;
+          constexpr std::size_t line_words =
+              unit_scaling::detail::line_bytes / sizeof(std::uint32_t);
+          for (std::size_t i = 0; i < words_fetched; i += line_words) {
+            __builtin_prefetch(fetched + i, 0, second_level);
+          }
+          fetched += words_fetched;
+        }
         _tile_loadd(4, left, left_stride);
         _tile_loadd(6, right, right_stride);
         _tile_loadd(7, right + lanes, right_stride);

@@ -16,6 +16,14 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
+/// One of the blocks of the inner dimension: elements [begin, begin + depth) of a segment.
+struct InnerBlock {
+  std::size_t index;
+  std::size_t segment;
+  std::size_t begin;
+  std::size_t depth;
+};
+
 /// The inner dimension, cut into blocks that are packed and multiplied one after the other.
 class InnerBlocks {
  public:
@@ -33,10 +41,12 @@ class InnerBlocks {
   [[nodiscard]] std::size_t count() const { return count_; }
   /// Elements of the deepest block.
   [[nodiscard]] std::size_t most_depth() const { return depth_; }
-  [[nodiscard]] std::size_t segment(std::size_t block) const { return block / per_segment_; }
-  [[nodiscard]] std::size_t begin(std::size_t block) const { return block % per_segment_ * depth_; }
-  [[nodiscard]] std::size_t depth(std::size_t block) const {
-    return std::min(depth_, inner_ - begin(block));
+  [[nodiscard]] InnerBlock operator[](std::size_t index) const {
+    const std::size_t begin = index % per_segment_ * depth_;
+    return {.index = index,
+            .segment = index / per_segment_,
+            .begin = begin,
+            .depth = std::min(depth_, inner_ - begin)};
   }
 
  private:

@@ -99,6 +99,19 @@ template <class Words, class T> inline constexpr bool decodes_fours = finds_four
   return (groups + lanes - 1) / lanes * lanes * width + lanes;
 }
 
+/// A packed right panel that a tile of sums is computed from.
+struct RightPanel {
+  const std::uint32_t* words;
+  /// A quarter of another panel, of the same depth, that the tile fetches into the second-level
+  /// cache meanwhile. Null: nothing.
+  const std::uint32_t* fetched = nullptr;
+
+  // NOLINTNEXTLINE(google-explicit-constructor): a panel alone is one that fetches nothing.
+  RightPanel(const std::uint32_t* panel, const std::uint32_t* fetched_meanwhile = nullptr)
+      : words(panel), fetched(fetched_meanwhile) {}
+  static constexpr std::size_t tiles_that_fetch = 4;  ///< all of a panel, a quarter each
+};
+
 /// Packs lanes as ceil(depth / Words::depth) groups of `width` words, a group for each step of the
 /// inner dimension. The last elements of a depth that fills no word are zeros; lanes beyond
 /// `lane_count` are of no meaning. Writes no more than `panel_words` words.

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -69,15 +70,22 @@ inline constexpr bool has_fast_bfloat16_pairs = false;
 inline constexpr bool has_fast_bfloat16_pairs = has_bfloat16_pairs;
 #endif
 
-/// How many steps ahead a tile fetches its panels, which come from the second-level cache and the
-/// third. Intel's processors fetch too little by themselves: products of 1024 x 1024 take a tenth
-/// less time so. AMD's, whose family compilers name, fetch enough: it costs 1 to 4 % there.
+/// Whether a tile fetches panels ahead. Intel's processors fetch too little by themselves: products
+/// of 1024 x 1024 take a tenth less time so. AMD's, whose family compilers name, fetch enough: it
+/// costs 1 to 4 % there.
 #if defined(__AVX__) && !defined(__znver1__) && !defined(__znver2__) && !defined(__znver3__) && \
     !defined(__znver4__)
-inline constexpr std::size_t steps_ahead = 32;
+inline constexpr bool fetches_panels = true;
 #else
-inline constexpr std::size_t steps_ahead = 0;
+inline constexpr bool fetches_panels = false;
 #endif
+/// How many steps ahead it fetches its own right panel, which comes from the second-level cache.
+inline constexpr std::size_t steps_ahead = 32;
+/// A right panel of no more bytes stays in the first-level cache for the next tile.
+inline constexpr std::size_t least_fetched_bytes = std::size_t{32} << 10;
+/// Steps that are made together: a loop over so many groups is short enough for the processor to
+/// foresee its end.
+inline constexpr std::size_t group_steps = 4;
 
 [[gnu::always_inline]] inline register_t load_register(const void* from) {
   return *static_cast<const memory_register_t*>(from);
@@ -134,7 +142,7 @@ struct PackedRows {
 
 }  // namespace detail
 
-/// A left operand of floats that stays where it is, in rows `stride` apart.
+/// A left operand of floats that stays where it is, in rows `stride` apart: word p of row i.
 struct UnpackedRows {
   const float* data;
   std::size_t stride;
@@ -146,14 +154,24 @@ struct UnpackedRows {
 
 namespace detail {
 
-/// sums (+)= a·b: a(i, p) is word p of `depth` of row i, b holds `depth` groups of `tile_columns`;
-/// `sums` has rows of `tile_columns`, of which the first `rows` are computed, in their first
-/// `registers`. What came before is added if `accumulate` says so; `write(i, j, register)` is
-/// called with each result.
+/// Begins to fetch a row of a right panel into a level of the caches.
+template <std::size_t registers, int level>
+[[gnu::always_inline]] inline void fetch_row(const std::uint32_t* row) {
+  constexpr int locality = 4 - level;
+  for (std::size_t k = 0; k < registers * register_bytes; k += unit_scaling::detail::line_bytes) {
+    __builtin_prefetch(row + k / sizeof(std::uint32_t), 0, locality);
+  }
+}
+
+/// sums (+)= a·right of `depth` steps: a(i, p) is word p of row i; `sums` has rows of
+/// `tile_columns`, of which the first `rows` are computed, in their first `registers`. What came
+/// before is added if `accumulate` says so; `write(i, registers)` is called with the results of
+/// each row.
 template <class Words, std::size_t rows, std::size_t registers, class Left, class Write>
 [[gnu::always_inline]] inline void multiply_rows(std::size_t depth, const Left& a,
-                                                 const std::uint32_t* b, const float* sums,
+                                                 const RightPanel& right, const float* sums,
                                                  bool accumulate, const Write& write) {
+  const std::uint32_t* const b = right.words;
   register_t sum[rows][registers];
   unrolled_block<rows, registers>([&](std::size_t i, std::size_t j) __attribute__((always_inline)) {
     const float* from = sums + i * tile_columns + j * register_floats;
@@ -168,31 +186,53 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
         always_inline)) { sum[i][j] = multiply_add_words<Words>(sum[i][j], a(i, p), column[j]); });
   };
   std::size_t p = 0;
-  if constexpr (steps_ahead != 0 && rows == tile_rows) {
-    constexpr std::size_t line_registers = unit_scaling::detail::line_bytes / register_bytes;
-    // A smaller panel stays in the first-level cache for the next tile.
-    constexpr std::size_t least_depth = (std::size_t{32} << 10) / (tile_columns * sizeof(float));
-    const std::size_t fetched = depth > least_depth ? depth - steps_ahead : 0;
-    for (; p < fetched; ++p) {
-      for (std::size_t j = 0; j < registers; j += line_registers) {
-        __builtin_prefetch(b + (p + steps_ahead) * tile_columns + j * register_floats);
+  if constexpr (rows == tile_rows) {
+    constexpr std::size_t least_depth = least_fetched_bytes / (tile_columns * sizeof(float));
+    const auto fetch_ahead = [&](std::size_t at) __attribute__((always_inline)) {
+      fetch_row<registers, 1>(b + (at + steps_ahead) * tile_columns);
+    };
+    const std::size_t fetched_depth =
+        fetches_panels && depth > least_depth ? depth - steps_ahead - group_steps : 0;
+    if constexpr (std::is_same_v<Left, UnpackedRows>) {
+      // Step by step: general registers hold few of the addresses of another one's words.
+      for (; p < fetched_depth; ++p) {
+        fetch_ahead(p);
+        step(p);
       }
-      step(p);
+    } else {
+      const std::uint32_t* next = fetches_panels ? right.fetched : nullptr;
+      for (; p + group_steps <= depth; p += group_steps) {
+        if (p < fetched_depth) {
+          for (std::size_t q = 0; q < group_steps; ++q) fetch_ahead(p + q);
+        }
+        if (next != nullptr) {
+          fetch_row<registers, 2>(next);
+          next += tile_columns;
+        }
+        // Two at a time: for more, GCC 12 runs out of registers.
+        for (std::size_t q = 0; q < group_steps; q += 2) {
+          step(p + q);
+          step(p + q + 1);
+        }
+      }
     }
   }
   for (; p < depth; ++p) step(p);
-  unrolled_block<rows, registers>([&](std::size_t i, std::size_t j)
-                                      __attribute__((always_inline)) { write(i, j, sum[i][j]); });
+  unrolled_block<rows, 1>([&](std::size_t i, std::size_t)
+                              __attribute__((always_inline)) { write(i, sum[i]); });
 }
 
 /// As above, written back to `sums`.
 template <class Words, std::size_t rows, std::size_t registers, class Left>
-inline void accumulate_rows(std::size_t depth, const Left& a, const std::uint32_t* b, float* sums,
-                            bool accumulate) {
+inline void accumulate_rows(std::size_t depth, const Left& left, const RightPanel& right,
+                            float* sums, bool accumulate) {
   multiply_rows<Words, rows, registers>(
-      depth, a, b, sums,
-      accumulate, [=](std::size_t i, std::size_t j, register_t sum) __attribute__((always_inline)) {
-        *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) = sum;
+      depth, left, right, sums, accumulate,
+      [=](std::size_t i, const register_t(&row)[registers]) __attribute__((always_inline)) {
+        for (std::size_t j = 0; j < registers; ++j) {
+          *reinterpret_cast<memory_register_t*>(sums + i * tile_columns + j * register_floats) =
+              row[j];
+        }
       });
 }
 
@@ -221,15 +261,16 @@ template <class Words> struct RegisterTile {
   static constexpr bool has_left_rows = false;
   static void fill_right(std::size_t /*depth*/, std::uint32_t* /*target*/) {}
 
-  /// Whether a left operand of floats may stay unpacked.
-  static constexpr bool takes_unpacked_rows = std::is_same_v<Words, FloatWords>;
+  /// Whether a left operand of floats may stay unpacked. In narrower registers it is faster packed.
+  static constexpr bool takes_unpacked_rows =
+      std::is_same_v<Words, FloatWords> && detail::register_floats == lanes;
 
   /// sums (+)= left·right for the first `height` rows and `width` columns; `sums` is (rows,
   /// columns), of which the rest is of no meaning.
-  static void multiply(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,
+  static void multiply(std::size_t depth, const std::uint32_t* left, const RightPanel& right,
                        std::size_t height, std::size_t width, float* sums, bool accumulate) {
     using Multiply =
-        void (*)(std::size_t, const detail::PackedRows&, const std::uint32_t*, float*, bool);
+        void (*)(std::size_t, const detail::PackedRows&, const RightPanel&, float*, bool);
     constexpr std::size_t narrow = lanes / detail::register_floats;
     constexpr auto table = []<std::size_t... i>(std::index_sequence<i...>) {
       using detail::accumulate_rows, detail::PackedRows, detail::tile_registers;
@@ -242,7 +283,7 @@ template <class Words> struct RegisterTile {
   }
 
   /// The same for all rows of a tile, unpacked.
-  static void multiply(std::size_t depth, const UnpackedRows& left, const std::uint32_t* right,
+  static void multiply(std::size_t depth, const UnpackedRows& left, const RightPanel& right,
                        std::size_t /*height*/, std::size_t width, float* sums, bool accumulate) {
     constexpr std::size_t narrow = lanes / detail::register_floats;
     if (width > lanes) {
@@ -253,24 +294,30 @@ template <class Words> struct RegisterTile {
     }
   }
 
-  /// Whether `multiply_and_finish` is there, for whole tiles.
-  static constexpr bool finishes_in_registers = detail::register_floats == lanes;
+  /// Whether `multiply_and_finish` is there, for whole tiles: where registers are so wide that 16
+  /// lanes are one or two.
+  static constexpr bool finishes_in_registers = 2 * detail::register_floats >= lanes;
 
   /// As `multiply` of a whole tile, but hands the sums on: `finish(i, j, sums)` with 16 of them.
   template <class Finish>
   static void multiply_and_finish(std::size_t depth, const std::uint32_t* left,
-                                  const std::uint32_t* right, const float* sums, bool accumulate,
+                                  const RightPanel& right, const float* sums, bool accumulate,
                                   const Finish& finish) {
     multiply_and_finish(depth, detail::PackedRows{left}, right, sums, accumulate, finish);
   }
   template <class Left, class Finish>
   [[gnu::noinline]] static void multiply_and_finish(std::size_t depth, const Left& left,
-                                                    const std::uint32_t* right, const float* sums,
+                                                    const RightPanel& right, const float* sums,
                                                     bool accumulate, const Finish& finish) {
-    detail::multiply_rows<Words, rows, detail::tile_registers>(
-        steps(depth), left, right, sums,
-        accumulate, [&](std::size_t i, std::size_t j, auto sum) __attribute__((always_inline)) {
-          finish(i, j * lanes, bit_cast_to<float32x16>(sum));
+    using detail::register_t, detail::tile_registers;
+    detail::multiply_rows<Words, rows, tile_registers>(
+        steps(depth), left, right, sums, accumulate,
+        [&](std::size_t i, const register_t(&row)[tile_registers]) __attribute__((always_inline)) {
+          for (std::size_t j = 0; j < columns; j += lanes) {
+            float32x16 values;
+            std::memcpy(&values, &row[j / detail::register_floats], sizeof(values));
+            finish(i, j, values);
+          }
         });
   }
 

@@ -62,13 +62,13 @@ template <class Tile> class TileFinish {
 
   /// As `Tile::multiply` of a whole tile and `store`, but the sums stay in registers. False, with
   /// nothing done, if that is not faster.
-  bool multiply_and_store(std::size_t depth, const std::uint32_t* left, const std::uint32_t* right,
+  bool multiply_and_store(std::size_t depth, const std::uint32_t* left, const RightPanel& right,
                           const float* sums, bool accumulate, const TileBlock& at) const {
     if (multiply_packed_ == nullptr) return false;
     multiply_packed_(finish_, depth, left, right, sums, accumulate, at);
     return true;
   }
-  bool multiply_and_store(std::size_t depth, const UnpackedRows& left, const std::uint32_t* right,
+  bool multiply_and_store(std::size_t depth, const UnpackedRows& left, const RightPanel& right,
                           const float* sums, bool accumulate, const TileBlock& at) const {
     if (multiply_unpacked_ == nullptr) return false;
     multiply_unpacked_(finish_, depth, left, right, sums, accumulate, at);
@@ -91,7 +91,7 @@ template <class Tile> class TileFinish {
 
   template <class Finish, class Left>
   static void multiply_with(const void* shared_finish, std::size_t depth, const Left& left,
-                            const std::uint32_t* right, const float* sums, bool accumulate,
+                            const RightPanel& right, const float* sums, bool accumulate,
                             const TileBlock& at) {
     const Finish finish = *static_cast<const Finish*>(shared_finish);
     Tile::multiply_and_finish(
@@ -103,8 +103,8 @@ template <class Tile> class TileFinish {
   }
 
   template <class Left>
-  using Multiply = void (*)(const void*, std::size_t, const Left&, const std::uint32_t*,
-                            const float*, bool, const TileBlock&);
+  using Multiply = void (*)(const void*, std::size_t, const Left&, const RightPanel&, const float*,
+                            bool, const TileBlock&);
 
   const void* finish_;
   void (*store_)(const void*, const float*, const TileBlock&);

@@ -59,7 +59,7 @@ template <class Tile> class TiledProduct {
             : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns};
+      const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns, right_words_};
       const PieceGrid grid =
           piece_grid(row_tiles, Tile::rows, columns.end - columns.begin, Tile::columns, threads_);
       parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
@@ -75,6 +75,12 @@ template <class Tile> class TiledProduct {
   struct RightPanels {
     const std::uint32_t* words;
     Range panels;
+    std::size_t panel_words;
+
+    [[nodiscard]] const std::uint32_t* of(std::size_t block, std::size_t panel) const {
+      const std::size_t count = panels.end - panels.begin;
+      return words + (block * count + panel - panels.begin) * panel_words;
+    }
   };
 
   /// The right operand is packed whole if it takes no more.
@@ -87,12 +93,17 @@ template <class Tile> class TiledProduct {
   static constexpr std::size_t most_tiles_at_once = 16;
   /// Places of the inner dimension packed at a time where lanes follow each other in memory.
   static constexpr std::size_t pack_run = 64;
-  static_assert(pack_run % Tile::depth_step == 0);
+  /// The same of right panels if rows are far apart. So many panels together take their parts of a
+  /// run of rows, each of which is then read in its order: what comes next is foreseen.
+  static constexpr std::size_t pack_right_run = 32;
+  static constexpr std::size_t panels_packed_together = 8;
+  static constexpr std::size_t far_bytes = 2048;
+  static_assert(pack_run % Tile::depth_step == 0 && pack_right_run % Tile::depth_step == 0);
   /// Floats this far apart share a set of the first-level cache, which holds fewer of them than a
   /// tile has rows.
   static constexpr std::size_t set_stride = 4096 / sizeof(float);
   /// Of rows that are multiplied by more panels, packed ones are read faster by more than it costs
-  /// to pack them, unless they are short.
+  /// to pack them.
   static constexpr std::size_t most_unpacked_panels = 8;
   /// A tile of rows that, where registers are wide, stays in the first-level cache beside a right
   /// panel, and right panels that stay in the second-level cache while such tiles pass by.
@@ -112,9 +123,9 @@ template <class Tile> class TiledProduct {
   }
 
   /// Whether rows are so short, and the panels they are multiplied by so few, that it is fastest to
-  /// take tiles one by one, each past all panels: it stays in the first-level cache, packed or not,
-  /// and what it writes is contiguous. Pairs and AMX, whose tiles take half the time and less, gain
-  /// nothing by it.
+  /// take tiles one by one, each past all panels: it stays in the first-level cache, and what it
+  /// writes is contiguous. Pairs and AMX, whose tiles take half the time and less, gain nothing by
+  /// it.
   [[nodiscard]] bool passes_short_rows(std::size_t panels) const {
     return Tile::takes_unpacked_rows && blocks_.count() * left_words_ <= short_tile_words &&
            blocks_.count() * panels * right_words_ <= right_block_words;
@@ -122,8 +133,7 @@ template <class Tile> class TiledProduct {
 
   /// Whether the kernel reads rows of floats at least as fast as it would after packing them.
   [[nodiscard]] bool reads_rows_well() const {
-    const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
-    return panels <= most_unpacked_panels || passes_short_rows(panels);
+    return ceil_divide(size_.columns, Tile::columns) <= most_unpacked_panels;
   }
 
   /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
@@ -137,36 +147,50 @@ template <class Tile> class TiledProduct {
   const std::uint32_t* pack_right(const Range& panels) const {
     const std::size_t count = panels.end - panels.begin;
     auto* words = packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_);
-    parallel_for(blocks_.count() * count, [&](std::size_t index) {
-      pack_right_panel(index / count, panels.begin + index % count, words + index * right_words_);
+    // Of several threads each has two groups, or more.
+    const std::size_t together =
+        threads_ == 1 ? panels_packed_together
+                      : std::clamp<std::size_t>(blocks_.count() * count / (2 * threads_), 1,
+                                                panels_packed_together);
+    const std::size_t groups = ceil_divide(count, together);
+    parallel_for(blocks_.count() * groups, [&](std::size_t index) {
+      const std::size_t block = index / groups;
+      const Range group = part_of(count, groups, index % groups);
+      pack_right_panels(blocks_[block], inner_part(panels, groups, index % groups),
+                        words + (block * count + group.begin) * right_words_);
     });
     return words;
   }
-  void pack_right_panel(std::size_t block, std::size_t panel, std::uint32_t* words) const {
-    right_.kernels->template pack_right<Tile>(
-        right_.part(blocks_.segment(block), panel * Tile::columns, Tile::columns,
-                    blocks_.begin(block), blocks_.depth(block)),
-        words);
+  void pack_right_panels(const InnerBlock& block, const Range& panels, std::uint32_t* words) const {
+    const bool are_far = right_.depth_stride * right_.kernels->bytes >= far_bytes;
+    const std::size_t run = right_.lane_stride == 1 && are_far ? pack_right_run : block.depth;
+    for (std::size_t begin = 0; begin < block.depth; begin += run) {
+      std::uint32_t* to = words + begin / Tile::words::depth * Tile::columns;
+      for (std::size_t panel = panels.begin; panel < panels.end; ++panel, to += right_words_) {
+        right_.kernels->template pack_right<Tile>(
+            right_.part(block.segment, panel * Tile::columns, Tile::columns, block.begin + begin,
+                        std::min(run, block.depth - begin)),
+            to);
+      }
+    }
   }
 
   [[nodiscard]] bool is_unpacked(std::size_t tile) const {
     return stays_unpacked_ && height(tile) == Tile::rows;
   }
-  [[nodiscard]] UnpackedRows unpacked_rows(std::size_t block, std::size_t tile) const {
-    const auto source =
-        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows, blocks_.begin(block), 0)
-            .template of_type<float>();
+  [[nodiscard]] UnpackedRows unpacked_rows(const InnerBlock& block, std::size_t tile) const {
+    const auto source = left_.part(block.segment, tile * Tile::rows, Tile::rows, block.begin, 0)
+                            .template of_type<float>();
     return {source.data, source.lane_stride};
   }
 
   /// Packs `depth` elements from `begin` on of each row of a tile, unless they stay unpacked;
   /// `words` is its whole panel.
-  void pack_left_panel(std::size_t block, std::size_t tile, std::size_t begin, std::size_t depth,
-                       std::uint32_t* words) const {
+  void pack_left_panel(const InnerBlock& block, std::size_t tile, std::size_t begin,
+                       std::size_t depth, std::uint32_t* words) const {
     if (is_unpacked(tile)) return;
     left_.kernels->template pack_left<Tile>(
-        left_.part(blocks_.segment(block), tile * Tile::rows, Tile::rows,
-                   blocks_.begin(block) + begin, depth),
+        left_.part(block.segment, tile * Tile::rows, Tile::rows, block.begin + begin, depth),
         words + begin / Tile::words::depth * Tile::rows);
   }
 
@@ -213,42 +237,50 @@ template <class Tile> class TiledProduct {
       }
       return;
     }
-    for (std::size_t block = 0; block < blocks; ++block) {
+    for (std::size_t index = 0; index < blocks; ++index) {
+      const InnerBlock block = blocks_[index];
       // Lanes that follow each other in memory share lines with those of the next tile: all tiles
       // take their part of some lines before any goes on.
-      const std::size_t depth = blocks_.depth(block);
-      const std::size_t run = left_.lane_stride == 1 ? pack_run : depth;
-      for (std::size_t begin = 0; begin < depth; begin += run) {
+      const std::size_t run = left_.lane_stride == 1 ? pack_run : block.depth;
+      for (std::size_t begin = 0; begin < block.depth; begin += run) {
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
-          pack_left_panel(block, tile, begin, std::min(run, depth - begin), left_panel(tile));
+          pack_left_panel(block, tile, begin, std::min(run, block.depth - begin), left_panel(tile));
         }
       }
-      const std::size_t right_panels = right.panels.end - right.panels.begin;
       for (std::size_t panel = columns.begin; panel < columns.end; ++panel) {
-        const std::uint32_t* right_panel = own_right;
+        const std::uint32_t* words = own_right;
+        const std::uint32_t* next = nullptr;
         if (right.words == nullptr) {
-          pack_right_panel(block, panel, own_right);
+          pack_right_panels(block, {panel, panel + 1}, own_right);
         } else {
-          right_panel =
-              right.words + (block * right_panels + panel - right.panels.begin) * right_words_;
+          words = right.of(index, panel);
+          next = panel + 1 < columns.end ? right.of(index, panel + 1)
+                                         : right.of((index + 1) % blocks, columns.begin);
         }
         for (std::size_t tile = rows.begin; tile < rows.end; ++tile) {
           float* sums = all_sums;
           if (tiles_kept > 1) {
             sums += ((panel - columns.begin) * tiles + tile - rows.begin) * tile_size;
           }
-          multiply_tile(block, tile, panel, left_panel(tile), right_panel, sums, finish);
+          multiply_tile(block, tile, panel, left_panel(tile),
+                        {words, part_fetched(next, tile - rows.begin)}, sums, finish);
         }
       }
     }
+  }
+  /// The quarter of a panel that the tile of that number fetches.
+  [[nodiscard]] const std::uint32_t* part_fetched(const std::uint32_t* next,
+                                                  std::size_t tile) const {
+    constexpr std::size_t tiles = RightPanel::tiles_that_fetch;
+    return next == nullptr || tile >= tiles ? nullptr : next + tile * (right_words_ / tiles);
   }
 
   [[nodiscard]] TileBlock block_of(std::size_t tile, std::size_t panel) const {
     return {tile * Tile::rows, panel * Tile::columns, height(tile), width(panel)};
   }
 
-  void multiply_tile(std::size_t block, std::size_t tile, std::size_t panel,
-                     const std::uint32_t* left, const std::uint32_t* right, float* sums,
+  void multiply_tile(const InnerBlock& block, std::size_t tile, std::size_t panel,
+                     const std::uint32_t* left, const RightPanel& right, float* sums,
                      const Finish& finish) const {
     if constexpr (Tile::takes_unpacked_rows) {
       if (is_unpacked(tile)) {
@@ -260,18 +292,17 @@ template <class Tile> class TiledProduct {
   }
 
   template <class Left>
-  void multiply_rows_of_tile(std::size_t block, const TileBlock& at, const Left& left,
-                             const std::uint32_t* right, float* sums, const Finish& finish) const {
-    const std::size_t depth = blocks_.depth(block);
-    const bool is_last = block + 1 == blocks_.count();
+  void multiply_rows_of_tile(const InnerBlock& block, const TileBlock& at, const Left& left,
+                             const RightPanel& right, float* sums, const Finish& finish) const {
+    const bool is_last = block.index + 1 == blocks_.count();
     if (is_last) {
       finish.prefetch(at);
       if (at.height == Tile::rows && at.width == Tile::columns &&
-          finish.multiply_and_store(depth, left, right, sums, block > 0, at)) {
+          finish.multiply_and_store(block.depth, left, right, sums, block.index > 0, at)) {
         return;
       }
     }
-    Tile::multiply(depth, left, right, at.height, at.width, sums, block > 0);
+    Tile::multiply(block.depth, left, right, at.height, at.width, sums, block.index > 0);
     if (is_last) finish.store(sums, at);
   }
 
