@@ -219,9 +219,13 @@ class TableElements {
 #if defined(__AVX512F__)
     __m128i codes;
     std::memcpy(&codes, from, sizeof(codes));
-    const __mmask16 all = _cvtu32_mask16(0xffff);  // GCC 12 warns of a constant
+// Without optimisation it is a macro of GCC's that converts the mask.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
     return reinterpret_cast<float32x16>(_mm512_mask_i32gather_ps(
-        _mm512_setzero_ps(), all, _mm512_maskz_cvtepu8_epi32(all, codes), numbers_, sizeof(float)));
+        _mm512_setzero_ps(), 0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, codes), numbers_,
+        sizeof(float)));
+#pragma GCC diagnostic pop
 #else
     float32x16 result;
     for (std::size_t i = 0; i < lanes; ++i) result[i] = numbers_[from[i]];
