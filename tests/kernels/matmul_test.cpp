@@ -484,12 +484,15 @@ TEST(Matmul, PiecesForThreadsAreAPartition) {
   for (std::size_t threads = 1; threads <= 40; threads += 3) {
     for (const std::size_t row_tiles : {1, 2, 3, 7, 16, 61, 150, 400}) {
       for (const std::size_t panels : {1, 2, 5, 16, 33, 130}) {
-        const auto grid = kernels::detail::piece_grid(row_tiles, 14, panels, 32, threads);
-        EXPECT_GE(grid.row_groups, 1U);
-        EXPECT_GE(grid.column_groups, 1U);
-        EXPECT_LE(grid.row_groups, row_tiles);
-        EXPECT_LE(grid.column_groups, panels);
-        EXPECT_GE(grid.row_groups * grid.column_groups, std::min(threads, row_tiles * panels));
+        for (const bool pack_columns : {false, true}) {
+          const auto grid =
+              kernels::detail::piece_grid(row_tiles, 14, panels, 32, threads, pack_columns);
+          EXPECT_GE(grid.row_groups, 1U);
+          EXPECT_GE(grid.column_groups, 1U);
+          EXPECT_LE(grid.row_groups, row_tiles);
+          EXPECT_LE(grid.column_groups, panels);
+          EXPECT_GE(grid.row_groups * grid.column_groups, std::min(threads, row_tiles * panels));
+        }
       }
     }
   }
@@ -502,6 +505,15 @@ TEST(Matmul, EqualsTheLoopInManyPiecesForManyThreads) {
   expect_loop<float, float, float>({rows, columns, 5}, Layout::rows, Layout::rows);
   expect_loop<float16, float8_e4m3fn, float8_e5m2>({rows, columns, 5}, Layout::columns,
                                                    Layout::rows);
+}
+
+// More than 2^20 words, in which pairs of elements are one: packed before the pieces are computed.
+TEST(Matmul, EqualsTheLoopWhereThreadsShareALargeRightOperand) {
+  const ThreadCountScope scope(3);
+  constexpr std::size_t rows = kernels::detail::tile_rows + 3;
+  expect_loop<float, float, float>({rows, 1605, 700}, Layout::rows, Layout::rows);
+  expect_loop<float, float, float>({rows, 1605, 700}, Layout::columns, Layout::columns);
+  expect_loop<float16, float8_e4m3fn, float8_e5m2>({rows, 1605, 1400}, Layout::rows, Layout::rows);
 }
 
 TEST(Matmul, RunsInsideALoopOverSeveralThreadsWhateverTheThreadCount) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "unit_scaling/core/cache_size.hpp"
 #include "unit_scaling/core/parallel_for.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/inner_blocks.hpp"
@@ -25,11 +26,13 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 
 namespace detail {
 
-/// A product by tiles of one kernel. The right operand is packed first, whole or in passes, unless
-/// each of its panels is needed but once. The left one each thread packs for itself, block by block
-/// as it needs it: where that was measured, to decode it again cost less than to fetch it from
-/// another core's cache. Or not at all, but for a last tile of fewer rows, where the kernel takes
-/// it as it is.
+/// A product by tiles of one kernel.
+///
+/// The product is cut into pieces, which threads compute. A large right operand is packed first,
+/// whole or in passes. A small one each piece packs again, panel by panel as it needs them: that
+/// takes less time than to wait for all threads and then to fetch it from other cores' caches. The
+/// left operand each piece packs too, block by block. Where the kernel takes its rows as they are,
+/// only a last tile of fewer rows is packed.
 template <class Tile> class TiledProduct {
  public:
   using Finish = TileFinish<Tile>;
@@ -50,18 +53,23 @@ template <class Tile> class TiledProduct {
     const std::size_t blocks = std::max<std::size_t>(1, blocks_.count());
     const std::size_t panels = ceil_divide(size_.columns, Tile::columns);
     const std::size_t row_tiles = ceil_divide(size_.rows, Tile::rows);
-    const bool packs_right = !needs_panels_once();
+    const auto grid_of = [&](std::size_t columns, bool pack_columns) {
+      return piece_grid(row_tiles, Tile::rows, columns, Tile::columns, threads_, pack_columns);
+    };
+    const PieceGrid grid_of_small = grid_of(panels, true);
+    const bool packs_first =
+        !pack_right_in_pieces(ceil_divide(row_tiles, grid_of_small.row_groups), panels);
     // A pass holds its right panels, if they are packed first, and all its sums, if they wait for
     // the next block.
     const std::size_t column_passes =
-        packs_right || blocks > 1
-            ? std::min(panels, ceil_divide(panels * right_words_ * blocks, packed_words))
+        packs_first || blocks > 1
+            ? std::min(panels, ceil_divide(panels * right_words_ * blocks, words_of_pass()))
             : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const RightPanels right{packs_right ? pack_right(columns) : nullptr, columns, right_words_};
+      const RightPanels right{packs_first ? pack_right(columns) : nullptr, columns, right_words_};
       const PieceGrid grid =
-          piece_grid(row_tiles, Tile::rows, columns.end - columns.begin, Tile::columns, threads_);
+          packs_first ? grid_of(columns.end - columns.begin, false) : grid_of_small;
       parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
         multiply_piece(part_of(row_tiles, grid.row_groups, piece / grid.column_groups),
                        inner_part(columns, grid.column_groups, piece % grid.column_groups), right,
@@ -83,12 +91,26 @@ template <class Tile> class TiledProduct {
     }
   };
 
-  /// The right operand is packed whole if it takes no more.
-  static constexpr std::size_t packed_words = std::size_t{1} << 21;
-  /// Rows of the left operand that stay in the second-level cache beside a right panel: a part of
-  /// many, or all of few.
-  static constexpr std::size_t left_block_words = std::size_t{64} << 10;
-  static constexpr std::size_t whole_left_words = std::size_t{160} << 10;
+  /// Words of the right operand that are packed for a pass: of several threads more, for at the end
+  /// of each pass they wait, and then pack the left operand again.
+  [[nodiscard]] std::size_t words_of_pass() const {
+    constexpr std::size_t of_a_thread = std::size_t{1} << 20;
+    return std::clamp(threads_ * of_a_thread, 2 * of_a_thread, 16 * of_a_thread);
+  }
+  /// Words of the left operand that stay in the second-level cache beside a right panel: a part of
+  /// many rows, or all of few. Threads share what lies behind that cache, and read it less often
+  /// with larger parts.
+  [[nodiscard]] std::size_t left_block_words() const {
+    const std::size_t quarter = second_level_cache_bytes() / 4;
+    const std::size_t bytes = threads_ == 1 ? std::min(quarter, std::size_t{256} << 10) : quarter;
+    return bytes / sizeof(std::uint32_t);
+  }
+  static std::size_t whole_left_words() {
+    constexpr std::size_t most_bytes = std::size_t{640} << 10;
+    return std::min(second_level_cache_bytes() / 8 * 5, most_bytes) / sizeof(std::uint32_t);
+  }
+  /// A right operand of no more words is packed in pieces where several threads compute them.
+  static constexpr std::size_t most_words_packed_again = std::size_t{1} << 20;
   /// Tiles of rows whose sums wait together for the next block of the inner dimension.
   static constexpr std::size_t most_tiles_at_once = 16;
   /// Places of the inner dimension packed at a time where lanes follow each other in memory.
@@ -136,12 +158,13 @@ template <class Tile> class TiledProduct {
     return ceil_divide(size_.columns, Tile::columns) <= most_unpacked_panels;
   }
 
-  /// Whether a panel of the right operand, packed when it is needed, is still in the cache for all
-  /// that is multiplied by it.
-  [[nodiscard]] bool needs_panels_once() const {
-    const std::size_t tiles = ceil_divide(size_.rows, Tile::rows);
-    return threads_ == 1 && tiles * left_words_ <= whole_left_words &&
-           (blocks_.count() <= 1 || tiles <= most_tiles_at_once);
+  /// Whether pieces of so many tiles of rows pack the right panels that they need: a panel is then
+  /// still in the cache for all that is multiplied by it.
+  [[nodiscard]] bool pack_right_in_pieces(std::size_t tiles, std::size_t panels) const {
+    const bool stays = tiles * left_words_ <= whole_left_words() &&
+                       (blocks_.count() <= 1 || tiles <= most_tiles_at_once);
+    return stays &&
+           (threads_ == 1 || blocks_.count() * panels * right_words_ <= most_words_packed_again);
   }
 
   const std::uint32_t* pack_right(const Range& panels) const {
@@ -199,7 +222,7 @@ template <class Tile> class TiledProduct {
   [[nodiscard]] std::size_t most_tiles(std::size_t panels) const {
     // Lanes that follow each other in memory share lines with those of the next tile.
     if (passes_short_rows(panels) && left_.lane_stride != 1) return 1;
-    return std::clamp<std::size_t>(left_block_words / std::max<std::size_t>(1, left_words_), 1,
+    return std::clamp<std::size_t>(left_block_words() / std::max<std::size_t>(1, left_words_), 1,
                                    most_tiles_at_once);
   }
 
