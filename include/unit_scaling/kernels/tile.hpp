@@ -210,10 +210,8 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
           next += tile_columns;
         }
         // Two at a time: for more, GCC 12 runs out of registers.
-        for (std::size_t q = 0; q < group_steps; q += 2) {
-          step(p + q);
-          step(p + q + 1);
-        }
+#pragma GCC unroll 2
+        for (std::size_t q = 0; q < group_steps; ++q) step(p + q);
       }
     }
   }
