@@ -102,13 +102,13 @@ class Shape {
   constexpr explicit Shape(std::span<const std::size_t> extents) : rank_(extents.size()) {
     if (rank_ > max_rank) throw ShapeError("Shape: more than 6 dimensions");
     std::copy(extents.begin(), extents.end(), extents_.begin());
-    check_size();
+    count_rows();
   }
 
   [[nodiscard]] constexpr std::size_t rank() const { return rank_; }
 
   /// Number of elements: the product of the extents.
-  [[nodiscard]] constexpr std::size_t size() const { return product(rank_); }
+  [[nodiscard]] constexpr std::size_t size() const { return rows_ * columns(); }
 
   [[nodiscard]] constexpr std::size_t operator[](std::size_t dimension) const {
     return extents_[dimension];
@@ -120,14 +120,14 @@ class Shape {
   }
 
   /// How many contiguous rows of `columns()` elements there are: the product of all other extents.
-  [[nodiscard]] constexpr std::size_t rows() const { return product(rank_ == 0 ? 0 : rank_ - 1); }
+  [[nodiscard]] constexpr std::size_t rows() const { return rows_; }
 
   /// This shape with its last extent replaced.
   [[nodiscard]] constexpr Shape with_columns(std::size_t columns) const {
     Shape result = *this;
     if (result.rank_ == 0) result.rank_ = 1;
     result.extents_[result.rank_ - 1] = columns;
-    result.check_size();
+    result.count_rows();
     return result;
   }
 
@@ -137,7 +137,7 @@ class Shape {
     if (rank_ == max_rank) throw ShapeError("Shape: more than 6 dimensions");
     Shape result = *this;
     result.extents_[result.rank_++] = columns;
-    result.check_size();
+    result.count_rows();
     return result;
   }
 
@@ -152,18 +152,17 @@ class Shape {
   }
 
  private:
-  /// Of the first extents.
-  [[nodiscard]] constexpr std::size_t product(std::size_t dimensions) const {
-    std::size_t result = 1;
-    for (std::size_t i = 0; i < dimensions; ++i) result *= extents_[i];
-    return result;
+  /// Of these extents. No product of extents may leave std::size_t; an extent of 0 must not hide
+  /// that of the others.
+  constexpr void count_rows() {
+    static_cast<void>(size_product("Shape", {begin(), rank_}));
+    rows_ = 1;
+    for (std::size_t i = 0; i + 1 < rank_; ++i) rows_ *= extents_[i];
   }
-
-  /// No product of extents may leave std::size_t; an extent of 0 must not hide that of the others.
-  constexpr void check_size() const { static_cast<void>(size_product("Shape", {begin(), rank_})); }
 
   std::array<std::size_t, max_rank> extents_{};
   std::size_t rank_ = 0;
+  std::size_t rows_ = 1;  // kept, for the many places that ask
 };
 
 /// "(2, 5, 7)", for messages.

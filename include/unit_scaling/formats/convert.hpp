@@ -217,11 +217,13 @@ template <Overflow overflow, VectorStorage T>
   }
 }
 
-/// The first `count` of sixteen elements, followed by positive zeros. Reads `count` elements.
+/// The first `count` of sixteen elements, followed by positive zeros. Reads `count` elements. Not
+/// inlined, nor is the next one: behind each loop over whole vectors they would be as much again to
+/// compile.
 /// @pre count <= lanes
 template <VectorStorage T>
-[[nodiscard, gnu::always_inline]] inline float32x16 load_float_partial(const T* from,
-                                                                       std::size_t count) noexcept {
+[[nodiscard, gnu::noinline]] float32x16 load_float_partial(const T* from,
+                                                           std::size_t count) noexcept {
   T buffer[lanes] = {};
   for (std::size_t lane = 0; lane < count; ++lane) buffer[lane] = from[lane];
   return load_float(buffer);
@@ -231,8 +233,7 @@ template <VectorStorage T>
 /// elements.
 /// @pre count <= lanes
 template <Overflow overflow, VectorStorage T>
-[[gnu::always_inline]] inline void store_float_partial(float32x16 values, T* to,
-                                                       std::size_t count) noexcept {
+[[gnu::noinline]] void store_float_partial(float32x16 values, T* to, std::size_t count) noexcept {
   T buffer[lanes];
   store_float<overflow>(values, buffer);
   for (std::size_t lane = 0; lane < count; ++lane) to[lane] = buffer[lane];
