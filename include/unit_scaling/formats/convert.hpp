@@ -201,7 +201,7 @@ template <VectorStorage T>
 /// Rounds sixteen binary32 numbers to the storage type, to nearest, ties to even, and writes them.
 /// Binary32 storage takes them unchanged, whatever `overflow` says.
 template <Overflow overflow, VectorStorage T>
-[[gnu::always_inline]] inline void store_float(float32x16 values, T* to) noexcept {
+[[gnu::always_inline]] inline void store_float(const float32x16& values, T* to) noexcept {
   if constexpr (std::same_as<T, float>) {
     store(values, to);
   } else {
@@ -233,7 +233,8 @@ template <VectorStorage T>
 /// elements.
 /// @pre count <= lanes
 template <Overflow overflow, VectorStorage T>
-[[gnu::noinline]] void store_float_partial(float32x16 values, T* to, std::size_t count) noexcept {
+[[gnu::noinline]] void store_float_partial(const float32x16& values, T* to,
+                                           std::size_t count) noexcept {
   T buffer[lanes];
   store_float<overflow>(values, buffer);
   for (std::size_t lane = 0; lane < count; ++lane) to[lane] = buffer[lane];

@@ -87,7 +87,7 @@ inline constexpr float greatest_half_square_argument = 13.2F;
 [[nodiscard]] inline double exp(double x) { return std::exp(x); }
 
 /// e^x, within 1.1 ulp; 0 below −87.33 (the least normal float) and +∞ above 88.72; NaN for NaN.
-[[nodiscard]] inline float32x16 exp(float32x16 x) {
+[[nodiscard, gnu::always_inline]] inline float32x16 exp(float32x16 x) {
   const float32x16 lowest = splat<float32x16>(detail::least_exp_argument);
   const float32x16 highest = splat<float32x16>(detail::greatest_exp_argument);
   const float32x16 within = detail::exp_within_limits(least(highest, greatest(lowest, x)));
@@ -98,7 +98,7 @@ inline constexpr float greatest_half_square_argument = 13.2F;
 [[nodiscard]] inline double exp_of_nonpositive(double x) { return std::exp(x); }
 
 /// As exp, for x ≤ 0 or NaN: fewer instructions.
-[[nodiscard]] inline float32x16 exp_of_nonpositive(float32x16 x) {
+[[nodiscard, gnu::always_inline]] inline float32x16 exp_of_nonpositive(float32x16 x) {
   const float32x16 lowest = splat<float32x16>(detail::least_exp_argument);
   const float32x16 bounded = greatest(lowest, x);
   // Where x is below the least argument, this difference is 0, and NaN for NaN.
@@ -127,7 +127,7 @@ template <class V> struct Normal {
 ///
 /// Absolute error of Φ below 2.1e-7; relative error below 3.5e-6 for x ≥ −9. Relative error of φ
 /// below (x²/2 + 4.3) 2^-24 for |x| ≤ 13, where it is a normal number.
-[[nodiscard]] inline Normal<float32x16> normal(float32x16 x) {
+[[nodiscard, gnu::always_inline]] inline Normal<float32x16> normal(float32x16 x) {
   constexpr float inv_sqrt_2pi = static_cast<float>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
   constexpr float greatest = detail::greatest_half_square_argument;
   // Rational minimax fit to erfc(a/√2) exp(a²/2) / 2 for 0 ≤ a ≤ 13.25, relative error
@@ -149,7 +149,9 @@ template <class V> struct Normal {
 }
 
 /// 1 / (1 + e^−x).
-template <class V> [[nodiscard]] inline V sigmoid(V x) { return one<V> / (one<V> + exp(-x)); }
+template <class V> [[nodiscard, gnu::always_inline]] inline V sigmoid(V x) {
+  return one<V> / (one<V> + exp(-x));
+}
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 

@@ -20,7 +20,7 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 ///
 /// Up to 5/8 an odd polynomial, as 1 − 2 / (e^2x + 1) would cancel there; its coefficients minimise
 /// the largest relative error over that range (S. Moshier, Cephes, tanhf).
-[[nodiscard]] inline float32x16 tanh(float32x16 x) {
+[[nodiscard, gnu::always_inline]] inline float32x16 tanh(float32x16 x) {
   const float32x16 magnitude = select_lane(x < 0, -x, x);
   const float32x16 square = x * x;
   float32x16 p = multiply_add(square, -5.70498872745e-3F, 2.06390887954e-2F);

@@ -45,7 +45,7 @@ template <class Compute, class T, class Count>
 
 /// Rounds `count` lanes to T and stores them at `p`.
 template <Overflow overflow = Overflow::infinity_or_nan, class Compute, class T, class Count>
-inline void store(lane_t<Compute> value, T* p, Count count) {
+inline void store(const lane_t<Compute>& value, T* p, Count count) {
   if constexpr (std::is_same_v<Compute, double>) {
     if constexpr (std::is_floating_point_v<T>) {
       *p = static_cast<T>(value);

@@ -100,31 +100,36 @@ struct Gelu {
 
   /// v ↦ α f(m v) / m on lanes, for a forward factor α.
   template <class Compute, class F> [[nodiscard]] auto output(double forward_factor, F f) const {
-    return [a = static_cast<Compute>(forward_factor), m = static_cast<Compute>(mult), f](auto v) {
+    return [ a = static_cast<Compute>(forward_factor), m = static_cast<Compute>(mult), f ](auto v)
+        __attribute__((always_inline)) {
       return a * f.value(v, m);
     };
   }
 
   /// (g, v) ↦ β g f'(m v) on lanes, for a backward factor β.
   template <class Compute, class F> [[nodiscard]] auto gradient(double backward_factor, F f) const {
-    return [b = static_cast<Compute>(backward_factor), m = static_cast<Compute>(mult), f](
-               auto g, auto v) { return b * (g * f.slope(v, m)); };
+    return [ b = static_cast<Compute>(backward_factor), m = static_cast<Compute>(mult),
+             f ](auto g, auto v) __attribute__((always_inline)) {
+      return b * (g * f.slope(v, m));
+    };
   }
 
  private:
   struct Erf {
-    template <class V, class M> static V value(V v, M m) {
+    template <class V, class M> [[gnu::always_inline]] static V value(V v, M m) {
       return v * kernels::normal(m * v).distribution;
     }
-    template <class V, class M> static V slope(V v, M m) {
+    template <class V, class M> [[gnu::always_inline]] static V slope(V v, M m) {
       const auto n = kernels::normal(m * v);
       return multiply_add(v, m * n.density, n.distribution);
     }
   };
 
   struct TanhApproximation {
-    template <class V, class M> static V value(V v, M m) { return v * gate(m * v); }
-    template <class V, class M> static V slope(V x, M m) {
+    template <class V, class M> [[gnu::always_inline]] static V value(V v, M m) {
+      return v * gate(m * v);
+    }
+    template <class V, class M> [[gnu::always_inline]] static V slope(V x, M m) {
       const V v = m * x;
       const auto open = gate(v);
       // Far out the slope of the gate is 0, but 0 · v² would be NaN where v² overflows.
@@ -142,12 +147,12 @@ struct Gelu {
     };
 
     /// (1 + tanh u) / 2 = sigmoid(2u) with u = √(2/π) (v + 0.044715 v³).
-    template <class V> static V gate(V v) {
+    template <class V> [[gnu::always_inline]] static V gate(V v) {
       using C = Constants<V>;
       return kernels::sigmoid(C::twice_sqrt_2_over_pi * multiply_add(C::cubic * v * v, v, v));
     }
     /// d(2u)/dv.
-    template <class V> static V inner_slope(V v) {
+    template <class V> [[gnu::always_inline]] static V inner_slope(V v) {
       using C = Constants<V>;
       return C::twice_sqrt_2_over_pi * multiply_add(3 * C::cubic * v, v, 1.0F);
     }
