@@ -20,7 +20,9 @@
 #include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/kernels/byte_codes.hpp"
+#include "unit_scaling/kernels/half_codes.hpp"
 #include "unit_scaling/kernels/packing.hpp"
+#include "unit_scaling/kernels/packing_memory.hpp"
 #include "unit_scaling/kernels/tile.hpp"
 #include "unit_scaling/kernels/transpose.hpp"
 
@@ -245,6 +247,47 @@ void multiply_contiguous(const PanelSource<T>& source, std::size_t count,
   }
 }
 
+/// Whether codes are multiplied as binary16 numbers.
+template <class Words, class T> [[nodiscard]] constexpr bool multiplies_halves() {
+  if constexpr (std::is_same_v<Words, FloatWords> && AnyMinifloat<T>) {
+    return has_half_codes(T::format);
+  }
+  return false;
+}
+
+/// The same for sums of zero and one vector, of codes as binary16 numbers. False, with nothing said
+/// of the sums, if the vector has numbers that do not allow it.
+template <class T>
+[[nodiscard]] bool multiply_as_halves(const PanelSource<T>& source, const std::uint32_t* vector,
+                                      float* sums) {
+  constexpr std::size_t groups = 2;
+  const std::size_t depth = source.depth / half_code_run * half_code_run;
+  auto* scaled = packing_memory<1, float>(depth);
+  if (!scale_for_half_codes<T>(vector, most_skinny_vectors, depth, scaled)) return false;
+  for (std::size_t lane = 0; lane < source.lane_count; lane += groups * lanes) {
+    PanelSource<T> part = source;
+    part.data += lane * source.lane_stride;
+    part.lane_count = std::min(groups * lanes, source.lane_count - lane);
+    const T* rows[groups * lanes];  // lanes beyond the last one repeat it
+    for (std::size_t i = 0; i < groups * lanes; ++i) {
+      rows[i] = part.data + std::min(i, part.lane_count - 1) * part.lane_stride;
+    }
+    float own[groups * lanes];
+    const std::uint32_t* rest_of_vector = vector;
+    if (multiply_half_codes<groups>(rows, depth, scaled, own)) {
+      std::copy_n(own, part.lane_count, sums + lane);
+      part.data += depth;
+      part.depth -= depth;
+      rest_of_vector += depth * most_skinny_vectors;
+    }
+    // What is left of each, or all of it if there is a NaN.
+    if (part.depth > 0) {
+      multiply_contiguous<FloatWords>(part, 1, rest_of_vector, sums + lane, groups * lanes);
+    }
+  }
+  return true;
+}
+
 /// Adds to sums of many lanes, which follow each other in memory, the products of a few places of
 /// the inner dimension: `sums` holds `count` rows of `stride`, a multiple of 16.
 template <class Words, class T>
@@ -283,6 +326,12 @@ void skinny_sums(const PanelSource<void>& source, std::size_t count, const std::
   if (source.depth_stride != 1 && source.lane_stride == 1) {
     detail::multiply_interleaved<Words>(typed, count, vectors, sums, stride);
   } else {
+    if constexpr (detail::multiplies_halves<Words, T>()) {
+      if (count == 1 && typed.depth_stride == 1 && typed.depth >= detail::half_code_run &&
+          detail::multiply_as_halves(typed, vectors, sums)) {
+        return;
+      }
+    }
     detail::multiply_contiguous<Words>(typed, count, vectors, sums, stride);
   }
 }
