@@ -33,6 +33,10 @@ TEST(HalfCodes, AreThoseOfFp8) {
   EXPECT_FALSE(kernels::has_half_codes(unit_scaling::float8_e4m3::format));
   EXPECT_FALSE(kernels::has_half_codes(unit_scaling::float8_e5m2fnuz::format));
   EXPECT_FALSE(kernels::has_half_codes(unit_scaling::FormatSpec::ieee(6, 1)));
+  // A bias above that of binary16 would make numbers of the vector smaller.
+  unit_scaling::FormatSpec format = unit_scaling::float8_e4m3fn::format;
+  format.bias = 16;
+  EXPECT_FALSE(kernels::has_half_codes(format));
 }
 
 /// Products of a matrix with one vector, and the chain of fused multiply-adds that each is.

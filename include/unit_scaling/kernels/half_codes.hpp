@@ -14,7 +14,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#if defined(__F16C__) && defined(__AVX2__) && defined(__FMA__)
+#if defined(__F16C__) && defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
 #include <immintrin.h>
 #endif
 
@@ -27,7 +27,8 @@
 
 UNIT_SCALING_IEEE_BEGIN
 
-#if defined(__F16C__) && defined(__AVX2__) && defined(__FMA__)
+// With AVX-512, bfloat16 numbers are made of codes in less time (kernels/byte_codes.hpp).
+#if defined(__F16C__) && defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512BW__)
 #define UNIT_SCALING_HAS_HALF_CODES 1
 #endif
 
@@ -40,8 +41,9 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
   // With five bits, infinity and NaN are those of binary16; with fewer, none of its are met.
   const bool has_its_specials = format.exponent_bits == 5 ? format.specials == Specials::ieee
                                                           : format.specials == Specials::fn;
+  // The power of two must not make numbers of the vector smaller, which would round some.
   return !looks_codes_up_fast && format.bits() == 8 && format.exponent_bits >= 3 &&
-         format.exponent_bits <= 5 && has_its_specials;
+         format.exponent_bits <= 5 && format.bias >= 0 && format.bias <= 15 && has_its_specials;
 #else
   static_cast<void>(format);
   return false;
@@ -132,29 +134,27 @@ template <AnyMinifloat T>
 /// `depth` elements of each, whole runs. False, with nothing said of the sums, if a code is NaN
 /// where that has all bits set.
 /// @param vector see `scale_for_half_codes`
-template <std::size_t groups, AnyMinifloat T>
+template <AnyMinifloat T>
 requires(has_half_codes(T::format))
     [[nodiscard, gnu::noinline]] bool multiply_half_codes(const T* const* rows, std::size_t depth,
                                                           const float* vector, float* sums) {
 #if defined(UNIT_SCALING_HAS_HALF_CODES)
   using detail::half_code_run;
-  alignas(32) std::uint16_t halves[groups][half_code_run][16];
-  __m256 sum[2 * groups];
-  for (__m256& eight : sum) eight = _mm256_setzero_ps();
+  alignas(32) std::uint16_t halves[half_code_run][16];
+  __m256 low = _mm256_setzero_ps();  // of rows 0 to 7
+  __m256 high = _mm256_setzero_ps();
   __m256i largest = _mm256_setzero_si256();
   for (std::size_t p = 0; p < depth; p += half_code_run) {
-    for (std::size_t g = 0; g < groups; ++g) {
-      largest = detail::make_halves(rows + 16 * g, p, halves[g], largest);
-    }
+    largest = detail::make_halves(rows, p, halves, largest);
     for (std::size_t q = 0; q < half_code_run; ++q) {
       const __m256 x = _mm256_broadcast_ss(vector + p + q);
-      for (std::size_t g = 0; g < 2 * groups; ++g) {
-        const auto* eight = reinterpret_cast<const __m128i*>(&halves[g / 2][q][g % 2 * 8]);
-        sum[g] = _mm256_fmadd_ps(_mm256_cvtph_ps(_mm_load_si128(eight)), x, sum[g]);
-      }
+      const auto* eight = reinterpret_cast<const __m128i*>(&halves[q]);
+      low = _mm256_fmadd_ps(_mm256_cvtph_ps(_mm_load_si128(eight)), x, low);
+      high = _mm256_fmadd_ps(_mm256_cvtph_ps(_mm_load_si128(eight + 1)), x, high);
     }
   }
-  for (std::size_t g = 0; g < 2 * groups; ++g) _mm256_storeu_ps(sums + 8 * g, sum[g]);
+  _mm256_storeu_ps(sums, low);
+  _mm256_storeu_ps(sums + 8, high);
   if constexpr (T::format.specials == Specials::fn) {
     const __m256i is_nan = _mm256_cmpeq_epi8(largest, _mm256_set1_epi8(0x7f));
     return _mm256_testz_si256(is_nan, is_nan) != 0;

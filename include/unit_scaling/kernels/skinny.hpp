@@ -260,21 +260,20 @@ template <class Words, class T> [[nodiscard]] constexpr bool multiplies_halves()
 template <class T>
 [[nodiscard]] bool multiply_as_halves(const PanelSource<T>& source, const std::uint32_t* vector,
                                       float* sums) {
-  constexpr std::size_t groups = 2;
   const std::size_t depth = source.depth / half_code_run * half_code_run;
   auto* scaled = packing_memory<1, float>(depth);
   if (!scale_for_half_codes<T>(vector, most_skinny_vectors, depth, scaled)) return false;
-  for (std::size_t lane = 0; lane < source.lane_count; lane += groups * lanes) {
+  for (std::size_t lane = 0; lane < source.lane_count; lane += lanes) {
     PanelSource<T> part = source;
     part.data += lane * source.lane_stride;
-    part.lane_count = std::min(groups * lanes, source.lane_count - lane);
-    const T* rows[groups * lanes];  // lanes beyond the last one repeat it
-    for (std::size_t i = 0; i < groups * lanes; ++i) {
+    part.lane_count = std::min(lanes, source.lane_count - lane);
+    const T* rows[lanes];  // lanes beyond the last one repeat it
+    for (std::size_t i = 0; i < lanes; ++i) {
       rows[i] = part.data + std::min(i, part.lane_count - 1) * part.lane_stride;
     }
-    float own[groups * lanes];
+    float own[lanes];
     const std::uint32_t* rest_of_vector = vector;
-    if (multiply_half_codes<groups>(rows, depth, scaled, own)) {
+    if (multiply_half_codes(rows, depth, scaled, own)) {
       std::copy_n(own, part.lane_count, sums + lane);
       part.data += depth;
       part.depth -= depth;
@@ -282,7 +281,7 @@ template <class T>
     }
     // What is left of each, or all of it if there is a NaN.
     if (part.depth > 0) {
-      multiply_contiguous<FloatWords>(part, 1, rest_of_vector, sums + lane, groups * lanes);
+      multiply_contiguous<FloatWords>(part, 1, rest_of_vector, sums + lane, lanes);
     }
   }
   return true;
