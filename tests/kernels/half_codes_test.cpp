@@ -15,7 +15,7 @@
 #include "unit_scaling/formats/catalogue.hpp"
 #include "unit_scaling/kernels/matmul.hpp"
 
-namespace {
+namespace half_codes_test {
 
 namespace kernels = unit_scaling::kernels;
 
@@ -159,4 +159,4 @@ TYPED_TEST(HalfCodesOf, KeepSubnormalSums) {
   product.expect_chains();
 }
 
-}  // namespace
+}  // namespace half_codes_test
