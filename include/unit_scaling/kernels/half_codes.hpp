@@ -35,7 +35,7 @@ UNIT_SCALING_IEEE_BEGIN
 namespace UNIT_SCALING_NAMESPACE::kernels {
 
 /// Whether codes of a format become binary16 numbers when they are shifted, and the target has what
-/// multiplies them. A NaN of all ones does not become one: `multiply_half_codes` looks for it.
+/// multiplies them. A NaN of all ones does not become a NaN: `multiply_half_codes` looks for it.
 [[nodiscard]] constexpr bool has_half_codes(const FormatSpec& format) {
 #if defined(UNIT_SCALING_HAS_HALF_CODES)
   // With five bits, infinity and NaN are those of binary16; with fewer, none of its are met.
@@ -71,7 +71,7 @@ inline constexpr std::size_t half_code_run = 32;
 }
 
 /// Writes the binary16 numbers of 32 codes of each of 16 rows to `halves`: those of a place follow
-/// each other. Returns the largest magnitudes of the codes.
+/// each other. Returns, for each byte, the greatest of `largest` and the magnitudes of the codes.
 template <AnyMinifloat T>
 [[gnu::always_inline]] inline __m256i make_halves(const T* const* rows, std::size_t begin,
                                                   std::uint16_t (&halves)[half_code_run][16],

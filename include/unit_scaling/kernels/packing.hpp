@@ -102,8 +102,8 @@ template <class Words, class T> inline constexpr bool decodes_fours = finds_four
 /// A packed right panel that a tile of sums is computed from.
 struct RightPanel {
   const std::uint32_t* words;
-  /// A quarter of another panel, of the same depth, that the tile fetches into the second-level
-  /// cache meanwhile. Null: nothing.
+  /// A quarter of the panel that is next, or of its first words if that is deeper, which the tile
+  /// fetches into the second-level cache meanwhile. Null: nothing.
   const std::uint32_t* fetched = nullptr;
 
   // NOLINTNEXTLINE(google-explicit-constructor): a panel alone is one that fetches nothing.

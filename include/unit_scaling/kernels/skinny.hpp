@@ -255,8 +255,8 @@ template <class Words, class T> [[nodiscard]] constexpr bool multiplies_halves()
   return false;
 }
 
-/// The same for sums of zero and one vector, of codes as binary16 numbers. False, with nothing said
-/// of the sums, if the vector has numbers that do not allow it.
+/// The same for a single vector, of codes as binary16 numbers. The sums are zeros at first. False,
+/// with nothing said of the sums, if the vector has numbers that do not allow it.
 template <class T>
 [[nodiscard]] bool multiply_as_halves(const PanelSource<T>& source, const std::uint32_t* vector,
                                       float* sums) {

@@ -115,11 +115,12 @@ template <class Tile> class TiledProduct {
   static constexpr std::size_t most_tiles_at_once = 16;
   /// Places of the inner dimension packed at a time where lanes follow each other in memory.
   static constexpr std::size_t pack_run = 64;
-  /// The same of right panels if rows are far apart. So many panels together take their parts of a
-  /// run of rows, each of which is then read in its order: what comes next is foreseen.
-  static constexpr std::size_t pack_right_run = 32;
-  static constexpr std::size_t panels_packed_together = 8;
+  /// Rows of the right operand that are so many bytes apart are packed in runs.
   static constexpr std::size_t far_bytes = 2048;
+  static constexpr std::size_t pack_right_run = 32;  ///< rows of a run
+  /// Panels that are packed together, run by run. Each row is then read in its order, which the
+  /// processor foresees.
+  static constexpr std::size_t panels_packed_together = 8;
   static_assert(pack_run % Tile::depth_step == 0 && pack_right_run % Tile::depth_step == 0);
   /// Floats this far apart share a set of the first-level cache, which holds fewer of them than a
   /// tile has rows.
