@@ -173,14 +173,9 @@ struct AmxTile {
       const std::uint32_t* fetched = panel.fetched;
       for (std::size_t step = 0; step < steps; ++step) {
         if (fetched != nullptr) {
-          constexpr int second_level = 2;
-          constexpr std::size_t words_fetched = lanes * columns / RightPanel::tiles_that_fetch;
-          constexpr std::size_t line_words =
-              unit_scaling::detail::line_bytes / sizeof(std::uint32_t);
-          for (std::size_t i = 0; i < words_fetched; i += line_words) {
-            __builtin_prefetch(fetched + i, 0, second_level);
-          }
-          fetched += words_fetched;
+          constexpr std::size_t quarter = lanes * columns / RightPanel::tiles_that_fetch;
+          fetch_words<quarter, 2>(fetched);
+          fetched += quarter;
         }
         _tile_loadd(4, left, left_stride);
         _tile_loadd(6, right, right_stride);

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT
 /// @file
-/// Layer kernels: products of a matrix of codes of a byte with one vector, where the target
-/// converts binary16 numbers and does not look up all codes of a byte at once
-/// (kernels/code_table.hpp).
+/// Layer kernels: products of a matrix of codes of a byte with one vector, on AVX2 with F16C, which
+/// converts binary16 numbers.
 ///
-/// A code of FP8 whose bits are shifted is a binary16 number: the number of the code, times a power
-/// of two that depends on the format alone. The vector is multiplied with the inverse of that power
-/// instead, exactly, and so all products are what they were. Codes are transposed byte by byte, so
-/// that those of 16 rows follow each other.
+/// A code of FP8 whose bits are shifted is a binary16 number: that of the code, times a power of
+/// two that depends on the format alone. The vector is multiplied with the inverse of that power,
+/// exactly, so no product changes. Codes are transposed byte by byte, so that those of 16 rows
+/// follow each other.
 #pragma once
 
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -18,11 +16,9 @@
 #include <immintrin.h>
 #endif
 
-#include "unit_scaling/core/simd.hpp"
 #include "unit_scaling/core/target.hpp"
 #include "unit_scaling/formats/format_spec.hpp"
 #include "unit_scaling/formats/minifloat.hpp"
-#include "unit_scaling/kernels/code_table.hpp"
 #include "unit_scaling/kernels/ieee_arithmetic.hpp"
 
 UNIT_SCALING_IEEE_BEGIN
@@ -38,12 +34,13 @@ namespace UNIT_SCALING_NAMESPACE::kernels {
 /// multiplies them. A NaN of all ones does not become a NaN: `multiply_half_codes` looks for it.
 [[nodiscard]] constexpr bool has_half_codes(const FormatSpec& format) {
 #if defined(UNIT_SCALING_HAS_HALF_CODES)
-  // With five bits, infinity and NaN are those of binary16; with fewer, none of its are met.
+  // With five exponent bits, infinity and NaN are those of binary16. With fewer, no code becomes
+  // one.
   const bool has_its_specials = format.exponent_bits == 5 ? format.specials == Specials::ieee
                                                           : format.specials == Specials::fn;
   // The power of two must not make numbers of the vector smaller, which would round some.
-  return !looks_codes_up_fast && format.bits() == 8 && format.exponent_bits >= 3 &&
-         format.exponent_bits <= 5 && format.bias >= 0 && format.bias <= 15 && has_its_specials;
+  return format.bits() == 8 && format.exponent_bits >= 3 && format.exponent_bits <= 5 &&
+         format.bias >= 0 && format.bias <= 15 && has_its_specials;
 #else
   static_cast<void>(format);
   return false;
@@ -78,8 +75,8 @@ template <AnyMinifloat T>
                                                   __m256i largest) {
   constexpr int second_level = 2;
   constexpr std::size_t ahead = 128;  // bytes
-  // A half has a code in its upper byte, one place too far to the left for each exponent bit that
-  // is missing.
+  // Sixteen bits have a code in their upper byte. There it is one place too far to the left for
+  // each exponent bit that binary16 has more.
   constexpr int shift = 5 - T::format.exponent_bits;
   const __m256i mask = _mm256_set1_epi16(static_cast<short>(0x8000 | (0x7f00 >> shift)));
   __m256i codes[16];
@@ -130,15 +127,20 @@ template <AnyMinifloat T>
   return fits;
 }
 
-/// Adds to sums of `16 * groups` rows, from zero on, their products with a vector: the first
-/// `depth` elements of each, whole runs. False, with nothing said of the sums, if a code is NaN
-/// where that has all bits set.
+/// Writes the sums of 16 rows' products with a vector, over the first `depth` elements of each: a
+/// multiple of `half_code_run`. False, with nothing said of the sums, if the format's NaN has all
+/// bits set and a code is that.
 /// @param vector see `scale_for_half_codes`
 template <AnyMinifloat T>
 requires(has_half_codes(T::format))
-    [[nodiscard, gnu::noinline]] bool multiply_half_codes(const T* const* rows, std::size_t depth,
-                                                          const float* vector, float* sums) {
+    [[nodiscard]] bool multiply_half_codes(const T* const* rows, std::size_t depth,
+                                           const float* vector, float* sums);
+
 #if defined(UNIT_SCALING_HAS_HALF_CODES)
+template <AnyMinifloat T>
+requires(has_half_codes(T::format))
+    [[gnu::noinline]] bool multiply_half_codes(const T* const* rows, std::size_t depth,
+                                               const float* vector, float* sums) {
   using detail::half_code_run;
   alignas(32) std::uint16_t halves[half_code_run][16];
   __m256 low = _mm256_setzero_ps();  // of rows 0 to 7
@@ -159,12 +161,9 @@ requires(has_half_codes(T::format))
     const __m256i is_nan = _mm256_cmpeq_epi8(largest, _mm256_set1_epi8(0x7f));
     return _mm256_testz_si256(is_nan, is_nan) != 0;
   }
-#else
-  static_cast<void>(rows), static_cast<void>(depth), static_cast<void>(vector);
-  static_cast<void>(sums);
-#endif
   return true;
 }
+#endif
 
 }  // namespace UNIT_SCALING_NAMESPACE::kernels
 

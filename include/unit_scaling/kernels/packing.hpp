@@ -99,6 +99,14 @@ template <class Words, class T> inline constexpr bool decodes_fours = finds_four
   return (groups + lanes - 1) / lanes * lanes * width + lanes;
 }
 
+/// Begins to fetch so many words, which begin with a line, into a level of the caches.
+template <std::size_t count, int level>
+[[gnu::always_inline]] inline void fetch_words(const std::uint32_t* words) {
+  constexpr int locality = 4 - level;
+  constexpr std::size_t line_words = unit_scaling::detail::line_bytes / sizeof(std::uint32_t);
+  for (std::size_t i = 0; i < count; i += line_words) __builtin_prefetch(words + i, 0, locality);
+}
+
 /// A packed right panel that a tile of sums is computed from.
 struct RightPanel {
   const std::uint32_t* words;
@@ -109,7 +117,8 @@ struct RightPanel {
   // NOLINTNEXTLINE(google-explicit-constructor): a panel alone is one that fetches nothing.
   RightPanel(const std::uint32_t* panel, const std::uint32_t* fetched_meanwhile = nullptr)
       : words(panel), fetched(fetched_meanwhile) {}
-  static constexpr std::size_t tiles_that_fetch = 4;  ///< all of a panel, a quarter each
+  /// Tiles that fetch a whole panel, a quarter each.
+  static constexpr std::size_t tiles_that_fetch = 4;
 };
 
 /// Packs lanes as ceil(depth / Words::depth) groups of `width` words, a group for each step of the

@@ -255,8 +255,8 @@ template <class Words, class T> [[nodiscard]] constexpr bool multiplies_halves()
   return false;
 }
 
-/// The same for a single vector, of codes as binary16 numbers. The sums are zeros at first. False,
-/// with nothing said of the sums, if the vector has numbers that do not allow it.
+/// As `multiply_contiguous` for a single vector, of codes as binary16 numbers. The sums must be
+/// zeros. False, with the sums unchanged, if a number of the vector does not allow it.
 template <class T>
 [[nodiscard]] bool multiply_as_halves(const PanelSource<T>& source, const std::uint32_t* vector,
                                       float* sums) {

@@ -86,6 +86,8 @@ inline constexpr std::size_t least_fetched_bytes = std::size_t{32} << 10;
 /// Steps that are made together: a loop over so many groups is short enough for the processor to
 /// foresee its end.
 inline constexpr std::size_t group_steps = 4;
+static_assert(group_steps == RightPanel::tiles_that_fetch,
+              "a row of the next panel for each group is the part that a tile fetches");
 
 [[gnu::always_inline]] inline register_t load_register(const void* from) {
   return *static_cast<const memory_register_t*>(from);
@@ -154,15 +156,6 @@ struct UnpackedRows {
 
 namespace detail {
 
-/// Begins to fetch a row of a right panel into a level of the caches.
-template <std::size_t registers, int level>
-[[gnu::always_inline]] inline void fetch_row(const std::uint32_t* row) {
-  constexpr int locality = 4 - level;
-  for (std::size_t k = 0; k < registers * register_bytes; k += unit_scaling::detail::line_bytes) {
-    __builtin_prefetch(row + k / sizeof(std::uint32_t), 0, locality);
-  }
-}
-
 /// sums (+)= a·right of `depth` steps: a(i, p) is word p of row i; `sums` has rows of
 /// `tile_columns`, of which the first `rows` are computed, in their first `registers`. What came
 /// before is added if `accumulate` says so; `write(i, registers)` is called with the results of
@@ -189,12 +182,12 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
   if constexpr (rows == tile_rows) {
     constexpr std::size_t least_depth = least_fetched_bytes / (tile_columns * sizeof(float));
     const auto fetch_ahead = [&](std::size_t at) __attribute__((always_inline)) {
-      fetch_row<registers, 1>(b + (at + steps_ahead) * tile_columns);
+      fetch_words<registers * register_floats, 1>(b + (at + steps_ahead) * tile_columns);
     };
     const std::size_t fetched_depth =
         fetches_panels && depth > least_depth ? depth - steps_ahead - group_steps : 0;
     if constexpr (std::is_same_v<Left, UnpackedRows>) {
-      // Step by step: general registers hold few of the addresses of another one's words.
+      // Not in groups: general registers do not hold the addresses of the rows.
       for (; p < fetched_depth; ++p) {
         fetch_ahead(p);
         step(p);
@@ -206,7 +199,7 @@ template <class Words, std::size_t rows, std::size_t registers, class Left, clas
           for (std::size_t q = 0; q < group_steps; ++q) fetch_ahead(p + q);
         }
         if (next != nullptr) {
-          fetch_row<registers, 2>(next);
+          fetch_words<tile_columns, 2>(next);
           next += tile_columns;
         }
         // Two at a time: for more, GCC 12 runs out of registers.

@@ -29,10 +29,10 @@ namespace detail {
 /// A product by tiles of one kernel.
 ///
 /// The product is cut into pieces, which threads compute. A large right operand is packed first,
-/// whole or in passes. A small one each piece packs again, panel by panel as it needs them: that
-/// takes less time than to wait for all threads and then to fetch it from other cores' caches. The
-/// left operand each piece packs too, block by block. Where the kernel takes its rows as they are,
-/// only a last tile of fewer rows is packed.
+/// whole or in passes. Each piece packs a small one for itself, panel by panel: that takes less
+/// time than to wait for all threads and then to fetch it from the caches of other cores. Each
+/// piece packs its rows of the left operand, block by block. Where the kernel takes rows as they
+/// are, only a last tile of fewer rows is packed.
 template <class Tile> class TiledProduct {
  public:
   using Finish = TileFinish<Tile>;
@@ -67,7 +67,8 @@ template <class Tile> class TiledProduct {
             : 1;
     for (std::size_t pass = 0; pass < column_passes; ++pass) {
       const Range columns = part_of(panels, column_passes, pass);
-      const RightPanels right{packs_first ? pack_right(columns) : nullptr, columns, right_words_};
+      const RightPanels right =
+          packs_first ? pack_right(columns) : RightPanels{nullptr, columns, right_words_};
       const PieceGrid grid =
           packs_first ? grid_of(columns.end - columns.begin, false) : grid_of_small;
       parallel_for(grid.row_groups * grid.column_groups, [&](std::size_t piece) {
@@ -81,18 +82,18 @@ template <class Tile> class TiledProduct {
  private:
   /// Some panels of the right operand, in all blocks, packed; nothing yet if `words` is null.
   struct RightPanels {
-    const std::uint32_t* words;
+    std::uint32_t* words;
     Range panels;
     std::size_t panel_words;
 
-    [[nodiscard]] const std::uint32_t* of(std::size_t block, std::size_t panel) const {
+    [[nodiscard]] std::uint32_t* of(std::size_t block, std::size_t panel) const {
       const std::size_t count = panels.end - panels.begin;
       return words + (block * count + panel - panels.begin) * panel_words;
     }
   };
 
-  /// Words of the right operand that are packed for a pass: of several threads more, for at the end
-  /// of each pass they wait, and then pack the left operand again.
+  /// Words of the right operand that are packed for a pass. They are more where several threads
+  /// work: at the end of a pass all wait, and in the next one they pack the left operand again.
   [[nodiscard]] std::size_t words_of_pass() const {
     constexpr std::size_t of_a_thread = std::size_t{1} << 20;
     return std::clamp(threads_ * of_a_thread, 2 * of_a_thread, 16 * of_a_thread);
@@ -168,22 +169,23 @@ template <class Tile> class TiledProduct {
            (threads_ == 1 || blocks_.count() * panels * right_words_ <= most_words_packed_again);
   }
 
-  const std::uint32_t* pack_right(const Range& panels) const {
+  [[nodiscard]] RightPanels pack_right(const Range& panels) const {
     const std::size_t count = panels.end - panels.begin;
-    auto* words = packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_);
-    // Of several threads each has two groups, or more.
+    const RightPanels right{
+        packing_memory<0, std::uint32_t>(blocks_.count() * count * right_words_), panels,
+        right_words_};
+    // Each of several threads has two groups, or more.
     const std::size_t together =
         threads_ == 1 ? panels_packed_together
                       : std::clamp<std::size_t>(blocks_.count() * count / (2 * threads_), 1,
                                                 panels_packed_together);
     const std::size_t groups = ceil_divide(count, together);
     parallel_for(blocks_.count() * groups, [&](std::size_t index) {
-      const std::size_t block = index / groups;
-      const Range group = part_of(count, groups, index % groups);
-      pack_right_panels(blocks_[block], inner_part(panels, groups, index % groups),
-                        words + (block * count + group.begin) * right_words_);
+      const InnerBlock block = blocks_[index / groups];
+      const Range group = inner_part(panels, groups, index % groups);
+      pack_right_panels(block, group, right.of(block.index, group.begin));
     });
-    return words;
+    return right;
   }
   void pack_right_panels(const InnerBlock& block, const Range& panels, std::uint32_t* words) const {
     const bool are_far = right_.depth_stride * right_.kernels->bytes >= far_bytes;
